@@ -1,0 +1,27 @@
+"""Registries: the name in a YAML file -> the builder `(cfg, input_shape)` of that part.
+
+`SEM_SEG_HEADS` holds heads and pixel decoders, as the published configs expect. A builder stands next to the
+module it builds, and is the only function that reads the config for it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fvcore.common.registry import Registry
+
+META_ARCH = Registry("META_ARCH")
+BACKBONE = Registry("BACKBONE")
+SEM_SEG_HEADS = Registry("SEM_SEG_HEADS")
+TRANSFORMER_DECODER = Registry("TRANSFORMER_DECODER")
+
+
+def find_builder(registry: Registry, name: str, key: str) -> Callable[..., Any]:
+    """The builder registered as `name`; `key` is the config key that asked for it.
+
+    Raises:
+        ValueError: nothing of that name is registered; the message lists what is.
+    """
+    if name not in registry:
+        known = ", ".join(sorted(entry for entry, _ in registry))
+        raise ValueError(f"{key} is '{name}', which is not registered; registered are: {known}")
+    return registry.get(name)
