@@ -5,9 +5,25 @@ module it builds, and is the only function that reads the config for it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from fvcore.common.registry import Registry
+import fvcore.common.registry
+
+Builder = TypeVar("Builder", bound=Callable[..., Any])
+
+
+class Registry(fvcore.common.registry.Registry):
+    """fvcore's registry, where a builder may also be registered under another name than its own."""
+
+    def register_as(self, name: str) -> Callable[[Builder], Builder]:
+        """Decorator that registers a builder under the name that YAML files use."""
+
+        def register(builder: Builder) -> Builder:
+            self._do_register(name, builder)
+            return builder
+
+        return register
+
 
 META_ARCH = Registry("META_ARCH")
 BACKBONE = Registry("BACKBONE")

@@ -1,0 +1,40 @@
+# Two commands for newcomers: `make run` trains, evaluates and draws a small model; `make test` checks everything.
+PYTHON ?= python3
+SEED ?= 1
+# Config keys and values after the run's own, for example TRAIN_OPTS="TEST.EXPECTED_RESULTS \"[['panoptic_seg','PQ',75,25]]\""
+TRAIN_OPTS ?=
+RUN_DIR ?= output/shapes
+RUN_CONFIG := shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml
+BIN := .venv/bin
+SOURCES := mask2former train_net.py demo datasets tests setup.py
+
+export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
+
+.PHONY: run test lint clean
+
+.venv/.installed: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: .venv/.installed
+	$(BIN)/python datasets/prepare_shapes.py --root "$(DETECTRON2_DATASETS)"
+	rm -rf "$(RUN_DIR)"
+	$(BIN)/python train_net.py --config-file $(RUN_CONFIG) SEED $(SEED) OUTPUT_DIR "$(RUN_DIR)" $(TRAIN_OPTS)
+	for task in semantic instance panoptic; do \
+		$(BIN)/python demo/demo.py --config-file "$(RUN_DIR)/config.yaml" --task $$task \
+			--input "$(DETECTRON2_DATASETS)"/shapes/val/00000[1-8].jpg \
+			--output "$(RUN_DIR)/pictures/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
+	done
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell $(SOURCES) docs README.md CONTRIBUTING.md
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+clean:
+	rm -rf .venv build dist *.egg-info output

@@ -1,0 +1,26 @@
+"""Draw the embedded dataset of shapes: `python datasets/prepare_shapes.py [--root datasets]`.
+
+Running it again does nothing while the same dataset is there.
+"""
+
+import argparse
+from pathlib import Path
+
+from mask2former.data.datasets.shapes import SPLITS, write_shapes
+
+
+def main() -> None:
+    """Parse the command line and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("datasets"), help="the folder of all datasets")
+    for split, count in SPLITS.items():
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"pictures in {split}")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    counts = {split: getattr(arguments, split) for split in SPLITS}
+    folder = write_shapes(arguments.root, counts, arguments.seed)
+    print(f"{folder}: {', '.join(f'{count} pictures in {split}' for split, count in counts.items())}")
+
+
+if __name__ == "__main__":
+    main()

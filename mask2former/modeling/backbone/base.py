@@ -1,0 +1,30 @@
+"""What every backbone promises: named maps of known width and stride."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from mask2former.structures import ShapeSpec
+
+
+class Backbone(nn.Module):
+    """A network from normalised images (B, 3, H, W) to maps by name (B, C, H / stride, W / stride).
+
+    Args:
+        shapes: every map that the network could hand out.
+        out_features: the names of those it does.
+
+    Raises:
+        ValueError: an unknown name in `out_features`, or none at all.
+    """
+
+    def __init__(self, shapes: Mapping[str, ShapeSpec], out_features: Iterable[str]) -> None:
+        super().__init__()
+        self._output_shape = {name: shapes[name] for name in out_features if name in shapes}
+        unknown = [name for name in out_features if name not in shapes]
+        if unknown or not self._output_shape:
+            raise ValueError(f"OUT_FEATURES is {list(out_features)}; choose among {list(shapes)}")
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each map."""
+        return dict(self._output_shape)

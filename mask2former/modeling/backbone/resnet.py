@@ -1,0 +1,159 @@
+"""ResNet 18 to 152 with Detectron2's names: `stem.conv1`, then stages `res2` .. `res5` of residual blocks.
+
+Letters: `B` images, `C` channels, `H, W` the padded image's sides. "Deep Residual Learning for Image Recognition" (CVPR 2016).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from fvcore.nn.weight_init import c2_msra_fill
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mask2former.modeling.backbone.base import Backbone
+from mask2former.modeling.layers.conv import ConvNorm
+from mask2former.modeling.layers.norm import freeze, get_norm
+from mask2former.modeling.layers.recompute import recompute
+from mask2former.registry import BACKBONE
+from mask2former.structures import ShapeSpec
+
+BLOCKS_PER_STAGE = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+BASIC_DEPTHS = (18, 34)  # two 3x3 convolutions a block; the others have bottlenecks
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int, *, norm: str, stride: int = 1, groups: int = 1, relu: bool = True
+) -> ConvNorm:
+    conv = ConvNorm(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        groups=groups,
+        bias=False,
+        norm=get_norm(norm, outputs),
+        activation=F.relu_ if relu else None,
+    )
+    c2_msra_fill(conv)
+    return conv
+
+
+class Stem(nn.Module):
+    """7x7 convolution and max pool: (B, 3, H, W) -> (B, C, H/4, W/4)."""
+
+    def __init__(self, inputs: int, outputs: int, *, norm: str) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs, 7, stride=2, norm=norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Quarter both sides, rounded up."""
+        return F.max_pool2d(self.conv1(images), 3, stride=2, padding=1)
+
+
+class ResidualBlock(nn.Module):
+    """relu(branch(x) + shortcut(x)); the shortcut is projected where width or resolution change."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: str) -> None:
+        super().__init__()
+        projected = inputs != outputs or stride != 1
+        self.shortcut = _conv(inputs, outputs, 1, stride=stride, norm=norm, relu=False) if projected else None
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The convolutions, before the sum."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(self.branch(x).add_(shortcut))
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3x3 convolutions."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, norm: str) -> None:
+        super().__init__(inputs, outputs, stride=stride, norm=norm)
+        self.conv1 = _conv(inputs, outputs, 3, stride=stride, norm=norm)
+        self.conv2 = _conv(outputs, outputs, 3, norm=norm, relu=False)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Both convolutions."""
+        return self.conv2(self.conv1(x))
+
+
+class Bottleneck(ResidualBlock):
+    """1x1 down to `width`, 3x3 in groups, 1x1 up; the stride sits in the first (as in Caffe) or in the 3x3."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, norm: str, width: int, groups: int, stride_in_1x1: bool
+    ) -> None:
+        super().__init__(inputs, outputs, stride=stride, norm=norm)
+        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.conv1 = _conv(inputs, width, 1, stride=first, norm=norm)
+        self.conv2 = _conv(width, width, 3, stride=second, groups=groups, norm=norm)
+        self.conv3 = _conv(width, outputs, 1, norm=norm, relu=False)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """All three convolutions."""
+        return self.conv3(self.conv2(self.conv1(x)))
+
+
+class ResNet(Backbone):
+    """Maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32; stages behind the last one wanted are not built.
+
+    Args:
+        depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        res2_channels: width of res2; each later stage doubles it.
+        width_per_group: of the bottlenecks of res2; doubles likewise. Basic blocks have no such width.
+        freeze_at: 0 nothing is frozen, 1 the stem, 2 the stem and res2, and so on.
+        checkpointing: blocks are recomputed in backward.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        in_channels: int = 3,
+        stem_channels: int = 64,
+        res2_channels: int = 256,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_in_1x1: bool = False,
+        norm: str = "FrozenBN",
+        out_features: Iterable[str] = STAGES,
+        freeze_at: int = 0,
+        checkpointing: bool = False,
+    ) -> None:
+        if depth not in BLOCKS_PER_STAGE:
+            raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; known are {list(BLOCKS_PER_STAGE)}")
+        widths = [res2_channels * 2**i for i in range(len(STAGES))]
+        shapes = {"stem": ShapeSpec(stem_channels, 4)}
+        shapes |= {name: ShapeSpec(widths[i], 4 * 2**i) for i, name in enumerate(STAGES)}
+        super().__init__(shapes, out_features)
+        self.checkpointing = checkpointing
+        self.stem = Stem(in_channels, stem_channels, norm=norm)
+        last = max(list(shapes).index(name) for name in self.output_shape())
+        self.stages = STAGES[:last]
+        channels = stem_channels
+        for i, name in enumerate(self.stages):
+            block: dict[str, Any] = {"norm": norm}
+            if depth not in BASIC_DEPTHS:
+                width = groups * width_per_group * 2**i
+                block |= {"width": width, "groups": groups, "stride_in_1x1": stride_in_1x1}
+            block_type = BasicBlock if depth in BASIC_DEPTHS else Bottleneck
+            blocks = []
+            for j in range(BLOCKS_PER_STAGE[depth][i]):
+                stride = 2 if i > 0 and j == 0 else 1
+                blocks.append(block_type(channels, widths[i], stride=stride, **block))
+                channels = widths[i]
+            self.add_module(name, nn.Sequential(*blocks))
+        for name in ("stem", *self.stages)[:freeze_at]:
+            freeze(self.get_submodule(name))

@@ -1,0 +1,134 @@
+"""Attention: multi-scale deformable for the pixel decoder, masked multi-head for the transformer decoder.
+
+Parameters are named as published checkpoints name them. Sequences are batch-first throughout.
+
+Letters: `B` images, `Q` queries, `N` keys, `S` cells of all maps laid end to end, `L` levels, `P` points,
+`C` channels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask2former.ops import ms_deform_attn
+
+
+class MapSequence(NamedTuple):
+    """Geometry of L maps laid end to end: shapes (H, W); cell centres (S, 2) xy in [0, 1]; sizes (L, 2), W then H."""
+
+    shapes: tuple[tuple[int, int], ...]
+    centres: Tensor
+    sizes: Tensor
+
+
+def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> MapSequence:
+    """The geometry of maps of these shapes, computed on the device itself: no copy that a CUDA graph would refuse."""
+    centres = torch.cat([_cell_centres(shape, device) for shape in shapes])
+    sizes = [torch.full((1,), float(side), device=device) for height, width in shapes for side in (width, height)]
+    return MapSequence(shapes, centres, torch.cat(sizes).view(-1, 2))
+
+
+def _cell_centres(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Centres (H * W, 2) of a map's cells, x then y, in [0, 1], row by row."""
+    y, x = ((torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size for size in shape)
+    return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1).flatten(0, 1)
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable self-attention: each cell attends to P points a head and level, which it chooses itself.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        num_samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(width, num_samples * 2)
+        self.attention_weights = nn.Linear(width, num_samples)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """At the start all points weigh the same and lie on rays, one a head, at 1 to P steps from the cell."""
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+        for projection in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(projection.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        rays = _square_directions(self.num_heads)[:, None, None]  # (heads, 1, 1, 2)
+        steps = torch.arange(1.0, self.num_points + 1)[:, None]  # (P, 1)
+        offsets = (rays * steps).expand(-1, self.num_levels, -1, -1)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+
+    def forward(self, query: Tensor, value: Tensor, maps: MapSequence) -> Tensor:
+        """Attend from every cell: query and value (B, S, C) -> (B, S, C)."""
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))  # in cells of each level
+        locations = maps.centres[:, None, None, None] + offsets / maps.sizes[:, None]
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        values = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
+        attended = ms_deform_attn(values, maps.shapes, locations, weights.unflatten(-1, samples[1:]))
+        return self.output_proj(attended)
+
+
+def _square_directions(count: int) -> Tensor:
+    """Directions (count, 2) evenly spaced in angle, stretched from the unit circle to the square around it."""
+    angles = torch.arange(count) * (2 * math.pi / count)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    return directions / directions.abs().amax(-1, keepdim=True)
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention, with nn.MultiheadAttention's parameters, where keys may be blocked for each query.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Attend: query (B, Q, C), key and value (B, N, C) -> (B, Q, C).
+
+        `blocked` (B, Q, N) bool is True where a query may not look; each query must keep at least one key.
+        """
+        projections = zip(
+            (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
+        )
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in projections
+        )
+        mask = None if blocked is None else _additive_mask(blocked, q.dtype)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def _additive_mask(blocked: Tensor, dtype: torch.dtype) -> Tensor:
+    """Mask (B, 1, Q, N) to add to the logits of all heads: the form that fused kernels take without a conversion."""
+    mask = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
+    return mask.masked_fill(blocked, -math.inf).unsqueeze(1)
+
+
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise ValueError where the heads cannot share the channels evenly."""
+    if num_heads < 1 or width % num_heads:
+        raise ValueError(f"a width of {width} cannot be shared by {num_heads} attention heads (MODEL.MASK_FORMER.NHEADS)")

@@ -1,0 +1,127 @@
+"""Norms by their config names, and batch norm as a constant.
+
+Letters: `B` images, `C` channels, `H, W` the sides of a map, `n` values of one channel over all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed.nn.functional as differentiable
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mask2former.distributed import world_size
+
+GROUPS = 32  # of GroupNorm, as the published models have it
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics, scale and shift are constants: buffers, no parameters, the same in training."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels) - eps)  # the identity, exactly
+
+    @classmethod
+    def of(cls, norm: _BatchNorm) -> FrozenBatchNorm2d:
+        """The constant that `norm` computes in evaluation."""
+        frozen = cls(norm.num_features, norm.eps)
+        state = norm.state_dict()
+        frozen.load_state_dict({name: state[name] for name in frozen.state_dict()})
+        return frozen.to(norm.weight.device, norm.weight.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape and dtype."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        # batch_norm would keep x for the gradients of scale and shift, which nobody asks for; this keeps only C numbers.
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
+
+    def extra_repr(self) -> str:
+        """Shown by print(model)."""
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's, which reduces over GPUs only, and the same over CPU processes.
+
+    With one process both are plain batch norm.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same shape."""
+        if self.training and x.device.type == "cpu" and world_size() > 1:
+            return self._normalise_over_processes(x)
+        return super().forward(x)
+
+    def _normalise_over_processes(self, x: Tensor) -> Tensor:
+        n = differentiable.all_reduce(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))
+        mean = differentiable.all_reduce(x.float().sum((0, 2, 3))) / n
+        centred = x - _per_channel(mean, x)
+        variance = differentiable.all_reduce(centred.float().square().sum((0, 2, 3))) / n
+        self._update_running(mean.detach(), (variance * n / (n - 1)).detach())
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return torch.addcmul(_per_channel(self.bias, x), centred, _per_channel(scale, x))
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        if self.track_running_stats:
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased_variance, self.momentum)
+
+
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.to(x.dtype)[:, None, None]
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    if channels % GROUPS:
+        raise ValueError(f"norm 'GN' has {GROUPS} groups, which do not divide {channels} channels")
+    return nn.GroupNorm(GROUPS, channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module | None]] = {
+    "": lambda channels: None,
+    "BN": nn.BatchNorm2d,
+    "FrozenBN": FrozenBatchNorm2d,
+    "SyncBN": SyncBatchNorm,
+    "GN": _group_norm,
+}
+
+
+def get_norm(name: str, channels: int) -> nn.Module | None:
+    """The norm that a config calls `name`, or None for the empty name.
+
+    Raises:
+        ValueError: an unknown name, or channels that cannot be split into groups.
+    """
+    if name not in NORMS:
+        raise ValueError(f"norm '{name}' is unknown; known are {', '.join(repr(known) for known in NORMS)}")
+    return NORMS[name](channels)
+
+
+def freeze(module: nn.Module) -> None:
+    """In place: no parameter of `module` trains any more, and its batch norms become constants."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, FrozenBatchNorm2d.of(child))

@@ -1,0 +1,90 @@
+"""The embedded dataset: what it draws, and that its files say the same."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle
+
+from mask2former.data.datasets import shapes
+
+COUNTS = {"train": 3, "val": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return shapes.write_shapes(tmp_path, COUNTS)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    colors = np.asarray(Image.open(path)).astype(np.int64)
+    return colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+
+
+def test_a_picture_follows_from_its_seed_alone():
+    first, again, other = (shapes.draw_picture(np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert np.array_equal(first.image, again.image) and np.array_equal(first.segment_ids, again.segment_ids)
+    assert not np.array_equal(first.segment_ids, other.segment_ids)
+
+
+def test_every_pixel_belongs_to_a_known_category_and_both_textures_show():
+    known = {category["id"] for category in shapes.CATEGORIES}
+    for seed in range(20):
+        ids = np.unique(shapes.draw_picture(np.random.default_rng(seed)).segment_ids)
+        categories = set((ids // shapes.LABEL_DIVISOR).tolist())
+        assert {4, 5} <= categories <= known
+        assert len(ids) <= 9  # two textures, at most seven shapes
+
+
+def test_panoptic_rows_describe_the_png(folder: Path):
+    panoptic = json.loads((folder / "annotations" / "panoptic_train.json").read_text())
+    assert [row["image_id"] for row in panoptic["annotations"]] == [1, 2, 3]
+    for row in panoptic["annotations"]:
+        ids = read_ids(folder / "panoptic_train" / row["file_name"])
+        assert {segment["id"] for segment in row["segments_info"]} == set(np.unique(ids).tolist())
+        for segment in row["segments_info"]:
+            left, top, width, height = segment["bbox"]
+            inside = ids[top : top + height, left : left + width] == segment["id"]
+            assert inside.sum() == segment["area"] == (ids == segment["id"]).sum()
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+
+
+def test_instance_masks_equal_the_thing_segments(folder: Path):
+    instances = json.loads((folder / "annotations" / "instances_val.json").read_text())
+    assert [row["id"] for row in instances["annotations"]] == list(
+        range(1, 1 + len(instances["annotations"]))
+    )
+    assert [category["name"] for category in instances["categories"]] == ["circle", "square", "triangle"]
+    for image in instances["images"]:
+        ids = read_ids(folder / "panoptic_val" / f"{image['id']:06d}.png")
+        rows = [row for row in instances["annotations"] if row["image_id"] == image["id"]]
+        covered = sum(rle.decode(row["segmentation"]).astype(int) for row in rows)
+        assert np.array_equal(covered, ids // shapes.LABEL_DIVISOR <= 3)
+
+
+def test_train_and_val_differ(folder: Path):
+    train, val = (read_ids(folder / f"panoptic_{split}" / "000001.png") for split in ("train", "val"))
+    assert not np.array_equal(train, val)
+
+
+def test_the_same_dataset_is_not_drawn_twice_and_another_replaces_it(folder: Path):
+    picture = folder / "train" / "000001.jpg"
+    before, content = picture.stat().st_mtime_ns, picture.read_bytes()
+    shapes.write_shapes(folder.parent, COUNTS)
+    assert picture.stat().st_mtime_ns == before
+    shapes.write_shapes(folder.parent, COUNTS, seed=1)
+    assert picture.read_bytes() != content
+
+
+def test_an_interrupted_run_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shapes, "_write_picture", fail)
+    with pytest.raises(KeyboardInterrupt):
+        shapes.write_shapes(tmp_path, COUNTS)
+    assert not (tmp_path / "shapes").exists()
+    monkeypatch.undo()
+    assert (shapes.write_shapes(tmp_path, COUNTS) / "stamp.json").exists()
