@@ -1,7 +1,7 @@
-"""What the network hands to loss and inference: embeddings of every prediction, and the features they multiply.
+"""What the network hands to loss and inference: each prediction's embeddings, and the features they multiply.
 
-Dense mask logits are large (`Q` maps an image and prediction) and most are never needed: the loss reads them at
-points and for matched queries, inference for the last prediction. So they are products taken on demand.
+Dense mask logits are large (`Q` maps an image and prediction) and most are never needed: the loss reads them
+at points and for matched queries, inference for the last prediction. So they are products taken on demand.
 
 Letters: `B` images, `Q` queries, `K` classes, `C` channels, `H, W` the padded image's sides.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """One prediction of all queries: class logits (B, Q, K+1), the last class "no object"; mask embeddings (B, Q, C)."""
+    """All queries' class logits (B, Q, K+1), the last for "no object", and mask embeddings (B, Q, C)."""
 
     class_logits: Tensor
     mask_embed: Tensor
@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
 
 @dataclass
 class Predictions:
-    """The predictions before the first decoder layer and after each one, and mask features (B, C, H/4, W/4)."""
+    """The predictions before the first layer and after each one, and the mask features (B, C, H/4, W/4)."""
 
     layers: list[Prediction]
     mask_features: Tensor
@@ -33,7 +33,7 @@ class Predictions:
 
 
 def multiply_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Mask logits (B, Q, *S) of embeddings (B, Q, C) and features (B, C, *S) at any positions S, in float32."""
+    """Mask logits (B, Q, *S), in float32, of embeddings (B, Q, C) and features (B, C, *S) at positions S."""
     with torch.autocast(mask_features.device.type, enabled=False):
         logits = mask_embed.float() @ mask_features.float().flatten(2)
     return logits.unflatten(-1, mask_features.shape[2:])

@@ -1,12 +1,15 @@
 """Multi-scale deformable attention: the weighted sum of values sampled at a few points of several maps.
 
-The paper's pixel decoder (section 3.2.1) spends most of its time here. Everything above calls `ms_deform_attn`
-and knows nothing of how it is computed.
+The pixel decoder (section 3.2.1 of the paper) spends most of its time here. Everything above calls
+`ms_deform_attn` and knows nothing of how it is computed.
 
-Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels of
-a head, `H_l, W_l` the sides of map l.
+Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+of a head, `H_l, W_l` the sides of map l.
 """
 
+from functools import reduce
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,10 +36,14 @@ def ms_deform_attn(
     areas = [height * width for height, width in spatial_shapes]
     assert sum(areas) == value.shape[1], f"{value.shape[1]} cells do not fill maps of {spatial_shapes}"
     levels = zip(
-        value.split(areas, dim=1), spatial_shapes, sampling_locations.unbind(3), attention_weights.unbind(3), strict=True
+        value.split(areas, dim=1),
+        spatial_shapes,
+        sampling_locations.unbind(3),
+        attention_weights.unbind(3),
+        strict=True,
     )
     # Summing level by level never holds the samples of all levels at once.
-    return sum(_attend_to_level(*level) for level in levels)
+    return reduce(torch.add, (_attend_to_level(*level) for level in levels))
 
 
 def _attend_to_level(value: Tensor, shape: tuple[int, int], locations: Tensor, weights: Tensor) -> Tensor:
@@ -47,4 +54,4 @@ def _attend_to_level(value: Tensor, shape: tuple[int, int], locations: Tensor, w
     samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     head_weights = weights.transpose(1, 2).flatten(0, 1).unsqueeze(1)
     attended = (samples * head_weights).sum(-1)  # (B * heads, D, Lq)
-    return attended.view(batch, heads * channels, -1).transpose(1, 2)
+    return attended.view(batch, heads * channels, locations.shape[1]).transpose(1, 2)

@@ -1,6 +1,6 @@
 """What every backbone promises: named maps of known width and stride."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -18,7 +18,7 @@ class Backbone(nn.Module):
         ValueError: an unknown name in `out_features`, or none at all.
     """
 
-    def __init__(self, shapes: Mapping[str, ShapeSpec], out_features: Iterable[str]) -> None:
+    def __init__(self, shapes: Mapping[str, ShapeSpec], out_features: Sequence[str]) -> None:
         super().__init__()
         self._output_shape = {name: shapes[name] for name in out_features if name in shapes}
         unknown = [name for name in out_features if name not in shapes]

@@ -1,12 +1,12 @@
 """ResNet 18 to 152 with Detectron2's names: `stem.conv1`, then stages `res2` .. `res5` of residual blocks.
 
-Letters: `B` images, `C` channels, `H, W` the padded image's sides. "Deep Residual Learning for Image Recognition" (CVPR 2016).
+Letters: `B` images, `C` channels, `H, W` the padded image's sides.
+"Deep Residual Learning for Image Recognition" (CVPR 2016).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +42,7 @@ def _conv(
         norm=get_norm(norm, outputs),
         activation=F.relu_ if relu else None,
     )
-    c2_msra_fill(conv)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # c2_msra_fill
     return conv
 
 
@@ -90,10 +90,18 @@ class BasicBlock(ResidualBlock):
 
 
 class Bottleneck(ResidualBlock):
-    """1x1 down to `width`, 3x3 in groups, 1x1 up; the stride sits in the first (as in Caffe) or in the 3x3."""
+    """1x1 down to `width`, 3x3 in groups, 1x1 up; the stride sits in the first or in the 3x3."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, stride: int, norm: str, width: int, groups: int, stride_in_1x1: bool
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        norm: str,
+        width: int,
+        groups: int,
+        stride_in_1x1: bool,
     ) -> None:
         super().__init__(inputs, outputs, stride=stride, norm=norm)
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
@@ -106,8 +114,17 @@ class Bottleneck(ResidualBlock):
         return self.conv3(self.conv2(self.conv1(x)))
 
 
+def _stage(inputs: int, outputs: int, *, count: int, stride: int, **kind: Any) -> nn.Sequential:
+    """`count` blocks, bottlenecks where `kind` has their width; the first changes width and resolution."""
+    block = Bottleneck if "width" in kind else BasicBlock
+    first = block(inputs, outputs, stride=stride, **kind)
+    return nn.Sequential(first, *(block(outputs, outputs, stride=1, **kind) for _ in range(count - 1)))
+
+
 class ResNet(Backbone):
-    """Maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32; stages behind the last one wanted are not built.
+    """Maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32.
+
+    Stages behind the last one wanted are not built.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
@@ -128,7 +145,7 @@ class ResNet(Backbone):
         width_per_group: int = 64,
         stride_in_1x1: bool = False,
         norm: str = "FrozenBN",
-        out_features: Iterable[str] = STAGES,
+        out_features: Sequence[str] = STAGES,
         freeze_at: int = 0,
         checkpointing: bool = False,
     ) -> None:
@@ -142,18 +159,64 @@ class ResNet(Backbone):
         self.stem = Stem(in_channels, stem_channels, norm=norm)
         last = max(list(shapes).index(name) for name in self.output_shape())
         self.stages = STAGES[:last]
-        channels = stem_channels
+        inputs = stem_channels
         for i, name in enumerate(self.stages):
-            block: dict[str, Any] = {"norm": norm}
+            kind: dict[str, Any] = {"norm": norm}
             if depth not in BASIC_DEPTHS:
-                width = groups * width_per_group * 2**i
-                block |= {"width": width, "groups": groups, "stride_in_1x1": stride_in_1x1}
-            block_type = BasicBlock if depth in BASIC_DEPTHS else Bottleneck
-            blocks = []
-            for j in range(BLOCKS_PER_STAGE[depth][i]):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(block_type(channels, widths[i], stride=stride, **block))
-                channels = widths[i]
-            self.add_module(name, nn.Sequential(*blocks))
-        for name in ("stem", *self.stages)[:freeze_at]:
+                kind |= {
+                    "width": groups * width_per_group * 2**i,
+                    "groups": groups,
+                    "stride_in_1x1": stride_in_1x1,
+                }
+            count, stride = BLOCKS_PER_STAGE[depth][i], 1 if i == 0 else 2
+            self.add_module(name, _stage(inputs, widths[i], count=count, stride=stride, **kind))
+            inputs = widths[i]
+        for name in ("stem", *self.stages)[: max(freeze_at, 0)]:
             freeze(self.get_submodule(name))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) normalised -> the wanted maps."""
+        x = self.stem(images)
+        maps = {"stem": x}
+        for name in self.stages:
+            for block in self.get_submodule(name).children():
+                x = recompute(block, x) if self.checkpointing else block(x)
+            maps[name] = x
+        return {name: maps[name] for name in self.output_shape()}
+
+
+def _check_basic_blocks(keys: Any) -> None:
+    if keys.RES2_OUT_CHANNELS != keys.STEM_OUT_CHANNELS:
+        raise ValueError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {keys.RES2_OUT_CHANNELS}; with DEPTH {keys.DEPTH} "
+            f"it must be that of STEM_OUT_CHANNELS, {keys.STEM_OUT_CHANNELS}"
+        )
+    if keys.NUM_GROUPS != 1:
+        raise ValueError(
+            f"MODEL.RESNETS.NUM_GROUPS is {keys.NUM_GROUPS}; with DEPTH {keys.DEPTH} it must be 1"
+        )
+
+
+@BACKBONE.register()
+def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
+    """The ResNet of MODEL.RESNETS on images of `input_shape.channels` channels.
+
+    Raises:
+        ValueError: a value that is not supported, with its key.
+    """
+    keys = cfg.MODEL.RESNETS
+    if keys.DEPTH in BASIC_DEPTHS:
+        _check_basic_blocks(keys)
+    return ResNet(
+        depth=keys.DEPTH,
+        in_channels=input_shape.channels,
+        stem_channels=keys.STEM_OUT_CHANNELS,
+        res2_channels=keys.RES2_OUT_CHANNELS,
+        groups=keys.NUM_GROUPS,
+        width_per_group=keys.WIDTH_PER_GROUP,
+        stride_in_1x1=keys.STRIDE_IN_1X1,
+        norm=keys.NORM,
+        out_features=keys.OUT_FEATURES,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        checkpointing=cfg.MODEL.ACTIVATION_CHECKPOINTING,
+    )

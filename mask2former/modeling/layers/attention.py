@@ -17,18 +17,23 @@ from mask2former.ops import ms_deform_attn
 
 
 class MapSequence(NamedTuple):
-    """Geometry of L maps laid end to end: shapes (H, W); cell centres (S, 2) xy in [0, 1]; sizes (L, 2), W then H."""
+    """L maps laid end to end: shapes (H, W); sizes (L, 2), W then H; cell centres (S, 2), xy in [0, 1]."""
 
     shapes: tuple[tuple[int, int], ...]
-    centres: Tensor
     sizes: Tensor
+    centres: Tensor
 
 
 def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> MapSequence:
-    """The geometry of maps of these shapes, computed on the device itself: no copy that a CUDA graph would refuse."""
+    """The geometry of maps of these shapes.
+
+    Filled in on the device itself, as a CUDA graph would refuse a copy from the host.
+    """
     centres = torch.cat([_cell_centres(shape, device) for shape in shapes])
-    sizes = [torch.full((1,), float(side), device=device) for height, width in shapes for side in (width, height)]
-    return MapSequence(shapes, centres, torch.cat(sizes).view(-1, 2))
+    sizes = [
+        torch.full((1,), float(side), device=device) for height, width in shapes for side in (width, height)
+    ]
+    return MapSequence(shapes, torch.cat(sizes).view(-1, 2), centres)
 
 
 def _cell_centres(shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -38,7 +43,7 @@ def _cell_centres(shape: tuple[int, int], device: torch.device) -> Tensor:
 
 
 class MSDeformAttn(nn.Module):
-    """Multi-scale deformable self-attention: each cell attends to P points a head and level, which it chooses itself.
+    """Multi-scale deformable self-attention: a cell chooses the P points a head and level to attend to.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -56,7 +61,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """At the start all points weigh the same and lie on rays, one a head, at 1 to P steps from the cell."""
+        """At the start all points weigh the same and lie on one ray a head, 1 to P steps from the cell."""
         for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -81,14 +86,14 @@ class MSDeformAttn(nn.Module):
 
 
 def _square_directions(count: int) -> Tensor:
-    """Directions (count, 2) evenly spaced in angle, stretched from the unit circle to the square around it."""
+    """Directions (count, 2) evenly spaced in angle, stretched from the unit circle to its square."""
     angles = torch.arange(count) * (2 * math.pi / count)
     directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
     return directions / directions.abs().amax(-1, keepdim=True)
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention, with nn.MultiheadAttention's parameters, where keys may be blocked for each query.
+    """Multi-head attention with nn.MultiheadAttention's parameters; keys may be blocked for each query.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -123,7 +128,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def _additive_mask(blocked: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mask (B, 1, Q, N) to add to the logits of all heads: the form that fused kernels take without a conversion."""
+    """Mask (B, 1, Q, N) to add to the logits of all heads, which fused kernels take as it is."""
     mask = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
     return mask.masked_fill(blocked, -math.inf).unsqueeze(1)
 
@@ -131,4 +136,6 @@ def _additive_mask(blocked: Tensor, dtype: torch.dtype) -> Tensor:
 def check_heads(width: int, num_heads: int) -> None:
     """Raise ValueError where the heads cannot share the channels evenly."""
     if num_heads < 1 or width % num_heads:
-        raise ValueError(f"a width of {width} cannot be shared by {num_heads} attention heads (MODEL.MASK_FORMER.NHEADS)")
+        raise ValueError(
+            f"a width of {width} cannot be shared by {num_heads} attention heads (MODEL.MASK_FORMER.NHEADS)"
+        )

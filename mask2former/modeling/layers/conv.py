@@ -1,4 +1,4 @@
-"""A convolution that carries its norm and activation, so that checkpoints name them `conv1.weight`, `conv1.norm.weight`.
+"""A convolution that carries its norm and activation: checkpoints name `conv1.weight`, `conv1.norm.weight`.
 
 Letters: `B` images, `C` channels, `H, W` the sides of a map.
 """

@@ -6,20 +6,20 @@ Letters: `B` images, `C` channels, `H, W` the sides of a map, `n` values of one 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mask2former.distributed import world_size
+from mask2former.distributed import sum_over_processes, world_size
 
 GROUPS = 32  # of GroupNorm, as the published models have it
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics, scale and shift are constants: buffers, no parameters, the same in training."""
+    """Batch norm whose statistics, scale and shift are constants: buffers, the same in training."""
 
     weight: Tensor
     bias: Tensor
@@ -46,7 +46,7 @@ class FrozenBatchNorm2d(nn.Module):
         """(B, C, H, W) -> the same shape and dtype."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # batch_norm would keep x for the gradients of scale and shift, which nobody asks for; this keeps only C numbers.
+        # batch_norm would keep x for gradients of scale and shift, which nobody wants; this keeps C numbers.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
@@ -69,10 +69,10 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         return super().forward(x)
 
     def _normalise_over_processes(self, x: Tensor) -> Tensor:
-        n = differentiable.all_reduce(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))
-        mean = differentiable.all_reduce(x.float().sum((0, 2, 3))) / n
+        n = sum_over_processes(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))
+        mean = _Sum.apply(x.float().sum((0, 2, 3))) / n
         centred = x - _per_channel(mean, x)
-        variance = differentiable.all_reduce(centred.float().square().sum((0, 2, 3))) / n
+        variance = _Sum.apply(centred.float().square().sum((0, 2, 3))) / n
         self._update_running(mean.detach(), (variance * n / (n - 1)).detach())
         scale = self.weight * (variance + self.eps).rsqrt()
         return torch.addcmul(_per_channel(self.bias, x), centred, _per_channel(scale, x))
@@ -81,10 +81,21 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        if self.track_running_stats:
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased_variance, self.momentum)
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased_variance, self.momentum)
+
+
+class _Sum(torch.autograd.Function):
+    """`sum_over_processes` that lets gradients pass: every process's loss depends on the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_processes(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return sum_over_processes(gradient)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

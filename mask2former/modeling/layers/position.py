@@ -30,7 +30,9 @@ def sine_position(shape: tuple[int, int], channels: int, device: torch.device | 
 
 def _encode_axis(size: int, channels: int, device: torch.device | None) -> Tensor:
     """Sines and cosines (size, channels), interleaved, of the coordinates along one axis."""
-    coordinates = torch.arange(1, size + 1, dtype=torch.float32, device=device) * (2 * math.pi / (size + 1e-6))
+    coordinates = torch.arange(1, size + 1, dtype=torch.float32, device=device) * (
+        2 * math.pi / (size + 1e-6)
+    )
     exponents = torch.arange(0, channels, 2, dtype=torch.float32, device=device) / channels
     angles = coordinates[:, None] * TEMPERATURE**-exponents
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)

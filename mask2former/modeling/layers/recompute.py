@@ -1,4 +1,4 @@
-"""Activation checkpointing: a block's inner activations are computed again in the backward pass instead of kept."""
+"""Activation checkpointing: what a block computes inside is computed again in the backward pass, not kept."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,11 +26,13 @@ def recompute(block: nn.Module, *inputs: Any) -> Any:
 
 @contextmanager
 def _fixed_statistics(block: nn.Module) -> Iterator[None]:
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False  # in training: still the batch's statistics, but no update
+    """Batch norms in training update copies of their statistics meanwhile, which are thrown away."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
+    buffers = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers()]
+    for norm, name, buffer in buffers:
+        setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, name, buffer in buffers:
+            setattr(norm, name, buffer)

@@ -1,0 +1,398 @@
+"""The configuration keys: one table of those the project reads, one of those it accepts and does not read.
+
+Names are Detectron2's and Mask2Former's; so are the defaults, except `MODEL.DEVICE` and
+`MODEL.META_ARCHITECTURE`. A default stands here and nowhere else.
+"""
+
+from typing import Any, NamedTuple
+
+DEFAULTS: dict[str, Any] = {
+    "VERSION": 2,
+    "MODEL.META_ARCHITECTURE": "MaskFormer",
+    "MODEL.DEVICE": "auto",  # "auto": cuda where there is one, else cpu
+    "MODEL.WEIGHTS": "",
+    "MODEL.WEIGHTS_STRICT": True,  # weights whose names or shapes do not fit are an error
+    "MODEL.ACTIVATION_CHECKPOINTING": False,  # recompute blocks in the backward pass: less memory, more time
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.RESNETS.DEPTH": 50,  # 18, 34, 50 or 101
+    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,  # 64 for depths 18 and 34
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.SWIN.PATCH_SIZE": 4,
+    "MODEL.SWIN.EMBED_DIM": 96,
+    "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
+    "MODEL.SWIN.NUM_HEADS": [3, 6, 12, 24],
+    "MODEL.SWIN.WINDOW_SIZE": 7,
+    "MODEL.SWIN.MLP_RATIO": 4.0,
+    "MODEL.SWIN.QKV_BIAS": True,
+    "MODEL.SWIN.QK_SCALE": None,
+    "MODEL.SWIN.DROP_RATE": 0.0,
+    "MODEL.SWIN.ATTN_DROP_RATE": 0.0,
+    "MODEL.SWIN.DROP_PATH_RATE": 0.3,
+    "MODEL.SWIN.PATCH_NORM": True,
+    "MODEL.SWIN.APE": False,  # learned absolute positions
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # sizes them
+    "MODEL.SWIN.USE_CHECKPOINT": False,  # as MODEL.ACTIVATION_CHECKPOINTING, for Swin alone
+    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.SEM_SEG_HEAD.NAME": "SemSegFPNHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
+    "MODEL.SEM_SEG_HEAD.NORM": "GN",
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
+    "MODEL.MASK_FORMER.NHEADS": 8,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than there are layers
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder; the transformer decoder has none
+    "MODEL.MASK_FORMER.PRE_NORM": False,
+    "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.1,
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112 * 112,
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 32,
+    "MODEL.MASK_FORMER.THING_IDS": [],  # contiguous ids of the thing classes; follows from the dataset
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON": False,
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+    "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": 256,  # masks are upsampled in chunks of this size
+    "INPUT.FORMAT": "BGR",
+    "INPUT.MIN_SIZE_TRAIN": (800,),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "INPUT.CROP.ENABLED": False,
+    "INPUT.CROP.TYPE": "relative_range",
+    "INPUT.CROP.SIZE": [0.9, 0.9],
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
+    "INPUT.COLOR_AUG_SSD": False,
+    "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
+    "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training pictures are padded to; -1: none
+    "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop, and smallest and largest scale
+    "INPUT.MIN_SCALE": 0.1,
+    "INPUT.MAX_SCALE": 2.0,
+    "DATASETS.TRAIN": (),
+    "DATASETS.TEST": (),
+    "DATALOADER.NUM_WORKERS": 4,
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "DATALOADER.REPEAT_THRESHOLD": 0.0,
+    "DATALOADER.REPEAT_SQRT": True,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
+    "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.MAX_ITER": 40000,
+    "SOLVER.BASE_LR": 0.001,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.MOMENTUM": 0.9,  # of SGD
+    "SOLVER.WEIGHT_DECAY": 0.0001,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.STEPS": (30000,),
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.POLY_LR_POWER": 0.9,
+    "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
+    "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.WARMUP_FACTOR": 0.001,
+    "SOLVER.WARMUP_ITERS": 1000,
+    "SOLVER.CHECKPOINT_PERIOD": 5000,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "value",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 1.0,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+    "SOLVER.AMP.ENABLED": False,
+    "SOLVER.AMP.DTYPE": "auto",
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.EXPECTED_RESULTS": [],
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "OUTPUT_DIR": "./output",
+    "SEED": -1,
+    "CUDNN_BENCHMARK": False,
+    "FLOAT32_PRECISION": "",
+    "VIS_PERIOD": 0,
+}
+
+
+class IgnoredKey(NamedTuple):
+    """A key that is accepted and read by nothing."""
+
+    default: Any
+    reason: str
+    published: tuple[Any, ...] = ()  # values of published configs: no warning for these either
+
+
+def _section(prefix: str, reason: str, defaults: dict[str, Any]) -> dict[str, IgnoredKey]:
+    """The keys below `prefix`, all ignored for one reason."""
+    return {f"{prefix}.{name}": IgnoredKey(value, reason) for name, value in defaults.items()}
+
+
+_NO_BOXES = "Mask2Former has no box or keypoint stage"
+_COUNT = "Mask2Former has no box stage; the number of classes is MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+_OTHER_HEAD = "it belongs to another segmentation head"
+_OTHER_RESNET = "the ResNet has the basic stem, no dilation and no deformable convolution"
+_OTHER_SOLVER = "no optimizer or schedule offered here uses it"
+_UNREAD = "the published model does not read it"
+_NO_TTA = "there is no test-time augmentation"
+
+IGNORED: dict[str, IgnoredKey] = {
+    **_section("MODEL", _NO_BOXES, {"LOAD_PROPOSALS": False, "MASK_ON": False, "KEYPOINT_ON": False}),
+    **_section(
+        "MODEL.FPN", _OTHER_HEAD, {"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "", "FUSE_TYPE": "sum"}
+    ),
+    **_section("MODEL.PROPOSAL_GENERATOR", _NO_BOXES, {"NAME": "RPN", "MIN_SIZE": 0}),
+    **_section(
+        "MODEL.ANCHOR_GENERATOR",
+        _NO_BOXES,
+        {
+            "NAME": "DefaultAnchorGenerator",
+            "SIZES": [[32, 64, 128, 256, 512]],
+            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
+            "ANGLES": [[-90, 0, 90]],
+            "OFFSET": 0.0,
+        },
+    ),
+    **_section(
+        "MODEL.RPN",
+        _NO_BOXES,
+        {
+            "HEAD_NAME": "StandardRPNHead",
+            "IN_FEATURES": ["res4"],
+            "BOUNDARY_THRESH": -1,
+            "IOU_THRESHOLDS": [0.3, 0.7],
+            "IOU_LABELS": [0, -1, 1],
+            "BATCH_SIZE_PER_IMAGE": 256,
+            "POSITIVE_FRACTION": 0.5,
+            "BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "BBOX_REG_LOSS_WEIGHT": 1.0,
+            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
+            "SMOOTH_L1_BETA": 0.0,
+            "LOSS_WEIGHT": 1.0,
+            "PRE_NMS_TOPK_TRAIN": 12000,
+            "PRE_NMS_TOPK_TEST": 6000,
+            "POST_NMS_TOPK_TRAIN": 2000,
+            "POST_NMS_TOPK_TEST": 1000,
+            "NMS_THRESH": 0.7,
+            "CONV_DIMS": [-1],
+        },
+    ),
+    **_section("MODEL.ROI_HEADS", _COUNT, {"NUM_CLASSES": 80}),
+    **_section(
+        "MODEL.ROI_HEADS",
+        _NO_BOXES,
+        {
+            "NAME": "Res5ROIHeads",
+            "IN_FEATURES": ["res4"],
+            "IOU_THRESHOLDS": [0.5],
+            "IOU_LABELS": [0, 1],
+            "BATCH_SIZE_PER_IMAGE": 512,
+            "POSITIVE_FRACTION": 0.25,
+            "SCORE_THRESH_TEST": 0.05,
+            "NMS_THRESH_TEST": 0.5,
+            "PROPOSAL_APPEND_GT": True,
+        },
+    ),
+    **_section(
+        "MODEL.ROI_BOX_HEAD",
+        _NO_BOXES,
+        {
+            "NAME": "",
+            "BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "BBOX_REG_LOSS_WEIGHT": 1.0,
+            "BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
+            "SMOOTH_L1_BETA": 0.0,
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+            "NUM_FC": 0,
+            "FC_DIM": 1024,
+            "NUM_CONV": 0,
+            "CONV_DIM": 256,
+            "NORM": "",
+            "CLS_AGNOSTIC_BBOX_REG": False,
+            "TRAIN_ON_PRED_BOXES": False,
+            "USE_FED_LOSS": False,
+            "USE_SIGMOID_CE": False,
+            "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
+            "FED_LOSS_NUM_CLASSES": 50,
+        },
+    ),
+    **_section(
+        "MODEL.ROI_BOX_CASCADE_HEAD",
+        _NO_BOXES,
+        {
+            "BBOX_REG_WEIGHTS": [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
+            "IOUS": [0.5, 0.6, 0.7],
+        },
+    ),
+    **_section(
+        "MODEL.ROI_MASK_HEAD",
+        _NO_BOXES,
+        {
+            "NAME": "MaskRCNNConvUpsampleHead",
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+            "NUM_CONV": 0,
+            "CONV_DIM": 256,
+            "NORM": "",
+            "CLS_AGNOSTIC_MASK": False,
+        },
+    ),
+    **_section(
+        "MODEL.ROI_KEYPOINT_HEAD",
+        _NO_BOXES,
+        {
+            "NAME": "KRCNNConvDeconvUpsampleHead",
+            "POOLER_RESOLUTION": 14,
+            "POOLER_SAMPLING_RATIO": 0,
+            "POOLER_TYPE": "ROIAlignV2",
+            "CONV_DIMS": [512] * 8,
+            "NUM_KEYPOINTS": 17,
+            "MIN_KEYPOINTS_PER_IMAGE": 1,
+            "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
+            "LOSS_WEIGHT": 1.0,
+        },
+    ),
+    **_section("MODEL.RETINANET", _COUNT, {"NUM_CLASSES": 80}),
+    **_section(
+        "MODEL.RETINANET",
+        _NO_BOXES,
+        {
+            "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+            "NUM_CONVS": 4,
+            "IOU_THRESHOLDS": [0.4, 0.5],
+            "IOU_LABELS": [0, -1, 1],
+            "PRIOR_PROB": 0.01,
+            "SCORE_THRESH_TEST": 0.05,
+            "TOPK_CANDIDATES_TEST": 1000,
+            "NMS_THRESH_TEST": 0.5,
+            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
+            "FOCAL_LOSS_GAMMA": 2.0,
+            "FOCAL_LOSS_ALPHA": 0.25,
+            "SMOOTH_L1_LOSS_BETA": 0.1,
+            "BBOX_REG_LOSS_TYPE": "smooth_l1",
+            "NORM": "",
+        },
+    ),
+    **_section("MODEL.PANOPTIC_FPN", _OTHER_HEAD, {"INSTANCE_LOSS_WEIGHT": 1.0}),
+    **_section(
+        "MODEL.PANOPTIC_FPN.COMBINE",
+        "panoptic results follow MODEL.MASK_FORMER.TEST",
+        {
+            "ENABLED": True,
+            "OVERLAP_THRESH": 0.5,
+            "STUFF_AREA_LIMIT": 4096,
+            "INSTANCES_CONFIDENCE_THRESH": 0.5,
+        },
+    ),
+    **_section(
+        "MODEL.SEM_SEG_HEAD",
+        _OTHER_HEAD,
+        {
+            "LOSS_TYPE": "hard_pixel_mining",
+            "PROJECT_FEATURES": ["res2"],
+            "PROJECT_CHANNELS": [48],
+            "ASPP_CHANNELS": 256,
+            "ASPP_DILATIONS": [6, 12, 18],
+            "ASPP_DROPOUT": 0.1,
+            "USE_DEPTHWISE_SEPARABLE_CONV": False,
+        },
+    ),
+    **_section(
+        "MODEL.SEM_SEG_HEAD",
+        _UNREAD,
+        {
+            "COMMON_STRIDE": 4,
+            "LOSS_WEIGHT": 1.0,
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
+        },
+    ),
+    **_section(
+        "MODEL.RESNETS",
+        _OTHER_RESNET,
+        {
+            "RES4_DILATION": 1,
+            "RES5_DILATION": 1,
+            "DEFORM_ON_PER_STAGE": [False, False, False, False],
+            "DEFORM_MODULATED": False,
+            "DEFORM_NUM_GROUPS": 1,
+        },
+    ),
+    "MODEL.RESNETS.RES5_MULTI_GRID": IgnoredKey([1, 2, 4], _OTHER_RESNET, ([1, 1, 1],)),
+    "MODEL.RESNETS.STEM_TYPE": IgnoredKey("deeplab", _OTHER_RESNET, ("basic",)),
+    "MODEL.MASK_FORMER.ENC_LAYERS": IgnoredKey(0, _UNREAD),
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": IgnoredKey(
+        "res5", "the decoder reads the pixel decoder's three maps", ("multi_scale_pixel_decoder",)
+    ),
+    "INPUT.MASK_FORMAT": IgnoredKey(
+        "polygon", "polygons, RLE and bitmaps are told apart as they are read", ("bitmask",)
+    ),
+    **_section(
+        "DATASETS",
+        _NO_BOXES,
+        {
+            "PROPOSAL_FILES_TRAIN": (),
+            "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+            "PROPOSAL_FILES_TEST": (),
+            "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+        },
+    ),
+    "DATALOADER.ASPECT_RATIO_GROUPING": IgnoredKey(
+        True, "a batch is the next samples of one stream, however many processes share it", (False,)
+    ),
+    **_section(
+        "SOLVER",
+        _OTHER_SOLVER,
+        {
+            "BASE_LR_END": 0.0,
+            "NESTEROV": False,
+            "NUM_DECAYS": 3,
+            "RESCALE_INTERVAL": False,
+            "BIAS_LR_FACTOR": 1.0,
+            "WEIGHT_DECAY_BIAS": None,
+        },
+    ),
+    "SOLVER.REFERENCE_WORLD_SIZE": IgnoredKey(
+        0, "the batch does not depend on the number of processes; see SOLVER.IMS_PER_BATCH"
+    ),
+    **_section("TEST", _NO_BOXES, {"KEYPOINT_OKS_SIGMAS": []}),
+    **_section("TEST.AUG", _NO_TTA, {"ENABLED": False, "FLIP": True}),
+    "TEST.AUG.MIN_SIZES": IgnoredKey(
+        (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
+        _NO_TTA,
+        (
+            [256, 384, 512, 640, 768, 896],
+            [320, 480, 640, 800, 960, 1120],
+            [512, 768, 1024, 1280, 1536, 1792],
+        ),
+    ),
+    "TEST.AUG.MAX_SIZE": IgnoredKey(4000, _NO_TTA, (3584, 4480, 4096)),
+    **_section("TEST.PRECISE_BN", "statistics are those of training", {"ENABLED": False, "NUM_ITER": 200}),
+    **_section("GLOBAL", "it is Detectron2's scratch space", {"HACK": 1.0}),
+}

@@ -1,0 +1,148 @@
+"""Reading configuration files: safe YAML, its `_BASE_` chain, and the arithmetic that published files hold.
+
+Published Base files compute lists by `!!python/object/apply:eval`. Nothing is evaluated by Python here: the
+expression's syntax tree is walked, and all but arithmetic on literals is refused.
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BASE_KEY = "_BASE_"
+MAX_RANGE = 10_000  # numbers a computed list may have
+
+_OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_FUNCTIONS: dict[str, Callable[..., float]] = {"int": int, "float": float, "round": round}
+
+
+def evaluate_arithmetic(expression: str) -> Any:
+    """The value of arithmetic on number literals: a number or a list of numbers.
+
+    A list may be computed, as in `[int(x * 0.1 * 640) for x in range(5, 21)]`.
+
+    Raises:
+        ValueError: anything else stands in the expression; it is not run.
+    """
+    try:
+        tree = ast.parse(expression, mode="eval").body
+        if isinstance(tree, ast.ListComp):
+            return _list(tree)
+        if isinstance(tree, (ast.List, ast.Tuple)):
+            return [_number(item, {}) for item in tree.elts]
+        return _number(tree, {})
+    except (SyntaxError, TypeError, ArithmeticError, RecursionError) as error:
+        raise ValueError(f"cannot compute '{expression}': {error}") from error
+
+
+def _list(tree: ast.ListComp) -> list[float]:
+    """`[<number of x> for x in range(...)]`."""
+    loop, *more = tree.generators
+    if more or loop.ifs or not isinstance(loop.target, ast.Name):
+        raise _refused(tree)
+    return [_number(tree.elt, {loop.target.id: value}) for value in _range(loop.iter)]
+
+
+def _range(node: ast.AST) -> range:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"):
+        raise _refused(node)
+    values = range(*(int(_number(argument, {})) for argument in node.args))
+    if len(values) > MAX_RANGE:
+        raise ValueError(f"a computed list of {len(values)} numbers is too long")
+    return values
+
+
+def _number(node: ast.AST, names: Mapping[str, float]) -> float:
+    """The number a node stands for; `names` holds the variable of the list being computed."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_number(node.operand, names))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_number(node.left, names), _number(node.right, names))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
+        return _FUNCTIONS[node.func.id](*(_number(argument, names) for argument in node.args))
+    raise _refused(node)
+
+
+def _refused(node: ast.AST) -> ValueError:
+    return ValueError(f"'{ast.unparse(node)}' is not arithmetic on numbers; it is not run")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader and the one tag of the published files."""
+
+    def evaluate(self, node: yaml.Node) -> Any:
+        """The list or number behind `!!python/object/apply:eval ["expression"]`."""
+        arguments = self.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+        if len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise ValueError(f"line {node.start_mark.line + 1}: eval takes one expression")
+        return evaluate_arithmetic(arguments[0])
+
+
+_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _Loader.evaluate)
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping that `text` holds; `source` names it in errors.
+
+    Raises:
+        ValueError: not YAML, a tag that is not safe, or not a mapping.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{source}: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: holds a {type(values).__name__}, not keys with values")
+    return values
+
+
+def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections -> `{"SECTION.KEY": value}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        flat.update(flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value})
+    return flat
+
+
+def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A file's keys and, before them, those of its `_BASE_` files: later layers win.
+
+    `below` are the files whose `_BASE_` led here.
+
+    Raises:
+        FileNotFoundError: the file, or a base of it, is missing.
+        ValueError: the file cannot be parsed, or the bases form a circle.
+    """
+    path = path.resolve()
+    origin = f" (_BASE_ of {below[-1]})" if below else ""
+    if path in below:
+        raise ValueError(f"{below[-1]}: {BASE_KEY} leads back to {path}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}{origin}")
+    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    bases = values.pop(BASE_KEY, [])
+    layers = [
+        layer
+        for base in ([bases] if isinstance(bases, str) else bases)
+        for layer in read_layers(path.parent / Path(base).expanduser(), (*below, path))
+    ]
+    return [*layers, (path, flatten(values))]

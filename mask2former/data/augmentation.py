@@ -1,0 +1,319 @@
+"""Augmentation: each draws, from a given generator, one transform that is then the same for all it touches.
+
+`augment` runs a list of them over a picture and its segments. A transform changes the picture, and, if it
+moves pixels, the `View` from which the masks are cut afterwards. The two lists of the published recipes are
+`large_scale_jitter` (COCO) and `shortest_edge_crop` (ADE20K, Cityscapes, Mapillary Vistas).
+
+Letters: `H, W` the sides of the picture before a transform, `h, w` after it, in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mask2former.data.targets import Segments
+from mask2former.data.view import PADDING, View, nearest_pixels
+
+GREY = 128
+CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted
+Rng = np.random.Generator
+FLIP_AXES = {"none": None, "vertical": 0, "horizontal": 1}
+SAMPLING_IS_RANGED = {"choice": False, "range": True}
+
+
+class Scene(NamedTuple):
+    """A picture (H, W, 3) uint8 RGB on its way, the view of the original that it shows, and what is in it."""
+
+    image: np.ndarray
+    view: View
+    segments: Segments
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return self.view.size
+
+
+class Transform(Protocol):
+    """What an augmentation draws: deterministic, the same for the picture and its masks."""
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> (h, w, 3) uint8."""
+
+    def apply_view(self, view: View) -> View:
+        """The view of size (H, W) -> that of size (h, w)."""
+
+
+Augmentation = Callable[[Scene, Rng], Transform]
+
+
+def augment(scene: Scene, augmentations: Sequence[Augmentation], rng: Rng) -> Scene:
+    """The scene after all augmentations, in order."""
+    for augmentation in augmentations:
+        transform = augmentation(scene, rng)
+        view = transform.apply_view(scene.view)
+        scene = Scene(transform.apply_image(scene.image), view, scene.segments)
+    return scene
+
+
+class Flip(NamedTuple):
+    """Mirrored along an axis: 0 is top to bottom, 1 left to right, None leaves it."""
+
+    axis: int | None
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """See `Transform`."""
+        return image if self.axis is None else np.flip(image, self.axis)
+
+    def apply_view(self, view: View) -> View:
+        """See `Transform`."""
+        rows, cols = view
+        return View(rows[::-1] if self.axis == 0 else rows, cols[::-1] if self.axis == 1 else cols)
+
+
+class Resize(NamedTuple):
+    """Resized as Pillow does: the picture bilinear with antialiasing, masks to the nearest pixel."""
+
+    height: int
+    width: int
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """See `Transform`."""
+        if image.shape[:2] == (self.height, self.width):
+            return image
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        return np.asarray(picture.resize((self.width, self.height), Image.Resampling.BILINEAR))
+
+    def apply_view(self, view: View) -> View:
+        """See `Transform`."""
+        height, width = view.size
+        rows, cols = nearest_pixels(height, self.height), nearest_pixels(width, self.width)
+        return View(view.rows[rows], view.cols[cols])
+
+
+class Crop(NamedTuple):
+    """Cut out; the rectangle lies inside the picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """See `Transform`."""
+        return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def apply_view(self, view: View) -> View:
+        """See `Transform`."""
+        rows = view.rows[self.top : self.top + self.height]
+        return View(rows, view.cols[self.left : self.left + self.width])
+
+
+class Pad(NamedTuple):
+    """Extended at the bottom and right: the picture with grey, masks with nothing."""
+
+    bottom: int
+    right: int
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """See `Transform`."""
+        return np.pad(image, ((0, self.bottom), (0, self.right), (0, 0)), constant_values=GREY)
+
+    def apply_view(self, view: View) -> View:
+        """See `Transform`."""
+        rows = np.pad(view.rows, (0, self.bottom), constant_values=PADDING)
+        return View(rows, np.pad(view.cols, (0, self.right), constant_values=PADDING))
+
+
+class Recolour(NamedTuple):
+    """Colour operations `(function, amount)`, applied in order; no pixel moves."""
+
+    operations: tuple[tuple[Callable[[np.ndarray, float], np.ndarray], float], ...]
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """See `Transform`."""
+        for operation, amount in self.operations:
+            image = operation(image, amount)
+        return image
+
+    def apply_view(self, view: View) -> View:
+        """See `Transform`."""
+        return view
+
+
+def random_flip(scene: Scene, rng: Rng, *, axis: int | None) -> Flip:
+    """Mirror one picture in two along `axis`."""
+    return Flip(axis if rng.random() < 0.5 else None)
+
+
+def random_scale(scene: Scene, rng: Rng, *, size: int, min_scale: float, max_scale: float) -> Resize:
+    """Resize, keeping the aspect, to fit a square of `size` pixels times one random number."""
+    scale = size * rng.uniform(min_scale, max_scale) / max(scene.size)
+    height, width = (max(1, round(side * scale)) for side in scene.size)
+    return Resize(height, width)
+
+
+def random_window(scene: Scene, rng: Rng, *, size: int) -> Crop:
+    """Crop to at most `size` x `size`; one random number places the window on both axes."""
+    place = rng.random()
+    top, left = (round(max(side - size, 0) * place) for side in scene.size)
+    height, width = (min(side, size) for side in scene.size)
+    return Crop(top, left, height, width)
+
+
+def pad_to(scene: Scene, rng: Rng, *, size: int) -> Pad:
+    """Pad to `size` x `size`; a side that is longer already stays as it is."""
+    bottom, right = (max(size - side, 0) for side in scene.size)
+    return Pad(bottom, right)
+
+
+def random_shortest_edge(
+    scene: Scene, rng: Rng, *, sizes: Sequence[int], max_size: int, ranged: bool = False
+) -> Resize:
+    """Resize the shorter side to one of `sizes`, or, if `ranged`, to any between the first and the last."""
+    edge = rng.integers(sizes[0], sizes[-1], endpoint=True) if ranged else rng.choice(sizes)
+    return resize_shortest_edge(scene.size, int(edge), max_size)
+
+
+def resize_shortest_edge(size: tuple[int, int], edge: int, max_size: int) -> Resize:
+    """The shorter side of (H, W) becomes `edge`, unless the longer would exceed `max_size`; 0: no resize."""
+    if edge == 0:
+        return Resize(*size)
+    long_side = edge / min(size) * max(size)
+    shrink = min(1.0, max_size / long_side)
+    short, long = int(edge * shrink + 0.5), int(long_side * shrink + 0.5)
+    return Resize(short, long) if size[0] < size[1] else Resize(long, short)
+
+
+CROP_SIZES: dict[str, Callable[[np.ndarray, np.ndarray, Rng], np.ndarray]] = {
+    "absolute": lambda sides, size, rng: np.minimum(sides, size),
+    "absolute_range": lambda sides, size, rng: rng.integers(
+        np.minimum(sides, size[0]), np.minimum(sides, size[1]), endpoint=True
+    ),
+    "relative": lambda sides, size, rng: sides * size,
+    "relative_range": lambda sides, size, rng: sides * (size + rng.random(2) * (1 - size)),
+}
+
+
+def random_crop(
+    scene: Scene, rng: Rng, *, kind: str, size: Sequence[float], max_category_area: float = 1.0
+) -> Crop:
+    """Crop at a random place; `kind` and `size` are INPUT.CROP.TYPE and SIZE as Detectron2 defines them.
+
+    Below 1, `max_category_area` is the share of the annotated pixels that one category may take: up to ten
+    places are tried for one that shows two categories or more, none with that share.
+    """
+    crop = _random_place(scene, rng, kind, size)
+    for _ in range(CROP_ATTEMPTS - 1):
+        if max_category_area >= 1 or _is_mixed(scene, crop, max_category_area):
+            break
+        crop = _random_place(scene, rng, kind, size)
+    return crop
+
+
+def _random_place(scene: Scene, rng: Rng, kind: str, size: Sequence[float]) -> Crop:
+    sides = np.array(scene.size)
+    crop_sides = (CROP_SIZES[kind](sides, np.array(size), rng) + 0.5).astype(int)
+    top, left = rng.integers(sides - crop_sides, endpoint=True)
+    return Crop(top, left, *crop_sides)
+
+
+def _is_mixed(scene: Scene, crop: Crop, max_category_area: float) -> bool:
+    masks = scene.segments.masks(crop.apply_view(scene.view))
+    areas = np.bincount(scene.segments.classes, weights=masks.sum((1, 2)))
+    return bool(np.count_nonzero(areas) > 1 and areas.max() < max_category_area * areas.sum())
+
+
+def _linear(values: np.ndarray, gain: float = 1, offset: float = 0) -> np.ndarray:
+    return np.clip(values.astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
+
+
+def change_brightness(image: np.ndarray, offset: float) -> np.ndarray:
+    """(H, W, 3) uint8 plus `offset`."""
+    return _linear(image, offset=offset)
+
+
+def change_contrast(image: np.ndarray, gain: float) -> np.ndarray:
+    """(H, W, 3) uint8 times `gain`."""
+    return _linear(image, gain=gain)
+
+
+def change_saturation(image: np.ndarray, gain: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB with the saturation times `gain`."""
+    hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
+    hsv[..., 1] = _linear(hsv[..., 1], gain=gain)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def change_hue(image: np.ndarray, shift: float) -> np.ndarray:
+    """(H, W, 3) uint8 RGB with the hue turned by `shift`, in units of two degrees."""
+    hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + int(shift)) % 180
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+def random_colour(scene: Scene, rng: Rng) -> Recolour:
+    """The colour jitter of SSD (Liu et al., 2016): each operation in one picture of two."""
+    brightness = (change_brightness, rng.uniform(-32, 32))
+    contrast = (change_contrast, rng.uniform(0.5, 1.5))
+    saturation = (change_saturation, rng.uniform(0.5, 1.5))
+    hue = (change_hue, int(rng.integers(-18, 18, endpoint=True)))
+    early_contrast = rng.random() < 0.5
+    order = (contrast, saturation, hue) if early_contrast else (saturation, hue, contrast)
+    return Recolour(tuple(operation for operation in (brightness, *order) if rng.random() < 0.5))
+
+
+def large_scale_jitter(cfg: Any) -> list[Augmentation]:
+    """Flip, rescale, crop and pad to a square of INPUT.IMAGE_SIZE: COCO's recipe (Ghiasi et al., 2021)."""
+    size = cfg.INPUT.IMAGE_SIZE
+    return [
+        _flip_step(cfg),
+        partial(random_scale, size=size, min_scale=cfg.INPUT.MIN_SCALE, max_scale=cfg.INPUT.MAX_SCALE),
+        partial(random_window, size=size),
+        partial(pad_to, size=size),
+    ]
+
+
+def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
+    """Resize by the shorter side, crop, colour, flip and pad: the recipe of the other datasets."""
+    steps = [_shortest_edge_step(cfg)]
+    if cfg.INPUT.CROP.ENABLED:
+        steps.append(_crop_step(cfg))
+    if cfg.INPUT.COLOR_AUG_SSD:
+        steps.append(random_colour)
+    steps.append(_flip_step(cfg))
+    if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # in spite of its name a size: pictures are padded to this square
+        steps.append(partial(pad_to, size=cfg.INPUT.SIZE_DIVISIBILITY))
+    return steps
+
+
+def _flip_step(cfg: Any) -> Augmentation:
+    return partial(random_flip, axis=_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIP_AXES))
+
+
+def _shortest_edge_step(cfg: Any) -> Augmentation:
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    ranged = _choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, SAMPLING_IS_RANGED)
+    if ranged and len(sizes) != 2:
+        raise ValueError(f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling 'range', not {tuple(sizes)}")
+    return partial(random_shortest_edge, sizes=tuple(sizes), max_size=cfg.INPUT.MAX_SIZE_TRAIN, ranged=ranged)
+
+
+def _crop_step(cfg: Any) -> Augmentation:
+    crop = cfg.INPUT.CROP
+    _choice("INPUT.CROP.TYPE", crop.TYPE, CROP_SIZES)
+    return partial(
+        random_crop, kind=crop.TYPE, size=tuple(crop.SIZE), max_category_area=crop.SINGLE_CATEGORY_MAX_AREA
+    )
+
+
+def _choice(key: str, name: str, table: dict[str, Any]) -> Any:
+    if name not in table:
+        raise ValueError(f"{key} is '{name}'; it can be one of {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,138 @@
+"""The catalogs by which datasets are known: a name -> its list of dicts, a name -> the facts about it.
+
+Both speak Detectron2's interface. Nothing is read when a dataset is registered: the list is made by
+`DatasetCatalog.get`, and facts that stand in files or depend on the environment are derived on access.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from mask2former.data.errors import DatasetError
+
+Record = dict[str, Any]
+
+
+def _no_facts() -> dict[str, Any]:
+    return {}
+
+
+class Metadata:
+    """The facts about one dataset, as attributes.
+
+    A fact is set once: setting another value for it is an error. What was not set is looked up in the dict
+    that the function given to `derive` returns.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.__dict__.update(_facts={"name": name}, _derived=_no_facts)
+
+    def derive(self, facts: Callable[[], dict[str, Any]]) -> Metadata:
+        """Look up unset facts in `facts()`, which is called at each look-up."""
+        self.__dict__["_derived"] = facts
+        return self
+
+    def __getattr__(self, key: str) -> Any:
+        if key.startswith("__"):  # copy and pickle ask for such names before there are facts
+            raise AttributeError(key)
+        if key in self._facts:
+            return self._facts[key]
+        facts = self._derived()
+        if key not in facts:
+            known = ", ".join(sorted({*self._facts, *facts}))
+            raise AttributeError(f"dataset '{self._facts['name']}' has no metadata '{key}'; it has: {known}")
+        return facts[key]
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        known = self.as_dict()
+        if key in known and known[key] != value:
+            name = known["name"]
+            raise DatasetError(
+                f"metadata '{key}' of dataset '{name}' is {known[key]!r}, and cannot become {value!r}"
+            )
+        self._facts[key] = value
+
+    def set(self, **facts: Any) -> Metadata:
+        """Set several facts."""
+        for key, value in facts.items():
+            setattr(self, key, value)
+        return self
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The fact, or `default` where the dataset has none of that name."""
+        return self.as_dict().get(key, default)
+
+    def snapshot(self) -> Metadata:
+        """A copy with all facts as they are now, which other processes can be given."""
+        return Metadata(self._facts["name"]).set(**self.as_dict())
+
+    def as_dict(self) -> dict[str, Any]:
+        """All facts."""
+        return {**self._derived(), **self._facts}
+
+    def __repr__(self) -> str:
+        return f"Metadata({self._facts})"
+
+
+class _DatasetCatalog:
+    """Name -> function that returns the list of dicts."""
+
+    def __init__(self) -> None:
+        self._loaders: dict[str, Callable[[], list[Record]]] = {}
+
+    def register(self, name: str, func: Callable[[], builtins.list[Record]]) -> None:
+        """Make `func()` the dataset called `name`; a name is given once."""
+        if name in self._loaders:
+            raise DatasetError(f"a dataset called '{name}' is registered already")
+        self._loaders[name] = func
+
+    def get(self, name: str) -> builtins.list[Record]:
+        """The dataset's records, read anew.
+
+        Raises:
+            DatasetError: no dataset has that name (the message tells which there are), or it cannot be read.
+        """
+        if name not in self._loaders:
+            near = get_close_matches(name, self._loaders, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise DatasetError(
+                f"no dataset is called '{name}'; {hint}registered are: {', '.join(self.list())}"
+            )
+        return self._loaders[name]()
+
+    def list(self) -> builtins.list[str]:
+        """The names, sorted."""
+        return sorted(self._loaders)
+
+    def remove(self, name: str) -> None:
+        """Forget the dataset; its metadata is apart."""
+        self._loaders.pop(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._loaders
+
+
+class _MetadataCatalog:
+    """Name -> `Metadata`, made when first asked for: facts may be set before or after registration."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Metadata] = {}
+
+    def get(self, name: str) -> Metadata:
+        """The facts about the dataset `name`."""
+        return self._entries.setdefault(name, Metadata(name))
+
+    def list(self) -> builtins.list[str]:
+        """The names, sorted."""
+        return sorted(self._entries)
+
+    def remove(self, name: str) -> None:
+        """Forget the facts."""
+        self._entries.pop(name)
+
+
+DatasetCatalog = _DatasetCatalog()
+MetadataCatalog = _MetadataCatalog()

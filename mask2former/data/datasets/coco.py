@@ -1,0 +1,291 @@
+"""COCO's two formats, instances and panoptic, for COCO 2017 itself and for anybody's files.
+
+Registering reads nothing: files are read when the dataset is got from the catalog, categories when a fact is
+asked for that was not given. Contiguous class ids follow the order of the dataset's category ids.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
+from mask2former.data.datasets.files import METADATA, datasets_root, read_json, require
+from mask2former.data.errors import DatasetError
+from mask2former.data.targets import is_polygon
+from mask2former.label_files import PathLike
+
+logger = logging.getLogger(__name__)
+Facts = dict[str, Any]
+XYWH = 1  # Detectron2's BoxMode.XYWH_ABS
+INSTANCE_FACTS: Facts = {"evaluator_type": "coco"}
+PANOPTIC_FACTS: Facts = {"evaluator_type": "coco_panoptic_seg", "ignore_label": 255, "label_divisor": 1000}
+
+# Below the root of all datasets.
+INSTANCES = {
+    name: {"image_root": f"coco/{pictures}2017", "json_file": f"coco/annotations/{annotations}2017.json"}
+    for name, pictures, annotations in (
+        ("coco_2017_train", "train", "instances_train"),
+        ("coco_2017_val", "val", "instances_val"),
+        ("coco_2017_test-dev", "test", "image_info_test-dev"),
+    )
+}
+PANOPTIC = {
+    f"coco_2017_{split}_panoptic{suffix}": {
+        "image_root": f"coco/{split}2017",
+        "panoptic_root": f"coco/panoptic_{split}2017",
+        "panoptic_json": f"coco/annotations/panoptic_{split}2017.json",
+        "sem_seg_root": f"coco/panoptic_semseg_{split}2017",
+        "json_file": f"coco/annotations/instances_{split}2017.json",
+    }
+    for split in ("train", "val")
+    for suffix in ("", "_with_sem_seg")
+}
+
+
+def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, image_root: PathLike) -> None:
+    """Make a COCO instance JSON and a folder of pictures known as `name`.
+
+    `metadata` holds facts beyond those; the classes are those of the JSON's `categories`.
+    """
+    facts = {"json_file": str(json_file), "image_root": str(image_root), **INSTANCE_FACTS, **metadata}
+    derived = functools.cache(lambda: instance_categories(_categories(json_file)))
+    _register(name, facts, derived, _load_instances)
+
+
+def register_coco_panoptic(
+    name: str,
+    metadata: Facts,
+    image_root: PathLike,
+    panoptic_root: PathLike,
+    panoptic_json: PathLike,
+    sem_seg_root: PathLike | None = None,
+    instances_json: PathLike | None = None,
+) -> None:
+    """Make a COCO panoptic JSON, its folder of PNGs and a folder of pictures known as `name`.
+
+    `sem_seg_root` holds label maps with contiguous ids; without it, or where that folder does not exist, they
+    are derived from the panoptic PNGs. `instances_json` is what AP is measured against, if at all.
+    """
+    paths = {
+        "image_root": image_root,
+        "panoptic_root": panoptic_root,
+        "panoptic_json": panoptic_json,
+        "sem_seg_root": sem_seg_root,
+        "json_file": instances_json,
+    }
+    given = {key: str(path) for key, path in paths.items() if path is not None}
+    derived = functools.cache(lambda: panoptic_categories(_categories(panoptic_json)))
+    _register(name, {**given, **PANOPTIC_FACTS, **metadata}, derived, _load_panoptic)
+
+
+def register_panoptic_below_root(
+    name: str, paths: dict[str, str], categories: Callable[[], list[Facts]]
+) -> None:
+    """The same for a dataset that lies below the root of all datasets, and whose categories we know.
+
+    `paths` has the keys of `PANOPTIC`; they follow $DETECTRON2_DATASETS when they are used.
+    """
+
+    def facts() -> Facts:
+        return {**_below_root(paths), **PANOPTIC_FACTS, **panoptic_categories(categories())}
+
+    _register(name, {}, facts, _load_panoptic)
+
+
+def register_instances_below_root(
+    name: str, paths: dict[str, str], categories: Callable[[], list[Facts]]
+) -> None:
+    """The same of instances; `paths` has the keys of `INSTANCES`."""
+
+    def facts() -> Facts:
+        return {**_below_root(paths), **INSTANCE_FACTS, **instance_categories(categories())}
+
+    _register(name, {}, facts, _load_instances)
+
+
+def register_coco() -> None:
+    """COCO 2017 under its published names."""
+    for name, paths in INSTANCES.items():
+        register_instances_below_root(name, paths, _coco_things)
+    for name, paths in PANOPTIC.items():
+        register_panoptic_below_root(name, paths, _coco_table)
+
+
+def instance_categories(categories: list[Facts]) -> Facts:
+    """The facts that follow from the categories of an instance JSON: names, colours, ids."""
+    ids = {category["id"]: i for i, category in enumerate(categories)}
+    return {
+        "thing_classes": [category["name"] for category in categories],
+        "thing_dataset_id_to_contiguous_id": ids,
+        "thing_ids": list(ids.values()),
+        **_colours("thing_colors", categories),
+    }
+
+
+def panoptic_categories(categories: list[Facts]) -> Facts:
+    """The same of a panoptic JSON: `stuff_` facts are of all classes, `thing_` facts of things alone."""
+    ids = {category["id"]: i for i, category in enumerate(categories)}
+    things = [category for category in categories if category["isthing"]]
+    return {
+        "thing_classes": [category["name"] for category in things],
+        "stuff_classes": [category["name"] for category in categories],
+        "thing_dataset_id_to_contiguous_id": {thing["id"]: ids[thing["id"]] for thing in things},
+        "stuff_dataset_id_to_contiguous_id": ids,
+        "thing_ids": [ids[thing["id"]] for thing in things],
+        **_colours("thing_colors", things),
+        **_colours("stuff_colors", categories),
+    }
+
+
+def _register(
+    name: str, facts: Facts, derived: Callable[[], Facts], load: Callable[[Metadata], list[Record]]
+) -> None:
+    metadata = MetadataCatalog.get(name)
+    DatasetCatalog.register(name, lambda: load(metadata))
+    metadata.set(**facts).derive(derived)  # in this order, so that setting derives nothing
+
+
+def _below_root(paths: dict[str, str]) -> Facts:
+    return {key: str(datasets_root() / path) for key, path in paths.items()}
+
+
+@functools.cache
+def _coco_table() -> list[Facts]:
+    return read_json(METADATA / "coco_panoptic_133.json")
+
+
+def _coco_things() -> list[Facts]:
+    return [category for category in _coco_table() if category["isthing"]]
+
+
+def _categories(path: PathLike) -> list[Facts]:
+    categories = read_json(path, "categories")["categories"]
+    return sorted(categories, key=lambda category: category["id"])
+
+
+def _colours(key: str, categories: list[Facts]) -> Facts:
+    known = all("color" in category for category in categories)
+    return {key: [category["color"] for category in categories]} if known else {}
+
+
+def _load_instances(metadata: Metadata) -> list[Record]:
+    """The records of an instance JSON, one for each picture that it lists.
+
+    A file without `annotations` (as those of COCO's test sets) gives records without.
+    """
+    path, root = metadata.json_file, require(metadata.image_root)
+    content = read_json(path, "images")
+    records = [_converted(path, image, _image_record, root) for image in content["images"]]
+    if "annotations" in content:
+        grouped = _instances_by_image(
+            path, content["annotations"], metadata.thing_dataset_id_to_contiguous_id
+        )
+        for record in records:
+            record["annotations"] = grouped.get(record["image_id"], [])
+    return records
+
+
+def _instances_by_image(path: str, annotations: list[Facts], ids: dict[int, int]) -> dict[Any, list[Facts]]:
+    grouped = defaultdict(list)
+    for annotation in annotations:
+        instance = _converted(path, annotation, _instance, ids)
+        if instance["segmentation"]:
+            grouped[annotation["image_id"]].append(instance)
+    dropped = len(annotations) - sum(map(len, grouped.values()))
+    if dropped:
+        logger.warning("%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped)
+    return grouped
+
+
+def _load_panoptic(metadata: Metadata) -> list[Record]:
+    """The records of a panoptic JSON, one for each annotated picture."""
+    path = metadata.panoptic_json
+    content = read_json(path, "images", "annotations")
+    images = {image["id"]: image for image in content["images"]}
+    roots = (
+        require(metadata.image_root),
+        require(metadata.panoptic_root),
+        _existing(metadata.get("sem_seg_root")),
+    )
+    return [
+        _converted(path, annotation, _panoptic_record, images, roots, metadata)
+        for annotation in content["annotations"]
+    ]
+
+
+def _image_record(image: Facts, root: Path) -> Record:
+    return {
+        "file_name": str(root / image["file_name"]),
+        "image_id": image["id"],
+        "height": image["height"],
+        "width": image["width"],
+    }
+
+
+def _instance(annotation: Facts, ids: dict[int, int]) -> Facts:
+    shape = annotation["segmentation"]
+    if isinstance(shape, list):
+        shape = [points for points in shape if is_polygon(points)]
+    return {
+        "image_id": annotation["image_id"],
+        "category_id": _contiguous(annotation, ids),
+        "iscrowd": annotation.get("iscrowd", 0),
+        "segmentation": shape,
+        **({"bbox": annotation["bbox"], "bbox_mode": XYWH} if "bbox" in annotation else {}),
+    }
+
+
+def _panoptic_record(
+    annotation: Facts, images: dict[Any, Facts], roots: tuple[Path, Path, Path | None], metadata: Metadata
+) -> Record:
+    if annotation["image_id"] not in images:
+        raise DatasetError("no such id among 'images'")
+    image_root, panoptic_root, sem_seg_root = roots
+    semantic = {"sem_seg_file_name": str(sem_seg_root / annotation["file_name"])} if sem_seg_root else {}
+    return {
+        **_image_record(images[annotation["image_id"]], image_root),
+        "pan_seg_file_name": str(panoptic_root / annotation["file_name"]),
+        **semantic,
+        "segments_info": [_segment(segment, metadata) for segment in annotation["segments_info"]],
+    }
+
+
+def _segment(segment: Facts, metadata: Metadata) -> Facts:
+    return {
+        "id": segment["id"],
+        "category_id": _contiguous(segment, metadata.stuff_dataset_id_to_contiguous_id),
+        "isthing": segment["category_id"] in metadata.thing_dataset_id_to_contiguous_id,
+        "iscrowd": segment.get("iscrowd", 0),
+    }
+
+
+def _contiguous(item: Facts, ids: dict[int, int]) -> int:
+    category = item["category_id"]
+    if category not in ids:
+        raise DatasetError(f"category_id {category!r} is not among the categories {list(ids)}")
+    return ids[category]
+
+
+def _converted(path: str, item: Facts, convert: Callable[..., Facts], *arguments: Any) -> Facts:
+    """`convert(item, *arguments)`; what is wrong with the item is reported with its file and image."""
+    try:
+        return convert(item, *arguments)
+    except KeyError as key:
+        what = f"no {key} in {_brief(item)}"
+    except DatasetError as error:
+        what = str(error)
+    raise DatasetError(f"{path}, image id {item.get('image_id', item.get('id'))!r}: {what}")
+
+
+def _brief(item: Facts) -> str:
+    text = repr(item)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _existing(folder: str | None) -> Path | None:
+    return Path(folder) if folder and Path(folder).is_dir() else None

@@ -1,0 +1,249 @@
+"""Batches: which records come when, and the worker processes that read them.
+
+All randomness of training data hangs on two numbers, the run's seed and a sample's number in the one infinite
+stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, rank r of W on the r-th of W equal parts of
+them. A run therefore continues exactly after a resume, and sees the same with any number of processes and
+workers.
+
+Letters: `B` images of a step over all processes, `b` those of this process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
+from mask2former.data.errors import DatasetError
+from mask2former.data.mapper import TestMapper, TrainMapper, build_test_mapper, build_train_mapper
+from mask2former.distributed import rank, world_size
+
+logger = logging.getLogger(__name__)
+Batch = list[dict[str, Any]]
+SHARED_FACTS = ("thing_classes", "stuff_classes", "ignore_label")
+
+
+class PackedRecords(Sequence[Record]):
+    """Records in one buffer, so that forked workers share them.
+
+    A list of dicts is copied into each worker bit by bit, since reading an object writes its reference count.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        packed = [pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL) for record in records]
+        self._ends = np.cumsum([0, *map(len, packed)])
+        self._buffer = np.frombuffer(b"".join(packed), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        start, end = self._ends[index], self._ends[index + 1]
+        return pickle.loads(self._buffer[start:end].data)
+
+
+class TrainSamples(Dataset[dict[str, Any]]):
+    """`[number, index]` -> the sample of that number, which shows record `index`."""
+
+    def __init__(self, records: Sequence[Record], mapper: TrainMapper, seed: int) -> None:
+        self.records = PackedRecords(records)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        number, index = key
+        return self.mapper(self.records[index], sample_seed(self.seed, number))
+
+
+class TestSamples(Dataset[dict[str, Any]]):
+    """`[index]` -> the sample that shows record `index`."""
+
+    __test__ = False  # not a test case, whatever its name suggests to pytest
+
+    def __init__(self, records: Sequence[Record], mapper: TestMapper) -> None:
+        self.records = PackedRecords(records)
+        self.mapper = mapper
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.mapper(self.records[index])
+
+
+class TrainBatches:
+    """From step `first_step` on, without end: the `(number, index)` of this process's `b` samples."""
+
+    def __init__(
+        self, *, repeats: np.ndarray, seed: int, total: int, first_step: int, part: int = 0, parts: int = 1
+    ) -> None:
+        self.repeats = repeats
+        self.seed = seed
+        self.total = total
+        self.first_step = first_step
+        self.part = part
+        self.parts = parts
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        samples = sample_stream(self.repeats, self.seed, self.first_step * self.total)
+        own = self.total // self.parts
+        while True:
+            step = list(itertools.islice(samples, self.total))
+            yield step[self.part * own : (self.part + 1) * own]
+
+
+def sample_stream(repeats: np.ndarray, seed: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """The samples `(number, index)` from `first` on: epoch after epoch, each shuffled by its own number."""
+    start = 0  # the number of the epoch's first sample
+    for epoch in itertools.count():
+        order = epoch_order(repeats, seed, epoch)
+        for number in range(max(first, start), start + len(order)):
+            yield number, int(order[number - start])
+        start += len(order)
+
+
+def epoch_order(repeats: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Record i stands `repeats[i]` times in an epoch, the fraction being a chance; in random order."""
+    rng = np.random.default_rng([seed, epoch])
+    times = np.floor(repeats + rng.random(len(repeats))).astype(int)
+    return rng.permutation(np.repeat(np.arange(len(repeats)), times))
+
+
+def sample_seed(seed: int, number: int) -> int:
+    """A number below 2^63 for the sample's augmentation and the random points of its losses."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -> DataLoader[Any]:
+    """This process's batches of DATASETS.TRAIN, without end, from step `first_step` on.
+
+    Args:
+        cfg: the config.
+        first_step: 0, or after a resume the number of steps done.
+        seed: the run's seed, the same on all processes; None takes cfg.SEED, and where that is negative draws
+            one (a single process only).
+
+    Raises:
+        DatasetError: a dataset is unknown or broken, or no picture is left to train on.
+        ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
+    """
+    records, metadata = read_datasets(cfg.DATASETS.TRAIN)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = without_empty(records)
+    if not records:
+        raise DatasetError(
+            f"nothing to train on: {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN is empty'}"
+        )
+    total, parts = cfg.SOLVER.IMS_PER_BATCH, world_size()
+    if total % parts or total <= 0:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}: {parts} processes cannot share that evenly")
+    seed = _run_seed(cfg) if seed is None else seed
+    batches = TrainBatches(
+        repeats=_repeats(cfg, records),
+        seed=seed,
+        total=total,
+        first_step=first_step,
+        part=rank(),
+        parts=parts,
+    )
+    samples = TrainSamples(records, build_train_mapper(cfg, metadata), seed)
+    return _loader(cfg, samples, batches)
+
+
+def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> DataLoader[Any]:
+    """This process's part of the dataset, each picture once, in order."""
+    records, _ = read_datasets([dataset_name])
+    bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
+    own = range(bounds[rank()], bounds[rank() + 1])
+    batches = [list(own[i : i + batch_size]) for i in range(0, len(own), batch_size)]
+    return _loader(cfg, TestSamples(records, build_test_mapper(cfg)), batches)
+
+
+def read_datasets(names: Sequence[str]) -> tuple[list[Record], Metadata]:
+    """The records of all datasets in a row, and the metadata of the first.
+
+    Raises:
+        DatasetError: a name is unknown, or the datasets differ in their classes or ignore label.
+    """
+    records = [record for name in names for record in DatasetCatalog.get(name)]
+    entries = [MetadataCatalog.get(name) for name in names]
+    for fact, entry in itertools.product(SHARED_FACTS, entries):
+        if entry.get(fact) != entries[0].get(fact):
+            raise DatasetError(f"datasets '{names[0]}' and '{entry.name}' cannot be joined: '{fact}' differs")
+    return records, entries[0] if entries else Metadata("none")
+
+
+def without_empty(records: Sequence[Record]) -> list[Record]:
+    """The records with an instance that is no crowd; those that know no `annotations` are all kept."""
+    kept = [
+        record
+        for record in records
+        if "annotations" not in record or any(not a.get("iscrowd", 0) for a in record["annotations"])
+    ]
+    if len(kept) < len(records):
+        logger.info(
+            "left out %d of %d pictures, which show no instance", len(records) - len(kept), len(records)
+        )
+    return kept
+
+
+def repeat_factors(records: Sequence[Record], threshold: float, sqrt: bool = True) -> np.ndarray:
+    """How often each record (len(records),) stands in an epoch: more than once if it shows a rare category.
+
+    A category on a share f of the pictures wants max(1, threshold / f), or the square root of that; a picture
+    goes by its most wanting category (LVIS, Gupta et al., 2019, appendix B).
+    """
+    present = [{a["category_id"] for a in _annotated(record)} for record in records]
+    pictures = Counter(itertools.chain.from_iterable(present))
+    power = 0.5 if sqrt else 1.0
+    wanted = {c: max(1.0, (threshold * len(records) / count) ** power) for c, count in pictures.items()}
+    return np.array([max((wanted[c] for c in categories), default=1.0) for categories in present])
+
+
+def _annotated(record: Record) -> Sequence[dict[str, Any]]:
+    return record.get("annotations") or record.get("segments_info") or ()
+
+
+def _repeats(cfg: Any, records: Sequence[Record]) -> np.ndarray:
+    source = cfg.DATALOADER
+    samplers: dict[str, Callable[[], np.ndarray]] = {
+        "TrainingSampler": lambda: np.ones(len(records)),
+        "RepeatFactorTrainingSampler": lambda: repeat_factors(
+            records, source.REPEAT_THRESHOLD, source.REPEAT_SQRT
+        ),
+    }
+    if source.SAMPLER_TRAIN not in samplers:
+        known = ", ".join(samplers)
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{source.SAMPLER_TRAIN}'; it can be one of {known}")
+    return samplers[source.SAMPLER_TRAIN]()
+
+
+def _run_seed(cfg: Any) -> int:
+    if cfg.SEED >= 0:
+        return cfg.SEED
+    if world_size() > 1:
+        raise ValueError("SEED is negative: several processes need one seed, passed as `seed`")
+    return int(np.random.SeedSequence().generate_state(1)[0])
+
+
+def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> DataLoader[Any]:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _as_list(samples: Batch) -> Batch:
+    return samples
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves are the parallelism

@@ -1,0 +1,215 @@
+"""Ground truth: any annotation -> the classes and masks of an image's segments.
+
+A reader takes a record (Detectron2's dataset dict) and the dataset's metadata, checks the record, and returns
+the segments that are trained on; regions marked `iscrowd` are not among them. Masks are cut when asked for,
+as a view of the picture shows them: `segments.masks(view)`.
+
+Letters: `N` segments of one image, `H, W` the sides of its original picture, `h, w` of the view, in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from mask2former.data.catalog import Metadata, Record
+from mask2former.data.errors import broken_record
+from mask2former.data.view import View
+from mask2former.label_files import read_label_map, read_segment_ids
+
+Size = tuple[int, int]
+NO_SEGMENT = -1  # in an id map, where the view shows padding
+
+
+class Segments(Protocol):
+    """What a reader returns."""
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Contiguous class ids (N,) int64."""
+
+    def masks(self, view: View) -> np.ndarray:
+        """The masks (N, h, w) bool as seen by `view`."""
+
+
+class MapSegments(NamedTuple):
+    """Segments that share one map (H, W): segment i is where the map holds `ids[i]`."""
+
+    classes: np.ndarray
+    ids: np.ndarray
+    id_map: np.ndarray
+
+    def masks(self, view: View) -> np.ndarray:
+        """The masks (N, h, w) bool as seen by `view`."""
+        return view.take(self.id_map, fill=NO_SEGMENT) == self.ids[:, None, None]
+
+
+class DrawnSegments(NamedTuple):
+    """Segments each with a mask of its own, made one at a time: `draw(i)` is the i-th, (H, W) bool."""
+
+    classes: np.ndarray
+    draw: Callable[[int], np.ndarray]
+
+    def masks(self, view: View) -> np.ndarray:
+        """The masks (N, h, w) bool as seen by `view`."""
+        masks = np.empty((len(self.classes), *view.size), dtype=bool)
+        for i in range(len(masks)):
+            masks[i] = view.take(self.draw(i))
+        return masks
+
+
+Reader = Callable[[Record, Metadata, Size], Segments]
+
+
+def read_instances(record: Record, metadata: Metadata, size: Size) -> DrawnSegments:
+    """Segments of `annotations`: polygons, RLE (compressed or not) or (H, W) arrays.
+
+    Raises:
+        DatasetError: no annotations, an unknown class, a mask that cannot be decoded or has another size.
+    """
+    annotations = [a for a in _value(record, "annotations") if not a.get("iscrowd", 0)]
+    classes = _checked_classes(record, annotations, len(metadata.thing_classes))
+
+    def draw(index: int) -> np.ndarray:
+        return decode_mask(annotations[index].get("segmentation"), size, record)
+
+    return DrawnSegments(classes, draw)
+
+
+def read_panoptic(record: Record, metadata: Metadata, size: Size) -> MapSegments:
+    """Segments of a panoptic PNG: `pan_seg_file_name` and `segments_info`.
+
+    Raises:
+        DatasetError: a missing or unreadable file, another size, an unknown class, an id that the PNG lacks.
+    """
+    id_map = read_panoptic_png(record, size)
+    segments = [s for s in _value(record, "segments_info") if not s.get("iscrowd", 0)]
+    ids = np.array([_value(s, "id", record) for s in segments], dtype=np.int64)
+    absent = [i for i in ids if not (id_map == i).any()]
+    if absent:
+        what = f"no pixel has the id {_some(absent)} that segments_info lists"
+        raise broken_record(record, what, record["pan_seg_file_name"])
+    return MapSegments(_checked_classes(record, segments, len(metadata.stuff_classes)), ids, id_map)
+
+
+def read_semantic(record: Record, metadata: Metadata, size: Size) -> MapSegments:
+    """One segment for each class of the label map; pixels of the ignore label belong to none.
+
+    Raises:
+        DatasetError: a missing or unreadable file, another size, a label beyond the classes.
+    """
+    label_map = semantic_map(record, metadata, size)
+    ignore_label = metadata.get("ignore_label", 255)
+    labels = np.flatnonzero(np.bincount(label_map.ravel()))
+    labels = labels[labels != ignore_label]
+    num_classes = len(metadata.stuff_classes)
+    wrong = labels[labels >= num_classes]
+    if len(wrong):
+        what = f"label {_some(wrong)}; valid are 0..{num_classes - 1}, and {ignore_label} where there is none"
+        raise broken_record(record, what, record.get("sem_seg_file_name"))
+    return MapSegments(labels, labels, label_map)
+
+
+def semantic_map(record: Record, metadata: Metadata, size: Size) -> np.ndarray:
+    """The label map (H, W) int32: the semantic PNG, or without one what the panoptic PNG says."""
+    if "sem_seg_file_name" in record:
+        return _read_map(record, "sem_seg_file_name", read_label_map, size)
+    _value(record, "pan_seg_file_name")
+    ignore_label = metadata.get("ignore_label", 255)
+    return semantic_from_panoptic(
+        read_panoptic_png(record, size), _value(record, "segments_info"), ignore_label
+    )
+
+
+def semantic_from_panoptic(
+    id_map: np.ndarray, segments: Sequence[dict[str, Any]], ignore_label: int = 255
+) -> np.ndarray:
+    """Panoptic ids (H, W) -> labels (H, W) int32: each segment's class, crowds too, elsewhere ignored."""
+    labels = np.full(id_map.shape, ignore_label, dtype=np.int32)
+    for segment in segments:
+        labels[id_map == segment["id"]] = segment["category_id"]
+    return labels
+
+
+def read_panoptic_png(record: Record, size: Size) -> np.ndarray:
+    """The segment ids (H, W) int32 of the record's panoptic PNG."""
+    return _read_map(record, "pan_seg_file_name", read_segment_ids, size)
+
+
+def decode_mask(segmentation: Any, size: Size, record: Record) -> np.ndarray:
+    """Polygons, an RLE dict with counts as list, str or bytes, or an (H, W) array -> (H, W) bool."""
+    if isinstance(segmentation, np.ndarray):
+        mask = segmentation
+    elif isinstance(segmentation, dict | list):
+        try:
+            mask = coco_mask.decode(_as_rle(segmentation, size))
+        except Exception as error:  # pycocotools raises bare ones
+            raise broken_record(
+                record, f"mask {_shown(segmentation)} cannot be decoded: {error!r}"
+            ) from error
+    else:
+        raise broken_record(record, f"'segmentation' is {_shown(segmentation)}: not polygons, RLE or array")
+    if mask.shape != size:
+        raise broken_record(record, f"a mask of (height, width) {mask.shape} for a picture of {size}")
+    return mask.astype(bool, order="C")  # pycocotools hands out columns
+
+
+def is_polygon(points: Any) -> bool:
+    """Whether it is a flat list x0, y0, x1, y1, x2, y2, ... of three points or more."""
+    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+
+
+def _as_rle(segmentation: dict[str, Any] | list[Any], size: Size) -> dict[str, Any]:
+    if isinstance(segmentation, list):
+        if not segmentation or not all(map(is_polygon, segmentation)):
+            raise ValueError("a polygon is a list of at least three points x, y")
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    if isinstance(segmentation["counts"], list):
+        if sum(segmentation["counts"]) != math.prod(segmentation["size"]):
+            raise ValueError(
+                "the counts do not add up to the size"
+            )  # pycocotools would leave the rest undefined
+        return coco_mask.frPyObjects(segmentation, *segmentation["size"])
+    return segmentation
+
+
+def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size: Size) -> np.ndarray:
+    """What `read` makes of the file that `record[key]` names: (H, W) int32."""
+    path = _value(record, key)
+    try:
+        values = read(path)
+    except ValueError as error:
+        raise broken_record(record, str(error).removeprefix(f"{path}: "), path) from error
+    if values.shape != size:
+        raise broken_record(record, f"(height, width) is {values.shape}, the picture's is {size}", path)
+    return values.astype(np.int32)
+
+
+def _checked_classes(record: Record, segments: Sequence[dict[str, Any]], num_classes: int) -> np.ndarray:
+    classes = np.array([_value(segment, "category_id", record) for segment in segments], dtype=np.int64)
+    wrong = classes[(classes < 0) | (classes >= num_classes)]
+    if len(wrong):
+        raise broken_record(
+            record, f"class {_some(wrong)}, but there are {num_classes} (0..{num_classes - 1})"
+        )
+    return classes
+
+
+def _value(container: dict[str, Any], key: str, record: Record | None = None) -> Any:
+    if key not in container:
+        raise broken_record(record or container, f"no '{key}' among {sorted(container)}")
+    return container[key]
+
+
+def _some(values: Sequence[Any] | np.ndarray) -> str:
+    listed = ", ".join(str(value) for value in values[:5])
+    return listed + (", ..." if len(values) > 5 else "")
+
+
+def _shown(segmentation: Any) -> str:
+    text = repr(segmentation)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,113 @@
+"""Which metrics a dataset is measured by, and measuring a model on the datasets of DATASETS.TEST.
+
+The table is Detectron2's: a dataset's `evaluator_type` and the outputs that are on decide.
+"""
+
+import logging
+import math
+from collections import OrderedDict
+from pathlib import Path
+
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from mask2former.data import MetadataCatalog
+from mask2former.data.loader import build_test_loader
+from mask2former.distributed import is_main_process
+from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint import RunFolder
+from mask2former.engine.hooks import Results
+from mask2former.engine.weights import load_weights
+from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
+from mask2former.evaluation.mean_iou import SemSegEvaluator
+from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
+from mask2former.evaluation.report import metrics_table
+
+logger = logging.getLogger(__name__)
+
+TASKS = ("semantic", "instance", "panoptic")
+ALL_TASKS: dict[str, type] = {
+    "semantic": SemSegEvaluator,
+    "instance": COCOEvaluator,
+    "panoptic": COCOPanopticEvaluator,
+}
+EVALUATORS: dict[str, dict[str, type]] = {
+    "coco": {"instance": COCOEvaluator},
+    "sem_seg": {"semantic": SemSegEvaluator},
+    "coco_panoptic_seg": ALL_TASKS,
+    "ade20k_panoptic_seg": ALL_TASKS,
+    "mapillary_vistas_panoptic_seg": {"semantic": SemSegEvaluator, "panoptic": COCOPanopticEvaluator},
+}
+
+
+def tasks_on(cfg: CfgNode) -> list[str]:
+    """The tasks whose outputs the model makes."""
+    return [task for task in TASKS if cfg.MODEL.MASK_FORMER.TEST[f"{task.upper()}_ON"]]
+
+
+def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEvaluators:
+    """The evaluators of `dataset` for the tasks that are on.
+
+    Raises:
+        ValueError: its metadata names no evaluator type that is known, or none for these tasks.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    kind = metadata.get("evaluator_type")
+    if kind not in EVALUATORS:
+        raise ValueError(
+            f"dataset '{dataset}' has evaluator_type '{kind}'; known are: {', '.join(EVALUATORS)}"
+        )
+    chosen = [EVALUATORS[kind][task] for task in tasks_on(cfg) if task in EVALUATORS[kind]]
+    if not chosen:
+        outputs = ", ".join(tasks_on(cfg)) or "nothing"
+        raise ValueError(
+            f"dataset '{dataset}' ({kind}) has no metric for what the model makes, {outputs}: "
+            "see MODEL.MASK_FORMER.TEST.*_ON"
+        )
+    return DatasetEvaluators([make(metadata=metadata, output_dir=str(output_dir)) for make in chosen])
+
+
+def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
+    """Task -> metric -> value on DATASETS.TEST; with several datasets, dataset -> task -> metric -> value.
+
+    Results stand on the main process only. The official files are written below `output_dir`.
+    """
+    by_dataset: Results = OrderedDict()
+    for dataset in cfg.DATASETS.TEST:
+        folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
+        evaluator = build_evaluator(cfg, dataset, folder)
+        by_dataset[dataset] = inference_on_dataset(model, build_test_loader(cfg, dataset), evaluator)
+        if is_main_process():
+            for task, metrics in by_dataset[dataset].items():
+                logger.info("%s on %s\n%s", task, dataset, metrics_table(metrics, per_class=False))
+    return next(iter(by_dataset.values())) if len(by_dataset) == 1 else by_dataset
+
+
+def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
+    """Evaluate the weights of MODEL.WEIGHTS or, with `resume`, of the run in OUTPUT_DIR.
+
+    Raises:
+        ValueError: there are no weights, or they are those of a backbone only.
+    """
+    model = build_model(cfg)
+    saved = RunFolder(cfg.OUTPUT_DIR).load_last() if resume else None
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+    elif not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs weights: give MODEL.WEIGHTS FILE, or --resume for OUTPUT_DIR's")
+    elif not load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT).has_trained_head:
+        raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} holds no trained head: nothing to evaluate")
+    return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")
+
+
+def verify_results(cfg: CfgNode, results: Results) -> bool:
+    """Whether each row [task, metric, value, tolerance] of TEST.EXPECTED_RESULTS holds; says which do not."""
+    failures = []
+    for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        actual = results.get(task, {}).get(metric, math.nan)
+        if not abs(actual - expected) <= tolerance:
+            failures.append(f"{task}/{metric} is {actual}, expected {expected} +- {tolerance}")
+    for failure in failures:
+        logger.error("TEST.EXPECTED_RESULTS: %s", failure)
+    return not failures

@@ -1,0 +1,153 @@
+"""One training run: model, optimiser, data, trainer and hooks from a config, fresh or resumed."""
+
+import logging
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mask2former.data.loader import build_train_loader
+from mask2former.distributed import barrier, is_main_process, sum_over_processes, world_size
+from mask2former.engine.build import build_model, checkpoint_metadata, class_names, dataset_metadata
+from mask2former.engine.checkpoint import RunFolder, atomic_write
+from mask2former.engine.evaluate import Results, evaluate
+from mask2former.engine.hooks import CheckpointHook, EvaluationHook, Hook, ProgressHook
+from mask2former.engine.metrics_log import MetricsLog
+from mask2former.engine.pictures import PictureHook
+from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
+from mask2former.engine.trainer import Trainer, autocast_dtype
+from mask2former.engine.weights import load_weights
+
+logger = logging.getLogger(__name__)
+
+
+def train(cfg: CfgNode, resume: bool) -> Results:
+    """Train as `cfg` says, with `resume` from OUTPUT_DIR's last checkpoint; the final evaluation's results.
+
+    Raises:
+        ValueError: the config contradicts itself or the checkpoint.
+        TrainingError: training cannot go on.
+    """
+    folder = RunFolder(cfg.OUTPUT_DIR)
+    saved = folder.load_last() if resume else None
+    cfg.SEED = _common_seed(cfg.SEED, saved)
+    torch.manual_seed(cfg.SEED)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+    model = build_model(cfg)
+    if saved is None and cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT)
+    trainer = build_trainer(cfg, model)
+    if saved is not None:
+        _restore(trainer, saved)
+    barrier()  # all have read what the main process may now move
+    metrics = _open_folder(cfg, folder, trainer.done, fresh=not resume)
+    evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
+    trainer.hooks = _hooks(cfg, folder, metrics, evaluation)
+    trainer.train(build_train_loader(cfg, first_step=trainer.done))
+    if metrics is not None:
+        metrics.close()
+    return evaluation.results
+
+
+def _common_seed(seed: int, saved: dict[str, Any] | None) -> int:
+    """SEED; where it is negative, that of the resumed run, else a random one: the same in all processes."""
+    if seed >= 0:
+        return seed
+    if saved is not None:
+        return int(saved["seed"])
+    drawn = secrets.randbelow(2**31) if is_main_process() else 0
+    return int(sum_over_processes(torch.tensor(drawn, device=_collective_device())))
+
+
+def _collective_device() -> str:
+    """Where tensors must be for the processes to exchange them: NCCL knows GPUs only."""
+    return "cuda" if world_size() > 1 and torch.distributed.get_backend() == "nccl" else "cpu"
+
+
+def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
+    """A trainer of `model`, without hooks, at step 0.
+
+    Raises:
+        ValueError: fewer images in a process's share of a step than pieces to split it in.
+    """
+    solver = cfg.SOLVER
+    if world_size() * solver.ACCUMULATION_STEPS > solver.IMS_PER_BATCH:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is too small for {world_size()} processes x "
+            f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
+        )
+    optimizer = build_optimizer(cfg, model)
+    device = next(model.parameters()).device
+    return Trainer(
+        model=_synchronised(model, device),
+        optimizer=optimizer,
+        scheduler=build_scheduler(cfg, optimizer),
+        clip=build_clipper(cfg),
+        max_iter=solver.MAX_ITER,
+        dtype=autocast_dtype(cfg, device),
+        accumulation=solver.ACCUMULATION_STEPS,
+        seed=cfg.SEED,
+    )
+
+
+def _synchronised(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model`, averaging its gradients over processes if there are several."""
+    if world_size() == 1:
+        return model
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
+    try:
+        trainer.plain_model.load_state_dict(saved["model"])
+        trainer.load_state_dict(saved)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the run in OUTPUT_DIR does not fit this config: {error}") from error
+    steps = sum_over_processes(torch.tensor(trainer.done, device=_collective_device()))
+    if int(steps) != trainer.done * world_size():
+        raise ValueError(
+            "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
+        )
+
+
+def _open_folder(cfg: CfgNode, folder: RunFolder, start: int, *, fresh: bool) -> MetricsLog | None:
+    """Make the run folder this run's own; the log of its metrics (main process only)."""
+    if not is_main_process():
+        return None
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.remove_unfinished()
+    if fresh:
+        folder.set_earlier_run_aside()
+    with atomic_write(folder.path / "config.yaml") as file:
+        file.write(cfg.dump().encode())
+    logger.info("config, also in %s\n%s", folder.path / "config.yaml", cfg.dump())
+    logger.info("steps %d to %d, seed %d, run folder %s", start, cfg.SOLVER.MAX_ITER, cfg.SEED, folder.path)
+    return MetricsLog(folder.path, start)
+
+
+def _hooks(
+    cfg: CfgNode, folder: RunFolder, metrics: MetricsLog | None, evaluation: EvaluationHook
+) -> list[Hook]:
+    extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
+    names = class_names(dataset_metadata(cfg))
+    return [
+        ProgressHook(metrics),
+        CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra),
+        PictureHook(cfg.VIS_PERIOD, names, folder.path, metrics),
+        evaluation,
+    ]
+
+
+def _evaluate(cfg: CfgNode, model: nn.Module) -> Results:
+    """Evaluate the model as the main process has it: the statistics of batch norms differ between processes."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")

@@ -1,0 +1,294 @@
+"""The training loop: forward, backward, agree, update; everything else is a hook.
+
+Several processes work on one step together. They agree on whether the step counts through the one collective
+that also averages the losses for the log, so a non-finite value anywhere makes all of them skip the step.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mask2former.distributed import gather_objects, rank, sum_over_processes, world_size
+from mask2former.engine.solver import Clipper
+
+logger = logging.getLogger(__name__)
+
+Batch = list[dict[str, Any]]
+
+MAX_SKIPPED_IN_A_ROW = 10
+DTYPES = {
+    "float32": None,
+    "fp32": None,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change, no traceback needed."""
+
+
+@dataclass
+class StepRecord:
+    """What a step left: this process's images, losses averaged over processes, the rate, and seconds."""
+
+    batch: Batch
+    losses: dict[str, float]
+    grad_norm: float
+    rate: float
+    data_seconds: float
+    compute_seconds: float
+    skipped: bool
+
+    def numbers(self) -> dict[str, float]:
+        """What the curves show of it."""
+        return {"total_loss": sum(self.losses.values()), **self.losses, "grad_norm": self.grad_norm}
+
+
+@dataclass
+class Window:
+    """Sums since the last line of the log; part of a checkpoint, so that the curve survives a resume."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, values: dict[str, float]) -> None:
+        """Take in one step."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def clear(self) -> None:
+        """Start anew, after a line."""
+        self.sums, self.count = {}, 0
+
+    def means(self) -> dict[str, float]:
+        """The averages so far."""
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+class Hook:
+    """Something to do around the loop; every process runs every hook."""
+
+    def before_train(self, trainer: "Trainer") -> None:
+        """Once, before the first step of this process."""
+
+    def after_step(self, trainer: "Trainer") -> None:
+        """After each step; `trainer.done` counts it already, `trainer.last` is what it left."""
+
+    def after_train(self, trainer: "Trainer") -> None:
+        """Once, after the last step of the run."""
+
+
+def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
+    """The reduced precision of SOLVER.AMP on `device`; None for float32.
+
+    Raises:
+        ValueError: SOLVER.AMP.DTYPE is not known.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    name = cfg.SOLVER.AMP.DTYPE
+    if name != "auto":
+        if name not in DTYPES:
+            raise ValueError(f"SOLVER.AMP.DTYPE is '{name}'; known are: auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
+    if device.type != "cuda":
+        return None
+    native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native_bf16 else torch.float16
+
+
+def split(batch: Batch, parts: int) -> Iterator[Batch]:
+    """`batch` in `parts` consecutive pieces of almost equal length."""
+    for part in range(parts):
+        yield batch[part * len(batch) // parts : (part + 1) * len(batch) // parts]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator gave up, of a GPU or of the host (which has no error class of its own)."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+
+
+def describe_image(sample: dict[str, Any]) -> str:
+    """File name, size (H x W) and number of objects of a training sample."""
+    name = sample.get("file_name", "an image without a file name")
+    height, width = sample["image"].shape[-2:]
+    objects = len(sample["instances"]) if "instances" in sample else 0
+    return f"{name} ({height} x {width}, {objects} objects)"
+
+
+class Trainer:
+    """Runs `model` until `done`, the number of steps behind it, reaches `max_iter`.
+
+    `model(batch)` returns weighted losses by name; their sum is what is minimised. With `accumulation` n, a
+    step's images pass in n pieces and their losses are averaged, weighted by the pieces' lengths.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LambdaLR,
+        clip: Clipper,
+        max_iter: int,
+        dtype: torch.dtype | None = None,
+        accumulation: int = 1,
+        seed: int = 0,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.model, self.optimizer, self.scheduler, self.clip = model, optimizer, scheduler, clip
+        self.max_iter, self.dtype, self.accumulation, self.seed = max_iter, dtype, accumulation, seed
+        self.hooks = hooks
+        self.device = next(model.parameters()).device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
+        self.done = 0
+        self.window = Window()
+        self.last: StepRecord | None = None
+        self._skipped_in_a_row = 0
+
+    @property
+    def plain_model(self) -> nn.Module:
+        """The model without the wrapper that synchronises processes."""
+        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that continues the run besides the weights, plain enough to be read as weights only."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "iteration": self.done - 1,
+            "window": {"sums": self.window.sums, "count": self.window.count},
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the step at which `state` was taken."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        if self.scaler.is_enabled() and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.window = Window(dict(state["window"]["sums"]), state["window"]["count"])
+        self.done = state["iteration"] + 1
+
+    def train(self, batches: Iterable[Batch]) -> None:
+        """Run the remaining steps; `batches` starts with the one of step `self.done`.
+
+        Raises:
+            TrainingError: out of memory, or ten steps in a row without a finite loss and gradient.
+        """
+        self.model.train()
+        for hook in self.hooks:
+            hook.before_train(self)
+        stream = iter(batches)
+        while self.done < self.max_iter:
+            self.last = self._run_step(stream)
+            self.done += 1
+            if not self.last.skipped:
+                self.window.add(self.last.numbers())
+            for hook in self.hooks:
+                hook.after_step(self)
+        for hook in self.hooks:
+            hook.after_train(self)
+
+    def _run_step(self, stream: Iterator[Batch]) -> StepRecord:
+        started = time.perf_counter()
+        batch = next(stream)
+        loaded = time.perf_counter()
+        # Drop path and the like draw from the global generator: seeded by step, a resumed run draws the same.
+        torch.manual_seed((self.seed + self.done) * world_size() + rank())
+        try:
+            terms = self._backward(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingError(self._explain_memory(batch, error)) from error
+        rate = self.learning_rate
+        losses, grad_norm, skipped = self._update(batch, terms)
+        computed = time.perf_counter()
+        return StepRecord(batch, losses, grad_norm, rate, loaded - started, computed - loaded, skipped)
+
+    def _backward(self, batch: Batch) -> dict[str, Tensor]:
+        """Leave the step's gradient in the parameters; the losses, without their graph."""
+        terms: dict[str, Tensor] = {}
+        for number, part in enumerate(split(batch, self.accumulation), start=1):
+            share = len(part) / len(batch)
+            with self._synchronised(number == self.accumulation):
+                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                    losses = {name: loss * share for name, loss in self.model(part).items()}
+                self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+            for name, loss in losses.items():
+                terms[name] = terms[name] + loss.detach() if name in terms else loss.detach()
+        return terms
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+        """Processes exchange gradients in the last backward pass of a step only."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return nullcontext()
+        return self.model.no_sync()
+
+    def _update(self, batch: Batch, terms: dict[str, Tensor]) -> tuple[dict[str, float], float, bool]:
+        """Clip and step, unless any process met a non-finite value: (mean losses, gradient norm, skipped)."""
+        self.scaler.unscale_(self.optimizer)
+        norm = self.clip(self.model.parameters())
+        local = torch.stack([*terms.values(), norm]).float()
+        *means, grad_norm = (sum_over_processes(local) / world_size()).tolist()
+        skipped = not all(map(math.isfinite, (*means, grad_norm)))
+        if skipped and self._overflowed(means):
+            logger.info("step %d skipped: float16 overflowed, its scale is lowered", self.done)
+        elif skipped:
+            self._skip(batch, [*terms, "the gradient"], local.tolist())
+        else:
+            self.scaler.step(self.optimizer)
+            self._skipped_in_a_row = 0
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scheduler.step()
+        return dict(zip(terms, means, strict=True)), grad_norm, skipped
+
+    def _overflowed(self, means: list[float]) -> bool:
+        """Whether only the scaled gradient is not finite: the next step tries with a smaller scale."""
+        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        return scaled and all(map(math.isfinite, means))
+
+    def _skip(self, batch: Batch, names: list[str], values: list[float]) -> None:
+        """Tell which images and which terms were not finite, and give up after too many such steps."""
+        bad = [name for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
+        self._skipped_in_a_row += 1
+        report = f"{', '.join(bad)} not finite on {', '.join(map(describe_image, batch))}" if bad else ""
+        reports = "; ".join(filter(None, gather_objects(report)))
+        logger.warning("step %d skipped: %s", self.done, reports)
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"training stopped at step {self.done}: {MAX_SKIPPED_IN_A_ROW} steps in a row were not finite, "
+                f"the last: {reports}. Lower SOLVER.BASE_LR (the rate is {self.learning_rate:.3g}), or set "
+                "SOLVER.AMP.DTYPE to bfloat16 or float32"
+            )
+
+    def _explain_memory(self, batch: Batch, error: BaseException) -> str:
+        return (
+            f"out of memory in step {self.done} on {', '.join(map(describe_image, batch))}. Raise "
+            f"SOLVER.ACCUMULATION_STEPS (now {self.accumulation}) or lower SOLVER.IMS_PER_BATCH; set "
+            "MODEL.ACTIVATION_CHECKPOINTING True; or lower INPUT.IMAGE_SIZE, INPUT.CROP.SIZE or "
+            f"INPUT.MIN_SIZE_TRAIN. ({error})"
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest rate of all groups: that of everything but the backbone."""
+        return max(group["lr"] for group in self.optimizer.param_groups)

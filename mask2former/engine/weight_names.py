@@ -1,0 +1,110 @@
+"""Other people's names for our parameters: one row of `SCHEMES` for each naming that files come in.
+
+The names of this project are those of the published Mask2Former checkpoints, so a scheme is needed only for
+backbones trained elsewhere and for checkpoints from before the names settled. A rename applies where a name
+needs it, never by a file's age or version number: a file with today's names passes through unchanged.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+Renames = tuple[tuple[str, str], ...]
+NOTHING = r"(?!)"
+
+WRAPPERS: Renames = ((r"^(?:module\.|_orig_mod\.)+", ""),)  # DistributedDataParallel, torch.compile
+
+
+class Scheme(NamedTuple):
+    """A way of naming.
+
+    A file follows it if each pattern of `evidence` is found in some name. `renames` apply one after the
+    other; names that match `ignored` have no counterpart in a segmentation model; names of the model that
+    match `fresh` cannot be in such a file.
+    """
+
+    title: str
+    evidence: tuple[str, ...]
+    renames: Renames = ()
+    ignored: str = NOTHING
+    fresh: str = NOTHING
+
+
+INTO_BACKBONE = (r"^", "backbone.")
+OUTSIDE_BACKBONE = r"^(?!backbone\.)"
+
+SCHEMES = (
+    Scheme(
+        title="Mask2Former checkpoint",
+        evidence=(r"^sem_seg_head\.",),
+        renames=(
+            (r"^sem_seg_head\.(?!pixel_decoder\.|predictor\.)", "sem_seg_head.pixel_decoder."),
+            (r"\.static_query\.", ".query_feat."),
+        ),
+    ),
+    Scheme(title="backbone", evidence=(r"^backbone\.",), fresh=OUTSIDE_BACKBONE),
+    Scheme(
+        title="ImageNet ResNet (Detectron2's names)",
+        evidence=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
+        renames=(INTO_BACKBONE,),
+        ignored=r"^(stem\.)?(fc|linear)\.",
+        fresh=OUTSIDE_BACKBONE,
+    ),
+    Scheme(
+        title="ImageNet ResNet (torchvision's names)",
+        evidence=(r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$"),
+        renames=(
+            (r"^(?=conv1\.|bn1\.)", "stem."),
+            *((rf"^layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4)),
+            (r"\bbn(\d)\.", r"conv\1.norm."),
+            (r"\bdownsample\.0\.", "shortcut."),
+            (r"\bdownsample\.1\.", "shortcut.norm."),
+            INTO_BACKBONE,
+        ),
+        ignored=r"^fc\.",
+        fresh=OUTSIDE_BACKBONE,
+    ),
+    Scheme(
+        title="ImageNet Swin Transformer",
+        evidence=(r"^patch_embed\.proj\.weight$", r"^layers\.0\.blocks\.0\.attn\.qkv\.weight$"),
+        renames=(INTO_BACKBONE,),
+        ignored=r"^(norm|head)\.|\.attn_mask$",
+        # A classifier has one norm at its end, a segmentation backbone one after each stage.
+        fresh=rf"{OUTSIDE_BACKBONE}|^backbone\.norm\d\.",
+    ),
+)
+UNKNOWN = Scheme(title="checkpoint of unknown origin", evidence=())
+
+
+def rename(name: str, renames: Renames) -> str:
+    """The name after all renames."""
+    for pattern, replacement in renames:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def find_scheme(names: Iterable[str]) -> Scheme:
+    """The first scheme whose every piece of evidence is among the names."""
+    names = list(names)
+
+    def follows(scheme: Scheme) -> bool:
+        return all(any(re.search(pattern, name) for name in names) for pattern in scheme.evidence)
+
+    return next(filter(follows, SCHEMES), UNKNOWN)
+
+
+def translate(tensors: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]:
+    """The scheme that the names follow, and the tensors under our names.
+
+    A name whose translation the file itself holds already stays as it is, so that it shows up as unexpected.
+    """
+    bare = {rename(name, WRAPPERS): tensor for name, tensor in tensors.items()}
+    scheme = find_scheme(bare)
+    ours: dict[str, Tensor] = {}
+    for name, tensor in bare.items():
+        if not re.search(scheme.ignored, name):
+            renamed = rename(name, scheme.renames)
+            ours[name if renamed in bare else renamed] = tensor
+    return scheme, ours

@@ -1,0 +1,190 @@
+"""Panoptic quality of files in COCO's panoptic format, or of a model's results as they come.
+
+As a command: `python -m mask2former.evaluation.panoptic_quality --gt-json truth.json --gt-dir truth
+--pred-json predictions.json --pred-dir predictions [--workers N] [--json]`.
+
+Letters: `H, W` the image's sides in pixels, `C` categories.
+"""
+
+import argparse
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mask2former import distributed
+from mask2former.evaluation.json_files import read_json, require, unique_by, write_json
+from mask2former.evaluation.metadata import DatasetIds, required_attribute
+from mask2former.evaluation.panoptic_counts import count_matches, quality, read_categories, read_segments
+from mask2former.evaluation.report import run_command
+from mask2former.label_files import Array, PathLike, read_segment_ids, write_segment_ids
+
+Annotation = dict[str, Any]
+ImageId = int | str
+
+
+class PanopticTruth:
+    """A panoptic JSON file and its folder of PNGs; scores the predictions of one image at a time."""
+
+    def __init__(self, json_file: PathLike, png_dir: PathLike) -> None:
+        content = read_json(json_file, dict)
+        self.json_file, self.png_dir = json_file, Path(png_dir)
+        self.categories = read_categories(require(content, "categories", json_file), json_file)
+        self.annotations = unique_by(require(content, "annotations", json_file), "image_id", json_file)
+
+    def png_name(self, image_id: ImageId) -> str:
+        """The file name of the image's PNG, relative to the folder.
+
+        Raises:
+            ValueError: the JSON file has no annotation of this image.
+        """
+        if image_id not in self.annotations:
+            raise ValueError(f"{self.json_file}: no annotation has image_id {image_id!r}")
+        return str(require(self.annotations[image_id], "file_name", self.json_file))
+
+    def score(self, image_id: ImageId, pred_map: Array, segments: list[Annotation], pred: PathLike) -> Array:
+        """Counts (4, C) of a prediction: its map (H, W) of segment ids and what it says of them.
+
+        Raises:
+            ValueError: truth or prediction breaks the rules; the message calls the prediction `pred`.
+        """
+        gt_map = read_segment_ids(self.png_dir / self.png_name(image_id))
+        of_truth, of_pred = f"{self.json_file}: image {image_id}", f"{pred}: image {image_id}"
+        listed = require(self.annotations[image_id], "segments_info", of_truth)
+        return count_matches(
+            gt_map,
+            read_segments(listed, self.categories, of_truth, truth=True),
+            pred_map,
+            read_segments(segments, self.categories, of_pred, truth=False),
+            len(self.categories.names),
+            of_pred,
+        )
+
+    def check_complete(self, predicted: Sequence[ImageId], where: object) -> None:
+        """A ValueError unless each annotated image was predicted, and none twice."""
+        if len(set(predicted)) != len(predicted):
+            raise ValueError(f"{where}: an image was predicted more than once")
+        missing = self.annotations.keys() - set(predicted)
+        if missing:
+            example = min(missing, key=str)
+            raise ValueError(f"{where}: {len(missing)} images have no prediction, among them {example!r}")
+
+
+def panoptic_quality(
+    gt_json: PathLike, gt_dir: PathLike, pred_json: PathLike, pred_dir: PathLike, *, workers: int = 1
+) -> OrderedDict[str, float]:
+    """The metrics of saved predictions, see `panoptic_counts.quality`; `workers` threads score the images.
+
+    Raises:
+        ValueError: a file is missing or broken, or an image has no prediction; the message names it.
+    """
+    truth = PanopticTruth(gt_json, gt_dir)
+    annotations = require(read_json(pred_json, dict), "annotations", pred_json)
+    predictions = unique_by(annotations, "image_id", pred_json)
+    truth.check_complete(list(predictions), pred_json)
+
+    def score(image_id: ImageId) -> Array:
+        prediction = predictions[image_id]
+        pred_map = read_segment_ids(Path(pred_dir) / str(require(prediction, "file_name", pred_json)))
+        return truth.score(image_id, pred_map, require(prediction, "segments_info", pred_json), pred_json)
+
+    with ThreadPoolExecutor(workers) as pool:
+        scored = tqdm(pool.map(score, truth.annotations), "PQ", len(truth.annotations), disable=None)
+        return quality(sum(scored, truth.categories.empty_counts()), truth.categories)
+
+
+class COCOPanopticEvaluator:
+    """PQ of a model's `panoptic_seg`; writes `panoptic/predictions.json` and `panoptic/predictions/*.png`.
+
+    Counts are taken when an image comes, so that neither maps nor files are kept or read again.
+
+    Args:
+        metadata: has `panoptic_json`, `panoptic_root`, and the maps of dataset ids to contiguous ones.
+        output_dir: where the predictions are written in the official format; None writes none.
+    """
+
+    def __init__(self, *, metadata: Any, output_dir: PathLike | None = None) -> None:
+        self._truth = PanopticTruth(
+            required_attribute(metadata, "panoptic_json"), required_attribute(metadata, "panoptic_root")
+        )
+        self._thing_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
+        self._stuff_ids = DatasetIds(metadata, "stuff_dataset_id_to_contiguous_id")
+        self._folder = Path(output_dir) / "panoptic" if output_dir is not None else None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._counts = self._truth.categories.empty_counts()
+        self._annotations: list[Annotation] = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Score a batch: inputs with `image_id`, outputs with `panoptic_seg`: map (H, W) of ids, segments."""
+        for record, output in zip(inputs, outputs, strict=True):
+            segment_map, segments = output["panoptic_seg"]
+            pred_map = segment_map.cpu().numpy()
+            annotation = self._annotation(record["image_id"], segments)
+            self._counts += self._truth.score(
+                record["image_id"], pred_map, annotation["segments_info"], "model's result"
+            )
+            self._annotations.append(annotation)
+            if self._folder is not None:
+                (self._folder / "predictions").mkdir(parents=True, exist_ok=True)
+                write_segment_ids(self._folder / "predictions" / annotation["file_name"], pred_map)
+
+    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
+        """`{"panoptic_seg": {"PQ": …}}` over the images of all processes; empty but on the main process.
+
+        Raises:
+            ValueError: an annotated image has not been processed.
+        """
+        gathered = distributed.gather_objects((self._counts, self._annotations))
+        if not distributed.is_main_process():
+            return OrderedDict()
+        annotations = [annotation for _, share in gathered for annotation in share]
+        if self._folder is not None:
+            write_json(self._folder / "predictions.json", {"annotations": annotations})
+        self._truth.check_complete([a["image_id"] for a in annotations], self._truth.json_file)
+        counts = sum((share for share, _ in gathered), self._truth.categories.empty_counts())
+        return OrderedDict(panoptic_seg=quality(counts, self._truth.categories))
+
+    def _annotation(self, image_id: ImageId, segments: Sequence[Mapping[str, Any]]) -> Annotation:
+        """The prediction as the official JSON has it, with the data set's category ids."""
+        infos = [
+            {
+                "id": int(segment["id"]),
+                "category_id": (self._thing_ids if segment["isthing"] else self._stuff_ids)[
+                    int(segment["category_id"])
+                ],
+            }
+            for segment in segments
+        ]
+        # One flat folder: folders in the name become a part of it, and no absolute name leads out of it.
+        name = self._truth.png_name(image_id).strip("/").replace("/", "_")
+        return {"image_id": image_id, "file_name": f"{Path(name).stem}.png", "segments_info": infos}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="panoptic_quality", description="Panoptic quality of saved predictions."
+    )
+    parser.add_argument("--gt-json", required=True, help="the truth's panoptic JSON file")
+    parser.add_argument("--gt-dir", required=True, help="the folder of its PNGs")
+    parser.add_argument("--pred-json", required=True, help="the predictions' JSON file")
+    parser.add_argument("--pred-dir", required=True, help="the folder of their PNGs")
+    parser.add_argument("--workers", type=int, default=1, help="threads that score images")
+    return run_command(
+        parser,
+        lambda args: panoptic_quality(
+            args.gt_json, args.gt_dir, args.pred_json, args.pred_dir, workers=args.workers
+        ),
+        argv,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Pictures that hold labels instead of colours: semantic label maps and panoptic segment ids.
+
+A panoptic PNG is RGB; the id of a pixel's segment is R + 256 * G + 65536 * B, and 0 is void.
+
+Letters: `H, W` the picture's sides in pixels.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PathLike = str | os.PathLike[str]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+VOID = 0
+MAX_SEGMENT_ID = 256**3 - 1
+LABEL_MODES = ("1", "L", "P", "I", "I;16")
+SEGMENT_MODES = ("RGB", "RGBA")
+
+
+def read_label_map(path: PathLike) -> Array:
+    """The label of each pixel, (H, W) integers: grey values of 8 or 16 bits, or the indices of a palette.
+
+    Raises:
+        ValueError: the file is missing, no readable picture, or has colour channels.
+    """
+    labels = np.asarray(_open(path, LABEL_MODES))
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def read_segment_ids(path: PathLike) -> Array:
+    """The segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
+
+    Raises:
+        ValueError: the file is missing, no readable picture, or not in colour.
+    """
+    picture = _open(path, SEGMENT_MODES)
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")  # drops alpha
+    four_bytes = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4")
+    return four_bytes.reshape(picture.height, picture.width) & np.uint32(MAX_SEGMENT_ID)
+
+
+def semantic_from_panoptic(
+    ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int = 255
+) -> Array:
+    """Ids (H, W) -> labels (H, W) int32: the class of each listed segment, crowds too; elsewhere ignored."""
+    labels = np.full(ids.shape, ignore_label, np.int32)
+    for segment in segments:
+        labels[ids == segment["id"]] = segment["category_id"]
+    return labels
+
+
+def write_segment_ids(path: PathLike, ids: Array) -> None:
+    """Write a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
+    assert np.all((ids >= 0) & (ids <= MAX_SEGMENT_ID))
+    channels = np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+    Image.fromarray(np.ascontiguousarray(channels)).save(path)
+
+
+def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
+    """The decoded picture."""
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+        raise ValueError(f"{path}: not a readable picture ({error})") from error
+    if picture.mode not in modes:
+        raise ValueError(f"{path}: the picture's mode is {picture.mode}, expected one of {', '.join(modes)}")
+    return picture

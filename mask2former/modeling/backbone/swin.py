@@ -1,0 +1,353 @@
+"""Swin Transformer: attention inside windows, every other block's windows shifted by half a window.
+
+Letters: `B` images, `C` channels, `H, W` the sides of a map in tokens (padded ones in window code),
+`M` windows of an image, `T` tokens of a window (its side squared), `h` heads. Maps are (B, H, W, C) inside.
+"Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mask2former.modeling.backbone.base import Backbone
+from mask2former.modeling.layers.drop_path import DropPath
+from mask2former.modeling.layers.recompute import recompute
+from mask2former.registry import BACKBONE
+from mask2former.structures import ShapeSpec
+
+REGION_PENALTY = -100.0  # on logits between tokens that only the cyclic shift made neighbours
+
+
+def pad_to_multiple(x: Tensor, size: int) -> Tensor:
+    """Zeros at the bottom and the right of (B, H, W, C), up to multiples of `size`."""
+    below, right = -x.shape[1] % size, -x.shape[2] % size
+    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+
+
+def split_windows(x: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) -> (B*M, T, C); windows of an image and tokens of a window in reading order."""
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    x = x.unflatten(1, (rows, window)).unflatten(
+        3, (columns, window)
+    )  # (B, rows, window, columns, window, C)
+    return x.transpose(2, 3).reshape(-1, window * window, x.shape[-1])
+
+
+def join_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+    """The inverse of `split_windows`: (B*M, T, C) -> (B, height, width, C)."""
+    rows, columns, channels = height // window, width // window, windows.shape[-1]
+    x = windows.reshape(-1, rows, columns, window, window, channels)
+    return x.transpose(2, 3).reshape(-1, height, width, channels)
+
+
+def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
+    """What shifted windows add to their logits: (M, T, T), REGION_PENALTY between regions and 0 within.
+
+    `height` and `width` are the padded map's. Rolling by half a window brings the first rows and columns
+    next to the last; three bands along each axis tell which tokens were neighbours before.
+    """
+
+    def bands(size: int) -> Tensor:
+        index = torch.arange(size, device=device)
+        return (index >= size - window).long() + (index >= size - window // 2)
+
+    regions = 3 * bands(height)[:, None] + bands(width)
+    region = split_windows(regions[None, :, :, None], window).squeeze(-1)  # (M, T)
+    return (region[:, :, None] != region[:, None, :]) * REGION_PENALTY
+
+
+def relative_position_index(window: int) -> Tensor:
+    """The row of the bias table for each pair (query, key) of a window's tokens: (T, T) int64."""
+    row, column = torch.arange(window**2) // window, torch.arange(window**2) % window
+    dy, dx = row[:, None] - row, column[:, None] - column
+    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+
+
+class WindowAttention(nn.Module):
+    """Self-attention within windows, with a learned bias for each offset between tokens (section 3.2)."""
+
+    relative_position_index: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        window: int,
+        heads: int,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attention_dropout: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = qk_scale or (channels // heads) ** -0.5
+        self.attention_dropout = attention_dropout
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_position_index(window))
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B*M, T, C) and the mask of `shift_mask` (M, T, T) where windows are shifted -> (B*M, T, C)."""
+        query, key, value = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self._bias(mask, len(windows)).to(query.dtype),
+            dropout_p=self.attention_dropout if self.training else 0.0,
+            scale=self.scale,
+        )
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
+
+    def _bias(self, mask: Tensor | None, count: int) -> Tensor:
+        """What is added to the logits: (1, h, T, T), or (count, h, T, T) with a mask."""
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
+        if mask is None:
+            return bias[None]
+        per_window = bias + mask[:, None]  # (M, h, T, T)
+        return per_window.repeat(count // len(mask), 1, 1, 1) if count > len(mask) else per_window
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between, on the last axis."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm window attention and MLP, each a residual; `shifted` windows start half a window later."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        window: int,
+        shifted: bool,
+        mlp_ratio: float,
+        drop_path: float,
+        dropout: float,
+        **attention: Any,
+    ) -> None:
+        super().__init__()
+        self.window, self.shift = window, window // 2 if shifted else 0
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, window=window, dropout=dropout, **attention)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio), dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, H, W, C) and the mask for shifted windows -> the same shape."""
+        x = x + self.drop_path(self._attend(self.norm1(x), mask if self.shift else None))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        height, width = x.shape[1:3]
+        x = pad_to_multiple(x, self.window)  # after the norm: padded tokens are zeros, and are attended to
+        padded = x.shape[1:3]
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+        x = join_windows(self.attn(split_windows(x, self.window), mask), self.window, *padded)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x[:, :height, :width]
+
+
+class PatchMerging(nn.Module):
+    """Halves the resolution: four neighbours become one token of twice the width."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * channels)
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H/2, W/2, 2C), sides rounded up."""
+        x = pad_to_multiple(x, 2).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
+        neighbours = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # the published order: down before right
+        return self.reduction(self.norm(neighbours))
+
+
+class SwinStage(nn.Module):
+    """Blocks at one resolution; `downsample`, where there is one, leads to the next stage."""
+
+    def __init__(
+        self,
+        channels: int,
+        downsample: PatchMerging | None,
+        *,
+        window: int,
+        drop_paths: Sequence[float],
+        **block: Any,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.blocks = nn.ModuleList(
+            SwinBlock(channels, window=window, shifted=i % 2 == 1, drop_path=rate, **block)
+            for i, rate in enumerate(drop_paths)
+        )
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
+        """(B, H, W, C) -> the same shape: what the blocks make, not downsampled."""
+        height, width = (size + -size % self.window for size in x.shape[1:3])
+        mask = shift_mask(height, width, self.window, x.device)
+        for block in self.blocks:
+            x = recompute(block, x, mask) if checkpointing else block(x, mask)
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Each patch of `size` x `size` pixels becomes a token."""
+
+    def __init__(self, inputs: int, channels: int, *, size: int, norm: bool) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(inputs, channels, size, stride=size)
+        self.norm = nn.LayerNorm(channels) if norm else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, H / size, W / size, C), sides rounded up."""
+        size = self.proj.stride[0]
+        x = F.pad(images, (0, -images.shape[3] % size, 0, -images.shape[2] % size))
+        x = self.proj(x).permute(0, 2, 3, 1)
+        return x if self.norm is None else self.norm(x)
+
+
+class SwinTransformer(Backbone):
+    """Maps `res2`, `res3`, ..., one a stage, at strides `patch_size` * 1, 2, 4, 8.
+
+    Each is normed on its way out. Stages behind the last one wanted are not built.
+
+    Args:
+        embed_dim: width of the first stage; each later one doubles it.
+        depths, num_heads: blocks and attention heads of each stage.
+        window_size: side of a window in tokens.
+        drop_rate: dropout of tokens, of projections and inside MLPs; attn_drop_rate: of attention weights.
+        drop_path_rate: of the last block; grows linearly from 0 over all blocks of the network.
+        ape: adds a learned absolute position to the patches, resized from that of pretrain_img_size.
+        checkpointing: blocks are recomputed in backward.
+
+    Raises:
+        ValueError: depths and heads that do not fit each other or the widths; an unknown out feature.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        pretrain_img_size: int = 224,
+        patch_size: int = 4,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        num_heads: Sequence[int] = (3, 6, 12, 24),
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.3,
+        ape: bool = False,
+        patch_norm: bool = True,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        checkpointing: bool = False,
+    ) -> None:
+        widths = [embed_dim * 2**i for i in range(len(depths))]
+        _check_heads(num_heads, widths)
+        shapes = {f"res{i + 2}": ShapeSpec(width, patch_size * 2**i) for i, width in enumerate(widths)}
+        super().__init__(shapes, out_features)
+        self.checkpointing = checkpointing
+        self.patch_embed = PatchEmbed(in_channels, embed_dim, size=patch_size, norm=patch_norm)
+        side = pretrain_img_size // patch_size
+        self.absolute_pos_embed = nn.Parameter(torch.empty(1, embed_dim, side, side)) if ape else None
+        self.pos_drop = nn.Dropout(drop_rate)
+        block: dict[str, Any] = {
+            "window": window_size,
+            "mlp_ratio": mlp_ratio,
+            "qkv_bias": qkv_bias,
+            "qk_scale": qk_scale,
+            "attention_dropout": attn_drop_rate,
+            "dropout": drop_rate,
+        }
+        self.names = list(shapes)[: max(list(shapes).index(name) for name in self.output_shape()) + 1]
+        drop_paths = _drop_path_rates(drop_path_rate, depths)
+        self.layers = nn.ModuleList()
+        for i, name in enumerate(self.names):
+            merging = PatchMerging(widths[i]) if i + 1 < len(self.names) else None
+            block |= {"heads": num_heads[i], "drop_paths": drop_paths[i]}
+            self.layers.append(SwinStage(widths[i], merging, **block))
+            if name in self.output_shape():
+                self.add_module(f"norm{i}", nn.LayerNorm(widths[i]))
+        self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) normalised -> the wanted maps (B, C, H / stride, W / stride), sides rounded up."""
+        x = self.patch_embed(images)
+        if self.absolute_pos_embed is not None:
+            position = F.interpolate(self.absolute_pos_embed, x.shape[1:3], mode="bicubic")
+            x = x + position.permute(0, 2, 3, 1)
+        x = self.pos_drop(x)
+        maps = {}
+        for i, (name, stage) in enumerate(zip(self.names, self.layers.children(), strict=True)):
+            assert isinstance(stage, SwinStage)
+            x = stage(x, self.checkpointing)
+            if name in self.output_shape():
+                # A view: in memory it stays channels last, as convolutions and flattening to tokens like it.
+                maps[name] = self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return maps
+
+
+def _check_heads(num_heads: Sequence[int], widths: Sequence[int]) -> None:
+    if len(num_heads) != len(widths) or any(w % h for w, h in zip(widths, num_heads, strict=True)):
+        raise ValueError(
+            f"MODEL.SWIN.NUM_HEADS is {list(num_heads)}; each stage needs one that divides its width; "
+            f"DEPTHS and EMBED_DIM ask for stages of widths {list(widths)}"
+        )
+
+
+def _drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
+    """From 0 to `last` in equal steps over all blocks, stage by stage."""
+    steps = max(sum(depths) - 1, 1)
+    return [[last * (sum(depths[:i]) + j) / steps for j in range(depth)] for i, depth in enumerate(depths)]
+
+
+def _initialise(module: nn.Module) -> None:
+    """As Swin's authors: small normal matrices, biases zero; norms and the patch convolution are torch's."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, WindowAttention):
+        nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
+    elif isinstance(module, SwinTransformer) and module.absolute_pos_embed is not None:
+        nn.init.trunc_normal_(module.absolute_pos_embed, std=0.02)
+
+
+@BACKBONE.register()
+def D2SwinTransformer(cfg: Any, input_shape: ShapeSpec) -> SwinTransformer:
+    """The Swin of MODEL.SWIN on images of `input_shape.channels` channels; published configs call it so.
+
+    MODEL.BACKBONE.FREEZE_AT does not reach it, as in the published implementation.
+
+    Raises:
+        ValueError: values that do not fit each other, with their keys.
+    """
+    keys = {name.lower(): value for name, value in cfg.MODEL.SWIN.items()}
+    checkpointing = keys.pop("use_checkpoint") or cfg.MODEL.ACTIVATION_CHECKPOINTING
+    return SwinTransformer(in_channels=input_shape.channels, checkpointing=checkpointing, **keys)

@@ -1,0 +1,58 @@
+"""The head: a pixel decoder and, on what it makes of the backbone's maps, a transformer decoder.
+
+Letters: `B` images, `C` channels, `h, w` the sides of a map.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mask2former.modeling.predictions import Predictions
+from mask2former.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_builder
+from mask2former.structures import ShapeSpec
+
+
+class MaskFormerHead(nn.Module):
+    """From the backbone's maps to predictions.
+
+    Args:
+        pixel_decoder: maps by name -> (mask features, memory).
+        predictor: (memory, mask features) -> predictions.
+    """
+
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module) -> None:
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+
+    def forward(self, features: dict[str, Tensor]) -> Predictions:
+        """Predict from the backbone's maps (B, C, h, w) by name."""
+        mask_features, memory = self.pixel_decoder(features)
+        return self.predictor(memory, mask_features)
+
+
+@SEM_SEG_HEADS.register_as("MaskFormerHead")
+def build_mask_former_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MaskFormerHead:
+    """The head with the two decoders that the config names, on the backbone's maps `input_shape`.
+
+    Raises:
+        ValueError: a decoder that is not registered, or a feature that the backbone does not give.
+    """
+    head = cfg.MODEL.SEM_SEG_HEAD
+    missing = [name for name in head.IN_FEATURES if name not in input_shape]
+    if missing:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {missing}, but the backbone gives {list(input_shape)}"
+        )
+    build_pixel_decoder = find_builder(
+        SEM_SEG_HEADS, head.PIXEL_DECODER_NAME, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
+    )
+    build_predictor = find_builder(
+        TRANSFORMER_DECODER,
+        cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME,
+        "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME",
+    )
+    pixel_decoder = build_pixel_decoder(cfg, {name: input_shape[name] for name in head.IN_FEATURES})
+    return MaskFormerHead(
+        pixel_decoder=pixel_decoder, predictor=build_predictor(cfg, pixel_decoder.memory_shape)
+    )

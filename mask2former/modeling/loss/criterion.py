@@ -1,0 +1,231 @@
+"""The training loss: classes of all queries, masks of the matched ones at points (paper §3.3).
+
+Everything happens in float32 whatever autocast says, and the same terms come out whatever the images hold:
+without targets the mask terms are exact zeros that hang on the graph, so all processes have the same
+gradients to exchange.
+
+Letters: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors of
+the image that has most), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from mask2former.distributed import sum_over_processes, world_size
+from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights, assign, matching_costs
+from mask2former.modeling.loss.points import random_points, sample_maps, sample_masks, uncertain_points
+from mask2former.modeling.predictions import Predictions
+from mask2former.structures import Instances
+
+
+class SetCriterion(nn.Module):
+    """Matches queries to targets and weighs the three terms of every prediction."""
+
+    empty_weight: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        no_object_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+        deep_supervision: bool = True,
+    ) -> None:
+        """`no_object_weight` is the weight of "no object" among the classes; `num_points` are read of each
+        mask.
+
+        Raises:
+            ValueError: a ratio or a number of points is out of range.
+        """
+        super().__init__()
+        if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
+            raise ValueError(
+                "MODEL.MASK_FORMER: TRAIN_NUM_POINTS and OVERSAMPLE_RATIO must be at least 1 and "
+                f"IMPORTANCE_SAMPLE_RATIO within [0, 1], not {num_points}, {oversample_ratio}, "
+                f"{importance_sample_ratio}"
+            )
+        self.num_classes = num_classes
+        self.weights = LossWeights(class_weight, mask_weight, dice_weight)
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        self.deep_supervision = deep_supervision
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
+    def forward(
+        self,
+        predictions: Predictions,
+        targets: list[Instances],
+        image_size: tuple[int, int],
+        seeds: list[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """The weighted terms: `loss_ce`, `loss_mask`, `loss_dice` of the last prediction, `..._0` on of the
+        others.
+
+        Args:
+            predictions: of the whole batch.
+            targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded, N may
+                be 0.
+            image_size: (H, W), padded.
+            seeds: one an image for its random points, so that losses do not depend on how images are spread
+                over batches and processes; None draws them.
+        """
+        with torch.autocast(predictions.mask_features.device.type, enabled=False):
+            layers = predictions.layers if self.deep_supervision else predictions.layers[-1:]
+            class_logits = torch.stack([layer.class_logits for layer in layers]).float()
+            mask_embed = torch.stack([layer.mask_embed for layer in layers]).float()
+            features = predictions.mask_features.float()
+            generators = seeded_generators(seeds, len(targets), features.device)
+            queries = self._match(class_logits, mask_embed, features, targets, image_size, generators)
+            wanted = self._wanted_classes(queries, targets, class_logits.shape[2])
+            class_total, target_total = self._normalisers(wanted, targets)
+            ce = self._class_losses(class_logits, wanted) / class_total
+            mask, dice = self._mask_losses(mask_embed, features, queries, targets, image_size, generators)
+        terms = {
+            "loss_ce": self.weights.classes * ce,
+            "loss_mask": self.weights.mask * mask / target_total,
+            "loss_dice": self.weights.dice * dice / target_total,
+        }
+        return name_layers(terms)
+
+    @torch.no_grad()
+    def _match(
+        self,
+        class_logits: Tensor,
+        mask_embed: Tensor,
+        features: Tensor,
+        targets: list[Instances],
+        image_size: tuple[int, int],
+        generators: list[torch.Generator],
+    ) -> Tensor:
+        """The query of each target, (L, B, N) or UNMATCHED; each image and prediction draws its own
+        points.
+        """
+        num_layers = len(mask_embed)
+        points = torch.stack([random_points(num_layers, self.num_points, generator=g) for g in generators])
+        values = [
+            sample_masks(target.gt_masks, own.expand(len(target), -1, -1, -1), image_size)
+            for target, own in zip(targets, points, strict=True)
+        ]
+        classes = [target.gt_classes for target in targets]
+        costs = matching_costs(class_logits, mask_embed, features, classes, points, values, self.weights)
+        return assign(costs, [len(target) for target in targets])
+
+    def _wanted_classes(self, queries: Tensor, targets: list[Instances], num_queries: int) -> Tensor:
+        """The class (L, B, Q) each query shall predict: its target's, or "no object"."""
+        num_layers, num_images, _ = queries.shape
+        classes = pad_sequence([target.gt_classes for target in targets], batch_first=True)
+        wanted = queries.new_full((num_layers, num_images, num_queries + 1), self.num_classes)
+        column = queries.where(queries != UNMATCHED, num_queries)  # the last column catches what has no query
+        return wanted.scatter(2, column, classes.expand(num_layers, -1, -1))[..., :num_queries]
+
+    def _normalisers(self, wanted: Tensor, targets: list[Instances]) -> tuple[Tensor, Tensor]:
+        """Class weights (L,) and targets () of the whole batch, per process.
+
+        The average of gradients over processes then is the gradient of one process with all images.
+        """
+        class_total = self.empty_weight[wanted].sum((1, 2))
+        num_targets = class_total.new_full((1,), sum(len(target) for target in targets))
+        totals = sum_over_processes(torch.cat([class_total, num_targets]))
+        smallest = torch.finfo(totals.dtype).tiny  # NO_OBJECT_WEIGHT 0 without any target
+        return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
+
+    def _class_losses(self, class_logits: Tensor, wanted: Tensor) -> Tensor:
+        """Weighted cross-entropy of all queries, summed: (L,)."""
+        flat = F.cross_entropy(
+            class_logits.flatten(0, 2), wanted.flatten(), self.empty_weight, reduction="none"
+        )
+        return flat.view(len(wanted), -1).sum(1)
+
+    def _mask_losses(
+        self,
+        mask_embed: Tensor,
+        features: Tensor,
+        queries: Tensor,
+        targets: list[Instances],
+        image_size: tuple[int, int],
+        generators: list[torch.Generator],
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each."""
+        logits, values, matched = [], [], []
+        for image, (target, generator) in enumerate(zip(targets, generators, strict=True)):
+            query = queries[:, image, : len(target)]
+            embed = mask_embed[:, image].gather(
+                1, query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
+            )
+            of_image = self._read_masks(embed, features[image], target.gt_masks, image_size, generator)
+            logits.append(of_image[0])
+            values.append(of_image[1])
+            matched.append(query != UNMATCHED)
+        counted = torch.cat(matched, dim=1)
+        terms = point_losses(torch.cat(logits, dim=1), torch.cat(values, dim=1))
+        mask, dice = (term.where(counted, 0).sum(1) for term in terms)
+        return mask, dice
+
+    def _read_masks(
+        self,
+        embed: Tensor,
+        features: Tensor,
+        masks: Tensor,
+        image_size: tuple[int, int],
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and targets, (L, N, P) each, of one image at points that its logits choose.
+
+        Args:
+            embed: (L, N, C) of each target's query.
+            features: (C, h, w).
+            masks: (N, h, w) bool.
+        """
+        pairs = (embed.shape[0], embed.shape[1])
+        logits = (embed.flatten(0, 1) @ features.flatten(1)).unflatten(1, features.shape[1:])
+        with torch.no_grad():
+            points = uncertain_points(
+                logits,
+                self.num_points,
+                oversample_ratio=self.oversample_ratio,
+                importance_sample_ratio=self.importance_sample_ratio,
+                generator=generator,
+            )
+            by_target = points.unflatten(0, pairs).transpose(0, 1)
+            values = sample_masks(masks, by_target, image_size).transpose(0, 1)
+        return sample_maps(logits[:, None], points[:, None])[:, 0, 0].unflatten(0, pairs), values
+
+
+def point_losses(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy (mean over points) and dice of each mask, (L, T) each, of logits and targets (L, T,
+    P).
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, values, reduction="none").mean(-1)
+    probabilities = logits.sigmoid()
+    total = probabilities.sum(-1) + values.sum(-1)
+    return cross_entropy, 1 - (2 * (probabilities * values).sum(-1) + 1) / (total + 1)
+
+
+def seeded_generators(seeds: list[int] | None, count: int, device: torch.device) -> list[torch.Generator]:
+    """A random generator an image; seeds that are not given come from torch's global generator."""
+    if seeds is None:
+        seeds = torch.randint(2**62, (count,)).tolist()
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+def name_layers(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Terms (L,) to scalars: the last prediction's under the plain name, the others' with their number
+    behind.
+    """
+    num_layers = len(terms["loss_ce"])
+    suffixes = [*(f"_{layer}" for layer in range(num_layers - 1)), ""]
+    return {
+        name + suffix: value
+        for name, values in terms.items()
+        for suffix, value in zip(suffixes, values, strict=True)
+    }

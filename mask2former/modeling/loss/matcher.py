@@ -1,0 +1,120 @@
+"""Which query answers for which target: the assignment of least cost, image by image and prediction by
+prediction.
+
+The cost of a pair needs mask logits at random points only, so features are read at the points and multiplied
+by the embeddings; dense logits are never made. All cost matrices travel to the host in one copy, where scipy
+solves them.
+
+Letters: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors
+those of the image that has most, the rest filled up with zeros), `P` points, `C` channels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from mask2former.modeling.loss.points import sample_maps
+
+UNMATCHED = -1
+
+
+class LossWeights(NamedTuple):
+    """How much each term counts, in the matching's cost and in the loss alike."""
+
+    classes: float
+    mask: float
+    dice: float
+
+
+def class_costs(class_logits: Tensor, classes: Tensor) -> Tensor:
+    """Minus the probability of the target's class: (L, B, Q, N) of logits (L, B, Q, K+1) and classes (B,
+    N).
+    """
+    probabilities = class_logits.softmax(-1)
+    index = classes[None, :, None].expand(*probabilities.shape[:3], -1)
+    return -probabilities.gather(-1, index)
+
+
+def mask_costs(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
+    """Weighted cross-entropy and dice of every query with every target.
+
+    Cross-entropy is softplus(x) - x t, so one product over the points serves all pairs.
+
+    Args:
+        logits: (B, Q, P) at points.
+        targets: (B, N, P) in [0, 1] at the same points.
+
+    Returns:
+        (B, Q, N).
+    """
+    transposed = targets.transpose(1, 2)
+    cross_entropy = (F.softplus(logits).sum(-1, keepdim=True) - logits @ transposed) / logits.shape[-1]
+    probabilities = logits.sigmoid()
+    total = probabilities.sum(-1, keepdim=True) + targets.sum(-1)[:, None]
+    dice = 1 - (2 * (probabilities @ transposed) + 1) / (total + 1)
+    return weights.mask * cross_entropy + weights.dice * dice
+
+
+def matching_costs(
+    class_logits: Tensor,
+    mask_embed: Tensor,
+    mask_features: Tensor,
+    classes: list[Tensor],
+    points: Tensor,
+    mask_values: list[Tensor],
+    weights: LossWeights,
+) -> Tensor:
+    """The cost (L, B, Q, N) of every query for every target, in every prediction (paper §3.3).
+
+    Args:
+        class_logits: (L, B, Q, K+1).
+        mask_embed: (L, B, Q, C).
+        mask_features: (B, C, h, w).
+        classes: (N,) of each image.
+        points: (B, L, P, 2).
+        mask_values: (N, L, P) of each image, its masks at its points.
+    """
+    targets = pad_sequence(mask_values, batch_first=True)
+    of_masks = []
+    for layer, embed in enumerate(
+        mask_embed
+    ):  # one prediction at a time: features at points are B C P numbers
+        logits = embed @ sample_maps(mask_features, points[:, layer, None])[:, :, 0]
+        of_masks.append(mask_costs(logits, targets[:, :, layer], weights))
+    of_classes = class_costs(class_logits, pad_sequence(classes, batch_first=True))
+    return weights.classes * of_classes + torch.stack(of_masks)
+
+
+def rank_non_finite_last(costs: np.ndarray) -> np.ndarray:
+    """Replace what is not finite by a cost so high that no assignment takes it where a finite one exists."""
+    finite = np.isfinite(costs)
+    if finite.all():
+        return costs
+    low, high = (costs[finite].min(), costs[finite].max()) if finite.any() else (0.0, 0.0)
+    return np.where(finite, costs, high + min(costs.shape) * (high - low) + 1)
+
+
+def assign(costs: Tensor, counts: list[int]) -> Tensor:
+    """The query of each target, one target a query at most, such that the costs add up to the least.
+
+    Args:
+        costs: (L, B, Q, N).
+        counts: how many of the N columns each image uses.
+
+    Returns:
+        (L, B, N) int64 on the device of `costs`; UNMATCHED in unused columns, and where an image has more
+        targets than there are queries.
+    """
+    on_host = costs.cpu().double().numpy()
+    num_layers, num_images, _, num_targets = on_host.shape
+    result = np.full((num_layers, num_images, num_targets), UNMATCHED)
+    for layer in range(num_layers):
+        for image, count in enumerate(counts):
+            query, target = linear_sum_assignment(rank_non_finite_last(on_host[layer, image, :, :count]))
+            result[layer, image, target] = query
+    return torch.from_numpy(result).to(costs.device)

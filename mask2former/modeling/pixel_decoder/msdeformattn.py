@@ -1,0 +1,214 @@
+"""Pixel decoder: deformable attention over the coarse maps, then one step of a feature pyramid to stride 4.
+
+Section 3.2.1 of the paper. All of it runs in float32 even under autocast, as the published models were
+trained: half-precision gradients of the bilinear sampling are poor (off by tenths of their norm).
+
+Letters: `B` images, `C` channels, `L` levels, `S` cells of the L maps laid end to end, `h, w` the sides of a
+map, `H, W` the sides of the padded image.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn.weight_init import c2_xavier_fill
+from torch import Tensor, nn
+
+from mask2former.modeling.layers.attention import MapSequence, MSDeformAttn, map_sequence
+from mask2former.modeling.layers.conv import ConvNorm
+from mask2former.modeling.layers.norm import get_norm
+from mask2former.modeling.layers.position import sine_position
+from mask2former.modeling.layers.recompute import recompute
+from mask2former.registry import SEM_SEG_HEADS
+from mask2former.structures import ShapeSpec
+
+NUM_POINTS = 4  # a head and level, in every published model
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention, then a feed-forward network; each with dropout, residual, then norm."""
+
+    def __init__(
+        self, *, width: int, num_heads: int, num_levels: int, dim_feedforward: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.self_attn = MSDeformAttn(
+            width=width, num_heads=num_heads, num_levels=num_levels, num_points=NUM_POINTS
+        )
+        self.norm1 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
+        """One layer: x (B, S, C), position (S, C) -> (B, S, C)."""
+        x = self.norm1(x + self.dropout(self.self_attn(x + position, x, maps)))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers."""
+
+    def __init__(self, *, num_layers: int, activation_checkpointing: bool, **layer: Any) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(EncoderLayer(**layer) for _ in range(num_layers))
+        self.activation_checkpointing = activation_checkpointing
+
+    def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
+        """All layers: x (B, S, C), position (S, C) -> (B, S, C)."""
+        for layer in self.layers:
+            inputs = (x, position, maps)
+            x = recompute(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
+        return x
+
+
+class MultiScaleTransformer(nn.Module):
+    """The encoder over L maps laid end to end; a learned vector tells the levels apart."""
+
+    def __init__(self, *, width: int, num_levels: int, **encoder: Any) -> None:
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.randn(num_levels, width))
+        self.encoder = Encoder(width=width, num_levels=num_levels, **encoder)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """L maps (B, C, h, w) -> L maps of the same shapes, which are views of one (B, S, C) sequence."""
+        shapes = tuple((feature.shape[2], feature.shape[3]) for feature in features)
+        sequence = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
+        encoded = self.encoder(sequence, self._positions(shapes), map_sequence(shapes, sequence.device))
+        parts = encoded.split([height * width for height, width in shapes], dim=1)
+        return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _positions(self, shapes: tuple[tuple[int, int], ...]) -> Tensor:
+        """Sine encoding plus level vector of every cell, (S, C)."""
+        levels = zip(shapes, self.level_embed, strict=True)
+        return torch.cat(
+            [sine_position(shape, level.shape[0], level.device) + level for shape, level in levels]
+        )
+
+
+class MSDeformAttnPixelDecoder(nn.Module):
+    """From the backbone's maps to mask features at the finest stride and the transformer decoder's memory.
+
+    Args:
+        input_shape: the backbone's maps by name: `transformer_in_features` and one finer map.
+        transformer_in_features: names of the maps that go through the encoder, in any order.
+        conv_dim: the width of everything in here.
+        mask_dim: channels of the mask features.
+        norm: of the two convolutions at the finest stride; "" gives them a bias instead.
+
+    Raises:
+        ValueError: unknown features, not exactly one finer map, or a width that groups or heads do not
+            divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: dict[str, ShapeSpec],
+        transformer_in_features: list[str],
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        num_layers: int,
+        num_heads: int,
+        dim_feedforward: int,
+        dropout: float,
+        activation_checkpointing: bool,
+    ) -> None:
+        super().__init__()
+        self.fine_feature, self.coarse_features = _split_features(input_shape, transformer_in_features)
+        coarse_shapes = [input_shape[name] for name in self.coarse_features]
+        self.memory_shape = [ShapeSpec(conv_dim, shape.stride) for shape in coarse_shapes]
+        self.input_proj = nn.ModuleList(
+            _input_projection(shape.channels, conv_dim) for shape in coarse_shapes
+        )
+        self.transformer = MultiScaleTransformer(
+            width=conv_dim,
+            num_levels=len(coarse_shapes),
+            num_layers=num_layers,
+            num_heads=num_heads,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            activation_checkpointing=activation_checkpointing,
+        )
+        channels = input_shape[self.fine_feature].channels
+        bias = norm == ""
+        self.adapter_1 = ConvNorm(channels, conv_dim, 1, bias=bias, norm=get_norm(norm, conv_dim))
+        self.layer_1 = ConvNorm(
+            conv_dim, conv_dim, 3, padding=1, bias=bias, norm=get_norm(norm, conv_dim), activation=F.relu
+        )
+        self.mask_features = nn.Conv2d(conv_dim, mask_dim, 1)
+        for convolution in (self.adapter_1, self.layer_1, self.mask_features):
+            c2_xavier_fill(convolution)
+
+    def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Decode the backbone's maps, given by name.
+
+        Returns:
+            Mask features (B, mask_dim, H/4, W/4) and memory: L maps (B, C, h, w), coarsest first.
+        """
+        fine = features[self.fine_feature]
+        with torch.autocast(fine.device.type, enabled=False):
+            coarse = [features[name].float() for name in self.coarse_features]
+            memory = self.transformer(
+                [project(x) for project, x in zip(self.input_proj, coarse, strict=True)]
+            )
+            return self._mask_features(fine.float(), memory[-1]), memory
+
+    def _mask_features(self, fine: Tensor, memory: Tensor) -> Tensor:
+        """The pyramid's step: the finest memory (B, C, h, w), enlarged, plus the projected finest map."""
+        # Memory is a view with the channels last; the small copy spares mixed layouts on the large maps.
+        enlarged = F.interpolate(
+            memory.contiguous(), size=fine.shape[2:], mode="bilinear", align_corners=False
+        )
+        return self.mask_features(self.layer_1(self.adapter_1(fine) + enlarged))
+
+
+def _split_features(input_shape: dict[str, ShapeSpec], coarse: list[str]) -> tuple[str, list[str]]:
+    """The finest map's name, and the others' from the coarsest to the finest."""
+    unknown = set(coarse) - set(input_shape)
+    if unknown or not coarse:
+        raise ValueError(
+            "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES is "
+            f"{list(coarse)}, which must be some of MODEL.SEM_SEG_HEAD.IN_FEATURES {list(input_shape)}"
+        )
+    by_stride = sorted(input_shape, key=lambda name: -input_shape[name].stride)
+    *coarser, finest = by_stride
+    if set(coarser) != set(coarse):
+        raise ValueError(
+            f"of MODEL.SEM_SEG_HEAD.IN_FEATURES {list(input_shape)}, all but the finest must be in "
+            f"DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES, which is {list(coarse)}"
+        )
+    return finest, coarser
+
+
+def _input_projection(channels: int, width: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, 1)
+    nn.init.xavier_uniform_(convolution.weight)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    norm = get_norm("GN", width)
+    assert norm is not None
+    return nn.Sequential(convolution, norm)
+
+
+@SEM_SEG_HEADS.register_as("MSDeformAttnPixelDecoder")
+def build_msdeformattn_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MSDeformAttnPixelDecoder:
+    """The pixel decoder that the config asks for, on the backbone's maps `input_shape`."""
+    head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    return MSDeformAttnPixelDecoder(
+        input_shape=input_shape,
+        transformer_in_features=head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+        conv_dim=head.CONVS_DIM,
+        mask_dim=head.MASK_DIM,
+        norm=head.NORM,
+        num_layers=head.TRANSFORMER_ENC_LAYERS,
+        num_heads=decoder.NHEADS,
+        dim_feedforward=head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
+        dropout=decoder.DROPOUT,
+        activation_checkpointing=cfg.MODEL.ACTIVATION_CHECKPOINTING,
+    )

@@ -1,0 +1,205 @@
+"""Segmenting pictures with a trained model: from a path, an address or an array to a `Result`.
+
+Letters: `H, W` the original picture's sides in pixels, `h, w` those of the resized one, `K` classes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import PurePath
+from typing import Any, cast, overload
+
+from fvcore.common.config import CfgNode
+
+from mask2former import zoo
+from mask2former.config import config_from_text
+from mask2former.data import build_test_mapper
+from mask2former.data.augmentation import resize_shortest_edge
+from mask2former.data.mapper import to_tensor
+from mask2former.engine.build import build_model, checkpoint_metadata
+from mask2former.engine.weights import Checkpoint, WeightsError, load_weights, read_checkpoint
+from mask2former.image_io import Array, ImageSource, read_image
+from mask2former.modeling.mask_former import MaskFormer
+from mask2former.result import Panoptic, Result
+from mask2former.structures import Instances
+from mask2former.visualize import Colour, class_colours
+
+Sources = list[Any] | tuple[Any, ...]  # of ImageSource
+
+SCORE_THRESHOLD = 0.5
+BACKBONE_FOLDER = "ImageNetPretrained"  # where Detectron2 keeps backbones
+
+
+class UntrainedModelError(ValueError):
+    """There are no trained weights: whatever the model drew would be noise."""
+
+
+class Predictor:
+    """Segments pictures.
+
+    Args:
+        cfg_or_checkpoint: a config whose MODEL.WEIGHTS is a trained model; or a checkpoint of this project,
+            by path or address, which holds its config. For changes to that one, see `stored_config`.
+        score_threshold: instances below it are left out of results. (Evaluation has no such threshold: AP is
+            measured over all of them.) Panoptic results follow MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD.
+
+    Raises:
+        UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
+        WeightsError: the file cannot be read, does not fit, or holds no config where one is needed.
+        ValueError: the config is wrong.
+    """
+
+    def __init__(
+        self,
+        cfg_or_checkpoint: CfgNode | str | PathLike[str],
+        *,
+        score_threshold: float = SCORE_THRESHOLD,
+    ) -> None:
+        if isinstance(cfg_or_checkpoint, CfgNode):
+            cfg = cfg_or_checkpoint.clone()
+            require_trained_weights(cfg)
+            checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+        else:
+            checkpoint = read_checkpoint(fspath(cfg_or_checkpoint))
+            cfg = stored_config(checkpoint)
+        self.cfg = cfg
+        self.score_threshold = score_threshold
+        self.mapper = build_test_mapper(cfg)
+        self.model = cast(MaskFormer, build_model(cfg).eval())
+        report = load_weights(self.model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
+        if not report.has_trained_head:
+            raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
+        num_classes = self.model.criterion.num_classes
+        metadata = checkpoint.metadata or checkpoint_metadata(cfg)
+        self.class_names, self.colours = class_names_and_colours(metadata, num_classes)
+
+    @overload
+    def __call__(self, source: ImageSource) -> Result: ...
+    @overload
+    def __call__(self, source: Sources, batch_size: int = 1) -> list[Result]: ...
+    def __call__(self, source: ImageSource | Sources, batch_size: int = 1) -> Result | list[Result]:
+        """Segment one picture, or several, up to `batch_size` at a time.
+
+        Pictures go through the model together only where they fill the same frame, so that a result does not
+        depend on the pictures beside it.
+
+        Raises:
+            ImageError: a source is not a picture; the message names it.
+        """
+        if not isinstance(source, (list, tuple)):
+            return self._predict([read_image(source)])[0]
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        images = [read_image(item) for item in source]
+        results: dict[int, Result] = {}
+        for batch in self._batches(images, batch_size):
+            results |= zip(batch, self._predict([images[i] for i in batch]), strict=True)
+        return [results[i] for i in range(len(images))]
+
+    def _batches(self, images: Sequence[Array], batch_size: int) -> Iterator[list[int]]:
+        """The numbers of pictures that are padded to the same size, `batch_size` at a time."""
+        frames: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(images):
+            resized = self._resize(image)
+            divisor = self.model.size_divisibility
+            frame = tuple(-(-side // divisor) for side in (resized.height, resized.width))
+            frames.setdefault(frame, []).append(i)
+        for numbers in frames.values():
+            yield from (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))
+
+    def _resize(self, image: Array) -> Any:
+        """The transform (H, W) -> (h, w) of evaluation."""
+        return resize_shortest_edge(image.shape[:2], self.mapper.edge, self.mapper.max_size)
+
+    def _predict(self, images: Sequence[Array]) -> list[Result]:
+        """Results of pictures (H, W, 3) in one batch."""
+        inputs = [self._inputs(image) for image in images]
+        outputs = self.model.predict(inputs, label_map=True)
+        return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
+
+    def _inputs(self, image: Array) -> dict[str, Any]:
+        resized = to_tensor(self._resize(image).apply_image(image), self.mapper.image_format)
+        return {"image": resized, "height": image.shape[0], "width": image.shape[1]}
+
+    def _result(self, image: Array, output: Mapping[str, Any]) -> Result:
+        facts: dict[str, Any] = {"empty_reasons": {}}
+        if "label_map" in output:
+            facts["semantic"] = output["label_map"].cpu().numpy()
+        if "panoptic_seg" in output:
+            ids, segments = output["panoptic_seg"]
+            facts["panoptic"] = Panoptic(ids.cpu().numpy(), segments)
+            if not segments:
+                facts["empty_reasons"]["panoptic"] = self._no_segments(float(output["best_query_score"]))
+        if "instances" in output:
+            candidates = output["instances"].to("cpu")
+            facts["instances"] = self._above_threshold(candidates)
+            if not len(facts["instances"]):
+                facts["empty_reasons"]["instance"] = self._no_instances(candidates)
+        return Result(image, self.class_names, colours=self.colours, **facts)
+
+    def _above_threshold(self, candidates: Instances) -> Instances:
+        visible = candidates.pred_masks.flatten(1).any(1)
+        return candidates[visible & (candidates.scores >= self.score_threshold)]
+
+    def _no_segments(self, best: float) -> str:
+        test = self.cfg.MODEL.MASK_FORMER.TEST
+        if best <= test.OBJECT_MASK_THRESHOLD:
+            return (
+                f"no query is an object with a probability above {test.OBJECT_MASK_THRESHOLD:g} "
+                f"(MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD); the best has {best:.2f}"
+            )
+        return (
+            f"no query, the best with a probability of {best:.2f}, keeps {test.OVERLAP_THRESHOLD:g} of its "
+            "mask against the others (MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD)"
+        )
+
+    def _no_instances(self, candidates: Instances) -> str:
+        if not len(candidates):
+            return "no instance is of a thing class"
+        best = float(candidates.scores.max())
+        return (
+            f"none of {len(candidates)} instances has a score of {self.score_threshold:g} or more "
+            f"(score threshold); the best has {best:.2f}"
+        )
+
+
+def stored_config(checkpoint: Checkpoint) -> CfgNode:
+    """The config that a checkpoint of this project holds, with MODEL.WEIGHTS set to its file.
+
+    The device is chosen anew, and the datasets it was trained on need not exist.
+
+    Raises:
+        WeightsError: it holds no config.
+    """
+    if checkpoint.config is None:
+        advice = "give a config whose MODEL.WEIGHTS is this file: Predictor(load_config(...))"
+        raise WeightsError(checkpoint.file, f"holds weights but no config; {advice}")
+    cfg = config_from_text(checkpoint.config, checkpoint.file)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = checkpoint.file, "auto"
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    return cfg
+
+
+def require_trained_weights(cfg: CfgNode) -> None:
+    """Refuse what, by its name, cannot be a trained model; nothing is read or downloaded.
+
+    Raises:
+        UntrainedModelError: MODEL.WEIGHTS is empty or a backbone trained on ImageNet.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    noise = "anything drawn with it would be noise"
+    if not weights:
+        raise UntrainedModelError(f"MODEL.WEIGHTS is empty: the model is untrained, {noise}")
+    if BACKBONE_FOLDER in weights or zoo.backbone_origin(PurePath(weights).name):
+        raise UntrainedModelError(
+            f"MODEL.WEIGHTS is {weights}, a backbone trained on ImageNet: the head is untrained, {noise}"
+        )
+
+
+def class_names_and_colours(metadata: Mapping[str, Any], num_classes: int) -> tuple[list[str], list[Colour]]:
+    """The K names and RGB colours of a model's classes, made up where the metadata has none for so many."""
+    for kind in ("stuff", "thing"):
+        names = metadata.get(f"{kind}_classes", ())
+        if len(names) == num_classes:
+            colours = metadata.get(f"{kind}_colors") or class_colours(num_classes)
+            return list(names), [tuple(colour) for colour in colours]
+    return [f"class {k}" for k in range(num_classes)], class_colours(num_classes)

@@ -1,0 +1,168 @@
+"""What a prediction hands out for a picture: label map, segments, instances, and ways to see and keep them.
+
+Letters: `H, W` the original picture's sides in pixels, `K` classes, `N` instances.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+
+from mask2former.image_io import write_image
+from mask2former.label_files import write_segment_ids
+from mask2former.structures import Instances
+from mask2former.visualize import (
+    Array,
+    Colour,
+    Region,
+    class_colours,
+    draw_regions,
+    instance_regions,
+    panoptic_regions,
+    semantic_regions,
+)
+
+
+class Panoptic(NamedTuple):
+    """Segment ids (H, W) int32, 0 where there is none, and for each `{id, isthing, category_id}`."""
+
+    ids: Array
+    segments: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The prediction for one picture at its original size; what the model was not asked for is None.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        class_names: K names; the class ids below are positions in it.
+        semantic: (H, W) class ids.
+        panoptic: segment ids and segments.
+        instances: by falling score: `pred_masks` (N, H, W) bool, `pred_boxes` (N, 4) XYXY in pixels, `scores`
+            (N,), `pred_classes` (N,); only those above the score threshold.
+        colours: RGB of each class.
+        empty_reasons: for a task without anything found, why.
+    """
+
+    image: Array
+    class_names: Sequence[str]
+    semantic: Array | None = None
+    panoptic: Panoptic | None = None
+    instances: Instances | None = None
+    colours: Sequence[Colour] = ()
+    empty_reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        """What there is, the most telling first: some of "panoptic", "instance", "semantic"."""
+        found = {"panoptic": self.panoptic, "instance": self.instances, "semantic": self.semantic}
+        return [task for task, value in found.items() if value is not None]
+
+    def count(self, task: str | None = None) -> int:
+        """How many segments, instances or classes were found."""
+        task = self._checked(task or self.tasks[0])
+        if task == "semantic":
+            assert self.semantic is not None
+            return len(np.unique(self.semantic))
+        return len(self.panoptic.segments if task == "panoptic" and self.panoptic else self.instances or ())
+
+    def why_empty(self, task: str | None = None) -> str | None:
+        """Why nothing was found (best score against the threshold); None if something was."""
+        return self.empty_reasons.get(task or self.tasks[0])
+
+    def draw(self, task: str | None = None) -> Array:
+        """The picture (H, W, 3) uint8 RGB with a task's result over it; by default the first of `tasks`.
+
+        Raises:
+            ValueError: the model was not asked for that task.
+        """
+        return draw_regions(self.image, self._regions(self._checked(task or self.tasks[0])))
+
+    def save(self, path: str | Path, what: str = "overlay") -> None:
+        """Write to `path`, whose folders are made.
+
+        Args:
+            what: "overlay", the drawing; "semantic", a PNG of class ids; "panoptic", a PNG of segment ids
+                (R + 256 G + 65536 B) and a JSON of the same name beside it; or "instances", a JSON list in
+                COCO's result format. Ids of classes are positions in `class_names`.
+
+        Raises:
+            ValueError: another `what`, a task that the model was not asked for, or an unknown file suffix.
+        """
+        if what not in _WRITERS:
+            raise ValueError(f"cannot save '{what}'; it can be one of {', '.join(_WRITERS)}")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _WRITERS[what](self, path)
+
+    def _checked(self, task: str) -> str:
+        if task not in self.tasks:
+            raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}")
+        return task
+
+    def _regions(self, task: str) -> list[Region]:
+        names, colours = self.class_names, self.colours or class_colours(len(self.class_names))
+        if task == "semantic":
+            assert self.semantic is not None
+            return semantic_regions(self.semantic, names, colours)
+        if task == "panoptic":
+            assert self.panoptic is not None
+            return panoptic_regions(*self.panoptic, names, colours)
+        assert self.instances is not None
+        return instance_regions(self.instances, names, colours)
+
+
+def _write_overlay(result: Result, path: Path) -> None:
+    write_image(path, result.draw())
+
+
+def _write_semantic(result: Result, path: Path) -> None:
+    result._checked("semantic")
+    assert result.semantic is not None
+    kind = np.uint8 if len(result.class_names) < 256 else np.uint16
+    Image.fromarray(result.semantic.astype(kind)).save(path)
+
+
+def _write_panoptic(result: Result, path: Path) -> None:
+    result._checked("panoptic")
+    assert result.panoptic is not None
+    things = {segment["category_id"]: segment["isthing"] for segment in result.panoptic.segments}
+    names = [{"id": k, "name": result.class_names[k], "isthing": things[k]} for k in sorted(things)]
+    content = {"file_name": path.name, "segments_info": result.panoptic.segments, "categories": names}
+    write_segment_ids(path, result.panoptic.ids)
+    path.with_suffix(".json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _write_instances(result: Result, path: Path) -> None:
+    result._checked("instance")
+    assert result.instances is not None
+    found = [_coco_instance(instance, result.class_names) for instance in result.instances]
+    path.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _coco_instance(instance: Instances, names: Sequence[str]) -> dict[str, Any]:
+    """One instance in COCO's result format, its name besides."""
+    encoded = rle.encode(np.asfortranarray(instance.pred_masks[0].numpy().astype(np.uint8)))
+    left, top, right, bottom = instance.pred_boxes[0].tolist()
+    category = int(instance.pred_classes[0])
+    return {
+        "category_id": category,
+        "category_name": names[category],
+        "score": float(instance.scores[0]),
+        "bbox": [left, top, right - left, bottom - top],
+        "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode()},
+    }
+
+
+_WRITERS: dict[str, Callable[[Result, Path], None]] = {
+    "overlay": _write_overlay,
+    "semantic": _write_semantic,
+    "panoptic": _write_panoptic,
+    "instances": _write_instances,
+}

@@ -1,0 +1,173 @@
+"""The command `mask2former-demo`: draw what a trained model sees in pictures.
+
+Each picture's drawing gets the picture's name in the output folder. A picture that cannot be read is reported
+and the rest go on; the exit code then is 1.
+"""
+
+import argparse
+import glob
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+
+from fvcore.common.config import CfgNode
+from tqdm import tqdm
+
+from mask2former import zoo
+from mask2former.config import load_config
+from mask2former.engine.logger import setup_logger
+from mask2former.engine.weights import read_checkpoint
+from mask2former.image_io import EXTENSIONS, is_address, write_image
+from mask2former.predictor import (
+    SCORE_THRESHOLD,
+    Predictor,
+    UntrainedModelError,
+    require_trained_weights,
+    stored_config,
+)
+
+DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+WEIGHTS = "MODEL.WEIGHTS"
+FOUND = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of the published demo."""
+    parser = argparse.ArgumentParser(
+        description="Draw what a trained model sees in pictures.",
+        epilog=f"Example: --input a.jpg --opts {WEIGHTS} model_final.pth",
+    )
+    flag = parser.add_argument
+    flag("--input", required=True, nargs="+", metavar="PICTURE", help="files, folders, globs or addresses")
+    flag("--output", default="output", help="folder, or for one picture a file (default: ./output)")
+    flag("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
+    flag("--task", choices=FOUND, help="what to draw; default: the first of these that the model is set to")
+    flag(
+        "--confidence-threshold",
+        type=float,
+        metavar="P",
+        help=f"draw instances scored P or more (default: {SCORE_THRESHOLD}) and panoptic segments above P "
+        "(default: the config's)",
+    )
+    flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
+    return parser.parse_args(argv)
+
+
+def find_pictures(inputs: Iterable[str]) -> list[str]:
+    """The pictures that files, folders, globs and addresses stand for, in order.
+
+    A folder or glob without any is kept as it is: reading it fails with a message that names it.
+    """
+    pictures = []
+    for item in inputs:
+        if Path(item).is_dir():
+            files = sorted(str(path) for path in Path(item).iterdir() if path.suffix.lower() in EXTENSIONS)
+        elif is_address(item) or Path(item).exists():
+            files = [item]
+        else:
+            files = sorted(glob.glob(item, recursive=True))
+        pictures += files or [item]
+    return pictures
+
+
+def output_paths(pictures: Sequence[str], output: str) -> list[Path]:
+    """Where each drawing goes: below the folder `output`, or to `output` itself if it names a picture.
+
+    Raises:
+        ValueError: one file for several drawings.
+    """
+    target = Path(output)
+    if target.suffix.lower() in EXTENSIONS and not target.is_dir():
+        if len(pictures) > 1:
+            raise ValueError(f"--output {output} is one file for {len(pictures)} pictures; give a folder")
+        return [target]
+    paths: list[Path] = []
+    for picture in pictures:
+        name = Path(urlparse(picture).path if is_address(picture) else picture)
+        suffix = name.suffix if name.suffix.lower() in EXTENSIONS else ".png"
+        number, path = 1, target / f"{name.stem}{suffix}"
+        while path in paths:
+            number, path = number + 1, target / f"{name.stem}_{number + 1}{suffix}"
+        paths.append(path)
+    return paths
+
+
+def build_config(args: argparse.Namespace) -> CfgNode:
+    """The config asked for: of a file, or of the checkpoint that was typed, with all overrides.
+
+    Raises:
+        ValueError, FileNotFoundError: a file, key or value is wrong, or there are no trained weights.
+    """
+    cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
+    require_trained_weights(cfg)
+    if not args.config_file:
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+        if checkpoint.config:
+            cfg = stored_config(checkpoint)
+            cfg.merge_from_list(args.opts)
+    test = cfg.MODEL.MASK_FORMER.TEST
+    if args.task:
+        test[f"{args.task.upper()}_ON"] = True
+    if args.confidence_threshold is not None:
+        test.OBJECT_MASK_THRESHOLD = args.confidence_threshold
+    return cfg
+
+
+def how_to_get_weights(config_file: str) -> str:
+    """The line to type, with the published checkpoint of that config where there is one."""
+    address = zoo.published_weights(config_file)
+    line = f"Add to the command:\n  --opts {WEIGHTS} {address or 'path/to/model_final.pth'}"
+    return f"{line}\n{zoo.licence_notice()}" if address else line
+
+
+def draw_one(predictor: Predictor, picture: str, path: Path, task: str | None) -> str:
+    """Segment and draw one picture; what to tell about it.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or the drawing not be written.
+    """
+    result = predictor(picture)
+    task = task or result.tasks[0]
+    write_image(path, result.draw(task))
+    found = f"{result.count(task)} {FOUND[task]}"
+    return f"{picture}: {result.why_empty(task) or found} -> {path}"
+
+
+def draw_all(predictor: Predictor, pictures: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
+    """Draw every picture that can be; how many could not."""
+    failed = 0
+    progress = tqdm(list(zip(pictures, paths, strict=True)), unit="picture", disable=len(pictures) == 1)
+    for picture, path in progress:
+        try:
+            progress.write(draw_one(predictor, picture, path, task))
+        except (ValueError, OSError, RuntimeError) as error:
+            failed += 1
+            progress.write(f"error: {error}", file=sys.stderr)
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: all drawn; 1: some or all could not be; 2: wrong flags."""
+    args = parse_arguments(argv)
+    setup_logger()
+    try:
+        cfg = build_config(args)
+        pictures = find_pictures(args.input)
+        paths = output_paths(pictures, args.output)
+        threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
+        predictor = Predictor(cfg, score_threshold=threshold)
+    except UntrainedModelError as error:
+        print(f"error: {error}.\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}", file=sys.stderr)
+        return 1
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    failed = draw_all(predictor, pictures, paths, args.task)
+    if failed:
+        print(f"error: {failed} of {len(pictures)} pictures could not be drawn", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

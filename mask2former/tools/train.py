@@ -1,0 +1,84 @@
+"""The command `mask2former-train`: set up, then train or evaluate, in as many processes as asked for."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from fvcore.common.config import CfgNode
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from mask2former.config import load_config, typed_keys
+from mask2former.distributed import is_main_process, rank
+from mask2former.engine.build import apply_dataset_facts, resolve_device
+from mask2former.engine.evaluate import evaluate_checkpoint, verify_results
+from mask2former.engine.launch import add_arguments, first_failure, launch
+from mask2former.engine.logger import describe_environment, setup_logger
+from mask2former.engine.run import train
+from mask2former.engine.trainer import TrainingError
+
+logger = logging.getLogger("mask2former")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of Detectron2's `train_net.py`."""
+    parser = argparse.ArgumentParser(
+        description="Train or evaluate a model; the run is kept in OUTPUT_DIR.",
+        epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1",
+    )
+    flag = parser.add_argument
+    flag(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a YAML file, or the name of one of the project's",
+    )
+    flag("--resume", action="store_true", help="continue the run in OUTPUT_DIR, if there is one")
+    flag(
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR",
+    )
+    add_arguments(parser)
+    flag("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
+    return parser.parse_args(argv)
+
+
+def setup(args: argparse.Namespace, device: str) -> CfgNode:
+    """The config of this process, complete with what the dataset and the flags decide.
+
+    Raises:
+        ValueError, FileNotFoundError: something that the user gave is wrong.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    setup_logger(cfg.OUTPUT_DIR, rank())
+    if is_main_process():
+        logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
+    if device == "cpu" and resolve_device(cfg.MODEL.DEVICE).type == "cuda":
+        cfg.MODEL.DEVICE = "cpu"
+    apply_dataset_facts(cfg, typed_keys(args.opts))
+    return cfg
+
+
+def work(args: argparse.Namespace, device: str) -> int:
+    """What each process does; the exit code."""
+    cfg = setup(args, device)
+    results = evaluate_checkpoint(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
+    return 0 if not is_main_process() or verify_results(cfg, results) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 1: failed, or results that are not the expected ones; 2: wrong flags."""
+    args = parse_arguments(argv)
+    try:
+        return launch(work, args)
+    except ChildFailedError as error:
+        print(f"error: {first_failure(error)}", file=sys.stderr)
+    except (TrainingError, ValueError, FileNotFoundError) as error:
+        logger.debug("the error in full", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Names and facts: what is found, what is refused, and that nothing is read too early."""
+
+import pickle
+
+import pytest
+
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
+from mask2former.data.catalog import Metadata
+
+
+def test_unknown_name_lists_the_near_and_the_known():
+    with pytest.raises(
+        DatasetError, match=r"no dataset is called 'coco_2017_trian'; did you mean coco_2017_train"
+    ):
+        DatasetCatalog.get("coco_2017_trian")
+    with pytest.raises(DatasetError, match=r"registered are: .*coco_2017_val_panoptic_with_sem_seg"):
+        DatasetCatalog.get("?")
+
+
+def test_a_name_is_given_once_and_can_be_removed():
+    DatasetCatalog.register("once", lambda: [{"file_name": "a"}])
+    try:
+        with pytest.raises(DatasetError, match="'once' is registered already"):
+            DatasetCatalog.register("once", list)
+        assert DatasetCatalog.get("once") == [{"file_name": "a"}]
+        assert "once" in DatasetCatalog.list()
+    finally:
+        DatasetCatalog.remove("once")
+    assert "once" not in DatasetCatalog
+
+
+def test_a_fact_is_set_once():
+    metadata = Metadata("m")
+    metadata.thing_classes = ["a"]
+    metadata.thing_classes = ["a"]
+    with pytest.raises(
+        DatasetError, match=r"'thing_classes' of dataset 'm' is \['a'\], and cannot become \['b'\]"
+    ):
+        metadata.thing_classes = ["b"]
+    assert metadata.get("ignore_label", 255) == 255
+    assert metadata.as_dict() == {"name": "m", "thing_classes": ["a"]}
+
+
+def test_an_absent_fact_names_the_present_ones():
+    with pytest.raises(
+        AttributeError, match="dataset 'm' has no metadata 'stuff'; it has: ignore_label, name"
+    ):
+        Metadata("m").set(ignore_label=0).stuff  # noqa: B018
+
+
+def test_facts_are_derived_on_access_and_given_ones_win():
+    calls = []
+
+    def derived():
+        calls.append(1)
+        return {"a": len(calls), "b": 2}
+
+    metadata = Metadata("m").set(b=3).derive(derived)
+    assert not calls
+    assert (metadata.b, metadata.a, metadata.a) == (3, 1, 2)
+    with pytest.raises(DatasetError, match="cannot become"):
+        metadata.a = 99
+
+
+def test_a_snapshot_reaches_another_process():
+    metadata = Metadata("m").set(b=3).derive(lambda: {"a": 1})
+    copy = pickle.loads(pickle.dumps(metadata.snapshot()))
+    assert copy.as_dict() == {"name": "m", "a": 1, "b": 3}
+
+
+def test_the_catalog_keeps_one_entry_for_a_name():
+    MetadataCatalog.get("kept").x = 1
+    try:
+        assert MetadataCatalog.get("kept").x == 1
+        assert "kept" in MetadataCatalog.list()
+    finally:
+        MetadataCatalog.remove("kept")
+    assert MetadataCatalog.get("kept").get("x") is None
+    MetadataCatalog.remove("kept")

@@ -1,0 +1,165 @@
+"""The one mapper: what each published name yields, and that picture and masks stay together."""
+
+import numpy as np
+import pytest
+import torch
+from drawn_dataset import COLOURS, rectangle
+from PIL import Image
+
+from mask2former.config import get_cfg
+from mask2former.data import (
+    DatasetCatalog,
+    DatasetError,
+    MetadataCatalog,
+    build_test_mapper,
+    build_train_mapper,
+)
+from mask2former.data.augmentation import Scene
+from mask2former.data.mapper import MAPPERS, read_image, visible_instances
+from mask2former.data.targets import DrawnSegments
+from mask2former.data.view import View
+
+
+def mapper_of(cfg, names, mapper_name):
+    cfg.INPUT.DATASET_MAPPER_NAME = mapper_name
+    name = names["instance" if "instance" in mapper_name else "panoptic"]
+    return build_train_mapper(cfg, MetadataCatalog.get(name)), DatasetCatalog.get(name)
+
+
+def only_flips_and_crops(cfg):
+    """Settings under which every pixel is one of the original's, or padding."""
+    cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 1.0
+    cfg.INPUT.MIN_SIZE_TRAIN = (0,)
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, (0.5, 0.5)
+    cfg.INPUT.SIZE_DIVISIBILITY = 40
+
+
+@pytest.mark.parametrize("mapper_name", MAPPERS)
+def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
+    """Each class has one colour in the picture; wherever a mask goes, that colour goes."""
+    only_flips_and_crops(cfg)
+    mapper, records = mapper_of(cfg, names, mapper_name)
+    colours = [COLOURS[category] for category in (0, 7, 90, 200)]
+    seen = set()
+    for seed in range(12):
+        sample = mapper(records[0], seed)
+        masks, classes = sample["instances"].gt_masks, sample["instances"].gt_classes
+        assert masks.shape == (len(classes), *sample["image"].shape[1:])
+        assert masks.dtype == torch.bool
+        assert classes.dtype == torch.int64
+        assert masks.flatten(1).any(1).all()
+        for label, mask in zip(classes.tolist(), masks, strict=True):
+            same_colour = (sample["image"] == torch.tensor(colours[label])[:, None, None]).all(0)
+            assert torch.equal(mask, same_colour)
+            seen.add(label)
+    assert seen == ({0, 1} if "instance" in mapper_name else {0, 1, 2, 3})
+
+
+def test_what_a_sample_holds(cfg, names, drawn):
+    mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
+    sample = mapper(records[1], seed=2**62)
+    assert set(sample) == {"file_name", "image_id", "height", "width", "image", "instances", "seed"}
+    assert (sample["image_id"], sample["height"], sample["width"], sample["seed"]) == (2, 20, 16, 2**62)
+    assert sample["file_name"] == str(drawn.images / "0002.png")
+    assert (sample["image"].dtype, sample["image"].shape) == (torch.uint8, (3, 32, 32))
+    assert sample["instances"].image_size == (32, 32)
+
+
+def test_pictures_without_objects_are_legal(cfg, names):
+    mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
+    for record in records[2:]:
+        instances = mapper(record, seed=0)["instances"]
+        assert instances.gt_masks.shape == (0, 32, 32)
+        assert instances.gt_masks.dtype == torch.bool
+        assert instances.gt_classes.dtype == torch.int64
+
+
+def test_masks_out_of_view_are_dropped():
+    masks = np.stack([rectangle((8, 8), 0, 0, 2, 2), rectangle((8, 8), 5, 5, 8, 8)])
+    view = View(np.arange(4, 8), np.array([4, 5, -1]))
+    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, DrawnSegments(np.array([3, 6]), lambda i: masks[i]))
+    instances = visible_instances(scene)
+    assert instances.gt_classes.tolist() == [6]
+    assert instances.gt_masks.int().tolist() == [[[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]]
+
+
+def test_a_seed_decides_everything(cfg, names):
+    mapper, records = mapper_of(cfg, names, "coco_panoptic_lsj")
+    first, again, other = (mapper(records[0], seed) for seed in (4, 4, 5))
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["instances"].gt_masks, again["instances"].gt_masks)
+    assert not torch.equal(first["image"], other["image"])
+
+
+def test_channel_order(cfg, names):
+    only_flips_and_crops(cfg)
+    rgb, records = mapper_of(cfg, names, "coco_instance_lsj")
+    cfg.INPUT.FORMAT = "BGR"
+    bgr, _ = mapper_of(cfg, names, "coco_instance_lsj")
+    assert torch.equal(rgb(records[0], 1)["image"].flip(0), bgr(records[0], 1)["image"])
+    test_image = build_test_mapper(cfg)({**records[0]})["image"]
+    assert test_image[:, 0, 0].tolist() == list(COLOURS[90])[::-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "DATASET_MAPPER_NAME",
+            "coco",
+            "DATASET_MAPPER_NAME is 'coco'; it can be one of coco_instance_lsj, ",
+        ),
+        ("FORMAT", "L", "INPUT.FORMAT is 'L'; it can be one of RGB, BGR"),
+    ],
+)
+def test_unknown_choices_list_the_known(cfg, names, key, value, message):
+    cfg.INPUT[key] = value
+    with pytest.raises(ValueError, match=message):
+        build_train_mapper(cfg, MetadataCatalog.get(names["instance"]))
+
+
+def test_for_evaluation_pictures_are_resized_and_records_kept(cfg, names, drawn):
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 12, 100
+    record = DatasetCatalog.get(names["panoptic"])[0]
+    sample = build_test_mapper(cfg)(record)
+    picture = Image.open(drawn.images / "0001.png").resize((16, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), np.asarray(picture))
+    assert (sample["height"], sample["width"]) == (24, 32)
+    assert sample["pan_seg_file_name"] == record["pan_seg_file_name"]
+    assert sample["segments_info"] == record["segments_info"]
+    assert "annotations" not in build_test_mapper(cfg)(DatasetCatalog.get(names["instance"])[0])
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show rotated by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    image = read_image({"file_name": tmp_path / "turned.png", "image_id": 1, "height": 6, "width": 4})
+    assert image.shape == (6, 4, 3)
+    assert image[0, 3].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_pictures_of_any_mode_become_colour(tmp_path, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.fromarray(np.full((5, 4, 3), 255, np.uint8)).convert(mode).save(tmp_path / f"a.{suffix}")
+    image = read_image({"file_name": tmp_path / f"a.{suffix}", "image_id": 1})
+    assert image.shape == (5, 4, 3)
+    assert (image >= 253).all()
+
+
+def test_pictures_that_cannot_be_used(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
+    for name, message in (("gone.jpg", "gone.jpg, image id 9: no such file"), ("text.jpg", "not readable")):
+        with pytest.raises(DatasetError, match=message):
+            read_image({"file_name": str(tmp_path / name), "image_id": 9})
+    with pytest.raises(DatasetError, match=r"is \(6, 4\), the annotations say \(4, 6\)"):
+        read_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
+
+
+def test_every_default_can_build_a_mapper():
+    cfg = get_cfg()
+    assert build_train_mapper(cfg, MetadataCatalog.get("coco_2017_val_panoptic")).image_format == "BGR"

@@ -1,0 +1,129 @@
+"""What the flags mean, and real processes that must do together what one does alone."""
+
+import argparse
+
+import pytest
+import torch
+from tiny_runs import random_sample, tiny_config
+
+from mask2former.distributed import is_main_process, rank, world_size
+from mask2former.engine.build import build_model
+from mask2former.engine.launch import Processes, add_arguments, launch, plan_processes
+from mask2former.engine.run import build_trainer
+from mask2former.engine.trainer import Hook
+
+
+def flags(*argv):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "gpus", "plan"),
+    [
+        ([], 0, Processes("cpu", 1)),
+        ([], 8, Processes("cuda", 1)),
+        (["--num-gpus", "0"], 8, Processes("cpu", 1)),
+        (["--num-gpus", "8"], 8, Processes("cuda", 8)),
+        (["--num-processes", "2"], 8, Processes("cpu", 2)),
+        (
+            ["--num-gpus", "4", "--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://a:1"],
+            4,
+            Processes("cuda", 4, 2, 1, "tcp://a:1"),
+        ),
+    ],
+)
+def test_plans(argv, gpus, plan):
+    assert plan_processes(flags(*argv), gpus) == plan
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--num-gpus", "2"], "--num-gpus 2, but this machine has 1"),
+        (["--num-gpus", "1", "--num-processes", "2"], "exclude each other"),
+        (["--num-gpus", "-1"], "must be positive"),
+        (["--num-processes", "-3"], "must be positive"),
+        (["--num-machines", "0"], "must be positive"),
+        (["--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"], "--machine-rank"),
+        (["--num-machines", "2"], "--dist-url is 'auto'"),
+    ],
+)
+def test_flags_that_cannot_be(argv, message):
+    with pytest.raises(ValueError, match=message):
+        plan_processes(flags(*argv), gpus=1)
+
+
+def test_no_gpu_is_said_in_one_line(capsys):
+    plan_processes(flags(), gpus=0)
+    assert capsys.readouterr().out == "no GPU is usable here: running on the CPU\n"
+    plan_processes(flags("--num-processes", "2"), gpus=0)
+    assert capsys.readouterr().out == ""
+
+
+class Recorder(Hook):
+    def __init__(self):
+        self.losses = []
+
+    def after_step(self, trainer):
+        self.losses.append(trainer.last.losses)
+
+
+OBJECTS = {"mixed": (3, 1, 8, 2), "one process always empty": (3, 2, 0, 0), "all empty": (0, 0, 0, 0)}
+STEPS = 4
+
+
+def train_share(objects, **changes):
+    """Losses of each step and the weights after them; each process takes its part of the same pictures."""
+    cfg = tiny_config(SOLVER__MAX_ITER=STEPS, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
+    cfg.SOLVER.BASE_LR = 0.01
+    torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
+    trainer = build_trainer(cfg, build_model(cfg))
+    recorder = Recorder()
+    trainer.hooks = [recorder]
+    share = 4 // world_size()
+    numbers = range(rank() * share, (rank() + 1) * share)
+    trainer.train([[random_sample(10 * t + n, objects[n]) for n in numbers] for t in range(STEPS)])
+    return recorder.losses, trainer.plain_model.state_dict()
+
+
+def train_all(args, device):
+    assert device == "cpu" and world_size() == 2
+    found = {name: train_share(objects) for name, objects in OBJECTS.items()}
+    found["accumulated"] = train_share(OBJECTS["mixed"], SOLVER__ACCUMULATION_STEPS=2)
+    torch.save(found, args.folder / f"{rank()}.pth")
+    return 7 if is_main_process() else 0
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The results of both processes of one launch, by rank."""
+    args = flags("--num-processes", "2")
+    args.folder = tmp_path_factory.mktemp("two")
+    assert launch(train_all, args) == 7
+    return [torch.load(args.folder / f"{number}.pth", weights_only=True) for number in range(2)]
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_two_processes_train_as_one(two_processes, name):
+    losses, weights = train_share(OBJECTS[name])
+    for step, (alone, together) in enumerate(zip(losses, two_processes[0][name][0], strict=True)):
+        assert together == pytest.approx(alone, rel=1e-3, abs=1e-5), f"step {step}"
+    for key, tensor in weights.items():
+        torch.testing.assert_close(two_processes[0][name][1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", [*OBJECTS, "accumulated"])
+def test_processes_stay_equal(two_processes, name):
+    (losses, weights), (other_losses, other_weights) = (results[name] for results in two_processes)
+    assert losses == other_losses
+    for key, tensor in weights.items():
+        assert torch.equal(tensor, other_weights[key]), key
+
+
+def fail_in_one(args, device):
+    if rank() == 1:
+        raise ValueError("the second has had enough")
+    torch.distributed.barrier()
+    return 0

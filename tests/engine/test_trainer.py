@@ -1,0 +1,225 @@
+"""The loop on a model of one weight vector, where each step can be worked out by hand."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from mask2former.config import get_cfg
+from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
+from mask2former.engine.trainer import Trainer, TrainingError, autocast_dtype
+from mask2former.structures import Instances
+
+NAN = float("nan")
+INF = float("inf")
+
+
+def sample(name, value=1.0):
+    """A picture whose loss is `value` times the weights' sum of squares."""
+    targets = Instances((4, 6), gt_classes=torch.zeros(2, dtype=torch.int64))
+    return {"file_name": name, "image": torch.full((3, 4, 6), float(value)), "instances": targets}
+
+
+class Squares(nn.Module):
+    """Two losses, quadratic in the weights and linear in the mean of each picture."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+        self.seen_dtypes = []
+        self.batch_sizes = []
+
+    def forward(self, batch):
+        self.batch_sizes.append(len(batch))
+        self.seen_dtypes.append(torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype)
+        scale = torch.stack([s["image"].mean() for s in batch]).mean()
+        return {"loss_ce": scale * self.weight.square().sum(), "loss_ce_0": 0.5 * self.weight.sum()}
+
+
+class RootOfNothing(Squares):
+    """A finite loss whose gradient is not: the root at zero."""
+
+    def forward(self, batch):
+        return {"loss_mask": (self.weight * 0).abs().sum().sqrt()}
+
+
+class OutOfMemory(Squares):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, batch):
+        raise self.error
+
+
+def make_trainer(model=None, *, max_iter=3, opts=(), **options):
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [
+            "SOLVER.WARMUP_ITERS",
+            0,
+            "SOLVER.BASE_LR",
+            0.1,
+            "SOLVER.MAX_ITER",
+            max_iter,
+            "SOLVER.STEPS",
+            (2,),
+            *opts,
+        ]
+    )
+    model = model or Squares()
+    optimizer = build_optimizer(cfg, model)
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(cfg, optimizer),
+        clip=build_clipper(cfg),
+        max_iter=max_iter,
+        **options,
+    )
+
+
+@pytest.fixture(autouse=True)
+def visible_log(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mask2former"), "propagate", True)
+
+
+def test_steps_equal_plain_adamw():
+    trainer = make_trainer(opts=["SOLVER.WEIGHT_DECAY", 0.05])
+    trainer.train([[sample("a", 1), sample("b", 3)]] * 3)
+
+    weight = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    plain = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.05)
+    for rate in (0.1, 0.1, 0.01):
+        plain.param_groups[0]["lr"] = rate
+        plain.zero_grad()
+        (2 * weight.square().sum() + 0.5 * weight.sum()).backward()
+        plain.step()
+    torch.testing.assert_close(trainer.model.weight.data, weight.data)
+    assert trainer.done == 3
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_a_non_finite_loss_skips_the_step_and_is_named(bad, caplog):
+    model = Squares()
+    trainer = make_trainer(model, max_iter=1)
+    before = model.weight.detach().clone()
+    trainer.train([[sample("good.jpg"), sample("bad.jpg", bad)]])
+    assert torch.equal(model.weight, before)
+    assert "loss_ce, the gradient not finite" in caplog.text and "bad.jpg (4 x 6, 2 objects)" in caplog.text
+    assert "loss_ce_0" not in caplog.text
+
+    trainer.max_iter = 2
+    trainer.train([[sample("good.jpg")]])
+    assert torch.isfinite(model.weight).all() and not torch.equal(model.weight, before)
+    assert trainer.window.count == 1 and trainer.window.means()["loss_ce"] == pytest.approx(14.0)
+
+
+def test_a_non_finite_gradient_of_a_finite_loss_skips_the_step(caplog):
+    trainer = make_trainer(RootOfNothing(), max_iter=1, opts=["SOLVER.CLIP_GRADIENTS.ENABLED", True])
+    trainer.train([[sample("a.jpg")]])
+    assert trainer.model.weight.tolist() == [1.0, -2.0, 3.0]
+    assert "the gradient not finite on a.jpg" in caplog.text and "loss_mask" not in caplog.text
+
+
+def test_ten_skipped_steps_in_a_row_stop_the_run():
+    trainer = make_trainer(max_iter=100)
+    batches = [[sample("x.jpg", NAN)]] * 9 + [[sample("fine.jpg")]] + [[sample("y.jpg", NAN)]] * 10
+    with pytest.raises(TrainingError, match=r"step 19: 10 steps in a row.*loss_ce.*y\.jpg.*SOLVER\.BASE_LR"):
+        trainer.train(batches)
+    assert torch.isfinite(trainer.model.weight).all()
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_accumulation_changes_nothing_for_losses_that_are_means(pieces):
+    batch = [sample(str(n), n) for n in range(5)]
+    whole, split = make_trainer(), make_trainer(accumulation=pieces)
+    whole.train([batch] * 3)
+    split.train([batch] * 3)
+    torch.testing.assert_close(split.model.weight.data, whole.model.weight.data)
+    assert len(split.model.batch_sizes) == 3 * pieces and sum(split.model.batch_sizes) == 15
+    assert split.window.means() == pytest.approx(whole.window.means())
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("auto", None), ("float32", None), ("bfloat16", torch.bfloat16), ("fp16", torch.float16)],
+)
+def test_precision_on_a_cpu(name, dtype):
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", name])
+    assert autocast_dtype(cfg, torch.device("cpu")) is dtype
+    cfg.SOLVER.AMP.ENABLED = False
+    assert autocast_dtype(cfg, torch.device("cpu")) is None
+
+
+def test_unknown_precision_is_named():
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "half"])
+    with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'half'.*bfloat16"):
+        autocast_dtype(cfg, torch.device("cpu"))
+
+
+def test_bfloat16_is_used_inside_and_weights_stay_float32():
+    trainer = make_trainer(dtype=torch.bfloat16)
+    trainer.train([[sample("a")]] * 3)
+    assert trainer.model.seen_dtypes == [torch.bfloat16] * 3
+    assert trainer.model.weight.dtype == torch.float32
+
+
+def test_float16_overflow_lowers_the_scale_and_is_not_counted_as_failure():
+    trainer = make_trainer(max_iter=20, dtype=torch.float16)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer.train([[sample("a", 1e4)]] * 20)  # 6e4 * scale is beyond float32 until the scale is 2^112
+    assert trainer.scaler.get_scale() <= 2.0**112
+    assert torch.isfinite(trainer.model.weight).all() and trainer.model.weight.tolist() != [1.0, -2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("Unable to allocate 3 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+    ],
+)
+def test_out_of_memory_names_images_sizes_counts_and_keys(error):
+    trainer = make_trainer(OutOfMemory(error))
+    with pytest.raises(TrainingError, match=r"big\.jpg \(4 x 6, 2 objects\).*ACCUMULATION_STEPS \(now 1\)"):
+        trainer.train([[sample("big.jpg")]])
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="^shapes differ$"):
+        make_trainer(OutOfMemory(RuntimeError("shapes differ"))).train([[sample("a")]])
+
+
+def test_a_restored_trainer_continues_as_if_never_stopped(tmp_path):
+    batches = [[sample("a", n)] for n in range(1, 7)]
+    whole = make_trainer(max_iter=6)
+    whole.train(batches)
+
+    first = make_trainer(max_iter=3)
+    saved = {}
+
+    class Save:
+        def before_train(self, trainer): ...
+
+        def after_step(self, trainer):
+            torch.save(
+                {"model": trainer.plain_model.state_dict(), **trainer.state_dict()}, tmp_path / "state.pth"
+            )
+
+        def after_train(self, trainer): ...
+
+    first.hooks = [Save()]
+    first.train(batches)
+    saved = torch.load(tmp_path / "state.pth", weights_only=True)
+    second = make_trainer(max_iter=6)
+    second.model.load_state_dict(saved["model"])
+    second.load_state_dict(saved)
+    assert second.done == 3
+    second.train(batches[3:])
+    assert torch.equal(second.model.weight, whole.model.weight)
+    assert second.window == whole.window

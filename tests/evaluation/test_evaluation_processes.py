@@ -1,0 +1,47 @@
+"""Two real processes that share a data set find what one finds."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from evaluation_drawings import DrawnSet, Replay
+
+from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
+from mask2former.evaluation.mean_iou import SemSegEvaluator
+from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
+
+IMAGE_IDS = (5, 2, 11, 7, 3)
+
+
+def evaluate_share(folder: Path, rank: int, world_size: int) -> Results:
+    """Draw the data set, and evaluate every `world_size`-th picture of it from `rank` on."""
+    drawn = DrawnSet(folder / f"data{rank}", IMAGE_IDS)
+    records = drawn.records(drawn.disturbed)[rank::world_size]
+    evaluators = DatasetEvaluators(
+        kind(metadata=drawn.metadata, output_dir=folder / "inference")
+        for kind in (COCOPanopticEvaluator, COCOEvaluator, SemSegEvaluator)
+    )
+    return inference_on_dataset(Replay(), [[record] for record in records], evaluators)
+
+
+def process(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = evaluate_share(folder, rank, 2)
+    (folder / f"rank{rank}.json").write_text(json.dumps(results))
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    (tmp_path / "two").mkdir()
+    mp.spawn(process, (tmp_path / "two",), nprocs=2)
+    alone = evaluate_share(tmp_path / "one", 0, 1)
+    together = json.loads((tmp_path / "two/rank0.json").read_text())
+    assert json.loads((tmp_path / "two/rank1.json").read_text()) == {}
+    assert together.keys() == alone.keys() == {"panoptic_seg", "segm", "sem_seg"}
+    for task, metrics in alone.items():
+        assert together[task] == pytest.approx(metrics, nan_ok=True)
+    saved = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one/inference").rglob("*.*"))
+    assert saved == sorted(p.relative_to(tmp_path / "two") for p in (tmp_path / "two/inference").rglob("*.*"))

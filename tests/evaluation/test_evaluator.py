@@ -1,0 +1,85 @@
+"""The loop over a data set: modes, order, seconds, and several evaluators at once."""
+
+import logging
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation_drawings import DrawnSet, Replay
+
+from mask2former.evaluation import evaluator as module
+from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
+from mask2former.evaluation.mean_iou import SemSegEvaluator
+from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
+
+
+class Recorder:
+    """Writes down what it is called with."""
+
+    def __init__(self, task: str = "task") -> None:
+        self.calls: list[Any] = ["stale"]
+        self.task = task
+
+    def reset(self) -> None:
+        self.calls = []
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        self.calls += [(record["name"], output) for record, output in zip(inputs, outputs, strict=True)]
+        assert torch.is_inference_mode_enabled()
+
+    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
+        return OrderedDict({self.task: OrderedDict(count=len(self.calls))})
+
+
+BATCHES = [[{"name": "a", "output": 1}, {"name": "b", "output": 2}], [{"name": "c", "output": 3}]]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_runs_in_eval_mode_and_returns_to_its_own(training: bool) -> None:
+    model, recorder = Replay().train(training), Recorder()
+    assert inference_on_dataset(model, BATCHES, recorder) == {"task": {"count": 3}}
+    assert recorder.calls == [("a", 1), ("b", 2), ("c", 3)]
+    assert model.modes == [False, False] and model.training is training
+
+
+def test_the_mode_returns_after_an_error_too() -> None:
+    model = Replay().train()
+    with pytest.raises(KeyError):
+        inference_on_dataset(model, [[{"name": "no output"}]], Recorder())
+    assert model.training
+
+
+def test_progress_tells_seconds_and_eta(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_LOGS", -1.0)
+    with caplog.at_level(logging.INFO, logger=module.__name__):
+        inference_on_dataset(Replay(), BATCHES, Recorder())
+    first, second, done = caplog.messages
+    assert first.startswith("Inference: 1 of 2 batches, seconds a batch: data 0.0")
+    assert "compute" in first and "eta 0:00:0" in first
+    assert second.startswith("Inference: 2 of 2") and done.startswith("Inference done: 2 of 2")
+
+
+def test_results_of_one_task_twice_are_an_error() -> None:
+    both = DatasetEvaluators([Recorder("a"), Recorder("b")])
+    assert inference_on_dataset(Replay(), BATCHES, both) == {"a": {"count": 3}, "b": {"count": 3}}
+    with pytest.raises(ValueError, match="two evaluators have results called 'a'"):
+        inference_on_dataset(Replay(), BATCHES, DatasetEvaluators([Recorder("a"), Recorder("a")]))
+
+
+def test_the_three_tasks_of_a_panoptic_model_at_once(tmp_path: Path) -> None:
+    drawn = DrawnSet(tmp_path)
+    for_all = DatasetEvaluators(
+        kind(metadata=drawn.metadata, output_dir=tmp_path / "inference")
+        for kind in (COCOPanopticEvaluator, COCOEvaluator, SemSegEvaluator)
+    )
+    results = inference_on_dataset(Replay(), [drawn.records(drawn.maps)], for_all)
+    assert list(results) == ["panoptic_seg", "segm", "sem_seg"]
+    scores = results["panoptic_seg"]["PQ"], results["segm"]["AP"], results["sem_seg"]["mIoU"]
+    assert scores == pytest.approx((100, 100, 100))
+    files = {path.name for path in (tmp_path / "inference").iterdir()}
+    assert files == {"panoptic", "coco_instances_results.json", "sem_seg_predictions.json"}

@@ -1,0 +1,251 @@
+"""Swin: windows against explicit loops, known sizes, every key, errors."""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from mask2former.config import get_cfg
+from mask2former.modeling.backbone.swin import (
+    PatchMerging,
+    SwinBlock,
+    SwinTransformer,
+    WindowAttention,
+    shift_mask,
+)
+from mask2former.modeling.layers.drop_path import DropPath
+from mask2former.registry import BACKBONE
+from mask2former.structures import ShapeSpec
+
+
+def small(**changes: Any) -> SwinTransformer:
+    torch.manual_seed(0)
+    keys = {"embed_dim": 8, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4, "drop_path_rate": 0.0}
+    return SwinTransformer(**{**keys, "out_features": ("res2", "res3"), **changes})
+
+
+class Place(NamedTuple):
+    """Where a row (or column) of tokens lies once the map is cut into windows that start at `shift`."""
+
+    window: int
+    offset: int
+    wrapped: bool  # it came around the map's edge
+
+
+def places(size: int, window: int, shift: int) -> list[Place]:
+    rolled = [(i - shift) % size for i in range(size)]
+    return [Place(r // window, r % window, i < shift) for i, r in enumerate(rolled)]
+
+
+def slow_attention(attn: WindowAttention, image: Tensor, window: int, shift: int) -> Tensor:
+    """What each token receives, one token, head and key at a time; `image` (H, W, C) is not padded."""
+    side = [math.ceil(size / window) * window for size in image.shape[:2]]
+    rows, columns = (places(size, window, shift) for size in side)
+    padded = image.new_zeros(*side, image.shape[2])
+    padded[: image.shape[0], : image.shape[1]] = image
+    qkv = attn.qkv(padded).unflatten(-1, (3, attn.heads, -1))
+    mixed = torch.zeros_like(image).unflatten(-1, (attn.heads, -1))
+    for y, x, head in itertools.product(*map(range, mixed.shape[:3])):
+        logits, values = [], []
+        for v, u in itertools.product(*map(range, side)):
+            if (rows[v].window, columns[u].window) != (rows[y].window, columns[x].window):
+                continue
+            apart = rows[v].wrapped != rows[y].wrapped or columns[u].wrapped != columns[x].wrapped
+            dy, dx = rows[y].offset - rows[v].offset, columns[x].offset - columns[u].offset
+            offset = (dy + window - 1) * (2 * window - 1) + dx + window - 1
+            bias = attn.relative_position_bias_table[offset, head]
+            product = qkv[y, x, 0, head] @ qkv[v, u, 1, head] / math.sqrt(qkv.shape[-1])
+            logits.append(product + bias - 100 * apart)
+            values.append(qkv[v, u, 2, head])
+        mixed[y, x, head] = torch.stack(logits).softmax(0) @ torch.stack(values)
+    return attn.proj(mixed.flatten(-2))
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(
+    ("window", "side"), [(3, (6, 3)), (3, (4, 7)), (3, (2, 2)), (2, (3, 5)), (4, (4, 8)), (4, (3, 5))]
+)
+@torch.no_grad()
+def test_block_is_that_of_explicit_loops(window: int, side: tuple[int, int], shifted: bool) -> None:
+    torch.manual_seed(0)
+    keys: dict[str, Any] = {"heads": 2, "mlp_ratio": 2.0, "drop_path": 0.0, "dropout": 0.0}
+    block = SwinBlock(6, window=window, shifted=shifted, **keys).double()
+    for parameter in block.parameters():
+        parameter.normal_()
+    maps = torch.randn(2, *side, 6, dtype=torch.float64)
+    padded = [math.ceil(size / window) * window for size in side]
+    actual = block(maps, shift_mask(*padded, window, maps.device))
+    for image, result in zip(maps, actual, strict=True):
+        shift = window // 2 if shifted else 0
+        attended = image + slow_attention(block.attn, block.norm1(image), window, shift)
+        torch.testing.assert_close(result, attended + block.mlp(block.norm2(attended)))
+
+
+@torch.no_grad()
+def test_merging_takes_neighbours_down_before_right() -> None:
+    torch.manual_seed(0)
+    merging = PatchMerging(3)
+    x = torch.randn(1, 3, 5, 3)
+    actual = merging(x)
+    assert actual.shape == (1, 2, 3, 6)
+    for i, j in itertools.product(range(2), range(3)):
+        tokens = [(2 * i, 2 * j), (2 * i + 1, 2 * j), (2 * i, 2 * j + 1), (2 * i + 1, 2 * j + 1)]
+        four = [x[0, y, z] if y < 3 and z < 5 else torch.zeros(3) for y, z in tokens]
+        torch.testing.assert_close(actual[0, i, j], merging.reduction(merging.norm(torch.cat(four))))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (45, 67), (9, 4)])
+def test_maps_have_the_promised_shapes(size: tuple[int, int]) -> None:
+    model = small(depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8), out_features=("res2", "res3", "res4", "res5"))
+    assert model.output_shape() == {f"res{i + 2}": ShapeSpec(8 * 2**i, 4 * 2**i) for i in range(4)}
+    maps = model(torch.randn(2, 3, *size))
+    for name, (channels, stride) in model.output_shape().items():
+        assert maps[name].shape == (2, channels, *(-(-side // stride) for side in size))
+
+
+def test_no_data_dependent_control_flow() -> None:
+    with torch.device("meta"):  # values do not exist there
+        maps = SwinTransformer()(torch.empty(1, 3, 800, 1344))
+    assert maps["res5"].shape == (1, 768, 25, 42)
+
+
+def test_a_picture_alone_equals_itself_in_a_batch() -> None:
+    model = small()
+    images = torch.randn(3, 3, 40, 56)
+    alone, together = model(images[1:2]), model(images)
+    for name, x in alone.items():
+        torch.testing.assert_close(x[0], together[name][1])
+
+
+def test_outputs_are_normed_and_merging_takes_the_map_before_the_norm() -> None:
+    model = small()
+    images = torch.randn(1, 3, 32, 32)
+    before = model(images)
+    torch.testing.assert_close(before["res2"].mean(1), torch.zeros(1, 8, 8), atol=1e-5, rtol=0)
+    with torch.no_grad():
+        model.norm0.weight.fill_(2)
+    after = model(images)
+    torch.testing.assert_close(after["res2"], 2 * before["res2"])
+    assert torch.equal(after["res3"], before["res3"])
+
+
+def test_only_what_is_wanted_is_built() -> None:
+    model = small(depths=(2, 2, 2), num_heads=(2, 2, 2), out_features=["res3"])
+    assert list(model(torch.randn(1, 3, 32, 32))) == ["res3"]
+    assert len(model.layers) == 2
+    assert not any(name.startswith(("norm0", "norm2", "layers.1.downsample")) for name in model.state_dict())
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    model = small(ape=True).train()
+    maps = model(torch.randn(2, 3, 50, 38)).values()
+    sum((x * torch.randn_like(x)).sum() for x in maps).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+def test_drop_path_grows_linearly_over_all_blocks() -> None:
+    model = small(depths=(2, 3), drop_path_rate=0.4)
+    rates = [module.rate for module in model.modules() if isinstance(module, DropPath)]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_checkpointing_gives_the_same_step() -> None:
+    plain = small(drop_path_rate=0.5, drop_rate=0.2).train()
+    checkpointed = small(drop_path_rate=0.5, drop_rate=0.2, checkpointing=True).train()
+    images = torch.randn(4, 3, 40, 40)
+    for model in (plain, checkpointed):
+        torch.manual_seed(1)
+        sum((x**3).sum() for x in model(images).values()).backward()
+    for expected, actual in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(actual.grad, expected.grad)
+
+
+def test_absolute_positions_are_added_to_the_patches_and_resized() -> None:
+    plain, with_position = small(), small(ape=True, pretrain_img_size=32)
+    with_position.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.randn(1, 3, 32, 48)
+    position = with_position.absolute_pos_embed
+    assert position.shape == (1, 8, 8, 8)
+    assert not torch.allclose(with_position(images)["res2"], plain(images)["res2"])
+    torch.nn.init.ones_(position)  # a constant is the same at any size
+    torch.nn.init.ones_(plain.patch_embed.norm.bias)
+    torch.testing.assert_close(with_position(images), plain(images))
+
+
+def build(options: dict[str, Any]) -> SwinTransformer:
+    """From keys of MODEL.SWIN, with the same random numbers."""
+    keys = {
+        "EMBED_DIM": 16,
+        "DEPTHS": [2, 2],
+        "NUM_HEADS": [2, 4],
+        "WINDOW_SIZE": 4,
+        "OUT_FEATURES": ["res2", "res3"],
+    }
+    cfg = get_cfg()
+    cfg.MODEL.SWIN.update(keys | options)
+    torch.manual_seed(0)
+    return BACKBONE.get("D2SwinTransformer")(cfg, ShapeSpec(channels=3))
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "shape"),
+    [
+        ({"PATCH_SIZE": 2}, "patch_embed.proj.weight", (16, 3, 2, 2)),
+        ({"EMBED_DIM": 32}, "layers.1.blocks.0.attn.qkv.weight", (192, 64)),
+        ({"DEPTHS": [2, 1]}, "layers.1.blocks.1.norm1.weight", None),
+        ({"NUM_HEADS": [2, 8]}, "layers.1.blocks.0.attn.relative_position_bias_table", (49, 8)),
+        ({"WINDOW_SIZE": 3}, "layers.0.blocks.0.attn.relative_position_index", (9, 9)),
+        ({"MLP_RATIO": 2.0}, "layers.0.blocks.0.mlp.fc1.weight", (32, 16)),
+        ({"QKV_BIAS": False}, "layers.0.blocks.0.attn.qkv.bias", None),
+        ({"PATCH_NORM": False}, "patch_embed.norm.weight", None),
+        ({"APE": True, "PRETRAIN_IMG_SIZE": 48}, "absolute_pos_embed", (1, 16, 12, 12)),
+        ({"OUT_FEATURES": ["res3"]}, "norm0.weight", None),
+    ],
+)
+def test_keys_that_change_weights(options: dict[str, Any], name: str, shape: tuple[int, ...] | None) -> None:
+    plain, changed = build({}).state_dict(), build(options).state_dict()
+    assert (tuple(changed[name].shape) if name in changed else None) == shape
+    assert (tuple(plain[name].shape) if name in plain else None) != shape
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "in_evaluation"),
+    [
+        ("QK_SCALE", 5.0, True),
+        ("DROP_RATE", 0.5, False),
+        ("ATTN_DROP_RATE", 0.5, False),
+        ("DROP_PATH_RATE", 0.9, False),
+    ],
+)
+def test_keys_that_change_results(key: str, value: Any, in_evaluation: bool) -> None:
+    models = [build({"DROP_PATH_RATE": 0.0}), build({"DROP_PATH_RATE": 0.0, key: value})]
+    images = torch.randn(4, 3, 24, 40)
+    for training in (True, False):
+        plain, changed = (model.train(training)(images)["res3"] for model in models)
+        assert torch.equal(plain, changed) != (training or in_evaluation)
+
+
+@pytest.mark.parametrize("key", ["MODEL.SWIN.USE_CHECKPOINT", "MODEL.ACTIVATION_CHECKPOINTING"])
+def test_checkpointing_keys(key: str) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list([key, True])
+    with torch.device("meta"):
+        assert BACKBONE.get("D2SwinTransformer")(cfg, ShapeSpec(channels=3)).checkpointing
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"NUM_HEADS": [2]}, r"NUM_HEADS is \[2\]"),
+        ({"NUM_HEADS": [2, 5]}, r"widths \[16, 32\]"),
+        ({"OUT_FEATURES": ["res4"]}, r"OUT_FEATURES is \['res4'\]"),
+        ({"DROP_PATH_RATE": 1.0}, "drop path"),
+    ],
+)
+def test_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(options)

@@ -1,0 +1,372 @@
+import itertools
+import math
+
+import pytest
+import torch
+import torch.multiprocessing
+from torch import distributed, nn
+
+from mask2former.distributed import sum_over_processes
+from mask2former.modeling.loss.criterion import SetCriterion, point_losses
+from mask2former.modeling.loss.matcher import LossWeights
+from mask2former.modeling.loss.points import random_points, uncertain_points
+from mask2former.modeling.predictions import Prediction, Predictions
+from mask2former.structures import Instances
+
+SIZE = (32, 48)
+CLASSES = 3
+KEYS = {f"loss_{term}{layer}" for term in ("ce", "mask", "dice") for layer in ("", "_0", "_1")}
+
+
+def criterion(**changes):
+    settings = {
+        "num_classes": CLASSES,
+        "class_weight": 2.0,
+        "mask_weight": 5.0,
+        "dice_weight": 5.0,
+        "no_object_weight": 0.1,
+        "num_points": 50,
+        "oversample_ratio": 3.0,
+        "importance_sample_ratio": 0.75,
+    }
+    return SetCriterion(**{**settings, **changes})
+
+
+def drawn_tensors(num_images, num_queries=5, num_layers=3, num_classes=CLASSES, seed=0):
+    """Class logits (L, B, Q, K+1), embeddings (L, B, Q, C) and features (B, C, h, w) that ask for
+    gradients.
+    """
+    random = torch.Generator().manual_seed(seed)
+    shapes = [
+        (num_layers, num_images, num_queries, num_classes + 1),
+        (num_layers, num_images, num_queries, 6),
+        (num_images, 6, SIZE[0] // 4, SIZE[1] // 4),
+    ]
+    return [torch.randn(shape, generator=random).requires_grad_() for shape in shapes]
+
+
+def as_predictions(class_logits, mask_embed, features):
+    return Predictions([Prediction(c, e) for c, e in zip(class_logits, mask_embed, strict=True)], features)
+
+
+def drawn_targets(count, size=SIZE, num_classes=CLASSES, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return Instances(
+        size,
+        gt_classes=torch.randint(num_classes, (count,), generator=random),
+        gt_masks=torch.rand(count, *size, generator=random) > 0.5,
+    )
+
+
+def summed(losses):
+    return torch.stack(list(losses.values())).sum()
+
+
+def test_point_losses_equal_a_double_loop():
+    random = torch.Generator().manual_seed(0)
+    logits, values = torch.randn(2, 3, 7, generator=random) * 3, torch.rand(2, 3, 7, generator=random)
+    cross_entropy, dice = point_losses(logits, values)
+    for layer in range(2):
+        for n in range(3):
+            pairs = list(zip(logits[layer, n].tolist(), values[layer, n].tolist(), strict=True))
+            p = [1 / (1 + math.exp(-x)) for x, _ in pairs]
+            t = [t for _, t in pairs]
+            ce = -sum(b * math.log(a) + (1 - b) * math.log(1 - a) for a, b in zip(p, t, strict=True)) / 7
+            both = sum(a * b for a, b in zip(p, t, strict=True))
+            assert float(cross_entropy[layer, n]) == pytest.approx(ce, rel=1e-4)
+            expected = 1 - (2 * both + 1) / (sum(p) + sum(t) + 1)
+            assert float(dice[layer, n]) == pytest.approx(expected, rel=1e-4)
+
+
+def two_halves(num_images=1):
+    """Targets: the left half, of class 0, and the right half, of class 2; query 1 and query 3 draw just
+    these.
+    """
+    features = torch.zeros(num_images, 2, 8, 12)
+    features[:, 0, :, :6] = 1
+    features[:, 1, :, 6:] = 1
+    embed = torch.tensor([[-9.0, -9.0], [9.0, -9.0], [9.0, 9.0], [-9.0, 9.0]])
+    masks = torch.zeros(2, *SIZE, dtype=torch.bool)
+    masks[0, :, :24] = True
+    masks[1, :, 24:] = True
+    targets = Instances(SIZE, gt_classes=torch.tensor([0, 2]), gt_masks=masks)
+    return embed.expand(num_images, -1, -1), features, [targets] * num_images
+
+
+def test_a_hand_made_matching_has_the_loss_that_arithmetic_gives():
+    embed, features, targets = two_halves()
+    class_logits = torch.zeros(1, 4, CLASSES + 1)
+    class_logits[0, 1, 0] = math.log(4)  # query 1: its class has probability 4/7
+    losses = criterion()(Predictions([Prediction(class_logits, embed)], features), targets, SIZE)
+    # Queries 1 and 3 matched at weight 1 and -log of 4/7 and 1/4; queries 0 and 2 at weight 0.1 and -log 1/4.
+    expected = (math.log(7 / 4) + math.log(4) + 0.2 * math.log(4)) / 2.2
+    assert float(losses["loss_ce"]) == pytest.approx(2 * expected, rel=1e-5)
+    # The masks are right, except within a cell of the middle and the border; a wrong mask costs 9 a point.
+    assert 0 < losses["loss_mask"] / 5 < 2
+    assert 0 < losses["loss_dice"] / 5 < 0.2
+
+
+def read_padded(maps, points):
+    """Maps (T, h, w) at each one's points (T, P, 2), in [0, 1] of the padded image."""
+    return nn.functional.grid_sample(maps[:, None].float(), 2 * points[:, None] - 1, align_corners=False)[
+        :, 0, 0
+    ]
+
+
+def slow_mask_loss(logits, targets):
+    """Cross-entropy and dice of one pair, (P,) each."""
+    p = logits.sigmoid()
+    cross_entropy = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+    return cross_entropy, 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
+
+
+def best_queries(cost):
+    """By trying every assignment of a query to each target."""
+    queries, targets = cost.shape
+    choices = itertools.permutations(range(queries), targets)
+    return min(choices, key=lambda choice: sum(float(cost[q, n]) for n, q in enumerate(choice)))
+
+
+def slow_losses(class_logits, embed, features, targets, seeds):
+    """Prediction by prediction, image by image, pair by pair, on dense logits and padded masks."""
+    num_layers, _, num_queries, _ = class_logits.shape
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    points = [random_points(num_layers, 50, generator=generator) for generator in generators]
+    dense = torch.einsum("lbqc,bchw->lbqhw", embed, features)
+    ce, weight = torch.zeros(num_layers), torch.zeros(num_layers)
+    mask, dice = torch.zeros(num_layers), torch.zeros(num_layers)
+    for image, target in enumerate(targets):
+        matched = []
+        for layer in range(num_layers):
+            at = points[image][layer].expand(num_queries, -1, -1)
+            logits, values = (
+                read_padded(dense[layer, image], at),
+                read_padded(target.gt_masks, at[: len(target)]),
+            )
+            probabilities = class_logits[layer, image].softmax(-1)
+            cost = torch.zeros(num_queries, len(target))
+            for q, n in itertools.product(range(num_queries), range(len(target))):
+                cost[q, n] = 5 * sum(slow_mask_loss(logits[q], values[n]))
+                cost[q, n] -= 2 * probabilities[q, target.gt_classes[n]]
+            chosen = best_queries(cost)
+            wanted = dict(zip(chosen, target.gt_classes.tolist(), strict=True))
+            for q in range(num_queries):
+                w = 1.0 if q in wanted else 0.1
+                ce[layer] -= w * probabilities[q, wanted.get(q, CLASSES)].log()
+                weight[layer] += w
+            matched.append(dense[layer, image][list(chosen)])
+        logits = torch.cat(matched)
+        own = uncertain_points(
+            logits, 50, oversample_ratio=3.0, importance_sample_ratio=0.75, generator=generators[image]
+        )
+        values = read_padded(target.gt_masks.repeat(num_layers, 1, 1), own)
+        for i, (x, t) in enumerate(zip(read_padded(logits, own), values, strict=True)):
+            layer = i // len(target)
+            terms = slow_mask_loss(x, t)
+            mask[layer] += terms[0]
+            dice[layer] += terms[1]
+    total = sum(len(target) for target in targets)
+    return {"loss_ce": 2 * ce / weight, "loss_mask": 5 * mask / total, "loss_dice": 5 * dice / total}
+
+
+def test_losses_equal_the_slow_way():
+    tensors = [tensor.detach() for tensor in drawn_tensors(3)]
+    targets = [drawn_targets(n, seed=n) for n in (2, 0, 3)]
+    losses = criterion()(as_predictions(*tensors), targets, SIZE, [4, 5, 6])
+    for name, values in slow_losses(*tensors, targets, [4, 5, 6]).items():
+        for suffix, value in zip(("_0", "_1", ""), values.tolist(), strict=True):
+            assert losses[name + suffix].item() == pytest.approx(value, rel=1e-4)
+
+
+def test_padding_belongs_to_no_mask():
+    _, features, _ = two_halves()
+    embed = torch.tensor([[[9.0, -9.0]]])
+    class_logits = torch.zeros(1, 1, CLASSES + 1)
+    ones = torch.ones(1, 32, 24, dtype=torch.bool)
+    narrow = Instances((32, 24), gt_classes=torch.tensor([1]), gt_masks=ones)
+    padded = Instances(
+        SIZE,
+        gt_classes=narrow.gt_classes,
+        gt_masks=torch.nn.functional.pad(ones, (0, 24)),
+    )
+    predictions = Predictions([Prediction(class_logits, embed)], features)
+    unpadded_losses = criterion()(predictions, [narrow], SIZE, [3])
+    padded_losses = criterion()(predictions, [padded], SIZE, [3])
+    for key, value in unpadded_losses.items():
+        assert value.item() == pytest.approx(float(padded_losses[key]), abs=1e-4)
+    assert float(unpadded_losses["loss_dice"]) < 0.5  # the narrow mask is right where it is
+
+
+COUNTS = {
+    "normal": [3, 2],
+    "half empty": [0, 2],
+    "all empty": [0, 0],
+    "more objects than queries": [9, 1],
+    "one empty image": [0],
+}
+
+
+@pytest.mark.parametrize("num_classes", [1, CLASSES])
+@pytest.mark.parametrize("num_queries", [1, 5])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+def test_every_batch_gives_all_terms_and_gradients(counts, num_queries, num_classes):
+    tensors = drawn_tensors(len(counts), num_queries, num_classes=num_classes)
+    targets = [drawn_targets(n, num_classes=num_classes) for n in counts]
+    losses = criterion(num_classes=num_classes)(as_predictions(*tensors), targets, SIZE)
+    assert set(losses) == KEYS
+    summed(losses).backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for tensor in tensors:
+        assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
+    assert losses["loss_ce"] > 0 and tensors[0].grad.abs().sum() > 0
+    if not sum(counts):
+        assert all(losses[key].item() == 0 for key in KEYS if "ce" not in key)
+        assert not tensors[1].grad.any() and not tensors[2].grad.any()
+
+
+def test_masks_are_divided_by_targets_even_by_those_left_over():
+    class_logits, embed, features = drawn_tensors(1, num_queries=1)
+    twice = drawn_targets(1)
+    twice = Instances(SIZE, gt_classes=twice.gt_classes.repeat(2), gt_masks=twice.gt_masks.repeat(2, 1, 1))
+    exact = criterion(importance_sample_ratio=0.0, num_points=3000)
+    one = exact(as_predictions(class_logits, embed, features), [drawn_targets(1)], SIZE, [0])
+    two = exact(as_predictions(class_logits, embed, features), [twice], SIZE, [0])
+    for key in ("loss_mask", "loss_dice", "loss_mask_1"):
+        assert two[key].item() == pytest.approx(one[key].item() / 2, rel=0.1)
+
+
+def test_only_the_last_prediction_without_deep_supervision():
+    tensors, targets = drawn_tensors(2), [drawn_targets(2), drawn_targets(1)]
+    losses = criterion(deep_supervision=False)(as_predictions(*tensors), targets, SIZE)
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_query_is_matched_last(bad):
+    embed, features, targets = two_halves()
+    embed = embed.clone()
+    embed[0, 0] = bad
+    losses = criterion()(Predictions([Prediction(torch.zeros(1, 4, 4), embed)], features), targets, SIZE)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_seeds_decide_the_points_whatever_the_order():
+    tensors, targets = drawn_tensors(3), [drawn_targets(n, seed=n) for n in (2, 1, 3)]
+    order = [2, 0, 1]
+    shuffled = [tensors[0][:, order], tensors[1][:, order], tensors[2][order]]
+    losses = criterion()(as_predictions(*tensors), targets, SIZE, [7, 8, 9])
+    again = criterion()(as_predictions(*shuffled), [targets[i] for i in order], SIZE, [9, 7, 8])
+    others = criterion()(as_predictions(*tensors), targets, SIZE, [7, 8, 10])
+    for key, value in losses.items():
+        assert again[key].item() == pytest.approx(value.item(), rel=1e-5)
+    assert others["loss_mask"].item() != losses["loss_mask"].item()
+
+
+def test_without_seeds_torch_decides():
+    tensors, targets = drawn_tensors(1), [drawn_targets(2)]
+    values = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        values.append(float(criterion()(as_predictions(*tensors), targets, SIZE)["loss_mask"]))
+    assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_losses_are_float32_under_autocast(dtype):
+    tensors, targets = drawn_tensors(2), [drawn_targets(2), drawn_targets(1)]
+    halves = [tensor.detach().to(dtype) for tensor in tensors]
+    with torch.autocast("cpu", dtype):
+        losses = criterion()(as_predictions(*halves), targets, SIZE, [1, 2])
+    plain = criterion()(as_predictions(*(half.float() for half in halves)), targets, SIZE, [1, 2])
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert {k: float(v) for k, v in losses.items()} == {k: float(v) for k, v in plain.items()}
+
+
+def test_huge_half_precision_logits_do_not_overflow():
+    embed = torch.full((1, 2, 6), 200.0, dtype=torch.float16)
+    features = torch.full(
+        (1, 6, 8, 12), 200.0, dtype=torch.float16
+    )  # six products of 40,000; half ends at 65,504
+    predictions = Predictions([Prediction(torch.zeros(1, 2, 4), embed)], features)
+    assert all(torch.isfinite(loss) for loss in criterion()(predictions, [drawn_targets(2)], SIZE).values())
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_points": 0}, {"oversample_ratio": 0.5}, {"importance_sample_ratio": 1.5}]
+)
+def test_impossible_sampling_is_refused(change):
+    with pytest.raises(ValueError, match="TRAIN_NUM_POINTS"):
+        criterion(**change)
+
+
+def test_no_object_weight_is_part_of_the_state():
+    assert criterion().state_dict()["empty_weight"].tolist() == pytest.approx([1, 1, 1, 0.1])
+
+
+def test_no_object_weight_of_zero_without_targets():
+    tensors = drawn_tensors(1)
+    losses = criterion(no_object_weight=0.0)(as_predictions(*tensors), [drawn_targets(0)], SIZE)
+    assert all(loss.item() == 0 for loss in losses.values())
+
+
+def test_weights_scale_their_terms():
+    tensors, targets = drawn_tensors(1), [drawn_targets(2)]
+    twice = criterion(class_weight=4.0, mask_weight=10.0, dice_weight=10.0)
+    assert twice.weights == LossWeights(4.0, 10.0, 10.0)
+    for key, value in criterion()(as_predictions(*tensors), targets, SIZE, [0]).items():
+        other = twice(as_predictions(*tensors), targets, SIZE, [0])[key]
+        assert other.item() == pytest.approx(2 * value.item(), rel=1e-5)
+
+
+class Toy(nn.Module):
+    """A network of one layer, so that there is a gradient to average."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Linear(6, 6, bias=False)
+        self.criterion = criterion()
+
+    def forward(self, class_logits, embed, features, targets, seeds):
+        features = self.scale(features.movedim(1, -1)).movedim(-1, 1)
+        embed = self.scale(embed)
+        return self.criterion(
+            as_predictions(class_logits * embed.mean((0, 2, 3))[None, :, None, None], embed, features),
+            targets,
+            SIZE,
+            seeds,
+        )
+
+
+def losses_and_gradient(model, images, counts):
+    tensors = [tensor.detach() for tensor in drawn_tensors(len(counts))]
+    targets = [drawn_targets(counts[i], seed=i) for i in images]
+    batch = [tensors[0][:, images], tensors[1][:, images], tensors[2][images]]
+    losses = model(*batch, targets, [100 + i for i in images])
+    summed(losses).backward()
+    gradient = next(model.parameters()).grad
+    return {key: value.item() for key, value in losses.items()}, gradient.clone()
+
+
+SPREAD = [[3, 1, 2, 7], [0, 0, 1, 0], [0, 0, 0, 0]]  # targets of each of four images, two a process
+
+
+def one_of_two(rank, folder):
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results = []
+    for counts in SPREAD:
+        losses, gradient = losses_and_gradient(Toy(), [2 * rank, 2 * rank + 1], counts)
+        results.append((losses, sum_over_processes(gradient) / 2))  # as DistributedDataParallel averages
+    torch.save(results, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    of_processes = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    for counts, first, second in zip(SPREAD, *of_processes, strict=True):
+        losses, gradient = losses_and_gradient(Toy(), [0, 1, 2, 3], counts)
+        for key, value in losses.items():
+            assert (first[0][key] + second[0][key]) / 2 == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert torch.equal(first[1], second[1])
+        assert torch.allclose(first[1], gradient, rtol=1e-4, atol=1e-5)

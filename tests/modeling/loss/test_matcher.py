@@ -1,0 +1,125 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mask2former.modeling.loss.matcher import (
+    UNMATCHED,
+    LossWeights,
+    assign,
+    class_costs,
+    mask_costs,
+    matching_costs,
+    rank_non_finite_last,
+)
+from mask2former.modeling.loss.points import random_points, sample_maps, sample_masks
+
+WEIGHTS = LossWeights(2.0, 5.0, 5.0)
+
+
+def pair_cost_slowly(logits, targets):
+    """5 x cross-entropy + 5 x dice of one query with one target, point by point."""
+    cross_entropy = both = total = 0.0
+    for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-logit))
+        cross_entropy -= target * math.log(p) + (1 - target) * math.log(1 - p)
+        both += p * target
+        total += p + target
+    return 5 * cross_entropy / len(logits) + 5 * (1 - (2 * both + 1) / (total + 1))
+
+
+def test_mask_costs_equal_a_double_loop():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 11, generator=random) * 3
+    targets = torch.rand(2, 4, 11, generator=random)
+    costs = mask_costs(logits, targets, WEIGHTS)
+    for b, q, n in itertools.product(range(2), range(3), range(4)):
+        assert float(costs[b, q, n]) == pytest.approx(pair_cost_slowly(logits[b, q], targets[b, n]), rel=1e-4)
+
+
+def test_class_cost_is_minus_the_probability():
+    logits = torch.tensor(
+        [[[[0.0, math.log(2.0), math.log(5.0)]]]]
+    )  # probabilities 1/8, 2/8, 5/8 ("no object")
+    costs = class_costs(logits, torch.tensor([[1, 0]]))
+    assert costs.flatten().tolist() == pytest.approx([-0.25, -0.125])
+
+
+def test_costs_on_sampled_features_equal_costs_on_dense_logits():
+    random = torch.Generator().manual_seed(1)
+    class_logits = torch.randn(2, 2, 5, 4, generator=random)
+    embed = torch.randn(2, 2, 5, 6, generator=random)
+    features = torch.randn(2, 6, 8, 8, generator=random)
+    masks = [torch.rand(n, 32, 32, generator=random) > 0.5 for n in (3, 1)]
+    classes = [torch.tensor([2, 0, 1]), torch.tensor([1])]
+    points = random_points(2, 2, 50, generator=random)
+    values = [
+        sample_masks(m, p.expand(len(m), -1, -1, -1), (32, 32)) for m, p in zip(masks, points, strict=True)
+    ]
+    costs = matching_costs(class_logits, embed, features, classes, points, values, WEIGHTS)
+    dense = torch.einsum("lbqc,bchw->lbqhw", embed, features)
+    for layer, image in itertools.product(range(2), range(2)):
+        logits = sample_maps(dense[layer, image][:, None], points[image, layer].expand(5, 1, -1, -1))[:, 0, 0]
+        of_masks = mask_costs(logits[None], values[image][None, :, layer], WEIGHTS)[0]
+        of_classes = -class_logits[layer, image].softmax(-1)[:, classes[image]]
+        expected = of_masks + 2 * of_classes
+        assert torch.allclose(costs[layer, image, :, : len(masks[image])], expected, atol=1e-4)
+
+
+def test_the_one_right_answer():
+    costs = torch.tensor([[9.0, 1.0, 9.0], [2.0, 0.5, 9.0], [9.0, 9.0, 9.0], [9.0, 9.0, 3.0]])
+    # Target 1 is cheapest with query 1, but then target 0 costs 9: the least sum is 2 + 1 + 3.
+    assert assign(costs[None, None], [3]).tolist() == [[[1, 0, 3]]]
+
+
+def test_images_use_their_own_columns():
+    costs = torch.rand(3, 2, 4, 3)
+    result = assign(costs, [1, 3])
+    assert (result[:, 0, 1:] == UNMATCHED).all()
+    assert torch.equal(result[:, 0, 0], costs[:, 0, :, 0].argmin(-1))
+    assert (result[:, 1].sort(-1).values.diff(dim=-1) > 0).all()
+
+
+def test_more_targets_than_queries_leave_the_dearest():
+    costs = torch.tensor([[3.0, 1.0, 2.0, 9.0], [1.0, 3.0, 8.0, 9.0]])
+    assert assign(costs[None, None], [4]).tolist() == [[[1, 0, UNMATCHED, UNMATCHED]]]
+
+
+def test_nothing_to_assign():
+    assert assign(torch.zeros(2, 3, 5, 0), [0, 0, 0]).shape == (2, 3, 0)
+
+
+BAD = st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), sides=st.tuples(st.integers(1, 4), st.integers(1, 4)))
+def test_non_finite_costs_rank_last(data, sides):
+    cell = st.one_of(st.floats(-1e6, 1e6, width=32), BAD)
+    costs = np.array(data.draw(st.lists(cell, min_size=sides[0] * sides[1], max_size=sides[0] * sides[1])))
+    costs = costs.reshape(sides)
+    assert np.isfinite(rank_non_finite_last(costs)).all()
+    chosen = assign(torch.from_numpy(costs)[None, None], [sides[1]])[0, 0].tolist()
+    taken = [costs[q, n] for n, q in enumerate(chosen) if q != UNMATCHED]
+    assert len(taken) == min(sides)
+    assert sum(not math.isfinite(c) for c in taken) == fewest_non_finite(costs)
+
+
+def fewest_non_finite(costs):
+    """Over all assignments, the smallest number of non-finite pairs."""
+    if costs.shape[0] < costs.shape[1]:
+        costs = costs.T
+    queries, targets = costs.shape
+    return min(
+        sum(not math.isfinite(costs[q, n]) for n, q in enumerate(choice))
+        for choice in itertools.permutations(range(queries), targets)
+    )
+
+
+def test_finite_costs_stay_as_they_are():
+    costs = np.arange(6.0).reshape(2, 3)
+    assert rank_non_finite_last(costs) is costs

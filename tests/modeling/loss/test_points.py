@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mask2former.modeling.loss import points as points_module
+from mask2former.modeling.loss.points import random_points, sample_maps, sample_masks, uncertain_points
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def read_slowly(image, x, y):
+    """Bilinear between pixel centres, pixel by pixel, zero outside; x and y in pixels."""
+    height, width = image.shape
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    total = 0.0
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            if 0 <= row < height and 0 <= column < width:
+                weight = (1 - abs(y - 0.5 - row)) * (1 - abs(x - 0.5 - column))
+                total += weight * float(image[row, column])
+    return total
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sides=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    seed=st.integers(0, 1000),
+)
+def test_masks_are_read_as_slowly_and_as_if_padded(sides, padding, seed):
+    random = generator(seed)
+    masks = torch.rand(3, *sides, generator=random) > 0.5
+    padded_size = (sides[0] + padding[0], sides[1] + padding[1])
+    points = random_points(3, 2, 4, generator=random)
+    values = sample_masks(masks, points, padded_size)
+    for mask, own_points, own_values in zip(masks, points, values, strict=True):
+        for (x, y), value in zip(own_points.reshape(-1, 2).tolist(), own_values.flatten(), strict=True):
+            slow = read_slowly(mask, x * padded_size[1], y * padded_size[0])
+            assert float(value) == pytest.approx(slow, abs=1e-5)
+    padded = torch.nn.functional.pad(masks, (0, padding[1], 0, padding[0]))
+    assert torch.allclose(sample_masks(padded, points, padded_size), values, atol=1e-5)
+    assert torch.allclose(sample_maps(padded.float()[:, None], points)[:, 0], values, atol=1e-5)
+
+
+def test_ones_read_a_quarter_at_the_corner():
+    ones = torch.ones(1, 6, 9, dtype=torch.bool)
+    corner_edge_middle = torch.tensor([[[[0.0, 0.0], [0.5, 0.0], [0.5, 0.5]]]])
+    assert sample_masks(ones, corner_edge_middle, (6, 9)).flatten().tolist() == [0.25, 0.5, 1.0]
+
+
+def test_many_masks_are_read_a_few_at_a_time(monkeypatch):
+    masks = torch.rand(5, 4, 4) > 0.5
+    points = random_points(5, 1, 7, generator=generator())
+    at_once = sample_masks(masks, points, (4, 4))
+    monkeypatch.setattr(points_module, "MASK_PIXELS_AT_ONCE", 33)
+    assert torch.equal(sample_masks(masks, points, (4, 4)), at_once)
+
+
+def test_no_masks_have_no_values():
+    masks = torch.zeros(0, 4, 4, dtype=torch.bool)
+    assert sample_masks(masks, torch.zeros(0, 2, 7, 2), (8, 8)).shape == (0, 2, 7)
+
+
+def draw_uncertain(logits, num_points=40, oversample_ratio=3.0, importance_sample_ratio=0.75, seed=0):
+    return uncertain_points(
+        logits,
+        num_points,
+        oversample_ratio=oversample_ratio,
+        importance_sample_ratio=importance_sample_ratio,
+        generator=generator(seed),
+    )
+
+
+def test_important_points_lie_at_the_boundary():
+    edge = 0.7
+    ramp = (torch.arange(64) + 0.5) / 64 - edge  # the logit is x - edge, whatever y
+    points = draw_uncertain(ramp.expand(2, 64, 64), num_points=400)
+    assert points.shape == (2, 400, 2)
+    distance = (points[..., 0] - edge).abs()
+    inner = ((points[..., 1] - 0.5).abs() < 0.49) & (points[..., 0] < 0.99)  # at the border zeros mix in
+    # Of 1200 uniform points the nearest 300 lie within 300 / 1200 / 2 = 0.125; the 100 others lie anywhere.
+    assert distance[:, :300][inner[:, :300]].max() < 0.16
+    assert distance[:, 300:].max() > 0.5
+    assert (points >= 0).all() and (points < 1).all()
+
+
+def test_uncertainty_is_read_between_decided_pixels():
+    logits = torch.tensor([[[-1.0, 1.0]]]).expand(1, 2, 2)  # undecided only between the two columns
+    points = draw_uncertain(logits, num_points=20, oversample_ratio=10.0, importance_sample_ratio=1.0)
+    inside = (points[..., 1] > 0.25) & (points[..., 1] < 0.75)
+    assert ((points[..., 0][inside] - 0.5).abs() < 0.2).all()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_extreme_shares_keep_the_number_of_points(ratio):
+    assert draw_uncertain(torch.randn(3, 5, 5), importance_sample_ratio=ratio).shape == (3, 40, 2)
+
+
+def test_points_follow_from_the_seed():
+    logits = torch.randn(2, 8, 8)
+    assert torch.equal(draw_uncertain(logits, seed=5), draw_uncertain(logits, seed=5))
+    assert not torch.equal(draw_uncertain(logits, seed=5), draw_uncertain(logits, seed=6))
+
+
+def test_no_maps_have_no_points():
+    assert draw_uncertain(torch.zeros(0, 8, 8)).shape == (0, 40, 2)

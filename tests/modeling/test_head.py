@@ -1,0 +1,99 @@
+"""The head as a whole: names and shapes of published checkpoints, and one traced graph."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import mask2former.modeling  # noqa: F401  (registers all parts)
+from mask2former.config import load_config
+from mask2former.registry import BACKBONE, SEM_SEG_HEADS
+from mask2former.structures import ShapeSpec
+
+DATA = Path(__file__).parents[1] / "data"
+MANIFEST = json.loads(gzip.decompress((DATA / "state_dicts.json.gz").read_bytes()))
+SMALL = (
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.SEM_SEG_HEAD.MASK_DIM", 16, "MODEL.MASK_FORMER.HIDDEN_DIM", 32,
+    "MODEL.MASK_FORMER.NHEADS", 2, "MODEL.MASK_FORMER.DEC_LAYERS", 4,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 5,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD", 16,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD", 16, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3,
+)  # fmt: skip
+BASE = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+
+
+def build_head(config_file, opts=(), input_shape=None):
+    cfg = load_config(config_file, list(opts))
+    if input_shape is None:
+        input_shape = BACKBONE.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(3)).output_shape()
+    return SEM_SEG_HEADS.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
+
+
+@pytest.mark.parametrize("config_file", MANIFEST["configs"])
+def test_names_and_shapes_of_published_checkpoints(config_file):
+    table = MANIFEST["tables"][MANIFEST["configs"][config_file]["table"]]
+    expected = {name: shape for name, shape in table.items() if name.startswith("sem_seg_head.")}
+    with torch.device("meta"):
+        head = build_head(config_file)
+    assert {f"sem_seg_head.{name}": list(x.shape) for name, x in head.state_dict().items()} == expected
+
+
+def small_head_and_features():
+    shapes = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
+    torch.manual_seed(0)
+    features = {n: torch.randn(2, s.channels, 64 // s.stride, 96 // s.stride) for n, s in shapes.items()}
+    return build_head(BASE, SMALL, shapes), features
+
+
+def test_dec_layers_counts_predictions():
+    head, features = small_head_and_features()
+    assert len(head.predictor.transformer_ffn_layers) == 3
+    assert len(head(features).layers) == 4
+
+
+def test_one_graph_without_breaks():
+    head, features = small_head_and_features()
+    compiled = torch.compile(head, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(features).mask_logits(), head(features).mask_logits())
+
+
+def test_exports():
+    head, features = small_head_and_features()
+
+    class Logits(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = head
+
+        def forward(self, features):
+            predictions = self.head(features)
+            return predictions.layers[-1].class_logits, predictions.mask_logits()
+
+    exported = torch.export.export(Logits().eval(), (features,)).module()
+    torch.testing.assert_close(exported(features), Logits()(features))
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (
+            ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"),
+            "PIXEL_DECODER_NAME is 'FPN', which is not registered",
+        ),
+        (
+            ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "X"),
+            "TRANSFORMER_DECODER_NAME is 'X', which is not",
+        ),
+        (
+            ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "p6"]),
+            r"IN_FEATURES has \['p6'\], but the backbone gives",
+        ),
+        (("MODEL.MASK_FORMER.DEC_LAYERS", 0), "DEC_LAYERS counts predictions, at least 1, not 0"),
+        (("MODEL.SEM_SEG_HEAD.CONVS_DIM", 48), "32 groups, which do not divide 48"),
+    ],
+)
+def test_what_a_user_can_get_wrong(opts, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        build_head(BASE, opts)

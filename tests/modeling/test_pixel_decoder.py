@@ -1,0 +1,175 @@
+"""The pixel decoder: shapes and order, its parts against plain torch, and how it behaves in training."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder
+from mask2former.structures import ShapeSpec
+
+SHAPES = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
+COARSE = ["res3", "res4", "res5"]
+
+
+def build(**changes):
+    torch.manual_seed(0)
+    arguments = {
+        "input_shape": SHAPES,
+        "transformer_in_features": COARSE,
+        "conv_dim": 32,
+        "mask_dim": 12,
+        "norm": "GN",
+        "num_layers": 1,
+        "num_heads": 4,
+        "dim_feedforward": 16,
+        "dropout": 0.0,
+        "activation_checkpointing": False,
+    }
+    return MSDeformAttnPixelDecoder(**(arguments | changes))
+
+
+def draw_features(batch=2, height=64, width=96, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(
+            batch, shape.channels, height // shape.stride, width // shape.stride, generator=generator
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def randomise(decoder):
+    """Offsets and attention weights that depend on the query, which they do not at the start."""
+    for layer in decoder.transformer.encoder.layers:
+        torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.1)
+        torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.1)
+    return decoder
+
+
+def test_shapes_and_order():
+    decoder = build()
+    mask_features, memory = decoder(draw_features())
+    assert mask_features.shape == (2, 12, 16, 24)
+    assert [tuple(x.shape) for x in memory] == [(2, 32, 2, 3), (2, 32, 4, 6), (2, 32, 8, 12)]
+    assert decoder.memory_shape == [ShapeSpec(32, 32), ShapeSpec(32, 16), ShapeSpec(32, 8)]
+
+
+def test_without_layers_the_rest_is_plain_torch():
+    decoder, features = build(num_layers=0), draw_features()
+    mask_features, memory = decoder(features)
+    for i, name in enumerate(("res5", "res4", "res3")):
+        convolution, norm = decoder.input_proj[i]
+        projected = F.conv2d(features[name], convolution.weight, convolution.bias)
+        expected = F.group_norm(projected, 32, norm.weight, norm.bias, 1e-5)
+        torch.testing.assert_close(memory[i], expected)
+    fine, layer = decoder.adapter_1, decoder.layer_1
+    enlarged = F.interpolate(memory[2], scale_factor=2, mode="bilinear", align_corners=False)
+    x = F.group_norm(F.conv2d(features["res2"], fine.weight), 32, fine.norm.weight, fine.norm.bias) + enlarged
+    x = F.group_norm(F.conv2d(x, layer.weight, padding=1), 32, layer.norm.weight, layer.norm.bias).relu()
+    expected = F.conv2d(x, decoder.mask_features.weight, decoder.mask_features.bias)
+    torch.testing.assert_close(mask_features, expected)
+
+
+def test_layer_is_post_norm_with_positions_in_the_query_alone():
+    decoder, features = randomise(build()), draw_features()
+    (layer,) = decoder.transformer.encoder.layers
+    seen = {}
+    layer.self_attn.register_forward_pre_hook(lambda _, args: seen.update(query=args[0], value=args[1]))
+    layer.self_attn.register_forward_hook(lambda _, args, output: seen.update(attended=output))
+    _, memory = decoder(features)
+    positions = seen["query"] - seen["value"]
+    torch.testing.assert_close(positions[0], positions[1], atol=1e-5, rtol=0)
+    x = F.layer_norm(seen["value"] + seen["attended"], (32,), layer.norm1.weight, layer.norm1.bias)
+    hidden = F.linear(x, layer.linear1.weight, layer.linear1.bias).relu()
+    x = x + F.linear(hidden, layer.linear2.weight, layer.linear2.bias)
+    expected = F.layer_norm(x, (32,), layer.norm2.weight, layer.norm2.bias)
+    torch.testing.assert_close(torch.cat([m.flatten(2) for m in memory], 2).transpose(1, 2), expected)
+
+
+def test_level_vectors_go_from_coarse_to_fine():
+    decoder, features = build(), draw_features()
+    (layer,) = decoder.transformer.encoder.layers
+    queries = []
+    layer.self_attn.register_forward_pre_hook(lambda _, args: queries.append(args[0]))
+    decoder(features)
+    with torch.no_grad():
+        decoder.transformer.level_embed[0] += 1
+    decoder(features)
+    moved = (queries[1] - queries[0]).mean((0, 2))
+    torch.testing.assert_close(moved, torch.tensor([1.0] * 2 * 3 + [0.0] * (4 * 6 + 8 * 12)))
+
+
+def test_names_in_any_order():
+    features = draw_features()
+    expected = randomise(build())(features)[0]
+    other = randomise(build(transformer_in_features=COARSE[::-1], input_shape=dict(reversed(SHAPES.items()))))
+    torch.testing.assert_close(other(features)[0], expected)
+
+
+def test_an_image_alone_equals_itself_in_a_batch():
+    decoder, features = randomise(build()), draw_features()
+    together = decoder(features)[0]
+    alone = decoder({name: x[1:] for name, x in features.items()})[0]
+    torch.testing.assert_close(alone, together[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_float32_under_autocast():
+    decoder, features = randomise(build()), draw_features()
+    expected, _ = decoder(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        result, memory = decoder(features)
+        half, _ = decoder({name: x.bfloat16() for name, x in features.items()})
+    assert torch.equal(result, expected)
+    assert {half.dtype, *(x.dtype for x in memory)} == {torch.float32}
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        decoder = randomise(build(num_layers=2, activation_checkpointing=checkpointing))
+        decoder(draw_features())[0].square().mean().backward()
+        gradients.append([p.grad for p in decoder.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_dropout_in_training_alone():
+    decoder, features = build(dropout=0.5), draw_features()
+    assert not torch.allclose(decoder(features)[0], decoder(features)[0])
+    decoder.eval()
+    assert torch.equal(decoder(features)[0], decoder(features)[0])
+
+
+def test_initial_values():
+    decoder = build(conv_dim=256, num_heads=8)
+    assert 0.9 < decoder.transformer.level_embed.std() < 1.1
+    (layer,) = decoder.transformer.encoder.layers
+    xavier = {layer.linear1.weight: 256 + 16, layer.self_attn.value_proj.weight: 512}
+    for weight, fans in xavier.items():
+        bound = (6 / fans) ** 0.5
+        assert 0.98 * bound < weight.abs().max() <= bound
+    for convolution in (decoder.adapter_1, decoder.layer_1, decoder.mask_features):
+        bound = (3 / convolution.weight[0].numel()) ** 0.5
+        assert 0.98 * bound < convolution.weight.abs().max() <= bound
+    assert not decoder.mask_features.bias.any()
+
+
+def test_without_norm_the_convolutions_have_a_bias():
+    decoder = build(norm="")
+    names = {name for name, _ in decoder.named_parameters() if name.startswith(("adapter_1", "layer_1"))}
+    assert names == {"adapter_1.weight", "adapter_1.bias", "layer_1.weight", "layer_1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"transformer_in_features": []}, "IN_FEATURES is .*must be some of"),
+        ({"transformer_in_features": ["res3", "res4", "p6"]}, "IN_FEATURES is .*p6.*must be some of"),
+        ({"transformer_in_features": ["res4", "res5"]}, "all but the finest"),
+        ({"transformer_in_features": ["res2", "res3", "res4", "res5"]}, "all but the finest"),
+        ({"conv_dim": 48}, "32 groups, which do not divide 48"),
+        ({"num_heads": 5}, "32 cannot be shared by 5 attention heads"),
+    ],
+)
+def test_what_a_user_can_get_wrong(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(**changes)

@@ -1,0 +1,49 @@
+"""The arrows of docs/architecture.md: which room may import which, and that the core stands on its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mask2former"
+FILES = sorted(PACKAGE.rglob("*.py"))
+GROUND = {"structures", "registry", "distributed", "version"}
+MAY_IMPORT = {
+    **{name: {"structures"} for name in GROUND},
+    "config": {"config_keys", "config_yaml"},
+    "ops": GROUND,
+    "modeling": GROUND | {"ops"},
+    "data": GROUND | {"label_files"},
+    "evaluation": GROUND | {"label_files"},
+}
+FOREIGN = {"detectron2", "torchvision", "timm", "transformers"}
+
+
+def imported(path):
+    """Dotted names of all that a file imports, at any depth of the file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("name", MAY_IMPORT)
+def test_the_arrows(name):
+    files = [path for path in FILES if room(path) == name]
+    assert files
+    for path in files:
+        ours = {dotted.split(".")[1] for dotted in imported(path) if dotted.startswith("mask2former.")}
+        assert ours <= MAY_IMPORT[name] | {name}, path
+
+
+def test_the_core_imports_no_other_framework():
+    found = {
+        (path.name, dotted) for path in FILES for dotted in imported(path) if dotted.split(".")[0] in FOREIGN
+    }
+    assert not found

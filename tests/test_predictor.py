@@ -1,0 +1,221 @@
+"""The predictor against the model itself, on pictures of several kinds, from checkpoints on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as rle
+from tiny_checkpoint import METADATA, NAMES, TINY, save_tiny_checkpoint, tiny_config
+
+from mask2former.config import load_config
+from mask2former.engine.build import build_model
+from mask2former.engine.weights import WeightsError, read_checkpoint
+from mask2former.image_io import ImageError
+from mask2former.label_files import read_label_map, read_segment_ids
+from mask2former.predictor import (
+    Predictor,
+    UntrainedModelError,
+    class_names_and_colours,
+    stored_config,
+)
+from mask2former.visualize import class_colours
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("run") / "model_final.pth")
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint):
+    return Predictor(checkpoint)
+
+
+def picture(height=90, width=140, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_checkpoint_is_enough_alone(checkpoint, predictor):
+    assert predictor.class_names == NAMES
+    assert predictor.colours == [tuple(colour) for colour in METADATA["stuff_colors"]]
+    assert Path(predictor.cfg.MODEL.WEIGHTS) == checkpoint
+
+
+def test_results_are_the_models_at_the_original_size(predictor):
+    image = picture()
+    result = predictor(image)
+    resized = np.asarray(Image.fromarray(image).resize((100, 64), Image.Resampling.BILINEAR))
+    inputs = {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1), "height": 90, "width": 140}
+    (expected,) = predictor.model([inputs])
+    np.testing.assert_array_equal(result.semantic, expected["sem_seg"].argmax(0))
+    np.testing.assert_array_equal(result.panoptic.ids, expected["panoptic_seg"][0])
+    assert result.panoptic.segments == expected["panoptic_seg"][1]
+    confident = expected["instances"].scores >= 0.5
+    assert 0 < confident.sum() < len(confident)
+    torch.testing.assert_close(result.instances.scores, expected["instances"].scores[confident])
+    torch.testing.assert_close(result.instances.pred_masks, expected["instances"].pred_masks[confident])
+
+
+def test_longest_side_is_limited(predictor):
+    seen = predictor._inputs(picture(20, 200))["image"]
+    assert tuple(seen.shape) == (3, 13, 128)
+
+
+def test_bgr_models_get_bgr(checkpoint):
+    cfg = stored_config(read_checkpoint(str(checkpoint)))
+    image = picture(64, 64)
+    rgb = Predictor(cfg)._inputs(image)["image"]
+    cfg.INPUT.FORMAT = "BGR"
+    torch.testing.assert_close(Predictor(cfg)._inputs(image)["image"], rgb.flip(0))
+
+
+def test_all_kinds_of_sources(predictor, tmp_path):
+    image = picture()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    expected = predictor(image).semantic
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)):
+        np.testing.assert_array_equal(predictor(source).semantic, expected)
+    grey = predictor(image[..., 0])
+    assert grey.semantic.shape == (90, 140)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_a_list_gives_what_each_picture_gives_alone(predictor, batch_size):
+    images = [picture(90, 140, 1), picture(64, 64, 2), picture(88, 140, 3), picture(128, 128, 4)]
+    results = predictor(images, batch_size=batch_size)
+    for image, result in zip(images, results, strict=True):
+        alone = predictor(image)
+        np.testing.assert_array_equal(result.image, image)
+        assert np.mean(result.semantic != alone.semantic) < 1e-3
+        assert result.panoptic.segments == alone.panoptic.segments
+        torch.testing.assert_close(result.instances.scores, alone.instances.scores, atol=1e-4, rtol=1e-4)
+    assert predictor([]) == []
+
+
+def test_wrong_sources_and_batch_size(predictor, tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(ImageError, match=r"text\.jpg"):
+        predictor([picture(), tmp_path / "text.jpg"])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        predictor([picture()], batch_size=0)
+
+
+def test_the_score_threshold_decides_and_an_empty_result_says_why(checkpoint):
+    candidates = Predictor(checkpoint, score_threshold=0.0)(picture()).instances
+    assert len(candidates) == 10 * 2  # queries times thing classes
+    strict = Predictor(checkpoint, score_threshold=0.99)(picture())
+    assert len(strict.instances) == 0
+    assert "none of 20 instances has a score of 0.99 or more" in strict.why_empty("instance")
+    assert f"the best has {candidates.scores.max():.2f}" in strict.why_empty("instance")
+    assert strict.why_empty("panoptic") is None
+    np.testing.assert_array_equal(strict.draw("instance"), strict.image)
+
+
+def test_an_empty_panoptic_result_says_why(checkpoint):
+    cfg = stored_config(read_checkpoint(str(checkpoint)))
+    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 1.0
+    result = Predictor(cfg)(picture())
+    assert result.panoptic.segments == []
+    assert not result.panoptic.ids.any()
+    assert "a probability above 1 (MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD)" in result.why_empty()
+    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 1.5
+    assert "keeps 1.5 of its mask" in Predictor(cfg)(picture()).why_empty("panoptic")
+
+
+def test_a_semantic_model_has_labels_alone(checkpoint):
+    cfg = stored_config(read_checkpoint(str(checkpoint)))
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
+    result = Predictor(cfg)(picture())
+    assert (result.tasks, result.panoptic, result.instances) == (["semantic"], None, None)
+    assert result.draw().shape == (90, 140, 3)
+    with pytest.raises(ValueError, match="there is no panoptic result; there is: semantic"):
+        result.draw("panoptic")
+
+
+def test_save(predictor, tmp_path):
+    result = predictor(picture())
+    result.save(tmp_path / "new/overlay.png")
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "new/overlay.png")), result.draw("panoptic")
+    )
+    result.save(tmp_path / "labels.png", "semantic")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), result.semantic)
+    result.save(tmp_path / "panoptic.png", "panoptic")
+    np.testing.assert_array_equal(read_segment_ids(tmp_path / "panoptic.png"), result.panoptic.ids)
+    segments = json.loads((tmp_path / "panoptic.json").read_text())
+    assert segments["segments_info"] == result.panoptic.segments
+    assert {"id": 0, "name": "circle", "isthing": True} in segments["categories"]
+    result.save(tmp_path / "instances.json", "instances")
+    saved = json.loads((tmp_path / "instances.json").read_text())
+    assert len(saved) == len(result.instances) == result.count("instance") > 0
+    for entry, mask, box in zip(saved, result.instances.pred_masks, result.instances.pred_boxes, strict=True):
+        np.testing.assert_array_equal(rle.decode(entry["segmentation"]).astype(bool), mask)
+        left, top, width, height = entry["bbox"]
+        assert [left, top, left + width, top + height] == box.tolist()
+        assert entry["category_name"] == NAMES[entry["category_id"]]
+    with pytest.raises(ValueError, match="cannot save 'masks'"):
+        result.save(tmp_path / "x.png", "masks")
+
+
+def test_published_checkpoints_need_a_config(checkpoint, tmp_path):
+    bare = tmp_path / "bare.pth"
+    torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, bare)
+    with pytest.raises(WeightsError, match=r"bare\.pth.*no config.*load_config"):
+        Predictor(bare)
+    cfg = tiny_config()
+    cfg.MODEL.WEIGHTS = str(bare)
+    with_config = Predictor(cfg)
+    assert with_config.class_names == ["class 0", "class 1", "class 2", "class 3"]
+    np.testing.assert_array_equal(with_config(picture()).semantic, Predictor(checkpoint)(picture()).semantic)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("", "MODEL.WEIGHTS is empty"),
+        ("detectron2://ImageNetPretrained/torchvision/R-50.pkl", "a backbone trained on ImageNet"),
+        ("somewhere/swin_tiny_patch4_window7_224.pkl", "a backbone trained on ImageNet"),
+    ],
+)
+def test_untrained_models_are_refused_without_a_download(weights, message):
+    cfg = tiny_config()
+    cfg.MODEL.WEIGHTS = weights
+    with pytest.raises(UntrainedModelError, match=message):
+        Predictor(cfg)
+
+
+def test_a_file_that_does_not_train_the_head_is_refused(checkpoint, tmp_path):
+    weights = torch.load(checkpoint, weights_only=True)["model"]
+    backbone = {name: tensor for name, tensor in weights.items() if name.startswith("backbone.")}
+    torch.save({"model": backbone}, tmp_path / "mine.pth")
+    cfg = tiny_config()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.WEIGHTS_STRICT = str(tmp_path / "mine.pth"), False
+    with pytest.raises(UntrainedModelError, match=r"head is not trained: .*mine\.pth"):
+        Predictor(cfg)
+    cfg = tiny_config()
+    cfg.MODEL.WEIGHTS, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = str(checkpoint), 9
+    with pytest.raises(UntrainedModelError, match="4 -> 9 classes"):
+        Predictor(cfg)
+
+
+def test_names_of_published_datasets_come_from_their_metadata(checkpoint, tmp_path):
+    torch.manual_seed(0)
+    opts = {**TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 133, "MODEL.MASK_FORMER.THING_IDS": list(range(80))}
+    del opts["DATASETS.TRAIN"], opts["DATASETS.TEST"]
+    config_file = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    cfg = load_config(config_file, [part for item in opts.items() for part in item])
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "coco.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "coco.pth")
+    names = Predictor(cfg).class_names
+    assert (len(names), names[0], names[80]) == (133, "person", "banner")
+
+
+def test_names_where_metadata_has_none_for_so_many():
+    names, colours = class_names_and_colours({"thing_classes": ["a"], "stuff_classes": ["a", "b"]}, 1)
+    assert (names, colours) == (["a"], class_colours(1))
+    names, colours = class_names_and_colours({}, 2)
+    assert (names, len(colours)) == (["class 0", "class 1"], 2)

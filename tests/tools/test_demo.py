@@ -1,0 +1,147 @@
+"""The demo command: what it draws, what it refuses, and how it goes on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_checkpoint import TINY, save_tiny_checkpoint
+
+from mask2former.predictor import Predictor
+from mask2former.tools.demo import find_pictures, main, output_paths
+
+ROOT = Path(__file__).parents[2]
+COCO_R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return str(save_tiny_checkpoint(tmp_path_factory.mktemp("run") / "model_final.pth"))
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two pictures in `in/`, which also holds something else; the working directory is theirs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    for seed, name in enumerate(["a.png", "b.JPG"]):
+        pixels = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / name)
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_one_picture_and_a_checkpoint_are_enough(pictures, checkpoint, capsys):
+    assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    expected = Predictor(checkpoint)("in/a.png")
+    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), expected.draw("panoptic"))
+    assert f"in/a.png: {len(expected.panoptic.segments)} segments -> output/a.png" in capsys.readouterr().out
+
+
+def test_output_file_task_and_threshold(pictures, checkpoint, capsys):
+    arguments = ["--input", "in/a.png", "--output", "drawn.png", "--task", "instance"]
+    assert main([*arguments, "--confidence-threshold", "0.55", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    expected = Predictor(checkpoint, score_threshold=0.55)("in/a.png")
+    np.testing.assert_array_equal(np.asarray(Image.open("drawn.png")), expected.draw("instance"))
+    assert f"{len(expected.instances)} instances" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "key"), [("instance", "score threshold"), ("panoptic", "OBJECT_MASK_THRESHOLD")]
+)
+def test_an_empty_result_says_why(pictures, checkpoint, capsys, task, key):
+    arguments = ["--input", "in/a.png", "--task", task, "--confidence-threshold", "1.0"]
+    assert main([*arguments, "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    out = capsys.readouterr().out
+    assert "the best has 0." in out or "the best has 1.0" in out
+    assert key in out
+    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), np.asarray(Image.open("in/a.png")))
+
+
+def test_a_folder_with_a_bad_picture(pictures, checkpoint, capsys):
+    (pictures / "in/aa.jpg").write_bytes(b"\xff\xd8 broken")
+    assert main(["--input", "in", "gone*.png", "--output", "out", "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.JPG"]
+    err = capsys.readouterr().err
+    assert "in/aa.jpg: is not a picture" in err
+    assert "gone*.png: no such file" in err
+    assert "2 of 4 pictures could not be drawn" in err
+
+
+def test_a_given_config_with_bare_weights(pictures, checkpoint):
+    opts = [str(part) for item in TINY.items() for part in item]
+    arguments = ["--input", "in/a.png", "--config-file", COCO_R50, "--opts", *opts]
+    assert main([*arguments, "MODEL.WEIGHTS", checkpoint]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [],
+            "https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/panoptic/maskformer2_R50_bs16_50ep/",
+        ),
+        (["--config-file", f"configs/{COCO_R50}"], "coco/panoptic/maskformer2_R50_bs16_50ep/model_final_"),
+        (["--opts", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+        (["--config-file", "own.yaml"], "--opts MODEL.WEIGHTS path/to/model_final.pth"),
+    ],
+)
+def test_without_trained_weights_it_refuses_and_shows_the_line(pictures, capsys, arguments, message):
+    Path("own.yaml").write_text("SEED: 1\n")
+    assert main(["--input", "in/a.png", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert "noise" in err
+    assert "--opts MODEL.WEIGHTS " in err
+    assert message in err
+    assert not Path("output").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
+        (["--opts", "MODEL.WEIGHTS", "gone.pth"], "gone.pth"),
+        (["--opts", "MODEL.WEIGHTS"], "MODEL.WEIGHTS is alone"),
+        (["--opts", "MODEL.WEIGHT", "x"], "did you mean MODEL.WEIGHTS"),
+    ],
+)
+def test_mistakes_are_one_line(pictures, capsys, arguments, message):
+    assert main(["--input", "in/a.png", *arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_find_pictures(pictures):
+    assert find_pictures(["in"]) == ["in/a.png", "in/b.JPG"]
+    assert find_pictures(["in/*.png", "in/b.JPG"]) == ["in/a.png", "in/b.JPG"]
+    assert find_pictures(["**/*.png"]) == ["in/a.png"]
+    assert find_pictures(["none*.png", "https://host/x.png?a=*"]) == ["none*.png", "https://host/x.png?a=*"]
+    Path("[odd].png").touch()
+    assert find_pictures(["[odd].png"]) == ["[odd].png"]
+
+
+def test_output_paths():
+    pictures = [
+        "x/a.jpg",
+        "y/a.jpg",
+        "z/a.jpg",
+        "https://host/p/b.png?size=2",
+        "https://host/image",
+        "c.tiff",
+    ]
+    names = ["a.jpg", "a_2.jpg", "a_3.jpg", "b.png", "image.png", "c.tiff"]
+    assert output_paths(pictures, "out") == [Path("out") / name for name in names]
+    assert output_paths(["a.jpg"], "out/b.png") == [Path("out/b.png")]
+    with pytest.raises(ValueError, match="one file for 6 pictures"):
+        output_paths(pictures, "b.png")
+
+
+def test_the_script_runs_from_anywhere(pictures):
+    command = [sys.executable, str(ROOT / "demo/demo.py"), "--input", "in/a.png"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=pictures)
+    assert run.returncode == 1
+    assert "noise" in run.stderr
+    assert "Traceback" not in run.stderr
