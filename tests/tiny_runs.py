@@ -1,5 +1,6 @@
 """What tests of training share: a config that takes milliseconds a step, and pictures drawn for it."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,15 @@ def random_sample(number, objects, side=64):
         "instances": Instances((side, side), gt_classes=classes, gt_masks=masks),
         "seed": number,
     }
+
+
+@pytest.fixture(autouse=True)
+def restored_log():
+    """The log as it was before the test: a run changes where lines go."""
+    log = logging.getLogger("mask2former")
+    handlers, level = list(log.handlers), log.level
+    yield
+    for handler in log.handlers:
+        if handler not in handlers:
+            handler.close()
+    log.handlers, log.level, log.propagate = handlers, level, True

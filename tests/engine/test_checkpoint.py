@@ -1,7 +1,5 @@
 """Checkpoints of a run folder, on a real disk: complete or not there, and found again."""
 
-import logging
-
 import pytest
 import torch
 
@@ -15,11 +13,6 @@ def content(step):
 @pytest.fixture
 def folder(tmp_path):
     return RunFolder(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def visible_log(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("mask2former"), "propagate", True)
 
 
 def test_the_last_saved_is_loaded_and_named_by_the_pointer(folder):

@@ -120,10 +120,3 @@ def test_processes_stay_equal(two_processes, name):
     assert losses == other_losses
     for key, tensor in weights.items():
         assert torch.equal(tensor, other_weights[key]), key
-
-
-def fail_in_one(args, device):
-    if rank() == 1:
-        raise ValueError("the second has had enough")
-    torch.distributed.barrier()
-    return 0

@@ -1,7 +1,5 @@
 """The loop on a model of one weight vector, where each step can be worked out by hand."""
 
-import logging
-
 import pytest
 import torch
 from torch import nn
@@ -78,11 +76,6 @@ def make_trainer(model=None, *, max_iter=3, opts=(), **options):
         max_iter=max_iter,
         **options,
     )
-
-
-@pytest.fixture(autouse=True)
-def visible_log(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("mask2former"), "propagate", True)
 
 
 def test_steps_equal_plain_adamw():

@@ -1,5 +1,5 @@
-"""The drawn pictures that tests of training share."""
+"""What tests of training share: the drawn pictures, and a log restored after each test."""
 
-from tiny_runs import tiny_shapes
+from tiny_runs import restored_log, tiny_shapes
 
-__all__ = ["tiny_shapes"]
+__all__ = ["restored_log", "tiny_shapes"]

@@ -1,0 +1,145 @@
+"""The whole model against recorded answers of the public implementation, with the same weights.
+
+The trimmed files are everywhere; the whole ones are compared where the shared folder is at hand.
+"""
+
+import functools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from golden import COCO_THINGS, NAMES, fill, load_golden
+
+from mask2former.config import load_config
+from mask2former.modeling.mask_former import build_mask_former
+
+SEEDS = 5
+RECORDED_SEEDS = 12
+LEVELS = ("multi_scale0", "multi_scale1", "multi_scale2")
+
+
+@functools.cache
+def computed(name):
+    """What our model makes of the file's batch: features, predictions, results, and losses of several seeds."""
+    golden = load_golden(name)
+    cfg = load_config(golden.config["file"], golden.config["opts"])
+    if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+        cfg.MODEL.MASK_FORMER.THING_IDS = list(COCO_THINGS)
+    model = fill(build_mask_former(cfg)).eval()
+    inputs = golden.inputs()
+    with torch.no_grad():
+        images = model._images(inputs)
+        features = model.backbone(images)
+        mask_features, memory = model.sem_seg_head.pixel_decoder(features)
+        return SimpleNamespace(
+            features={"mask_features": mask_features, **dict(zip(LEVELS, memory, strict=True))}
+            | {f"backbone.{level}": features[level] for level in ("res2", "res5")},
+            predictions=model.sem_seg_head.predictor(memory, mask_features),
+            results=model(inputs),
+            losses=[model.losses(seeded(inputs, seed)) for seed in range(SEEDS)],
+        )
+
+
+def seeded(inputs, seed):
+    return [{**image, "seed": 1000 * seed + i} for i, image in enumerate(inputs)]
+
+
+@pytest.fixture(params=["trimmed", "whole"])
+def root(request):
+    return request.getfixturevalue("shared") if request.param == "whole" else None
+
+
+@pytest.fixture(params=NAMES)
+def case(request, root):
+    """The recorded file and what we compute."""
+    return load_golden(request.param, root), computed(request.param)
+
+
+def test_features(case):
+    golden, ours = case
+    for key in ours.features.keys() & golden.arrays.keys():
+        assert golden.error(key, ours.features[key]) < 1e-4, key
+
+
+def test_features_are_recorded():
+    recorded = [
+        len(computed("coco_panoptic_R50").features.keys() & load_golden(name).arrays) for name in NAMES
+    ]
+    assert recorded == [6, 6, 0]
+
+
+def test_all_ten_predictions(case):
+    golden, ours = case
+    assert len(ours.predictions.layers) == 10
+    recorded = 0
+    for layer, prediction in enumerate(ours.predictions.layers):
+        prefix = "" if layer == 9 else f"aux{layer}."
+        if f"{prefix}pred_logits" in golden.arrays:
+            recorded += 1
+            assert golden.error(f"{prefix}pred_logits", prediction.class_logits) < 1e-3, layer
+            assert golden.error(f"{prefix}pred_masks", ours.predictions.mask_logits(layer)) < 1e-2, layer
+    assert recorded == (1 if "ade20k" in golden.config["file"] else 10)
+
+
+def test_semantic(case):
+    golden, ours = case
+    for i, result in enumerate(ours.results):
+        if f"out{i}.sem_seg_argmax" not in golden.arrays:
+            assert "sem_seg" not in result
+            continue
+        assert golden.error(f"out{i}.sem_seg_every4", result["sem_seg"][:, ::4, ::4]) < 1e-3
+        labels = golden.arrays[f"out{i}.sem_seg_argmax"]
+        assert (result["sem_seg"].argmax(0).numpy() != labels).mean() <= 1e-3
+
+
+def test_panoptic(case):
+    golden, ours = case
+    for i, result in enumerate(ours.results):
+        if f"out{i}.panoptic" not in golden.arrays:
+            assert "panoptic_seg" not in result
+            continue
+        found, segments = result["panoptic_seg"]
+        rows = [[s["id"], s["category_id"], s["isthing"]] for s in segments]
+        assert rows == golden.arrays[f"out{i}.segments"].tolist()
+        assert (found.numpy() != golden.arrays[f"out{i}.panoptic"]).mean() <= 1e-3
+
+
+def test_instances(case):
+    golden, ours = case
+    for i, result in enumerate(ours.results):
+        if f"out{i}.scores" not in golden.arrays:
+            assert "instances" not in result
+            continue
+        check_instances(
+            result["instances"],
+            golden.masks(f"out{i}.masks", result["instances"].image_size[1]),
+            *(torch.from_numpy(golden.arrays[f"out{i}.{name}"]) for name in ("classes", "scores")),
+        )
+
+
+def check_instances(found, masks, classes, scores):
+    """Each recorded instance has one of ours with its class, its mask up to 0.1 % of pixels, and its score."""
+    left = list(range(len(found)))
+    assert len(found) == len(scores)
+    for mask, label, score in zip(masks, classes, scores, strict=True):
+        match = [
+            n
+            for n in left
+            if found.pred_classes[n] == label
+            and abs(found.scores[n] - score) < 1e-4
+            and (found.pred_masks[n] != mask).float().mean() <= 1e-3
+        ]
+        assert match, f"class {label} with score {score}"
+        left.remove(match[0])
+
+
+def test_losses(case):
+    golden, ours = case
+    keys = {key.removeprefix("loss.") for key in golden.arrays if key.startswith("loss.")}
+    assert keys == ours.losses[0].keys() and len(keys) == 30
+    for key in keys:
+        mean, deviation = golden.arrays[f"loss.{key}"]
+        values = np.array([losses[key].item() for losses in ours.losses])
+        noise = np.sqrt(deviation**2 / RECORDED_SEEDS + values.var(ddof=1) / SEEDS)
+        assert abs(values.mean() - mean) < 5 * noise + 1e-3, key

@@ -1,0 +1,273 @@
+import functools
+
+import pytest
+import torch
+
+from mask2former.config import get_cfg
+from mask2former.modeling.mask_former import MaskFormer, build_mask_former
+from mask2former.modeling.predictions import Predictions
+from mask2former.registry import META_ARCH, find_builder
+from mask2former.structures import Instances
+
+CLASSES = 4
+TINY = [
+    ("MODEL.META_ARCHITECTURE", "MaskFormer"),
+    ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+    ("MODEL.BACKBONE.FREEZE_AT", 0),
+    ("MODEL.PIXEL_MEAN", [120.0, 110.0, 100.0]),
+    ("MODEL.PIXEL_STD", [60.0, 50.0, 40.0]),
+    ("MODEL.RESNETS.DEPTH", 18),
+    ("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
+    ("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
+    ("MODEL.RESNETS.NORM", "FrozenBN"),
+    ("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+    ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"),
+    ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+    ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"),
+    ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", CLASSES),
+    ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32),
+    ("MODEL.SEM_SEG_HEAD.MASK_DIM", 32),
+    ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1),
+    ("MODEL.MASK_FORMER.HIDDEN_DIM", 32),
+    ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", 32),
+    ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 6),
+    ("MODEL.MASK_FORMER.DEC_LAYERS", 3),
+    ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", 64),
+    ("MODEL.MASK_FORMER.THING_IDS", [0, 1]),
+    ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", True),
+    ("MODEL.MASK_FORMER.TEST.INSTANCE_ON", True),
+    ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True),
+    ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.0),
+]
+KEYS = {f"loss_{term}{layer}" for term in ("ce", "mask", "dice") for layer in ("", "_0", "_1")}
+
+
+def build(*options):
+    cfg = get_cfg()
+    cfg.merge_from_list([item for pair in [*TINY, *options] for item in pair])
+    torch.manual_seed(0)
+    return find_builder(META_ARCH, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg)
+
+
+@functools.cache
+def tiny_model():
+    """One model for the tests that change neither its weights nor its settings."""
+    return build().eval()
+
+
+def picture(height, width, objects=2, seed=0, **fields):
+    random = torch.Generator().manual_seed(seed)
+    return {
+        "file_name": f"picture{seed}.png",
+        "image": torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8),
+        "instances": Instances(
+            (height, width),
+            gt_classes=torch.randint(CLASSES, (objects,), generator=random),
+            gt_masks=torch.rand(objects, height, width, generator=random) > 0.5,
+        ),
+        **fields,
+    }
+
+
+def test_the_yaml_name_gives_the_model():
+    model = tiny_model()
+    assert isinstance(model, MaskFormer)
+    assert model.tasks == ("semantic", "instance", "panoptic")
+
+
+def test_state_holds_the_class_weights_but_not_the_pixel_statistics():
+    names = set(tiny_model().state_dict())
+    assert "criterion.empty_weight" in names
+    assert not any("pixel" in name and "pixel_decoder" not in name for name in names)
+    assert all(name.startswith(("backbone.", "sem_seg_head.", "criterion.")) for name in names)
+
+
+def test_images_are_normalised_then_padded_with_zeros():
+    model = tiny_model()
+    small, large = picture(20, 40), picture(33, 30)
+    batch = model._images([small, large])
+    assert batch.shape == (2, 3, 64, 64)
+    for image, inputs in zip(batch, (small, large), strict=True):
+        height, width = inputs["image"].shape[1:]
+        expected = (inputs["image"][1].float() - 110) / 50
+        assert torch.allclose(image[1, :height, :width], expected)
+        assert not image[:, height:].any() and not image[:, :, width:].any()
+
+
+def test_results_have_the_size_asked_for():
+    inputs = [picture(40, 50, height=30, width=61), picture(64, 33, seed=1)]
+    results = tiny_model()(inputs)
+    for result, size in zip(results, [(30, 61), (64, 33)], strict=True):
+        assert result["sem_seg"].shape == (CLASSES, *size)
+        panoptic, segments = result["panoptic_seg"]
+        assert panoptic.shape == size and panoptic.dtype == torch.int32
+        assert set(panoptic.unique().tolist()) <= {0, *(segment["id"] for segment in segments)}
+        assert result["instances"].pred_masks.shape[1:] == size
+        assert result["instances"].image_size == size
+        assert set(result["instances"].pred_classes.tolist()) <= {0, 1}
+        assert (result["instances"].scores.diff() <= 0).all()
+
+
+def test_label_maps_instead_of_scores():
+    inputs = [picture(40, 50, height=30, width=61)]
+    scores = tiny_model()(inputs)[0]["sem_seg"]
+    result = tiny_model().predict(inputs, label_map=True)[0]
+    assert "sem_seg" not in result
+    assert torch.equal(result["label_map"].long(), scores.argmax(0))
+
+
+def test_a_picture_alone_equals_itself_in_a_batch_padded_to_the_same_size():
+    model = tiny_model()
+    inputs = [picture(50, 33), picture(64, 64, seed=1), picture(20, 60, seed=2)]
+    images = model._images(inputs)
+    with torch.no_grad():
+        together = model.network(images)
+        for i in range(3):
+            alone = model.network(images[i : i + 1])
+            assert torch.allclose(together.mask_logits()[i], alone.mask_logits()[0], atol=1e-4)
+            for layer, single in zip(together.layers, alone.layers, strict=True):
+                assert torch.allclose(layer.class_logits[i], single.class_logits[0], atol=1e-5)
+    results = model(inputs)
+    alone = model([inputs[0], {"image": torch.zeros(3, 64, 64)}])[0]  # another neighbour, the same padding
+    assert torch.allclose(results[0]["sem_seg"], alone["sem_seg"], atol=1e-5)
+    assert torch.equal(results[0]["panoptic_seg"][0], alone["panoptic_seg"][0])
+
+
+BATCHES = {"normal": [2, 3], "half empty": [0, 2], "all empty": [0, 0], "more objects than queries": [9, 1]}
+
+
+@pytest.mark.parametrize("counts", BATCHES.values(), ids=BATCHES.keys())
+def test_training_gives_the_same_terms_and_finite_gradients(counts):
+    model = build(("MODEL.RESNETS.NORM", "BN")).train()
+    losses = model([picture(50, 60, n, seed=i) for i, n in enumerate(counts)])
+    assert set(losses) == KEYS
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 1), ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1)],
+    ids=["one query", "one class"],
+)
+def test_the_smallest_heads_train_and_predict(options):
+    model = build(options, ("MODEL.MASK_FORMER.THING_IDS", [0]))
+    inputs = picture(40, 40, 2)
+    inputs["instances"].gt_classes.zero_()
+    assert all(torch.isfinite(loss) for loss in model.train()([inputs]).values())
+    found = model.eval()([inputs])[0]["instances"]
+    assert len(found) <= 6 * CLASSES
+
+
+def test_seeds_make_losses_repeatable():
+    model = tiny_model()
+    seeded = [picture(50, 60, seed=i, seed_of_points=i) for i in range(2)]
+    for i, inputs in enumerate(seeded):
+        inputs["seed"] = i
+    with torch.no_grad():
+        first, second = model.losses(seeded), model.losses(seeded)
+        swapped = model.losses(seeded[::-1])
+    assert all(torch.equal(first[key], second[key]) for key in KEYS)
+    assert all(first[key].item() == pytest.approx(swapped[key].item(), rel=1e-4) for key in KEYS)
+
+
+def test_deep_supervision_off_leaves_the_last_prediction():
+    model = build(("MODEL.MASK_FORMER.DEEP_SUPERVISION", False)).train()
+    assert set(model([picture(40, 40)])) == {"loss_ce", "loss_mask", "loss_dice"}
+
+
+def test_bfloat16_autocast_trains_in_float32_losses():
+    model = build().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model([picture(40, 40)])
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+
+
+def test_the_network_has_one_graph_for_all_pictures_of_a_size():
+    model = tiny_model()
+    exported = torch.export.export(Network(model), (torch.randn(1, 3, 64, 96),), strict=False).module()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.network(images)
+        class_logits, mask_logits = exported(images)
+    assert torch.allclose(class_logits, expected.layers[-1].class_logits, atol=1e-4)
+    assert torch.allclose(mask_logits, expected.mask_logits(), atol=1e-3)
+
+
+class Network(torch.nn.Module):
+    """The network with tensors alone at both ends."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        predictions = self.model.network(images)
+        assert isinstance(predictions, Predictions)
+        return predictions.layers[-1].class_logits, predictions.mask_logits()
+
+
+WRONG = {
+    "grey": ({"image": torch.zeros(1, 40, 40)}, "(1, 40, 40)"),
+    "no channels": ({"image": torch.zeros(40, 40)}, "(40, 40)"),
+    "no targets": ({"image": torch.zeros(3, 40, 40)}, "instances"),
+}
+
+
+@pytest.mark.parametrize(("inputs", "said"), WRONG.values(), ids=WRONG.keys())
+def test_bad_inputs_are_named(inputs, said):
+    with pytest.raises(ValueError, match="bad.png") as error:
+        tiny_model().losses([{**inputs, "file_name": "bad.png"}])
+    assert said in str(error.value)
+
+
+def test_targets_that_do_not_fit_are_named():
+    inputs = picture(40, 40)
+    other = picture(20, 20)
+    with pytest.raises(ValueError, match=r"picture0.png.*\(2, 20, 20\)"):
+        tiny_model().losses([{**inputs, "instances": other["instances"]}])
+    inputs["instances"].gt_classes[0] = CLASSES
+    with pytest.raises(ValueError, match=rf"picture0.png.*\[{CLASSES}\].*NUM_CLASSES"):
+        tiny_model().losses([inputs])
+
+
+BAD_OPTIONS = {
+    "thing ids": ([("MODEL.MASK_FORMER.THING_IDS", [0, CLASSES])], "THING_IDS"),
+    "divisibility": ([("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 0)], "SIZE_DIVISIBILITY"),
+    "channels": ([("MODEL.PIXEL_STD", [1.0])], "PIXEL_STD"),
+    "tasks": (
+        [(f"MODEL.MASK_FORMER.TEST.{task}_ON", False) for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")],
+        "tasks",
+    ),
+    "backbone": ([("MODEL.BACKBONE.NAME", "vgg")], "vgg"),
+}
+
+
+@pytest.mark.parametrize(("options", "said"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
+def test_bad_options_are_named(options, said):
+    with pytest.raises(ValueError, match=said):
+        build(*options)
+
+
+def test_options_reach_the_model():
+    model = build(
+        ("TEST.DETECTIONS_PER_IMAGE", 3),
+        ("MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB", 7),
+        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),
+        ("MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", True),
+        ("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 64),
+        ("MODEL.MASK_FORMER.NO_OBJECT_WEIGHT", 0.25),
+    ).eval()
+    assert model.inference.memory_budget == 7 * 2**20
+    assert model.inference.resize_first
+    assert model.tasks == ("semantic", "instance")
+    assert model._images([picture(40, 70)]).shape == (1, 3, 64, 128)
+    assert model.criterion.empty_weight[-1] == 0.25
+    result = model([picture(40, 70)])[0]
+    assert len(result["instances"]) == 3 and "panoptic_seg" not in result
+
+
+def test_the_builder_is_the_registered_one():
+    assert META_ARCH.get("MaskFormer") is build_mask_former

@@ -1,0 +1,23 @@
+"""The names that `mask2former` offers."""
+
+import subprocess
+import sys
+
+import pytest
+
+import mask2former
+
+
+def test_every_public_name_can_be_had():
+    for name in mask2former.__all__:
+        assert getattr(mask2former, name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="MaskFormer3"):
+        _ = mask2former.MaskFormer3
+
+
+def test_the_config_alone_does_not_load_torch():
+    program = "import sys, mask2former; mask2former.get_cfg(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,169 @@
+"""The command as a user types it: train, evaluate, resume, and what goes wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import CONFIG, tiny_options
+
+from mask2former.engine.metrics_log import read_metrics
+from mask2former.tools.train import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def arguments(folder, *flags, **changes):
+    return ["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=folder, **changes)]
+
+
+def run_command(*argv):
+    """`train_net.py` in a process of its own."""
+    command = [sys.executable, str(ROOT / "train_net.py"), *argv]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+
+
+def results_of(folder):
+    """The last evaluation in the metrics, without its iteration."""
+    line = [line for line in read_metrics(folder / "metrics.json") if "segm/AP" in line][-1]
+    return {name: value for name, value in line.items() if name != "iteration"}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_shapes, tmp_path_factory):
+    """The folder and the output of a run of four steps in two processes."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_command(
+        *arguments(
+            folder, "--num-processes", "2", VIS_PERIOD=2, SOLVER__CHECKPOINT_PERIOD=2, TEST__EVAL_PERIOD=2
+        )
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def test_the_run_folder_is_complete(trained):
+    folder, done = trained
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "log.txt", "metrics.json", "last_checkpoint", "inference", "pictures"} <= names
+    assert {"model_0000001.pth", "model_0000003.pth", "model_final.pth"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    assert {"coco_instances_results.json"} <= {path.name for path in (folder / "inference").iterdir()}
+    log = (folder / "log.txt").read_text()
+    for fact in ("commit", torch.__version__, "THING_IDS: [0, 1, 2], as dataset", "step 4/4", "eta"):
+        assert fact in log
+    assert "step 4/4" in done.stdout
+
+
+def test_the_metrics_have_losses_and_two_evaluations(trained):
+    lines = read_metrics(trained[0] / "metrics.json")
+    assert [line["iteration"] for line in lines] == [1, 3, 3]
+    losses = next(line for line in lines if "total_loss" in line)
+    total = sum(value for name, value in losses.items() if name.startswith("loss_"))
+    assert losses["total_loss"] == pytest.approx(total)
+    assert {"loss_ce", "loss_mask_0", "lr", "time", "data_time", "memory_mb", "grad_norm"} <= losses.keys()
+    assert {"panoptic_seg/PQ", "segm/AP", "sem_seg/mIoU"} <= lines[0].keys()
+
+
+def test_pictures_show_target_and_prediction(trained):
+    pictures = sorted((trained[0] / "pictures").iterdir())
+    assert [path.name for path in pictures] == ["step_0000001.jpg", "step_0000003.jpg"]
+    assert Image.open(pictures[0]).size == (128, 64)
+
+
+def test_the_checkpoint_is_enough_alone(trained):
+    saved = torch.load(trained[0] / "model_final.pth", weights_only=True)
+    assert saved["iteration"] == 3 and saved["seed"] == 3
+    assert "NUM_OBJECT_QUERIES: 6" in saved["config"]
+    assert saved["metadata"]["stuff_classes"] == ["circle", "square", "triangle", "stripes", "checks"]
+    assert saved["metadata"]["thing_ids"] == [0, 1, 2]
+
+
+def test_evaluating_the_checkpoint_in_another_process_gives_the_same(trained, tmp_path, capsys):
+    folder, _ = trained
+    assert main(arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=folder / "model_final.pth")) == 0
+    name = "coco_instances_results.json"
+    found, expected = ((path / "inference" / name) for path in (tmp_path, folder))
+    assert json.loads(found.read_text()) == json.loads(expected.read_text())
+    assert not (tmp_path / "metrics.json").exists()
+    assert "AP50" in capsys.readouterr().out
+
+
+def test_expected_results_decide_the_exit_code(trained, tmp_path, capsys):
+    weights = trained[0] / "model_final.pth"
+    value = results_of(trained[0])["sem_seg/mIoU"]
+    for expected, code in ((value + 0.4, 0), (value - 0.6, 1)):
+        rows = [["sem_seg", "mIoU", expected, 0.5]]
+        options = arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=weights, TEST__EXPECTED_RESULTS=rows)
+        assert main(options) == code
+    assert f"sem_seg/mIoU is {value}, expected {value - 0.6} +- 0.5" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_after_resume_and_a_fresh_one_sets_it_aside(tiny_shapes, tmp_path):
+    assert main(arguments(tmp_path, SOLVER__MAX_ITER=1)) == 0
+    assert main(arguments(tmp_path, "--resume", SOLVER__MAX_ITER=2)) == 0
+    assert [line["iteration"] for line in read_metrics(tmp_path / "metrics.json")] == [0, 0, 1, 1]
+    assert main(arguments(tmp_path, "--resume", "--eval-only")) == 0
+
+    weights = tmp_path / "model_final.pth"  # fine-tuning in the same folder starts from the file moved aside
+    before = torch.load(weights, weights_only=True)["model"]
+    assert main(arguments(tmp_path, SOLVER__MAX_ITER=1, SOLVER__BASE_LR="0.0", MODEL__WEIGHTS=weights)) == 0
+    after = torch.load(weights, weights_only=True)["model"]
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert (tmp_path / "earlier_run_1" / "model_final.pth").exists()
+    assert [line["iteration"] for line in read_metrics(tmp_path / "metrics.json")] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "changes", "message"),
+    [
+        (["--num-gpus", "3"], {}, "--num-gpus 3, but this machine has 0"),
+        (["--eval-only"], {}, "--eval-only needs weights"),
+        ([], {"SOLVER.MAX_ITR": 4}, "SOLVER.MAX_ITER"),
+        (
+            [],
+            {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 7},
+            "NUM_CLASSES was given as 7, but dataset 'shapes_panoptic_train' says 5",
+        ),
+        ([], {"MODEL.DEVICE": "cuda"}, "MODEL.DEVICE is 'cuda', but this machine has 0 GPUs"),
+        ([], {"MODEL.DEVICE": "abacus"}, "MODEL.DEVICE is 'abacus', which is no device"),
+        ([], {"DATASETS.TRAIN": ("shapes_train",)}, "no dataset is called 'shapes_train'"),
+        ([], {"MODEL.WEIGHTS": "nowhere.pth"}, "nowhere.pth"),
+        ([], {"MODEL.META_ARCHITECTURE": "MaskRCNN"}, "MODEL.META_ARCHITECTURE is 'MaskRCNN'"),
+        ([], {"SOLVER.ACCUMULATION_STEPS": 3}, "SOLVER.IMS_PER_BATCH 2 is too small"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_said_in_one_message(
+    tiny_shapes, tmp_path, capsys, monkeypatch, argv, changes, message
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    options = [str(item) for pair in changes.items() for item in pair]
+    assert main([*arguments(tmp_path, *argv), *options]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+def test_a_config_file_that_is_not_there(capsys):
+    assert main(["--config-file", "coco/nothing.yaml"]) == 1
+    assert "coco/nothing.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [[], ["--config-file"], ["--config-file", "x", "--num-gpus", "two"]])
+def test_wrong_flags_exit_with_two(argv, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(argv)
+    assert exit_info.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_a_process_that_fails_ends_all_with_its_message(tiny_shapes, tmp_path):
+    done = run_command(*arguments(tmp_path, "--num-processes", "2", SOLVER__IMS_PER_BATCH=3))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: process ") and "ValueError: SOLVER.IMS_PER_BATCH is 3" in last
