@@ -14,7 +14,7 @@ CONFIG = next((Path(__file__).parents[1] / "configs" / "shapes").rglob("*.yaml")
 
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.NORM": "FrozenBN",  # statistics of a process's own pictures would tell how they are shared out
+    "MODEL.RESNETS.NORM": "FrozenBN",  # batch statistics would depend on how pictures are shared out
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,

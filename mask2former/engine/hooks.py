@@ -6,7 +6,7 @@ neither misses nor repeats a line; the checkpoint comes before the evaluation, w
 
 import datetime
 import logging
-import resource
+import math
 import sys
 import time
 from collections import OrderedDict
@@ -29,9 +29,13 @@ LONGEST_SILENCE = 30.0  # seconds without a line on the console
 
 
 def memory_megabytes(device: torch.device) -> float:
-    """The highest use of memory so far: of the GPU, or of this process."""
+    """The highest use of memory so far: of the GPU, or of this process (NaN where that is not told)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -88,7 +92,8 @@ class ProgressHook(Hook):
         losses = {name: value for name, value in values.items() if name.startswith("loss")}
         final = "  ".join(f"{name} {value:.3f}" for name, value in last_layer(losses).items())
         logger.info(
-            "step %d/%d  eta %s  total_loss %.2f (last layer: %s)  lr %.1e  data %.2fs  compute %.2fs  %.0f MB",
+            "step %d/%d  eta %s  total_loss %.2f (last layer: %s)  "
+            "lr %.1e  data %.2fs  compute %.2fs  memory %.0f MB",
             trainer.done,
             trainer.max_iter,
             datetime.timedelta(seconds=int(values["eta_seconds"])),

@@ -42,6 +42,7 @@ def train(cfg: CfgNode, resume: bool) -> Results:
     model = build_model(cfg)
     if saved is None and cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT)
+    logger.info("%.1f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     trainer = build_trainer(cfg, model)
     if saved is not None:
         _restore(trainer, saved)
@@ -146,7 +147,7 @@ def _hooks(
 
 
 def _evaluate(cfg: CfgNode, model: nn.Module) -> Results:
-    """Evaluate the model as the main process has it: the statistics of batch norms differ between processes."""
+    """Evaluate the model as the main process has it: batch norms' statistics differ between processes."""
     if world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)

@@ -1,8 +1,7 @@
-"""Mask logits at output size, in bands of rows that fit a memory budget; a band gives the numbers of the
-whole.
+"""Mask logits at output size, in bands of rows that fit a memory budget.
 
 The logits cover the padded image. They are resized to it, cropped to the image and resized to the output
-size, bilinearly each time, as the published models are evaluated.
+size, bilinearly each time, as the published models are evaluated. A band holds the numbers of the whole.
 
 Letters: `n` maps, `h, w` their sides, `R` rows of a band, `H, W` the sides of what is made of them.
 """
@@ -14,19 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-OUT_OF_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-)  # CUDA, and the CPU's allocator
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of GPUs; of the CPU
 
 Result = TypeVar("Result")
 
 
 class Sizes(NamedTuple):
-    """(height, width) in pixels of the padded image, of the image in its top left corner, and of the
-    result.
-    """
+    """(height, width) in pixels of the padded image, the image in its top left corner, and the result."""
 
     padded: tuple[int, int]
     image: tuple[int, int]
@@ -107,8 +100,8 @@ def source_rows(rows: range, new_height: int, height: int) -> range:
 def row_neighbours(rows: range, new_height: int, height: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each row of a resized map, the two rows it lies between and the weight (R,) of the lower.
 
-    The arithmetic is that of `F.interpolate(align_corners=False)`, float32 included, so that a band lies exactly
-    where it would in the whole.
+    The arithmetic is that of `F.interpolate(align_corners=False)`, float32 included, so that a band lies
+    exactly where it would in the whole.
     """
     scale = torch.tensor(height / new_height, dtype=torch.float32)
     position = torch.arange(rows.start, rows.stop, dtype=torch.float32)

@@ -33,8 +33,7 @@ class InferenceOptions:
         object_mask_threshold: panoptic output uses queries above this class probability.
         overlap_threshold: a panoptic segment must keep this share of its query's own mask.
         max_instances: at most so many instances an image.
-        resize_first: with semantic output alone, resize mask logits, not the scores made of them, to the
-            output.
+        resize_first: with semantic output alone, resize mask logits to the output, not the scores.
         memory_budget: bytes that resized masks may take at a time, results not counted.
 
     Raises:

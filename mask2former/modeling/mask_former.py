@@ -57,7 +57,7 @@ class MaskFormer(nn.Module):
         if size_divisibility < 1 or len(pixel_mean) != len(pixel_std):
             raise ValueError(
                 f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY must be positive, not {size_divisibility}; "
-                f"MODEL.PIXEL_MEAN and PIXEL_STD need one value a channel each, not {pixel_mean} and {pixel_std}"
+                f"MODEL.PIXEL_MEAN and PIXEL_STD need a value a channel, not {pixel_mean} and {pixel_std}"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head

@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         return launch(work, args)
+    except KeyboardInterrupt:
+        print("stopped; --resume continues from the last checkpoint", file=sys.stderr)
     except ChildFailedError as error:
         print(f"error: {first_failure(error)}", file=sys.stderr)
     except (TrainingError, ValueError, FileNotFoundError) as error:

@@ -1,7 +1,7 @@
 """Starts training runs quickly: imports everything once, then forks a process for each command line.
 
-Reads one JSON list of arguments a line; answers with the process id, then, when it has ended, with the exit code
-(negative: the signal). It writes lines of metrics often and files slowly, to give a killer time to strike.
+Reads one JSON list of arguments a line; answers with the process id, then, when it has ended, with the exit
+code (negative: the signal). It writes metrics often and files slowly, to give a killer time to strike.
 """
 
 import json
@@ -10,6 +10,7 @@ import sys
 import time
 
 import torch
+import torch._dynamo  # by every optimizer, late and slowly
 import torch.utils.tensorboard
 
 from mask2former.engine import hooks

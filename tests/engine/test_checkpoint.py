@@ -85,7 +85,7 @@ def test_without_a_true_pointer_the_latest_step_is_taken(folder, pointer):
 
 def test_a_write_that_fails_leaves_the_old_file_and_the_pointer(folder):
     folder.save(FINAL, content(4))
-    with pytest.raises(Exception, match="(?i)pickle"):
+    with pytest.raises(Exception, match=r"(?i)pickle"):
         folder.save(FINAL, {**content(9), "not plain": lambda: None})
     assert folder.load_last()["iteration"] == 4
     assert list(folder.path.glob("*.unfinished"))

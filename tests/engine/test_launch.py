@@ -1,6 +1,8 @@
 """What the flags mean, and real processes that must do together what one does alone."""
 
 import argparse
+import math
+import socket
 
 import pytest
 import torch
@@ -74,7 +76,16 @@ OBJECTS = {"mixed": (3, 1, 8, 2), "one process always empty": (3, 2, 0, 0), "all
 STEPS = 4
 
 
-def train_share(objects, **changes):
+def step_pictures(step, numbers, objects, poison):
+    """The pictures `numbers` of a step; `poison` is the (step, number) of one that is not finite."""
+    pictures = [random_sample(10 * step + number, objects[number]) for number in numbers]
+    for number, picture in zip(numbers, pictures, strict=True):
+        if (step, number) == poison:
+            picture["image"] = torch.full_like(picture["image"], float("nan"), dtype=torch.float32)
+    return pictures
+
+
+def train_share(objects, poison=None, **changes):
     """Losses of each step and the weights after them; each process takes its part of the same pictures."""
     cfg = tiny_config(SOLVER__MAX_ITER=STEPS, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
     cfg.SOLVER.BASE_LR = 0.01
@@ -84,13 +95,14 @@ def train_share(objects, **changes):
     trainer.hooks = [recorder]
     share = 4 // world_size()
     numbers = range(rank() * share, (rank() + 1) * share)
-    trainer.train([[random_sample(10 * t + n, objects[n]) for n in numbers] for t in range(STEPS)])
+    trainer.train([step_pictures(step, numbers, objects, poison) for step in range(STEPS)])
     return recorder.losses, trainer.plain_model.state_dict()
 
 
 def train_all(args, device):
     assert device == "cpu" and world_size() == 2
     found = {name: train_share(objects) for name, objects in OBJECTS.items()}
+    found["poisoned"] = train_share(OBJECTS["mixed"], poison=(1, 3))
     found["accumulated"] = train_share(OBJECTS["mixed"], SOLVER__ACCUMULATION_STEPS=2)
     torch.save(found, args.folder / f"{rank()}.pth")
     return 7 if is_main_process() else 0
@@ -114,9 +126,35 @@ def test_two_processes_train_as_one(two_processes, name):
         torch.testing.assert_close(two_processes[0][name][1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", [*OBJECTS, "accumulated"])
+def test_a_non_finite_picture_of_one_process_makes_both_skip_the_step(two_processes):
+    losses, weights = train_share(OBJECTS["mixed"], poison=(1, 3))
+    assert [math.isfinite(sum(step.values())) for step in losses] == [True, False, True, True]
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    together = two_processes[0]["poisoned"]
+    assert [math.isfinite(sum(step.values())) for step in together[0]] == [True, False, True, True]
+    for key, tensor in weights.items():
+        torch.testing.assert_close(together[1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("name", [*OBJECTS, "poisoned", "accumulated"])
 def test_processes_stay_equal(two_processes, name):
     (losses, weights), (other_losses, other_weights) = (results[name] for results in two_processes)
-    assert losses == other_losses
+    assert str(losses) == str(other_losses)  # as text, since NaN is not equal to itself
     for key, tensor in weights.items():
         assert torch.equal(tensor, other_weights[key]), key
+
+
+def test_a_process_of_torchrun_joins_instead_of_launching(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    variables = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+
+    def work(args, device):
+        assert torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1
+        return 5
+
+    assert launch(work, flags("--num-processes", "1")) == 5
+    assert not torch.distributed.is_initialized()

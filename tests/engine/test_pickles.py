@@ -181,7 +181,9 @@ def test_a_pickle_cannot_alter_the_makers(build):
 
 
 @pytest.mark.filterwarnings("ignore:TypedStorage")
-@pytest.mark.parametrize("view", [(0, (9,), (1,)), (2, (4,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,))])
+@pytest.mark.parametrize(
+    "view", [(0, (9,), (1,)), (1, (4,), (1,)), (2, (4,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,))]
+)
 def test_a_tensor_may_not_reach_beyond_its_memory(view):
     memory = io.BytesIO()
     torch.save(torch.zeros(4).storage(), memory, _use_new_zipfile_serialization=False)

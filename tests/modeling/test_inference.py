@@ -183,6 +183,13 @@ def test_things_are_chosen_after_the_best():
     assert empty.pred_masks.shape == (0, 4, 4) and empty.pred_boxes.shape == (0, 4)
 
 
+def test_no_instances_have_the_output_size():
+    sizes = Sizes((16, 16), (15, 12), (30, 20))
+    options = {"max_instances": 1, "thing_ids": [OTHER], "memory_budget": BUDGET}
+    found = instances(*draw([DRAWING["a thing"]]), sizes, **options)
+    assert found.pred_masks.shape == (0, 30, 20) and found.pred_boxes.shape == (0, 4)
+
+
 def test_an_empty_mask_has_no_score_and_no_box():
     found = instances(*draw([(THING, 0.9, ["...."] * 4)]), same(4, 4), max_instances=1, memory_budget=BUDGET)
     assert found.scores.tolist() == [0] and found.pred_boxes.tolist() == [[0, 0, 0, 0]]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mask2former.config import get_cfg
+from mask2former.modeling.inference import TASKS
 from mask2former.modeling.mask_former import MaskFormer, build_mask_former
 from mask2former.modeling.predictions import Predictions
 from mask2former.registry import META_ARCH, find_builder
@@ -55,15 +56,15 @@ def tiny_model():
     return build().eval()
 
 
-def picture(height, width, objects=2, seed=0, **fields):
+def picture(h, w, objects=2, seed=0, **fields):
     random = torch.Generator().manual_seed(seed)
     return {
         "file_name": f"picture{seed}.png",
-        "image": torch.randint(256, (3, height, width), generator=random, dtype=torch.uint8),
+        "image": torch.randint(256, (3, h, w), generator=random, dtype=torch.uint8),
         "instances": Instances(
-            (height, width),
+            (h, w),
             gt_classes=torch.randint(CLASSES, (objects,), generator=random),
-            gt_masks=torch.rand(objects, height, width, generator=random) > 0.5,
+            gt_masks=torch.rand(objects, h, w, generator=random) > 0.5,
         ),
         **fields,
     }
@@ -163,9 +164,7 @@ def test_the_smallest_heads_train_and_predict(options):
 
 def test_seeds_make_losses_repeatable():
     model = tiny_model()
-    seeded = [picture(50, 60, seed=i, seed_of_points=i) for i in range(2)]
-    for i, inputs in enumerate(seeded):
-        inputs["seed"] = i
+    seeded = [{**picture(50, 60, seed=i), "seed": i} for i in range(2)]
     with torch.no_grad():
         first, second = model.losses(seeded), model.losses(seeded)
         swapped = model.losses(seeded[::-1])
@@ -218,7 +217,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("inputs", "said"), WRONG.values(), ids=WRONG.keys())
 def test_bad_inputs_are_named(inputs, said):
-    with pytest.raises(ValueError, match="bad.png") as error:
+    with pytest.raises(ValueError, match=r"bad\.png") as error:
         tiny_model().losses([{**inputs, "file_name": "bad.png"}])
     assert said in str(error.value)
 
@@ -237,10 +236,7 @@ BAD_OPTIONS = {
     "thing ids": ([("MODEL.MASK_FORMER.THING_IDS", [0, CLASSES])], "THING_IDS"),
     "divisibility": ([("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 0)], "SIZE_DIVISIBILITY"),
     "channels": ([("MODEL.PIXEL_STD", [1.0])], "PIXEL_STD"),
-    "tasks": (
-        [(f"MODEL.MASK_FORMER.TEST.{task}_ON", False) for task in ("SEMANTIC", "INSTANCE", "PANOPTIC")],
-        "tasks",
-    ),
+    "tasks": ([(f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON", False) for task in TASKS], "tasks"),
     "backbone": ([("MODEL.BACKBONE.NAME", "vgg")], "vgg"),
 }
 

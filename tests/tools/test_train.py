@@ -34,35 +34,31 @@ def results_of(folder):
     return {name: value for name, value in line.items() if name != "iteration"}
 
 
+PERIODS = {"VIS_PERIOD": 2, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 2}
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_shapes, tmp_path_factory):
-    """The folder and the output of a run of four steps in two processes."""
+    """The folder of a run of four steps."""
     folder = tmp_path_factory.mktemp("run")
-    done = run_command(
-        *arguments(
-            folder, "--num-processes", "2", VIS_PERIOD=2, SOLVER__CHECKPOINT_PERIOD=2, TEST__EVAL_PERIOD=2
-        )
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done
+    assert main(arguments(folder, **PERIODS)) == 0
+    return folder
 
 
 def test_the_run_folder_is_complete(trained):
-    folder, done = trained
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in trained.iterdir()}
     assert {"config.yaml", "log.txt", "metrics.json", "last_checkpoint", "inference", "pictures"} <= names
     assert {"model_0000001.pth", "model_0000003.pth", "model_final.pth"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
-    assert {"coco_instances_results.json"} <= {path.name for path in (folder / "inference").iterdir()}
-    log = (folder / "log.txt").read_text()
+    assert (trained / "last_checkpoint").read_text() == "model_final.pth"
+    assert (trained / "inference" / "coco_instances_results.json").exists()
+    log = (trained / "log.txt").read_text()
     for fact in ("commit", torch.__version__, "THING_IDS: [0, 1, 2], as dataset", "step 4/4", "eta"):
         assert fact in log
-    assert "step 4/4" in done.stdout
 
 
 def test_the_metrics_have_losses_and_two_evaluations(trained):
-    lines = read_metrics(trained[0] / "metrics.json")
+    lines = read_metrics(trained / "metrics.json")
     assert [line["iteration"] for line in lines] == [1, 3, 3]
     losses = next(line for line in lines if "total_loss" in line)
     total = sum(value for name, value in losses.items() if name.startswith("loss_"))
@@ -72,32 +68,31 @@ def test_the_metrics_have_losses_and_two_evaluations(trained):
 
 
 def test_pictures_show_target_and_prediction(trained):
-    pictures = sorted((trained[0] / "pictures").iterdir())
+    pictures = sorted((trained / "pictures").iterdir())
     assert [path.name for path in pictures] == ["step_0000001.jpg", "step_0000003.jpg"]
     assert Image.open(pictures[0]).size == (128, 64)
 
 
 def test_the_checkpoint_is_enough_alone(trained):
-    saved = torch.load(trained[0] / "model_final.pth", weights_only=True)
+    saved = torch.load(trained / "model_final.pth", weights_only=True)
     assert saved["iteration"] == 3 and saved["seed"] == 3
     assert "NUM_OBJECT_QUERIES: 6" in saved["config"]
     assert saved["metadata"]["stuff_classes"] == ["circle", "square", "triangle", "stripes", "checks"]
     assert saved["metadata"]["thing_ids"] == [0, 1, 2]
 
 
-def test_evaluating_the_checkpoint_in_another_process_gives_the_same(trained, tmp_path, capsys):
-    folder, _ = trained
-    assert main(arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=folder / "model_final.pth")) == 0
+def test_evaluating_the_checkpoint_gives_the_same(trained, tmp_path, capsys):
+    assert main(arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=trained / "model_final.pth")) == 0
     name = "coco_instances_results.json"
-    found, expected = ((path / "inference" / name) for path in (tmp_path, folder))
+    found, expected = ((path / "inference" / name) for path in (tmp_path, trained))
     assert json.loads(found.read_text()) == json.loads(expected.read_text())
     assert not (tmp_path / "metrics.json").exists()
     assert "AP50" in capsys.readouterr().out
 
 
 def test_expected_results_decide_the_exit_code(trained, tmp_path, capsys):
-    weights = trained[0] / "model_final.pth"
-    value = results_of(trained[0])["sem_seg/mIoU"]
+    weights = trained / "model_final.pth"
+    value = results_of(trained)["sem_seg/mIoU"]
     for expected, code in ((value + 0.4, 0), (value - 0.6, 1)):
         rows = [["sem_seg", "mIoU", expected, 0.5]]
         options = arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=weights, TEST__EXPECTED_RESULTS=rows)
@@ -160,6 +155,22 @@ def test_wrong_flags_exit_with_two(argv, capsys):
         main(argv)
     assert exit_info.value.code == 2
     assert "usage:" in capsys.readouterr().err
+
+
+def test_two_processes_train_and_evaluate_as_one(trained, tmp_path):
+    done = run_command(*arguments(tmp_path, "--num-processes", "2", **PERIODS))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step 4/4" in done.stdout
+    together, alone = (read_metrics(folder / "metrics.json") for folder in (tmp_path, trained))
+    for found, expected in zip(together, alone, strict=True):
+        losses = [name for name in expected if "loss" in name]
+        assert [found[name] for name in losses] == pytest.approx(
+            [expected[name] for name in losses], rel=1e-3
+        )
+    assert results_of(tmp_path).keys() == results_of(trained).keys()
+    assert {path.name for path in trained.iterdir() if "events" not in path.name} == {
+        path.name for path in tmp_path.iterdir() if "events" not in path.name
+    }
 
 
 def test_a_process_that_fails_ends_all_with_its_message(tiny_shapes, tmp_path):

@@ -38,8 +38,7 @@ class SetCriterion(nn.Module):
         importance_sample_ratio: float,
         deep_supervision: bool = True,
     ) -> None:
-        """`no_object_weight` is the weight of "no object" among the classes; `num_points` are read of each
-        mask.
+        """`no_object_weight` is that of the class "no object"; `num_points` are read of each mask.
 
         Raises:
             ValueError: a ratio or a number of points is out of range.
@@ -68,13 +67,12 @@ class SetCriterion(nn.Module):
         image_size: tuple[int, int],
         seeds: list[int] | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms: `loss_ce`, `loss_mask`, `loss_dice` of the last prediction, `..._0` on of the
-        others.
+        """The weighted terms: `loss_ce`, `loss_mask`, `loss_dice`, and `..._0` on of earlier predictions.
 
         Args:
             predictions: of the whole batch.
-            targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded, N may
-                be 0.
+            targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded, and
+                N may be 0.
             image_size: (H, W), padded.
             seeds: one an image for its random points, so that losses do not depend on how images are spread
                 over batches and processes; None draws them.
@@ -107,9 +105,7 @@ class SetCriterion(nn.Module):
         image_size: tuple[int, int],
         generators: list[torch.Generator],
     ) -> Tensor:
-        """The query of each target, (L, B, N) or UNMATCHED; each image and prediction draws its own
-        points.
-        """
+        """The query of each target, (L, B, N) or UNMATCHED; each prediction draws its own points."""
         num_layers = len(mask_embed)
         points = torch.stack([random_points(num_layers, self.num_points, generator=g) for g in generators])
         values = [

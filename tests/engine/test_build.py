@@ -1,0 +1,148 @@
+"""Facts of the dataset against the config's, and devices."""
+
+import json
+import logging
+
+import pytest
+import torch
+from tiny_runs import tiny_config
+
+from mask2former.config import get_cfg
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
+from mask2former.engine.build import (
+    apply_dataset_facts,
+    build_model,
+    checkpoint_metadata,
+    class_names,
+    dataset_metadata,
+    resolve_device,
+)
+
+CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+
+@pytest.fixture
+def register():
+    """Registers a dataset of some metadata for the length of a test; returns a config that trains on it."""
+    names = []
+
+    def add(name, **facts):
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(**facts)
+        names.append(name)
+        cfg = get_cfg()
+        cfg.DATASETS.TRAIN = (name,)
+        return cfg
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+PANOPTIC = {
+    "thing_classes": ["cat", "dog"],
+    "stuff_classes": ["sky", "cat", "sea", "dog"],
+    "thing_dataset_id_to_contiguous_id": {90: 3, 7: 1},
+    "ignore_label": 65,
+    "evaluator_type": "coco_panoptic_seg",
+}
+SEMANTIC = {"stuff_classes": ["a", "b", "c"], "ignore_label": 255, "evaluator_type": "sem_seg"}
+INSTANCE = {  # as Cityscapes has it: the stuff names are there, and not meant
+    "thing_classes": ["cat"],
+    "stuff_classes": ["sky", "cat"],
+    "thing_dataset_id_to_contiguous_id": {5: 0},
+    "evaluator_type": "cityscapes_instance",
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "classes", "ignore", "things"),
+    [(PANOPTIC, 4, 65, [1, 3]), (SEMANTIC, 3, 255, []), (INSTANCE, 1, 255, [0])],
+)
+def test_config_values_yield_to_the_dataset_and_that_is_logged(
+    register, caplog, facts, classes, ignore, things
+):
+    cfg = register("facts_of_a_test", **facts)
+    with caplog.at_level(logging.INFO):
+        apply_dataset_facts(cfg)
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == classes == len(class_names(dataset_metadata(cfg)))
+    assert ignore == cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    assert list(cfg.MODEL.MASK_FORMER.THING_IDS) == things
+    assert f"{CLASSES}: {classes}, as dataset 'facts_of_a_test' says" in caplog.text
+    caplog.clear()
+    apply_dataset_facts(cfg, {CLASSES})  # typed, but the same
+    assert not caplog.text
+
+
+def test_a_typed_value_that_conflicts_is_an_error_naming_both(register):
+    cfg = register("typed_against", **PANOPTIC)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 12
+    with pytest.raises(ValueError, match=rf"{CLASSES} was given as 12, but dataset 'typed_against' says 4"):
+        apply_dataset_facts(cfg, {CLASSES, "SEED"})
+
+
+@pytest.mark.parametrize("names", [(), ("a_dataset_of_another_machine",)])
+def test_without_a_known_dataset_the_config_stands(names):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = names
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
+    apply_dataset_facts(cfg, {CLASSES})
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 9
+
+
+def test_the_test_dataset_tells_where_there_is_none_to_train_on(register):
+    cfg = register("only_for_tests", **PANOPTIC)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), cfg.DATASETS.TRAIN
+    apply_dataset_facts(cfg)
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
+
+
+def test_a_coco_file_of_a_user_tells_its_classes(tmp_path):
+    categories = [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}]
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    register_coco_instances("users_own", {}, str(file), str(tmp_path))
+    try:
+        cfg = get_cfg()
+        cfg.DATASETS.TRAIN = ("users_own",)
+        apply_dataset_facts(cfg)
+        assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
+        assert list(cfg.MODEL.MASK_FORMER.THING_IDS) == [0, 1]
+    finally:
+        DatasetCatalog.remove("users_own")
+        MetadataCatalog.remove("users_own")
+
+
+def test_checkpoint_metadata_is_plain(register):
+    cfg = register("with_colours", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4)
+    apply_dataset_facts(cfg)
+    assert checkpoint_metadata(cfg) == {
+        "thing_classes": ["cat", "dog"],
+        "stuff_classes": ["sky", "cat", "sea", "dog"],
+        "stuff_colors": [[1, 2, 3]] * 4,
+        "thing_ids": [1, 3],
+    }
+
+
+def test_build_model_applies_the_facts_to_a_copy(register):
+    register("for_building", **PANOPTIC)
+    cfg = tiny_config(DATASETS__TRAIN=("for_building",))
+    cfg.freeze()
+    model = build_model(cfg)
+    assert model.sem_seg_head.predictor.class_embed.out_features == 4 + 1
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 5
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert resolve_device("auto").type == resolve_device("cpu").type == "cpu"
+    with pytest.raises(ValueError, match=r"'cuda', but this machine has 0 GPUs"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto").type == "cuda"
+    assert resolve_device("cuda:1").index == 1
+    with pytest.raises(ValueError, match=r"'cuda:2', but this machine has 2 GPUs"):
+        resolve_device("cuda:2")

@@ -1,0 +1,91 @@
+"""Which evaluators a dataset gets, and results against expected ones."""
+
+from collections import OrderedDict
+
+import pytest
+from tiny_runs import tiny_config
+
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
+from mask2former.engine.build import build_model
+from mask2former.engine.evaluate import EVALUATORS, TASKS, build_evaluator, evaluate, tasks_on, verify_results
+from mask2former.engine.hooks import flatten_results, last_layer
+
+RESULTS = OrderedDict(segm={"AP": 40.0, "AP50": float("nan")}, sem_seg={"mIoU": 50.0})
+
+
+def verdict(*rows):
+    cfg = tiny_config()
+    cfg.TEST.EXPECTED_RESULTS = list(rows)
+    return verify_results(cfg, RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "good"),
+    [
+        ([], True),
+        ([["segm", "AP", 40.5, 0.5], ["sem_seg", "mIoU", 49.0, 1.0]], True),
+        ([["segm", "AP", 40.5, 0.4]], False),
+        ([["sem_seg", "mIoU", 50.0, 0.0], ["segm", "AP", 10.0, 1.0]], False),
+        ([["segm", "AP50", 40.0, 100.0]], False),  # NaN is within no tolerance
+        ([["panoptic_seg", "PQ", 50.0, 100.0]], False),
+    ],
+)
+def test_expected_results(rows, good):
+    assert verdict(*rows) is good
+
+
+def test_a_dataset_without_known_evaluator_type_is_an_error(tmp_path):
+    MetadataCatalog.get("odd_one").set(evaluator_type="telepathy")
+    with pytest.raises(
+        ValueError, match=r"'odd_one' has evaluator_type 'telepathy'; known are: coco, sem_seg"
+    ):
+        build_evaluator(tiny_config(), "odd_one", tmp_path)
+
+
+def test_a_task_that_the_dataset_cannot_measure_is_an_error(tmp_path):
+    MetadataCatalog.get("instances_only").set(evaluator_type="coco")
+    cfg = tiny_config(MODEL__MASK_FORMER__TEST__INSTANCE_ON=False)
+    with pytest.raises(ValueError, match=r"'instances_only' \(coco\) has no metric .* semantic, panoptic"):
+        build_evaluator(cfg, "instances_only", tmp_path)
+
+
+def test_every_task_of_the_table_is_a_task():
+    assert {task for row in EVALUATORS.values() for task in row} == set(tasks_on(tiny_config()))
+
+
+def only(task):
+    """The keys that leave one task on."""
+    return {f"MODEL__MASK_FORMER__TEST__{name.upper()}_ON": name == task for name in TASKS}
+
+
+@pytest.mark.parametrize(("task", "metrics"), [("semantic", "sem_seg"), ("panoptic", "panoptic_seg")])
+def test_one_task_alone_is_evaluated_alone(tiny_shapes, tmp_path, task, metrics):
+    cfg = tiny_config(**only(task))
+    assert list(evaluate(cfg, build_model(cfg), tmp_path)) == [metrics]
+
+
+def test_a_user_s_coco_file_is_evaluated_by_its_own_classes(tiny_shapes, tmp_path):
+    root = tiny_shapes / "shapes"
+    register_coco_instances("shapes_as_instances", {}, root / "annotations/instances_val.json", root / "val")
+    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("shapes_as_instances",), **only("instance"))
+    results = evaluate(cfg, build_model(cfg), tmp_path)
+    assert [name for name in results["segm"] if name.startswith("AP-")] == [
+        "AP-circle",
+        "AP-square",
+        "AP-triangle",
+    ]
+    DatasetCatalog.remove("shapes_as_instances")
+    MetadataCatalog.remove("shapes_as_instances")
+
+
+def test_several_datasets_are_kept_apart(tiny_shapes, tmp_path):
+    cfg = tiny_config(DATASETS__TEST=("shapes_panoptic_val", "shapes_panoptic_train"))
+    results = evaluate(cfg, build_model(cfg), tmp_path)
+    assert list(results) == list(cfg.DATASETS.TEST)
+    assert "shapes_panoptic_train/segm/AP" in flatten_results(results)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(cfg.DATASETS.TEST)
+
+
+def test_the_last_layer_is_told_from_the_earlier_ones():
+    losses = {"loss_ce": 1.0, "loss_ce_0": 2.0, "loss_mask_8": 3.0, "loss_dice": 4.0}
+    assert last_layer(losses) == {"loss_ce": 1.0, "loss_dice": 4.0}

@@ -1,0 +1,48 @@
+"""The lines of a run's numbers, through ends and restarts."""
+
+import json
+
+from mask2former.engine.metrics_log import METRICS_FILE, MetricsLog, read_metrics
+
+
+def test_lines_from_the_first_step_on_are_dropped_at_a_resume(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    for iteration in (4, 9, 14):
+        log.write(iteration, {"total_loss": iteration / 2})
+    log.close()
+    log = MetricsLog(tmp_path, 10)
+    log.write(14, {"total_loss": 0.5})
+    log.close()
+    lines = read_metrics(tmp_path / METRICS_FILE)
+    assert [(line["iteration"], line["total_loss"]) for line in lines] == [(4, 2.0), (9, 4.5), (14, 0.5)]
+
+
+def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path):
+    (tmp_path / METRICS_FILE).write_text('{"iteration": 4}\n{"iteration": 9, "total')
+    log = MetricsLog(tmp_path, 20)
+    log.write(24, {"x": 1.0})
+    log.close()
+    assert [line["iteration"] for line in read_metrics(tmp_path / METRICS_FILE)] == [4, 24]
+
+
+def test_values_that_are_not_finite_are_null_as_json_wants(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(0, {"segm/APl": float("nan"), "segm/AP": 1.0})
+    log.close()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    line = json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=refuse)
+    assert line == {"iteration": 0, "segm/APl": None, "segm/AP": 1.0}
+
+
+def test_evaluations_are_remembered_by_step(tmp_path):
+    log = MetricsLog(tmp_path, 0)
+    log.write(4, {"total_loss": 1.0})
+    log.write(4, {"segm/AP": 1.0})
+    log.write(9, {"total_loss": 1.0})
+    log.close()
+    log = MetricsLog(tmp_path, 10)
+    assert log.has_results(4) and not log.has_results(9)
+    log.close()
