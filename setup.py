@@ -16,5 +16,9 @@ def config_files() -> list[str]:
 setup(
     packages=[*find_packages(include=["mask2former", "mask2former.*"]), CONFIG_PACKAGE],
     package_dir={CONFIG_PACKAGE: "configs"},
-    package_data={CONFIG_PACKAGE: config_files(), "mask2former.data.datasets": ["metadata/*"]},
+    package_data={
+        CONFIG_PACKAGE: config_files(),
+        "mask2former": ["model_zoo.json"],
+        "mask2former.data.datasets": ["metadata/*"],
+    },
 )
