@@ -44,9 +44,7 @@ def read_segment_ids(path: PathLike) -> Array:
     return four_bytes.reshape(picture.height, picture.width) & np.uint32(MAX_SEGMENT_ID)
 
 
-def semantic_from_panoptic(
-    ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int = 255
-) -> Array:
+def semantic_from_panoptic(ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int) -> Array:
     """Ids (H, W) -> labels (H, W) int32: the class of each listed segment, crowds too; elsewhere ignored."""
     labels = np.full(ids.shape, ignore_label, np.int32)
     for segment in segments:

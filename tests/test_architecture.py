@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mask2former"
 FILES = sorted(PACKAGE.rglob("*.py"))
-GROUND = {"structures", "registry", "distributed", "version"}
+GROUND = {"structures", "registry", "distributed", "version", "label_files", "image_io"}
 MAY_IMPORT = {
     **{name: {"structures"} for name in GROUND},
     "config": {"config_keys", "config_yaml"},

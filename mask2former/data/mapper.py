@@ -9,12 +9,10 @@ Letters: `N` segments left after augmentation, `H, W` the original picture's sid
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from mask2former.data.augmentation import (
@@ -29,6 +27,7 @@ from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
 from mask2former.data.targets import Reader, read_instances, read_panoptic, read_semantic
 from mask2former.data.view import View
+from mask2former.image_io import ImageError, read_image
 from mask2former.structures import Instances
 
 MAPPERS: dict[str, tuple[Reader, Callable[[Any], list[Augmentation]]]] = {
@@ -61,7 +60,7 @@ class TrainMapper:
         Raises:
             DatasetError: the record is broken; the message names the file, the image id and the value.
         """
-        image = read_image(record)
+        image = record_image(record)
         height, width = image.shape[:2]
         segments = self.reader(record, self.metadata, (height, width))
         scene = Scene(image, View.whole(height, width), segments)
@@ -89,7 +88,7 @@ class TestMapper:
 
     def __call__(self, record: Record) -> dict[str, Any]:
         """The sample; `height` and `width` are those of the original picture, in pixels."""
-        image = read_image(record)
+        image = record_image(record)
         height, width = image.shape[:2]
         resized = resize_shortest_edge((height, width), self.edge, self.max_size).apply_image(image)
         kept = {key: value for key, value in record.items() if key != "annotations"}
@@ -119,19 +118,17 @@ def build_test_mapper(cfg: Any) -> TestMapper:
     )
 
 
-def read_image(record: Record) -> np.ndarray:
-    """The picture (H, W, 3) uint8 RGB, upright by its EXIF tag.
+def record_image(record: Record) -> np.ndarray:
+    """The record's picture (H, W, 3) uint8 RGB, upright by its EXIF tag.
 
     Raises:
         DatasetError: no such file, not a picture, or not of the record's height and width.
     """
     path = record["file_name"]
     try:
-        with Image.open(path) as picture:
-            image = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except OSError as error:
-        what = f"not readable as a picture: {error}" if Path(path).exists() else "no such file"
-        raise broken_record(record, what) from error
+        image = read_image(path)
+    except ImageError as error:
+        raise broken_record(record, str(error).removeprefix(f"{path}: ")) from error
     expected = record.get("height", image.shape[0]), record.get("width", image.shape[1])
     if image.shape[:2] != expected:
         raise broken_record(record, f"(height, width) is {image.shape[:2]}, the annotations say {expected}")

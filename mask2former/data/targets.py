@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
 from mask2former.data.view import View
-from mask2former.label_files import read_label_map, read_segment_ids
+from mask2former.label_files import read_label_map, read_segment_ids, semantic_from_panoptic
 
 Size = tuple[int, int]
 NO_SEGMENT = -1  # in an id map, where the view shows padding
@@ -103,13 +103,15 @@ def read_semantic(record: Record, metadata: Metadata, size: Size) -> MapSegments
         DatasetError: a missing or unreadable file, another size, a label beyond the classes.
     """
     label_map = semantic_map(record, metadata, size)
-    ignore_label = metadata.get("ignore_label", 255)
     labels = np.flatnonzero(np.bincount(label_map.ravel()))
-    labels = labels[labels != ignore_label]
+    labels = labels[labels != metadata.ignore_label]
     num_classes = len(metadata.stuff_classes)
     wrong = labels[labels >= num_classes]
     if len(wrong):
-        what = f"label {_some(wrong)}; valid are 0..{num_classes - 1}, and {ignore_label} where there is none"
+        what = (
+            f"label {_some(wrong)}; valid are 0..{num_classes - 1}, "
+            f"and {metadata.ignore_label} where there is none"
+        )
         raise broken_record(record, what, record.get("sem_seg_file_name"))
     return MapSegments(labels, labels, label_map)
 
@@ -118,21 +120,8 @@ def semantic_map(record: Record, metadata: Metadata, size: Size) -> np.ndarray:
     """The label map (H, W) int32: the semantic PNG, or without one what the panoptic PNG says."""
     if "sem_seg_file_name" in record:
         return _read_map(record, "sem_seg_file_name", read_label_map, size)
-    _value(record, "pan_seg_file_name")
-    ignore_label = metadata.get("ignore_label", 255)
-    return semantic_from_panoptic(
-        read_panoptic_png(record, size), _value(record, "segments_info"), ignore_label
-    )
-
-
-def semantic_from_panoptic(
-    id_map: np.ndarray, segments: Sequence[dict[str, Any]], ignore_label: int = 255
-) -> np.ndarray:
-    """Panoptic ids (H, W) -> labels (H, W) int32: each segment's class, crowds too, elsewhere ignored."""
-    labels = np.full(id_map.shape, ignore_label, dtype=np.int32)
-    for segment in segments:
-        labels[id_map == segment["id"]] = segment["category_id"]
-    return labels
+    ids = read_panoptic_png(record, size)
+    return semantic_from_panoptic(ids, _value(record, "segments_info"), metadata.ignore_label)
 
 
 def read_panoptic_png(record: Record, size: Size) -> np.ndarray:

@@ -274,10 +274,11 @@ class Trainer:
         reports = "; ".join(filter(None, gather_objects(report)))
         logger.warning("step %d skipped: %s", self.done, reports)
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            precision = "" if self.dtype is None else ", or set SOLVER.AMP.ENABLED False"
+            remedy = f"Lower SOLVER.BASE_LR (the rate is {self.learning_rate:.3g})"
+            remedy += "" if self.dtype is None else " or set SOLVER.AMP.ENABLED False"
             raise TrainingError(
                 f"training stopped at step {self.done}: {MAX_SKIPPED_IN_A_ROW} steps in a row were not "
-                f"finite. Lower SOLVER.BASE_LR (the rate is {self.learning_rate:.3g}){precision}. The last: {reports}"
+                f"finite. {remedy}. The last: {reports}"
             )
 
     def _explain_memory(self, batch: Batch, error: BaseException) -> str:

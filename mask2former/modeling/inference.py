@@ -58,6 +58,11 @@ class InferenceOptions:
         """Whether semantic scores are made of mask logits at output size; other tasks force it."""
         return self.resize_first or set(self.tasks) != {"semantic"}
 
+    @property
+    def tells_things(self) -> bool:
+        """Whether only things are instances; a model that knows no thing ids takes every class for one."""
+        return bool(self.thing_ids) or "panoptic" in self.tasks
+
 
 def infer(
     class_logits: Tensor,
@@ -103,7 +108,7 @@ def infer(
             mask_logits,
             sizes,
             max_instances=options.max_instances,
-            thing_ids=options.thing_ids if "panoptic" in options.tasks else None,
+            thing_ids=options.thing_ids if options.tells_things else None,
             memory_budget=budget,
         )
     return results

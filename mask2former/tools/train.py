@@ -40,8 +40,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR",
     )
     add_arguments(parser)
-    flag("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_args(argv)
+    flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    return parser.parse_intermixed_args(argv)  # flags may stand after keys, too
 
 
 def setup(args: argparse.Namespace, device: str) -> CfgNode:

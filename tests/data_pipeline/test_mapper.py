@@ -15,7 +15,7 @@ from mask2former.data import (
     build_train_mapper,
 )
 from mask2former.data.augmentation import Scene
-from mask2former.data.mapper import MAPPERS, read_image, visible_instances
+from mask2former.data.mapper import MAPPERS, record_image, visible_instances
 from mask2former.data.targets import DrawnSegments
 from mask2former.data.view import View
 
@@ -136,7 +136,7 @@ def test_pictures_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show rotated by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    image = read_image({"file_name": tmp_path / "turned.png", "image_id": 1, "height": 6, "width": 4})
+    image = record_image({"file_name": tmp_path / "turned.png", "image_id": 1, "height": 6, "width": 4})
     assert image.shape == (6, 4, 3)
     assert image[0, 3].tolist() == [255, 255, 255]
 
@@ -145,7 +145,7 @@ def test_pictures_are_turned_upright(tmp_path):
 def test_pictures_of_any_mode_become_colour(tmp_path, mode):
     suffix = "jpg" if mode == "CMYK" else "png"
     Image.fromarray(np.full((5, 4, 3), 255, np.uint8)).convert(mode).save(tmp_path / f"a.{suffix}")
-    image = read_image({"file_name": tmp_path / f"a.{suffix}", "image_id": 1})
+    image = record_image({"file_name": tmp_path / f"a.{suffix}", "image_id": 1})
     assert image.shape == (5, 4, 3)
     assert (image >= 253).all()
 
@@ -153,11 +153,11 @@ def test_pictures_of_any_mode_become_colour(tmp_path, mode):
 def test_pictures_that_cannot_be_used(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
-    for name, message in (("gone.jpg", "gone.jpg, image id 9: no such file"), ("text.jpg", "not readable")):
+    for name, message in (("gone.jpg", "gone.jpg, image id 9: no such file"), ("text.jpg", "text.jpg, image id 9: is not a picture")):
         with pytest.raises(DatasetError, match=message):
-            read_image({"file_name": str(tmp_path / name), "image_id": 9})
+            record_image({"file_name": str(tmp_path / name), "image_id": 9})
     with pytest.raises(DatasetError, match=r"is \(6, 4\), the annotations say \(4, 6\)"):
-        read_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
+        record_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
 
 
 def test_every_default_can_build_a_mapper():

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny_runs import CONFIG, tiny_options
 
 from mask2former.engine.metrics_log import read_metrics
-from mask2former.tools.train import main
+from mask2former.tools.train import main, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,6 +147,11 @@ def test_what_a_user_gets_wrong_is_said_in_one_message(
 def test_a_config_file_that_is_not_there(capsys):
     assert main(["--config-file", "coco/nothing.yaml"]) == 1
     assert "coco/nothing.yaml" in capsys.readouterr().err
+
+
+def test_flags_may_stand_before_and_after_keys():
+    args = parse_arguments(["--config-file", "x", "SEED", "-1", "--resume", "OUTPUT_DIR", "y"])
+    assert args.resume and args.opts == ["SEED", "-1", "OUTPUT_DIR", "y"]
 
 
 @pytest.mark.parametrize("argv", [[], ["--config-file"], ["--config-file", "x", "--num-gpus", "two"]])

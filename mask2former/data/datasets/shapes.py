@@ -2,8 +2,8 @@
 
 Every picture follows from (seed, number) alone. `write_shapes` puts them on disk exactly as COCO lays out its
 panoptic and instance annotations, and COCO's reader reads them, so that the small example exercises the code
-that real data does. Shapes hide one another, wear random colours, are noisy and turned at random: only its
-form tells the class of a shape.
+that real data does. Textures vary about colours of their own; shapes hide one another, wear any colour, are
+noisy and slightly turned: only its form tells the class of a shape.
 
 Letters: `H, W` the sides of a picture in pixels.
 """
@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 
+from mask2former.label_files import write_segment_ids
+
 SIDE = 128
 SPLITS = {"train": 4000, "val": 200}
+MAX_TURN = np.pi / 12  # of a shape, either way
 LABEL_DIVISOR = 1000  # segment id = category id * LABEL_DIVISOR + number in the picture
 
 CATEGORIES: list[dict[str, Any]] = [
@@ -60,10 +63,11 @@ def _checks(rng: Rng, side: int) -> Array:
 
 
 def _polygon(corners: int) -> Callable[[Rng, Array, float], Array]:
-    """A drawer of regular polygons, turned at random: (rng, centre, radius) -> (corners, 2) xy."""
+    """A drawer of regular polygons, slightly turned: (rng, centre, radius) -> (corners, 2) xy."""
 
     def vertices(rng: Rng, centre: Array, radius: float) -> Array:
-        angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners
+        flat_bottom = np.pi / 2 - np.pi / corners
+        angles = flat_bottom + rng.uniform(-MAX_TURN, MAX_TURN) + 2 * np.pi * np.arange(corners) / corners
         return centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
     return vertices
@@ -93,14 +97,14 @@ def draw_picture(rng: Rng, side: int = SIDE) -> Picture:
     half = (x - side / 2) * np.cos(angle) + (y - side / 2) * np.sin(angle) > offset
     stuff = [category for category in CATEGORIES if not category["isthing"]]
     for category, where in zip(stuff, (half, ~half), strict=True):
-        two_colors = rng.uniform(0, 255, (2, 3))
+        two_colors = np.array(category["color"]) * [[1.0], [0.55]] + rng.uniform(-60, 60, (2, 3))
         pattern = TEXTURES[category["name"]](rng, side).astype(np.int64)
         _paint(rng, image, where, two_colors[pattern[where]])
         ids[where] = category["id"] * LABEL_DIVISOR
     for number in range(1, 1 + int(rng.integers(3, 8))):
         category = THINGS[rng.integers(len(THINGS))]
         vertices, size = FORMS[category["name"]]
-        centre, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.055, 0.16) * side
+        centre, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.07, 0.18) * side
         inside = np.zeros((side, side), dtype=np.uint8)
         cv2.fillPoly(inside, [np.rint(vertices(rng, centre, radius)).astype(np.int32)], 1)
         _paint(rng, image, inside > 0, rng.uniform(0, 255, 3))
@@ -138,8 +142,7 @@ def _write_picture(root: Path, split: str, image_id: int, picture: Picture) -> t
     name = f"{image_id:06d}"
     Image.fromarray(picture.image).save(root / split / f"{name}.jpg", quality=92)
     ids = picture.segment_ids
-    colors = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    Image.fromarray(colors).save(root / f"panoptic_{split}" / f"{name}.png")
+    write_segment_ids(root / f"panoptic_{split}" / f"{name}.png", ids)
     masks = {int(segment_id): ids == segment_id for segment_id in np.unique(ids)}
     segments = {segment_id: _segment(mask, segment_id) for segment_id, mask in masks.items()}
     thing_ids = {category["id"] for category in THINGS}
