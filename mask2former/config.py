@@ -1,7 +1,7 @@
 """The configuration: Detectron2's keys and YAML semantics on fvcore's CfgNode.
 
 `get_cfg` holds every key that the project reads (`config_keys.DEFAULTS`). Keys of Detectron2 that mean
-nothing here (`config_keys.IGNORED`) are accepted wherever a key is, and warned of where that could mislead.
+nothing here (`config_keys.IGNORED`) are accepted wherever a key is, with a warning where that could mislead.
 Any other key, and any value of a wrong type, is an error that names file, key and value.
 """
 
@@ -57,7 +57,7 @@ class CfgNode(_FvcoreCfgNode):
             if section is not None:
                 setattr(section, name, _coerced(value, section[name], f"{source}: {key}"))
             elif key in IGNORED:
-                _warn_of_ignored(key, value, source)
+                _check_ignored(key, value, source)
             else:
                 raise ValueError(self._unknown(key, value, source))
         if self.get("VERSION", DEFAULTS["VERSION"]) != DEFAULTS["VERSION"]:
@@ -94,11 +94,15 @@ def _coerced(value: Any, current: Any, where: str) -> Any:
     raise ValueError(f"{where} is {value!r}, a {given}; it takes a {expected} such as {current!r}")
 
 
-def _warn_of_ignored(key: str, value: Any, source: str) -> None:
+def _check_ignored(key: str, value: Any, source: str) -> None:
+    """Warn of a value that could mislead; refuse one that would mean another model."""
     row = IGNORED[key]
     as_list = [list(v) if isinstance(v, tuple) else v for v in (value, row.default, *row.published)]
-    if as_list[0] not in as_list[1:]:
-        logger.warning("%s: %s = %r has no effect: %s", source, key, value, row.reason)
+    if as_list[0] in as_list[1:]:
+        return
+    if row.refused:
+        raise ValueError(f"{source}: {key} = {value!r} is not supported: {row.reason}")
+    logger.warning("%s: %s = %r has no effect: %s", source, key, value, row.reason)
 
 
 def get_cfg() -> CfgNode:

@@ -1,7 +1,9 @@
 """The configuration keys: one table of those the project reads, one of those it accepts and does not read.
 
-Names are Detectron2's and Mask2Former's; so are the defaults, except `MODEL.DEVICE` and
-`MODEL.META_ARCHITECTURE`. A default stands here and nowhere else.
+Names are Detectron2's and Mask2Former's; so are the defaults, except `MODEL.DEVICE`, which is "auto", and
+those that would ask for what does not exist here and ask for Mask2Former's parts: `MODEL.META_ARCHITECTURE`,
+`MODEL.RESNETS.OUT_FEATURES`, and `NAME`, `IN_FEATURES` and `PIXEL_DECODER_NAME` of `MODEL.SEM_SEG_HEAD`.
+A default stands here and nowhere else.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
     "MODEL.BACKBONE.FREEZE_AT": 2,
     "MODEL.RESNETS.DEPTH": 50,  # 18, 34, 50 or 101
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.RESNETS.NORM": "FrozenBN",
     "MODEL.RESNETS.NUM_GROUPS": 1,
     "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
@@ -41,14 +43,14 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # sizes them
     "MODEL.SWIN.USE_CHECKPOINT": False,  # as MODEL.ACTIVATION_CHECKPOINTING, for Swin alone
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.SEM_SEG_HEAD.NAME": "SemSegFPNHead",
-    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3", "p4", "p5"],
+    "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.NORM": "GN",
-    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
@@ -144,6 +146,7 @@ class IgnoredKey(NamedTuple):
     default: Any
     reason: str
     published: tuple[Any, ...] = ()  # values of published configs: no warning for these either
+    refused: bool = False  # another value would mean another model, for which weights would load all the same
 
 
 def _section(prefix: str, reason: str, defaults: dict[str, Any]) -> dict[str, IgnoredKey]:
@@ -154,7 +157,9 @@ def _section(prefix: str, reason: str, defaults: dict[str, Any]) -> dict[str, Ig
 _NO_BOXES = "Mask2Former has no box or keypoint stage"
 _COUNT = "Mask2Former has no box stage; the number of classes is MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 _OTHER_HEAD = "it belongs to another segmentation head"
-_OTHER_RESNET = "the ResNet has the basic stem, no dilation and no deformable convolution"
+_DEEPLAB = "it belongs to DeepLab's ResNet"
+_NO_DILATION = "the ResNet has no dilation"
+_NO_DEFORMABLE = "the ResNet has no deformable convolution"
 _OTHER_SOLVER = "no optimizer or schedule offered here uses it"
 _UNREAD = "the published model does not read it"
 _NO_TTA = "there is no test-time augmentation"
@@ -333,19 +338,12 @@ IGNORED: dict[str, IgnoredKey] = {
             "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
         },
     ),
-    **_section(
-        "MODEL.RESNETS",
-        _OTHER_RESNET,
-        {
-            "RES4_DILATION": 1,
-            "RES5_DILATION": 1,
-            "DEFORM_ON_PER_STAGE": [False, False, False, False],
-            "DEFORM_MODULATED": False,
-            "DEFORM_NUM_GROUPS": 1,
-        },
-    ),
-    "MODEL.RESNETS.RES5_MULTI_GRID": IgnoredKey([1, 2, 4], _OTHER_RESNET, ([1, 1, 1],)),
-    "MODEL.RESNETS.STEM_TYPE": IgnoredKey("deeplab", _OTHER_RESNET, ("basic",)),
+    **_section("MODEL.RESNETS", _NO_DEFORMABLE, {"DEFORM_MODULATED": False, "DEFORM_NUM_GROUPS": 1}),
+    "MODEL.RESNETS.RES4_DILATION": IgnoredKey(1, _NO_DILATION, refused=True),
+    "MODEL.RESNETS.RES5_DILATION": IgnoredKey(1, _NO_DILATION, refused=True),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": IgnoredKey([False] * 4, _NO_DEFORMABLE, refused=True),
+    "MODEL.RESNETS.RES5_MULTI_GRID": IgnoredKey([1, 2, 4], _DEEPLAB, ([1, 1, 1],)),
+    "MODEL.RESNETS.STEM_TYPE": IgnoredKey("deeplab", _DEEPLAB, ("basic",)),
     "MODEL.MASK_FORMER.ENC_LAYERS": IgnoredKey(0, _UNREAD),
     "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": IgnoredKey(
         "res5", "the decoder reads the pixel decoder's three maps", ("multi_scale_pixel_decoder",)

@@ -16,6 +16,7 @@ PathLike = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 VOID = 0
+IGNORE_LABEL = 255  # in label maps that say nothing else
 MAX_SEGMENT_ID = 256**3 - 1
 LABEL_MODES = ("1", "L", "P", "I", "I;16")
 SEGMENT_MODES = ("RGB", "RGBA")

@@ -1,9 +1,17 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and how hypothesis and CI run the tests."""
 
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+IN_CI = bool(os.environ.get("CI"))
+NO_SHARED = "M2F_SHARED is not set"
+EXACT = {"test_config.py", "test_golden.py", "test_state_dicts.py"}  # what exactness rests on
+
+settings.register_profile("project", deadline=None, derandomize=IN_CI)
+settings.load_profile("project")
 
 
 @pytest.fixture
@@ -11,5 +19,16 @@ def shared() -> Path:
     """The folder with the large shared samples; the test is skipped where it is not at hand."""
     root = os.environ.get("M2F_SHARED")
     if not root:
-        pytest.skip("M2F_SHARED is not set")
+        pytest.skip(NO_SHARED)
     return Path(root)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, a test of exactness that was skipped is a failure, unless it wants the shared samples."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not IN_CI or terminal is None:  # xdist's workers have no terminal
+        return
+    for report in terminal.stats.get("skipped", []):
+        if Path(report.nodeid.split("::")[0]).name in EXACT and NO_SHARED not in str(report.longrepr):
+            terminal.write_line(f"{report.nodeid} was skipped, which is a failure in CI", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

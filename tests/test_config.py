@@ -24,7 +24,15 @@ from mask2former.config_yaml import flatten, read_layers
 ROOT = Path(__file__).parents[1]
 MANIFEST = json.loads((ROOT / "tests/data/configs.json").read_text())
 PUBLISHED: dict[str, dict] = MANIFEST["configs"]
-OUR_DEFAULTS = {"MODEL.META_ARCHITECTURE": "MaskFormer", "MODEL.DEVICE": "auto"}
+RES_MAPS = ["res2", "res3", "res4", "res5"]
+OUR_DEFAULTS = {
+    "MODEL.META_ARCHITECTURE": "MaskFormer",
+    "MODEL.DEVICE": "auto",
+    "MODEL.RESNETS.OUT_FEATURES": RES_MAPS,
+    "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": RES_MAPS,
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+}
 
 
 def as_json(value):
@@ -188,6 +196,15 @@ def test_ignored_keys_warn_only_where_they_could_mislead(caplog):
     assert "MODEL.ROI_HEADS.NUM_CLASSES = 3 has no effect" in record.message
     assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES" in record.message
     assert "ROI_HEADS" not in cfg.MODEL
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("RES4_DILATION", "2"), ("RES5_DILATION", "2"), ("DEFORM_ON_PER_STAGE", "[False, True, True, True]")],
+)
+def test_values_that_mean_another_model_are_refused(key, value):
+    with pytest.raises(ValueError, match=rf"^command line: MODEL\.RESNETS\.{key} = .* is not supported"):
+        get_cfg().merge_from_list([f"MODEL.RESNETS.{key}", value])
 
 
 def test_dump_and_read_back():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -17,7 +17,6 @@ from mask2former.label_files import (
 )
 
 
-@settings(deadline=None)
 @given(ids=arrays(np.int32, array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 2**24 - 1)))
 def test_segment_ids_survive_the_file(tmp_path_factory: pytest.TempPathFactory, ids: np.ndarray) -> None:
     path = tmp_path_factory.mktemp("ids") / "map.png"

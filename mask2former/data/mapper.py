@@ -96,15 +96,20 @@ class TestMapper:
 
 
 def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
-    """The mapper that INPUT.DATASET_MAPPER_NAME names."""
+    """The mapper that INPUT.DATASET_MAPPER_NAME names.
+
+    A dataset that tells no ignore label has that of MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+    """
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
         raise ValueError(f"INPUT.DATASET_MAPPER_NAME is '{name}'; it can be one of {', '.join(MAPPERS)}")
     reader, augmentations = MAPPERS[name]
+    facts = metadata.snapshot()
+    facts.ignore_label = facts.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     return TrainMapper(
         reader=reader,
         augmentations=augmentations(cfg),
-        metadata=metadata.snapshot(),
+        metadata=facts,
         image_format=_checked_format(cfg.INPUT.FORMAT),
     )
 

@@ -1,0 +1,1 @@
+"""Training and what it needs: building, weights, checkpoints, processes, evaluation on datasets."""

@@ -24,7 +24,14 @@ from mask2former.evaluation.json_files import require, write_json
 from mask2former.evaluation.metadata import DatasetIds, required_attribute
 from mask2former.evaluation.report import run_command
 from mask2former.evaluation.rle import encode_masks
-from mask2former.label_files import Array, PathLike, read_label_map, read_segment_ids, semantic_from_panoptic
+from mask2former.label_files import (
+    IGNORE_LABEL,
+    Array,
+    PathLike,
+    read_label_map,
+    read_segment_ids,
+    semantic_from_panoptic,
+)
 
 
 def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -> Array:
@@ -73,7 +80,7 @@ def mean_iou(confusion: Array, class_names: Sequence[str]) -> OrderedDict[str, f
 
 
 def mean_iou_of_folders(
-    gt_dir: PathLike, pred_dir: PathLike, *, num_classes: int, ignore_label: int = 255
+    gt_dir: PathLike, pred_dir: PathLike, *, num_classes: int, ignore_label: int = IGNORE_LABEL
 ) -> OrderedDict[str, float]:
     """The metrics of a folder of label PNGs; the predictions have the same names below `pred_dir`.
 
@@ -179,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--num-classes", required=True, type=int, help="classes are 0 to this number less one"
     )
-    parser.add_argument("--ignore-label", default=255, type=int, help="the label that is no class")
+    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="the label that is no class")
     return run_command(
         parser,
         lambda args: mean_iou_of_folders(

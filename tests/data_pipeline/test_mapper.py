@@ -15,6 +15,7 @@ from mask2former.data import (
     build_train_mapper,
 )
 from mask2former.data.augmentation import Scene
+from mask2former.data.catalog import Metadata
 from mask2former.data.mapper import MAPPERS, record_image, visible_instances
 from mask2former.data.targets import DrawnSegments
 from mask2former.data.view import View
@@ -153,11 +154,27 @@ def test_pictures_of_any_mode_become_colour(tmp_path, mode):
 def test_pictures_that_cannot_be_used(tmp_path):
     (tmp_path / "text.jpg").write_text("no picture")
     Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
-    for name, message in (("gone.jpg", "gone.jpg, image id 9: no such file"), ("text.jpg", "text.jpg, image id 9: is not a picture")):
+    for name, message in (
+        ("gone.jpg", "gone.jpg, image id 9: no such file"),
+        ("text.jpg", "id 9: is not a picture"),
+    ):
         with pytest.raises(DatasetError, match=message):
             record_image({"file_name": str(tmp_path / name), "image_id": 9})
     with pytest.raises(DatasetError, match=r"is \(6, 4\), the annotations say \(4, 6\)"):
         record_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
+
+
+def test_ignore_label_of_a_dataset_that_tells_none(cfg, tmp_path):
+    Image.new("RGB", (2, 3)).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[0, 1], [1, 9], [9, 9]], np.uint8)).save(tmp_path / "labels.png")
+    record = {"image_id": 1, "file_name": tmp_path / "a.png", "sem_seg_file_name": tmp_path / "labels.png"}
+    metadata = Metadata("own").set(stuff_classes=["a", "b"])
+    cfg.INPUT.DATASET_MAPPER_NAME, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = "mask_former_semantic", 9
+    sample = build_train_mapper(cfg, metadata)(record, 0)
+    assert sample["instances"].gt_classes.tolist() == [0, 1]
+    told = build_train_mapper(cfg, metadata.set(ignore_label=1))
+    with pytest.raises(DatasetError, match=r"label 9; valid are 0\.\.1, and 1 where"):
+        told(record, 0)
 
 
 def test_every_default_can_build_a_mapper():

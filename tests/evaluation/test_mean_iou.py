@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_drawings import CONTIGUOUS, DrawnSet, Replay
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -70,7 +70,6 @@ def test_a_case_worked_out_by_hand() -> None:
     assert np.isnan(scores["IoU-d"]) and np.isnan(scores["ACC-d"])
 
 
-@settings(deadline=None)
 @given(data=st.data(), num_classes=st.integers(1, 4), ignore=st.sampled_from([255, 4, 0]))
 def test_equals_the_slow_version(data: st.DataObject, num_classes: int, ignore: int) -> None:
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))

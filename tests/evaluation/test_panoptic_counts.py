@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -108,13 +108,11 @@ def drawn_pairs(draw: st.DrawFn) -> tuple[np.ndarray, Infos, np.ndarray, Infos]:
     return gt_map, gt, pred_map, pred
 
 
-@settings(deadline=None)
 @given(pair=drawn_pairs())
 def test_equals_the_slow_version(pair: tuple[np.ndarray, Infos, np.ndarray, Infos]) -> None:
     np.testing.assert_allclose(counts_of(*pair), slow_counts(*pair), rtol=1e-12)
 
 
-@settings(deadline=None)
 @given(
     values=arrays(np.uint32, 12, elements=st.integers(0, 6)),
     ids=st.lists(st.integers(1, 6), unique=True),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from whole_resize import resize_whole
 
 from mask2former.modeling.bands import Sizes
 from mask2former.modeling.inference import (
@@ -236,7 +237,7 @@ def slow_panoptic(class_logits, mask_logits, thing_ids, object_threshold, overla
 sides = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     size=sides,
     queries=st.integers(1, 6),
@@ -262,13 +263,7 @@ def test_panoptic_equals_the_slow_way(size, queries, thresholds, budget, seed):
     assert torch.equal(found.long(), expected)
 
 
-def slow_masks(mask_logits, sizes):
-    padded = interpolate(mask_logits[None], size=sizes.padded, mode="bilinear", align_corners=False)
-    image = padded[..., : sizes.image[0], : sizes.image[1]]
-    return interpolate(image, size=sizes.output, mode="bilinear", align_corners=False)[0]
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     image=sides,
     output=sides,
@@ -284,7 +279,7 @@ def test_semantic_and_instances_equal_the_slow_way(image, output, queries, budge
         torch.randn(queries, 3, 3, generator=random),
     )
     probabilities = class_logits.softmax(-1)[:, :-1]
-    resized = slow_masks(mask_logits, sizes)
+    resized = resize_whole(mask_logits, sizes)
     before = torch.einsum("qk,qhw->khw", probabilities, resized.sigmoid())
     whole = interpolate(mask_logits[None], size=(12, 12), mode="bilinear", align_corners=False)[0].sigmoid()
     after = torch.einsum("qk,qhw->khw", probabilities, whole)[:, : image[0], : image[1]]

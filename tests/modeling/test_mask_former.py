@@ -12,8 +12,6 @@ from mask2former.structures import Instances
 
 CLASSES = 4
 TINY = [
-    ("MODEL.META_ARCHITECTURE", "MaskFormer"),
-    ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
     ("MODEL.BACKBONE.FREEZE_AT", 0),
     ("MODEL.PIXEL_MEAN", [120.0, 110.0, 100.0]),
     ("MODEL.PIXEL_STD", [60.0, 50.0, 40.0]),
@@ -21,10 +19,6 @@ TINY = [
     ("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
     ("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
     ("MODEL.RESNETS.NORM", "FrozenBN"),
-    ("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
-    ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormerHead"),
-    ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
-    ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "MSDeformAttnPixelDecoder"),
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", CLASSES),
     ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32),
     ("MODEL.SEM_SEG_HEAD.MASK_DIM", 32),
@@ -250,6 +244,7 @@ def test_bad_options_are_named(options, said):
 def test_options_reach_the_model():
     model = build(
         ("TEST.DETECTIONS_PER_IMAGE", 3),
+        ("MODEL.MASK_FORMER.THING_IDS", []),
         ("MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB", 7),
         ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),
         ("MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", True),
@@ -263,6 +258,14 @@ def test_options_reach_the_model():
     assert model.criterion.empty_weight[-1] == 0.25
     result = model([picture(40, 70)])[0]
     assert len(result["instances"]) == 3 and "panoptic_seg" not in result
+
+
+def test_instances_alone_are_things_alone_where_things_are_known():
+    model = build(
+        ("MODEL.MASK_FORMER.THING_IDS", [1]),
+        ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),
+    ).eval()
+    assert model([picture(40, 70)])[0]["instances"].pred_classes.unique().tolist() == [1]
 
 
 def test_the_builder_is_the_registered_one():

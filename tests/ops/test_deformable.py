@@ -54,7 +54,7 @@ def inputs(shapes, batch=2, queries=3, heads=2, points=2, channels=3, seed=0, dt
 sides = st.integers(1, 4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shapes=st.lists(st.tuples(sides, sides), min_size=1, max_size=3).map(tuple),
     batch=st.integers(1, 2),

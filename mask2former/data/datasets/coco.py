@@ -17,13 +17,17 @@ from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, 
 from mask2former.data.datasets.files import METADATA, datasets_root, read_json, require
 from mask2former.data.errors import DatasetError
 from mask2former.data.targets import is_polygon
-from mask2former.label_files import PathLike
+from mask2former.label_files import IGNORE_LABEL, PathLike
 
 logger = logging.getLogger(__name__)
 Facts = dict[str, Any]
 XYWH = 1  # Detectron2's BoxMode.XYWH_ABS
 INSTANCE_FACTS: Facts = {"evaluator_type": "coco"}
-PANOPTIC_FACTS: Facts = {"evaluator_type": "coco_panoptic_seg", "ignore_label": 255, "label_divisor": 1000}
+PANOPTIC_FACTS: Facts = {
+    "evaluator_type": "coco_panoptic_seg",
+    "ignore_label": IGNORE_LABEL,
+    "label_divisor": 1000,
+}
 
 # Below the root of all datasets.
 INSTANCES = {

@@ -1,4 +1,6 @@
-"""A convolution that carries its norm and activation: checkpoints name `conv1.weight`, `conv1.norm.weight`.
+"""A convolution that carries its norm and activation, and the initial values of convolutions.
+
+Checkpoints name `conv1.weight`, `conv1.norm.weight`.
 
 Letters: `B` images, `C` channels, `H, W` the sides of a map.
 """
@@ -6,6 +8,13 @@ Letters: `B` images, `C` channels, `H, W` the sides of a map.
 from collections.abc import Callable
 
 from torch import Tensor, nn
+
+
+def init_c2_xavier(convolution: nn.Conv2d) -> None:
+    """Caffe2's XavierFill, which is uniform with a variance of 1 / fan-in; the bias is zero."""
+    nn.init.kaiming_uniform_(convolution.weight, a=1)
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
 
 
 class ConvNorm(nn.Conv2d):

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from mask2former.modeling.layers.attention import MapSequence, MSDeformAttn, map_sequence
-from mask2former.modeling.layers.conv import ConvNorm
+from mask2former.modeling.layers.conv import ConvNorm, init_c2_xavier
 from mask2former.modeling.layers.norm import get_norm
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.layers.recompute import recompute
@@ -143,7 +142,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         )
         self.mask_features = nn.Conv2d(conv_dim, mask_dim, 1)
         for convolution in (self.adapter_1, self.layer_1, self.mask_features):
-            c2_xavier_fill(convolution)
+            init_c2_xavier(convolution)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Decode the backbone's maps, given by name.

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from mask2former.modeling.layers.attention import MultiHeadAttention
+from mask2former.modeling.layers.conv import init_c2_xavier
 from mask2former.modeling.layers.mlp import MLP
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.predictions import Prediction, Predictions, multiply_masks
@@ -178,7 +178,7 @@ def _input_projection(channels: int, width: int, enforce: bool) -> nn.Module:
     if channels == width and not enforce:
         return nn.Identity()
     projection = nn.Conv2d(channels, width, 1)
-    c2_xavier_fill(projection)
+    init_c2_xavier(projection)
     return projection
 
 

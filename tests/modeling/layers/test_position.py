@@ -25,7 +25,7 @@ def slow(height, width, channels):
     return table
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(height=st.integers(1, 9), width=st.integers(1, 9), channels=st.sampled_from([4, 8, 36, 64]))
 def test_equals_the_formula(height, width, channels):
     table = sine_position((height, width), channels)

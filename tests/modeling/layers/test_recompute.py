@@ -34,6 +34,20 @@ def test_same_step(training: bool) -> None:
     assert block[1].num_batches_tracked == again[1].num_batches_tracked == int(training)
 
 
+def test_blocks_without_batch_norm_compile_into_one_graph() -> None:
+    block = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3))
+    compiled = torch.compile(lambda x: recompute(block, x), backend="aot_eager", fullgraph=True)
+    x = torch.randn(5, 3)
+    results = []
+    for function in (block, compiled):
+        torch.manual_seed(2)
+        block.zero_grad()
+        y = function(x)
+        y.square().sum().backward()
+        results.append([y, *(parameter.grad for parameter in block.parameters())])
+    torch.testing.assert_close(*results)
+
+
 def test_without_gradients_the_block_just_runs() -> None:
     block = nn.Linear(3, 3)
     with torch.no_grad():

@@ -96,7 +96,7 @@ def test_nothing_to_assign():
 BAD = st.sampled_from([math.nan, math.inf, -math.inf])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), sides=st.tuples(st.integers(1, 4), st.integers(1, 4)))
 def test_non_finite_costs_rank_last(data, sides):
     cell = st.one_of(st.floats(-1e6, 1e6, width=32), BAD)

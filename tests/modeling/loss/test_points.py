@@ -26,7 +26,7 @@ def read_slowly(image, x, y):
     return total
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sides=st.tuples(st.integers(1, 7), st.integers(1, 7)),
     padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
