@@ -34,7 +34,7 @@ lint: .venv/.installed
 	$(BIN)/codespell $(SOURCES) docs README.md CONTRIBUTING.md
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf .venv build dist *.egg-info output

@@ -25,7 +25,7 @@ from pycocotools import mask as rle
 from mask2former.label_files import write_segment_ids
 
 SIDE = 128
-SPLITS = {"train": 4000, "val": 200}
+SPLITS = {"train": 3000, "val": 150}
 MAX_TURN = np.pi / 12  # of a shape, either way
 LABEL_DIVISOR = 1000  # segment id = category id * LABEL_DIVISOR + number in the picture
 
