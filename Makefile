@@ -22,7 +22,7 @@ run: .venv/.installed
 	rm -rf "$(RUN_DIR)"
 	$(BIN)/python train_net.py --config-file $(RUN_CONFIG) SEED $(SEED) OUTPUT_DIR "$(RUN_DIR)" $(TRAIN_OPTS)
 	for task in semantic instance panoptic; do \
-		$(BIN)/python demo/demo.py --config-file "$(RUN_DIR)/config.yaml" --task $$task \
+		$(BIN)/python demo/demo.py --task $$task \
 			--input "$(DETECTRON2_DATASETS)"/shapes/val/00000[1-8].jpg \
 			--output "$(RUN_DIR)/pictures/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
 	done
