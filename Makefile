@@ -8,8 +8,6 @@ RUN_CONFIG := shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml
 BIN := .venv/bin
 SOURCES := mask2former train_net.py demo datasets tests setup.py
 
-export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
-
 .PHONY: run test lint clean
 
 .venv/.installed: pyproject.toml setup.py constraints.txt
@@ -17,13 +15,14 @@ export DETECTRON2_DATASETS ?= $(CURDIR)/datasets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+run: export DETECTRON2_DATASETS := $(CURDIR)/datasets
 run: .venv/.installed
-	$(BIN)/python datasets/prepare_shapes.py --root "$(DETECTRON2_DATASETS)"
+	$(BIN)/python datasets/prepare_shapes.py --root datasets
 	rm -rf "$(RUN_DIR)"
 	$(BIN)/python train_net.py --config-file $(RUN_CONFIG) SEED $(SEED) OUTPUT_DIR "$(RUN_DIR)" $(TRAIN_OPTS)
 	for task in semantic instance panoptic; do \
 		$(BIN)/python demo/demo.py --task $$task \
-			--input "$(DETECTRON2_DATASETS)"/shapes/val/00000[1-8].jpg \
+			--input datasets/shapes/val/00000[1-8].jpg \
 			--output "$(RUN_DIR)/pictures/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
 	done
 
