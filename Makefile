@@ -11,6 +11,7 @@ SOURCES := mask2former train_net.py demo datasets tests setup.py
 .PHONY: run test lint clean
 
 .venv/.installed: pyproject.toml setup.py constraints.txt
+	@echo "setting up .venv: takes a minute or two"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

@@ -22,6 +22,7 @@ from mask2former.visualize import (
     Region,
     class_colours,
     draw_regions,
+    enlarge,
     instance_regions,
     panoptic_regions,
     semantic_regions,
@@ -76,13 +77,21 @@ class Result:
         """Why nothing was found (best score against the threshold); None if something was."""
         return self.empty_reasons.get(task or self.tasks[0])
 
-    def draw(self, task: str | None = None) -> Array:
-        """The picture (H, W, 3) uint8 RGB with a task's result over it; by default the first of `tasks`.
+    def draw(self, task: str | None = None, *, scale: int = 1) -> Array:
+        """The picture with a task's result over it, uint8 RGB; by default the first of `tasks`.
+
+        Args:
+            scale: how many times to enlarge, so that on a tiny picture the labels leave something to see.
+
+        Returns:
+            (scale * H, scale * W, 3).
 
         Raises:
             ValueError: the model was not asked for that task.
         """
-        return draw_regions(self.image, self._regions(self._checked(task or self.tasks[0])))
+        regions = self._regions(self._checked(task or self.tasks[0]))
+        enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
+        return draw_regions(enlarge(self.image, scale), enlarged)
 
     def save(self, path: str | Path, what: str = "overlay") -> None:
         """Write to `path`, whose folders are made.

@@ -23,10 +23,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last 
 
 OPACITY = 0.5
 GOLDEN_RATIO = 0.618034
-MIN_LETTER, LETTERS_A_SIDE = (
-    10,
-    45,
-)  # height of letters in pixels; how many of them the picture's side would hold
+MIN_LETTER = 10  # height of letters in pixels
+LETTERS_A_SIDE = 45  # how many of them the picture's side would hold
 SHADES = (1.0, 0.75, 1.25, 0.6, 1.4)  # brightness of the first, second, ... instance of a class
 SEARCH_SIDE = 256  # masks are shrunk to this side to find the place for a label
 
@@ -107,6 +105,11 @@ def draw_regions(image: Array, regions: Sequence[Region]) -> Array:
     named = [(region, box) for region, box in drawn if region.mask.sum() >= letter * letter]
     named.sort(key=lambda item: -int(item[0].mask.sum()))
     return _write(canvas, [(region, _anchor(_cut(region.mask, box), box)) for region, box in named], letter)
+
+
+def enlarge(array: Array, scale: int) -> Array:
+    """Each pixel of (H, W, ...) `scale` times in both directions."""
+    return array.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _bounds(mask: Array) -> Box | None:

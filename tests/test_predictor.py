@@ -132,6 +132,7 @@ def test_a_semantic_model_has_labels_alone(checkpoint):
     result = Predictor(cfg)(picture())
     assert (result.tasks, result.panoptic, result.instances) == (["semantic"], None, None)
     assert result.draw().shape == (90, 140, 3)
+    assert result.draw(scale=3).shape == (270, 420, 3)
     with pytest.raises(ValueError, match="there is no panoptic result; there is: semantic"):
         result.draw("panoptic")
 

@@ -13,6 +13,7 @@ from mask2former.predictor import Predictor
 from mask2former.tools.demo import find_pictures, main, output_paths
 
 ROOT = Path(__file__).parents[2]
+SCALE = 5  # 90 pixels five times are below 512
 COCO_R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 
 
@@ -36,7 +37,9 @@ def pictures(tmp_path, monkeypatch):
 def test_one_picture_and_a_checkpoint_are_enough(pictures, checkpoint, capsys):
     assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     expected = Predictor(checkpoint)("in/a.png")
-    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), expected.draw("panoptic"))
+    np.testing.assert_array_equal(
+        np.asarray(Image.open("output/a.png")), expected.draw("panoptic", scale=SCALE)
+    )
     assert f"in/a.png: {len(expected.panoptic.segments)} segments -> output/a.png" in capsys.readouterr().out
 
 
@@ -44,7 +47,7 @@ def test_output_file_task_and_threshold(pictures, checkpoint, capsys):
     arguments = ["--input", "in/a.png", "--output", "drawn.png", "--task", "instance"]
     assert main([*arguments, "--confidence-threshold", "0.55", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     expected = Predictor(checkpoint, score_threshold=0.55)("in/a.png")
-    np.testing.assert_array_equal(np.asarray(Image.open("drawn.png")), expected.draw("instance"))
+    np.testing.assert_array_equal(np.asarray(Image.open("drawn.png")), expected.draw("instance", scale=SCALE))
     assert f"{len(expected.instances)} instances" in capsys.readouterr().out
 
 
@@ -57,7 +60,14 @@ def test_an_empty_result_says_why(pictures, checkpoint, capsys, task, key):
     out = capsys.readouterr().out
     assert "the best has 0." in out or "the best has 1.0" in out
     assert key in out
-    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), np.asarray(Image.open("in/a.png")))
+    untouched = Image.open("in/a.png").resize((90 * SCALE, 70 * SCALE), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), np.asarray(untouched))
+
+
+def test_a_picture_of_ordinary_size_keeps_it(pictures, checkpoint):
+    Image.new("RGB", (300, 40), "green").save("wide.png")
+    assert main(["--input", "wide.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    assert Image.open("output/wide.png").size == (300, 40)
 
 
 def test_a_folder_with_a_bad_picture(pictures, checkpoint, capsys):

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
+from tqdm import tqdm
 
 from mask2former.label_files import write_segment_ids
 
@@ -162,7 +163,7 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
     for folder in (split, f"panoptic_{split}", "annotations"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     images, panoptic, instances = [], [], []
-    for image_id in range(1, count + 1):
+    for image_id in tqdm(range(1, count + 1), desc=f"drawing {split}", unit="picture"):
         # The split takes part in the seed: train and val must not share pictures.
         rng = np.random.default_rng([seed, list(SPLITS).index(split), image_id])
         rows = _write_picture(root, split, image_id, draw_picture(rng))
