@@ -83,15 +83,24 @@ class CfgNode(_FvcoreCfgNode):
 
 
 def _coerced(value: Any, current: Any, where: str) -> Any:
-    """`value` in the type of `current`: lists and tuples are alike, an int serves as a float."""
-    if current is None or type(value) is type(current):
-        return value
+    """`value` in the type of `current`: lists and tuples are alike, an int serves as a float.
+
+    The items of a list must be of the kinds that `current` holds, if it holds any.
+    """
     if isinstance(value, (list, tuple)) and isinstance(current, (list, tuple)):
-        return type(current)(value)
+        if not current or {_kind(item) for item in value} <= {_kind(item) for item in current}:
+            return type(current)(value)
+    elif current is None or type(value) is type(current):
+        return value
     if type(value) is int and isinstance(current, float):
         return float(value)
     given, expected = type(value).__name__, type(current).__name__
     raise ValueError(f"{where} is {value!r}, a {given}; it takes a {expected} such as {current!r}")
+
+
+def _kind(item: Any) -> type:
+    """The type of a list's item: numbers are alike, and lists and tuples are."""
+    return {int: float, tuple: list}.get(type(item), type(item))
 
 
 def _check_ignored(key: str, value: Any, source: str) -> None:
@@ -145,7 +154,7 @@ def load_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
 def config_from_text(text: str, source: str) -> CfgNode:
     """The config that `cfg.dump()` wrote; `source` names it in errors. Errors as in `load_config`."""
     cfg = get_cfg()
-    cfg._merge(flatten(parse_yaml(text, source)), source)
+    cfg._merge(parse_yaml(text, source), source)
     return cfg
 
 

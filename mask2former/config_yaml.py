@@ -98,20 +98,20 @@ _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _Loader.ev
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping that `text` holds; `source` names it in errors.
+    """The keys that `text` holds, as `flatten` names them; `source` names it in errors.
 
     Raises:
         ValueError: not YAML, a tag that is not safe, or not a mapping.
     """
     try:
         values = yaml.load(text, Loader=_Loader)
+        if values is not None and not isinstance(values, dict):
+            raise ValueError(f"holds a {type(values).__name__}, not keys with values")
+        return flatten(values or {})
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{source}: holds a {type(values).__name__}, not keys with values")
-    return values
+    except RecursionError as error:
+        raise ValueError(f"{source}: is nested too deeply, or holds itself") from error
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -121,6 +121,20 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}{name}"
         flat.update(flatten(value, f"{key}.") if isinstance(value, Mapping) else {key: value})
     return flat
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no text, so no config file ({error})") from error
+
+
+def _bases(value: Any, path: Path) -> list[str]:
+    bases = [value] if isinstance(value, str) else value
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASE_KEY} is {value!r}; it takes a file name or a list of them")
+    return bases
 
 
 def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
@@ -138,11 +152,10 @@ def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, di
         raise ValueError(f"{below[-1]}: {BASE_KEY} leads back to {path}")
     if not path.is_file():
         raise FileNotFoundError(f"no config file {path}{origin}")
-    values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    bases = values.pop(BASE_KEY, [])
+    values = parse_yaml(_text(path), str(path))
     layers = [
         layer
-        for base in ([bases] if isinstance(bases, str) else bases)
+        for base in _bases(values.pop(BASE_KEY, []), path)
         for layer in read_layers(path.parent / Path(base).expanduser(), (*below, path))
     ]
-    return [*layers, (path, flatten(values))]
+    return [*layers, (path, values)]

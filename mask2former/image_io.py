@@ -9,6 +9,7 @@ import tempfile
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 from iopath.common.file_io import HTTPURLHandler, PathManager
@@ -41,6 +42,10 @@ def read_image(source: ImageSource) -> Array:
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pillow(source, "the given image")
+    if not isinstance(source, str | PathLike):
+        raise ImageError(
+            f"a {type(source).__name__} is no picture; give a path, an address, an array or a Pillow image"
+        )
     name = fspath(source)
     if not is_address(name):
         return _from_file(name, name)
@@ -69,6 +74,8 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
 
 def _download(address: str, folder: str) -> str:
     """The path of a fresh copy: what lies at an address may have changed since the last time."""
+    if ".." in urlparse(address).path.split("/"):  # iopath would follow it out of the folder
+        raise ImageError(f"{address}: an address must not hold '..'")
     try:
         return _web.get_local_path(address, force=True, cache_dir=folder)
     except (OSError, ValueError) as error:
@@ -85,7 +92,9 @@ def _from_file(path: str, name: str) -> Array:
         raise ImageError(f"{name}: is a folder, not a picture") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not a picture that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
         raise ImageError(f"{name}: cannot be read ({error})") from error
 
 

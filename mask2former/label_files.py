@@ -67,7 +67,7 @@ def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
             picture.load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNGs
+    except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
         raise ValueError(f"{path}: not a readable picture ({error})") from error
     if picture.mode not in modes:
         raise ValueError(f"{path}: the picture's mode is {picture.mode}, expected one of {', '.join(modes)}")

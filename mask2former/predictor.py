@@ -198,8 +198,11 @@ def require_trained_weights(cfg: CfgNode) -> None:
 def class_names_and_colours(metadata: Mapping[str, Any], num_classes: int) -> tuple[list[str], list[Colour]]:
     """The K names and RGB colours of a model's classes, made up where the metadata has none for so many."""
     for kind in ("stuff", "thing"):
-        names = metadata.get(f"{kind}_classes", ())
+        names = metadata.get(f"{kind}_classes") or ()
         if len(names) == num_classes:
-            colours = metadata.get(f"{kind}_colors") or class_colours(num_classes)
-            return list(names), [tuple(colour) for colour in colours]
+            colours = metadata.get(f"{kind}_colors") or ()
+            known = len(colours) == num_classes
+            return list(names), [
+                tuple(colour) for colour in (colours if known else class_colours(num_classes))
+            ]
     return [f"class {k}" for k in range(num_classes)], class_colours(num_classes)

@@ -102,11 +102,13 @@ class Result:
                 COCO's result format. Ids of classes are positions in `class_names`.
 
         Raises:
-            ValueError: another `what`, a task that the model was not asked for, or an unknown file suffix.
+            ValueError: another `what`, a task that the model was not asked for, or an unfit file suffix.
         """
         if what not in _WRITERS:
             raise ValueError(f"cannot save '{what}'; it can be one of {', '.join(_WRITERS)}")
         path = Path(path)
+        if what in ("semantic", "panoptic") and path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: ids are saved as .png, which keeps them exactly")
         path.parent.mkdir(parents=True, exist_ok=True)
         _WRITERS[what](self, path)
 

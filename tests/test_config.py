@@ -122,6 +122,12 @@ def test_missing_base_names_both_files(tmp_path):
         load_config(leaf)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ValueError, match=r"model\.pth: is no text"):
+        load_config(tmp_path / "model.pth")
+
+
 def test_bases_in_a_circle(tmp_path):
     write(tmp_path, "a.yaml", "_BASE_: b.yaml\n")
     write(tmp_path, "b.yaml", "_BASE_: a.yaml\n")
@@ -152,6 +158,8 @@ def test_overrides_take_the_type_of_the_key():
         ("SOLVER.MAX_ITER", "1.5", "it takes a int"),
         ("SOLVER.MAX_ITER", "True", "it takes a int"),
         ("SOLVER.MAX_ITER", "None", "it takes a int"),
+        ("MODEL.PIXEL_MEAN", "['a', 'b', 'c']", r"it takes a list such as \[103\.53"),
+        ("SOLVER.STEPS", "('soon',)", r"it takes a tuple such as \(30000,\)"),
         ("DATASETS.TEST", "coco_2017_val", "it takes a tuple"),
         ("VERSION", "1", "VERSION 1 is not supported"),
     ],
@@ -175,6 +183,10 @@ def test_a_lone_key_is_an_error():
         ("VERSION: 3\n", "VERSION 3"),
         ("- a\n- b\n", "not keys with values"),
         ("MODEL: [unclosed\n", "while parsing"),
+        ("MODEL: &all\n  RESNETS: *all\n", "nested too deeply, or holds itself"),
+        ("SEED: " + "[" * 9999, "nested too deeply, or holds itself"),
+        ("_BASE_:\n", "_BASE_ is None; it takes a file name or a list of them"),
+        ("_BASE_: [1]\n", r"_BASE_ is \[1\]"),
         ("MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['true']\n", "os.system"),
     ],
 )

@@ -35,7 +35,9 @@ def test_a_recipe_runs(title, elsewhere):
     exec(compile(RECIPES[title], f"CONTRIBUTING.md: {title}", "exec"), {"__name__": "recipe"})
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/model_zoo.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/model_zoo.md"]
+)
 def test_links_and_files_that_a_page_names_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)

@@ -102,6 +102,25 @@ def test_truncated_file(tmp_path, name):
         read_image(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.ppm", b"P6\n4 x\n255\n"), ("a.pgm", b"P5\n2 2\n70000\n"), ("\0.png", None)]
+)
+def test_damage_that_pillow_reports_by_other_errors(tmp_path, name, content):
+    path = str(tmp_path / name)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=r": cannot be read") as error:
+        read_image(path)
+    assert str(error.value).startswith(path)
+    assert type(error.value.__cause__) is ValueError
+
+
+@pytest.mark.parametrize("source", [None, 5, b"a.png", iter(["a.png"])])
+def test_what_is_neither_path_nor_picture(source):
+    with pytest.raises(ImageError, match=rf"a {type(source).__name__} is no picture; give a path"):
+        read_image(source)
+
+
 def test_folder_and_float_picture(tmp_path):
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
@@ -136,6 +155,11 @@ def test_addresses_are_read_anew_each_time(tmp_path, rgb):
         with pytest.raises(ImageError, match=r"/gone\.png: cannot be downloaded"):
             read_image(f"{address}/gone.png")
         server.shutdown()
+
+
+def test_an_address_does_not_lead_out_of_the_download_folder():
+    with pytest.raises(ImageError, match=r"must not hold '\.\.'"):
+        read_image("http://127.0.0.1:1/../../picture.png")
 
 
 def test_write_makes_the_folder_and_checks_the_suffix(tmp_path, rgb):

@@ -215,7 +215,39 @@ def test_names_of_published_datasets_come_from_their_metadata(checkpoint, tmp_pa
     assert (len(names), names[0], names[80]) == (133, "person", "banner")
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1), (2, 2, 4)])
+def test_pictures_of_extreme_shape(predictor, tmp_path, shape):
+    result = predictor(picture(*shape[:2])[..., 0] if len(shape) == 2 else np.zeros(shape, np.uint8))
+    assert result.semantic.shape == result.panoptic.ids.shape == shape[:2]
+    assert result.instances.pred_masks.shape[1:] == shape[:2]
+    for task in result.tasks:
+        assert result.draw(task).shape == (*shape[:2], 3)
+
+
+@pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
+def test_a_model_of_one_task(checkpoint, predictor, task):
+    cfg = stored_config(read_checkpoint(str(checkpoint)))
+    for other in ("semantic", "instance", "panoptic"):
+        cfg.MODEL.MASK_FORMER.TEST[f"{other.upper()}_ON"] = other == task
+    result = Predictor(cfg)(picture())
+    assert result.tasks == [task]
+    if task == "instance":
+        assert set(result.instances.pred_classes.tolist()) <= {0, 1}
+        torch.testing.assert_close(result.instances.scores, predictor(picture()).instances.scores)
+    if task == "panoptic":
+        assert result.panoptic.segments == predictor(picture()).panoptic.segments
+
+
+@pytest.mark.parametrize("what", ["semantic", "panoptic"])
+def test_ids_are_not_saved_with_loss(predictor, tmp_path, what):
+    with pytest.raises(ValueError, match=r"labels\.jpg: ids are saved as \.png"):
+        predictor(picture()).save(tmp_path / "labels.jpg", what)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_where_metadata_has_none_for_so_many():
+    metadata = {"stuff_classes": None, "thing_classes": ["a"], "thing_colors": [[1, 2, 3]] * 2}
+    assert class_names_and_colours(metadata, 1) == (["a"], class_colours(1))
     names, colours = class_names_and_colours({"thing_classes": ["a"], "stuff_classes": ["a", "b"]}, 1)
     assert (names, colours) == (["a"], class_colours(1))
     names, colours = class_names_and_colours({}, 2)

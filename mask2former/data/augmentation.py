@@ -187,7 +187,7 @@ def resize_shortest_edge(size: tuple[int, int], edge: int, max_size: int) -> Res
         return Resize(*size)
     long_side = edge / min(size) * max(size)
     shrink = min(1.0, max_size / long_side)
-    short, long = int(edge * shrink + 0.5), int(long_side * shrink + 0.5)
+    short, long = max(1, int(edge * shrink + 0.5)), int(long_side * shrink + 0.5)
     return Resize(short, long) if size[0] < size[1] else Resize(long, short)
 
 
@@ -308,6 +308,8 @@ def _shortest_edge_step(cfg: Any) -> Augmentation:
 def _crop_step(cfg: Any) -> Augmentation:
     crop = cfg.INPUT.CROP
     _choice("INPUT.CROP.TYPE", crop.TYPE, CROP_SIZES)
+    if crop.TYPE.startswith("relative") and not all(0 < share <= 1 for share in crop.SIZE):
+        raise ValueError(f"INPUT.CROP.SIZE is {tuple(crop.SIZE)}; a '{crop.TYPE}' crop takes shares up to 1")
     return partial(
         random_crop, kind=crop.TYPE, size=tuple(crop.SIZE), max_category_area=crop.SINGLE_CATEGORY_MAX_AREA
     )

@@ -76,6 +76,16 @@ class TestSamples(Dataset[dict[str, Any]]):
         return self.mapper(self.records[index])
 
 
+class Loader(DataLoader[Any]):
+    """Raises what a worker found broken as that worker did; torch puts the worker's traceback around it."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        try:
+            yield from super().__iter__()
+        except DatasetError as error:
+            raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
+
+
 class TrainBatches:
     """From step `first_step` on, without end: the `(number, index)` of this process's `b` samples."""
 
@@ -119,7 +129,7 @@ def sample_seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -> DataLoader[Any]:
+def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -> Loader:
     """This process's batches of DATASETS.TRAIN, without end, from step `first_step` on.
 
     Args:
@@ -155,7 +165,7 @@ def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -
     return _loader(cfg, samples, batches)
 
 
-def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> DataLoader[Any]:
+def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> Loader:
     """This process's part of the dataset, each picture once, in order."""
     records, _ = read_datasets([dataset_name])
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
@@ -231,8 +241,8 @@ def _run_seed(cfg: Any) -> int:
     return int(np.random.SeedSequence().generate_state(1)[0])
 
 
-def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> DataLoader[Any]:
-    return DataLoader(
+def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> Loader:
+    return Loader(
         samples,
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,

@@ -67,7 +67,7 @@ class TrainMapper:
         scene = augment(scene, self.augmentations, np.random.default_rng(seed))
         return {
             "file_name": record["file_name"],
-            "image_id": record["image_id"],
+            "image_id": record.get("image_id"),  # semantic datasets may do without
             "height": height,
             "width": width,
             "image": to_tensor(scene.image, self.image_format),
@@ -129,6 +129,8 @@ def record_image(record: Record) -> np.ndarray:
     Raises:
         DatasetError: no such file, not a picture, or not of the record's height and width.
     """
+    if "file_name" not in record:
+        raise broken_record(record, f"no 'file_name' among {sorted(record)}")
     path = record["file_name"]
     try:
         image = read_image(path)

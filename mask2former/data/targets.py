@@ -18,6 +18,7 @@ from pycocotools import mask as coco_mask
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
+from mask2former.data.run_lengths import count_pixels
 from mask2former.data.view import View
 from mask2former.label_files import read_label_map, read_segment_ids, semantic_from_panoptic
 
@@ -157,13 +158,11 @@ def _as_rle(segmentation: dict[str, Any] | list[Any], size: Size) -> dict[str, A
         if not segmentation or not all(map(is_polygon, segmentation)):
             raise ValueError("a polygon is a list of at least three points x, y")
         return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-    if isinstance(segmentation["counts"], list):
-        if sum(segmentation["counts"]) != math.prod(segmentation["size"]):
-            raise ValueError(
-                "the counts do not add up to the size"
-            )  # pycocotools would leave the rest undefined
-        return coco_mask.frPyObjects(segmentation, *segmentation["size"])
-    return segmentation
+    counts, listed = segmentation["counts"], isinstance(segmentation["counts"], list)
+    if (sum(counts) if listed else count_pixels(counts)) != math.prod(segmentation["size"]):
+        # pycocotools would leave the rest undefined
+        raise ValueError("the counts do not add up to the size")
+    return coco_mask.frPyObjects(segmentation, *segmentation["size"]) if listed else segmentation
 
 
 def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size: Size) -> np.ndarray:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 UNFINISHED = ".unfinished"
+RUN_STATE = {"model", "optimizer", "iteration", "window", "scaler", "seed"}
 RUN_FILES = ("model_*.pth", POINTER, "metrics.json", "events.out.tfevents.*")
 
 
@@ -68,7 +69,7 @@ class RunFolder:
                 reason = str(error).split("\n")[0]
                 logger.warning("%s cannot be read (%s); trying the one before", path, reason)
                 continue
-            if isinstance(content, dict) and {"model", "optimizer", "iteration"} <= content.keys():
+            if isinstance(content, dict) and content.keys() >= RUN_STATE:
                 logger.info("resuming from %s", path)
                 return content
             logger.warning("%s holds weights but no state of a run; trying the one before", path)

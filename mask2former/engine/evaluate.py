@@ -16,7 +16,7 @@ from mask2former.data.loader import build_test_loader
 from mask2former.distributed import is_main_process
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint import RunFolder
-from mask2former.engine.hooks import Results
+from mask2former.engine.hooks import Results, flatten_results
 from mask2former.engine.weights import load_weights
 from mask2former.evaluation.coco_ap import COCOEvaluator
 from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
@@ -26,6 +26,7 @@ from mask2former.evaluation.report import metrics_table
 
 logger = logging.getLogger(__name__)
 
+NUMBERS = [False, False, True, True]  # which items of a row of TEST.EXPECTED_RESULTS are
 TASKS = ("semantic", "instance", "panoptic")
 ALL_TASKS: dict[str, type] = {
     "semantic": SemSegEvaluator,
@@ -58,14 +59,29 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
         raise ValueError(
             f"dataset '{dataset}' has evaluator_type '{kind}'; known are: {', '.join(EVALUATORS)}"
         )
-    chosen = [EVALUATORS[kind][task] for task in tasks_on(cfg) if task in EVALUATORS[kind]]
-    if not chosen:
+    tasks = [task for task in tasks_on(cfg) if task in EVALUATORS[kind]]
+    if len(tasks) > 1 and "instance" in tasks and metadata.get("json_file") is None:
+        logger.info("no AP on '%s': it was registered without instance annotations (json_file)", dataset)
+        tasks.remove("instance")
+    if not tasks:
         outputs = ", ".join(tasks_on(cfg)) or "nothing"
         raise ValueError(
             f"dataset '{dataset}' ({kind}) has no metric for what the model makes, {outputs}: "
             "see MODEL.MASK_FORMER.TEST.*_ON"
         )
-    return DatasetEvaluators([make(metadata=metadata, output_dir=str(output_dir)) for make in chosen])
+    makers = [EVALUATORS[kind][task] for task in tasks]
+    return DatasetEvaluators([make(metadata=metadata, output_dir=str(output_dir)) for make in makers])
+
+
+def check_test_datasets(cfg: CfgNode) -> None:
+    """Read what an evaluation starts with, so that no run ends, after days, at a file that is missing.
+
+    Raises:
+        ValueError: a dataset of DATASETS.TEST cannot be evaluated.
+    """
+    for dataset in cfg.DATASETS.TEST:
+        build_test_loader(cfg, dataset)
+        build_evaluator(cfg, dataset, Path(cfg.OUTPUT_DIR))
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
@@ -101,11 +117,29 @@ def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
     return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")
 
 
+def expected_results(cfg: CfgNode) -> list[tuple[str, str, float, float]]:
+    """The rows of TEST.EXPECTED_RESULTS.
+
+    Raises:
+        ValueError: a row is not [task, metric, value, tolerance].
+    """
+    rows = []
+    for row in cfg.TEST.EXPECTED_RESULTS:
+        if not isinstance(row, (list, tuple)) or [isinstance(x, (int, float)) for x in row] != NUMBERS:
+            raise ValueError(f"TEST.EXPECTED_RESULTS has {row!r}, not ['task', 'metric', value, tolerance]")
+        rows.append((str(row[0]), str(row[1]), float(row[2]), float(row[3])))
+    return rows
+
+
 def verify_results(cfg: CfgNode, results: Results) -> bool:
-    """Whether each row [task, metric, value, tolerance] of TEST.EXPECTED_RESULTS holds; says which do not."""
+    """Whether each row [task, metric, value, tolerance] of TEST.EXPECTED_RESULTS holds; says which do not.
+
+    With several datasets a row's task is "dataset/task".
+    """
+    found = flatten_results(results)
     failures = []
-    for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
-        actual = results.get(task, {}).get(metric, math.nan)
+    for task, metric, expected, tolerance in expected_results(cfg):
+        actual = found.get(f"{task}/{metric}", math.nan)
         if not abs(actual - expected) <= tolerance:
             failures.append(f"{task}/{metric} is {actual}, expected {expected} +- {tolerance}")
     for failure in failures:

@@ -18,7 +18,7 @@ import torch
 from mask2former.distributed import is_main_process, sum_over_processes
 from mask2former.engine.checkpoint import FINAL, RunFolder
 from mask2former.engine.metrics_log import MetricsLog
-from mask2former.engine.trainer import Hook, Trainer
+from mask2former.engine.trainer import Hook, Trainer, is_due
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +107,14 @@ class ProgressHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Saves the run every `period` steps and at its end; the main process writes."""
+    """Saves the run every `period` steps (0: not then) and at its end; the main process writes."""
 
     def __init__(self, folder: RunFolder, period: int, extra: dict[str, Any]) -> None:
         self.folder, self.period, self.extra = folder, period, extra
 
     def after_step(self, trainer: Trainer) -> None:
         """Save when due."""
-        if trainer.done % self.period == 0:
+        if is_due(trainer.done, self.period):
             self._save(trainer, f"model_{trainer.done - 1:07d}.pth")
 
     def after_train(self, trainer: Trainer) -> None:
@@ -142,12 +142,7 @@ class EvaluationHook(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Evaluate when due; the end has its own turn."""
-        if (
-            self.period
-            and trainer.done
-            and trainer.done % self.period == 0
-            and trainer.done < trainer.max_iter
-        ):
+        if is_due(trainer.done, self.period) and trainer.done < trainer.max_iter:
             self._run(trainer.done - 1)
 
     def after_train(self, trainer: Trainer) -> None:

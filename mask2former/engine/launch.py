@@ -6,9 +6,11 @@ Each process runs the same function; with several, a process group connects them
 import argparse
 import logging
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -114,6 +116,7 @@ def _launch_config(plan: Processes) -> LaunchConfig:
 
 def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: str) -> int:
     """In a launched process: take a share of the machine, join the others, work."""
+    signal.signal(signal.SIGINT, _interrupt_once)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // local_processes))
@@ -124,6 +127,12 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
         return work(args, device)
     finally:
         dist.destroy_process_group()
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C comes twice, from the terminal and from the launcher; the second must not break the clean-up."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def usable_cores() -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from mask2former.engine.metrics_log import MetricsLog
-from mask2former.engine.trainer import Hook, Trainer
+from mask2former.engine.trainer import Hook, Trainer, is_due
 from mask2former.visualize import (
     Region,
     class_colours,
@@ -65,14 +65,14 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str]) 
 
 
 class PictureHook(Hook):
-    """Every `period` steps, one of the step's pictures: to a file and to TensorBoard, by the main process."""
+    """Every `period` steps (0: never), one of the step's pictures: to a file and to TensorBoard."""
 
     def __init__(self, period: int, names: Sequence[str], folder: Path, metrics: MetricsLog | None) -> None:
         self.period, self.names, self.folder, self.metrics = period, names, folder / FOLDER, metrics
 
     def after_step(self, trainer: Trainer) -> None:
         """Draw when due."""
-        if self.metrics is None or not self.period or trainer.done % self.period:
+        if self.metrics is None or not is_due(trainer.done, self.period):
             return
         assert trainer.last is not None
         drawn = draw_sample(trainer.plain_model, trainer.last.batch[0], self.names)

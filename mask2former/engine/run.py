@@ -14,7 +14,7 @@ from mask2former.data.loader import build_train_loader
 from mask2former.distributed import barrier, is_main_process, sum_over_processes, world_size
 from mask2former.engine.build import build_model, checkpoint_metadata, class_names, dataset_metadata
 from mask2former.engine.checkpoint import RunFolder, atomic_write
-from mask2former.engine.evaluate import Results, evaluate
+from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
 from mask2former.engine.hooks import CheckpointHook, EvaluationHook, Hook, ProgressHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.pictures import PictureHook
@@ -46,11 +46,13 @@ def train(cfg: CfgNode, resume: bool) -> Results:
     trainer = build_trainer(cfg, model)
     if saved is not None:
         _restore(trainer, saved)
+    batches = build_train_loader(cfg, first_step=trainer.done)
+    check_test_datasets(cfg)
     barrier()  # all have read what the main process may now move
     metrics = _open_folder(cfg, folder, trainer.done, fresh=not resume)
     evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
     trainer.hooks = _hooks(cfg, folder, metrics, evaluation)
-    trainer.train(build_train_loader(cfg, first_step=trainer.done))
+    trainer.train(batches)
     if metrics is not None:
         metrics.close()
     return evaluation.results
@@ -75,9 +77,12 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
     """A trainer of `model`, without hooks, at step 0.
 
     Raises:
-        ValueError: fewer images in a process's share of a step than pieces to split it in.
+        ValueError: no steps, or fewer images in a process's share of one than pieces to split it in.
     """
     solver = cfg.SOLVER
+    for key in ("MAX_ITER", "ACCUMULATION_STEPS"):
+        if solver[key] < 1:
+            raise ValueError(f"SOLVER.{key} is {solver[key]}; it must be at least 1")
     if world_size() * solver.ACCUMULATION_STEPS > solver.IMS_PER_BATCH:
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is too small for {world_size()} processes x "

@@ -93,6 +93,11 @@ class Hook:
         """Once, after the last step of the run."""
 
 
+def is_due(steps: int, period: int) -> bool:
+    """Whether what happens every `period` steps is to happen after so many; 0 or less: never."""
+    return period > 0 and steps > 0 and steps % period == 0
+
+
 def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
     """The reduced precision of SOLVER.AMP on `device`; None for float32.
 
@@ -170,7 +175,6 @@ class Trainer:
         """All that continues the run besides the weights, plain enough to be read as weights only."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
             "iteration": self.done - 1,
             "window": {"sums": self.window.sums, "count": self.window.count},
@@ -178,9 +182,18 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the step at which `state` was taken."""
+        """Continue after the step at which `state` was taken.
+
+        Rates, decays and the schedule are those that this trainer was made with, not those of `state`: who
+        resumes with a lower rate means it.
+        """
+        groups = self.optimizer.param_groups
+        settings = [{name: group[name] for name in group.keys() - {"params"}} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)
+        self.scheduler.last_epoch = state["iteration"]
+        self.scheduler.step()
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.window = Window(dict(state["window"]["sums"]), state["window"]["count"])

@@ -113,6 +113,8 @@ def local_file(source: str | Path) -> Path:
     """
     if not is_address(source):
         return _existing(Path(source).expanduser())
+    if ".." in urlparse(str(source)).path.split("/"):  # iopath would follow it out of its cache
+        raise WeightsError(source, "an address must not hold '..'")
     try:
         return Path(path_manager.get_local_path(str(source)))
     except (OSError, ValueError) as error:
@@ -267,6 +269,9 @@ def _checkpoint(source: str, contents: Any) -> Checkpoint:
     if not tensors:
         keys = ", ".join(map(str, list(contents)[:10])) or "none"
         raise WeightsError(source, f"holds no weights; its keys are: {keys}")
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise WeightsError(source, f"holds a tensor that is sparse or has no values: {name}")
     extra = {key: value for key, value in rest.items() if key not in tensors}
     config, metadata = extra.pop("config", None), extra.pop("metadata", None)
     return Checkpoint(

@@ -107,6 +107,8 @@ def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
     if given.shape[1:] != wanted.shape[1:]:
         return None
     old, new = len(given), len(wanted)
+    if not old:
+        return None
     resized = given.float().repeat(-(-new // old), 1)[:new]
     noise = torch.randn(resized.shape, generator=torch.Generator().manual_seed(0))
     resized[old:] += QUERY_NOISE * given.float().std() * noise[old:]
@@ -116,7 +118,7 @@ def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
 def _resize_position_table(given: Tensor, wanted: Tensor) -> Tensor | None:
     """((2w-1)^2, A) -> ((2w'-1)^2, A): interpolated as an image of offsets, bicubically."""
     old, new = isqrt(len(given)), isqrt(len(wanted))
-    if given.shape[1:] != wanted.shape[1:] or old**2 != len(given):
+    if given.shape[1:] != wanted.shape[1:] or old**2 != len(given) or not old:
         return None
     image = given.float().T.reshape(1, -1, old, old)
     return F.interpolate(image, size=(new, new), mode="bicubic").reshape(-1, new**2).T

@@ -20,7 +20,14 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from mask2former import distributed
-from mask2former.evaluation.json_files import read_json, require, unique_by, write_json
+from mask2former.evaluation.json_files import (
+    read_json,
+    require,
+    require_list,
+    require_number,
+    unique_by,
+    write_json,
+)
 from mask2former.evaluation.metadata import DatasetIds, required_attribute
 from mask2former.evaluation.report import run_command
 from mask2former.evaluation.rle import encode_masks
@@ -62,19 +69,22 @@ def average_precision(
     Raises:
         ValueError: a key is missing, an image or category unknown, or a mask of another size than its image.
     """
-    images = unique_by(require(truth, "images", gt_file), "id", gt_file)
-    categories = unique_by(require(truth, "categories", gt_file), "id", gt_file)
-    annotations = require(truth, "annotations", gt_file)
+    images = unique_by(require_list(truth, "images", gt_file), "id", gt_file)
+    categories = unique_by(require_list(truth, "categories", gt_file), "id", gt_file)
+    annotations = require_list(truth, "annotations", gt_file)
     for id, image in images.items():
         require(image, "height", f"{gt_file}: image {id}")
         require(image, "width", f"{gt_file}: image {id}")
     for place, annotation in enumerate(annotations):
-        require(annotation, "area", f"{gt_file}: annotations[{place}]")
+        require_number(annotation, "area", f"{gt_file}: annotations[{place}]")
         _check_known(annotation, images, categories, f"{gt_file}: annotations[{place}]")
     for place, result in enumerate(results):
         _check_result(result, images, categories, f"{results_file}: item {place}")
 
-    precisions = _precisions(*_with_numbers(images, list(categories.values()), annotations, results))
+    try:
+        precisions = _precisions(*_with_numbers(images, list(categories.values()), annotations, results))
+    except (RuntimeError, TypeError, ValueError) as error:  # the library's, which name neither file nor item
+        raise ValueError(f"{gt_file} or {results_file} holds a mask or flag that is none: {error}") from error
     scores = OrderedDict((name, _mean(precisions[t, :, :, a])) for name, (t, a) in METRICS.items())
     for place, category in enumerate(sorted(categories)):
         scores[f"AP-{categories[category].get('name', category)}"] = _mean(precisions[:, :, place, 0])
@@ -91,6 +101,8 @@ class COCOEvaluator:
 
     def __init__(self, *, metadata: Any, output_dir: PathLike | None = None) -> None:
         self._gt_file = required_attribute(metadata, "json_file")
+        if not Path(self._gt_file).is_file():  # said before the model runs over all pictures
+            raise ValueError(f"{self._gt_file}: no such file")
         self._category_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self.reset()
@@ -203,19 +215,20 @@ def _check_known(record: Any, images: Mapping[Any, Any], categories: Mapping[Any
     """A ValueError unless the record has a mask of a known image and category."""
     require(record, "segmentation", where)
     for key, known in (("image_id", images), ("category_id", categories)):
-        if require(record, key, where) not in known:
-            raise ValueError(f"{where}: {key} {record[key]!r} is not in the truth's JSON file")
+        value = require(record, key, where)
+        if not isinstance(value, (int, str)) or value not in known:  # 3.0 equals 3, but not in the library
+            raise ValueError(f"{where}: {key} {value!r} is not in the truth's JSON file")
 
 
 def _check_result(result: Any, images: Mapping[Any, Any], categories: Mapping[Any, Any], where: str) -> None:
     """A ValueError unless the result is complete and its mask has the size of its image."""
     _check_known(result, images, categories, where)
-    require(result, "score", where)
+    require_number(result, "score", where)
     image, mask = images[result["image_id"]], result["segmentation"]
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
         raise ValueError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
     size = [image["height"], image["width"]]
-    if list(require(mask, "size", where)) != size:
+    if require(mask, "size", where) != size:
         raise ValueError(f"{where}: the mask is {mask['size']} pixels, image {image['id']} is {size}")
 
 

@@ -1,6 +1,7 @@
 """JSON files of datasets and results, with errors that name file, key and value."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,22 @@ def require(record: Mapping[str, Any], key: str, where: object) -> Any:
     if not isinstance(record, Mapping) or key not in record:
         raise ValueError(f"{where}: no key '{key}' in {_shortened(record)}")
     return record[key]
+
+
+def require_list(record: Mapping[str, Any], key: str, where: object) -> list[Any]:
+    """`record[key]`, which must be a list."""
+    value = require(record, key, where)
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected a list")
+    return value
+
+
+def require_number(record: Mapping[str, Any], key: str, where: object) -> float:
+    """`record[key]`, which must be a number, and not NaN."""
+    value = require(record, key, where)
+    if not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected a number")
+    return value
 
 
 def unique_by(records: list[Any], key: str, where: object) -> dict[Any, Any]:

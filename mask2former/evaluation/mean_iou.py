@@ -87,6 +87,8 @@ def mean_iou_of_folders(
     Raises:
         ValueError: there is no PNG, a prediction is missing, sizes differ, or a label is out of range.
     """
+    if num_classes < 1:
+        raise ValueError(f"the number of classes is {num_classes}, expected 1 or more")
     names = sorted(path.relative_to(gt_dir) for path in Path(gt_dir).rglob("*.png"))
     if not names:
         raise ValueError(f"{gt_dir}: no PNG files")

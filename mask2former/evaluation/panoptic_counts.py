@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.evaluation.json_files import require, unique_by
+from mask2former.evaluation.json_files import require, require_number, unique_by
 from mask2former.label_files import MAX_SEGMENT_ID, VOID, Array
 
 
@@ -68,7 +68,7 @@ def read_segments(
             raise ValueError(f"{where}: segment id {segment!r} is not in [1, {MAX_SEGMENT_ID}]")
         if not isinstance(category, int) or category not in categories.places:
             raise ValueError(f"{where}: segment {segment} has the unknown category_id {category!r}")
-    areas = [require(record, "area", where) if truth else 0 for record in records]
+    areas = [require_number(record, "area", where) if truth else 0 for record in records]
     return Segments(
         ids=np.array([record["id"] for record in records], np.int64),
         category=np.array([categories.places[record["category_id"]] for record in records], np.int64),

@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mask2former import distributed
-from mask2former.evaluation.json_files import read_json, require, unique_by, write_json
+from mask2former.evaluation.json_files import read_json, require, require_list, unique_by, write_json
 from mask2former.evaluation.metadata import DatasetIds, required_attribute
 from mask2former.evaluation.panoptic_counts import count_matches, quality, read_categories, read_segments
 from mask2former.evaluation.report import run_command
@@ -33,8 +33,8 @@ class PanopticTruth:
     def __init__(self, json_file: PathLike, png_dir: PathLike) -> None:
         content = read_json(json_file, dict)
         self.json_file, self.png_dir = json_file, Path(png_dir)
-        self.categories = read_categories(require(content, "categories", json_file), json_file)
-        self.annotations = unique_by(require(content, "annotations", json_file), "image_id", json_file)
+        self.categories = read_categories(require_list(content, "categories", json_file), json_file)
+        self.annotations = unique_by(require_list(content, "annotations", json_file), "image_id", json_file)
 
     def png_name(self, image_id: ImageId) -> str:
         """The file name of the image's PNG, relative to the folder.
@@ -54,7 +54,7 @@ class PanopticTruth:
         """
         gt_map = read_segment_ids(self.png_dir / self.png_name(image_id))
         of_truth, of_pred = f"{self.json_file}: image {image_id}", f"{pred}: image {image_id}"
-        listed = require(self.annotations[image_id], "segments_info", of_truth)
+        listed = require_list(self.annotations[image_id], "segments_info", of_truth)
         return count_matches(
             gt_map,
             read_segments(listed, self.categories, of_truth, truth=True),
@@ -83,14 +83,15 @@ def panoptic_quality(
         ValueError: a file is missing or broken, or an image has no prediction; the message names it.
     """
     truth = PanopticTruth(gt_json, gt_dir)
-    annotations = require(read_json(pred_json, dict), "annotations", pred_json)
+    annotations = require_list(read_json(pred_json, dict), "annotations", pred_json)
     predictions = unique_by(annotations, "image_id", pred_json)
     truth.check_complete(list(predictions), pred_json)
 
     def score(image_id: ImageId) -> Array:
         prediction = predictions[image_id]
         pred_map = read_segment_ids(Path(pred_dir) / str(require(prediction, "file_name", pred_json)))
-        return truth.score(image_id, pred_map, require(prediction, "segments_info", pred_json), pred_json)
+        segments = require_list(prediction, "segments_info", f"{pred_json}: image {image_id}")
+        return truth.score(image_id, pred_map, segments, pred_json)
 
     with ThreadPoolExecutor(workers) as pool:
         scored = tqdm(pool.map(score, truth.annotations), "PQ", len(truth.annotations), disable=None)

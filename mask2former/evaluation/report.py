@@ -44,7 +44,7 @@ def run_command(
     args = parser.parse_args(argv)
     try:
         results = score(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"error: {message}\n")
         return 2

@@ -37,7 +37,7 @@ class InferenceOptions:
         memory_budget: bytes that resized masks may take at a time, results not counted.
 
     Raises:
-        ValueError: an unknown task, or none.
+        ValueError: an unknown task, or none; a negative number of instances.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -52,6 +52,8 @@ class InferenceOptions:
         unknown = [task for task in self.tasks if task not in TASKS]
         if unknown or not self.tasks:
             raise ValueError(f"tasks are {list(self.tasks)}; choose one or more of {list(TASKS)}")
+        if self.max_instances < 0:
+            raise ValueError(f"TEST.DETECTIONS_PER_IMAGE is {self.max_instances}; it must not be negative")
 
     @property
     def semantic_on_resized(self) -> bool:

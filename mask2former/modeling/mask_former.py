@@ -54,10 +54,11 @@ class MaskFormer(nn.Module):
     ) -> None:
         super().__init__()
         _check_range("MODEL.MASK_FORMER.THING_IDS", inference.thing_ids, criterion.num_classes)
-        if size_divisibility < 1 or len(pixel_mean) != len(pixel_std):
+        if size_divisibility < 1 or len(pixel_mean) != len(pixel_std) or min(pixel_std) <= 0:
             raise ValueError(
                 f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY must be positive, not {size_divisibility}; "
-                f"MODEL.PIXEL_MEAN and PIXEL_STD need a value a channel, not {pixel_mean} and {pixel_std}"
+                "MODEL.PIXEL_MEAN and PIXEL_STD need a value a channel, the latter positive, "
+                f"not {pixel_mean} and {pixel_std}"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
@@ -133,7 +134,7 @@ class MaskFormer(nn.Module):
         height, width = (-(-int(side) // self.size_divisibility) * self.size_divisibility for side in sides)
         images = []
         for inputs in batched_inputs:
-            image = (inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            image = (inputs["image"].to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
             images.append(F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])))
         return torch.stack(images)
 

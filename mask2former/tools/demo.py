@@ -83,22 +83,30 @@ def output_paths(pictures: Sequence[str], output: str) -> list[Path]:
         if len(pictures) > 1:
             raise ValueError(f"--output {output} is one file for {len(pictures)} pictures; give a folder")
         return [target]
-    paths: list[Path] = []
+    paths: dict[Path, None] = {}  # in order, and quick to look up for a folder of thousands
     for picture in pictures:
         name = Path(urlparse(picture).path if is_address(picture) else picture)
         suffix = name.suffix if name.suffix.lower() in EXTENSIONS else ".png"
         number, path = 1, target / f"{name.stem}{suffix}"
         while path in paths:
             number, path = number + 1, target / f"{name.stem}_{number + 1}{suffix}"
-        paths.append(path)
-    return paths
+        paths[path] = None
+    return list(paths)
+
+
+def check_nothing_is_overwritten(pictures: Sequence[str], paths: Sequence[Path]) -> None:
+    """Raise ValueError where a drawing would take the place of one of the pictures."""
+    sources = {Path(picture).resolve() for picture in pictures if not is_address(picture)}
+    for path in paths:
+        if path.resolve() in sources:
+            raise ValueError(f"the drawing {path} would overwrite the picture itself; give another --output")
 
 
 def build_config(args: argparse.Namespace) -> CfgNode:
     """The config asked for: of a file, or of the checkpoint that was typed, with all overrides.
 
     Raises:
-        ValueError, FileNotFoundError: a file, key or value is wrong, or there are no trained weights.
+        ValueError, OSError: a file, key or value is wrong, or there are no trained weights.
     """
     cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
     require_trained_weights(cfg)
@@ -144,7 +152,8 @@ def draw_all(predictor: Predictor, pictures: Sequence[str], paths: Sequence[Path
             progress.write(draw_one(predictor, picture, path, task))
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
-            progress.write(f"error: {error}", file=sys.stderr)
+            reason = str(error).removeprefix(f"{picture}: ")
+            progress.write(f"error: {picture}: {reason}", file=sys.stderr)
     return failed
 
 
@@ -156,12 +165,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = build_config(args)
         pictures = find_pictures(args.input)
         paths = output_paths(pictures, args.output)
+        check_nothing_is_overwritten(pictures, paths)
         threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
         predictor = Predictor(cfg, score_threshold=threshold)
     except UntrainedModelError as error:
         print(f"error: {error}.\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}", file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     failed = draw_all(predictor, pictures, paths, args.task)

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mask2former.config import load_config, typed_keys
 from mask2former.distributed import is_main_process, rank
 from mask2former.engine.build import apply_dataset_facts, resolve_device
-from mask2former.engine.evaluate import evaluate_checkpoint, verify_results
+from mask2former.engine.evaluate import evaluate_checkpoint, expected_results, verify_results
 from mask2former.engine.launch import add_arguments, first_failure, launch
 from mask2former.engine.logger import describe_environment, setup_logger
 from mask2former.engine.run import train
@@ -48,9 +49,10 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
     """The config of this process, complete with what the dataset and the flags decide.
 
     Raises:
-        ValueError, FileNotFoundError: something that the user gave is wrong.
+        ValueError, OSError: something that the user gave is wrong.
     """
     cfg = load_config(args.config_file, args.opts)
+    expected_results(cfg)  # a wrong row shall not show after days
     setup_logger(cfg.OUTPUT_DIR, rank())
     if is_main_process():
         logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
@@ -72,11 +74,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         return launch(work, args)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SignalException):
         print("stopped; --resume continues from the last checkpoint", file=sys.stderr)
     except ChildFailedError as error:
         print(f"error: {first_failure(error)}", file=sys.stderr)
-    except (TrainingError, ValueError, FileNotFoundError) as error:
+    except (TrainingError, ValueError, OSError) as error:
         logger.debug("the error in full", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
     return 1

@@ -162,6 +162,7 @@ def test_one_number_places_the_window():
         ((500, 500), 800, 600, (600, 600)),
         ((427, 640), 0, 1333, (427, 640)),
         ((427, 640), 427, 1333, (427, 640)),
+        ((1, 5000), 800, 1333, (1, 1333)),
     ],
 )
 def test_shortest_edge(size, edge, max_size, expected):
@@ -311,6 +312,7 @@ def test_the_recipe_of_the_other_datasets_pads_to_a_square():
         ),
         ("MIN_SIZE_TRAIN_SAMPLING", "any", "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'any'; it can be one of choice"),
         ("CROP.TYPE", "round", "INPUT.CROP.TYPE is 'round'; it can be one of absolute, absolute_range"),
+        ("CROP.SIZE", (0.9, 1.5), r"INPUT.CROP.SIZE is \(0\.9, 1\.5\); a 'relative_range' crop takes shares"),
         ("MIN_SIZE_TRAIN_SAMPLING", "range", r"INPUT.MIN_SIZE_TRAIN must be two sizes .*not \(800,\)"),
     ],
 )

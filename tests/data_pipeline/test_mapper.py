@@ -177,6 +177,18 @@ def test_ignore_label_of_a_dataset_that_tells_none(cfg, tmp_path):
         told(record, 0)
 
 
+def test_a_semantic_record_needs_no_image_id_but_a_file(cfg, tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "labels.png")
+    record = {"file_name": tmp_path / "a.png", "sem_seg_file_name": tmp_path / "labels.png"}
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    mapper = build_train_mapper(cfg, Metadata("own").set(stuff_classes=["a"]))
+    assert mapper(record, 0)["image_id"] is None
+    assert "image_id" not in build_test_mapper(cfg)(record)
+    with pytest.raises(DatasetError, match=r"image id 3: no 'file_name' among \['image_id'\]"):
+        mapper({"image_id": 3}, 0)
+
+
 def test_every_default_can_build_a_mapper():
     cfg = get_cfg()
     assert build_train_mapper(cfg, MetadataCatalog.get("coco_2017_val_panoptic")).image_format == "BGR"

@@ -146,6 +146,7 @@ def test_both_kinds_of_segments_show_the_same(data):
         (compressed_rle(donut((32, 24))), r"a mask of \(height, width\) \(32, 24\)"),
         (np.zeros((3, 3), bool), r"a mask of \(height, width\) \(3, 3\)"),
         ({"size": [24, 32], "counts": [5, 2]}, "the counts do not add up"),
+        ({**compressed_rle(donut((5, 5))), "size": [24, 32]}, "the counts do not add up"),
         ({"size": [24, 32], "counts": "%%%%%%"}, "cannot be decoded"),
         ({"counts": [768]}, "cannot be decoded: KeyError"),
         ([[1, 2, 3, 4]], "at least three points"),

@@ -7,7 +7,8 @@ from mask2former.engine.checkpoint import FINAL, POINTER, RunFolder, atomic_writ
 
 
 def content(step):
-    return {"model": {"weight": torch.full((3,), float(step))}, "optimizer": {"state": {}}, "iteration": step}
+    state = {"optimizer": {"state": {}}, "window": {}, "scaler": {}, "seed": 0}
+    return {"model": {"weight": torch.full((3,), float(step))}, **state, "iteration": step}
 
 
 @pytest.fixture

@@ -5,9 +5,22 @@ from collections import OrderedDict
 import pytest
 from tiny_runs import tiny_config
 
-from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
+from mask2former.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    register_coco_instances,
+    register_coco_panoptic,
+)
 from mask2former.engine.build import build_model
-from mask2former.engine.evaluate import EVALUATORS, TASKS, build_evaluator, evaluate, tasks_on, verify_results
+from mask2former.engine.evaluate import (
+    EVALUATORS,
+    TASKS,
+    build_evaluator,
+    check_test_datasets,
+    evaluate,
+    tasks_on,
+    verify_results,
+)
 from mask2former.engine.hooks import flatten_results, last_layer
 
 RESULTS = OrderedDict(segm={"AP": 40.0, "AP50": float("nan")}, sem_seg={"mIoU": 50.0})
@@ -34,6 +47,19 @@ def test_expected_results(rows, good):
     assert verdict(*rows) is good
 
 
+@pytest.mark.parametrize("row", [["segm", "AP", 40.0], ["segm", 40.0, "AP", 1.0], "segm", 40.0])
+def test_a_row_of_expected_results_that_is_none_is_an_error(row):
+    with pytest.raises(ValueError, match=r"TEST\.EXPECTED_RESULTS has .*, not \['task', 'metric', value"):
+        verdict(row)
+
+
+def test_results_of_several_datasets_are_expected_by_dataset():
+    cfg = tiny_config()
+    cfg.TEST.EXPECTED_RESULTS = [["mine/segm", "AP", 40.0, 0.1]]
+    assert verify_results(cfg, OrderedDict(mine=RESULTS, other=OrderedDict()))
+    assert not verify_results(cfg, OrderedDict(mine=OrderedDict(), other=RESULTS))
+
+
 def test_a_dataset_without_known_evaluator_type_is_an_error(tmp_path):
     MetadataCatalog.get("odd_one").set(evaluator_type="telepathy")
     with pytest.raises(
@@ -47,6 +73,24 @@ def test_a_task_that_the_dataset_cannot_measure_is_an_error(tmp_path):
     cfg = tiny_config(MODEL__MASK_FORMER__TEST__INSTANCE_ON=False)
     with pytest.raises(ValueError, match=r"'instances_only' \(coco\) has no metric .* semantic, panoptic"):
         build_evaluator(cfg, "instances_only", tmp_path)
+
+
+def test_without_instance_annotations_there_is_no_ap(tiny_shapes, tmp_path):
+    root = tiny_shapes / "shapes"
+    places = (root / "val", root / "panoptic_val", root / "annotations/panoptic_val.json")
+    register_coco_panoptic("no_instances", {}, *places)
+    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("no_instances",))
+    assert list(evaluate(cfg, build_model(cfg), tmp_path)) == ["sem_seg", "panoptic_seg"]
+    DatasetCatalog.remove("no_instances")
+    MetadataCatalog.remove("no_instances")
+
+
+def test_what_an_evaluation_lacks_is_found_before_training(tiny_shapes):
+    check_test_datasets(tiny_config())
+    with pytest.raises(ValueError, match="no dataset is called 'shapes_val'"):
+        check_test_datasets(tiny_config(DATASETS__TEST=("shapes_val",)))
+    with pytest.raises(ValueError, match=r"coco/val2017 does not exist"):
+        check_test_datasets(tiny_config(DATASETS__TEST=("coco_2017_val",)))
 
 
 def test_every_task_of_the_table_is_a_task():

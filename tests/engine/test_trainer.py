@@ -6,7 +6,7 @@ from torch import nn
 
 from mask2former.config import get_cfg
 from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
-from mask2former.engine.trainer import Hook, Trainer, TrainingError, autocast_dtype
+from mask2former.engine.trainer import Hook, Trainer, TrainingError, autocast_dtype, is_due
 from mask2former.structures import Instances
 
 NAN = float("nan")
@@ -201,6 +201,26 @@ class Save(Hook):
 
     def after_step(self, trainer):
         torch.save({"model": trainer.plain_model.state_dict(), **trainer.state_dict()}, self.path)
+
+
+def test_a_restored_trainer_has_the_rates_of_its_own_config():
+    first = make_trainer(max_iter=2)
+    first.train([[sample("a")]] * 2)
+    state = first.state_dict()
+    second = make_trainer(max_iter=3, opts=["SOLVER.BASE_LR", 0.5, "SOLVER.WEIGHT_DECAY", 0.25])
+    second.load_state_dict(state)
+    group = second.optimizer.param_groups[0]
+    assert group["lr"] == pytest.approx(0.05)  # step 2 is beyond the milestone
+    assert group["weight_decay"] == 0.25
+    assert second.optimizer.state_dict()["state"][0]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "period", "due"),
+    [(0, 5, False), (4, 5, False), (5, 5, True), (10, 5, True), (5, 0, False), (5, -1, False)],
+)
+def test_what_is_due(steps, period, due):
+    assert is_due(steps, period) is due
 
 
 def test_a_restored_trainer_continues_as_if_never_stopped(tmp_path):

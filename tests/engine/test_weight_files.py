@@ -187,6 +187,13 @@ def test_a_file_without_weights(tmp_path, content):
         read_checkpoint(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize("odd", [torch.ones(2).to_sparse(), torch.empty(2, device="meta")])
+def test_tensors_that_cannot_be_copied_are_refused(tmp_path, odd):
+    torch.save({"model": {**TENSORS, "odd.weight": odd}}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"sparse or has no values: odd\.weight"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
 def test_a_missing_file_and_its_neighbours(tmp_path):
     write_torch(tmp_path / "model_final.pth")
     with pytest.raises(WeightsError, match=r"no such file; in .* there is model_final\.pth"):
@@ -259,6 +266,13 @@ def test_a_missing_address(web):
     _, root, _ = web
     with pytest.raises(WeightsError, match=r"cannot be downloaded \(.*404.*other means"):
         read_checkpoint(root + "nothing.pth")
+
+
+def test_an_address_does_not_lead_out_of_the_cache(web):
+    _, root, requests = web
+    with pytest.raises(WeightsError, match=r"must not hold '\.\.'"):
+        read_checkpoint(f"{root}../../x.pth")
+    assert not requests
 
 
 def test_an_unreachable_host(tmp_path, monkeypatch):

@@ -358,6 +358,21 @@ def test_a_class_head_of_another_width_is_no_class_head(tmp_path):
         load_weights(model, path)
 
 
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("sem_seg_head.predictor.query_feat.weight", RESNET),
+        ("backbone.layers.0.blocks.0.attn.relative_position_bias_table", SWIN),
+    ],
+)
+def test_a_tensor_without_rows_is_nothing_to_adapt(tmp_path, name, config):
+    model = build(config)
+    tensors = weights_of(model)
+    path = saved(tmp_path, {**tensors, name: tensors[name][:0]})
+    with pytest.raises(WeightsError, match=rf"wrong shape +{name} +\(0, "):
+        load_weights(model, path)
+
+
 def test_other_number_formats_are_converted(tmp_path):
     model = build()
     tensors = {name: tensor.double() for name, tensor in weights_of(model).items()}

@@ -185,7 +185,13 @@ def test_a_truth_without_annotations_is_saved_not_scored(tmp_path: Path) -> None
     [
         ({"image_id": 9}, "results: item 0: image_id 9 is not in the truth's JSON file"),
         ({"category_id": 1}, "results: item 0: category_id 1 is not in the truth's JSON file"),
+        ({"category_id": 0.0}, "results: item 0: category_id 0.0 is not in the truth's JSON file"),
+        ({"image_id": [1]}, r"results: item 0: image_id \[1\] is not in the truth's JSON file"),
         ({"score": None}, "results: item 0: no key 'score'"),
+        ({"score": "0.3"}, "results: item 0: 'score' is '0.3', expected a number"),
+        ({"score": float("nan")}, "results: item 0: 'score' is nan, expected a number"),
+        ({"segmentation": {"size": None, "counts": "a"}}, r"the mask is None pixels, image 1 is \[20, 20\]"),
+        ({"segmentation": {"size": [20, 20], "counts": "abc"}}, "truth or results holds a mask .*malformed"),
         ({"segmentation": None}, "results: item 0: no key 'segmentation'"),
         ({"segmentation": [[0, 0, 1, 1, 1, 0]]}, "results: item 0: 'segmentation' is not a compressed RLE"),
         ({"segmentation": rle(np.zeros((5, 20)))}, r"the mask is \[5, 20\] pixels, image 1 is \[20, 20\]"),
@@ -196,6 +202,32 @@ def test_bad_results_are_named(change: dict[str, Any], message: str) -> None:
     changed = {key: value for key, value in {**results[0], **change}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         average_precision(truth, [changed])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "truth: 'images' is None, expected a list"),
+        ({"annotations": {}}, r"truth: 'annotations' is \{\}, expected a list"),
+        ({"area": "9"}, r"truth: annotations\[0\]: 'area' is '9', expected a number"),
+        ({"category_id": [0]}, r"truth: annotations\[0\]: category_id \[0\] is not in"),
+        ({"segmentation": "x"}, "truth or results holds a mask or flag that is none"),
+        ({"iscrowd": None}, "truth or results holds a mask or flag that is none"),
+    ],
+)
+def test_bad_truth_is_named(change: dict[str, Any], message: str) -> None:
+    truth, results = one_picture()
+    target = truth if change.keys() <= truth.keys() else truth["annotations"][0]
+    target.update(change)
+    with pytest.raises(ValueError, match=message):
+        average_precision(truth, results)
+
+
+def test_the_truth_must_be_there_before_a_model_runs(tmp_path: Path) -> None:
+    metadata = DrawnSet(tmp_path).metadata
+    metadata.json_file = str(tmp_path / "absent.json")
+    with pytest.raises(ValueError, match=r"absent\.json: no such file"):
+        COCOEvaluator(metadata=metadata)
 
 
 def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,9 @@ from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
 IMAGE_IDS = (5, 2, 11, 7, 3)
 
 
-def evaluate_share(folder: Path, rank: int, world_size: int) -> Results:
+def evaluate_share(folder: Path, rank: int, world_size: int, image_ids: tuple[int, ...]) -> Results:
     """Draw the data set, and evaluate every `world_size`-th picture of it from `rank` on."""
-    drawn = DrawnSet(folder / f"data{rank}", IMAGE_IDS)
+    drawn = DrawnSet(folder / f"data{rank}", image_ids)
     records = drawn.records(drawn.disturbed)[rank::world_size]
     evaluators = DatasetEvaluators(
         kind(metadata=drawn.metadata, output_dir=folder / "inference")
@@ -27,17 +27,19 @@ def evaluate_share(folder: Path, rank: int, world_size: int) -> Results:
     return inference_on_dataset(Replay(), [[record] for record in records], evaluators)
 
 
-def process(rank: int, folder: Path) -> None:
+def process(rank: int, folder: Path, image_ids: tuple[int, ...]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    results = evaluate_share(folder, rank, 2)
+    results = evaluate_share(folder, rank, 2, image_ids)
     (folder / f"rank{rank}.json").write_text(json.dumps(results))
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("image_ids", [IMAGE_IDS, IMAGE_IDS[:1]])
+def test_two_processes_equal_one(tmp_path: Path, image_ids: tuple[int, ...]) -> None:
+    """The second set has fewer pictures than processes."""
     (tmp_path / "two").mkdir()
-    mp.spawn(process, (tmp_path / "two",), nprocs=2)
-    alone = evaluate_share(tmp_path / "one", 0, 1)
+    mp.spawn(process, (tmp_path / "two", image_ids), nprocs=2)
+    alone = evaluate_share(tmp_path / "one", 0, 1, image_ids)
     together = json.loads((tmp_path / "two/rank0.json").read_text())
     assert json.loads((tmp_path / "two/rank1.json").read_text()) == {}
     assert together.keys() == alone.keys() == {"panoptic_seg", "segm", "sem_seg"}

@@ -122,6 +122,7 @@ def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.Ca
         (truth, truth, 3, "a.png: label 3 is neither one of the 3 classes nor the ignored label 255"),
         (truth, tmp_path / "nothing", 4, "a.png: no such file"),
         (tmp_path / "nothing", truth, 4, "nothing: no PNG files"),
+        (truth, truth, 0, "the number of classes is 0, expected 1 or more"),
     ]:
         assert main(["--gt-dir", str(gt), "--pred-dir", str(pred), "--num-classes", str(classes)]) == 2
         error = capsys.readouterr().err

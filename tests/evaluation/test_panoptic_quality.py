@@ -163,12 +163,15 @@ def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "broken.json").write_text('{"annotations": [')
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "few.json").write_text('{"annotations": []}')
+    (tmp_path / "null.json").write_text('{"annotations": null, "categories": []}')
     for argument, value, message in [
         ("--gt-json", tmp_path / "absent.json", "absent.json: no such file"),
         ("--pred-json", tmp_path / "broken.json", "broken.json: not a readable JSON file"),
         ("--pred-json", tmp_path / "list.json", "list.json: holds a list at the top, expected a dict"),
         ("--pred-json", tmp_path / "few.json", "few.json: 3 images have no prediction"),
         ("--gt-json", pred_json, "pred.json: no key 'categories'"),
+        ("--gt-json", tmp_path / "null.json", "null.json: 'annotations' is None, expected a list"),
+        ("--pred-json", tmp_path / "null.json", "null.json: 'annotations' is None, expected a list"),
         ("--pred-dir", tmp_path / "absent", "5.png: no such file"),
     ]:
         arguments = [str(word) for pair in {**good, argument: value}.items() for word in pair]

@@ -90,7 +90,9 @@ def test_exports():
             ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "p6"]),
             r"IN_FEATURES has \['p6'\], but the backbone gives",
         ),
-        (("MODEL.MASK_FORMER.DEC_LAYERS", 0), "DEC_LAYERS counts predictions, at least 1, not 0"),
+        (("MODEL.MASK_FORMER.DEC_LAYERS", 0), "DEC_LAYERS is 0; it must be at least 1"),
+        (("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 0), "NUM_OBJECT_QUERIES is 0"),
+        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", -1), "NUM_CLASSES is -1"),
         (("MODEL.SEM_SEG_HEAD.CONVS_DIM", 48), "32 groups, which do not divide 48"),
     ],
 )

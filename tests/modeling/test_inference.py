@@ -338,6 +338,11 @@ def test_unknown_tasks_are_refused(tasks):
         InferenceOptions(tasks=tasks)
 
 
+def test_a_negative_number_of_instances_is_refused():
+    with pytest.raises(ValueError, match="DETECTIONS_PER_IMAGE is -1"):
+        InferenceOptions(max_instances=-1)
+
+
 class PeakMemory(TorchDispatchMode):
     """Bytes of the tensors alive at a time, of those made inside."""
 

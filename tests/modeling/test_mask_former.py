@@ -1,4 +1,6 @@
+import copy
 import functools
+import pickle
 
 import pytest
 import torch
@@ -89,6 +91,23 @@ def test_images_are_normalised_then_padded_with_zeros():
         assert not image[:, height:].any() and not image[:, :, width:].any()
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.int64])
+def test_images_may_be_of_any_kind_of_number(kind):
+    inputs = picture(40, 50)
+    expected = tiny_model()([inputs])[0]["sem_seg"]
+    result = tiny_model()([{**inputs, "image": inputs["image"].to(kind)}])[0]["sem_seg"]
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_models_and_results_can_be_copied_and_pickled(copied):
+    expected = tiny_model()([picture(40, 50)])[0]
+    result = copied(copied(tiny_model())([picture(40, 50)])[0])
+    assert torch.equal(result["sem_seg"], expected["sem_seg"])
+    for name, value in expected["instances"].get_fields().items():
+        assert torch.equal(result["instances"].get_fields()[name], value)
+
+
 def test_results_have_the_size_asked_for():
     inputs = [picture(40, 50, height=30, width=61), picture(64, 33, seed=1)]
     results = tiny_model()(inputs)
@@ -171,11 +190,29 @@ def test_deep_supervision_off_leaves_the_last_prediction():
     assert set(model([picture(40, 40)])) == {"loss_ce", "loss_mask", "loss_dice"}
 
 
-def test_bfloat16_autocast_trains_in_float32_losses():
-    model = build().train()
-    with torch.autocast("cpu", torch.bfloat16):
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+def test_autocast_trains_and_predicts_in_float32(kind, norm):
+    model = build(("MODEL.RESNETS.NORM", norm)).train()
+    with torch.autocast("cpu", kind):
         losses = model([picture(40, 40)])
+        result = model.eval()([picture(40, 40)])[0]
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    for scores in (result["sem_seg"], result["instances"].scores):
+        assert scores.dtype == torch.float32 and torch.isfinite(scores).all()
+
+
+def test_recomputing_changes_neither_losses_nor_gradients():
+    inputs = [{**picture(50, 60), "seed": 1}]
+
+    def step(checkpointing):
+        model = build(("MODEL.RESNETS.NORM", "BN"), ("MODEL.ACTIVATION_CHECKPOINTING", checkpointing)).train()
+        total = torch.stack(list(model(inputs).values())).sum()
+        total.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        return {"loss": total.detach(), **gradients, **dict(model.named_buffers())}
+
+    torch.testing.assert_close(step(True), step(False))
 
 
 def test_the_network_has_one_graph_for_all_pictures_of_a_size():
@@ -230,6 +267,7 @@ BAD_OPTIONS = {
     "thing ids": ([("MODEL.MASK_FORMER.THING_IDS", [0, CLASSES])], "THING_IDS"),
     "divisibility": ([("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 0)], "SIZE_DIVISIBILITY"),
     "channels": ([("MODEL.PIXEL_STD", [1.0])], "PIXEL_STD"),
+    "no spread": ([("MODEL.PIXEL_STD", [1.0, 0.0, 1.0])], "PIXEL_STD"),
     "tasks": ([(f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON", False) for task in TASKS], "tasks"),
     "backbone": ([("MODEL.BACKBONE.NAME", "vgg")], "vgg"),
 }

@@ -80,6 +80,14 @@ def test_a_folder_with_a_bad_picture(pictures, checkpoint, capsys):
     assert "2 of 4 pictures could not be drawn" in err
 
 
+@pytest.mark.parametrize("output", ["in", "in/a.png"])
+def test_a_picture_is_not_overwritten_by_its_drawing(pictures, checkpoint, capsys, output):
+    before = Path("in/a.png").read_bytes()
+    assert main(["--input", "in/a.png", "--output", output, "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
+    assert "in/a.png would overwrite the picture" in capsys.readouterr().err
+    assert Path("in/a.png").read_bytes() == before
+
+
 def test_a_given_config_with_bare_weights(pictures, checkpoint):
     opts = [str(part) for item in TINY.items() for part in item]
     arguments = ["--input", "in/a.png", "--config-file", COCO_R50, "--opts", *opts]
@@ -115,6 +123,7 @@ def test_without_trained_weights_it_refuses_and_shows_the_line(pictures, capsys,
         (["--opts", "MODEL.WEIGHTS", "gone.pth"], "gone.pth"),
         (["--opts", "MODEL.WEIGHTS"], "MODEL.WEIGHTS is alone"),
         (["--opts", "MODEL.WEIGHT", "x"], "did you mean MODEL.WEIGHTS"),
+        (["--config-file", "x" * 300], "File name too long"),
     ],
 )
 def test_mistakes_are_one_line(pictures, capsys, arguments, message):

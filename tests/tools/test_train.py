@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from tiny_runs import CONFIG, tiny_options
 
+from mask2former.data.datasets.shapes import write_shapes
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main, parse_arguments
 
@@ -21,11 +23,19 @@ def arguments(folder, *flags, **changes):
     return ["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=folder, **changes)]
 
 
-def run_command(*argv):
-    """`train_net.py` in a process of its own."""
+def start_command(*argv):
+    """`train_net.py` in a process of its own, which leads a group as in a terminal."""
     command = [sys.executable, str(ROOT / "train_net.py"), *argv]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+
+
+def run_command(*argv):
+    """`train_net.py` to its end."""
+    process = start_command(*argv)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def results_of(folder):
@@ -132,6 +142,10 @@ def test_a_run_goes_on_after_resume_and_a_fresh_one_sets_it_aside(tiny_shapes, t
         ([], {"MODEL.WEIGHTS": "nowhere.pth"}, "nowhere.pth"),
         ([], {"MODEL.META_ARCHITECTURE": "MaskRCNN"}, "MODEL.META_ARCHITECTURE is 'MaskRCNN'"),
         ([], {"SOLVER.ACCUMULATION_STEPS": 3}, "SOLVER.IMS_PER_BATCH 2 is too small"),
+        ([], {"SOLVER.ACCUMULATION_STEPS": 0}, "SOLVER.ACCUMULATION_STEPS is 0; it must be at least 1"),
+        ([], {"SOLVER.MAX_ITER": 0}, "SOLVER.MAX_ITER is 0; it must be at least 1"),
+        ([], {"TEST.EXPECTED_RESULTS": [["segm", "AP", 40.0]]}, "EXPECTED_RESULTS has ['segm', 'AP', 40.0]"),
+        ([], {"OUTPUT_DIR": __file__}, __file__),
     ],
 )
 def test_what_a_user_gets_wrong_is_said_in_one_message(
@@ -142,6 +156,19 @@ def test_what_a_user_gets_wrong_is_said_in_one_message(
     assert main([*arguments(tmp_path, *argv), *options]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("flags", [(), ("--num-processes", "2")])
+def test_a_broken_picture_found_by_a_worker_is_named_in_one_line(tmp_path, monkeypatch, flags):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_shapes(tmp_path, {"train": 2, "val": 2})
+    for picture in (tmp_path / "shapes/train").iterdir():
+        picture.write_bytes(b"no picture")
+    done = run_command(*arguments(tmp_path / "run", *flags, DATALOADER__NUM_WORKERS=1))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "shapes/train/00000" in last
+    assert last.endswith("is not a picture that Pillow can read")
 
 
 def test_a_config_file_that_is_not_there(capsys):
@@ -183,3 +210,15 @@ def test_a_process_that_fails_ends_all_with_its_message(tiny_shapes, tmp_path):
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: process ") and "ValueError: SOLVER.IMS_PER_BATCH is 3" in last
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ctrl_c_ends_all_processes_in_one_line(tiny_shapes, tmp_path, processes):
+    changes = {"SOLVER__MAX_ITER": 10**6, "DATALOADER__NUM_WORKERS": 1}
+    process = start_command(*arguments(tmp_path, "--num-processes", str(processes), **changes))
+    assert any("step 20/" in line for line in process.stdout), process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "stopped; --resume continues from the last checkpoint"

@@ -7,8 +7,9 @@ asked for that was not given. Contiguous class ids follow the order of the datas
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mask2former.label_files import IGNORE_LABEL, PathLike
 logger = logging.getLogger(__name__)
 Facts = dict[str, Any]
 XYWH = 1  # Detectron2's BoxMode.XYWH_ABS
+UNKNOWN_IMAGE = "no such id among 'images'"
 INSTANCE_FACTS: Facts = {"evaluator_type": "coco"}
 PANOPTIC_FACTS: Facts = {
     "evaluator_type": "coco_panoptic_seg",
@@ -57,7 +59,7 @@ def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, ima
     `metadata` holds facts beyond those; the classes are those of the JSON's `categories`.
     """
     facts = {"json_file": str(json_file), "image_root": str(image_root), **INSTANCE_FACTS, **metadata}
-    derived = functools.cache(lambda: instance_categories(_categories(json_file)))
+    derived = functools.cache(lambda: instance_categories(_categories(json_file, "id", "name")))
     _register(name, facts, derived, _load_instances)
 
 
@@ -83,7 +85,9 @@ def register_coco_panoptic(
         "json_file": instances_json,
     }
     given = {key: str(path) for key, path in paths.items() if path is not None}
-    derived = functools.cache(lambda: panoptic_categories(_categories(panoptic_json)))
+    derived = functools.cache(
+        lambda: panoptic_categories(_categories(panoptic_json, "id", "name", "isthing"))
+    )
     _register(name, {**given, **PANOPTIC_FACTS, **metadata}, derived, _load_panoptic)
 
 
@@ -167,8 +171,15 @@ def _coco_things() -> list[Facts]:
     return [category for category in _coco_table() if category["isthing"]]
 
 
-def _categories(path: PathLike) -> list[Facts]:
-    categories = read_json(path, "categories")["categories"]
+def _categories(path: PathLike, *keys: str) -> list[Facts]:
+    """The categories in the order of their ids; each must have `keys`."""
+    categories: list[Facts] = read_json(path, "categories")["categories"]
+    for key, category in itertools.product(keys, categories):
+        if key not in category:
+            raise DatasetError(f"{path}, categories: no '{key}' in {_brief(category)}")
+    ids = Counter(category["id"] for category in categories)
+    if twice := [str(number) for number, count in ids.items() if count > 1]:
+        raise DatasetError(f"{path}, categories: the id {', '.join(twice)} occurs twice")
     return sorted(categories, key=lambda category: category["id"])
 
 
@@ -187,17 +198,22 @@ def _load_instances(metadata: Metadata) -> list[Record]:
     records = [_converted(path, image, _image_record, root) for image in content["images"]]
     if "annotations" in content:
         grouped = _instances_by_image(
-            path, content["annotations"], metadata.thing_dataset_id_to_contiguous_id
+            path,
+            content["annotations"],
+            {record["image_id"] for record in records},
+            metadata.thing_dataset_id_to_contiguous_id,
         )
         for record in records:
             record["annotations"] = grouped.get(record["image_id"], [])
     return records
 
 
-def _instances_by_image(path: str, annotations: list[Facts], ids: dict[int, int]) -> dict[Any, list[Facts]]:
+def _instances_by_image(
+    path: str, annotations: list[Facts], images: set[Any], ids: dict[int, int]
+) -> dict[Any, list[Facts]]:
     grouped = defaultdict(list)
     for annotation in annotations:
-        instance = _converted(path, annotation, _instance, ids)
+        instance = _converted(path, annotation, _instance, images, ids)
         if instance["segmentation"]:
             grouped[annotation["image_id"]].append(instance)
     dropped = len(annotations) - sum(map(len, grouped.values()))
@@ -231,7 +247,9 @@ def _image_record(image: Facts, root: Path) -> Record:
     }
 
 
-def _instance(annotation: Facts, ids: dict[int, int]) -> Facts:
+def _instance(annotation: Facts, images: set[Any], ids: dict[int, int]) -> Facts:
+    if annotation["image_id"] not in images:
+        raise DatasetError(UNKNOWN_IMAGE)
     shape = annotation["segmentation"]
     if isinstance(shape, list):
         shape = [points for points in shape if is_polygon(points)]
@@ -248,7 +266,7 @@ def _panoptic_record(
     annotation: Facts, images: dict[Any, Facts], roots: tuple[Path, Path, Path | None], metadata: Metadata
 ) -> Record:
     if annotation["image_id"] not in images:
-        raise DatasetError("no such id among 'images'")
+        raise DatasetError(UNKNOWN_IMAGE)
     image_root, panoptic_root, sem_seg_root = roots
     semantic = {"sem_seg_file_name": str(sem_seg_root / annotation["file_name"])} if sem_seg_root else {}
     return {

@@ -242,7 +242,8 @@ class SwinTransformer(Backbone):
         checkpointing: blocks are recomputed in backward.
 
     Raises:
-        ValueError: depths and heads that do not fit each other or the widths; an unknown out feature.
+        ValueError: depths and heads that do not fit each other or the widths; an unknown out feature; a size
+            below 1.
     """
 
     def __init__(
@@ -267,6 +268,7 @@ class SwinTransformer(Backbone):
         checkpointing: bool = False,
     ) -> None:
         widths = [embed_dim * 2**i for i in range(len(depths))]
+        _check_positive(embed_dim=embed_dim, patch_size=patch_size, window_size=window_size)
         _check_heads(num_heads, widths)
         shapes = {f"res{i + 2}": ShapeSpec(width, patch_size * 2**i) for i, width in enumerate(widths)}
         super().__init__(shapes, out_features)
@@ -313,8 +315,14 @@ class SwinTransformer(Backbone):
         return maps
 
 
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"MODEL.SWIN.{name.upper()} is {size}; it must be at least 1")
+
+
 def _check_heads(num_heads: Sequence[int], widths: Sequence[int]) -> None:
-    if len(num_heads) != len(widths) or any(w % h for w, h in zip(widths, num_heads, strict=True)):
+    if len(num_heads) != len(widths) or any(h < 1 or w % h for w, h in zip(widths, num_heads, strict=True)):
         raise ValueError(
             f"MODEL.SWIN.NUM_HEADS is {list(num_heads)}; each stage needs one that divides its width; "
             f"DEPTHS and EMBED_DIM ask for stages of widths {list(widths)}"

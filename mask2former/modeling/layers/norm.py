@@ -59,14 +59,16 @@ class FrozenBatchNorm2d(nn.Module):
 class SyncBatchNorm(nn.SyncBatchNorm):
     """torch's, which reduces over GPUs only, and the same over CPU processes.
 
-    With one process both are plain batch norm.
+    With one process both are plain batch norm. (torch's refuses a CPU wherever processes form a group, be it
+    a group of one.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        if self.training and x.device.type == "cpu" and world_size() > 1:
-            return self._normalise_over_processes(x)
-        return super().forward(x)
+        if x.device.type != "cpu":
+            return super().forward(x)
+        alone = not self.training or world_size() == 1
+        return _BatchNorm.forward(self, x) if alone else self._normalise_over_processes(x)
 
     def _normalise_over_processes(self, x: Tensor) -> Tensor:
         n = sum_over_processes(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))

@@ -189,13 +189,18 @@ def build_masked_transformer_decoder(
     """The decoder that the config asks for, on a pixel decoder's memory `input_shape`.
 
     Raises:
-        ValueError: DEC_LAYERS, which counts predictions and so one more than there are layers, is below 1.
+        ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES, or DEC_LAYERS, which counts predictions and so one more
+            than there are layers, is below 1.
     """
     head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    if decoder.DEC_LAYERS < 1:
-        raise ValueError(
-            f"MODEL.MASK_FORMER.DEC_LAYERS counts predictions, at least 1, not {decoder.DEC_LAYERS}"
-        )
+    counts = {
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": head.NUM_CLASSES,
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": decoder.NUM_OBJECT_QUERIES,
+        "MODEL.MASK_FORMER.DEC_LAYERS": decoder.DEC_LAYERS,
+    }
+    for key, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{key} is {count}; it must be at least 1")
     return MultiScaleMaskedTransformerDecoder(
         memory_shape=input_shape,
         num_classes=head.NUM_CLASSES,

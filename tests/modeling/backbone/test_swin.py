@@ -244,6 +244,8 @@ def test_checkpointing_keys(key: str) -> None:
         ({"NUM_HEADS": [2, 5]}, r"widths \[16, 32\]"),
         ({"OUT_FEATURES": ["res4"]}, r"OUT_FEATURES is \['res4'\]"),
         ({"DROP_PATH_RATE": 1.0}, "drop path"),
+        ({"NUM_HEADS": [2, 0]}, r"NUM_HEADS is \[2, 0\]"),
+        ({"WINDOW_SIZE": 0}, "WINDOW_SIZE is 0; it must be at least 1"),
     ],
 )
 def test_errors(options: dict[str, Any], message: str) -> None:

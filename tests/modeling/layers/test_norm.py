@@ -110,6 +110,17 @@ def test_sync_is_batch_norm_with_one_process() -> None:
     torch.testing.assert_close(run_step(sync, x), run_step(norm, x))
 
 
+def test_sync_in_a_group_of_one_cpu_process(tmp_path: Path) -> None:
+    norm, x = make_step()
+    sync = SyncBatchNorm(4)
+    sync.load_state_dict(norm.state_dict())
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        torch.testing.assert_close(run_step(sync, x), run_step(norm, x))
+    finally:
+        dist.destroy_process_group()
+
+
 def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     norm, x = make_step()
