@@ -71,6 +71,25 @@ def test_published_config_resolves_to_the_published_values(name, caplog):
         assert key in IGNORED or as_json(live[key]) == value, key
 
 
+@pytest.mark.parametrize(
+    ("name", "things", "some"),
+    [
+        ("ade20k/panoptic-segmentation/maskformer2_R50_bs16_160k.yaml", 100, {12, 149}),  # person, flag
+        ("cityscapes/panoptic-segmentation/maskformer2_R50_bs16_90k.yaml", 8, {11, 18}),  # person, bicycle
+        (
+            "mapillary-vistas/panoptic-segmentation/maskformer_R50_bs16_300k.yaml",
+            37,
+            {0, 62},
+        ),  # bird, wheeled
+    ],
+)
+def test_panoptic_configs_know_their_things_without_the_dataset(name, things, some):
+    cfg = load_config(name)
+    found = set(cfg.MODEL.MASK_FORMER.THING_IDS)
+    assert len(found) == things and some <= found
+    assert max(found) < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
 def test_leaves_state_only_differences():
     for name in config_names():
         *below, (_, own) = read_layers(resolve_config_file(name))

@@ -112,5 +112,9 @@ def build_model(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     apply_dataset_facts(cfg)
+    if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON and not cfg.MODEL.MASK_FORMER.THING_IDS:
+        logger.warning(
+            "%s is empty: panoptic results take every class for stuff, none has instances", THING_IDS
+        )
     build = find_builder(META_ARCH, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     return build(cfg).to(resolve_device(cfg.MODEL.DEVICE))

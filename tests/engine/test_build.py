@@ -134,6 +134,13 @@ def test_build_model_applies_the_facts_to_a_copy(register):
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 5
 
 
+def test_panoptic_output_that_knows_no_things_is_warned_of(caplog):
+    for things, warned in (([], True), ([1], False)):
+        caplog.clear()
+        build_model(tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(), MODEL__MASK_FORMER__THING_IDS=things))
+        assert ("THING_IDS is empty" in caplog.text) == warned
+
+
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)

@@ -119,7 +119,7 @@ def test_a_truncated_file(tmp_path, write, share):
         (b"\n<html lang='en'>Sign in</html>", "web page"),
         (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n", "Git LFS pointer"),
-        (gzip.compress(b"x" * 100), "compressed"),
+        (gzip.compress(b"x" * 100, mtime=0), "compressed"),
         (b"MODEL:\n  WEIGHTS: x\n", "no checkpoint"),
         (b"These are no weights.", "no checkpoint"),
         (b"config of a run.", "no checkpoint|code"),
