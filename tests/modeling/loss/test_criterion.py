@@ -358,6 +358,7 @@ def one_of_two(rank, folder):
         losses, gradient = losses_and_gradient(Toy(), [2 * rank, 2 * rank + 1], counts)
         results.append((losses, sum_over_processes(gradient) / 2))  # as DistributedDataParallel averages
     torch.save(results, f"{folder}/{rank}.pt")
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
