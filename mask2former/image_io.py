@@ -13,13 +13,14 @@ from urllib.parse import urlparse
 
 import numpy as np
 from iopath.common.file_io import HTTPURLHandler, PathManager
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Image.Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's grey pictures of 16 bits
+UPRIGHT = 1  # EXIF's orientation of a picture that needs no turning
 
 _web = PathManager()
 _web.register_handler(HTTPURLHandler())
@@ -99,12 +100,13 @@ def _from_file(path: str, name: str) -> Array:
 
 
 def _from_pillow(picture: Image.Image, name: str) -> Array:
-    picture = ImageOps.exif_transpose(picture)
+    if picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise ImageError(f"{name}: holds floats, whose range is unknown; save it with 8 or 16 bits")
     if picture.mode in WIDE_MODES:
         return _from_array(np.asarray(picture).clip(0, 2**16 - 1).astype(np.uint16))
-    return np.array(picture.convert("RGB"))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _from_array(array: Array) -> Array:

@@ -15,10 +15,12 @@ from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from mask2former.data.targets import Segments
-from mask2former.data.view import PADDING, View, nearest_pixels
+from mask2former.data.view import View
 
 GREY = 128
 CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted
@@ -69,12 +71,12 @@ class Flip(NamedTuple):
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """See `Transform`."""
-        return image if self.axis is None else np.flip(image, self.axis)
+        return image if self.axis is None else cv2.flip(image, self.axis)
 
     def apply_view(self, view: View) -> View:
         """See `Transform`."""
         rows, cols = view
-        return View(rows[::-1] if self.axis == 0 else rows, cols[::-1] if self.axis == 1 else cols)
+        return View(rows.flipped() if self.axis == 0 else rows, cols.flipped() if self.axis == 1 else cols)
 
 
 class Resize(NamedTuple):
@@ -92,9 +94,22 @@ class Resize(NamedTuple):
 
     def apply_view(self, view: View) -> View:
         """See `Transform`."""
-        height, width = view.size
-        rows, cols = nearest_pixels(height, self.height), nearest_pixels(width, self.width)
-        return View(view.rows[rows], view.cols[cols])
+        return View(view.rows.resized(self.height), view.cols.resized(self.width))
+
+
+class FastResize(Resize):
+    """The same by torch, in a third of the time; a few values in a thousand are off Pillow's by one level.
+
+    For training; what is evaluated is resized exactly as the published models' pictures were.
+    """
+
+    __slots__ = ()
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        """See `Transform`."""
+        planes = torch.from_numpy(image).permute(2, 0, 1)
+        resized = F.interpolate(planes[None], tuple(self), mode="bilinear", antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
 
 
 class Crop(NamedTuple):
@@ -111,8 +126,7 @@ class Crop(NamedTuple):
 
     def apply_view(self, view: View) -> View:
         """See `Transform`."""
-        rows = view.rows[self.top : self.top + self.height]
-        return View(rows, view.cols[self.left : self.left + self.width])
+        return View(view.rows.cropped(self.top, self.height), view.cols.cropped(self.left, self.width))
 
 
 class Pad(NamedTuple):
@@ -123,12 +137,16 @@ class Pad(NamedTuple):
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """See `Transform`."""
-        return np.pad(image, ((0, self.bottom), (0, self.right), (0, 0)), constant_values=GREY)
+        height, width, channels = image.shape
+        # One plane after the other, as the model takes them: the only time that the pixels are rearranged.
+        planes = np.full((channels, height + self.bottom, width + self.right), GREY, np.uint8)
+        padded = planes.transpose(1, 2, 0)
+        padded[:height, :width] = image
+        return padded
 
     def apply_view(self, view: View) -> View:
         """See `Transform`."""
-        rows = np.pad(view.rows, (0, self.bottom), constant_values=PADDING)
-        return View(rows, np.pad(view.cols, (0, self.right), constant_values=PADDING))
+        return View(view.rows.padded(self.bottom), view.cols.padded(self.right))
 
 
 class Recolour(NamedTuple):
@@ -152,11 +170,11 @@ def random_flip(scene: Scene, rng: Rng, *, axis: int | None) -> Flip:
     return Flip(axis if rng.random() < 0.5 else None)
 
 
-def random_scale(scene: Scene, rng: Rng, *, size: int, min_scale: float, max_scale: float) -> Resize:
+def random_scale(scene: Scene, rng: Rng, *, size: int, min_scale: float, max_scale: float) -> FastResize:
     """Resize, keeping the aspect, to fit a square of `size` pixels times one random number."""
     scale = size * rng.uniform(min_scale, max_scale) / max(scene.size)
     height, width = (max(1, round(side * scale)) for side in scene.size)
-    return Resize(height, width)
+    return FastResize(height, width)
 
 
 def random_window(scene: Scene, rng: Rng, *, size: int) -> Crop:
@@ -175,10 +193,10 @@ def pad_to(scene: Scene, rng: Rng, *, size: int) -> Pad:
 
 def random_shortest_edge(
     scene: Scene, rng: Rng, *, sizes: Sequence[int], max_size: int, ranged: bool = False
-) -> Resize:
+) -> FastResize:
     """Resize the shorter side to one of `sizes`, or, if `ranged`, to any between the first and the last."""
     edge = rng.integers(sizes[0], sizes[-1], endpoint=True) if ranged else rng.choice(sizes)
-    return resize_shortest_edge(scene.size, int(edge), max_size)
+    return FastResize(*resize_shortest_edge(scene.size, int(edge), max_size))
 
 
 def resize_shortest_edge(size: tuple[int, int], edge: int, max_size: int) -> Resize:
@@ -225,8 +243,8 @@ def _random_place(scene: Scene, rng: Rng, kind: str, size: Sequence[float]) -> C
 
 
 def _is_mixed(scene: Scene, crop: Crop, max_category_area: float) -> bool:
-    masks = scene.segments.masks(crop.apply_view(scene.view))
-    areas = np.bincount(scene.segments.classes, weights=masks.sum((1, 2)))
+    which, masks = scene.segments.visible(crop.apply_view(scene.view))
+    areas = np.bincount(scene.segments.classes[which], weights=masks.sum((1, 2)))
     return bool(np.count_nonzero(areas) > 1 and areas.max() < max_category_area * areas.sum())
 
 

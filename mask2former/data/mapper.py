@@ -145,15 +145,14 @@ def record_image(record: Record) -> np.ndarray:
 def to_tensor(image: np.ndarray, image_format: str) -> Tensor:
     """(h, w, 3) uint8 RGB -> (3, h, w) uint8 in the order of `image_format`."""
     channels_first = image[..., CHANNEL_ORDER[image_format]].transpose(2, 0, 1)
-    return torch.from_numpy(np.array(channels_first, order="C"))
+    return torch.from_numpy(np.require(channels_first, requirements=["C", "W"]))
 
 
 def visible_instances(scene: Scene) -> Instances:
     """The segments of which the scene shows at least one pixel."""
-    masks = scene.segments.masks(scene.view)
-    visible = masks.any((1, 2))
-    classes = torch.from_numpy(scene.segments.classes[visible])
-    return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks[visible]))
+    which, masks = scene.segments.visible(scene.view)
+    classes = torch.from_numpy(scene.segments.classes[which])
+    return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks))
 
 
 def _checked_format(image_format: str) -> str:

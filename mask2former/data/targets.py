@@ -1,10 +1,11 @@
 """Ground truth: any annotation -> the classes and masks of an image's segments.
 
 A reader takes a record (Detectron2's dataset dict) and the dataset's metadata, checks the record, and returns
-the segments that are trained on; regions marked `iscrowd` are not among them. Masks are cut when asked for,
-as a view of the picture shows them: `segments.masks(view)`.
+the segments that are trained on; regions marked `iscrowd` are not among them. Masks are made when asked for,
+as a view of the picture shows them: `segments.visible(view)`.
 
-Letters: `N` segments of one image, `H, W` the sides of its original picture, `h, w` of the view, in pixels.
+Letters: `N` segments of one image, `n` those that a view shows; `H, W` the sides of its original picture,
+`h, w` of the view, in pixels.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pycocotools import mask as coco_mask
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
+from mask2former.data.polygons import Patch, draw_polygons
 from mask2former.data.run_lengths import count_pixels
 from mask2former.data.view import View
 from mask2former.label_files import read_label_map, read_segment_ids, semantic_from_panoptic
 
 Size = tuple[int, int]
-NO_SEGMENT = -1  # in an id map, where the view shows padding
 
 
 class Segments(Protocol):
@@ -33,34 +34,43 @@ class Segments(Protocol):
     def classes(self) -> np.ndarray:
         """Contiguous class ids (N,) int64."""
 
-    def masks(self, view: View) -> np.ndarray:
-        """The masks (N, h, w) bool as seen by `view`."""
+    def visible(self, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """Which segments (n,) `view` shows a pixel of, and their masks (n, h, w) bool."""
 
 
 class MapSegments(NamedTuple):
-    """Segments that share one map (H, W): segment i is where the map holds `ids[i]`."""
+    """Segments that share one map (H, W): segment i is where the map holds `ids[i]`, which is never 0."""
 
     classes: np.ndarray
     ids: np.ndarray
     id_map: np.ndarray
 
-    def masks(self, view: View) -> np.ndarray:
-        """The masks (N, h, w) bool as seen by `view`."""
-        return view.take(self.id_map, fill=NO_SEGMENT) == self.ids[:, None, None]
+    def visible(self, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """See `Segments`."""
+        seen = view.take(self.id_map)
+        masks = np.empty((len(self.ids), *view.size), dtype=bool)
+        which: list[int] = []
+        for i, segment_id in enumerate(self.ids):
+            mask = np.equal(seen, segment_id, out=masks[len(which)])
+            which += [i] if mask.any() else []
+        masks.resize((len(which), *view.size), refcheck=False)  # gives the rest back, copies nothing
+        return np.array(which, dtype=np.int64), masks
 
 
 class DrawnSegments(NamedTuple):
-    """Segments each with a mask of its own, made one at a time: `draw(i)` is the i-th, (H, W) bool."""
+    """Segments each with a mask of its own; `draw(i, view)` is what a view shows of the i-th."""
 
     classes: np.ndarray
-    draw: Callable[[int], np.ndarray]
+    draw: Callable[[int, View], Patch]
 
-    def masks(self, view: View) -> np.ndarray:
-        """The masks (N, h, w) bool as seen by `view`."""
-        masks = np.empty((len(self.classes), *view.size), dtype=bool)
-        for i in range(len(masks)):
-            masks[i] = view.take(self.draw(i))
-        return masks
+    def visible(self, view: View) -> tuple[np.ndarray, np.ndarray]:
+        """See `Segments`."""
+        patches = {i: self.draw(i, view) for i in range(len(self.classes))}
+        shown = {i: patch for i, patch in patches.items() if patch.mask.any()}
+        masks = np.zeros((len(shown), *view.size), dtype=bool)
+        for mask, patch in zip(masks, shown.values(), strict=True):
+            patch.paste(mask)
+        return np.array(list(shown), dtype=np.int64), masks
 
 
 Reader = Callable[[Record, Metadata, Size], Segments]
@@ -75,8 +85,8 @@ def read_instances(record: Record, metadata: Metadata, size: Size) -> DrawnSegme
     annotations = [a for a in _value(record, "annotations") if not a.get("iscrowd", 0)]
     classes = _checked_classes(record, annotations, len(metadata.thing_classes))
 
-    def draw(index: int) -> np.ndarray:
-        return decode_mask(annotations[index].get("segmentation"), size, record)
+    def draw(index: int, view: View) -> Patch:
+        return draw_mask(annotations[index].get("segmentation"), size, view, record)
 
     return DrawnSegments(classes, draw)
 
@@ -90,11 +100,13 @@ def read_panoptic(record: Record, metadata: Metadata, size: Size) -> MapSegments
     id_map = read_panoptic_png(record, size)
     segments = [s for s in _value(record, "segments_info") if not s.get("iscrowd", 0)]
     ids = np.array([_value(s, "id", record) for s in segments], dtype=np.int64)
-    absent = [i for i in ids if not (id_map == i).any()]
+    numbers, number_map = _numbered(ids, id_map)
+    absent = [i for i, number in zip(ids, numbers, strict=True) if not (number_map == number).any()]
     if absent:
         what = f"no pixel has the id {_some(absent)} that segments_info lists"
         raise broken_record(record, what, record["pan_seg_file_name"])
-    return MapSegments(_checked_classes(record, segments, len(metadata.stuff_classes)), ids, id_map)
+    classes = _checked_classes(record, segments, len(metadata.stuff_classes))
+    return MapSegments(classes, numbers, number_map)
 
 
 def read_semantic(record: Record, metadata: Metadata, size: Size) -> MapSegments:
@@ -114,7 +126,7 @@ def read_semantic(record: Record, metadata: Metadata, size: Size) -> MapSegments
             f"and {metadata.ignore_label} where there is none"
         )
         raise broken_record(record, what, record.get("sem_seg_file_name"))
-    return MapSegments(labels, labels, label_map)
+    return MapSegments(labels, labels + 1, label_map + 1)
 
 
 def semantic_map(record: Record, metadata: Metadata, size: Size) -> np.ndarray:
@@ -130,34 +142,26 @@ def read_panoptic_png(record: Record, size: Size) -> np.ndarray:
     return _read_map(record, "pan_seg_file_name", read_segment_ids, size)
 
 
-def decode_mask(segmentation: Any, size: Size, record: Record) -> np.ndarray:
-    """Polygons, an RLE dict with counts as list, str or bytes, or an (H, W) array -> (H, W) bool."""
-    if isinstance(segmentation, np.ndarray):
-        mask = segmentation
-    elif isinstance(segmentation, dict | list):
-        try:
-            mask = coco_mask.decode(_as_rle(segmentation, size))
-        except Exception as error:  # pycocotools raises bare ones
-            raise broken_record(
-                record, f"mask {_shown(segmentation)} cannot be decoded: {error!r}"
-            ) from error
-    else:
+def draw_mask(segmentation: Any, size: Size, view: View, record: Record) -> Patch:
+    """What `view` shows of polygons, of an RLE dict with counts as list, str or bytes, or of an (H, W) array.
+
+    Raises:
+        DatasetError: it is none of these, is broken, or has another size than the picture.
+    """
+    if not isinstance(segmentation, list | dict | np.ndarray):
         raise broken_record(record, f"'segmentation' is {_shown(segmentation)}: not polygons, RLE or array")
+    try:
+        if isinstance(segmentation, list):
+            return draw_polygons(segmentation, view, size)
+        mask = coco_mask.decode(_as_rle(segmentation)) if isinstance(segmentation, dict) else segmentation
+    except Exception as error:  # pycocotools raises bare ones
+        raise broken_record(record, f"mask {_shown(segmentation)} cannot be decoded: {error!r}") from error
     if mask.shape != size:
         raise broken_record(record, f"a mask of (height, width) {mask.shape} for a picture of {size}")
-    return mask.astype(bool, order="C")  # pycocotools hands out columns
+    return Patch.whole(view.take(mask.astype(bool, order="C")))  # pycocotools hands out columns
 
 
-def is_polygon(points: Any) -> bool:
-    """Whether it is a flat list x0, y0, x1, y1, x2, y2, ... of three points or more."""
-    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
-
-
-def _as_rle(segmentation: dict[str, Any] | list[Any], size: Size) -> dict[str, Any]:
-    if isinstance(segmentation, list):
-        if not segmentation or not all(map(is_polygon, segmentation)):
-            raise ValueError("a polygon is a list of at least three points x, y")
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+def _as_rle(segmentation: dict[str, Any]) -> dict[str, Any]:
     counts, listed = segmentation["counts"], isinstance(segmentation["counts"], list)
     if (sum(counts) if listed else count_pixels(counts)) != math.prod(segmentation["size"]):
         # pycocotools would leave the rest undefined
@@ -185,6 +189,22 @@ def _checked_classes(record: Record, segments: Sequence[dict[str, Any]], num_cla
             record, f"class {_some(wrong)}, but there are {num_classes} (0..{num_classes - 1})"
         )
     return classes
+
+
+def _numbered(ids: np.ndarray, id_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids (N,) and their map (H, W), with numbers from 1 instead: bytes, which are fast, if they are few.
+
+    The map is worked on run by run of equal pixels; ids that are not among the given become 0.
+    """
+    flat = id_map.ravel()
+    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
+    runs = flat[starts]
+    different, index = np.unique(ids, return_inverse=True)
+    numbers = np.searchsorted(different, runs) + 1
+    numbers[~np.isin(runs, different)] = 0
+    small = np.min_scalar_type(len(different))
+    number_map = np.repeat(numbers.astype(small), np.diff(starts, append=flat.size))
+    return (index + 1).astype(small), number_map.reshape(id_map.shape)
 
 
 def _value(container: dict[str, Any], key: str, record: Record | None = None) -> Any:

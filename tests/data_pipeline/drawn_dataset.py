@@ -8,6 +8,10 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mask2former.data.polygons import Patch
+from mask2former.data.targets import DrawnSegments, Segments
+from mask2former.data.view import Axis, View
+
 # Category ids with gaps, and one that is 0. Contiguous: donut 0, box 1, sky 2, ground 3.
 CATEGORIES = [
     {"id": 200, "name": "ground", "isthing": 0, "color": [0, 200, 0]},
@@ -47,6 +51,25 @@ def compressed_rle(mask: np.ndarray) -> dict:
 
 def polygon(top: int, left: int, bottom: int, right: int) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def given_segments(classes: np.ndarray, masks: np.ndarray) -> DrawnSegments:
+    """Segments with the masks (N, H, W)."""
+    return DrawnSegments(classes, lambda i, view: Patch.whole(view.take(masks[i])))
+
+
+def all_masks(segments: Segments, view: View) -> np.ndarray:
+    """The masks (N, h, w) of all segments, visible or not."""
+    which, masks = segments.visible(view)
+    assert masks.any((1, 2)).all()
+    every = np.zeros((len(segments.classes), *view.size), dtype=bool)
+    every[which] = masks
+    return every
+
+
+def picked(rows: list[int], cols: list[int]) -> View:
+    """A view that shows the given rows and columns; -1 is padding."""
+    return View(Axis(np.array(rows, dtype=int), 1.0, 0.0), Axis(np.array(cols, dtype=int), 1.0, 0.0))
 
 
 @dataclass

@@ -1,10 +1,13 @@
 """The one mapper: what each published name yields, and that picture and masks stay together."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from drawn_dataset import COLOURS, rectangle
+from drawn_dataset import COLOURS, given_segments, picked, rectangle
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from mask2former.config import get_cfg
 from mask2former.data import (
@@ -17,8 +20,6 @@ from mask2former.data import (
 from mask2former.data.augmentation import Scene
 from mask2former.data.catalog import Metadata
 from mask2former.data.mapper import MAPPERS, record_image, visible_instances
-from mask2former.data.targets import DrawnSegments
-from mask2former.data.view import View
 
 
 def mapper_of(cfg, names, mapper_name):
@@ -56,6 +57,63 @@ def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
     assert seen == ({0, 1} if "instance" in mapper_name else {0, 1, 2, 3})
 
 
+def noise_record(folder):
+    """A picture of 40x56 pixels with two instances, the first of two polygons."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    star = [10.03, 3.41, 30.27, 20.13, 3.77, 22.09, 25.61, 2.17, 17.33, 33.71]
+    corner = [40.11, 30.19, 56.0, 30.37, 56.0, 40.0, 44.43, 40.0]
+    annotations = [
+        {"category_id": 1, "segmentation": [star, corner]},
+        {"category_id": 0, "segmentation": [[45.21, 5.83, 52.77, 6.19, 48.57, 14.93]]},
+    ]
+    return {"file_name": folder / "noise.png", "image_id": 1, "annotations": annotations}
+
+
+def published(record, steps):
+    """Picture and masks by the published order: corners are moved, then drawn by pycocotools."""
+    flip, resize, crop, pad = steps
+    picture = Image.open(record["file_name"])
+    if flip.axis == 1:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    size = picture.size
+    picture = np.asarray(picture.resize((resize.width, resize.height), Image.Resampling.BILINEAR))
+    picture = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    padding = ((0, pad.bottom), (0, pad.right))
+    masks = []
+    for annotation in record["annotations"]:
+        polygons = []
+        for points in annotation["segmentation"]:
+            x, y = np.array(points).reshape(-1, 2).T
+            x = (size[0] - x if flip.axis == 1 else x) * resize.width / size[0] - crop.left
+            y = y * resize.height / size[1] - crop.top
+            polygons.append(np.stack([x, y], axis=1).ravel().tolist())
+        drawn = coco_mask.decode(coco_mask.frPyObjects(polygons, crop.height, crop.width)).any(-1)
+        masks.append(np.pad(drawn, padding))
+    return np.pad(picture, (*padding, (0, 0)), constant_values=128), np.array(masks)
+
+
+def test_large_scale_jitter_is_the_published_one(cfg, names, tmp_path):
+    """The steps that a seed draws, recorded, and applied one after the other to everything."""
+    cfg.INPUT.IMAGE_SIZE = 64
+    mapper, _ = mapper_of(cfg, names, "coco_instance_lsj")
+    record, draw, steps = noise_record(tmp_path), mapper.augmentations, []
+
+    def recorded(augmentation, scene, rng):
+        steps.append(augmentation(scene, rng))
+        return steps[-1]
+
+    mapper.augmentations = [partial(recorded, augmentation) for augmentation in draw]
+    for seed in range(30):
+        steps.clear()
+        sample = mapper(record, seed)
+        image, masks = published(record, steps)
+        assert np.abs(sample["image"].permute(1, 2, 0).numpy().astype(int) - image).max() <= 2
+        visible = masks.any((1, 2))
+        assert sample["instances"].gt_classes.tolist() == np.array([1, 0])[visible].tolist()
+        np.testing.assert_array_equal(sample["instances"].gt_masks.numpy(), masks[visible])
+
+
 def test_what_a_sample_holds(cfg, names, drawn):
     mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
     sample = mapper(records[1], seed=2**62)
@@ -77,8 +135,8 @@ def test_pictures_without_objects_are_legal(cfg, names):
 
 def test_masks_out_of_view_are_dropped():
     masks = np.stack([rectangle((8, 8), 0, 0, 2, 2), rectangle((8, 8), 5, 5, 8, 8)])
-    view = View(np.arange(4, 8), np.array([4, 5, -1]))
-    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, DrawnSegments(np.array([3, 6]), lambda i: masks[i]))
+    view = picked([4, 5, 6, 7], [4, 5, -1])
+    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, given_segments(np.array([3, 6]), masks))
     instances = visible_instances(scene)
     assert instances.gt_classes.tolist() == [6]
     assert instances.gt_masks.int().tolist() == [[[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]]

@@ -1,10 +1,20 @@
 """Readers: every annotation becomes the masks that were drawn, a broken one an error to act on."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
-from drawn_dataset import compressed_rle, donut, polygon, rectangle, uncompressed_rle
+from drawn_dataset import (
+    all_masks,
+    compressed_rle,
+    donut,
+    given_segments,
+    picked,
+    polygon,
+    rectangle,
+    uncompressed_rle,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,19 +24,26 @@ from pycocotools.coco import COCO
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.catalog import Metadata
 from mask2former.data.targets import (
-    DrawnSegments,
     MapSegments,
-    decode_mask,
+    draw_mask,
     read_instances,
     read_panoptic,
     read_semantic,
     semantic_map,
 )
 from mask2former.data.view import View
+from mask2former.label_files import write_segment_ids
 
 SIZE = (24, 32)
 RECORD = {"file_name": "a.png", "image_id": 7}
 READERS = {"instance": read_instances, "panoptic": read_panoptic, "semantic": read_semantic}
+
+
+def decoded(segmentation, size):
+    """What `draw_mask` makes of it, seen as a whole."""
+    mask = np.zeros(size, dtype=bool)
+    draw_mask(segmentation, size, View.whole(*size), RECORD).paste(mask)
+    return mask
 
 
 def whole(record):
@@ -41,15 +58,13 @@ def read(names, task, index, **changes):
 
 @pytest.mark.parametrize("encode", [uncompressed_rle, compressed_rle, lambda mask: mask])
 def test_a_donut_keeps_its_hole(encode):
-    mask = decode_mask(encode(donut(SIZE)), SIZE, RECORD)
-    assert mask.dtype == bool
-    np.testing.assert_array_equal(mask, donut(SIZE))
+    np.testing.assert_array_equal(decoded(encode(donut(SIZE)), SIZE), donut(SIZE))
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_run_lengths_of_any_mask(mask):
     for encode in (uncompressed_rle, compressed_rle):
-        np.testing.assert_array_equal(decode_mask(encode(mask), mask.shape, RECORD), mask)
+        np.testing.assert_array_equal(decoded(encode(mask), mask.shape), mask)
 
 
 def test_polygons_fill_as_the_official_tool_fills_them():
@@ -58,17 +73,15 @@ def test_polygons_fill_as_the_official_tool_fills_them():
     official.imgs = {7: {"height": SIZE[0], "width": SIZE[1]}}
     expected = official.annToMask({"image_id": 7, "segmentation": curved})
     assert expected.any()
-    np.testing.assert_array_equal(decode_mask(curved, SIZE, RECORD), expected)
-    np.testing.assert_array_equal(
-        decode_mask(polygon(2, 3, 10, 20), SIZE, RECORD), rectangle(SIZE, 2, 3, 10, 20)
-    )
+    np.testing.assert_array_equal(decoded(curved, SIZE), expected)
+    np.testing.assert_array_equal(decoded(polygon(2, 3, 10, 20), SIZE), rectangle(SIZE, 2, 3, 10, 20))
 
 
 @pytest.mark.parametrize(("index", "image_id"), [(0, 1), (1, 2), (2, 3), (3, 5)])
 def test_instances_are_the_drawn_ones_without_crowds(names, drawn, index, image_id):
     segments, record = read(names, "instance", index)
     expected = [(category, mask) for category, mask, crowd in drawn.masks[image_id] if not crowd]
-    masks = segments.masks(whole(record))
+    masks = all_masks(segments, whole(record))
     assert masks.shape == (len(expected), record["height"], record["width"])
     assert (masks.dtype, segments.classes.dtype) == (bool, np.int64)
     assert segments.classes.tolist() == [{0: 0, 7: 1}[category] for category, _ in expected]
@@ -80,7 +93,7 @@ def test_instances_are_the_drawn_ones_without_crowds(names, drawn, index, image_
 def test_panoptic_segments_are_the_colours_of_the_picture(names, index, classes):
     segments, record = read(names, "panoptic", index)
     picture = np.asarray(Image.open(record["file_name"]))
-    masks = segments.masks(whole(record))
+    masks = all_masks(segments, whole(record))
     assert segments.classes.tolist() == classes
     assert masks.sum(0).max() == 1
     for mask in masks:
@@ -98,7 +111,7 @@ def test_semantic_labels_derived_from_the_panoptic_picture(names):
     assert labels[15, 3] == 0  # the crowd of donuts counts as donut
     assert labels[11, 3] == 3  # ground, between sky and crowd
     assert segments.classes.tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(segments.masks(whole(record)), labels == np.arange(4)[:, None, None])
+    np.testing.assert_array_equal(all_masks(segments, whole(record)), labels == np.arange(4)[:, None, None])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -109,7 +122,7 @@ def test_semantic_picture_without_the_ignored(tmp_path, dtype):
     metadata = Metadata("m").set(stuff_classes=["a", "b", "c"], ignore_label=255)
     segments = read_semantic(record, metadata, (2, 3))
     assert segments.classes.tolist() == [0, 2]
-    masks = segments.masks(View(np.array([0, -1]), np.array([0, 1, -1])))
+    masks = all_masks(segments, picked([0, -1], [0, 1, -1]))
     assert masks.tolist() == [[[True, False, False], [False] * 3], [[False, True, False], [False] * 3]]
 
 
@@ -117,7 +130,13 @@ def test_all_ignored_is_no_segment(tmp_path):
     Image.fromarray(np.full((2, 3), 255, np.uint8)).save(tmp_path / "labels.png")
     record = {**RECORD, "sem_seg_file_name": tmp_path / "labels.png"}
     segments = read_semantic(record, Metadata("m").set(stuff_classes=["a"], ignore_label=255), (2, 3))
-    assert segments.masks(View.whole(2, 3)).shape == (0, 2, 3)
+    assert segments.visible(View.whole(2, 3))[1].shape == (0, 2, 3)
+
+
+def axes(size):
+    """Any choice of its pixels, and padding at both ends."""
+    padding, pixels = st.lists(st.just(-1), max_size=2), st.lists(st.integers(0, size - 1), max_size=8)
+    return st.tuples(padding, pixels, padding).map(lambda parts: list(itertools.chain(*parts)))
 
 
 @given(st.data())
@@ -126,14 +145,25 @@ def test_both_kinds_of_segments_show_the_same(data):
         arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 3))
     )
     height, width = id_map.shape
-    rows = np.array(data.draw(st.lists(st.integers(-1, height - 1), min_size=1, max_size=8)))
-    cols = np.array(data.draw(st.lists(st.integers(-1, width - 1), min_size=1, max_size=8)))
-    ids = np.array([0, 3])
+    rows, cols = data.draw(axes(height)), data.draw(axes(width))
+    ids = np.array([1, 3])
     expected = np.zeros((2, len(rows), len(cols)), bool)
     for i, r, c in np.ndindex(expected.shape):
         expected[i, r, c] = rows[r] >= 0 and cols[c] >= 0 and id_map[rows[r], cols[c]] == ids[i]
-    for segments in (MapSegments(ids, ids, id_map), DrawnSegments(ids, lambda i: id_map == ids[i])):
-        np.testing.assert_array_equal(segments.masks(View(rows, cols)), expected)
+    drawn = given_segments(ids, id_map == ids[:, None, None])
+    for segments in (MapSegments(ids, ids, id_map), drawn):
+        np.testing.assert_array_equal(all_masks(segments, picked(rows, cols)), expected)
+
+
+@pytest.mark.parametrize("count", [3, 255, 300])
+def test_panoptic_pictures_of_any_number_of_segments(tmp_path, count):
+    ids = (np.arange(count) * 977 + 5).reshape(1, -1)
+    write_segment_ids(tmp_path / "ids.png", ids)
+    infos = [{"id": int(i), "category_id": 0, "iscrowd": 0} for i in ids[0, 1:]]  # the first is void
+    record = {**RECORD, "pan_seg_file_name": tmp_path / "ids.png", "segments_info": infos}
+    segments = read_panoptic(record, Metadata("m").set(stuff_classes=["a"]), ids.shape)
+    expected = ids == ids[0, 1:, None, None]
+    np.testing.assert_array_equal(all_masks(segments, View.whole(*ids.shape)), expected)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +181,17 @@ def test_both_kinds_of_segments_show_the_same(data):
         ({"counts": [768]}, "cannot be decoded: KeyError"),
         ([[1, 2, 3, 4]], "at least three points"),
         ([], "at least three points"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "a point lies outside of 100 times the picture's side"),
+        ([[1, 2, 3, 4, 5, 1e300]], "a point lies outside"),
+        ([[1, 2, 3, 4, 5, "a"]], "cannot be decoded: ValueError"),
+        ([7], "at least three points"),
         (None, "'segmentation' is None: not polygons, RLE or array"),
         ("abc", "'segmentation' is 'abc'"),
     ],
 )
 def test_a_mask_that_cannot_be_used(segmentation, message):
     with pytest.raises(DatasetError, match=message) as caught:
-        decode_mask(segmentation, SIZE, RECORD)
+        decoded(segmentation, SIZE)
     assert "a.png, image id 7: " in str(caught.value)
 
 

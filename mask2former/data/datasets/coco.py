@@ -17,7 +17,7 @@ from typing import Any
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
 from mask2former.data.datasets.files import METADATA, datasets_root, read_json, require
 from mask2former.data.errors import DatasetError
-from mask2former.data.targets import is_polygon
+from mask2former.data.polygons import is_polygon
 from mask2former.label_files import IGNORE_LABEL, PathLike
 
 logger = logging.getLogger(__name__)
