@@ -1,0 +1,221 @@
+"""The command `python -m mask2former.tools.analyze`: what a model's parts cost, counted and timed.
+
+The counts need neither weights nor memory: see `mask2former/engine/cost.py`. The times are those of the model
+with fresh weights and a picture of noise, on MODEL.DEVICE; in panoptic post-processing every query is kept,
+which is the most it can have to do.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from fvcore.common.config import CfgNode
+from tabulate import tabulate
+from tqdm import tqdm
+
+from mask2former import zoo
+from mask2former.config import load_config, typed_keys
+from mask2former.engine.build import apply_dataset_facts, build_model, resolve_device
+from mask2former.engine.cost import (
+    KINDS,
+    PARTS,
+    REST,
+    Cost,
+    Size,
+    count_cost,
+    padded,
+    parts_watched,
+    usual_sizes,
+)
+from mask2former.modeling.mask_former import MaskFormer
+
+PADDING = "normalise and pad"
+MILLION, GIGA = 1e6, 1e9
+
+
+def side(text: str) -> int:
+    """A side of a picture, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a side is a number of pixels, at least 1, not '{text}'")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A number of runs, for argparse."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a number of runs is 0 or more, not '{text}'")
+    return int(text)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What is to be analysed: one config with its keys, or all published ones."""
+    parser = argparse.ArgumentParser(
+        description="Parameters, multiply-adds, activations and times of a model's parts.",
+        epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --runs 0",
+    )
+    flag = parser.add_argument
+    flag("--config-file", metavar="FILE", help="a YAML file, or the name of one of the project's")
+    flag("--published", action="store_true", help="print the tables of all published configs, untimed")
+    flag(
+        "--size",
+        nargs=2,
+        type=side,
+        metavar=("H", "W"),
+        help="of the picture, in pixels; default: the commonest of the dataset, resized as for evaluation",
+    )
+    flag("--runs", type=count, default=5, metavar="N", help="timed runs, after one untimed; 0: none")
+    flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    args = parser.parse_intermixed_args(argv)
+    if args.published == bool(args.config_file):
+        parser.error("give either --config-file or --published")
+    if args.published and (args.size or args.opts):
+        parser.error("--published takes no --size and no keys: it shows the configs as they are")
+    return args
+
+
+class Stopwatch:
+    """Seconds by part: the time goes to the part that was entered last, first of all to PADDING."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.part, self.since = PADDING, self._now()
+
+    def enter(self, part: str) -> None:
+        """From here on, the time is that of `part`."""
+        now = self._now()
+        self.seconds[self.part] += now - self.since
+        self.part, self.since = part, now
+
+    def _now(self) -> float:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter()
+
+
+def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
+    """Median seconds that each part takes for a picture of `size`, and "all", over `runs` runs."""
+    model.inference = replace(model.inference, object_mask_threshold=0.0)
+    pixels = torch.randint(0, 256, (len(model.pixel_mean), *size), generator=torch.Generator().manual_seed(0))
+    image = pixels.to(model.device, torch.uint8)
+    laps: list[dict[str, float]] = []
+    for _ in range(1 + runs):
+        watch = Stopwatch(model.device)
+        with parts_watched(model, watch.enter):
+            model.predict([{"image": image}])
+        watch.enter(REST)
+        laps.append(watch.seconds)
+    timed = laps[1:]
+    parts = {part: statistics.median(lap[part] for lap in timed) for part in (PADDING, *PARTS, REST)}
+    return {**parts, "all": statistics.median(sum(lap.values()) for lap in timed)}
+
+
+def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
+    """A row for each part and one for all; times where there are any."""
+    rows = [
+        [
+            part,
+            cost.parameters.get(part, 0) / MILLION,
+            cost.flops[part].total() / GIGA,
+            cost.activations[part] / MILLION,
+        ]
+        for part in (*PARTS, REST)
+    ]
+    rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
+    heads = ["part", "parameters M", "GFLOPs", "activations M"]
+    if seconds:
+        rows.insert(0, [PADDING, 0.0, 0.0, 0.0])
+        rows = [[*row, seconds[str(row[0])] * 1000] for row in rows]
+        heads.append("ms")
+    return tabulate(rows, heads, floatfmt=("", ".2f", ".2f", ".1f", ".1f"))
+
+
+def kind_table(cost: Cost) -> str:
+    """GFLOPs of each part, by kind."""
+    rows = [[part, *(cost.flops[part][kind] / GIGA for kind in KINDS)] for part in (*PARTS, REST)]
+    return tabulate(rows, ["GFLOPs", *KINDS], floatfmt=".2f")
+
+
+def footnotes(cost: Cost, seconds: Mapping[str, float], model_device: torch.device, runs: int) -> list[str]:
+    """What is to be known beside the tables."""
+    lines = []
+    if cost.published_flops:
+        published = cost.published_flops / GIGA
+        lines.append(f"as published, with mask logits at full size after every layer: {published:.2f} GFLOPs")
+    if seconds:
+        is_gpu = model_device.type == "cuda"
+        machine = torch.cuda.get_device_name(model_device) if is_gpu else str(model_device)
+        lines.append(
+            f"{1 / seconds['all']:.2f} pictures a second, median of {runs}, on {machine}, "
+            f"{torch.get_num_threads()} CPU threads"
+        )
+    if cost.uncounted:
+        names = ", ".join(f"{name} ({calls} calls)" for name, calls in cost.uncounted.items())
+        lines.append(f"NOT COUNTED, for want of a rule: {names}")
+    return lines
+
+
+def analyse(cfg: CfgNode, size: Size, runs: int) -> str:
+    """The report on one config, for a picture of `size`.
+
+    Raises:
+        ValueError: the config is wrong, or its model has other parts.
+        RuntimeError: the device cannot run the model, as for want of memory.
+    """
+    cost = count_cost(cfg, size)
+    height, width = padded(size, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
+    title = f"a picture of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
+    device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
+    if runs:
+        seconds = time_parts(cast(MaskFormer, build_model(cfg).eval()), size, runs)
+    notes = "\n".join(footnotes(cost, seconds, device, runs))
+    return "\n\n".join((title, part_table(cost, seconds), kind_table(cost), notes))
+
+
+def published_row(config: str, backbone: str) -> list[str]:
+    """A config's parameters and mean flops over its dataset's usual pictures, as published and here."""
+    cfg = load_config(config)
+    counted = [(share, count_cost(cfg, size)) for size, share in usual_sizes(cfg).items()]
+    parameters = sum(counted[0][1].parameters.values()) / MILLION
+    published = sum(share * (cost.published_flops or 0) for share, cost in counted) / GIGA
+    here = sum(share * cost.total_flops() for share, cost in counted) / GIGA
+    title = config.removesuffix(".yaml").split("/", 1)[1]
+    return [f"[{title}](../configs/{config})", backbone, *(f"{x:.1f}" for x in (parameters, published, here))]
+
+
+def published_tables() -> str:
+    """Markdown: one table for each folder of published configs."""
+    models = zoo.table()["models"]
+    tables: dict[str, list[str]] = {}
+    for config in tqdm(models, unit="config"):
+        rows = tables.setdefault(config.split("/")[0], [])
+        rows.append(f"| {' | '.join(published_row(config, models[config]['backbone']))} |")
+    head = "| config | backbone | parameters M | published GFLOPs | GFLOPs here |\n|---|---|---:|---:|---:|"
+    return "\n\n".join("\n".join((f"### {folder}\n", head, *rows)) for folder, rows in tables.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0: done; 1: the config is wrong or cannot run; 2: wrong flags."""
+    args = parse_arguments(argv)
+    if args.published:
+        print(published_tables())
+        return 0
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        apply_dataset_facts(cfg, typed_keys(args.opts))
+        size = tuple(args.size) if args.size else next(iter(usual_sizes(cfg)))
+        print(analyse(cfg, size, args.runs))
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

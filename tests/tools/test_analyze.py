@@ -1,0 +1,193 @@
+"""The command that tells costs: what it prints and refuses, and that the page of costs shows the same."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_runs import CONFIG, tiny_config, tiny_options
+
+from mask2former import zoo
+from mask2former.engine.build import build_model
+from mask2former.engine.cost import PARTS, RULES, count_cost
+from mask2former.modeling import mask_former
+from mask2former.tools import analyze
+from mask2former.tools.analyze import main, published_row, published_tables, time_parts
+
+PAGE = Path(__file__).parents[2] / "docs" / "costs.md"
+TINY = ["--config-file", str(CONFIG), *tiny_options()]
+
+
+def cells(text, name):
+    """The numbers of the first row of that name."""
+    row = next(line for line in text.splitlines() if line.startswith(name))
+    return [float(cell) for cell in row.removeprefix(name).split()]
+
+
+def test_a_report(capsys):
+    assert main([*TINY, "--size", "50", "70", "--runs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "50 x 70 pixels, padded to 64 x 96" in out
+    cost = count_cost(tiny_config(), (50, 70))
+    parameters, flops, activations, milliseconds = cells(out, "backbone")
+    assert parameters == pytest.approx(cost.parameters["backbone"] / 1e6, abs=0.006)
+    assert flops == pytest.approx(cost.flops["backbone"].total() / 1e9, abs=0.006)
+    assert activations == pytest.approx(cost.activations["backbone"] / 1e6, abs=0.06)
+    assert milliseconds > 0
+    assert re.search(r"[\d.]+ pictures a second, median of 2, on cpu", out)
+    assert (
+        f"as published, with mask logits at full size after every layer: {cost.published_flops / 1e9:.2f}"
+        in out
+    )
+    assert "NOT COUNTED" not in out
+
+
+def test_without_runs_nothing_is_timed(capsys, monkeypatch):
+    monkeypatch.setattr(analyze, "time_parts", None)
+    assert main([*TINY, "--runs", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "64 x 85 pixels" in out  # 4:3, resized to the shorter side that the config names
+    assert len(cells(out, "all")) == 3
+    assert "second" not in out
+
+
+def test_what_is_not_counted_is_said(capsys, monkeypatch):
+    monkeypatch.delitem(RULES, "aten::convolution")
+    assert main([*TINY, "--runs", "0"]) == 0
+    assert re.search(
+        r"NOT COUNTED, for want of a rule: aten::convolution \(\d+ calls\)", capsys.readouterr().out
+    )
+
+
+def test_each_second_goes_to_its_part(monkeypatch):
+    """A clock that stands still but in the parts, whose seconds are known."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(analyze.time, "perf_counter", lambda: clock.now)
+    model = build_model(tiny_config()).eval()
+    seconds = dict(zip(PARTS, (1, 20, 300), strict=True))
+
+    def slow(module, spent):
+        forward = module.forward
+
+        def run(*inputs):
+            clock.now += spent
+            return forward(*inputs)
+
+        module.forward = run
+
+    for part, path in PARTS.items():
+        slow(model.get_submodule(path), seconds[part])
+    infer = mask_former.infer
+
+    def slow_infer(*inputs, **options):
+        clock.now += 4000
+        return infer(*inputs, **options)
+
+    monkeypatch.setattr(mask_former, "infer", slow_infer)
+    expected = {"normalise and pad": 0, **seconds, "post-processing": 4000, "all": 4321}
+    assert time_parts(model, (64, 64), runs=3) == expected
+
+
+def test_every_query_is_kept_while_panoptic_is_timed():
+    model = build_model(tiny_config(MODEL__MASK_FORMER__TEST__OBJECT_MASK_THRESHOLD=0.9)).eval()
+    time_parts(model, (64, 64), runs=1)
+    assert model.inference.object_mask_threshold == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
+        ([*TINY, "MODEL.WEIGHT", "x"], "did you mean MODEL.WEIGHTS"),
+        ([*TINY, "SEED"], "SEED is alone"),
+        ([*TINY, "MODEL.DEVICE", "cuda:9"], "MODEL.DEVICE is 'cuda:9'"),
+        ([*TINY, "MODEL.BACKBONE.NAME", "ResNext"], "MODEL.BACKBONE.NAME"),
+        ([*TINY, "MODEL.MASK_FORMER.NHEADS", "5"], "MODEL.MASK_FORMER.NHEADS"),
+        ([*TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "7"], "NUM_CLASSES was given as 7"),
+    ],
+)
+def test_mistakes_are_one_line(capsys, arguments, message):
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_no_memory_is_one_line(capsys, monkeypatch):
+    def refuse(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(analyze, "time_parts", refuse)
+    assert main(TINY) == 1
+    assert "error: CUDA out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either --config-file or --published"),
+        ([*TINY, "--published"], "either --config-file or --published"),
+        (["--published", "--size", "8", "8"], "takes no --size"),
+        (["--published", "SEED", "1"], "no keys"),
+        ([*TINY, "--size", "0", "64"], "at least 1, not '0'"),
+        ([*TINY, "--size", "64", "wide"], "not 'wide'"),
+        ([*TINY, "--size", "64"], "expected 2 arguments"),
+        ([*TINY, "--runs", "-1"], "--runs"),
+    ],
+)
+def test_wrong_flags(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def rows():
+    """Config -> the cells of its row on the page."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    found = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if "](../configs/" in line
+    ]
+    return {re.search(r"\(\.\./configs/(.*?)\)", row[0])[1]: row for row in found}
+
+
+def test_the_page_shows_every_published_config_and_no_other():
+    assert rows().keys() == zoo.table()["models"].keys()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
+        "ade20k/semantic-segmentation/swin/maskformer2_swin_base_384_bs16_160k_res640.yaml",
+        "cityscapes/instance-segmentation/maskformer2_R101_bs16_90k.yaml",
+        "mapillary-vistas/semantic-segmentation/swin/maskformer2_swin_large_IN21k_384_bs16_300k.yaml",
+    ],
+)
+def test_the_page_shows_what_the_command_counts(config):
+    assert rows()[config] == published_row(config, zoo.table()["models"][config]["backbone"])
+
+
+def test_tables_of_the_published_configs(monkeypatch, capsys):
+    models = {
+        "coco/a.yaml": {"backbone": "A"},
+        "ade20k/b.yaml": {"backbone": "B"},
+        "coco/c.yaml": {"backbone": "C"},
+    }
+    monkeypatch.setattr(zoo, "table", lambda: {"models": models})
+    monkeypatch.setattr(analyze, "published_row", lambda config, backbone: [config, backbone, "1", "2", "3"])
+    assert main(["--published"]) == 0
+    out = capsys.readouterr().out
+    assert out.strip() == published_tables()
+    titles_and_rows = [
+        re.sub(r"\s+", "", line) for line in out.splitlines() if re.match(r"###|\| \w+/", line)
+    ]
+    assert titles_and_rows == [
+        "###coco",
+        "|coco/a.yaml|A|1|2|3|",
+        "|coco/c.yaml|C|1|2|3|",
+        "###ade20k",
+        "|ade20k/b.yaml|B|1|2|3|",
+    ]
