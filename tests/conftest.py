@@ -8,7 +8,14 @@ from hypothesis import settings
 
 IN_CI = bool(os.environ.get("CI"))
 NO_SHARED = "M2F_SHARED is not set"
-EXACT = {"test_config.py", "test_golden.py", "test_state_dicts.py"}  # what exactness rests on
+EXACT = {  # what exactness rests on
+    "test_config.py",
+    "test_cpu.py",
+    "test_cuda_text.py",
+    "test_golden.py",
+    "test_nvrtc.py",
+    "test_state_dicts.py",
+}
 
 settings.register_profile("project", deadline=None, derandomize=IN_CI)
 settings.load_profile("project")

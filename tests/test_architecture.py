@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "config_keys": set(),
     "config_yaml": set(),
     "ops": GROUND,
+    "doctor": {"version", "ops"},
     "modeling": GROUND | {"ops"},
     "data": GROUND | PICTURES,
     "evaluation": GROUND | PICTURES,

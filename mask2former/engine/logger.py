@@ -3,13 +3,13 @@
 import logging
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy
 import torch
 
+from mask2former.doctor import commit
 from mask2former.version import __version__
 
 FORMAT = "[%(asctime)s] %(levelname)s %(message)s"
@@ -38,7 +38,7 @@ def describe_environment() -> str:
     """Versions, devices and the commit, for the head of a log."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {
-        "mask2former": f"{__version__} (commit {_commit()})",
+        "mask2former": f"{__version__} (commit {commit()})",
         "python": f"{platform.python_version()} on {platform.platform()}",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda})",
         "numpy": numpy.__version__,
@@ -46,18 +46,3 @@ def describe_environment() -> str:
         "CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used",
     }
     return "\n".join(f"  {name}: {fact}" for name, fact in facts.items())
-
-
-def _commit() -> str:
-    """The commit of the clone that this runs from, "+" if changed since; "none" where it is not a clone."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return "none"
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=root, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return described.stdout.strip()

@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former.ops import ms_deform_attn
+from mask2former.ops import ms_deform_attn_from_offsets
 
 
 class MapSequence(NamedTuple):
-    """L maps laid end to end: shapes (H, W); sizes (L, 2), W then H; cell centres (S, 2), xy in [0, 1]."""
+    """L maps laid end to end: shapes (H, W); cell centres (S, 2), xy in [0, 1]."""
 
     shapes: tuple[tuple[int, int], ...]
-    sizes: Tensor
     centres: Tensor
 
 
@@ -29,11 +28,7 @@ def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> M
 
     Filled in on the device itself, as a CUDA graph would refuse a copy from the host.
     """
-    centres = torch.cat([_cell_centres(shape, device) for shape in shapes])
-    sizes = [
-        torch.full((1,), float(side), device=device) for height, width in shapes for side in (width, height)
-    ]
-    return MapSequence(shapes, torch.cat(sizes).view(-1, 2), centres)
+    return MapSequence(shapes, torch.cat([_cell_centres(shape, device) for shape in shapes]))
 
 
 def _cell_centres(shape: tuple[int, int], device: torch.device) -> Tensor:
@@ -76,12 +71,27 @@ class MSDeformAttn(nn.Module):
 
     def forward(self, query: Tensor, value: Tensor, maps: MapSequence) -> Tensor:
         """Attend from every cell: query and value (B, S, C) -> (B, S, C)."""
+        return self.attend(query, self.project(value), maps.shapes, maps.centres)
+
+    def project(self, value: Tensor) -> Tensor:
+        """What `attend` samples, of value (B, S, C): (B, S, heads, C / heads)."""
+        return self.value_proj(value).unflatten(-1, (self.num_heads, -1))
+
+    def attend(
+        self, query: Tensor, values: Tensor, shapes: tuple[tuple[int, int], ...], centres: Tensor
+    ) -> Tensor:
+        """Attend from any Q cells, query (B, Q, C) with centres (Q, 2), to projected values -> (B, Q, C)."""
         samples = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))  # in cells of each level
-        locations = maps.centres[:, None, None, None] + offsets / maps.sizes[:, None]
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        values = self.value_proj(value).unflatten(-1, (self.num_heads, -1))
-        attended = ms_deform_attn(values, maps.shapes, locations, weights.unflatten(-1, samples[1:]))
+        # In half precision, places on a large map would be off by a part of a cell.
+        with torch.autocast(query.device.type, enabled=False):
+            offsets = self.sampling_offsets(query.float())
+        attended = ms_deform_attn_from_offsets(
+            values,
+            shapes,
+            centres[None, :, None],
+            offsets.unflatten(-1, (*samples, 2)),
+            self.attention_weights(query).unflatten(-1, samples),
+        )
         return self.output_proj(attended)
 
 

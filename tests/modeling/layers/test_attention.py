@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mask2former.modeling.layers.attention import MSDeformAttn, MultiHeadAttention, map_sequence
+from mask2former.ops import ms_deform_attn
 
 WIDTH, HEADS = 16, 4
 
@@ -113,7 +114,56 @@ def test_deformable_offsets_are_in_cells_of_the_sampled_level():
     torch.testing.assert_close(result[0, 4], 0.3 * value[0, :4].mean(0) + 0.3 * 0.5 * value[0, 4])
 
 
+@pytest.fixture
+def deformable():
+    """A module whose points move, and its call on maps of one sequence."""
+    torch.manual_seed(0)
+    module = MSDeformAttn(width=16, num_heads=2, num_levels=2, num_points=3)
+    for projection in (module.sampling_offsets, module.attention_weights):
+        nn.init.normal_(projection.weight)
+
+    class OnMaps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            return self.module(x, x, map_sequence(((3, 4), (2, 2)), x.device))
+
+    return OnMaps()
+
+
+def test_deformable_compiles_to_one_graph(deformable):
+    x = torch.randn(2, 16, 16)
+    deformable(x).square().sum().backward()
+    expected = [parameter.grad.clone() for parameter in deformable.parameters()]
+    deformable.zero_grad()
+    result = torch.compile(deformable, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(result, deformable(x))
+    result.square().sum().backward()
+    for (name, parameter), grad in zip(deformable.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_deformable_exports(deformable):
+    exported = torch.export.export(deformable, (torch.randn(2, 16, 16),)).module()
+    x = torch.randn(2, 16, 16)
+    torch.testing.assert_close(exported(x), deformable(x))
+
+
+def test_deformable_is_the_softmax_of_points_around_the_centres(deformable):
+    """Written with the plain form of the operator."""
+    x, samples = torch.randn(2, 16, 16), (2, 2, 3)
+    module = deformable.module
+    maps = map_sequence(((3, 4), (2, 2)), x.device)
+    offsets = module.sampling_offsets(x).unflatten(-1, (*samples, 2))
+    locations = maps.centres[:, None, None, None] + offsets / torch.tensor([[4, 3], [2, 2]])[:, None]
+    weights = module.attention_weights(x).unflatten(-1, (2, 6)).softmax(-1).unflatten(-1, (2, 3))
+    values = module.value_proj(x).unflatten(-1, (2, 8))
+    expected = module.output_proj(ms_deform_attn(values, maps.shapes, locations, weights))
+    torch.testing.assert_close(deformable(x), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_map_sequence():
     maps = map_sequence(((1, 2), (2, 1)), torch.device("cpu"))
-    assert maps.sizes.tolist() == [[2, 1], [1, 2]]
     assert maps.centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]

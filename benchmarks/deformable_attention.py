@@ -1,0 +1,106 @@
+"""Multi-scale deformable attention on this machine: the compiled operator against PyTorch's grid_sample.
+
+The shape is that of an encoder layer at 1024x1024: maps of 128x128, 64x64 and 32x32 cells, as many queries,
+8 heads of 32 channels, 4 points, one image, float32.
+
+Letters: `Q` queries (the cells of all maps), `H` heads, `L` levels, `P` points, `D` channels of a head.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from measure import alternate, ratio, run_alone, table
+from torch import Tensor
+
+from mask2former.ops import cpu, reference
+
+SHAPES = ((128, 128), (64, 64), (32, 32))
+HEADS, POINTS, CHANNELS = 8, 4, 32
+RUNS = 5
+
+
+def report() -> str:
+    """Medians of both, near and far points, plain and fused, forward and with the backward pass."""
+    rows = [["points", "form", "pass", "grid_sample, ms", "compiled, ms", "ratio"]]
+    for name, offsets in (("near their query", near_offsets()), ("anywhere", uniform_offsets())):
+        for form, arguments in (("plain", plain(offsets)), ("fused", fused(offsets))):
+            rows += [[name, form, *row] for row in compare(arguments)]
+    return (
+        f"ms_deform_attn, maps {SHAPES}, {HEADS} heads of {CHANNELS} channels, {POINTS} points, one image; "
+        f"medians of {RUNS} alternating runs.\n\n{table(rows)}"
+    )
+
+
+def compare(arguments: tuple[Tensor, ...]) -> list[list[str]]:
+    """One row forward, one forward and backward; the results must agree."""
+    value, *others = arguments
+    grad = torch.randn(1, others[0].shape[1], HEADS * CHANNELS)
+    backends = {"torch": reference, "cpu": cpu}
+
+    def forward(backend) -> Callable[[], Tensor]:
+        return lambda: backend.forward(value, SHAPES, *others)
+
+    def both(backend) -> Callable[[], object]:
+        return lambda: (forward(backend)(), backend.backward(grad, value, SHAPES, *others))
+
+    torch.testing.assert_close(forward(cpu)(), forward(reference)(), atol=1e-4, rtol=1e-4)
+    rows = []
+    for name, make in (("forward", forward), ("forward and backward", both)):
+        seconds = alternate({key: make(backend) for key, backend in backends.items()}, runs=RUNS)
+        times = [f"{1e3 * seconds[key]:.1f}" for key in backends]
+        rows.append([name, *times, ratio(seconds["torch"], seconds["cpu"])])
+    return rows
+
+
+def plain(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    """Value, locations, probabilities, and no reference."""
+    value, logits = value_and_logits()
+    locations = query_centres() + offsets / sides()[:, None]
+    return value, locations.contiguous(), logits.flatten(3).softmax(-1).view_as(logits), None
+
+
+def fused(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value, offsets, logits, references."""
+    value, logits = value_and_logits()
+    return value, offsets, logits, query_centres().view(1, -1, 1, 2)
+
+
+def value_and_logits() -> tuple[Tensor, Tensor]:
+    """Values (1, Q, H, D) and logits (1, Q, H, L, P)."""
+    cells = sum(height * width for height, width in SHAPES)
+    return torch.randn(1, cells, HEADS, CHANNELS), torch.randn(1, cells, HEADS, len(SHAPES), POINTS)
+
+
+def near_offsets() -> Tensor:
+    """(1, Q, H, L, P, 2) in cells: 1 to P in the head's direction, as a layer begins, and a cell of noise."""
+    angles = torch.arange(HEADS) * (2 * math.pi / HEADS)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    directions /= directions.abs().amax(-1, keepdim=True)
+    steps = directions[:, None, None] * torch.arange(1, POINTS + 1)[:, None]
+    return steps + torch.randn(1, query_centres().shape[1], HEADS, len(SHAPES), POINTS, 2)
+
+
+def uniform_offsets() -> Tensor:
+    """Offsets to points anywhere on the maps: the worst that caches can meet."""
+    centres = query_centres()
+    locations = torch.rand(1, centres.shape[1], HEADS, len(SHAPES), POINTS, 2)
+    return (locations - centres) * sides()[:, None]
+
+
+def query_centres() -> Tensor:
+    """(1, Q, 1, 1, 1, 2): each cell's centre in [0, 1], x then y."""
+    levels = []
+    for height, width in SHAPES:
+        x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
+        levels.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 2))
+    return torch.cat(levels)[None, :, None, None, None]
+
+
+def sides() -> Tensor:
+    """(L, 2): width and height of each map."""
+    return torch.tensor([(width, height) for height, width in SHAPES], dtype=torch.float32)
+
+
+if __name__ == "__main__":
+    run_alone(report)

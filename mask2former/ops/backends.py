@@ -1,0 +1,115 @@
+"""Who computes an operator: the fastest backend that works here for a device, or the one that is asked for.
+
+`MASK2FORMER_OPS=cuda|cpu|torch` asks for one. It is read once, and what was chosen is logged once a device.
+"""
+
+import functools
+import logging
+import os
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from mask2former.ops import cpu, cuda, reference
+from mask2former.ops.reference import Shapes
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "MASK2FORMER_OPS"
+
+
+class Backend(Protocol):
+    """What a backend's module offers; arguments as in `operator.py`, tensors checked and contiguous."""
+
+    def why_unavailable(self) -> str | None:
+        """None where it works on this machine, else one sentence."""
+
+    def forward(
+        self,
+        value: Tensor,
+        shapes: Shapes,
+        points: Tensor,
+        weights: Tensor,
+        reference: Tensor | None,
+    ) -> Tensor:
+        """The output."""
+
+    def backward(
+        self,
+        grad: Tensor,
+        value: Tensor,
+        shapes: Shapes,
+        points: Tensor,
+        weights: Tensor,
+        reference: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of value, points and weights."""
+
+
+BACKENDS: dict[str, Backend] = {"cuda": cuda, "cpu": cpu, "torch": reference}
+COMPILED = {"cuda", "cpu"}  # these compute the tensors of one type of device, which has the same name
+
+
+@functools.cache
+def asked_for() -> str | None:
+    """What the environment asks for, or None.
+
+    Raises:
+        ValueError: it is no backend's name.
+    """
+    name = os.environ.get(VARIABLE, "").strip() or None
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"the environment variable {VARIABLE} is {name!r}, which is none of {[*BACKENDS]}")
+    return name
+
+
+class Choice(NamedTuple):
+    """A backend's name, the reason in a few words, and whether a faster one should be there but is not."""
+
+    name: str
+    reason: str
+    is_fallback: bool = False
+
+
+def choose(device: str, is_double: bool = False) -> Choice:
+    """The backend for float tensors on this type of device, or for float64 tensors.
+
+    Raises:
+        ValueError: the environment asks for something unknown.
+        RuntimeError: it asks for a backend that cannot compute these tensors, or not on this machine.
+    """
+    asked = asked_for()
+    if asked is not None:
+        reason = _unsuited(asked, device, is_double)
+        if reason:
+            raise RuntimeError(f"{VARIABLE}={asked} cannot be followed: {reason}")
+        return Choice(asked, f"{VARIABLE} asks for it")
+    if is_double:
+        return Choice("torch", "the only one for float64")
+    if device not in COMPILED:
+        return Choice("torch", f"none is compiled for {device}")
+    reason = BACKENDS[device].why_unavailable()
+    if reason:
+        return Choice("torch", f"the much faster {device!r} is not to be had: {reason}", is_fallback=True)
+    return Choice(device, "the fastest")
+
+
+@functools.cache
+def backend_for(device: str, is_double: bool = False) -> Backend:
+    """The backend that `choose` names, which is logged at the first call; raises as `choose` does."""
+    choice = choose(device, is_double)
+    logger.log(
+        logging.WARNING if choice.is_fallback else logging.INFO,
+        "deformable attention of %s tensors on %s: backend %r (%s)",
+        "float64" if is_double else "float", device, choice.name, choice.reason,
+    )  # fmt: skip
+    return BACKENDS[choice.name]
+
+
+def _unsuited(name: str, device: str, is_double: bool) -> str | None:
+    """Why this backend cannot compute such tensors, or None."""
+    if name in COMPILED and name != device:
+        return f"it computes {name} tensors, and these are on {device}"
+    if name in COMPILED and is_double:
+        return "it computes no float64 tensors"
+    return BACKENDS[name].why_unavailable()

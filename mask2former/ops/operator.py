@@ -1,0 +1,177 @@
+"""The operators that torch knows, `torch.ops.mask2former.*`: their schemas, checks, shapes and gradients.
+
+In the plain form (no `reference`) points are locations (B, Lq, heads, L, P, 2), x then y, where 0 and 1 are a
+map's outer edges, and weights are probabilities (B, Lq, heads, L, P). In the fused form points are offsets in
+cells of their level from `reference` (1 or B, Lq, 1 or L, 2), itself in [0, 1], and weights are logits, whose
+softmax over L and P is taken inside. Values are of any float type; all else is float32, or float64 with
+float64 values. Shapes come flat: H_0, W_0, H_1, W_1, ...
+
+Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+of a head.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mask2former.ops.backends import backend_for
+from mask2former.ops.reference import Shapes
+
+VALUE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+ARGUMENTS = "Tensor value, SymInt[] spatial_shapes, Tensor points, Tensor weights, Tensor? reference"
+LIBRARY = torch.library.Library("mask2former", "DEF")
+LIBRARY.define(f"ms_deform_attn({ARGUMENTS}) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+LIBRARY.define(
+    f"ms_deform_attn_backward(Tensor grad, {ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+def points_type(value: Tensor) -> torch.dtype:
+    """The type that points and weights must have: float32, or float64 with float64 values."""
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def _forward(
+    value: Tensor, spatial_shapes: list[int], points: Tensor, weights: Tensor, reference: Tensor | None
+) -> Tensor:
+    shapes = _pairs(spatial_shapes)
+    _check(value, shapes, points, weights, reference)
+    if not (value.numel() and points.numel()):
+        return torch.zeros_like(_fake_forward(value, spatial_shapes, points, weights, reference))
+    backend = backend_for(value.device.type, value.dtype == torch.float64)
+    return backend.forward(*_contiguous(value, shapes, points, weights, reference))
+
+
+def _backward(
+    grad: Tensor,
+    value: Tensor,
+    spatial_shapes: list[int],
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = _pairs(spatial_shapes)
+    _check(value, shapes, points, weights, reference)
+    _check_like("grad", grad, (*points.shape[:2], value.shape[2] * value.shape[3]), value.dtype, value)
+    if not (value.numel() and points.numel()):
+        grads = _fake_backward(grad, value, spatial_shapes, points, weights, reference)
+        return grads[0].zero_(), grads[1].zero_(), grads[2].zero_()
+    backend = backend_for(value.device.type, value.dtype == torch.float64)
+    return backend.backward(grad.contiguous(), *_contiguous(value, shapes, points, weights, reference))
+
+
+def _fake_forward(
+    value: Tensor, spatial_shapes: list[int], points: Tensor, weights: Tensor, reference: Tensor | None
+) -> Tensor:
+    batch, _, heads, channels = value.shape
+    return value.new_empty(batch, points.shape[1], heads * channels)
+
+
+def _fake_backward(
+    grad: Tensor,
+    value: Tensor,
+    spatial_shapes: list[int],
+    points: Tensor,
+    weights: Tensor,
+    reference: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return value.new_empty(value.shape), points.new_empty(points.shape), weights.new_empty(weights.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    value, ctx.spatial_shapes, points, weights, reference = inputs
+    ctx.save_for_backward(value, points, weights, reference)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    value, points, weights, reference = ctx.saved_tensors
+    grad_value, grad_points, grad_weights = torch.ops.mask2former.ms_deform_attn_backward(
+        grad, value, ctx.spatial_shapes, points, weights, reference
+    )
+    grad_reference = None
+    if ctx.needs_input_grad[4]:
+        grad_reference = _reference_gradient(grad_points, _pairs(ctx.spatial_shapes), reference)
+    return grad_value, None, grad_points, grad_weights, grad_reference
+
+
+def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise NotImplementedError("ms_deform_attn can be differentiated once, not twice")
+
+
+def _reference_gradient(grad_points: Tensor, shapes: Shapes, reference: Tensor) -> Tensor:
+    """From the gradient of the offsets: a step of 1 in [0, 1] is one of W or H cells."""
+    of_levels = grad_points.sum((2, 4))  # (B, Lq, L, 2)
+    for level, (height, width) in enumerate(shapes):
+        of_levels[:, :, level, 0] *= width
+        of_levels[:, :, level, 1] *= height
+    return of_levels.sum_to_size(reference.shape)
+
+
+def _pairs(spatial_shapes: Sequence[int]) -> Shapes:
+    return tuple(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True))
+
+
+def _contiguous(
+    value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
+) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor | None]:
+    if reference is not None:
+        reference = reference.contiguous()
+    return value.contiguous(), shapes, points.contiguous(), weights.contiguous(), reference
+
+
+def _check(value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None) -> None:
+    """Raise ValueError where compiled code would read beyond a tensor; asks no device."""
+    _check_value(value, shapes)
+    is_plain = reference is None
+    name = "sampling_locations" if is_plain else "sampling_offsets"
+    if points.dim() != 6:
+        raise ValueError(
+            f"{name} is of shape {tuple(points.shape)},"
+            " where (images, queries, heads, levels, points, 2) is expected"
+        )
+    batch, _, heads, _ = value.shape
+    queries, levels = points.shape[1], len(shapes)
+    samples = (batch, queries, heads, levels, points.shape[4])
+    dtype = points_type(value)
+    _check_like(name, points, (*samples, 2), dtype, value)
+    _check_like("attention_weights" if is_plain else "attention_logits", weights, samples, dtype, value)
+    if reference is not None:
+        images = 1 if reference.shape[:1] == (1,) else batch
+        levels = 1 if reference.shape[2:3] == (1,) else levels
+        _check_like("reference_points", reference, (images, queries, levels, 2), dtype, value)
+
+
+def _check_value(value: Tensor, shapes: Shapes) -> None:
+    if value.dim() != 4:
+        raise ValueError(
+            f"value is of shape {tuple(value.shape)}, where (images, cells, heads, channels) is expected"
+        )
+    if value.dtype not in VALUE_TYPES:
+        raise ValueError(f"value is of {value.dtype}, where one of {VALUE_TYPES} is expected")
+    if any(side < 0 for shape in shapes for side in shape):
+        raise ValueError(f"spatial_shapes {shapes} has a negative side")
+    cells = sum(height * width for height, width in shapes)
+    if cells != value.shape[1]:
+        raise ValueError(f"spatial_shapes {shapes} has {cells} cells, and value {value.shape[1]}")
+
+
+def _check_like(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype, value: Tensor) -> None:
+    if tensor.shape != shape:
+        raise ValueError(f"{name} is of shape {tuple(tensor.shape)}, where {shape} is expected")
+    if tensor.dtype != dtype:
+        raise ValueError(f"{name} is of {tensor.dtype}, where {dtype} is expected")
+    if tensor.device != value.device:
+        raise ValueError(f"{name} is on {tensor.device}, and value on {value.device}")
+
+
+# Any device: the backend is chosen inside.
+LIBRARY.impl("ms_deform_attn", _forward, "CompositeExplicitAutograd")
+LIBRARY.impl("ms_deform_attn_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("mask2former::ms_deform_attn", _fake_forward, lib=LIBRARY)
+torch.library.register_fake("mask2former::ms_deform_attn_backward", _fake_backward, lib=LIBRARY)
+torch.library.register_autograd("mask2former::ms_deform_attn", _gradients, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("mask2former::ms_deform_attn_backward", _no_second_derivative, lib=LIBRARY)

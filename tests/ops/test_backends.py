@@ -1,0 +1,138 @@
+"""Which backend computes, what is said of it, and that nothing falls back in silence."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from explicit_attention import SHAPES, draw, forget_choices
+
+from mask2former.ops import backends, ms_deform_attn
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.delenv(backends.VARIABLE, raising=False)
+    forget_choices()
+    yield
+    forget_choices()
+
+
+@pytest.fixture
+def works(monkeypatch):
+    """Says of a compiled backend that it works (None), or why not."""
+
+    def pretend(name, reason):
+        monkeypatch.setattr(backends.BACKENDS[name], "why_unavailable", lambda: reason)
+
+    return pretend
+
+
+def attend(dtype=torch.float32):
+    return ms_deform_attn(*_with_shapes(*(tensor.to(dtype) for tensor in draw())))
+
+
+def _with_shapes(value, *others):
+    return value, SHAPES, *others
+
+
+def test_the_fastest_that_works(works):
+    works("cpu", None)
+    works("cuda", None)
+    assert backends.choose("cpu") == ("cpu", "the fastest", False)
+    assert backends.choose("cuda") == ("cuda", "the fastest", False)
+    assert backends.choose("mps") == ("torch", "none is compiled for mps", False)
+    assert backends.choose("cpu", is_double=True).name == "torch"
+
+
+def test_a_missing_one_is_a_warning_with_its_reason_and_said_once(works, caplog):
+    works("cpu", "the reason.")
+    with caplog.at_level(logging.INFO, "mask2former.ops"):
+        attend()
+        attend()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "on cpu: backend 'torch'" in record.message and "the reason." in record.message
+
+
+def test_the_choice_is_logged_once_a_type_of_value(caplog):
+    with caplog.at_level(logging.INFO, "mask2former.ops"):
+        for dtype in (torch.float64, torch.float64, torch.float32, torch.bfloat16):
+            attend(dtype)
+    assert len(caplog.records) == 2
+    assert "float64 tensors on cpu: backend 'torch' (the only one for float64)" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_asked_for_and_not_there_raises(works, monkeypatch, name):
+    works(name, "no such library.")
+    monkeypatch.setenv(backends.VARIABLE, name)
+    with pytest.raises(RuntimeError, match=f"^MASK2FORMER_OPS={name} cannot be followed: no such library."):
+        backends.backend_for(name)
+
+
+def test_asked_for_the_tensors_of_another_device_raises(works, monkeypatch):
+    works("cuda", None)
+    monkeypatch.setenv(backends.VARIABLE, "cuda")
+    with pytest.raises(RuntimeError, match=r"MASK2FORMER_OPS=cuda .*computes cuda tensors.*these are on cpu"):
+        attend()
+
+
+def test_asked_for_cannot_compute_float64(works, monkeypatch):
+    works("cpu", None)
+    monkeypatch.setenv(backends.VARIABLE, "cpu")
+    with pytest.raises(RuntimeError, match=r"MASK2FORMER_OPS=cpu .*computes no float64"):
+        attend(torch.float64)
+
+
+def test_asked_for_torch_is_no_warning(works, monkeypatch, caplog):
+    works("cpu", None)
+    monkeypatch.setenv(backends.VARIABLE, "torch")
+    with caplog.at_level(logging.INFO, "mask2former.ops"):
+        attend()
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert "backend 'torch' (MASK2FORMER_OPS asks for it)" in record.message
+
+
+def test_an_error_while_computing_is_not_hidden(works, monkeypatch):
+    """Out of memory, say: another backend would only hide it."""
+
+    def fail(*args):
+        raise torch.OutOfMemoryError("no room")
+
+    works("cpu", None)
+    monkeypatch.setattr(backends.BACKENDS["cpu"], "forward", fail)
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        attend()
+
+
+PROGRAM = """
+import torch
+from mask2former.ops import ms_deform_attn
+print("imported")
+ms_deform_attn(torch.zeros(1, 1, 1, 1), ((1, 1),), torch.zeros(1, 1, 1, 1, 1, 2), torch.zeros(1, 1, 1, 1, 1))
+print("computed")
+"""
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        ("torch", None),
+        ("", None),
+        (
+            "CUDA",
+            "ValueError: the environment variable MASK2FORMER_OPS is 'CUDA', which is none of ['cuda', ",
+        ),
+        ("cuda", "RuntimeError: MASK2FORMER_OPS=cuda cannot be followed: "),
+    ],
+)
+def test_a_process_of_its_own(asked, error):
+    """The variable is read at the first use: importing never fails for it."""
+    environment = {"PYTHONPATH": ":".join(sys.path), backends.VARIABLE: asked}
+    run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    assert run.stdout.split() == (["imported"] if error else ["imported", "computed"])
+    assert (run.returncode != 0) == bool(error)
+    assert error is None or error in run.stderr
