@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as rle
 
+from mask2former.evaluation.rle import encode_masks
 from mask2former.image_io import write_image
 from mask2former.label_files import write_segment_ids
 from mask2former.structures import Instances
@@ -45,8 +45,9 @@ class Result:
         class_names: K names; the class ids below are positions in it.
         semantic: (H, W) class ids.
         panoptic: segment ids and segments.
-        instances: by falling score: `pred_masks` (N, H, W) bool, `pred_boxes` (N, 4) XYXY in pixels, `scores`
-            (N,), `pred_classes` (N,); only those above the score threshold.
+        instances: by falling score: `pred_masks` (`RunLengthMasks`: iterate for one (H, W) bool tensor after
+            the other, `dense()` for all at once), `pred_boxes` (N, 4) XYXY in pixels, `scores` (N,),
+            `pred_classes` (N,); only those above the score threshold.
         colours: RGB of each class.
         empty_reasons: for a task without anything found, why.
     """
@@ -159,7 +160,6 @@ def _write_instances(result: Result, path: Path) -> None:
 
 def _coco_instance(instance: Instances, names: Sequence[str]) -> dict[str, Any]:
     """One instance in COCO's result format, its name besides."""
-    encoded = rle.encode(np.asfortranarray(instance.pred_masks[0].numpy().astype(np.uint8)))
     left, top, right, bottom = instance.pred_boxes[0].tolist()
     category = int(instance.pred_classes[0])
     return {
@@ -167,7 +167,7 @@ def _coco_instance(instance: Instances, names: Sequence[str]) -> dict[str, Any]:
         "category_name": names[category],
         "score": float(instance.scores[0]),
         "bbox": [left, top, right - left, bottom - top],
-        "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode()},
+        "segmentation": encode_masks(instance.pred_masks)[0],
     }
 
 

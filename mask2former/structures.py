@@ -1,12 +1,12 @@
 """What travels between data, model and evaluation: the shape of a feature map, and an image's instances.
 
-Letters: `N` instances of one image, `H, W` the image's sides in pixels.
+Letters: `N` instances of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -19,11 +19,86 @@ class ShapeSpec(NamedTuple):
     stride: int = 1
 
 
+class RunLengthMasks:
+    """Masks (N, H, W) of one image that take kilobytes, not pixels: the runs of pixels inside each.
+
+    Iterating, or one number as index, gives masks (H, W) bool, made as they are asked for; `dense` gives all
+    at once; a slice or a tensor as index gives fewer of them.
+
+    Args:
+        size: (H, W).
+        runs: of each mask (m, 2) int64, first pixel and the one after the last; pixels are counted down the
+            columns, as COCO does. Runs are in order, and there is a gap between one and the next.
+    """
+
+    def __init__(self, size: tuple[int, int], runs: Sequence[Tensor]) -> None:
+        self.size, self.runs = size, list(runs)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(N, H, W)."""
+        return len(self.runs), *self.size
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: Tensor | slice) -> RunLengthMasks: ...
+    def __getitem__(self, index: int | Tensor | slice) -> Tensor | RunLengthMasks:
+        if isinstance(index, int):
+            return self._mask(self.runs[index])
+        chosen = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
+        return RunLengthMasks(self.size, [self.runs[i] for i in chosen.tolist()])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self._mask, self.runs)
+
+    def _mask(self, runs: Tensor) -> Tensor:
+        """The mask (H, W) bool of runs (m, 2)."""
+        height, width = self.size
+        steps = torch.zeros(height * width + 1, dtype=torch.int8, device=runs.device)
+        steps[runs[:, 0]], steps[runs[:, 1]] = 1, -1
+        return steps[:-1].cumsum(0, dtype=torch.int8).bool().view(width, height).T
+
+    def dense(self) -> Tensor:
+        """The masks (N, H, W) bool."""
+        device = self.runs[0].device if self.runs else None
+        masks = torch.empty(self.shape, dtype=torch.bool, device=device)
+        for mask, own in zip(masks, self, strict=True):
+            mask[:] = own
+        return masks
+
+    def areas(self) -> Tensor:
+        """(N,) int64 pixels."""
+        return torch.tensor([int((runs[:, 1] - runs[:, 0]).sum()) for runs in self.runs], dtype=torch.int64)
+
+    def boxes(self) -> Tensor:
+        """Tight boxes (N, 4), float32 XYXY in pixels, right and bottom exclusive; zeros for an empty mask."""
+        return torch.tensor([self._box(runs) for runs in self.runs], dtype=torch.float32).view(-1, 4)
+
+    def _box(self, runs: Tensor) -> list[int]:
+        if not len(runs):
+            return [0, 0, 0, 0]
+        height = self.size[0]
+        first, last = runs[:, 0], runs[:, 1] - 1
+        top, bottom = int((first % height).min()), int((last % height).max())
+        if (first // height != last // height).any():  # from one column into the next
+            top, bottom = 0, height - 1
+        return [int(first[0]) // height, top, int(last[-1]) // height + 1, bottom + 1]
+
+    def to(self, device: torch.device | str) -> RunLengthMasks:
+        """The same on `device`."""
+        return RunLengthMasks(self.size, [runs.to(device) for runs in self.runs])
+
+
 class Instances:
     """Named fields with one entry for each instance of an image.
 
-    Predictions carry `pred_masks` (N, H, W) bool, `pred_boxes` (N, 4) float XYXY in pixels, `scores` (N,)
-    and `pred_classes` (N,) int64; targets carry `gt_classes` (N,) int64 and `gt_masks` (N, H, W) bool.
+    Predictions carry `pred_masks` (N, H, W) bool or `RunLengthMasks`, `pred_boxes` (N, 4) float XYXY in
+    pixels, `scores` (N,) and `pred_classes` (N,) int64; targets carry `gt_classes` (N,) int64 and `gt_masks`
+    (N, H, W) bool.
     """
 
     def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
@@ -62,8 +137,9 @@ class Instances:
         return (self[slice(i, i + 1)] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Instances:
-        """The same with every tensor field on `device`."""
-        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self._fields.items()}
+        """The same with every field that can be moved on `device`."""
+        movable = (Tensor, RunLengthMasks)
+        moved = {k: v.to(device) if isinstance(v, movable) else v for k, v in self._fields.items()}
         return Instances(self.image_size, **moved)
 
     def __repr__(self) -> str:

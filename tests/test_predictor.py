@@ -56,7 +56,9 @@ def test_results_are_the_models_at_the_original_size(predictor):
     confident = expected["instances"].scores >= 0.5
     assert 0 < confident.sum() < len(confident)
     torch.testing.assert_close(result.instances.scores, expected["instances"].scores[confident])
-    torch.testing.assert_close(result.instances.pred_masks, expected["instances"].pred_masks[confident])
+    torch.testing.assert_close(
+        result.instances.pred_masks.dense(), expected["instances"].pred_masks[confident]
+    )
 
 
 def test_longest_side_is_limited(predictor):
@@ -252,3 +254,10 @@ def test_names_where_metadata_has_none_for_so_many():
     assert (names, colours) == (["a"], class_colours(1))
     names, colours = class_names_and_colours({}, 2)
     assert (names, len(colours)) == (["class 0", "class 1"], 2)
+
+
+def test_bf16_gives_a_result_and_an_unknown_precision_an_error(checkpoint):
+    result = Predictor(checkpoint, precision="bf16")(picture())
+    assert result.panoptic is not None and result.panoptic.ids.shape == (90, 140)
+    with pytest.raises(ValueError, match="precision is 'fp8'; known are fp32, bf16"):
+        Predictor(checkpoint, precision="fp8")

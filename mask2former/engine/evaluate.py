@@ -6,6 +6,7 @@ The table is Detectron2's: a dataset's `evaluator_type` and the outputs that are
 import logging
 import math
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
@@ -23,6 +24,7 @@ from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dat
 from mask2former.evaluation.mean_iou import SemSegEvaluator
 from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
 from mask2former.evaluation.report import metrics_table
+from mask2former.modeling.mask_former import MaskFormer
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +92,13 @@ def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
     Results stand on the main process only. The official files are written below `output_dir`.
     """
     by_dataset: Results = OrderedDict()
+    # Our evaluators need neither scores of every class nor dense masks; of other models they take what comes
+    predict = partial(model.predict, compact=True) if isinstance(model, MaskFormer) else None
     for dataset in cfg.DATASETS.TEST:
         folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
         evaluator = build_evaluator(cfg, dataset, folder)
-        by_dataset[dataset] = inference_on_dataset(model, build_test_loader(cfg, dataset), evaluator)
+        loader = build_test_loader(cfg, dataset)
+        by_dataset[dataset] = inference_on_dataset(model, loader, evaluator, predict)
         if is_main_process():
             for task, metrics in by_dataset[dataset].items():
                 logger.info("%s on %s\n%s", task, dataset, metrics_table(metrics, per_class=False))

@@ -9,15 +9,18 @@ Letters, of the table of precisions: `T` IoU thresholds, `R` recalls, `K` catego
 """
 
 import argparse
+import gc
 import logging
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval.core.mask import area
 
 from mask2former import distributed
 from mask2former.evaluation.json_files import (
@@ -82,7 +85,8 @@ def average_precision(
         _check_result(result, images, categories, f"{results_file}: item {place}")
 
     try:
-        precisions = _precisions(*_with_numbers(images, list(categories.values()), annotations, results))
+        with uncollected():
+            precisions = _precisions(*_with_numbers(images, list(categories.values()), annotations, results))
     except (RuntimeError, TypeError, ValueError) as error:  # the library's, which name neither file nor item
         raise ValueError(f"{gt_file} or {results_file} holds a mask or flag that is none: {error}") from error
     scores = OrderedDict((name, _mean(precisions[t, :, :, a])) for name, (t, a) in METRICS.items())
@@ -171,7 +175,7 @@ def _with_numbers(
     categories: list[Record],
     annotations: list[Record],
     results: Sequence[Record],
-) -> tuple[COCO, list[Record]]:
+) -> tuple[COCO, COCO]:
     """Truth and results with images and annotations numbered from 1, as the library wants them.
 
     Images are numbered in the order of their ids, for that order decides between equal scores.
@@ -186,23 +190,50 @@ def _with_numbers(
             for number, annotation in enumerate(annotations, 1)
         ],
     }
-    kept = ("category_id", "segmentation", "score")  # no "bbox"
-    return COCO(truth), [
-        {key: r[key] for key in kept} | {"image_id": numbers[r["image_id"]]} for r in results
+    # Not by `loadRes`, which takes areas and boxes one by one
+    areas = area([result["segmentation"] for result in results]).tolist() if results else []
+    found = [
+        {
+            "id": number,
+            "image_id": numbers[result["image_id"]],
+            "area": pixels,
+            "iscrowd": 0,
+            **{key: result[key] for key in ("category_id", "segmentation", "score")},
+        }
+        for number, (result, pixels) in enumerate(zip(results, areas, strict=True), 1)
     ]
+    return COCO(truth), COCO({**truth, "annotations": found})
 
 
-def _precisions(truth: COCO, results: list[Record]) -> Array:
+def _precisions(truth: COCO, found: COCO) -> Array:
     """The table of precisions (T, R, K, A) at 100 results an image; -1 where the truth has no object."""
-    # Older versions of the library fail to load an empty list
-    found = truth.loadRes(results) if results else COCO({**truth.dataset, "annotations": []})
-    evaluation = COCOeval_faster(truth, found, "segm")
+    evaluation = evaluation_of(truth, found)
     if not truth.imgs or not truth.cats:
         params = evaluation.params
         return np.full((len(params.iouThrs), len(params.recThrs), len(truth.cats), len(params.areaRng)), -1.0)
     evaluation.evaluate()
     evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[..., -1]
+
+
+def evaluation_of(truth: COCO, found: COCO) -> COCOeval_faster:
+    """The library's evaluation of masks, as we use it."""
+    evaluation = COCOeval_faster(truth, found, "segm")
+    # Later versions compute IoUs in threads; those of an image and category take too little to gain by it
+    evaluation.rle_iou_max_workers = 1
+    return evaluation
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No search for garbage meanwhile: it would go through all records again and again, and find none."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _mean(precisions: Array) -> float:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -58,13 +58,19 @@ class DatasetEvaluators:
         return results
 
 
-def inference_on_dataset(model: nn.Module, loader: Any, evaluator: DatasetEvaluator) -> Results:
+def inference_on_dataset(
+    model: nn.Module,
+    loader: Any,
+    evaluator: DatasetEvaluator,
+    predict: Callable[[Any], Sequence[Mapping[str, Any]]] | None = None,
+) -> Results:
     """Run the model on each batch of this process's share of the data, and evaluate.
 
     Args:
         model: maps a list of dicts to a list of outputs; runs in eval mode and returns to its own.
         loader: a sized iterable of lists of dicts; with several processes each has its own share.
         evaluator: is reset, fed and evaluated.
+        predict: how the model makes outputs of a batch, if not by being called.
 
     Returns:
         The evaluator's results on the main process, nothing on others.
@@ -73,7 +79,7 @@ def inference_on_dataset(model: nn.Module, loader: Any, evaluator: DatasetEvalua
     progress = _Progress(len(loader))
     with _eval_mode(model), torch.inference_mode():
         for inputs in progress.batches(loader):
-            outputs = model(inputs)
+            outputs = (predict or model)(inputs)
             progress.spent("compute")
             evaluator.process(inputs, outputs)
             progress.spent("evaluation")

@@ -102,7 +102,7 @@ def mean_iou_of_folders(
 
 
 class SemSegEvaluator:
-    """Mean IoU of a model's `sem_seg`; writes `sem_seg_predictions.json` (one RLE per class and image).
+    """Mean IoU of a model's `label_map` or `sem_seg`; writes `sem_seg_predictions.json`, its RLEs.
 
     Args:
         metadata: has `stuff_classes` (the names of all K classes) and `ignore_label`; where it has
@@ -125,15 +125,16 @@ class SemSegEvaluator:
         self._predictions: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Count a batch: outputs with `sem_seg` scores (K, H, W), inputs with the file of their truth.
+        """Count a batch: outputs with a `label_map` (H, W) or `sem_seg` scores (K, H, W), inputs with truth.
 
-        That is `sem_seg_file_name`, or, where that file is not, `pan_seg_file_name` with `segments_info`.
+        That is the file `sem_seg_file_name`, or, where there is none, `pan_seg_file_name` with
+        `segments_info`.
 
         Raises:
             ValueError: no file of truth, a label that is no class, or a size other than the prediction's.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            pred = output["sem_seg"].argmax(0).cpu()
+            pred = (output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)).cpu()
             file, labels = true_labels(record, self._ignore_label)
             truth = bins_of(labels, len(self._names), self._ignore_label, file)
             _check_sizes(truth, pred.numpy(), file)

@@ -1,6 +1,6 @@
 """Masks as COCO's compressed run-length codes.
 
-Letters: `N` masks of one image, `H, W` the image's sides in pixels.
+Letters: `N` masks of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
 """
 
 from typing import Any
@@ -9,12 +9,24 @@ import torch
 from pycocotools import mask as mask_utils
 from torch import Tensor
 
+from mask2former.structures import RunLengthMasks
 
-def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """Bool masks (N, H, W) as `{"size": [H, W], "counts": str}`, ready for JSON."""
+
+def encode_masks(masks: Tensor | RunLengthMasks) -> list[dict[str, Any]]:
+    """Masks (N, H, W) as `{"size": [H, W], "counts": str}`, ready for JSON."""
     if not len(masks):
         return []
-    # COCO's codes run down the columns: transposed here, the copy below is the only one
-    columns = masks.transpose(1, 2).to(torch.uint8).contiguous().cpu().numpy()
-    codes = mask_utils.encode(columns.transpose(2, 1, 0))
-    return [{"size": code["size"], "counts": code["counts"].decode("ascii")} for code in codes]
+    if isinstance(masks, RunLengthMasks):
+        codes = mask_utils.frPyObjects([_counts(runs, masks.size) for runs in masks.runs], *masks.size)
+    else:
+        # COCO's codes run down the columns: transposed here, the copy below is the only one
+        columns = masks.transpose(1, 2).to(torch.uint8).contiguous().cpu().numpy()
+        codes = mask_utils.encode(columns.transpose(2, 1, 0))
+    return [{"size": list(code["size"]), "counts": code["counts"].decode("ascii")} for code in codes]
+
+
+def _counts(runs: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+    """The lengths of runs outside and inside the mask, in turn, the first outside; from runs (m, 2)."""
+    ends = torch.cat([runs.new_zeros(1), runs.flatten().cpu(), runs.new_full((1,), size[0] * size[1])])
+    lengths = ends.diff().tolist()
+    return {"size": list(size), "counts": lengths if lengths[-1] else lengths[:-1]}

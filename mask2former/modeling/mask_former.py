@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2former.modeling.bands import Sizes
 from mask2former.modeling.inference import MIB, TASKS, InferenceOptions, infer
 from mask2former.modeling.loss.criterion import SetCriterion
 from mask2former.modeling.predictions import Predictions
+from mask2former.modeling.tiles import Sizes
 from mask2former.registry import BACKBONE, META_ARCH, SEM_SEG_HEADS, find_builder
 from mask2former.structures import Instances, ShapeSpec
 
@@ -33,6 +33,9 @@ class MaskFormer(nn.Module):
         sem_seg_head: maps by name -> predictions.
         pixel_mean, pixel_std: of each channel, in 0..255.
         size_divisibility: batches are padded at the right and bottom to a multiple of it.
+
+    Attributes:
+        precision: the type in which the network predicts (not: trains); see `set_precision`.
 
     Raises:
         ValueError: a class id, a mean or the divisibility is out of range.
@@ -65,6 +68,7 @@ class MaskFormer(nn.Module):
         self.criterion = criterion
         self.inference = inference
         self.size_divisibility = size_divisibility
+        self.precision = torch.float32
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -101,24 +105,26 @@ class MaskFormer(nn.Module):
         )
 
     @torch.no_grad()
-    def predict(self, batched_inputs: Inputs, *, label_map: bool = False) -> list[dict[str, Any]]:
+    def predict(self, batched_inputs: Inputs, *, compact: bool = False) -> list[dict[str, Any]]:
         """The results of each image for the tasks that are on.
 
         Returns:
-            One dict an image: "sem_seg" (K, height, width) float scores, or with `label_map` the cheaper
-            "label_map" (height, width) int32 of classes; "panoptic_seg", a map (height, width) int32 of ids
-            with a list of {"id", "isthing", "category_id"}; "instances".
+            One dict an image: "sem_seg" (K, height, width) float scores; "panoptic_seg", a map (height,
+            width) int32 of ids with a list of {"id", "isthing", "category_id"}; "instances" with masks (N,
+            height, width). With `compact`, what takes little memory and time at any size: instead of scores
+            a "label_map" (height, width) int32 of classes, and masks as `RunLengthMasks`.
 
         Raises:
             ValueError: an image does not fit; the message names the file.
         """
         images = self._images(batched_inputs)
-        predictions = self.network(images)
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+            predictions = self.network(images)
         class_logits = predictions.layers[-1].class_logits.float()
         mask_logits = predictions.mask_logits()
         padded = (images.shape[2], images.shape[3])
         return [
-            infer(classes, masks, _sizes(inputs, padded), self.inference, label_map=label_map)
+            infer(classes, masks, _sizes(inputs, padded), self.inference, compact=compact)
             for classes, masks, inputs in zip(class_logits, mask_logits, batched_inputs, strict=True)
         ]
 

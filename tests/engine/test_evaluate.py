@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 import pytest
+import torch
 from tiny_runs import tiny_config
 
 from mask2former.data import (
@@ -120,6 +121,28 @@ def test_a_user_s_coco_file_is_evaluated_by_its_own_classes(tiny_shapes, tmp_pat
     ]
     DatasetCatalog.remove("shapes_as_instances")
     MetadataCatalog.remove("shapes_as_instances")
+
+
+class Foreign(torch.nn.Module):
+    """A model that is only called, as Detectron2's are."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs):
+        outputs = self.model(inputs)
+        assert all("sem_seg" in output and output["instances"].pred_masks.dim() == 3 for output in outputs)
+        return outputs
+
+
+def test_compact_results_are_measured_as_dense_ones(tiny_shapes, tmp_path):
+    cfg = tiny_config()
+    model = build_model(cfg)
+    found, expected = evaluate(cfg, model, tmp_path / "a"), evaluate(cfg, Foreign(model), tmp_path / "b")
+    assert flatten_results(found) == pytest.approx(flatten_results(expected), nan_ok=True)
+    for name in ("coco_instances_results.json", "sem_seg_predictions.json", "panoptic/predictions.json"):
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
 
 
 def test_several_datasets_are_kept_apart(tiny_shapes, tmp_path):

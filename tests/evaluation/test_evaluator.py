@@ -45,6 +45,19 @@ def test_the_model_runs_in_eval_mode_and_returns_to_its_own(training: bool) -> N
     assert model.modes == [False, False] and model.training is training
 
 
+def test_outputs_may_come_by_another_way_of_the_model() -> None:
+    model, recorder = Replay().train(), Recorder()
+    modes = []
+
+    def predict(inputs: list[dict[str, Any]]) -> list[Any]:
+        modes.append(model.training)
+        return [-record["output"] for record in inputs]
+
+    inference_on_dataset(model, BATCHES, recorder, predict)
+    assert recorder.calls == [("a", -1), ("b", -2), ("c", -3)]
+    assert modes == [False, False] and model.training
+
+
 def test_the_mode_returns_after_an_error_too() -> None:
     model = Replay().train()
     with pytest.raises(KeyError):

@@ -170,6 +170,17 @@ def test_perfect_scores_give_100_and_a_blank_set_gives_nan(tmp_path: Path) -> No
     assert np.isnan(inference_on_dataset(Replay(), [], evaluator)["sem_seg"]["mIoU"])
 
 
+def test_label_maps_count_as_the_scores_that_they_are_made_of(tmp_path: Path) -> None:
+    drawn = DrawnSet(tmp_path)
+    evaluator = SemSegEvaluator(metadata=drawn.metadata)
+    records = drawn.records(drawn.disturbed)
+    expected = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    for record in records:
+        record["output"] = {"label_map": record["output"]["sem_seg"].argmax(0).int()}
+    found = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    assert found == pytest.approx(expected, nan_ok=True) and 5 < found["mIoU"] < 95
+
+
 def test_labels_from_panoptic_pictures_equal_the_published_script(shared: Path) -> None:
     sample = shared / "data/samples/panopticapi_sample"
     content = json.loads((sample / "panoptic_examples.json").read_text())

@@ -13,16 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from whole_resize import resize_whole
 
-from mask2former.modeling.bands import Sizes
-from mask2former.modeling.inference import (
-    InferenceOptions,
-    infer,
-    instances,
-    mask_boxes,
-    panoptic_segments,
-    semantic_label_map,
-    semantic_scores,
-)
+from mask2former.modeling import tiles
+from mask2former.modeling.inference import InferenceOptions, infer
+from mask2former.modeling.instance import instances
+from mask2former.modeling.panoptic import panoptic_segments
+from mask2former.modeling.semantic import semantic_label_map, semantic_scores
+from mask2former.modeling.tiles import Sizes
+from mask2former.structures import RunLengthMasks
 
 BUDGET = 2**28
 CASES = sorted((DATA / "golden" / "inference").glob("*.npz"))
@@ -83,7 +80,7 @@ def test_recorded_instances(case, prefix, thing_ids):
     found = instances(
         class_logits, mask_logits, sizes, max_instances=100, thing_ids=thing_ids, memory_budget=BUDGET
     )
-    areas = found.pred_masks.flatten(1).sum(1)
+    areas = found.pred_masks.areas()
     expected = zip(*(arrays[f"{prefix}.{name}"].tolist() for name in ("classes", "areas")), strict=True)
     assert Counter(zip(found.pred_classes.tolist(), areas.tolist(), strict=True)) == Counter(expected)
     scores = np.sort(arrays[f"{prefix}.scores"])[::-1]
@@ -164,7 +161,7 @@ def test_instances_of_a_drawing():
     sure = torch.tensor(9.0).sigmoid().item()
     assert found.scores.tolist() == pytest.approx([0.95 * sure, 0.9 * sure], rel=1e-5)
     assert found.pred_boxes.tolist() == [[0, 0, 2, 2], [0, 2, 4, 3]]
-    assert found.pred_masks.sum().item() == 8 and found.pred_masks.dtype == torch.bool
+    assert found.pred_masks.dense().sum().item() == 8 and found.pred_masks[0].dtype == torch.bool
 
 
 def test_no_more_instances_than_pairs_of_query_and_class():
@@ -197,14 +194,6 @@ def test_an_empty_mask_has_no_score_and_no_box():
 
 
 # --- against the slow way ---
-
-
-def test_boxes_are_tight():
-    masks = torch.rand(50, 7, 5, generator=torch.Generator().manual_seed(0)) > 0.9
-    for mask, box in zip(masks, mask_boxes(masks).tolist(), strict=True):
-        y, x = np.nonzero(mask.numpy())
-        assert box == ([x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else [0, 0, 0, 0])
-    assert mask_boxes(masks).any(1).sum() == masks.flatten(1).any(1).sum()
 
 
 def slow_panoptic(class_logits, mask_logits, thing_ids, object_threshold, overlap_threshold):
@@ -289,9 +278,15 @@ def test_semantic_and_instances_equal_the_slow_way(image, output, queries, budge
         scores = semantic_scores(class_logits, mask_logits, sizes, **options)
         assert torch.allclose(scores, expected, atol=1e-5)
         labels = semantic_label_map(class_logits, mask_logits, sizes, **options)
-        assert torch.equal(labels.long(), scores.argmax(0))
+        check_labels(labels, scores)
     found = instances(class_logits, mask_logits, sizes, max_instances=4, memory_budget=budget)
     check_instances(found, probabilities, resized, min(4, probabilities.numel()))
+
+
+def check_labels(labels, scores):
+    """Each pixel has a class of the highest score, up to rounding."""
+    assert labels.dtype == torch.int32
+    assert torch.allclose(scores.gather(0, labels[None].long())[0], scores.amax(0), atol=1e-5)
 
 
 def check_instances(found, probabilities, resized, count):
@@ -321,7 +316,7 @@ def test_results_follow_the_tasks():
     assert set(alone) == {"instances"}
     assert set(alone["instances"].pred_classes.tolist()) == {THING, STUFF, OTHER}
     labels = infer(
-        class_logits, mask_logits, same(4, 4), InferenceOptions(tasks=("semantic",)), label_map=True
+        class_logits, mask_logits, same(4, 4), InferenceOptions(tasks=("semantic",)), compact=True
     )["label_map"]
     assert labels.tolist() == everything["sem_seg"].argmax(0).tolist()
 
@@ -377,9 +372,8 @@ def test_memory_stays_within_the_budget(output):
     pixels, budget = output[0] * output[1], 2**22
     options = InferenceOptions(thing_ids=tuple(range(10)), memory_budget=budget, max_instances=20)
     with PeakMemory() as memory:
-        infer(class_logits, mask_logits, sizes, options, label_map=True)
-    # Results: label map, panoptic map and its winners in int32, and 20 masks twice, once to reorder them.
-    results = pixels * (3 * 4 + 8 + 2 * 20)
+        infer(class_logits, mask_logits, sizes, options, compact=True)
+    results = pixels * (4 + 4) + 2**20  # label map and panoptic map in int32; runs of masks
     assert memory.peak < budget + results + 2 * mask_logits.nbytes
     assert memory.peak > budget / 4
 
@@ -387,3 +381,75 @@ def test_memory_stays_within_the_budget(output):
 def test_segments_are_plain_values():
     _, segments = panoptic_of(*draw(DRAWING.values()))
     assert json.loads(json.dumps(segments)) == segments
+
+
+def test_compact_results_are_the_others_in_little_memory():
+    class_logits, mask_logits = torch.randn(9, 5), torch.randn(9, 12, 16)
+    sizes, options = Sizes((48, 64), (40, 60), (90, 110)), InferenceOptions(thing_ids=(0, 2))
+    plain = infer(class_logits, mask_logits, sizes, options)
+    compact = infer(class_logits, mask_logits, sizes, options, compact=True)
+    assert torch.equal(compact["label_map"].long(), plain["sem_seg"].argmax(0))
+    assert torch.equal(compact["panoptic_seg"][0], plain["panoptic_seg"][0])
+    assert isinstance(compact["instances"].pred_masks, RunLengthMasks)
+    assert torch.equal(compact["instances"].pred_masks.dense(), plain["instances"].pred_masks)
+    assert compact["best_query_score"] == class_logits.softmax(-1)[:, :-1].max()
+
+
+def blobs(count, height, width, seed):
+    """Mask logits that are sure of most places, as a trained model's are."""
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(1, count, 3, 4, generator=random)
+    return 12 * interpolate(coarse, size=(height, width), mode="bicubic")[0] - 3
+
+
+@pytest.mark.parametrize("resize_first", [True, False])
+@pytest.mark.parametrize("tile", [7**2, 30**2])
+def test_what_tiles_leave_out_changes_nothing(monkeypatch, resize_first, tile):
+    monkeypatch.setattr(tiles, "CPU_TILE", tile)
+    sizes = Sizes((96, 128), (90, 120), (161, 203))
+    class_logits = 4 * torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    mask_logits = blobs(20, 24, 32, seed=1)
+    scores = semantic_scores(
+        class_logits, mask_logits, sizes, resize_first=resize_first, memory_budget=BUDGET
+    )
+    labels = semantic_label_map(
+        class_logits, mask_logits, sizes, resize_first=resize_first, memory_budget=BUDGET
+    )
+    check_labels(labels, scores)
+    found, segments = panoptic_segments(
+        class_logits,
+        mask_logits,
+        sizes,
+        thing_ids=[0, 1],
+        object_mask_threshold=0.1,
+        overlap_threshold=0.1,
+        memory_budget=BUDGET,
+    )
+    resized = resize_whole(mask_logits, sizes)
+    expected, expected_segments = slow_panoptic(class_logits, resized, [0, 1], 0.1, 0.1)
+    assert segments == expected_segments and len(segments) > 3
+    assert (found != expected).sum() <= (resized.abs() < 1e-4).sum()
+    masks = instances(class_logits, mask_logits, sizes, max_instances=12, memory_budget=BUDGET).pred_masks
+    assert len({mask.sum().item() for mask in masks} - {0}) > 3
+    for mask in masks:
+        assert min((mask != one).sum() for one in resized > 0) <= (resized.abs() < 1e-4).sum()
+
+
+@pytest.fixture
+def coarse_products():
+    """Restores the precision of products."""
+    yield lambda: torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_neither_autocast_nor_coarse_products_reach_results(coarse_products):
+    class_logits, mask_logits = torch.randn(9, 5), 5 * torch.randn(9, 12, 16)
+    sizes, options = Sizes((48, 64), (40, 60), (90, 110)), InferenceOptions(thing_ids=(0, 2))
+    expected = infer(class_logits, mask_logits, sizes, options)
+    coarse_products()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = infer(class_logits, mask_logits, sizes, options)
+    assert torch.equal(found["sem_seg"], expected["sem_seg"])
+    assert torch.equal(found["instances"].scores, expected["instances"].scores)
+    assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])
+    assert torch.get_float32_matmul_precision() == "medium"

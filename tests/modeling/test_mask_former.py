@@ -125,7 +125,7 @@ def test_results_have_the_size_asked_for():
 def test_label_maps_instead_of_scores():
     inputs = [picture(40, 50, height=30, width=61)]
     scores = tiny_model()(inputs)[0]["sem_seg"]
-    result = tiny_model().predict(inputs, label_map=True)[0]
+    result = tiny_model().predict(inputs, compact=True)[0]
     assert "sem_seg" not in result
     assert torch.equal(result["label_map"].long(), scores.argmax(0))
 

@@ -1,9 +1,9 @@
-"""The slow, obvious resizing that bands are compared with."""
+"""The slow, obvious resizing that tiles are compared with."""
 
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mask2former.modeling.bands import Sizes
+from mask2former.modeling.tiles import Sizes
 
 
 def resize_whole(maps: Tensor, sizes: Sizes) -> Tensor:
