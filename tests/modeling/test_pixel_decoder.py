@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mask2former.modeling.layers import pieces
+from mask2former.modeling.layers.attention import map_sequence
 from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder
 from mask2former.structures import ShapeSpec
 
@@ -44,6 +46,42 @@ def randomise(decoder):
         torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.1)
         torch.nn.init.normal_(layer.self_attn.attention_weights.weight, std=0.1)
     return decoder
+
+
+@pytest.mark.parametrize("norm", ["GN", ""])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_without_gradients_it_is_the_same(norm, layout, monkeypatch):
+    monkeypatch.setattr(pieces, "CACHED", 5000)
+    decoder = randomise(build(num_layers=2, norm=norm))
+    features = {name: x.contiguous(memory_format=layout) for name, x in draw_features().items()}
+    mask_features, memory = decoder(features)
+    before = {name: x.clone() for name, x in features.items()}
+    with torch.no_grad():
+        found, found_memory = decoder(features)
+    torch.testing.assert_close(found, mask_features.detach(), atol=1e-5, rtol=1e-5)
+    for x, y in zip(found_memory, memory, strict=True):
+        torch.testing.assert_close(x, y.detach(), atol=1e-5, rtol=1e-5)
+    assert all(torch.equal(x, before[name]) for name, x in features.items())
+
+
+def test_encoder_changes_no_argument_in_place():
+    encoder = build().transformer.encoder
+    shapes = ((2, 3), (3, 4), (4, 5))
+    x = torch.randn(2, 38, 32)
+    before = x.clone()
+    with torch.no_grad():
+        encoder(x, torch.randn(38, 32), map_sequence(shapes, x.device))
+    assert torch.equal(x, before)
+
+
+def test_large_maps_keep_the_layout_of_the_finest():
+    """Mixed layouts cost more than the arithmetic."""
+    decoder = build()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        features = {name: x.contiguous(memory_format=layout) for name, x in draw_features().items()}
+        with torch.no_grad():
+            mask_features, _ = decoder(features)
+        assert mask_features.is_contiguous(memory_format=layout)
 
 
 def test_shapes_and_order():

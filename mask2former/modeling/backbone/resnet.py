@@ -7,6 +7,7 @@ Letters: `B` images, `C` channels, `H, W` the padded image's sides.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -175,8 +176,9 @@ class ResNet(Backbone):
             freeze(self.get_submodule(name))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised -> the wanted maps."""
-        x = self.stem(images)
+        """(B, 3, H, W) normalised -> the wanted maps, channels last in memory."""
+        # Convolutions keep the layout, and compute in it: row by row, a CPU reorders before and after each.
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))
         maps = {"stem": x}
         for name in self.stages:
             for block in self.get_submodule(name).children():

@@ -13,50 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2former.modeling.backbone.base import Backbone
+from mask2former.modeling.backbone.windows import (
+    WindowLayout,
+    join_windows,
+    pad_to_multiple,
+    shift_mask,
+    split_windows,
+    window_layout,
+)
 from mask2former.modeling.layers.drop_path import DropPath
+from mask2former.modeling.layers.pieces import in_pieces, pieces_pay
 from mask2former.modeling.layers.recompute import recompute
 from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
-
-REGION_PENALTY = -100.0  # on logits between tokens that only the cyclic shift made neighbours
-
-
-def pad_to_multiple(x: Tensor, size: int) -> Tensor:
-    """Zeros at the bottom and the right of (B, H, W, C), up to multiples of `size`."""
-    below, right = -x.shape[1] % size, -x.shape[2] % size
-    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
-
-
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B*M, T, C); windows of an image and tokens of a window in reading order."""
-    rows, columns = x.shape[1] // window, x.shape[2] // window
-    x = x.unflatten(1, (rows, window)).unflatten(
-        3, (columns, window)
-    )  # (B, rows, window, columns, window, C)
-    return x.transpose(2, 3).reshape(-1, window * window, x.shape[-1])
-
-
-def join_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of `split_windows`: (B*M, T, C) -> (B, height, width, C)."""
-    rows, columns, channels = height // window, width // window, windows.shape[-1]
-    x = windows.reshape(-1, rows, columns, window, window, channels)
-    return x.transpose(2, 3).reshape(-1, height, width, channels)
-
-
-def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """What shifted windows add to their logits: (M, T, T), REGION_PENALTY between regions and 0 within.
-
-    `height` and `width` are the padded map's. Rolling by half a window brings the first rows and columns
-    next to the last; three bands along each axis tell which tokens were neighbours before.
-    """
-
-    def bands(size: int) -> Tensor:
-        index = torch.arange(size, device=device)
-        return (index >= size - window).long() + (index >= size - window // 2)
-
-    regions = 3 * bands(height)[:, None] + bands(width)
-    region = split_windows(regions[None, :, :, None], window).squeeze(-1)  # (M, T)
-    return (region[:, :, None] != region[:, None, :]) * REGION_PENALTY
 
 
 def relative_position_index(window: int) -> Tensor:
@@ -166,6 +135,42 @@ class SwinBlock(nn.Module):
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :height, :width]
 
+    def infer_(self, x: Tensor, layout: WindowLayout) -> None:
+        """What `forward` does in evaluation, to one image's tokens x (N, C) in place, and in pieces.
+
+        Tokens are gathered into windows and back, which pads and shifts them on the way.
+        """
+        attended = self._attend_in_pieces(x, layout)
+
+        def finish(x: Tensor, places: Tensor) -> Tensor:
+            x = x + attended.index_select(0, places)
+            return x.add_(self.mlp(self.norm2(x)))
+
+        in_pieces(finish, self.mlp.fc1.out_features, x, x, layout.places)
+
+    def _attend_in_pieces(self, x: Tensor, layout: WindowLayout) -> Tensor:
+        """What attention adds to the tokens x (N, C), in the order of the windows: (M*T, C)."""
+        count, side = layout.tokens.shape
+        border = count - len(layout.mask)
+        values = side * self.attn.qkv.out_features  # of a window
+        windows = x.new_empty(count, side, x.shape[1])
+
+        def attend(tokens: Tensor) -> Tensor:
+            return self.attn(self._gather(x, tokens))
+
+        def attend_at_border(tokens: Tensor, padding: Tensor, mask: Tensor) -> Tensor:
+            return self.attn(self._gather(x, tokens).masked_fill(padding, 0), mask)
+
+        in_pieces(attend, values, windows[:border], layout.tokens[:border])
+        in_pieces(
+            attend_at_border, values, windows[border:], layout.tokens[border:], layout.padding, layout.mask
+        )
+        return windows.flatten(0, 1)
+
+    def _gather(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """The normed tokens of some windows: x (N, C) and their numbers (m, T) -> (m, T, C)."""
+        return self.norm1(x.index_select(0, tokens.flatten())).unflatten(0, tokens.shape)
+
 
 class PatchMerging(nn.Module):
     """Halves the resolution: four neighbours become one token of twice the width."""
@@ -204,10 +209,24 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         """(B, H, W, C) -> the same shape: what the blocks make, not downsampled."""
+        if pieces_pay(x) and not self.training:
+            return self._infer(x)
         height, width = (size + -size % self.window for size in x.shape[1:3])
         mask = shift_mask(height, width, self.window, x.device)
         for block in self.blocks:
             x = recompute(block, x, mask) if checkpointing else block(x, mask)
+        return x
+
+    def _infer(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> the same shape, without gradients: the blocks in pieces, image by image."""
+        height, width = x.shape[1:3]
+        shifts = (0, self.window // 2)
+        layouts = {shift: window_layout(height, width, self.window, shift) for shift in shifts}
+        x = x.clone(memory_format=torch.contiguous_format)
+        for image in x.flatten(1, 2):
+            for block in self.blocks.children():
+                assert isinstance(block, SwinBlock)
+                block.infer_(image, layouts[block.shift])
         return x
 
 

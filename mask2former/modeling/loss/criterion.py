@@ -15,7 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mask2former.distributed import sum_over_processes, world_size
 from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights, assign, matching_costs
-from mask2former.modeling.loss.points import random_points, sample_maps, sample_masks, uncertain_points
+from mask2former.modeling.loss.points import (
+    random_points,
+    sample_maps,
+    sample_masks,
+    sample_masks_alike,
+    uncertain_points,
+)
 from mask2former.modeling.predictions import Predictions
 from mask2former.structures import Instances
 
@@ -109,7 +115,7 @@ class SetCriterion(nn.Module):
         num_layers = len(mask_embed)
         points = torch.stack([random_points(num_layers, self.num_points, generator=g) for g in generators])
         values = [
-            sample_masks(target.gt_masks, own.expand(len(target), -1, -1, -1), image_size)
+            sample_masks_alike(target.gt_masks, own, image_size)
             for target, own in zip(targets, points, strict=True)
         ]
         classes = [target.gt_classes for target in targets]
@@ -153,12 +159,13 @@ class SetCriterion(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each."""
         logits, values, matched = [], [], []
-        for image, (target, generator) in enumerate(zip(targets, generators, strict=True)):
+        images = zip(targets, generators, features.split(1), strict=True)  # split keeps gradients' layout
+        for image, (target, generator, own_features) in enumerate(images):
             query = queries[:, image, : len(target)]
             embed = mask_embed[:, image].gather(
                 1, query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
             )
-            of_image = self._read_masks(embed, features[image], target.gt_masks, image_size, generator)
+            of_image = self._read_masks(embed, own_features, target.gt_masks, image_size, generator)
             logits.append(of_image[0])
             values.append(of_image[1])
             matched.append(query != UNMATCHED)
@@ -179,11 +186,11 @@ class SetCriterion(nn.Module):
 
         Args:
             embed: (L, N, C) of each target's query.
-            features: (C, h, w).
+            features: (1, C, h, w).
             masks: (N, h, w) bool.
         """
         pairs = (embed.shape[0], embed.shape[1])
-        logits = (embed.flatten(0, 1) @ features.flatten(1)).unflatten(1, features.shape[1:])
+        logits = (embed.flatten(0, 1) @ features.flatten(2).squeeze(0)).unflatten(1, features.shape[2:])
         with torch.no_grad():
             points = uncertain_points(
                 logits,

@@ -80,10 +80,9 @@ def matching_costs(
         mask_values: (N, L, P) of each image, its masks at its points.
     """
     targets = pad_sequence(mask_values, batch_first=True)
+    mask_features = mask_features.contiguous(memory_format=torch.channels_last)  # a point reads whole rows
     of_masks = []
-    for layer, embed in enumerate(
-        mask_embed
-    ):  # one prediction at a time: features at points are B C P numbers
+    for layer, embed in enumerate(mask_embed):  # one at a time: features at points are B C P numbers
         logits = embed @ sample_maps(mask_features, points[:, layer, None])[:, :, 0]
         of_masks.append(mask_costs(logits, targets[:, :, layer], weights))
     of_classes = class_costs(class_logits, pad_sequence(classes, batch_first=True))

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 MASK_PIXELS_AT_ONCE = 2**23
 """Boolean masks become floats a few at a time; this many pixels are 32 MiB."""
+CANDIDATES_AT_ONCE = 2**20
+"""Candidate points are drawn for a few maps at a time; this many are 8 MiB, and their grid is as much."""
 
 
 def random_points(*shape: int, generator: torch.Generator) -> Tensor:
@@ -22,11 +24,11 @@ def random_points(*shape: int, generator: torch.Generator) -> Tensor:
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
     """Values (B, C, S, P) of maps (B, C, h, w), which cover the padded image, at points (B, S, P, 2)."""
-    return F.grid_sample(maps, 2 * points - 1, align_corners=False)
+    return F.grid_sample(maps, (2 * points).sub_(1), align_corners=False)
 
 
 def sample_masks(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
-    """Read boolean masks at points; what lies outside a mask, padding included, is zero.
+    """Read boolean masks, each at its own points; what lies outside a mask, padding included, is zero.
 
     Args:
         masks: (N, h, w) bool, the top left part of the padded image.
@@ -36,14 +38,37 @@ def sample_masks(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) ->
     Returns:
         (N, S, P) float32 in [0, 1].
     """
-    height, width = masks.shape[-2:]
-    grid = points * points.new_tensor([2 * padded_size[1] / width, 2 * padded_size[0] / height]) - 1
-    step = max(1, MASK_PIXELS_AT_ONCE // (height * width))
+    step = _masks_at_once(masks)
     values = [
-        F.grid_sample(some[:, None].to(grid.dtype), where, align_corners=False)[:, 0]
-        for some, where in zip(masks.split(step), grid.split(step), strict=True)
+        F.grid_sample(
+            some[:, None].to(own.dtype), _mask_grid(masks, own, padded_size), align_corners=False
+        ).squeeze(1)
+        for some, own in zip(masks.split(step), points.split(step), strict=True)
     ]
     return torch.cat(values)
+
+
+def sample_masks_alike(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
+    """As `sample_masks`, but all masks at the same points (S, P, 2): (N, S, P)."""
+    if not len(masks):
+        return points.new_zeros(0, *points.shape[:2])
+    grid = _mask_grid(masks, points, padded_size)[:, None]
+    values = [
+        # Sets are the batch, without a copy, as a CPU shares out images of a batch among its threads.
+        F.grid_sample(some.to(grid.dtype).expand(len(grid), -1, -1, -1), grid, align_corners=False)
+        for some in masks.split(_masks_at_once(masks))
+    ]
+    return torch.cat(values, dim=1).squeeze(2).transpose(0, 1)
+
+
+def _masks_at_once(masks: Tensor) -> int:
+    return max(1, MASK_PIXELS_AT_ONCE // (masks.shape[1] * masks.shape[2]))
+
+
+def _mask_grid(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
+    """Points of the padded image as grid_sample wants them: -1 and 1 are the outer edges of a mask."""
+    height, width = masks.shape[-2:]
+    return (points * points.new_tensor([2 * padded_size[1] / width, 2 * padded_size[0] / height])).sub_(1)
 
 
 def uncertain_points(
@@ -66,10 +91,19 @@ def uncertain_points(
     Returns:
         (T, num_points, 2).
     """
-    num_masks = len(logits)
     important = int(importance_sample_ratio * num_points)
-    candidates = random_points(num_masks, int(num_points * oversample_ratio), generator=generator)
-    anywhere = random_points(num_masks, num_points - important, generator=generator)
-    uncertainty = sample_maps(logits[:, None], candidates[:, None])[:, 0, 0].abs()
-    chosen = uncertainty.topk(important, largest=False, sorted=False).indices
-    return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), anywhere], dim=1)
+    count = int(num_points * oversample_ratio)
+    step = max(1, CANDIDATES_AT_ONCE // count)
+    points = logits.new_empty(len(logits), num_points, 2, dtype=torch.float32)
+    for some, own in zip(logits.split(step), points.split(step), strict=True):
+        candidates = random_points(len(some), count, generator=generator)
+        own[:, :important] = _least_decided(some, candidates, important)
+    points[:, important:] = random_points(len(logits), num_points - important, generator=generator)
+    return points
+
+
+def _least_decided(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Those `count` of the candidates (T, n, 2) where the logits (T, h, w) are nearest to zero."""
+    uncertainty = sample_maps(logits[:, None], candidates[:, None])[:, 0, 0].abs_()
+    chosen = uncertainty.topk(count, largest=False, sorted=False).indices
+    return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))

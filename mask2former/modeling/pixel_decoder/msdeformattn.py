@@ -1,7 +1,8 @@
 """Pixel decoder: deformable attention over the coarse maps, then one step of a feature pyramid to stride 4.
 
-Section 3.2.1 of the paper. All of it runs in float32 even under autocast, as the published models were
-trained: half-precision gradients of the bilinear sampling are poor (off by tenths of their norm).
+Section 3.2.1 of the paper. With gradients all of it runs in float32 even under autocast, as the published
+models were trained: half-precision gradients of the bilinear sampling are poor (off by tenths of their norm).
+Without gradients it follows autocast, but for the places to sample.
 
 Letters: `B` images, `C` channels, `L` levels, `S` cells of the L maps laid end to end, `h, w` the sides of a
 map, `H, W` the sides of the padded image.
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from mask2former.modeling.layers.attention import MapSequence, MSDeformAttn, map_sequence
 from mask2former.modeling.layers.conv import ConvNorm, init_c2_xavier
+from mask2former.modeling.layers.feed_forward import feed_forward
 from mask2former.modeling.layers.norm import get_norm
+from mask2former.modeling.layers.pieces import in_pieces, pieces_pay
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.layers.recompute import recompute
 from mask2former.registry import SEM_SEG_HEADS
@@ -44,9 +47,29 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
         """One layer: x (B, S, C), position (S, C) -> (B, S, C)."""
-        x = self.norm1(x + self.dropout(self.self_attn(x + position, x, maps)))
-        hidden = self.dropout(F.relu(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        return self._update(x, self.self_attn(x + position, x, maps))
+
+    def infer_(self, x: Tensor, position: Tensor, maps: MapSequence) -> None:
+        """The same without gradients, in place and in pieces: no cell depends on another one's update."""
+        for image in x.split(1):
+            values = self.self_attn.project(image)
+
+            def update(x: Tensor, position: Tensor, centres: Tensor, values: Tensor = values) -> Tensor:
+                attended = self.self_attn.attend((x + position)[None], values, maps.shapes, centres)
+                return self._update(x, attended[0])
+
+            in_pieces(update, self.linear1.out_features, image[0], image[0], position, maps.centres)
+
+    def _update(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Cells x (..., C) after the layer, given what attention adds to them, of the same shape."""
+        x = self.norm1(x + self.dropout(attended))
+        return self.norm2(x + self.dropout(self._feed_forward(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        """Each cell for itself: x (B, Q, C) -> (B, Q, C)."""
+        if self.training and self.dropout.p:
+            return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
+        return feed_forward(x, self.linear1, self.linear2)
 
 
 class Encoder(nn.Module):
@@ -59,6 +82,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
         """All layers: x (B, S, C), position (S, C) -> (B, S, C)."""
+        if pieces_pay(x):
+            x = x.clone()
+            for layer in self.layers.children():
+                assert isinstance(layer, EncoderLayer)
+                layer.infer_(x, position, maps)
+            return x
         for layer in self.layers:
             inputs = (x, position, maps)
             x = recompute(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
@@ -79,7 +108,9 @@ class MultiScaleTransformer(nn.Module):
         sequence = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
         encoded = self.encoder(sequence, self._positions(shapes), map_sequence(shapes, sequence.device))
         parts = encoded.split([height * width for height, width in shapes], dim=1)
-        return [part.transpose(1, 2).unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [
+            part.unflatten(1, shape).permute(0, 3, 1, 2) for part, shape in zip(parts, shapes, strict=True)
+        ]
 
     def _positions(self, shapes: tuple[tuple[int, int], ...]) -> Tensor:
         """Sine encoding plus level vector of every cell, (S, C)."""
@@ -138,7 +169,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         bias = norm == ""
         self.adapter_1 = ConvNorm(channels, conv_dim, 1, bias=bias, norm=get_norm(norm, conv_dim))
         self.layer_1 = ConvNorm(
-            conv_dim, conv_dim, 3, padding=1, bias=bias, norm=get_norm(norm, conv_dim), activation=F.relu
+            conv_dim, conv_dim, 3, padding=1, bias=bias, norm=get_norm(norm, conv_dim), activation=torch.relu_
         )
         self.mask_features = nn.Conv2d(conv_dim, mask_dim, 1)
         for convolution in (self.adapter_1, self.layer_1, self.mask_features):
@@ -150,21 +181,33 @@ class MSDeformAttnPixelDecoder(nn.Module):
         Returns:
             Mask features (B, mask_dim, H/4, W/4) and memory: L maps (B, C, h, w), coarsest first.
         """
-        fine = features[self.fine_feature]
-        with torch.autocast(fine.device.type, enabled=False):
-            coarse = [features[name].float() for name in self.coarse_features]
+        device = features[self.fine_feature].device.type
+        half = torch.is_autocast_enabled(device) and not torch.is_grad_enabled()
+        if not half:
+            features = {name: x.float() for name, x in features.items()}
+        with torch.autocast(device, enabled=half):
             memory = self.transformer(
-                [project(x) for project, x in zip(self.input_proj, coarse, strict=True)]
+                [
+                    project(features[name])
+                    for project, name in zip(self.input_proj, self.coarse_features, strict=True)
+                ]
             )
-            return self._mask_features(fine.float(), memory[-1]), memory
+            return self._mask_features(features[self.fine_feature], memory[-1]), memory
 
     def _mask_features(self, fine: Tensor, memory: Tensor) -> Tensor:
         """The pyramid's step: the finest memory (B, C, h, w), enlarged, plus the projected finest map."""
-        # Memory is a view with the channels last; the small copy spares mixed layouts on the large maps.
+        # Memory is a view with the channels last; a copy of the small map spares mixed layouts on large ones.
+        layout = memory_format(fine)
         enlarged = F.interpolate(
-            memory.contiguous(), size=fine.shape[2:], mode="bilinear", align_corners=False
+            memory.contiguous(memory_format=layout), size=fine.shape[2:], mode="bilinear", align_corners=False
         )
-        return self.mask_features(self.layer_1(self.adapter_1(fine) + enlarged))
+        return self.mask_features(self.layer_1(enlarged.add_(self.adapter_1(fine))))
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """How a map (B, C, H, W) lies in memory: channels last, or else row by row."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _split_features(input_shape: dict[str, ShapeSpec], coarse: list[str]) -> tuple[str, list[str]]:

@@ -61,6 +61,15 @@ def test_maps_have_the_promised_shapes(depth: int, size: tuple[int, int]) -> Non
         assert maps[name].shape == (2, channels, *(-(-side // stride) for side in size))
 
 
+def test_the_layout_of_images_does_not_matter_and_maps_have_channels_last() -> None:
+    model = small(norm="FrozenBN").double()
+    images = torch.randn(2, 3, 45, 67, dtype=torch.float64)
+    maps, again = model(images), model(images.contiguous(memory_format=torch.channels_last))
+    for name, x in maps.items():
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(again[name], x)
+
+
 def test_no_data_dependent_control_flow() -> None:
     with torch.device("meta"):  # values do not exist there
         maps = ResNet(depth=50)(torch.empty(1, 3, 800, 1344))

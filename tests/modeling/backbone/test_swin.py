@@ -14,8 +14,9 @@ from mask2former.modeling.backbone.swin import (
     SwinBlock,
     SwinTransformer,
     WindowAttention,
-    shift_mask,
 )
+from mask2former.modeling.backbone.windows import shift_mask, window_layout
+from mask2former.modeling.layers import pieces
 from mask2former.modeling.layers.drop_path import DropPath
 from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
@@ -69,7 +70,9 @@ def slow_attention(attn: WindowAttention, image: Tensor, window: int, shift: int
     ("window", "side"), [(3, (6, 3)), (3, (4, 7)), (3, (2, 2)), (2, (3, 5)), (4, (4, 8)), (4, (3, 5))]
 )
 @torch.no_grad()
-def test_block_is_that_of_explicit_loops(window: int, side: tuple[int, int], shifted: bool) -> None:
+def test_block_is_that_of_explicit_loops(
+    window: int, side: tuple[int, int], shifted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     keys: dict[str, Any] = {"heads": 2, "mlp_ratio": 2.0, "drop_path": 0.0, "dropout": 0.0}
     block = SwinBlock(6, window=window, shifted=shifted, **keys).double()
@@ -81,7 +84,38 @@ def test_block_is_that_of_explicit_loops(window: int, side: tuple[int, int], shi
     for image, result in zip(maps, actual, strict=True):
         shift = window // 2 if shifted else 0
         attended = image + slow_attention(block.attn, block.norm1(image), window, shift)
-        torch.testing.assert_close(result, attended + block.mlp(block.norm2(attended)))
+        expected = attended + block.mlp(block.norm2(attended))
+        torch.testing.assert_close(result, expected)
+        monkeypatch.setattr(pieces, "CACHED", 1000)  # a few windows or tokens at a time
+        tokens = image.flatten(0, 1).clone()
+        block.infer_(tokens, window_layout(*side, window, shift))
+        torch.testing.assert_close(tokens.view_as(image), expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_without_gradients_it_is_the_same(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "CACHED", 10_000)
+    model = small(drop_path_rate=0.5).train(training)
+    images = torch.randn(3, 3, 41, 56)
+    before = images.clone()
+    torch.manual_seed(1)
+    expected = model(images)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        actual = model(images)
+    for name, x in expected.items():
+        torch.testing.assert_close(actual[name], x.detach())
+        assert actual[name].stride() == x.stride()
+    assert torch.equal(images, before)
+
+
+def test_inference_changes_no_argument_in_place() -> None:
+    stage = small().layers[0].eval()
+    x = torch.randn(1, 8, 8, 8)
+    before = x.clone()
+    with torch.no_grad():
+        stage(x, False)
+    assert torch.equal(x, before)
 
 
 @torch.no_grad()

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mask2former.modeling.loss import points as points_module
-from mask2former.modeling.loss.points import random_points, sample_maps, sample_masks, uncertain_points
+from mask2former.modeling.loss.points import (
+    random_points,
+    sample_maps,
+    sample_masks,
+    sample_masks_alike,
+    uncertain_points,
+)
 
 
 def generator(seed=0):
@@ -61,6 +67,15 @@ def test_many_masks_are_read_a_few_at_a_time(monkeypatch):
     assert torch.equal(sample_masks(masks, points, (4, 4)), at_once)
 
 
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_masks_at_the_same_points_read_as_each_for_itself(count, monkeypatch):
+    monkeypatch.setattr(points_module, "MASK_PIXELS_AT_ONCE", 100)  # two masks at a time
+    masks = torch.rand(count, 6, 8, generator=generator()) > 0.5
+    points = random_points(3, 7, generator=generator())
+    expected = sample_masks(masks, points.expand(count, -1, -1, -1), (9, 8))
+    torch.testing.assert_close(sample_masks_alike(masks, points, (9, 8)), expected)
+
+
 def test_no_masks_have_no_values():
     masks = torch.zeros(0, 4, 4, dtype=torch.bool)
     assert sample_masks(masks, torch.zeros(0, 2, 7, 2), (8, 8)).shape == (0, 2, 7)
@@ -105,6 +120,13 @@ def test_points_follow_from_the_seed():
     logits = torch.randn(2, 8, 8)
     assert torch.equal(draw_uncertain(logits, seed=5), draw_uncertain(logits, seed=5))
     assert not torch.equal(draw_uncertain(logits, seed=5), draw_uncertain(logits, seed=6))
+
+
+def test_few_maps_at_a_time_draw_the_same_points(monkeypatch):
+    logits = torch.randn(5, 8, 8)
+    at_once = draw_uncertain(logits)
+    monkeypatch.setattr(points_module, "CANDIDATES_AT_ONCE", 250)  # two maps of 120
+    assert torch.equal(draw_uncertain(logits), at_once)
 
 
 def test_no_maps_have_no_points():

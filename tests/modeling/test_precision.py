@@ -1,0 +1,92 @@
+"""Inference in bfloat16: what is stored in it, what stays exact, and how far results move."""
+
+import pytest
+import torch
+from tiny_checkpoint import tiny_config
+
+from mask2former.engine.build import build_model
+from mask2former.modeling.precision import set_precision
+
+
+def tiny():
+    torch.manual_seed(0)
+    return build_model(tiny_config()).eval()
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    return [{"image": torch.randint(0, 256, (3, 64, 96), generator=generator, dtype=torch.uint8)}]
+
+
+@torch.no_grad()
+def mask_features(model):
+    with torch.autocast("cpu", model.precision, enabled=model.precision != torch.float32):
+        return model.network(model._images(inputs())).mask_features
+
+
+def test_what_is_stored_in_half():
+    model = tiny()
+    shapes = {name: x.shape for name, x in model.state_dict().items()}
+    set_precision(model, "bf16")
+    after = model.state_dict()
+    assert {name: x.shape for name, x in after.items()} == shapes
+    half = {name for name, x in after.items() if x.dtype == torch.bfloat16}
+    pixel = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0."
+    cross = "sem_seg_head.predictor.transformer_cross_attention_layers.0."
+    assert {
+        pixel + "linear1.weight",
+        cross + "multihead_attn.in_proj_weight",
+        "backbone.stem.conv1.weight",
+    } <= half
+    exact = {pixel + "self_attn.sampling_offsets.weight", pixel + "norm1.weight", cross + "norm.weight"}
+    exact |= {"sem_seg_head.predictor.query_feat.weight", "backbone.stem.conv1.norm.running_var"}
+    assert exact <= after.keys() - half
+
+
+def test_results_move_a_little():
+    model = tiny()
+    exact = mask_features(model)
+    set_precision(model, "bf16")
+    half = mask_features(model)
+    error = (half.float() - exact).abs().mean() / exact.abs().mean()
+    assert half.dtype == torch.bfloat16 and 1e-4 < error < 0.03
+
+
+def test_places_to_sample_stay_exact(monkeypatch):
+    from mask2former.modeling.layers import attention
+
+    seen = []
+    compute = attention.ms_deform_attn_from_offsets
+
+    def record(value, shapes, centres, offsets, logits):
+        seen.append((value.dtype, centres.dtype, offsets.dtype))
+        return compute(value, shapes, centres, offsets, logits)
+
+    monkeypatch.setattr(attention, "ms_deform_attn_from_offsets", record)
+    model = tiny()
+    set_precision(model, "bf16")
+    mask_features(model)
+    assert set(seen) == {(torch.bfloat16, torch.float32, torch.float32)}
+
+
+def test_results_have_the_same_types():
+    model = tiny()
+    exact = model.predict(inputs())
+    set_precision(model, "bf16")
+    half = model.predict(inputs())
+    assert exact[0].keys() == half[0].keys()
+    assert half[0]["sem_seg"].dtype == exact[0]["sem_seg"].dtype == torch.float32
+    assert torch.isfinite(half[0]["sem_seg"]).all()
+
+
+def test_full_precision_changes_nothing():
+    model = tiny()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    set_precision(model, "fp32")
+    assert model.precision == torch.float32
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="precision is 'int8'; known are fp32, bf16"):
+        set_precision(tiny(), "int8")
