@@ -6,11 +6,11 @@ TRAIN_OPTS ?=
 RUN_DIR ?= output/shapes
 RUN_CONFIG := shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml
 BIN := .venv/bin
-SOURCES := mask2former train_net.py demo datasets tests setup.py
+SOURCES := mask2former train_net.py demo datasets benchmarks scripts tests setup.py
 
 .PHONY: run test lint clean
 
-.venv/.installed: pyproject.toml setup.py constraints.txt
+.venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard mask2former/ops/csrc/*)
 	@echo "setting up .venv: takes a minute or two"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
@@ -37,4 +37,4 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:
-	rm -rf .venv build dist *.egg-info output
+	rm -rf .venv build dist *.egg-info output mask2former/ops/_cpu.so mask2former/ops/_cuda.fatbin

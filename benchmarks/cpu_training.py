@@ -27,7 +27,7 @@ from mask2former.modeling.layers import feed_forward
 
 CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 SIDE, LARGE_SIDE, TARGETS = 512, 1024, 20
-RUNS, CHILD_STEPS, SEEDS = 3, 3, 4
+RUNS, CHILD_STEPS, SEEDS = 5, 3, 4
 RATE, CLIP = 1e-4, 0.01
 
 

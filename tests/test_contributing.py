@@ -36,7 +36,11 @@ def test_a_recipe_runs(title, elsewhere):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/model_zoo.md"]
+    "page",
+    [
+        *("README.md", "CONTRIBUTING.md", "docs/architecture.md"),
+        *("docs/model_zoo.md", "docs/benchmarks.md", "docs/costs.md"),
+    ],
 )
 def test_links_and_files_that_a_page_names_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ own.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -118,7 +119,7 @@ class MaskFormer(nn.Module):
             ValueError: an image does not fit; the message names the file.
         """
         images = self._images(batched_inputs)
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._autocast():
             predictions = self.network(images)
         class_logits = predictions.layers[-1].class_logits.float()
         mask_logits = predictions.mask_logits()
@@ -127,6 +128,12 @@ class MaskFormer(nn.Module):
             infer(classes, masks, _sizes(inputs, padded), self.inference, compact=compact)
             for classes, masks, inputs in zip(class_logits, mask_logits, batched_inputs, strict=True)
         ]
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        """What the network predicts under; in float32 it is left to the caller."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
 
     def _images(self, batched_inputs: Inputs) -> Tensor:
         """Normalised images in one batch (B, 3, H, W), zero where padded."""

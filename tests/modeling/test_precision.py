@@ -87,6 +87,16 @@ def test_full_precision_changes_nothing():
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
+def test_the_callers_autocast_counts():
+    seen = []
+    model = tiny()
+    model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model.predict(inputs())
+    model.predict(inputs())
+    assert seen == [torch.bfloat16, torch.float32]
+
+
 def test_unknown_precision():
     with pytest.raises(ValueError, match="precision is 'int8'; known are fp32, bf16"):
         set_precision(tiny(), "int8")

@@ -43,6 +43,13 @@ def test_one_picture_and_a_checkpoint_are_enough(pictures, checkpoint, capsys):
     assert f"in/a.png: {len(expected.panoptic.segments)} segments -> output/a.png" in capsys.readouterr().out
 
 
+def test_precision(pictures, checkpoint):
+    arguments = ["--input", "in/a.png", "--precision", "bf16", "--opts", "MODEL.WEIGHTS", checkpoint]
+    assert main(arguments) == 0
+    expected = Predictor(checkpoint, precision="bf16")("in/a.png").draw("panoptic", scale=SCALE)
+    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), expected)
+
+
 def test_output_file_task_and_threshold(pictures, checkpoint, capsys):
     arguments = ["--input", "in/a.png", "--output", "drawn.png", "--task", "instance"]
     assert main([*arguments, "--confidence-threshold", "0.55", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
