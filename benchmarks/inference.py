@@ -219,9 +219,9 @@ def agreement(sides: dict[str, Any], images: Tensor, picture: np.ndarray) -> str
             f"by {masks:.1e}."
         )
     fp32, bf16 = (sides[name].picture(picture) for name in ("ours fp32", "ours bf16"))
+    segments = len(np.unique(fp32[fp32 > 0]))
     lines.append(
-        f"- {same_pixels(fp32, bf16):.2%} of the panoptic map, which has {len(np.unique(fp32[fp32 > 0]))} segments, is "
-        "the same in bf16."
+        f"- {same_pixels(fp32, bf16):.2%} of the panoptic map, which has {segments} segments, is the same in bf16."
     )
     return "\n".join(lines)
 
