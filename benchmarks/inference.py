@@ -220,9 +220,8 @@ def agreement(sides: dict[str, Any], images: Tensor, picture: np.ndarray) -> str
         )
     fp32, bf16 = (sides[name].picture(picture) for name in ("ours fp32", "ours bf16"))
     segments = len(np.unique(fp32[fp32 > 0]))
-    lines.append(
-        f"- {same_pixels(fp32, bf16):.2%} of the panoptic map, which has {segments} segments, is the same in bf16."
-    )
+    same = same_pixels(fp32, bf16)
+    lines.append(f"- {same:.2%} of the panoptic map, which has {segments} segments, is the same in bf16.")
     return "\n".join(lines)
 
 
