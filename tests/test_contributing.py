@@ -12,7 +12,7 @@ from mask2former.registry import BACKBONE, SEM_SEG_HEADS
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^### (.*?)\n.*?^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
-FOLDERS = r"mask2former|tests|datasets|demo|docs|configs"
+FOLDERS = r"mask2former|tests|datasets|demo|docs|configs|benchmarks|scripts"
 
 
 def test_the_page_has_its_recipes():
@@ -46,7 +46,7 @@ def test_links_and_files_that_a_page_names_exist(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
-    named = re.findall(rf"`((?:{FOLDERS})/[\w./]*)`", text)
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./]*)[ `]", text)
     paths = [(ROOT / page).parent / link for link in links] + [ROOT / path for path in named]
     assert paths
     assert not [path for path in paths if not path.exists()]
