@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def start_command(*argv):
     command = [sys.executable, str(ROOT / "train_net.py"), *argv]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    heed_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=heed_ctrl_c, **pipes)
 
 
 def run_command(*argv):
