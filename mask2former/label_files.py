@@ -16,6 +16,7 @@ PathLike = str | os.PathLike[str]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 VOID = 0
+UNKNOWN = -1  # no label is negative
 IGNORE_LABEL = 255  # in label maps that say nothing else
 MAX_SEGMENT_ID = 256**3 - 1
 LABEL_MODES = ("1", "L", "P", "I", "I;16")
@@ -30,6 +31,23 @@ def read_label_map(path: PathLike) -> Array:
     """
     labels = np.asarray(_open(path, LABEL_MODES))
     return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def relabelled(labels: Array, table: Mapping[int, int]) -> Array:
+    """Labels (H, W) int32, each value of a file replaced by what `table`, which is not empty, says of it.
+
+    Raises:
+        ValueError: a label that the table lacks.
+    """
+    assert min(table) >= 0  # else it would be counted from the end
+    lookup = np.full(max(table) + 1, UNKNOWN, np.int32)
+    lookup[list(table)] = list(table.values())
+    within = labels.min(initial=0) >= 0 and labels.max(initial=0) < len(lookup)
+    found = lookup[labels] if within else np.full(1, UNKNOWN, np.int32)
+    if found.min(initial=0) == UNKNOWN:
+        unknown = labels[~np.isin(labels, list(table))][0]
+        raise ValueError(f"label {unknown} is not among the known labels {sorted(table)}")
+    return found
 
 
 def read_segment_ids(path: PathLike) -> Array:
@@ -58,6 +76,11 @@ def write_segment_ids(path: PathLike, ids: Array) -> None:
     assert np.all((ids >= 0) & (ids <= MAX_SEGMENT_ID))
     channels = np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
     Image.fromarray(np.ascontiguousarray(channels)).save(path)
+
+
+def write_label_map(path: PathLike, labels: Array) -> None:
+    """Write labels (H, W), uint8 or uint16, as a grey PNG of as many bits."""
+    Image.fromarray(labels).save(path)
 
 
 def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:

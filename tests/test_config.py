@@ -20,6 +20,7 @@ from mask2former.config import (
 )
 from mask2former.config_keys import DEFAULTS, IGNORED
 from mask2former.config_yaml import flatten, read_layers
+from mask2former.engine.build import apply_dataset_facts
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = json.loads((ROOT / "tests/data/configs.json").read_text())
@@ -83,8 +84,10 @@ def test_published_config_resolves_to_the_published_values(name, caplog):
         ),  # bird, wheeled
     ],
 )
-def test_panoptic_configs_know_their_things_without_the_dataset(name, things, some):
+def test_panoptic_configs_know_their_things_without_the_dataset(name, things, some, monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     cfg = load_config(name)
+    apply_dataset_facts(cfg)
     found = set(cfg.MODEL.MASK_FORMER.THING_IDS)
     assert len(found) == things and some <= found
     assert max(found) < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

@@ -12,6 +12,7 @@ from PIL import Image
 from mask2former.label_files import (
     read_label_map,
     read_segment_ids,
+    relabelled,
     semantic_from_panoptic,
     write_segment_ids,
 )
@@ -78,3 +79,21 @@ def test_labels_of_segments() -> None:
         {"id": 9, "category_id": 1},
     ]
     np.testing.assert_array_equal(semantic_from_panoptic(ids, segments, 65), [[65, 2, 65], [0, 2, 65]])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_relabelled_replaces_each_value(kind):
+    labels = np.array([[7, 255, 7], [0, 8, 8]], kind)
+    table = {0: 255, 7: 0, 8: 1, 255: 255}
+    expected = [[table[int(value)] for value in row] for row in labels]
+    assert relabelled(labels, table).tolist() == expected
+
+
+@pytest.mark.parametrize("label", [3, 9, 200, 70_000, -1])
+def test_a_label_that_the_table_lacks_is_named(label):
+    with pytest.raises(ValueError, match=f"label {label} is not among"):
+        relabelled(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
+
+
+def test_nothing_is_relabelled_to_nothing():
+    assert relabelled(np.zeros((0, 4), np.uint8), {1: 0}).shape == (0, 4)

@@ -22,7 +22,7 @@ from mask2former.data.errors import broken_record
 from mask2former.data.polygons import Patch, draw_polygons
 from mask2former.data.run_lengths import count_pixels
 from mask2former.data.view import View
-from mask2former.label_files import read_label_map, read_segment_ids, semantic_from_panoptic
+from mask2former.label_files import read_label_map, read_segment_ids, relabelled, semantic_from_panoptic
 
 Size = tuple[int, int]
 
@@ -130,9 +130,14 @@ def read_semantic(record: Record, metadata: Metadata, size: Size) -> MapSegments
 
 
 def semantic_map(record: Record, metadata: Metadata, size: Size) -> np.ndarray:
-    """The label map (H, W) int32: the semantic PNG, or without one what the panoptic PNG says."""
+    """The label map (H, W) int32: the semantic PNG, or without one what the panoptic PNG says.
+
+    Where the values of the file are not contiguous ids, the record's `sem_seg_label_ids` translates them.
+    """
     if "sem_seg_file_name" in record:
-        return _read_map(record, "sem_seg_file_name", read_label_map, size)
+        table = record.get("sem_seg_label_ids")
+        read = read_label_map if table is None else lambda path: relabelled(read_label_map(path), table)
+        return _read_map(record, "sem_seg_file_name", read, size)
     ids = read_panoptic_png(record, size)
     return semantic_from_panoptic(ids, _value(record, "segments_info"), metadata.ignore_label)
 

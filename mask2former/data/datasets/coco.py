@@ -10,18 +10,20 @@ import functools
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
-from mask2former.data.datasets.files import METADATA, datasets_root, read_json, require
-from mask2former.data.errors import DatasetError
+from mask2former.data.catalog import Metadata, Record
+from mask2former.data.datasets.files import read_json, require, table
+from mask2former.data.datasets.registration import Facts, register, register_below_root
+from mask2former.data.errors import DatasetError, each_converted
 from mask2former.data.polygons import is_polygon
 from mask2former.label_files import IGNORE_LABEL, PathLike
 
 logger = logging.getLogger(__name__)
-Facts = dict[str, Any]
+ImageFile = Callable[[Facts], str]
 XYWH = 1  # Detectron2's BoxMode.XYWH_ABS
 UNKNOWN_IMAGE = "no such id among 'images'"
 INSTANCE_FACTS: Facts = {"evaluator_type": "coco"}
@@ -59,8 +61,8 @@ def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, ima
     `metadata` holds facts beyond those; the classes are those of the JSON's `categories`.
     """
     facts = {"json_file": str(json_file), "image_root": str(image_root), **INSTANCE_FACTS, **metadata}
-    derived = functools.cache(lambda: instance_categories(_categories(json_file, "id", "name")))
-    _register(name, facts, derived, _load_instances)
+    derived = functools.cache(lambda: instance_categories(categories_in(json_file)))
+    register(name, facts, derived, load_instances)
 
 
 def register_coco_panoptic(
@@ -69,8 +71,8 @@ def register_coco_panoptic(
     image_root: PathLike,
     panoptic_root: PathLike,
     panoptic_json: PathLike,
-    sem_seg_root: PathLike | None = None,
     instances_json: PathLike | None = None,
+    sem_seg_root: PathLike | None = None,
 ) -> None:
     """Make a COCO panoptic JSON, its folder of PNGs and a folder of pictures known as `name`.
 
@@ -85,43 +87,27 @@ def register_coco_panoptic(
         "json_file": instances_json,
     }
     given = {key: str(path) for key, path in paths.items() if path is not None}
-    derived = functools.cache(
-        lambda: panoptic_categories(_categories(panoptic_json, "id", "name", "isthing"))
-    )
-    _register(name, {**given, **PANOPTIC_FACTS, **metadata}, derived, _load_panoptic)
-
-
-def register_panoptic_below_root(
-    name: str, paths: dict[str, str], categories: Callable[[], list[Facts]]
-) -> None:
-    """The same for a dataset that lies below the root of all datasets, and whose categories we know.
-
-    `paths` has the keys of `PANOPTIC`; they follow $DETECTRON2_DATASETS when they are used.
-    """
-
-    def facts() -> Facts:
-        return {**_below_root(paths), **PANOPTIC_FACTS, **panoptic_categories(categories())}
-
-    _register(name, {}, facts, _load_panoptic)
-
-
-def register_instances_below_root(
-    name: str, paths: dict[str, str], categories: Callable[[], list[Facts]]
-) -> None:
-    """The same of instances; `paths` has the keys of `INSTANCES`."""
-
-    def facts() -> Facts:
-        return {**_below_root(paths), **INSTANCE_FACTS, **instance_categories(categories())}
-
-    _register(name, {}, facts, _load_instances)
+    derived = functools.cache(lambda: panoptic_categories(categories_in(panoptic_json, "isthing")))
+    register(name, {**given, **PANOPTIC_FACTS, **metadata}, derived, load_panoptic)
 
 
 def register_coco() -> None:
     """COCO 2017 under its published names."""
     for name, paths in INSTANCES.items():
-        register_instances_below_root(name, paths, _coco_things)
+        register_below_root(name, paths, _coco_instance_facts, load_instances)
     for name, paths in PANOPTIC.items():
-        register_panoptic_below_root(name, paths, _coco_table)
+        register_below_root(name, paths, _coco_panoptic_facts, load_panoptic)
+
+
+@functools.cache
+def _coco_instance_facts() -> Facts:
+    things = [category for category in table("coco_panoptic_133") if category["isthing"]]
+    return {**INSTANCE_FACTS, **instance_categories(things)}
+
+
+@functools.cache
+def _coco_panoptic_facts() -> Facts:
+    return {**PANOPTIC_FACTS, **panoptic_categories(table("coco_panoptic_133"))}
 
 
 def instance_categories(categories: list[Facts]) -> Facts:
@@ -150,31 +136,14 @@ def panoptic_categories(categories: list[Facts]) -> Facts:
     }
 
 
-def _register(
-    name: str, facts: Facts, derived: Callable[[], Facts], load: Callable[[Metadata], list[Record]]
-) -> None:
-    metadata = MetadataCatalog.get(name)
-    DatasetCatalog.register(name, lambda: load(metadata))
-    metadata.set(**facts).derive(derived)  # in this order, so that setting derives nothing
+def categories_in(path: PathLike, *keys: str) -> list[Facts]:
+    """The categories of a COCO JSON in the order of their ids; each has `id`, `name` and `keys`.
 
-
-def _below_root(paths: dict[str, str]) -> Facts:
-    return {key: str(datasets_root() / path) for key, path in paths.items()}
-
-
-@functools.cache
-def _coco_table() -> list[Facts]:
-    return read_json(METADATA / "coco_panoptic_133.json")
-
-
-def _coco_things() -> list[Facts]:
-    return [category for category in _coco_table() if category["isthing"]]
-
-
-def _categories(path: PathLike, *keys: str) -> list[Facts]:
-    """The categories in the order of their ids; each must have `keys`."""
+    Raises:
+        DatasetError: no such file, one of those is missing, or an id occurs twice.
+    """
     categories: list[Facts] = read_json(path, "categories")["categories"]
-    for key, category in itertools.product(keys, categories):
+    for key, category in itertools.product(("id", "name", *keys), categories):
         if key not in category:
             raise DatasetError(f"{path}, categories: no '{key}' in {_brief(category)}")
     ids = Counter(category["id"] for category in categories)
@@ -188,14 +157,19 @@ def _colours(key: str, categories: list[Facts]) -> Facts:
     return {key: [category["color"] for category in categories]} if known else {}
 
 
-def _load_instances(metadata: Metadata) -> list[Record]:
-    """The records of an instance JSON, one for each picture that it lists.
+def load_instances(metadata: Metadata, image_file: ImageFile = itemgetter("file_name")) -> list[Record]:
+    """The records of `json_file` and `image_root`, one for each picture that the JSON lists.
 
-    A file without `annotations` (as those of COCO's test sets) gives records without.
+    A file without `annotations` (as those of COCO's test sets) gives records without. `image_file` tells the
+    path below `image_root` of one of its `images`.
+
+    Raises:
+        DatasetError: a file or folder is missing, or the JSON is broken.
     """
-    path, root = metadata.json_file, require(metadata.image_root)
-    content = read_json(path, "images")
-    records = [_converted(path, image, _image_record, root) for image in content["images"]]
+    path = metadata.json_file
+    content = read_json(path, "images")  # before the pictures: a script may have to make it
+    root = require(metadata.image_root)
+    records = _converted(path, content["images"], _image_record, root, image_file)
     if "annotations" in content:
         grouped = _instances_by_image(
             path,
@@ -212,19 +186,26 @@ def _instances_by_image(
     path: str, annotations: list[Facts], images: set[Any], ids: dict[int, int]
 ) -> dict[Any, list[Facts]]:
     grouped = defaultdict(list)
-    for annotation in annotations:
-        instance = _converted(path, annotation, _instance, images, ids)
+    instances = _converted(path, annotations, _instance, images, ids)
+    for instance in instances:
         if instance["segmentation"]:
-            grouped[annotation["image_id"]].append(instance)
-    dropped = len(annotations) - sum(map(len, grouped.values()))
+            grouped[instance["image_id"]].append(instance)
+    dropped = len(instances) - sum(map(len, grouped.values()))
     if dropped:
         logger.warning("%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped)
     return grouped
 
 
-def _load_panoptic(metadata: Metadata) -> list[Record]:
-    """The records of a panoptic JSON, one for each annotated picture."""
-    path = metadata.panoptic_json
+def load_panoptic(metadata: Metadata) -> list[Record]:
+    """The records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated picture.
+
+    They name label maps in `sem_seg_root` where that folder exists.
+
+    Raises:
+        DatasetError: a file or folder is missing, or the JSON is broken.
+    """
+    path, ids = metadata.panoptic_json, metadata.stuff_dataset_id_to_contiguous_id
+    things = metadata.thing_dataset_id_to_contiguous_id
     content = read_json(path, "images", "annotations")
     images = {image["id"]: image for image in content["images"]}
     roots = (
@@ -232,15 +213,12 @@ def _load_panoptic(metadata: Metadata) -> list[Record]:
         require(metadata.panoptic_root),
         _existing(metadata.get("sem_seg_root")),
     )
-    return [
-        _converted(path, annotation, _panoptic_record, images, roots, metadata)
-        for annotation in content["annotations"]
-    ]
+    return _converted(path, content["annotations"], _panoptic_record, images, roots, ids, things)
 
 
-def _image_record(image: Facts, root: Path) -> Record:
+def _image_record(image: Facts, root: Path, image_file: ImageFile = itemgetter("file_name")) -> Record:
     return {
-        "file_name": str(root / image["file_name"]),
+        "file_name": str(root / image_file(image)),
         "image_id": image["id"],
         "height": image["height"],
         "width": image["width"],
@@ -263,7 +241,11 @@ def _instance(annotation: Facts, images: set[Any], ids: dict[int, int]) -> Facts
 
 
 def _panoptic_record(
-    annotation: Facts, images: dict[Any, Facts], roots: tuple[Path, Path, Path | None], metadata: Metadata
+    annotation: Facts,
+    images: dict[Any, Facts],
+    roots: tuple[Path, Path, Path | None],
+    ids: dict[int, int],
+    things: Collection[int],
 ) -> Record:
     if annotation["image_id"] not in images:
         raise DatasetError(UNKNOWN_IMAGE)
@@ -273,15 +255,15 @@ def _panoptic_record(
         **_image_record(images[annotation["image_id"]], image_root),
         "pan_seg_file_name": str(panoptic_root / annotation["file_name"]),
         **semantic,
-        "segments_info": [_segment(segment, metadata) for segment in annotation["segments_info"]],
+        "segments_info": [_segment(segment, ids, things) for segment in annotation["segments_info"]],
     }
 
 
-def _segment(segment: Facts, metadata: Metadata) -> Facts:
+def _segment(segment: Facts, ids: dict[int, int], things: Collection[int]) -> Facts:
     return {
         "id": segment["id"],
-        "category_id": _contiguous(segment, metadata.stuff_dataset_id_to_contiguous_id),
-        "isthing": segment["category_id"] in metadata.thing_dataset_id_to_contiguous_id,
+        "category_id": _contiguous(segment, ids),
+        "isthing": segment["category_id"] in things,
         "iscrowd": segment.get("iscrowd", 0),
     }
 
@@ -293,15 +275,19 @@ def _contiguous(item: Facts, ids: dict[int, int]) -> int:
     return ids[category]
 
 
-def _converted(path: str, item: Facts, convert: Callable[..., Facts], *arguments: Any) -> Facts:
-    """`convert(item, *arguments)`; what is wrong with the item is reported with its file and image."""
-    try:
-        return convert(item, *arguments)
-    except KeyError as key:
-        what = f"no {key} in {_brief(item)}"
-    except DatasetError as error:
-        what = str(error)
-    raise DatasetError(f"{path}, image id {item.get('image_id', item.get('id'))!r}: {what}")
+def _converted(path: str, items: list[Facts], convert: Callable[..., Facts], *arguments: Any) -> list[Facts]:
+    """`convert(item, *arguments)` of each; what is wrong with an item is reported with its file and image."""
+
+    def convert_one(item: Facts) -> Facts:
+        try:
+            return convert(item, *arguments)
+        except KeyError as key:
+            what = f"no {key} in {_brief(item)}"
+        except DatasetError as error:
+            what = str(error)
+        raise DatasetError(f"{path}, image id {item.get('image_id', item.get('id'))!r}: {what}")
+
+    return each_converted(convert_one, items)
 
 
 def _brief(item: Facts) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,16 @@ from mask2former.label_files import PathLike
 
 METADATA = Path(__file__).parent / "metadata"
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
+PREPARED = {  # the script that makes what lies there; beginnings of paths below the root
+    "ADE20K_2021_17_01/annotations_detectron2": "prepare_ade20k_full.py",
+    "ADE20K_2021_17_01/images_detectron2": "prepare_ade20k_full.py",
+    "ADEChallengeData2016/ade20k_": "prepare_ade20k.py",
+    "ADEChallengeData2016/annotations_detectron2": "prepare_ade20k.py",
+    "cityscapes/gtFine/cityscapes_panoptic_": "prepare_cityscapes.py",
+    "coco/coco_stuff_10k/annotations_detectron2": "prepare_coco_stuff.py",
+    "coco/coco_stuff_10k/images_detectron2": "prepare_coco_stuff.py",
+    "shapes": "prepare_shapes.py",
+}
 
 
 def datasets_root() -> Path:
@@ -23,17 +34,28 @@ def require(path: PathLike) -> Path:
     """The path, which must exist.
 
     Raises:
-        DatasetError: it does not; the message says where it was looked for and how to say otherwise.
+        DatasetError: it does not; the message says where it was looked for, how to make it, or where else it
+            could lie.
     """
     if not Path(path).exists():
         here = os.environ.get(ROOT_VARIABLE)
         state = f"is {here}" if here else "is not set: ./datasets is taken"
         raise DatasetError(
-            f"{Path(path).absolute()} does not exist. The layouts are described in datasets/README.md. "
+            f"{Path(path).absolute()} does not exist. {_how_to_get(Path(path))} "
             f"Datasets known by name are looked for below ${ROOT_VARIABLE}, which {state}; "
             f"set it by: export {ROOT_VARIABLE}=/folder/of/datasets"
         )
     return Path(path)
+
+
+def _how_to_get(path: Path) -> str:
+    """The command that prepares `path`, or else where its download is described."""
+    root = datasets_root()
+    below = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+    for start, script in PREPARED.items():
+        if below.startswith(start):
+            return f"It is made by: python datasets/{script} --root {root}"
+    return "Layouts, and where to download what, are described in datasets/README.md."
 
 
 def read_json(path: PathLike, *keys: str) -> Any:
@@ -51,3 +73,10 @@ def read_json(path: PathLike, *keys: str) -> Any:
     if absent:
         raise DatasetError(f"{path} has no '{absent[0]}'")
     return content
+
+
+@functools.cache
+def table(name: str) -> list[dict[str, Any]]:
+    """The category table `name` of this package, a list of rows; see metadata/README.md."""
+    rows: list[dict[str, Any]] = read_json(METADATA / f"{name}.json")
+    return rows

@@ -1,0 +1,47 @@
+"""LVIS v1: instances of 1203 classes on COCO's pictures.
+
+The classes are those of its files. A picture lies where its `coco_url` says, since LVIS divides the pictures
+among its sets in another way than COCO does.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from mask2former.data.catalog import Metadata, Record
+from mask2former.data.datasets.coco import categories_in, instance_categories, load_instances
+from mask2former.data.datasets.files import datasets_root
+from mask2former.data.datasets.registration import Facts, register
+
+JSON_FILES = {
+    "lvis_v1_train": "lvis_v1_train",
+    "lvis_v1_val": "lvis_v1_val",
+    "lvis_v1_test_dev": "lvis_v1_image_info_test_dev",
+    "lvis_v1_test_challenge": "lvis_v1_image_info_test_challenge",
+}
+
+
+def register_lvis() -> None:
+    """LVIS v1 under its published names."""
+    for name, file in JSON_FILES.items():
+        register(name, {"evaluator_type": "lvis"}, functools.partial(_facts, f"lvis/{file}.json"), _load)
+
+
+def _facts(json_file: str) -> Facts:
+    root = datasets_root()
+    path = str(root / json_file)
+    return {"image_root": str(root / "coco"), "json_file": path, **_classes(path)}
+
+
+@functools.cache
+def _classes(json_file: str) -> Facts:
+    return instance_categories(categories_in(json_file))
+
+
+def _load(metadata: Metadata) -> list[Record]:
+    return load_instances(metadata, image_file=_path_in_url)
+
+
+def _path_in_url(image: Facts) -> str:
+    """`train2017/000000391895.jpg` of `http://images.cocodataset.org/train2017/000000391895.jpg`."""
+    return "/".join(image["coco_url"].split("/")[-2:])

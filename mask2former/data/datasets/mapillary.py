@@ -1,0 +1,136 @@
+"""Mapillary Vistas: v1.2 with 65 classes, and v2.0, whose classes stand in its own files.
+
+Both versions share their pictures. Annotations of v1.2 lie in `{split}/v1.2`, or, in older downloads, in
+`{split}` itself. Label maps hold numbers of labels; v1.2 keeps the last, 65, for unlabelled pixels. The ids
+of pictures are their names.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from mask2former.data.catalog import Metadata, Record
+from mask2former.data.datasets.coco import PANOPTIC_FACTS, categories_in, load_panoptic, panoptic_categories
+from mask2former.data.datasets.files import datasets_root, read_json, require, table
+from mask2former.data.datasets.registration import Facts, register
+from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
+from mask2former.label_files import IGNORE_LABEL
+
+FOLDER = "mapillary_vistas"
+SPLITS = {"train": "training", "val": "validation"}
+SEMANTIC: Facts = {"evaluator_type": SEMANTIC_FACTS["evaluator_type"]}
+PANOPTIC: Facts = {"evaluator_type": "mapillary_vistas_panoptic_seg"}
+
+
+def register_mapillary() -> None:
+    """v1.2 under its published names, and v2.0 as `mapillary_vistas_v2_...`."""
+    datasets: dict[str, tuple[Facts, Callable[[str], Facts], Callable[[Metadata], list[Record]]]] = {
+        "sem_seg": (SEMANTIC, _semantic_v1, load_semantic),
+        "panoptic": (PANOPTIC, _panoptic_v1, _load_panoptic_and_semantic),
+        "v2_sem_seg": (SEMANTIC, _semantic_v2, _load_semantic_v2),
+        "v2_panoptic": (PANOPTIC, _panoptic_v2, load_panoptic),
+    }
+    for name, (given, facts, load) in datasets.items():
+        for split, folder in SPLITS.items():
+            register(f"mapillary_vistas_{name}_{split}", given, functools.partial(facts, folder), load)
+
+
+def _semantic_v1(split: str) -> Facts:
+    paths = {"image_root": _path(split, "images"), "sem_seg_root": _path(_annotated_v1(split), "labels")}
+    return {**paths, **_semantic_classes()}
+
+
+def _panoptic_v1(split: str) -> Facts:
+    annotated = _annotated_v1(split)
+    paths = {
+        "image_root": _path(split, "images"),
+        "sem_seg_root": _path(annotated, "labels"),
+        "panoptic_root": _path(annotated, "panoptic"),
+        "panoptic_json": _path(annotated, "panoptic", "panoptic_2018.json"),
+    }
+    return {**paths, **_panoptic_classes()}
+
+
+@functools.cache
+def _semantic_classes() -> Facts:
+    """65 classes."""
+    rows = [row for row in table("mapillary_vistas_v1.2_66") if row["evaluate"]]
+    return {
+        "stuff_classes": [row["readable"] for row in rows],
+        "stuff_colors": [row["color"] for row in rows],
+        **_label_facts(),
+    }
+
+
+@functools.cache
+def _panoptic_classes() -> Facts:
+    """65 classes, 37 of them things."""
+    rows = [row for row in table("mapillary_vistas_v1.2_66") if row["evaluate"]]
+    categories = [{**row, "id": row["panoptic_category_id"], "name": row["readable"]} for row in rows]
+    return {**PANOPTIC_FACTS, **panoptic_categories(categories), **_label_facts()}
+
+
+def _label_facts() -> Facts:
+    labels = {row["label_id"]: row["evaluate"] for row in table("mapillary_vistas_v1.2_66")}
+    (unlabelled,) = (label for label, evaluated in labels.items() if not evaluated)
+    official = [label for label, evaluated in labels.items() if evaluated]
+    return {"ignore_label": unlabelled, "official_label_ids": official}
+
+
+def _load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:
+    require(metadata.sem_seg_root)  # it labels more pixels than the panoptic PNGs
+    return load_panoptic(metadata)
+
+
+def _semantic_v2(split: str) -> Facts:
+    """The classes are the labels that the dataset's own file says to evaluate."""
+    labels = _labels_v2(_path("config_v2.0.json"))
+    official = [number for number, label in enumerate(labels) if label["evaluate"]]
+    return {
+        "image_root": _path(split, "images"),
+        "sem_seg_root": _path(split, "v2.0", "labels"),
+        "ignore_label": IGNORE_LABEL,
+        "stuff_classes": [labels[number]["readable"] for number in official],
+        "stuff_colors": [labels[number]["color"] for number in official],
+        "official_label_ids": official,
+    }
+
+
+def _load_semantic_v2(metadata: Metadata) -> list[Record]:
+    labels = _labels_v2(_path("config_v2.0.json"))
+    ignored = dict.fromkeys(range(len(labels)), metadata.ignore_label)
+    contiguous = {label: i for i, label in enumerate(metadata.official_label_ids)}
+    return load_semantic(metadata, {**ignored, **contiguous})
+
+
+def _panoptic_v2(split: str) -> Facts:
+    """The classes are the categories of the panoptic JSON."""
+    json_file = _path(split, "v2.0", "panoptic", "panoptic_2020.json")
+    return {
+        "image_root": _path(split, "images"),
+        "panoptic_root": _path(split, "v2.0", "panoptic"),
+        "panoptic_json": json_file,
+        **PANOPTIC_FACTS,
+        **_panoptic_classes_v2(json_file),
+    }
+
+
+@functools.cache
+def _panoptic_classes_v2(json_file: str) -> Facts:
+    return panoptic_categories(categories_in(json_file, "isthing"))
+
+
+@functools.cache
+def _labels_v2(file: str) -> list[Facts]:
+    labels: list[Facts] = read_json(file, "labels")["labels"]
+    return labels
+
+
+def _annotated_v1(split: str) -> str:
+    nested = f"{split}/v1.2"
+    return nested if (datasets_root() / FOLDER / nested).is_dir() else split
+
+
+def _path(*parts: str) -> str:
+    return str(datasets_root().joinpath(FOLDER, *parts))

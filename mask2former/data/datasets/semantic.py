@@ -1,0 +1,108 @@
+"""Semantic datasets of any origin: a folder of pictures, and a folder of label PNGs of the same names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mask2former.data.catalog import Metadata, Record
+from mask2former.data.datasets.files import require
+from mask2former.data.datasets.registration import Facts, register
+from mask2former.data.errors import DatasetError, stop_or_note
+from mask2former.image_io import EXTENSIONS
+from mask2former.label_files import IGNORE_LABEL, PathLike
+
+logger = logging.getLogger(__name__)
+LABEL_EXTENSIONS = (".png", ".tif", ".tiff")  # formats that keep every value
+SEMANTIC_FACTS: Facts = {"evaluator_type": "sem_seg", "ignore_label": IGNORE_LABEL}
+
+
+def register_semantic(
+    name: str,
+    metadata: Facts,
+    image_root: PathLike,
+    label_root: PathLike,
+    label_ids: Mapping[int, int] | None = None,
+) -> None:
+    """Make a folder of pictures and a folder of label PNGs known as `name`.
+
+    Files belong together where their paths below the two folders differ in nothing but the suffix. Pictures
+    without labels are left out with a warning; labels without a picture are an error.
+
+    Args:
+        name: the new dataset.
+        metadata: further facts: `stuff_classes`, the names in the order of their contiguous ids; perhaps
+            `stuff_colors` and `ignore_label` (255).
+        image_root: pictures, also in folders below it.
+        label_root: PNGs or TIFFs of 8 or 16 bits: grey values or indices of a palette.
+        label_ids: the contiguous id, or the ignore label, of each value in them; None: values are those ids.
+    """
+    roots = {"image_root": str(image_root), "sem_seg_root": str(label_root)}
+    facts = {**roots, **SEMANTIC_FACTS, **metadata}
+    register(name, facts, dict, lambda known: load_semantic(known, label_ids))
+
+
+def load_semantic(metadata: Metadata, label_ids: Mapping[int, int] | None = None) -> list[Record]:
+    """The records of `image_root` and `sem_seg_root`, in the order of their names; `image_id` is the name.
+
+    Raises:
+        DatasetError: a folder is missing, two files share a name, labels have no picture, or nothing is left.
+    """
+    labels = files_by_name(metadata.sem_seg_root, LABEL_EXTENSIONS)  # first: a script may have to make them
+    pictures = files_by_name(metadata.image_root, EXTENSIONS)
+    names = paired_names(pictures, labels, metadata.image_root, metadata.sem_seg_root)
+    table = {} if label_ids is None else {"sem_seg_label_ids": dict(label_ids)}
+    return [
+        {"file_name": pictures[name], "image_id": name, "sem_seg_file_name": labels[name], **table}
+        for name in names
+    ]
+
+
+def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]:
+    """The files at any depth below `root`, sorted: path below it without suffix -> whole path.
+
+    Raises:
+        DatasetError: there is no such folder, or two files have the same name.
+    """
+    found: dict[str, str] = {}
+    for folder, _, names in os.walk(require(root), followlinks=True):
+        for path in (Path(folder, name) for name in names if not name.startswith(".")):
+            if path.suffix.lower() not in extensions:
+                continue
+            name = path.relative_to(root).with_suffix("").as_posix()
+            if name in found:
+                raise DatasetError(f"{found[name]} and {path} have the same name")
+            found[name] = str(path)
+    return dict(sorted(found.items()))
+
+
+def paired_names(
+    pictures: Collection[str], labels: Collection[str], image_root: str, label_root: str
+) -> list[str]:
+    """The names that have both a picture and labels. Pictures without labels are told of in a warning.
+
+    Raises:
+        DatasetError: there are no pictures or no labels, or labels without a picture.
+    """
+    for root, names, what in ((image_root, pictures, "pictures"), (label_root, labels, "label files")):
+        if not names:
+            raise DatasetError(f"{root}: there are no {what}")
+    if lonely := [name for name in labels if name not in pictures]:
+        stop_or_note(
+            DatasetError(
+                f"{label_root}: {len(lonely)} of {len(labels)} label files have no picture in {image_root}: "
+                f"{_some(lonely)} (one that is there: {next(iter(pictures))})"
+            )
+        )
+    if unlabelled := [name for name in pictures if name not in labels]:
+        logger.warning(
+            "%s: left out %d of %d pictures, which have no labels in %s: %s",
+            *(image_root, len(unlabelled), len(pictures), label_root, _some(unlabelled)),
+        )
+    return [name for name in pictures if name in labels]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
