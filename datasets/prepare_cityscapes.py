@@ -1,0 +1,130 @@
+"""Cityscapes: labels of the 19 classes, and panoptic annotations.
+
+Makes below cityscapes/gtFine/
+  semantic: {train,val,test}/CITY/*_gtFine_labelTrainIds.png: 0..18, 255 ignored; from *_labelIds.png
+  panoptic: cityscapes_panoptic_{train,val,test}/*.png and .json; from *_instanceIds.png
+
+They are pixel for pixel what csCreateTrainIdLabelImgs and csCreatePanopticImgs of cityscapesscripts write.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mask2former.data import preparation
+from mask2former.data.datasets.cityscapes import train_ids
+from mask2former.data.datasets.files import table
+from mask2former.data.errors import DatasetError
+from mask2former.label_files import VOID, read_label_map, relabelled, write_segment_ids
+
+SPLITS = ("train", "val", "test")
+FIRST_INSTANCE = 1000  # below it values of *_instanceIds.png are labels: stuff, or a group of things
+LABEL_IDS, INSTANCE_IDS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
+Row = dict[str, Any]
+
+
+class Annotated(NamedTuple):
+    """What the JSON says of one picture."""
+
+    image: Row
+    annotation: Row
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and prepare."""
+    parser = preparation.argument_parser(__doc__)
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, help="what to make (default: all)")
+    preparation.run(parser, prepare, arguments)
+
+
+def prepare(arguments: Namespace) -> None:
+    """Prepare what is asked for of the splits that are there."""
+    folder = arguments.root / "cityscapes" / "gtFine"
+    splits = preparation.present({split: folder / split for split in SPLITS})
+    for split in splits:
+        for kind in arguments.only:
+            KINDS[kind](folder, split, arguments.workers)
+
+
+def make_semantic(folder: Path, split: str, workers: int) -> None:
+    """`labelTrainIds.png` beside `labelIds.png`."""
+    files = preparation.files_in(folder / split, f"*/*{LABEL_IDS}")
+    jobs = {path.with_name(path.name.replace("_labelIds", "_labelTrainIds")): path for path in files}
+    preparation.make_files(jobs, write_train_ids, workers=workers, what=f"{folder / split}, labelTrainIds")
+
+
+def make_panoptic(folder: Path, split: str, workers: int) -> None:
+    """`cityscapes_panoptic_*`, JSON and PNGs."""
+    target = folder / f"cityscapes_panoptic_{split}"
+    files = preparation.files_in(folder / split, f"*/*{INSTANCE_IDS}")
+    jobs = {path.name.replace("_instanceIds", "_panoptic"): path for path in files}
+    preparation.make_annotations(
+        target.with_suffix(".json"), target, jobs, write_panoptic, panoptic_content, workers=workers
+    )
+
+
+KINDS: dict[str, Callable[[Path, str, int], None]] = {"semantic": make_semantic, "panoptic": make_panoptic}
+
+
+def write_train_ids(label_ids: Path, path: Path) -> None:
+    """One PNG of train ids."""
+    try:
+        labels = relabelled(read_label_map(label_ids), train_ids())
+    except ValueError as error:
+        raise DatasetError(f"{label_ids}: {error}") from error
+    preparation.save_picture(path, labels.astype(np.uint8))
+
+
+def write_panoptic(instance_ids: Path, path: Path) -> Annotated:
+    """One panoptic PNG and its rows; segment ids are the values of `instance_ids`, ignored labels void."""
+    values = read_label_map(instance_ids).astype(np.int64)
+    labels = {row["id"]: row for row in table("cityscapes_labels")}
+    ids, segments = np.full_like(values, VOID), []
+    for value in np.unique(values).tolist():
+        label = labels.get(value if value < FIRST_INSTANCE else value // FIRST_INSTANCE)
+        if label is None:
+            raise DatasetError(f"{instance_ids}: value {value} belongs to none of Cityscapes' labels")
+        if not label["ignoreInEval"]:
+            ids[values == value] = value
+            group = value < FIRST_INSTANCE and label["hasInstances"]
+            extent = preparation.extent(values == value)
+            segments.append({"id": value, "category_id": label["id"], **extent, "iscrowd": int(group)})
+    write_segment_ids(path, ids)
+    return _annotated(instance_ids.name, values.shape, segments)
+
+
+def _annotated(name: str, size: tuple[int, ...], segments: list[Row]) -> Annotated:
+    """Names as the published JSON has them, also that of the picture, which is no file's name."""
+    image_id = name.removesuffix(INSTANCE_IDS)
+    picture = name.replace("_instanceIds", "_leftImg8bit")
+    image = {"id": image_id, "width": size[1], "height": size[0], "file_name": picture}
+    file_name = name.replace("_instanceIds", "_panoptic")
+    return Annotated(image, {"image_id": image_id, "file_name": file_name, "segments_info": segments})
+
+
+def panoptic_content(found: list[Annotated]) -> Row:
+    """The panoptic JSON."""
+    categories = [
+        {
+            **{key: row[key] for key in ("id", "name", "color")},
+            "supercategory": row["category"],
+            "isthing": int(row["hasInstances"]),
+        }
+        for row in table("cityscapes_labels")
+        if not row["ignoreInEval"]
+    ]
+    annotations = [picture.annotation for picture in found]
+    return {
+        "images": [picture.image for picture in found],
+        "annotations": annotations,
+        "categories": categories,
+    }
+
+
+if __name__ == "__main__":
+    main()

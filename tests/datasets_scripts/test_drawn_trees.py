@@ -1,0 +1,130 @@
+"""The drawn datasets are what they claim to be: the same for a seed, and consistent in themselves."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from drawn_trees import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from script_runs import contents
+
+TREES = [ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary]
+
+
+def read_ids(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(np.int64) @ [1, 256, 65536]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
+def test_a_seed_gives_the_same_files_and_another_one_others(tmp_path: Path, tree: ModuleType):
+    for folder, seed in (("first", 0), ("again", 0), ("other", 1)):
+        tree.draw(tmp_path / folder, seed=seed)
+    first, again, other = (contents(tmp_path / name) for name in ("first", "again", "other"))
+    assert first == again and first != other and first.keys() == other.keys()
+
+
+@pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
+def test_counts_say_how_many_pictures_there_are(tmp_path: Path, tree: ModuleType):
+    split = "test" if tree is coco_stuff else "val"
+    tree.draw(tmp_path, counts={"train": 2, split: 1})
+    pictures = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.suffix == ".jpg" or path.name.endswith("_leftImg8bit.png")
+    ]
+    assert len(pictures) == 3
+
+
+@pytest.mark.parametrize(
+    ("tree", "json_file", "folder"),
+    [
+        (coco, "coco/annotations/panoptic_train2017.json", "coco/panoptic_train2017"),
+        (
+            mapillary,
+            "mapillary_vistas/training/panoptic/panoptic_2018.json",
+            "mapillary_vistas/training/panoptic",
+        ),
+    ],
+)
+def test_panoptic_rows_describe_the_png(tmp_path: Path, tree: ModuleType, json_file: str, folder: str):
+    tree.draw(tmp_path)
+    content = json.loads((tmp_path / json_file).read_text())
+    categories, crowds = {row["id"] for row in content["categories"]}, 0
+    for row in content["annotations"]:
+        ids = read_ids(tmp_path / folder / row["file_name"])
+        assert {segment["id"] for segment in row["segments_info"]} | {0} == set(np.unique(ids).tolist())
+        for segment in row["segments_info"]:
+            left, top, width, height = segment["bbox"]
+            inside = ids[top : top + height, left : left + width] == segment["id"]
+            assert inside.sum() == segment["area"] == (ids == segment["id"]).sum()
+            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+            assert segment["category_id"] in categories
+            crowds += segment["iscrowd"]
+    assert crowds == 1
+
+
+def test_coco_instances_are_the_things_of_the_panoptic_png(tmp_path: Path):
+    coco.draw(tmp_path)
+    folder = tmp_path / "coco"
+    instances = COCO(str(folder / "annotations" / "instances_val2017.json"))
+    panoptic = json.loads((folder / "annotations" / "panoptic_val2017.json").read_text())
+    things = set(instances.getCatIds())
+    for row in panoptic["annotations"]:
+        ids = read_ids(folder / "panoptic_val2017" / row["file_name"])
+        annotations = instances.loadAnns(instances.getAnnIds(imgIds=row["image_id"]))
+        ours = [segment for segment in row["segments_info"] if segment["category_id"] in things]
+        assert len(ours) == len(annotations)
+        for segment, annotation in zip(ours, annotations, strict=True):
+            assert segment["category_id"] == annotation["category_id"]
+            assert segment["iscrowd"] == annotation["iscrowd"]
+            assert np.array_equal(ids == segment["id"], instances.annToMask(annotation) > 0)
+            assert coco_mask.area(instances.annToRLE(annotation)) == annotation["area"]
+
+
+def test_cityscapes_labels_are_those_that_its_tools_draw(tmp_path: Path):
+    annotation = pytest.importorskip("cityscapesscripts.helpers.annotation")
+    labels = pytest.importorskip("cityscapesscripts.preparation.json2labelImg")
+    instances = pytest.importorskip("cityscapesscripts.preparation.json2instanceImg")
+    cityscapes.draw(tmp_path)
+    files = sorted((tmp_path / "cityscapes" / "gtFine").glob("*/*/*_polygons.json"))
+    assert len(files) == sum(cityscapes.COUNTS.values())
+    for path in files:
+        content = annotation.Annotation()
+        content.fromJsonFile(str(path))
+        for name, expected in (
+            ("labelIds", labels.createLabelImage(content, "ids")),
+            ("color", labels.createLabelImage(content, "color")),
+            ("instanceIds", instances.createInstanceImage(content, "ids")),
+        ):
+            drawn = Image.open(str(path).replace("polygons.json", f"{name}.png"))
+            assert np.array_equal(np.asarray(drawn), np.asarray(expected)), (path, name)
+
+
+def test_the_first_cityscapes_picture_has_all_special_cases(tmp_path: Path):
+    cityscapes.draw(tmp_path)
+    folder = tmp_path / "cityscapes" / "gtFine" / "val" / "frankfurt"
+    objects = json.loads((folder / "frankfurt_000000_000019_gtFine_polygons.json").read_text())["objects"]
+    assert {"cargroup", "license plate", "ego vehicle", "caravan"} <= {row["label"] for row in objects}
+    picture = Image.open(folder / "frankfurt_000000_000019_gtFine_instanceIds.png")
+    values, areas = np.unique(np.asarray(picture), return_counts=True)
+    assert picture.mode == "I;16" and {26, 33, 29000} <= set(values.tolist())  # groups of cars and bicycles
+    assert any(24000 <= value < 25000 and area < 100 for value, area in zip(values, areas, strict=True))
+    assert sum(value >= 24000 and area >= 100 for value, area in zip(values, areas, strict=True)) >= 5
+
+
+def test_ade20k_labels_and_instances_disagree_as_the_real_ones_do(tmp_path: Path):
+    ade20k.draw(tmp_path)
+    folder = tmp_path / "ADEChallengeData2016"
+    name = "training/ADE_train_00000001"
+    labels = np.asarray(Image.open(folder / f"annotations/{name}.png"))
+    instances = np.asarray(Image.open(folder / f"annotations_instance/{name}.png"))
+    stuff = np.isin(labels, [value + 1 for value in ade20k.STUFF])
+    things = np.isin(labels, [value + 1 for value in ade20k.THINGS])
+    assert (stuff & (instances[..., 1] > 0)).any() and (things & (instances[..., 1] == 0)).any()
+    assert (labels == 0).any() and not instances[..., 2].any()
+    modes = {Image.open(path).mode for path in (folder / "images" / "training").iterdir()}
+    assert modes == {"L", "RGB"}

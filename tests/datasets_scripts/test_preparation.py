@@ -1,0 +1,221 @@
+"""All scripts alike: nothing half-made, nothing made twice, and as many processes as one likes."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from drawn_trees import ade20k, ade20k_full, cityscapes, coco, coco_stuff
+from script_runs import DATASETS, contents, run
+
+SCRIPTS: dict[str, ModuleType] = {
+    "prepare_ade20k": ade20k,
+    "prepare_ade20k_full": ade20k_full,
+    "prepare_cityscapes": cityscapes,
+    "prepare_coco": coco,
+    "prepare_coco_stuff": coco_stuff,
+}
+needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
+MANY = {"train": 10}  # more than one process fetches at once
+
+
+def draw_and_run(name: str, root: Path, workers: int = 1) -> dict[str, str]:
+    """What the script made, by path."""
+    SCRIPTS[name].draw(root, counts=MANY)
+    before = contents(root)
+    run(name, root, workers=workers)
+    after = contents(root)
+    assert before.items() <= after.items()
+    return {path: after[path] for path in after.keys() - before.keys()}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_two_processes_make_what_one_makes(tmp_path: Path, name: str):
+    made = draw_and_run(name, tmp_path / "one")
+    assert len(made) >= MANY["train"] and not any("unfinished" in path for path in made)
+    assert made == draw_and_run(name, tmp_path / "two", workers=2)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_second_run_writes_nothing(tmp_path: Path, name: str):
+    draw_and_run(name, tmp_path)
+    files = {path: path.stat() for path in tmp_path.rglob("*")}
+    run(name, tmp_path)
+    again = {path: path.stat() for path in tmp_path.rglob("*")}
+    assert {path: (s.st_ino, s.st_mtime_ns) for path, s in files.items()} == {
+        path: (s.st_ino, s.st_mtime_ns) for path, s in again.items()
+    }
+
+
+def interrupted_run(name: str, root: Path, workers: int, signal_number: int, after: int) -> None:
+    """In a process of its own: when its last step of file number `after` comes, the script gets a signal."""
+    script_process, replace, count = os.getpid(), Path.replace, iter(range(10**6))
+
+    def replace_or_stop(path: Path, target: Path) -> Path:
+        with open(root / "processes", "a") as file:
+            print(os.getpid(), file=file)
+        if next(count) == after:
+            os.kill(script_process, signal_number)
+            if workers > 1:
+                time.sleep(20)
+        return replace(path, target)
+
+    Path.replace = replace_or_stop
+    run(name, root, workers=workers)
+
+
+def interrupt(name: str, root: Path, workers: int, signal_number: int, after: int) -> None:
+    """Run until interrupted; afterwards none of its processes is alive."""
+    arguments = (name, root, workers, signal_number, after)
+    process = multiprocessing.get_context("fork").Process(target=interrupted_run, args=arguments)
+    process.start()
+    process.join(30)
+    assert process.exitcode not in (0, None)
+    for number in {int(line) for line in (root / "processes").read_text().split()}:
+        deadline = time.monotonic() + 25
+        while Path("/proc", str(number)).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert time.monotonic() < deadline, "a process outlived the script"
+    (root / "processes").unlink()
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("name", "workers", "signal_number", "after"),
+    [
+        ("prepare_ade20k", 1, signal.SIGKILL, 0),
+        ("prepare_ade20k", 1, signal.SIGKILL, 10),  # the JSON of instances
+        ("prepare_ade20k", 1, signal.SIGKILL, 14),  # within the panoptic PNGs
+        ("prepare_ade20k", 1, signal.SIGKILL, 21),  # the panoptic JSON
+        ("prepare_ade20k", 2, signal.SIGKILL, 3),
+        ("prepare_ade20k_full", 1, signal.SIGINT, 5),
+        ("prepare_cityscapes", 1, signal.SIGKILL, 5),
+        ("prepare_cityscapes", 1, signal.SIGINT, 15),
+        ("prepare_coco", 1, signal.SIGINT, 3),
+        ("prepare_coco_stuff", 2, signal.SIGKILL, 2),
+    ],
+)
+def test_an_interrupted_run_leaves_nothing_half_made_and_the_next_one_finishes(
+    tmp_path: Path, name: str, workers: int, signal_number: int, after: int
+):
+    expected = draw_and_run(name, tmp_path / "whole")
+    root = tmp_path / "interrupted"
+    SCRIPTS[name].draw(root, counts=MANY)
+    before = contents(root)
+    interrupt(name, root, workers, signal_number, after)
+    found = {path: text for path, text in contents(root).items() if path not in before}
+    in_place = {path: text for path, text in found.items() if ".unfinished" not in path}
+    assert in_place.items() < expected.items()
+    folders = {Path(path).parent for path in in_place if "labelTrainIds" not in path}
+    for folder in folders:  # all of its files, or none
+        assert {path for path in expected if Path(path).parent == folder and not path.endswith(".json")} <= (
+            in_place.keys()
+        )
+    run(name, root)
+    assert contents(root) == {**before, **expected}
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_ends_the_script_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    coco.draw(tmp_path, counts=MANY)
+    monkeypatch.setattr(Path, "replace", die)
+    with pytest.raises(SystemExit, match="1"):
+        run("prepare_coco", tmp_path, workers=2)
+    assert "try --workers 1" in capsys.readouterr().err
+
+
+@needs_proc
+def test_what_an_interrupted_run_finished_is_kept(tmp_path: Path):
+    coco.draw(tmp_path, counts=MANY)
+    interrupt("prepare_coco", tmp_path, workers=1, signal_number=signal.SIGKILL, after=4)
+    kept = {path.name: path.stat().st_ino for path in tmp_path.glob("coco/*.unfinished/0*.png")}
+    assert len(kept) == 4
+    run("prepare_coco", tmp_path)
+    for name, inode in kept.items():
+        assert (tmp_path / "coco" / "panoptic_semseg_train2017" / name).stat().st_ino == inode
+
+
+@needs_proc
+def test_a_json_goes_before_its_folder_is_filled_up(tmp_path: Path):
+    expected = draw_and_run("prepare_cityscapes", tmp_path)
+    folder = tmp_path / "cityscapes" / "gtFine" / "cityscapes_panoptic_train"
+    next(folder.iterdir()).unlink()
+    interrupt("prepare_cityscapes", tmp_path, workers=1, signal_number=signal.SIGKILL, after=4)
+    assert not folder.exists() and not folder.with_suffix(".json").exists()
+    run("prepare_cityscapes", tmp_path)
+    assert expected.items() <= contents(tmp_path).items()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_broken_input_is_named_and_the_rest_is_made_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture, workers: int
+):
+    expected = draw_and_run("prepare_coco", tmp_path / "whole")
+    root = tmp_path / "broken"
+    coco.draw(root, counts=MANY)
+    path = sorted((root / "coco" / "panoptic_train2017").iterdir())[6]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(SystemExit, match="1"):
+        run("prepare_coco", root, workers=workers)
+    assert f"{path}: not a readable picture" in capsys.readouterr().err
+    assert not (root / "coco" / "panoptic_semseg_train2017").exists()
+    path.write_bytes(content)
+    run("prepare_coco", root, workers=workers)
+    made = {name: text for name, text in contents(root).items() if name in expected}
+    assert made == expected and not list(root.rglob("*unfinished*"))
+
+
+def test_a_folder_of_another_tool_that_lacks_files_is_filled_up(tmp_path: Path):
+    expected = draw_and_run("prepare_coco", tmp_path)
+    folder = tmp_path / "coco" / "panoptic_semseg_train2017"
+    missing, *kept = sorted(folder.iterdir())
+    inodes = [path.stat().st_ino for path in kept]
+    missing.unlink()
+    run("prepare_coco", tmp_path)
+    assert expected.items() <= contents(tmp_path).items()
+    assert [path.stat().st_ino for path in kept] == inodes
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_without_data_the_folder_that_was_looked_for_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+):
+    with pytest.raises(SystemExit, match="1"):
+        run(name, tmp_path)
+    error = capsys.readouterr().err
+    assert str(tmp_path) in error and "does not exist" in error and "datasets/README.md" in error
+
+
+def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "ADEChallengeData2016" / "annotations" / "training").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="1"):
+        run("prepare_ade20k", tmp_path)
+    assert "training: there are no files *.png" in capsys.readouterr().err
+
+
+def test_the_number_of_processes_must_be_positive(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="2"):
+        run("prepare_coco", tmp_path, workers=0)
+    assert "--workers 0" in capsys.readouterr().err
+
+
+def test_a_script_runs_as_a_command_below_the_folder_that_the_environment_names(tmp_path: Path):
+    coco_stuff.draw(tmp_path, counts=MANY)
+    expected = draw_and_run("prepare_coco_stuff", tmp_path / "here")
+    command = [sys.executable, str(DATASETS / "prepare_coco_stuff.py"), "--workers", "2"]
+    environment = {**os.environ, "DETECTRON2_DATASETS": str(tmp_path)}
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert expected.items() <= contents(tmp_path).items()
+    assert "annotations_detectron2/train" in result.stderr and "10/10" in result.stderr

@@ -1,0 +1,57 @@
+"""COCO's semantic labels: the recorded ones, and those of the drawn dataset."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_trees import coco
+from PIL import Image
+from script_runs import run
+
+
+def test_the_recorded_labels_are_reproduced(shared: Path, tmp_path: Path):
+    sample = shared / "data" / "samples" / "panopticapi_sample"
+    folder = tmp_path / "coco"
+    (folder / "annotations").mkdir(parents=True)
+    shutil.copy(sample / "panoptic_examples.json", folder / "annotations" / "panoptic_val2017.json")
+    shutil.copytree(sample / "panoptic_examples", folder / "panoptic_val2017")
+    run("prepare_coco", tmp_path)
+    expected = sorted((sample / "golden_semseg").iterdir())
+    made = sorted((folder / "panoptic_semseg_val2017").iterdir())
+    assert [path.name for path in made] == [path.name for path in expected] and len(made) == 2
+    for ours, theirs in zip(made, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(theirs)))
+
+
+def test_every_segment_is_its_class_and_the_rest_is_ignored(tmp_path: Path):
+    coco.draw(tmp_path)
+    run("prepare_coco", tmp_path)
+    content = json.loads((tmp_path / "coco/annotations/panoptic_train2017.json").read_text())
+    order = [category["id"] for category in content["categories"]]
+    for row in content["annotations"]:
+        ids = np.asarray(Image.open(tmp_path / "coco/panoptic_train2017" / row["file_name"])).astype(int)
+        ids = ids @ [1, 256, 65536]
+        labels = Image.open(tmp_path / "coco/panoptic_semseg_train2017" / row["file_name"])
+        assert labels.mode == "L"
+        classes = {0: 255, **{part["id"]: order.index(part["category_id"]) for part in row["segments_info"]}}
+        assert np.array_equal(np.asarray(labels), np.vectorize(classes.__getitem__)(ids))
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("category_id", "category_id 91"), ("segments_info", "no 'seg")]
+)
+def test_a_broken_annotation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, key: str, message: str):
+    coco.draw(tmp_path)
+    path = tmp_path / "coco/annotations/panoptic_train2017.json"
+    content = json.loads(path.read_text())
+    if key == "category_id":
+        content["annotations"][1]["segments_info"][0]["category_id"] = 91
+    else:
+        del content["annotations"][1]["segments_info"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="1"):
+        run("prepare_coco", tmp_path)
+    error = capsys.readouterr().err
+    assert f"{path}, image id 1017: {message}" in error

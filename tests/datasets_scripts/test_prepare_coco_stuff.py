@@ -1,0 +1,69 @@
+"""COCO-Stuff 10k: classes in the order of the labels that occur."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_trees import coco_stuff
+from PIL import Image
+from scipy.io import loadmat, savemat
+from script_runs import contents, run
+
+FOLDER = Path("coco", "coco_stuff_10k")
+
+
+def test_labels_follow_the_used_ones(tmp_path: Path):
+    coco_stuff.draw(tmp_path)
+    run("prepare_coco_stuff", tmp_path)
+    # By hand: 1 person, 3 car, 13 stop sign (12 is unused), 90 toothbrush is the last of the 80 things, then
+    # stuff from 92 on: 106, 124, 149, 182.
+    classes = {0: 255, 1: 0, 3: 2, 13: 11, 90: 79, 106: 94, 124: 112, 149: 137, 182: 170}
+    seen = set()
+    for path in (tmp_path / FOLDER / "annotations").iterdir():
+        (made,) = (tmp_path / FOLDER / "annotations_detectron2").glob(f"*/{path.stem}.png")
+        labels = loadmat(path)["S"]
+        assert np.array_equal(np.asarray(Image.open(made)), np.vectorize(classes.__getitem__)(labels))
+        seen |= set(np.unique(labels).tolist())
+    assert seen == classes.keys()
+
+
+def test_pictures_are_copied_by_split(tmp_path: Path):
+    coco_stuff.draw(tmp_path)
+    run("prepare_coco_stuff", tmp_path)
+    folder = tmp_path / FOLDER
+    pictures = contents(folder / "images")
+    for split, count in coco_stuff.COUNTS.items():
+        copies = contents(folder / "images_detectron2" / split)
+        assert len(copies) == count and copies.items() <= pictures.items()
+        labels = contents(folder / "annotations_detectron2" / split)
+        assert {Path(name).stem for name in labels} == {Path(name).stem for name in copies}
+
+
+def write_unused(path: Path) -> None:
+    savemat(path, {"S": np.full((4, 4), 12, np.uint8)})
+
+
+def write_version_1_0(path: Path) -> None:
+    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(512))
+
+
+BROKEN = {
+    "an unused label": (write_unused, "label 12 is not among"),
+    "no labels": (lambda path: savemat(path, {"T": 1}), "no labels can be read"),
+    "version 1.0": (write_version_1_0, "version 1.1 is needed"),
+    "cut off": (lambda path: path.write_bytes(path.read_bytes()[:300]), "no labels can be read"),
+    "missing": (Path.unlink, "No such file"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, case: str):
+    coco_stuff.draw(tmp_path)
+    breaks, message = BROKEN[case]
+    path = tmp_path / FOLDER / "annotations" / "COCO_train2014_000000000001.mat"
+    breaks(path)
+    with pytest.raises(SystemExit, match="1"):
+        run("prepare_coco_stuff", tmp_path)
+    error = capsys.readouterr().err
+    assert str(path) in error and message in error
+    assert not (tmp_path / FOLDER / "annotations_detectron2" / "train").exists()
