@@ -22,7 +22,8 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.coco_ap import average_precision, evaluation_of, uncollected
+from mask2former.evaluation.coco_ap import average_precision
+from mask2former.evaluation.coco_precisions import evaluation_of, uncollected
 from mask2former.evaluation.panoptic_quality import panoptic_quality
 from mask2former.label_files import write_segment_ids
 

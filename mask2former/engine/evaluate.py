@@ -3,28 +3,35 @@
 The table is Detectron2's: a dataset's `evaluator_type` and the outputs that are on decide.
 """
 
+import inspect
 import logging
 import math
 from collections import OrderedDict
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data import MetadataCatalog
+from mask2former.data.datasets.files import require
 from mask2former.data.loader import build_test_loader
 from mask2former.distributed import is_main_process
-from mask2former.engine.build import build_model
+from mask2former.engine.build import (
+    build_model,
+    warn_of_other_classes,
+)
 from mask2former.engine.checkpoint import RunFolder
 from mask2former.engine.hooks import Results, flatten_results
-from mask2former.engine.weights import load_weights
-from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.engine.multi_scale import check_augmentation, evaluation_predict
+from mask2former.engine.weights import load_weights, read_checkpoint
+from mask2former.evaluation.cityscapes_ap import CityscapesInstanceEvaluator
+from mask2former.evaluation.cityscapes_iou import CityscapesSemSegEvaluator
+from mask2former.evaluation.coco_ap import COCOEvaluator, LVISEvaluator
 from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
 from mask2former.evaluation.mean_iou import SemSegEvaluator
 from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
 from mask2former.evaluation.report import metrics_table
-from mask2former.modeling.mask_former import MaskFormer
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +45,23 @@ ALL_TASKS: dict[str, type] = {
 EVALUATORS: dict[str, dict[str, type]] = {
     "coco": {"instance": COCOEvaluator},
     "sem_seg": {"semantic": SemSegEvaluator},
+    "lvis": {"instance": LVISEvaluator},
     "coco_panoptic_seg": ALL_TASKS,
     "ade20k_panoptic_seg": ALL_TASKS,
     "mapillary_vistas_panoptic_seg": {"semantic": SemSegEvaluator, "panoptic": COCOPanopticEvaluator},
+    "cityscapes_instance": {"instance": CityscapesInstanceEvaluator},
+    "cityscapes_sem_seg": {"semantic": CityscapesSemSegEvaluator},
+    "cityscapes_panoptic_seg": {
+        "semantic": CityscapesSemSegEvaluator,
+        "instance": CityscapesInstanceEvaluator,
+        "panoptic": COCOPanopticEvaluator,
+    },
+}
+TRUTH = {"instance": ["json_file"], "panoptic": ["panoptic_json", "panoptic_root"]}  # facts that are paths
+OPTIONS = {  # of evaluators: name -> key of TEST
+    "save_predictions": "SAVE_PREDICTIONS",
+    "boundary": "BOUNDARY",
+    "recount_areas": "RECOUNT_AREAS",
 }
 
 
@@ -53,7 +74,8 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
     """The evaluators of `dataset` for the tasks that are on.
 
     Raises:
-        ValueError: its metadata names no evaluator type that is known, or none for these tasks.
+        ValueError: its metadata names no evaluator type that is known, or none for these tasks, or files of
+            truth are not there.
     """
     metadata = MetadataCatalog.get(dataset)
     kind = metadata.get("evaluator_type")
@@ -61,26 +83,48 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
         raise ValueError(
             f"dataset '{dataset}' has evaluator_type '{kind}'; known are: {', '.join(EVALUATORS)}"
         )
-    tasks = [task for task in tasks_on(cfg) if task in EVALUATORS[kind]]
-    if len(tasks) > 1 and "instance" in tasks and metadata.get("json_file") is None:
-        logger.info("no AP on '%s': it was registered without instance annotations (json_file)", dataset)
-        tasks.remove("instance")
+    table = EVALUATORS[kind]
+    tasks = [task for task in tasks_on(cfg) if task in table]
     if not tasks:
         outputs = ", ".join(tasks_on(cfg)) or "nothing"
         raise ValueError(
             f"dataset '{dataset}' ({kind}) has no metric for what the model makes, {outputs}: "
             "see MODEL.MASK_FORMER.TEST.*_ON"
         )
-    makers = [EVALUATORS[kind][task] for task in tasks]
-    return DatasetEvaluators([make(metadata=metadata, output_dir=str(output_dir)) for make in makers])
+    if len(tasks) > 1 and table.get("instance") is COCOEvaluator and metadata.get("json_file") is None:
+        tasks = [task for task in tasks if task != "instance"]
+    if unmeasured := [task for task in tasks_on(cfg) if task not in tasks]:
+        logger.info("%s output is not measured: '%s' has no truth for it", ", ".join(unmeasured), dataset)
+    for path in (metadata.get(key) for task in tasks for key in TRUTH.get(task, ())):
+        if path is not None:
+            require(path)  # says which command makes it
+    makers = [table[task] for task in tasks]
+    _warn_of_idle_options(cfg, dataset, makers)
+    return DatasetEvaluators(
+        [make(metadata=metadata, output_dir=str(output_dir), **_options(cfg, make)) for make in makers]
+    )
+
+
+def _options(cfg: CfgNode, make: type) -> dict[str, Any]:
+    """The options among `OPTIONS` that an evaluator's constructor has, as the config sets them."""
+    known = inspect.signature(make).parameters
+    return {name: cfg.TEST[key] for name, key in OPTIONS.items() if name in known}
+
+
+def _warn_of_idle_options(cfg: CfgNode, dataset: str, makers: list[type]) -> None:
+    taken = {name for make in makers for name in _options(cfg, make)}
+    for name, key in OPTIONS.items():
+        if cfg.TEST[key] and name not in taken:
+            logger.warning("TEST.%s changes nothing that is measured on '%s'", key, dataset)
 
 
 def check_test_datasets(cfg: CfgNode) -> None:
     """Read what an evaluation starts with, so that no run ends, after days, at a file that is missing.
 
     Raises:
-        ValueError: a dataset of DATASETS.TEST cannot be evaluated.
+        ValueError: a dataset of DATASETS.TEST cannot be evaluated, or not as TEST.AUG asks.
     """
+    check_augmentation(cfg)
     for dataset in cfg.DATASETS.TEST:
         build_test_loader(cfg, dataset)
         build_evaluator(cfg, dataset, Path(cfg.OUTPUT_DIR))
@@ -89,11 +133,13 @@ def check_test_datasets(cfg: CfgNode) -> None:
 def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
     """Task -> metric -> value on DATASETS.TEST; with several datasets, dataset -> task -> metric -> value.
 
-    Results stand on the main process only. The official files are written below `output_dir`.
+    Results stand on the main process only. The files of predictions are written below `output_dir`.
+
+    Raises:
+        ValueError: a dataset cannot be evaluated, or not as TEST.AUG asks.
     """
     by_dataset: Results = OrderedDict()
-    # Our evaluators need neither scores of every class nor dense masks; of other models they take what comes
-    predict = partial(model.predict, compact=True) if isinstance(model, MaskFormer) else None
+    predict = evaluation_predict(cfg, model)
     for dataset in cfg.DATASETS.TEST:
         folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
         evaluator = build_evaluator(cfg, dataset, folder)
@@ -115,11 +161,23 @@ def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
     saved = RunFolder(cfg.OUTPUT_DIR).load_last() if resume else None
     if saved is not None:
         model.load_state_dict(saved["model"])
-    elif not cfg.MODEL.WEIGHTS:
-        raise ValueError("--eval-only needs weights: give MODEL.WEIGHTS FILE, or --resume for OUTPUT_DIR's")
-    elif not load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT).has_trained_head:
-        raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} holds no trained head: nothing to evaluate")
+    else:
+        load_trained_weights(cfg, model)
     return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")
+
+
+def load_trained_weights(cfg: CfgNode, model: nn.Module) -> None:
+    """Fill `model` from MODEL.WEIGHTS, which must hold more than a backbone.
+
+    Raises:
+        ValueError: there are no weights, or they are those of a backbone only.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs weights: give MODEL.WEIGHTS FILE, or --resume for OUTPUT_DIR's")
+    checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+    warn_of_other_classes(cfg, checkpoint)
+    if not load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT).has_trained_head:
+        raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} holds no trained head: nothing to evaluate")
 
 
 def expected_results(cfg: CfgNode) -> list[tuple[str, str, float, float]]:

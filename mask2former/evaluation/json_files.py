@@ -8,6 +8,8 @@ from typing import Any
 
 from mask2former.label_files import PathLike
 
+SUBMISSION = "submission"  # the folder, below an evaluation's, of what the data sets' authors take
+
 
 def read_json(path: PathLike, kind: type) -> Any:
     """The content of a JSON file.

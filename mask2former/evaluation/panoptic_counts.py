@@ -1,22 +1,27 @@
 """The rules of panoptic quality (Kirillov et al., Panoptic Segmentation, section 4) as COCO applies them.
 
 An image's matches are counted per category, counts are added over the data set, and `quality` turns them into
-PQ, SQ and RQ.
+PQ, SQ and RQ. Boundary PQ counts with the lesser of a pair's IoU and its Boundary IoU.
 
-Letters: `H, W` the image's sides in pixels, `G` true segments, `P` predicted segments, `C` categories.
-Counts are (4, C) float64; the rows are the sum of the IoUs of the matches, and the numbers of matches (TP),
-of predicted segments (FP) and of true segments (FN) left without one.
+Letters: `H, W` the image's sides in pixels, `G` true segments, `P` predicted segments, `C` categories, `V`
+versions of the metric: the plain one, and the boundary's where it is asked for.
+Counts are (V, 4, C) float64; the rows are the sum of the IoUs of the matches, and the numbers of matches
+(TP), of predicted segments (FP) and of true segments (FN) left without one.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mask2former.evaluation.boundary import boundaries, boundary_distance, check_ratio
 from mask2former.evaluation.json_files import require, require_number, unique_by
 from mask2former.label_files import MAX_SEGMENT_ID, VOID, Array
+
+UNLISTED = MAX_SEGMENT_ID + 1  # an id that no segment has
+PREFIXES = ("", "boundary_")  # of the metrics' names, by version
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,30 @@ class Categories:
     names: list[str]
     is_thing: Array  # (C,) bool
 
-    def empty_counts(self) -> Array:
-        """Counts (4, C) of no image at all."""
-        return np.zeros((4, len(self.names)))
+
+@dataclass(frozen=True)
+class Rules:
+    """What may be chosen about the metric.
+
+    Args:
+        recount_areas: the area of a true segment is what its map shows, not what its list says; a segment
+            that the map does not show is none.
+        boundary_ratio: count for Boundary PQ too, with boundaries of this part of the picture's diagonal.
+    """
+
+    recount_areas: bool = False
+    boundary_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.boundary_ratio is not None:
+            check_ratio(self.boundary_ratio)
+
+    def empty_counts(self, categories: Categories) -> Array:
+        """Counts (V, 4, C) of no image at all."""
+        return np.zeros((1 if self.boundary_ratio is None else 2, 4, len(categories.names)))
+
+
+PLAIN = Rules()
 
 
 @dataclass(frozen=True)
@@ -101,9 +127,15 @@ def overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: Array) -> 
 
 
 def count_matches(
-    gt_map: Array, gt: Segments, pred_map: Array, pred: Segments, num_categories: int, where: object = "image"
+    gt_map: Array,
+    gt: Segments,
+    pred_map: Array,
+    pred: Segments,
+    num_categories: int,
+    where: object = "image",
+    rules: Rules = PLAIN,
 ) -> Array:
-    """The counts (4, C) of one image, from its two maps of segment ids (H, W) and the segments they list.
+    """The counts (V, 4, C) of one image, from its two maps of segment ids (H, W) and the segments they list.
 
     Raises:
         ValueError: the maps differ in size, or the predicted map and its list differ.
@@ -112,43 +144,81 @@ def count_matches(
         raise ValueError(f"{where}: the prediction is {pred_map.shape} pixels, the truth {gt_map.shape}")
     shared = overlaps(gt_map, gt.ids, pred_map, pred.ids)
     _check_listing(shared, pred_map, pred, where)
-    inter, pred_void, pred_area = shared[1:-1, 1:-1], shared[VOID, 1:-1], shared[:, 1:-1].sum(0)
-
+    if rules.recount_areas:
+        gt = replace(gt, area=shared[1:-1].sum(1))
     same_category = gt.category[:, None] == pred.category
-    pairs = same_category & ~gt.crowd[:, None] & (inter > 0)
+    pairs = same_category & ~gt.crowd[:, None] & (shared[1:-1, 1:-1] > 0)
+    ious = [_ious(shared, gt, pairs, where)]
+    if rules.boundary_ratio is not None:
+        near = _boundary_overlaps(gt_map, gt.ids, pred_map, pred.ids, rules.boundary_ratio)
+        seen = replace(gt, area=near[1:-1].sum(1))
+        ious.append(np.minimum(ious[0], _ious(near, seen, pairs, where)))
+
+    forgiven = shared[VOID, 1:-1] + (shared[1:-1, 1:-1] * (same_category & _last_crowds(gt)[:, None])).sum(0)
+    counted = ~gt.crowd & ((gt.area > 0) | (not rules.recount_areas))
+    charged = forgiven <= 0.5 * shared[:, 1:-1].sum(0)
+    return np.stack([_counts(iou, gt, counted, pred, charged, num_categories) for iou in ious])
+
+
+def _boundary_overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: Array, ratio: float) -> Array:
+    """`overlaps` of the segments' boundaries; the whole of the truth's void stays what it is."""
+    height, width = gt_map.shape
+    distance = boundary_distance(height, width, ratio)
+    gt_kept = boundaries(gt_map, distance) | (gt_map == VOID)
+    pred_kept = boundaries(pred_map, distance)
+    return overlaps(
+        np.where(gt_kept, gt_map, UNLISTED), gt_ids, np.where(pred_kept, pred_map, UNLISTED), pred_ids
+    )
+
+
+def _ious(shared: Array, gt: Segments, pairs: Array, where: object) -> Array:
+    """IoU (G, P) of the `pairs` (G, P) bool, 0 elsewhere; void in the truth is not of the union."""
+    inter, pred_void, pred_area = shared[1:-1, 1:-1], shared[VOID, 1:-1], shared[:, 1:-1].sum(0)
     union = pred_area - pred_void + gt.area[:, None] - inter
     if (pairs & (union <= 0)).any():
         small = gt.ids[(pairs & (union <= 0)).any(1)][0]
         raise ValueError(f"{where}: true segment {small} covers more pixels than its area says")
-    iou = np.where(pairs, inter / np.where(pairs, union, 1), 0)
-    match = iou > 0.5  # at most one in each row and column, as segments do not overlap
-    missed = ~gt.crowd & ~match.any(1)
-    forgiven = pred_void + (inter * (same_category & _last_crowds(gt)[:, None])).sum(0)
-    surplus = ~match.any(0) & (forgiven <= 0.5 * pred_area)
+    return np.where(pairs, inter / np.where(pairs, union, 1), 0)
 
+
+def _counts(
+    iou: Array, gt: Segments, counted: Array, pred: Segments, charged: Array, num_categories: int
+) -> Array:
+    """The counts (4, C) by the IoU (G, P); `counted` (G,), `charged` (P,) bool can be a miss, a surplus."""
+    match = iou > 0.5  # at most one in each row and column, as segments do not overlap
     matched_category = gt.category[match.nonzero()[0]]
     return np.stack(
         [
             np.bincount(matched_category, iou[match], num_categories),
             np.bincount(matched_category, minlength=num_categories),
-            np.bincount(pred.category[surplus], minlength=num_categories),
-            np.bincount(gt.category[missed], minlength=num_categories),
+            np.bincount(pred.category[charged & ~match.any(0)], minlength=num_categories),
+            np.bincount(gt.category[counted & ~match.any(1)], minlength=num_categories),
         ]
     )
 
 
 def quality(counts: Array, categories: Categories) -> OrderedDict[str, float]:
-    """PQ, SQ, RQ in percent over all categories, things (_th) and stuff (_st), and of each category.
+    """PQ, SQ, RQ of counts (V, 4, C) in percent: over all categories, things (_th), stuff (_st), and of each.
 
-    A category that is neither in the truth nor predicted is left out of the means and is NaN itself, as is
-    the mean of no categories; `n`, `n_th`, `n_st` are the numbers of categories averaged.
+    Names of the boundary's metrics begin with `boundary_`. A category that is neither in the truth nor
+    predicted is left out of the means and is NaN itself, as is the mean of no categories; `n`, `n_th`, `n_st`
+    are the numbers of categories averaged.
     """
+    results: OrderedDict[str, float] = OrderedDict()
+    for prefix, version in zip(PREFIXES, counts, strict=False):
+        metrics = _quality(version, categories)
+        results |= {prefix + name: value for name, value in metrics.items() if not prefix or name[0] != "n"}
+    return results
+
+
+def _quality(counts: Array, categories: Categories) -> dict[str, float]:
+    """The metrics of counts (4, C)."""
     iou, tp, fp, fn = counts
     seen = tp + fp + fn > 0
     weight = np.where(seen, tp + fp / 2 + fn / 2, np.nan)
     metrics = {"PQ": iou / weight, "SQ": np.where(seen, iou / np.maximum(tp, 1), np.nan), "RQ": tp / weight}
     everything = np.ones_like(categories.is_thing)
-    results: OrderedDict[str, float] = OrderedDict()
+    results: dict[str, float] = {}
     for suffix, group in {"": everything, "_th": categories.is_thing, "_st": ~categories.is_thing}.items():
         chosen = seen & group
         for name, value in metrics.items():

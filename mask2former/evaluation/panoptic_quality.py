@@ -1,7 +1,8 @@
 """Panoptic quality of files in COCO's panoptic format, or of a model's results as they come.
 
 As a command: `python -m mask2former.evaluation.panoptic_quality --gt-json truth.json --gt-dir truth
---pred-json predictions.json --pred-dir predictions [--workers N] [--json]`.
+--pred-json predictions.json --pred-dir predictions [--boundary [RATIO]] [--recount-areas] [--workers N]
+[--json]`.
 
 Letters: `H, W` the image's sides in pixels, `C` categories.
 """
@@ -17,9 +18,24 @@ from typing import Any
 from tqdm import tqdm
 
 from mask2former import distributed
-from mask2former.evaluation.json_files import read_json, require, require_list, unique_by, write_json
+from mask2former.evaluation.boundary import add_boundary_argument, ratio_of
+from mask2former.evaluation.json_files import (
+    SUBMISSION,
+    read_json,
+    require,
+    require_list,
+    unique_by,
+    write_json,
+)
 from mask2former.evaluation.metadata import DatasetIds, required_attribute
-from mask2former.evaluation.panoptic_counts import count_matches, quality, read_categories, read_segments
+from mask2former.evaluation.panoptic_counts import (
+    PLAIN,
+    Rules,
+    count_matches,
+    quality,
+    read_categories,
+    read_segments,
+)
 from mask2former.evaluation.report import run_command
 from mask2former.label_files import Array, PathLike, read_segment_ids, write_segment_ids
 
@@ -30,9 +46,9 @@ ImageId = int | str
 class PanopticTruth:
     """A panoptic JSON file and its folder of PNGs; scores the predictions of one image at a time."""
 
-    def __init__(self, json_file: PathLike, png_dir: PathLike) -> None:
+    def __init__(self, json_file: PathLike, png_dir: PathLike, rules: Rules = PLAIN) -> None:
         content = read_json(json_file, dict)
-        self.json_file, self.png_dir = json_file, Path(png_dir)
+        self.json_file, self.png_dir, self._rules = json_file, Path(png_dir), rules
         self.categories = read_categories(require_list(content, "categories", json_file), json_file)
         self.annotations = unique_by(require_list(content, "annotations", json_file), "image_id", json_file)
 
@@ -47,7 +63,7 @@ class PanopticTruth:
         return str(require(self.annotations[image_id], "file_name", self.json_file))
 
     def score(self, image_id: ImageId, pred_map: Array, segments: list[Annotation], pred: PathLike) -> Array:
-        """Counts (4, C) of a prediction: its map (H, W) of segment ids and what it says of them.
+        """Counts (V, 4, C) of a prediction: its map (H, W) of segment ids and what it says of them.
 
         Raises:
             ValueError: truth or prediction breaks the rules; the message calls the prediction `pred`.
@@ -62,7 +78,12 @@ class PanopticTruth:
             read_segments(segments, self.categories, of_pred, truth=False),
             len(self.categories.names),
             of_pred,
+            self._rules,
         )
+
+    def empty_counts(self) -> Array:
+        """Counts (V, 4, C) of no image at all."""
+        return self._rules.empty_counts(self.categories)
 
     def check_complete(self, predicted: Sequence[ImageId], where: object) -> None:
         """A ValueError unless each annotated image was predicted, and none twice."""
@@ -75,14 +96,20 @@ class PanopticTruth:
 
 
 def panoptic_quality(
-    gt_json: PathLike, gt_dir: PathLike, pred_json: PathLike, pred_dir: PathLike, *, workers: int = 1
+    gt_json: PathLike,
+    gt_dir: PathLike,
+    pred_json: PathLike,
+    pred_dir: PathLike,
+    *,
+    rules: Rules = PLAIN,
+    workers: int = 1,
 ) -> OrderedDict[str, float]:
     """The metrics of saved predictions, see `panoptic_counts.quality`; `workers` threads score the images.
 
     Raises:
         ValueError: a file is missing or broken, or an image has no prediction; the message names it.
     """
-    truth = PanopticTruth(gt_json, gt_dir)
+    truth = PanopticTruth(gt_json, gt_dir, rules)
     annotations = require_list(read_json(pred_json, dict), "annotations", pred_json)
     predictions = unique_by(annotations, "image_id", pred_json)
     truth.check_complete(list(predictions), pred_json)
@@ -95,7 +122,7 @@ def panoptic_quality(
 
     with ThreadPoolExecutor(workers) as pool:
         scored = tqdm(pool.map(score, truth.annotations), "PQ", len(truth.annotations), disable=None)
-        return quality(sum(scored, truth.categories.empty_counts()), truth.categories)
+        return quality(sum(scored, truth.empty_counts()), truth.categories)
 
 
 class COCOPanopticEvaluator:
@@ -106,20 +133,36 @@ class COCOPanopticEvaluator:
     Args:
         metadata: has `panoptic_json`, `panoptic_root`, and the maps of dataset ids to contiguous ones.
         output_dir: where the predictions are written in the official format; None writes none.
+        save_predictions: write `submission/panoptic.json` and `submission/panoptic/*.png` too.
+        boundary: Boundary PQ besides.
+        recount_areas: the areas of true segments are those that their PNGs show, not those of the JSON.
     """
 
-    def __init__(self, *, metadata: Any, output_dir: PathLike | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        metadata: Any,
+        output_dir: PathLike | None = None,
+        save_predictions: bool = False,
+        boundary: bool = False,
+        recount_areas: bool = False,
+    ) -> None:
         self._truth = PanopticTruth(
-            required_attribute(metadata, "panoptic_json"), required_attribute(metadata, "panoptic_root")
+            required_attribute(metadata, "panoptic_json"),
+            required_attribute(metadata, "panoptic_root"),
+            Rules(recount_areas, ratio_of(metadata) if boundary else None),
         )
         self._thing_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._stuff_ids = DatasetIds(metadata, "stuff_dataset_id_to_contiguous_id")
-        self._folder = Path(output_dir) / "panoptic" if output_dir is not None else None
+        # Places without a suffix: the JSON file's, and that of the folder of PNGs
+        self._targets = [] if output_dir is None else [Path(output_dir) / "panoptic/predictions"]
+        if output_dir is not None and save_predictions:
+            self._targets.append(Path(output_dir) / SUBMISSION / "panoptic")
         self.reset()
 
     def reset(self) -> None:
         """Forget all images."""
-        self._counts = self._truth.categories.empty_counts()
+        self._counts = self._truth.empty_counts()
         self._annotations: list[Annotation] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -132,9 +175,9 @@ class COCOPanopticEvaluator:
                 record["image_id"], pred_map, annotation["segments_info"], "model's result"
             )
             self._annotations.append(annotation)
-            if self._folder is not None:
-                (self._folder / "predictions").mkdir(parents=True, exist_ok=True)
-                write_segment_ids(self._folder / "predictions" / annotation["file_name"], pred_map)
+            for target in self._targets:
+                target.mkdir(parents=True, exist_ok=True)
+                write_segment_ids(target / annotation["file_name"], pred_map)
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
         """`{"panoptic_seg": {"PQ": …}}` over the images of all processes; empty but on the main process.
@@ -146,10 +189,10 @@ class COCOPanopticEvaluator:
         if not distributed.is_main_process():
             return OrderedDict()
         annotations = [annotation for _, share in gathered for annotation in share]
-        if self._folder is not None:
-            write_json(self._folder / "predictions.json", {"annotations": annotations})
+        for target in self._targets:
+            write_json(target.with_suffix(".json"), {"annotations": annotations})
         self._truth.check_complete([a["image_id"] for a in annotations], self._truth.json_file)
-        counts = sum((share for share, _ in gathered), self._truth.categories.empty_counts())
+        counts = sum((share for share, _ in gathered), self._truth.empty_counts())
         return OrderedDict(panoptic_seg=quality(counts, self._truth.categories))
 
     def _annotation(self, image_id: ImageId, segments: Sequence[Mapping[str, Any]]) -> Annotation:
@@ -177,11 +220,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gt-dir", required=True, help="the folder of its PNGs")
     parser.add_argument("--pred-json", required=True, help="the predictions' JSON file")
     parser.add_argument("--pred-dir", required=True, help="the folder of their PNGs")
+    add_boundary_argument(parser)
+    parser.add_argument(
+        "--recount-areas",
+        action="store_true",
+        help="areas of the truth from its PNGs, not its JSON file",
+    )
     parser.add_argument("--workers", type=int, default=1, help="threads that score images")
     return run_command(
         parser,
         lambda args: panoptic_quality(
-            args.gt_json, args.gt_dir, args.pred_json, args.pred_dir, workers=args.workers
+            args.gt_json,
+            args.gt_dir,
+            args.pred_json,
+            args.pred_dir,
+            rules=Rules(args.recount_areas, args.boundary),
+            workers=args.workers,
         ),
         argv,
     )

@@ -14,6 +14,8 @@ from mask2former.evaluation.mean_iou import SemSegEvaluator
 from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
 
 IMAGE_IDS = (5, 2, 11, 7, 3)
+BOUNDARY = {"boundary": True}
+KINDS = {COCOPanopticEvaluator: BOUNDARY, COCOEvaluator: BOUNDARY, SemSegEvaluator: {}}
 
 
 def evaluate_share(folder: Path, rank: int, world_size: int, image_ids: tuple[int, ...]) -> Results:
@@ -21,8 +23,8 @@ def evaluate_share(folder: Path, rank: int, world_size: int, image_ids: tuple[in
     drawn = DrawnSet(folder / f"data{rank}", image_ids)
     records = drawn.records(drawn.disturbed)[rank::world_size]
     evaluators = DatasetEvaluators(
-        kind(metadata=drawn.metadata, output_dir=folder / "inference")
-        for kind in (COCOPanopticEvaluator, COCOEvaluator, SemSegEvaluator)
+        kind(metadata=drawn.metadata, output_dir=folder / "inference", save_predictions=True, **options)
+        for kind, options in KINDS.items()
     )
     return inference_on_dataset(Replay(), [[record] for record in records], evaluators)
 

@@ -97,9 +97,9 @@ def test_perfect_and_empty_folders(tmp_path: Path) -> None:
     empty = save_labels(
         tmp_path / "empty", {"city/a.png": [[255] * 2] * 2, "b.png": [[255, 255]], "c.png": [[9]]}
     )
-    perfect = mean_iou_of_folders(truth, truth, num_classes=3)
+    perfect = mean_iou_of_folders(truth, truth, label_ids=range(3))
     assert [perfect[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")] == [100] * 4
-    nothing = mean_iou_of_folders(truth, empty, num_classes=3)
+    nothing = mean_iou_of_folders(truth, empty, label_ids=range(3))
     assert [nothing[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")] == [0] * 4
 
 
@@ -121,8 +121,8 @@ def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.Ca
         (truth, small, 4, "small/a.png: the prediction is (1, 1) pixels, the truth (1, 2)"),
         (truth, truth, 3, "a.png: label 3 is neither one of the 3 classes nor the ignored label 255"),
         (truth, tmp_path / "nothing", 4, "a.png: no such file"),
-        (tmp_path / "nothing", truth, 4, "nothing: no PNG files"),
-        (truth, truth, 0, "the number of classes is 0, expected 1 or more"),
+        (tmp_path / "nothing", truth, 4, "nothing: no PNG or TIFF files"),
+        (truth, truth, 0, "the classes are the labels []: expected 1 or more, and none twice"),
     ]:
         assert main(["--gt-dir", str(gt), "--pred-dir", str(pred), "--num-classes", str(classes)]) == 2
         error = capsys.readouterr().err
@@ -206,6 +206,12 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
         evaluator.process([{"sem_seg_file_name": str(tmp_path / "large.png"), "file_name": "x"}], [output])
     with pytest.raises(ValueError, match=r"wide\.png: the prediction is \(2, 2\) pixels, the truth \(1, 3\)"):
         evaluator.process([{"sem_seg_file_name": str(tmp_path / "wide.png"), "file_name": "x"}], [output])
+    save_labels(tmp_path, {"raw.png": [[7, 8]]})
+    record = {"sem_seg_file_name": str(tmp_path / "raw.png"), "file_name": "x"}
+    with pytest.raises(ValueError, match=r"raw\.png: label 8 is not among the known labels \[7\]"):
+        evaluator.process([{**record, "sem_seg_label_ids": {7: 0}}], [output])
+    _, labels = true_labels({**record, "sem_seg_label_ids": {7: 0, 8: 255}}, 255)
+    assert labels.tolist() == [[0, 255]]
     del metadata.ignore_label
     with pytest.raises(ValueError, match="metadata of 'drawn': 'ignore_label' is missing"):
         SemSegEvaluator(metadata=metadata)

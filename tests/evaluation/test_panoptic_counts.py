@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mask2former.evaluation.panoptic_counts import (
+    PLAIN,
     count_matches,
     places_of,
     quality,
@@ -30,7 +31,7 @@ Infos = list[dict[str, Any]]
 def counts_of(gt_map: Any, gt: Infos, pred_map: Any, pred: Infos) -> np.ndarray:
     truth = read_segments(gt, CATEGORIES, "gt", truth=True)
     prediction = read_segments(pred, CATEGORIES, "pred", truth=False)
-    return count_matches(np.array(gt_map), truth, np.array(pred_map), prediction, 3, "image 1")
+    return count_matches(np.array(gt_map), truth, np.array(pred_map), prediction, 3, "image 1")[0]
 
 
 def pixels(ids: np.ndarray, id: int) -> set[tuple[int, ...]]:
@@ -81,7 +82,7 @@ def test_a_case_worked_out_by_hand() -> None:
     counts = counts_of(gt_map, gt, pred_map, pred)
     np.testing.assert_array_equal(counts, [[0.75, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
     # thing: PQ 0.75 / 1.5, SQ 0.75, RQ 1 / 1.5; stuff: all 1; "other" is nowhere and left out
-    results = quality(counts, CATEGORIES)
+    results = quality(counts[None], CATEGORIES)
     expected = {"PQ": 75, "SQ": 87.5, "RQ": 250 / 3, "PQ_th": 50, "SQ_th": 75, "RQ_th": 200 / 3, "PQ_st": 100}
     assert {name: results[name] for name in expected} == pytest.approx(expected)
     assert (results["n"], results["n_th"], results["n_st"]) == (2, 1, 1)
@@ -143,12 +144,12 @@ def test_exactly_one_half_is_no_match_and_no_excuse() -> None:
 
 
 def test_a_group_without_categories_is_nan() -> None:
-    results = quality(CATEGORIES.empty_counts(), CATEGORIES)
+    results = quality(PLAIN.empty_counts(CATEGORIES), CATEGORIES)
     assert results["n"] == 0 and np.isnan([results["PQ"], results["SQ_th"], results["RQ_st"]]).all()
     stuff_only = counts_of(
         [[3]], [{"id": 3, "category_id": 1, "area": 1}], [[8]], [{"id": 8, "category_id": 1}]
     )
-    results = quality(stuff_only, CATEGORIES)
+    results = quality(stuff_only[None], CATEGORIES)
     assert (results["PQ"], results["PQ_st"]) == (100, 100) and np.isnan(results["PQ_th"])
 
 

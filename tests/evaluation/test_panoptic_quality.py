@@ -11,6 +11,7 @@ from evaluation_drawings import CATEGORIES, DrawnSet, Replay, save_ids, save_pan
 from mask2former.evaluation.evaluator import inference_on_dataset
 from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator, main, panoptic_quality
 
+FLAGS = ("--gt-json", "--gt-dir", "--pred-json", "--pred-dir")
 GROUPS = {"": "All", "_th": "Things", "_st": "Stuff"}
 
 
@@ -93,11 +94,48 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(
     assert [a["image_id"] for a in annotations] == list(image_ids)
 
 
+def test_stored_areas_count_unless_they_are_counted_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in ADE20K: the area of stuff is that before things were pasted over it, and some is hidden whole."""
+    drawn = DrawnSet(tmp_path)
+    content = json.loads(drawn.json.read_text())
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["area"] *= 1 if segment["category_id"] in (3, 90) else 1.25
+        hidden = {"id": 2**24 - 1, "category_id": 200, "area": 9, "iscrowd": 0}
+        annotation["segments_info"].append(hidden)
+    drawn.json.write_text(json.dumps(content))
+    files = drawn.json, drawn.pngs, *save_panoptic(tmp_path / "perfect", drawn.maps)
+    stored = panoptic_quality(*files)
+    assert [stored[name] for name in ("PQ_th", "SQ_st")] == pytest.approx([100, 80])
+    assert 50 < stored["RQ_st"] < 100
+    arguments = [str(word) for pair in zip(FLAGS, files, strict=True) for word in pair]
+    assert main([*arguments, "--recount-areas", "--json"]) == 0
+    recounted = json.loads(capsys.readouterr().out)
+    assert [recounted[name] for name in ("PQ", "SQ", "RQ", "PQ_st")] == [100] * 4
+
+    evaluator = COCOPanopticEvaluator(metadata=drawn.metadata, recount_areas=True)
+    results = inference_on_dataset(Replay(), [drawn.records(drawn.maps)], evaluator)["panoptic_seg"]
+    assert results["PQ"] == 100
+
+
+def test_the_submission_is_scored_alike(tmp_path: Path) -> None:
+    drawn, out = DrawnSet(tmp_path), tmp_path / "out"
+    evaluator = COCOPanopticEvaluator(metadata=drawn.metadata, output_dir=out, save_predictions=True)
+    results = inference_on_dataset(Replay(), [drawn.records(drawn.disturbed)], evaluator)["panoptic_seg"]
+    saved = out / "submission/panoptic.json", out / "submission/panoptic"
+    assert panoptic_quality(drawn.json, drawn.pngs, *saved) == pytest.approx(results, nan_ok=True)
+    assert {path.name for path in saved[1].iterdir()} == {"5.png", "2.png", "11.png"}
+
+
 def test_evaluator_without_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = DrawnSet(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     results = inference_on_dataset(
-        Replay(), [drawn.records(drawn.maps)], COCOPanopticEvaluator(metadata=drawn.metadata)
+        Replay(),
+        [drawn.records(drawn.maps)],
+        COCOPanopticEvaluator(metadata=drawn.metadata, save_predictions=True),
     )
     assert results["panoptic_seg"]["PQ"] == 100
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -1,0 +1,200 @@
+"""What TEST.* switches on, what is left unmeasured, and the three metrics of panoptic models."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_utils
+from tiny_runs import tiny_config
+from torch import nn
+
+from mask2former.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    register_coco_instances,
+    register_coco_panoptic,
+)
+from mask2former.engine.build import apply_dataset_facts, build_model
+from mask2former.engine.evaluate import EVALUATORS, build_evaluator, check_test_datasets, evaluate
+from mask2former.evaluation import coco_ap, mean_iou, panoptic_quality
+from mask2former.label_files import read_segment_ids, write_segment_ids
+from mask2former.modeling.inference import infer
+from mask2former.modeling.mask_former import build_inference_options
+from mask2former.modeling.tiles import Sizes
+
+
+@pytest.fixture
+def registered():
+    """A function that registers a dataset for the time of the test."""
+    names = []
+
+    def register(function, name, *arguments):
+        names.append(name)
+        function(name, {}, *arguments)
+        return name
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def score(command, arguments, capsys):
+    """What a command finds in files; null is NaN."""
+    assert command([*map(str, arguments), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    return {name: np.nan if value is None else value for name, value in scores.items()}
+
+
+def test_switches_change_metrics_and_files(tiny_shapes, tmp_path, capsys):
+    cfg = tiny_config(TEST__BOUNDARY=True, TEST__SAVE_PREDICTIONS=True, TEST__RECOUNT_AREAS=True)
+    results = evaluate(cfg, build_model(cfg), tmp_path)
+    assert {"AP", "boundary_AP"} <= results["segm"].keys()
+    assert {"PQ", "boundary_PQ"} <= results["panoptic_seg"].keys()
+    saved, truth = tmp_path / "submission", tiny_shapes / "shapes"
+    annotations = truth / "annotations"
+    arguments = ["--gt-json", annotations / "panoptic_val.json", "--gt-dir", truth / "panoptic_val"]
+    arguments += ["--pred-json", saved / "panoptic.json", "--pred-dir", saved / "panoptic", "--recount-areas"]
+    found = score(panoptic_quality.main, [*arguments, "--boundary"], capsys)
+    assert found == pytest.approx(results["panoptic_seg"], nan_ok=True)
+    arguments = ["--gt", annotations / "instances_val.json", "--results", saved / "instance.json"]
+    found = score(coco_ap.main, [*arguments, "--boundary"], capsys)
+    assert found == pytest.approx(results["segm"], nan_ok=True)
+
+    labels = tmp_path / "labels"  # the truth's, made of its segments
+    labels.mkdir()
+    for file in (truth / "panoptic_val").iterdir():  # contiguous ids begin at 0, category ids at 1
+        ids = read_segment_ids(file)
+        Image.fromarray((ids // 1000 - 1).astype(np.uint8)).save(labels / file.name)
+    arguments = ["--gt-dir", labels, "--pred-dir", saved / "semantic", "--num-classes", 5]
+    assert score(mean_iou.main, arguments, capsys)["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
+
+
+def test_without_switches_there_is_no_submission(tiny_shapes, tmp_path):
+    cfg = tiny_config()
+    results = evaluate(cfg, build_model(cfg), tmp_path)
+    assert not [name for metrics in results.values() for name in metrics if name.startswith("boundary")]
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"coco_instances_results.json", "panoptic", "sem_seg_predictions.json"}
+
+
+def test_a_switch_without_effect_is_told(tiny_shapes, tmp_path, caplog):
+    cfg = tiny_config(
+        MODEL__MASK_FORMER__TEST__INSTANCE_ON=False,
+        MODEL__MASK_FORMER__TEST__PANOPTIC_ON=False,
+        TEST__BOUNDARY=True,
+        TEST__SAVE_PREDICTIONS=True,
+    )
+    with caplog.at_level(logging.WARNING):
+        build_evaluator(cfg, "shapes_panoptic_val", tmp_path)
+    assert caplog.messages == ["TEST.BOUNDARY changes nothing that is measured on 'shapes_panoptic_val'"]
+
+
+def test_an_instance_dataset_measures_ap_of_a_model_that_does_all(tiny_shapes, tmp_path, caplog, registered):
+    """The published configs of ADE20K's instances leave the other tasks on."""
+    root = tiny_shapes / "shapes"
+    places = root / "annotations/instances_val.json", root / "val"
+    name = registered(register_coco_instances, "instances_alone", *places)
+    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,))
+    with caplog.at_level(logging.INFO, logger="mask2former.engine.evaluate"):
+        assert list(evaluate(cfg, build_model(cfg), tmp_path)) == ["segm"]
+    line = "semantic, panoptic output is not measured: 'instances_alone' has no truth for it"
+    assert line in caplog.messages
+
+
+def test_truth_that_is_not_there_is_named_with_what_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    message = r"annotations/instances_val\.json does not exist.* python datasets/prepare_shapes\.py --root"
+    with pytest.raises(ValueError, match=message):
+        build_evaluator(tiny_config(), "shapes_panoptic_val", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in DatasetCatalog.list() if not name.startswith("mapillary_vistas_v2")]
+)
+def test_every_dataset_is_measured_somehow(name):
+    assert MetadataCatalog.get(name).evaluator_type in EVALUATORS
+
+
+def test_several_views_of_a_panoptic_model_are_refused_before_training(tiny_shapes):
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED is True, but an average .* is undefined"):
+        check_test_datasets(tiny_config(TEST__AUG__ENABLED=True))
+
+
+K, SIZE = 133, (16, 20)
+THING, STUFF = 7, 10  # contiguous
+CATEGORIES = [{"id": 3 * c + 1, "name": f"class {c}", "isthing": int(c % 5 != 0)} for c in range(K)]
+
+
+def draw_two_pictures(root: Path):
+    """Two pictures alike: an object upon stuff, and 133 classes, of which things are scattered."""
+    ids = np.full(SIZE, 2)
+    ids[4:12, 5:15] = 1
+    rle = mask_utils.encode(np.asfortranarray(ids == 1, np.uint8))
+    images, segments, objects = [], [], []
+    for number in (1, 2):
+        (root / "pngs").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", SIZE[::-1]).save(root / f"{number}.png")
+        write_segment_ids(root / f"pngs/{number}.png", ids)
+        images.append({"id": number, "file_name": f"{number}.png", "height": SIZE[0], "width": SIZE[1]})
+        infos = [
+            {"id": id, "category_id": 3 * c + 1, "area": int((ids == id).sum()), "iscrowd": 0}
+            for id, c in ((1, THING), (2, STUFF))
+        ]
+        segments.append({"image_id": number, "file_name": f"{number}.png", "segments_info": infos})
+        code = {"size": rle["size"], "counts": rle["counts"].decode()}
+        objects.append({**infos[0], "id": number, "image_id": number, "segmentation": code})
+    things = [category for category in CATEGORIES if category["isthing"]]
+    panoptic = {"images": images, "annotations": segments, "categories": CATEGORIES}
+    instances = {"images": images, "annotations": objects, "categories": things}
+    (root / "panoptic.json").write_text(json.dumps(panoptic))
+    (root / "instances.json").write_text(json.dumps(instances))
+    return torch.from_numpy(ids == 1)
+
+
+class Sure(nn.Module):
+    """A model that sees the first picture as it is, and takes all things of the second rather for stuff."""
+
+    def __init__(self, cfg, thing_mask):
+        super().__init__()
+        self.options = build_inference_options(cfg)
+        logits = torch.where(thing_mask, 9.0, -9.0)
+        self.masks = torch.stack([logits, -logits, *[torch.full(SIZE, -9.0)] * 4])  # 6 queries
+
+    def forward(self, inputs):
+        (record,) = inputs
+        classes = torch.randn(6, K + 1, generator=torch.Generator().manual_seed(0)) / 10
+        classes[2:, K] = 9.0
+        if record["image_id"] == 1:
+            classes[0, THING] = classes[1, STUFF] = 12.0
+        else:
+            classes[:, [c for c in range(K) if not CATEGORIES[c]["isthing"]]] += 5.0
+            classes[0, THING], classes[2:, K] = 3.0, 0.0
+        return [infer(classes, self.masks, Sizes(SIZE, SIZE, SIZE), self.options)]
+
+
+def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):
+    """AP is of the things among the best 100 pairs of query and class, of whatever class: 27 kinds of stuff
+    of 6 queries leave no place for the object of the second picture.
+    """
+    thing_mask = draw_two_pictures(tmp_path)
+    files = tmp_path, tmp_path / "pngs", tmp_path / "panoptic.json", None, tmp_path / "instances.json"
+    name = registered(register_coco_panoptic, "scattered_things", *files)
+    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,))
+    apply_dataset_facts(cfg)
+    results = evaluate(cfg, Sure(cfg, thing_mask), tmp_path / "out")
+    assert list(results) == ["sem_seg", "segm", "panoptic_seg"]
+    assert results["segm"]["AP"] == pytest.approx(100 * 51 / 101)  # found in one of two pictures
+    assert results["panoptic_seg"][f"PQ-class {THING}"] == pytest.approx(100 / 1.5)
+    assert results["sem_seg"][f"IoU-class {THING}"] == pytest.approx(50)
+
+    saved = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
+    things = {category["id"] for category in CATEGORIES if category["isthing"]}
+    assert {item["image_id"] for item in saved} == {1} and 0 < len(saved) < 100
+    assert {item["category_id"] for item in saved} <= things and max(saved, key=lambda item: item["score"])[
+        "category_id"
+    ] == 3 * THING + 1

@@ -1,0 +1,147 @@
+"""The definitions of boundaries and of average precision, step by step, for comparison."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_utils
+
+AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
+Record = dict[str, Any]
+Iou = Callable[[np.ndarray, np.ndarray, bool], float]
+
+
+def slow_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
+    """What `distance` erosions by 3 x 3 pixels take off; outside of the picture nothing is of the mask."""
+    left = np.pad(mask.astype(bool), 1)
+    for _ in range(distance):
+        shifted = [np.roll(left, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        left = np.logical_and.reduce(shifted)
+        left[[0, -1]] = left[:, [0, -1]] = False
+    return mask & ~left[1:-1, 1:-1]
+
+
+def slow_distance(shape: tuple[int, ...], ratio: float) -> int:
+    return max(1, round(ratio * math.sqrt(shape[0] ** 2 + shape[1] ** 2)))
+
+
+def mask_iou(found: np.ndarray, true: np.ndarray, crowd: bool) -> float:
+    shared = (found & true).sum()
+    return shared / max(found.sum() if crowd else (found | true).sum(), 1)
+
+
+def boundary_iou(ratio: float) -> Iou:
+    def iou(found: np.ndarray, true: np.ndarray, crowd: bool) -> float:
+        if crowd:
+            return mask_iou(found, true, crowd)
+        distance = slow_distance(true.shape, ratio)
+        edges = slow_boundary(found, distance), slow_boundary(true, distance)
+        return min(mask_iou(found, true, False), mask_iou(*edges, False))
+
+    return iou
+
+
+def slow_average_precision(
+    truth: Record, results: list[Record], iou: Iou = mask_iou, *, lvis: bool = False
+) -> dict[str, float]:
+    """AP, AP50, AP75, APs, APm, APl, of LVIS APr, APc, APf too, and AP of each category, in percent."""
+    if lvis:
+        results = best_300(results)
+    names = {c["id"]: c.get("name") for c in truth["categories"]}
+    pairs = {(i["id"], c): compare(truth, results, i, c, iou) for i in truth["images"] for c in names}
+    order = sorted(i["id"] for i in truth["images"])
+    thresholds = np.linspace(0.5, 0.95, 10)
+
+    def ap(categories: list[Any], thresholds: Any = thresholds, area: str = "") -> float:
+        curves = [
+            curve([match(*pairs[i, c], t, AREAS[area], lvis) for i in order])
+            for c in categories
+            for t in thresholds
+        ]
+        known = [100 * np.mean(points) for points in curves if points is not None]
+        return float(np.mean(known)) if known else float("nan")
+
+    scores = {"AP": ap([*names]), "AP50": ap([*names], [0.5]), "AP75": ap([*names], [0.75])}
+    scores |= {f"AP{area}": ap([*names], area=area) for area in "sml"}
+    for mark in "rcf" if lvis else "":
+        scores[f"AP{mark}"] = ap([c["id"] for c in truth["categories"] if c["frequency"] == mark])
+    return scores | {f"AP-{name}": ap([c]) for c, name in names.items()}
+
+
+def best_300(results: list[Record]) -> list[Record]:
+    kept: list[Record] = []
+    for image in {result["image_id"] for result in results}:
+        own = [result for result in results if result["image_id"] == image]
+        kept += sorted(own, key=lambda result: result["score"], reverse=True)[:300]
+    return kept
+
+
+def compare(truth: Record, results: list[Record], image: Record, category: Any, iou: Iou) -> tuple[Any, ...]:
+    """Objects and results of an image and category, their IoU, and the image itself."""
+    size = image["height"], image["width"]
+
+    def own(records: list[Record]) -> list[Record]:
+        return [r for r in records if r["image_id"] == image["id"] and r["category_id"] == category]
+
+    def mask(record: Record) -> np.ndarray:
+        code = record["segmentation"]
+        if isinstance(code, list):
+            code = mask_utils.merge(mask_utils.frPyObjects(code, *size))
+        return mask_utils.decode(code).astype(bool)
+
+    objects = own(truth["annotations"])
+    found = sorted(own(results), key=lambda result: -result["score"])
+    table = [[iou(mask(f), mask(o), bool(o.get("iscrowd", 0))) for o in objects] for f in found]
+    return objects, found, table, [mask(f).sum() for f in found], image, category
+
+
+def match(
+    objects: list[Record],
+    found: list[Record],
+    ious: list[list[float]],
+    areas: list[int],
+    image: Record,
+    category: Any,
+    threshold: float,
+    area: tuple[float, float],
+    lvis: bool,
+) -> tuple[list[tuple[float, bool]], int]:
+    """(score, right or wrong) of each result that counts, and the number of objects to be found."""
+    wanted = [not o.get("iscrowd", 0) and area[0] <= o["area"] <= area[1] for o in objects]
+    free = [True] * len(objects)
+    counted = []
+    for place in range(len(found) if lvis else min(len(found), 100)):
+        fitting = [
+            o
+            for o in range(len(objects))
+            if ious[place][o] >= threshold and (free[o] or objects[o].get("iscrowd", 0))
+        ]
+        # An object to be found comes first; of equal ones the last
+        best = max(fitting, key=lambda o: (wanted[o], ious[place][o], o), default=None)
+        if best is not None:
+            free[best] = False
+            if wanted[best]:
+                counted.append((found[place]["score"], True))
+        elif area[0] <= areas[place] <= area[1] and not (lvis and forgiven(objects, image, category)):
+            counted.append((found[place]["score"], False))
+    return counted, sum(wanted)
+
+
+def forgiven(objects: list[Record], image: Record, category: Any) -> bool:
+    """LVIS: whether a surplus result says nothing, as the image was not searched (enough)."""
+    searched = bool(objects) or category in image["neg_category_ids"]
+    return not searched or category in image["not_exhaustive_category_ids"]
+
+
+def curve(shares: list[tuple[list[tuple[float, bool]], int]]) -> np.ndarray | None:
+    """Precision at 101 recalls; None where there is nothing to be found."""
+    total = sum(wanted for _, wanted in shares)
+    if not total:
+        return None
+    counted = sorted((c for share, _ in shares for c in share), key=lambda c: -c[0])
+    right = np.cumsum([good for _, good in counted])
+    recall, precision = right / total, right / np.arange(1, len(counted) + 1)
+    return np.array(
+        [max(precision[recall >= wanted], default=0.0) for wanted in np.linspace(0, 1, 101)], np.float64
+    )
