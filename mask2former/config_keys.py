@@ -107,7 +107,9 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.OPTIMIZER": "ADAMW",
     "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.REFERENCE_BATCH": 0,  # pictures a step, by accumulation, where IMS_PER_BATCH is less; 0: that
     "SOLVER.MAX_ITER": 40000,
+    "SOLVER.EPOCHS": 0.0,  # passes through DATASETS.TRAIN instead of MAX_ITER, which follows; 0: MAX_ITER
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.MOMENTUM": 0.9,  # of SGD
@@ -132,6 +134,13 @@ DEFAULTS: dict[str, Any] = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.EXPECTED_RESULTS": [],
     "TEST.DETECTIONS_PER_IMAGE": 100,
+    "TEST.BOUNDARY": False,  # boundary AP and PQ beside the plain ones
+    "TEST.SAVE_PREDICTIONS": False,  # in the formats that the datasets' authors take
+    "TEST.RECOUNT_AREAS": False,  # panoptic truth: areas as the PNG shows them, not as the JSON says
+    "TEST.AUG.ENABLED": False,  # semantic scores averaged over sizes and mirrored pictures
+    "TEST.AUG.MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
+    "TEST.AUG.MAX_SIZE": 4000,
+    "TEST.AUG.FLIP": True,
     "OUTPUT_DIR": "./output",
     "SEED": -1,
     "CUDNN_BENCHMARK": False,
@@ -162,7 +171,6 @@ _NO_DILATION = "the ResNet has no dilation"
 _NO_DEFORMABLE = "the ResNet has no deformable convolution"
 _OTHER_SOLVER = "no optimizer or schedule offered here uses it"
 _UNREAD = "the published model does not read it"
-_NO_TTA = "there is no test-time augmentation"
 
 IGNORED: dict[str, IgnoredKey] = {
     **_section("MODEL", _NO_BOXES, {"LOAD_PROPOSALS": False, "MASK_ON": False, "KEYPOINT_ON": False}),
@@ -380,17 +388,6 @@ IGNORED: dict[str, IgnoredKey] = {
         0, "the batch does not depend on the number of processes; see SOLVER.IMS_PER_BATCH"
     ),
     **_section("TEST", _NO_BOXES, {"KEYPOINT_OKS_SIGMAS": []}),
-    **_section("TEST.AUG", _NO_TTA, {"ENABLED": False, "FLIP": True}),
-    "TEST.AUG.MIN_SIZES": IgnoredKey(
-        (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
-        _NO_TTA,
-        (
-            [256, 384, 512, 640, 768, 896],
-            [320, 480, 640, 800, 960, 1120],
-            [512, 768, 1024, 1280, 1536, 1792],
-        ),
-    ),
-    "TEST.AUG.MAX_SIZE": IgnoredKey(4000, _NO_TTA, (3584, 4480, 4096)),
     **_section("TEST.PRECISE_BN", "statistics are those of training", {"ENABLED": False, "NUM_ITER": 200}),
     **_section("GLOBAL", "it is Detectron2's scratch space", {"HACK": 1.0}),
 }

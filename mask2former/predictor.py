@@ -13,9 +13,8 @@ from fvcore.common.config import CfgNode
 from mask2former import zoo
 from mask2former.config import config_from_text
 from mask2former.data import build_test_mapper
-from mask2former.data.augmentation import resize_shortest_edge
-from mask2former.data.mapper import to_tensor
 from mask2former.engine.build import build_model, checkpoint_metadata
+from mask2former.engine.multi_scale import compact_predict
 from mask2former.engine.weights import Checkpoint, WeightsError, load_weights, read_checkpoint
 from mask2former.image_io import Array, ImageSource, read_image
 from mask2former.modeling.mask_former import MaskFormer
@@ -41,7 +40,8 @@ class Predictor:
         cfg_or_checkpoint: a config whose MODEL.WEIGHTS is a trained model; or a checkpoint of this project,
             by path or address, which holds its config. For changes to that one, see `stored_config`.
         score_threshold: instances below it are left out of results. (Evaluation has no such threshold: AP is
-            measured over all of them.) Panoptic results follow MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD.
+            measured over all of them.) Panoptic results follow MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD,
+            semantic ones TEST.AUG.
         precision: "fp32", or "bf16", which is faster where the processor multiplies it (on x86: AMX or
             AVX512_BF16, see `lscpu`; any recent GPU) and moves results a little.
 
@@ -73,6 +73,7 @@ class Predictor:
         if not report.has_trained_head:
             raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
         set_precision(self.model, precision)
+        self.predict = compact_predict(cfg, self.model)
         num_classes = self.model.criterion.num_classes
         metadata = checkpoint.metadata or checkpoint_metadata(cfg)
         self.class_names, self.colours = class_names_and_colours(metadata, num_classes)
@@ -104,26 +105,17 @@ class Predictor:
         """The numbers of pictures that are padded to the same size, `batch_size` at a time."""
         frames: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
-            resized = self._resize(image)
             divisor = self.model.size_divisibility
-            frame = tuple(-(-side // divisor) for side in (resized.height, resized.width))
+            resized = self.mapper.resizes((image.shape[0], image.shape[1]))
+            frame = tuple(-(-side // divisor) for size in resized for side in size)
             frames.setdefault(frame, []).append(i)
         for numbers in frames.values():
             yield from (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))
 
-    def _resize(self, image: Array) -> Any:
-        """The transform (H, W) -> (h, w) of evaluation."""
-        return resize_shortest_edge(image.shape[:2], self.mapper.edge, self.mapper.max_size)
-
     def _predict(self, images: Sequence[Array]) -> list[Result]:
         """Results of pictures (H, W, 3) in one batch."""
-        inputs = [self._inputs(image) for image in images]
-        outputs = self.model.predict(inputs, compact=True)
+        outputs = self.predict([self.mapper.inputs(image) for image in images])
         return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
-
-    def _inputs(self, image: Array) -> dict[str, Any]:
-        resized = to_tensor(self._resize(image).apply_image(image), self.mapper.image_format)
-        return {"image": resized, "height": image.shape[0], "width": image.shape[1]}
 
     def _result(self, image: Array, output: Mapping[str, Any]) -> Result:
         facts: dict[str, Any] = {"empty_reasons": {}}

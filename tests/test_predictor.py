@@ -62,16 +62,16 @@ def test_results_are_the_models_at_the_original_size(predictor):
 
 
 def test_longest_side_is_limited(predictor):
-    seen = predictor._inputs(picture(20, 200))["image"]
+    seen = predictor.mapper.inputs(picture(20, 200))["image"]
     assert tuple(seen.shape) == (3, 13, 128)
 
 
 def test_bgr_models_get_bgr(checkpoint):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     image = picture(64, 64)
-    rgb = Predictor(cfg)._inputs(image)["image"]
+    rgb = Predictor(cfg).mapper.inputs(image)["image"]
     cfg.INPUT.FORMAT = "BGR"
-    torch.testing.assert_close(Predictor(cfg)._inputs(image)["image"], rgb.flip(0))
+    torch.testing.assert_close(Predictor(cfg).mapper.inputs(image)["image"], rgb.flip(0))
 
 
 def test_all_kinds_of_sources(predictor, tmp_path):

@@ -142,13 +142,7 @@ def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -
         DatasetError: a dataset is unknown or broken, or no picture is left to train on.
         ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
     """
-    records, metadata = read_datasets(cfg.DATASETS.TRAIN)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = without_empty(records)
-    if not records:
-        raise DatasetError(
-            f"nothing to train on: {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN is empty'}"
-        )
+    records, metadata = training_records(cfg)
     total, parts = cfg.SOLVER.IMS_PER_BATCH, world_size()
     if total % parts or total <= 0:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}: {parts} processes cannot share that evenly")
@@ -172,6 +166,32 @@ def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> Loade
     own = range(bounds[rank()], bounds[rank() + 1])
     batches = [list(own[i : i + batch_size]) for i in range(0, len(own), batch_size)]
     return _loader(cfg, TestSamples(records, build_test_mapper(cfg)), batches)
+
+
+def training_records(cfg: Any) -> tuple[list[Record], Metadata]:
+    """The records of DATASETS.TRAIN that are trained on, and the metadata of the first dataset.
+
+    Raises:
+        DatasetError: a dataset is unknown or broken, or no picture is left.
+    """
+    records, metadata = read_datasets(cfg.DATASETS.TRAIN)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = without_empty(records)
+    if not records:
+        raise DatasetError(
+            f"nothing to train on: {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN is empty'}"
+        )
+    return records, metadata
+
+
+def pictures_an_epoch(cfg: Any) -> float:
+    """How many pictures an epoch of training shows on average; those that are repeated count as often.
+
+    Raises:
+        DatasetError, ValueError: as `training_records`; or an unknown DATALOADER.SAMPLER_TRAIN.
+    """
+    records, _ = training_records(cfg)
+    return float(_repeats(cfg, records).sum())
 
 
 def read_datasets(names: Sequence[str]) -> tuple[list[Record], Metadata]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mask2former.data.augmentation import (
     Augmentation,
+    Resize,
     Scene,
     augment,
     large_scale_jitter,
@@ -77,22 +78,42 @@ class TrainMapper:
 
 
 class TestMapper:
-    """Record -> the same without its annotations, and "image" (3, h, w) uint8 resized for testing."""
+    """Record -> the same without its annotations, and "image" (3, h, w) uint8 resized for testing.
+
+    Args:
+        edges: lengths in pixels that the shorter side is resized to.
+        max_size: what the longer side may be at most.
+        image_format: the order of the channels.
+        as_views: give "views", the picture at every one of `edges`, instead of "image" at the first.
+    """
 
     __test__ = False  # not a test case, whatever its name suggests to pytest
 
-    def __init__(self, *, edge: int, max_size: int, image_format: str) -> None:
-        self.edge = edge
+    def __init__(
+        self, *, edges: Sequence[int], max_size: int, image_format: str, as_views: bool = False
+    ) -> None:
+        self.edges = edges if as_views else edges[:1]
         self.max_size = max_size
         self.image_format = image_format
+        self.as_views = as_views
 
     def __call__(self, record: Record) -> dict[str, Any]:
         """The sample; `height` and `width` are those of the original picture, in pixels."""
-        image = record_image(record)
-        height, width = image.shape[:2]
-        resized = resize_shortest_edge((height, width), self.edge, self.max_size).apply_image(image)
         kept = {key: value for key, value in record.items() if key != "annotations"}
-        return {**kept, "height": height, "width": width, "image": to_tensor(resized, self.image_format)}
+        return {**kept, **self.inputs(record_image(record))}
+
+    def inputs(self, image: np.ndarray) -> dict[str, Any]:
+        """What the model takes of a picture (H, W, 3) uint8 RGB."""
+        height, width = image.shape[:2]
+        views = [
+            to_tensor(step.apply_image(image), self.image_format) for step in self.resizes((height, width))
+        ]
+        shown = {"views": views} if self.as_views else {"image": views[0]}
+        return {**shown, "height": height, "width": width}
+
+    def resizes(self, size: tuple[int, int]) -> list[Resize]:
+        """How a picture (H, W) is resized, one for each of its views."""
+        return [resize_shortest_edge(size, edge, self.max_size) for edge in self.edges]
 
 
 def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
@@ -115,11 +136,16 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
 
 
 def build_test_mapper(cfg: Any) -> TestMapper:
-    """The mapper for evaluation: shortest side INPUT.MIN_SIZE_TEST, longest at most MAX_SIZE_TEST."""
+    """The mapper for evaluation: shortest side INPUT.MIN_SIZE_TEST, longest at most MAX_SIZE_TEST.
+
+    With TEST.AUG it makes a view for each of its MIN_SIZES, of the original picture as well.
+    """
+    augmented = cfg.TEST.AUG.ENABLED
     return TestMapper(
-        edge=cfg.INPUT.MIN_SIZE_TEST,
-        max_size=cfg.INPUT.MAX_SIZE_TEST,
+        edges=tuple(cfg.TEST.AUG.MIN_SIZES) if augmented else (cfg.INPUT.MIN_SIZE_TEST,),
+        max_size=cfg.TEST.AUG.MAX_SIZE if augmented else cfg.INPUT.MAX_SIZE_TEST,
         image_format=_checked_format(cfg.INPUT.FORMAT),
+        as_views=augmented,
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,37 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.data.loader import build_train_loader
 from mask2former.distributed import barrier, is_main_process, sum_over_processes, world_size
-from mask2former.engine.build import build_model, checkpoint_metadata, class_names, dataset_metadata
+from mask2former.engine.build import (
+    build_model,
+    checkpoint_metadata,
+    class_names,
+    dataset_metadata,
+    warn_of_other_classes,
+)
 from mask2former.engine.checkpoint import RunFolder, atomic_write
+from mask2former.engine.crowded import CrowdedPicturesHook
 from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
 from mask2former.engine.hooks import CheckpointHook, EvaluationHook, Hook, ProgressHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.pictures import PictureHook
+from mask2former.engine.schedule import apply_schedule
 from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.trainer import Trainer, autocast_dtype
-from mask2former.engine.weights import load_weights
+from mask2former.engine.weights import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, resume: bool) -> Results:
+def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Results:
     """Train as `cfg` says, with `resume` from OUTPUT_DIR's last checkpoint; the final evaluation's results.
+
+    What SOLVER.EPOCHS and REFERENCE_BATCH decide is written into `cfg`; see `apply_schedule`.
 
     Raises:
         ValueError: the config contradicts itself or the checkpoint.
         TrainingError: training cannot go on.
     """
+    apply_schedule(cfg, typed_keys)
     folder = RunFolder(cfg.OUTPUT_DIR)
     saved = folder.load_last() if resume else None
     cfg.SEED = _common_seed(cfg.SEED, saved)
@@ -39,15 +51,18 @@ def train(cfg: CfgNode, resume: bool) -> Results:
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+    # Before the model, and before its weights are fetched: data that is missing shall show at once
+    batches = build_train_loader(cfg, first_step=0 if saved is None else saved["iteration"] + 1)
+    check_test_datasets(cfg)
     model = build_model(cfg)
     if saved is None and cfg.MODEL.WEIGHTS:
-        load_weights(model, cfg.MODEL.WEIGHTS, strict=cfg.MODEL.WEIGHTS_STRICT)
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+        warn_of_other_classes(cfg, checkpoint)
+        load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
     logger.info("%.1f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     trainer = build_trainer(cfg, model)
     if saved is not None:
         _restore(trainer, saved)
-    batches = build_train_loader(cfg, first_step=trainer.done)
-    check_test_datasets(cfg)
     barrier()  # all have read what the main process may now move
     metrics = _open_folder(cfg, folder, trainer.done, fresh=not resume)
     evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
@@ -142,11 +157,17 @@ def _hooks(
     cfg: CfgNode, folder: RunFolder, metrics: MetricsLog | None, evaluation: EvaluationHook
 ) -> list[Hook]:
     extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
-    names = class_names(dataset_metadata(cfg))
     return [
         ProgressHook(metrics),
         CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra),
-        PictureHook(cfg.VIS_PERIOD, names, folder.path, metrics),
+        PictureHook(
+            period=cfg.VIS_PERIOD,
+            names=class_names(dataset_metadata(cfg)),
+            image_format=cfg.INPUT.FORMAT,
+            folder=folder.path,
+            metrics=metrics,
+        ),
+        CrowdedPicturesHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES),
         evaluation,
     ]
 

@@ -5,9 +5,11 @@ Queries are chosen before their masks are resized, and masks are resized tile by
 Letters: `Q` queries, `K` classes, `h, w` the sides of the mask logits, `H, W` the output's in pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from math import prod
 from typing import Any
 
 import torch
@@ -15,8 +17,9 @@ from torch import Tensor
 
 from mask2former.modeling.instance import instances
 from mask2former.modeling.panoptic import panoptic_segments
-from mask2former.modeling.semantic import semantic_label_map, semantic_scores
+from mask2former.modeling.semantic import View, semantic_label_map, semantic_scores
 from mask2former.modeling.tiles import Sizes
+from mask2former.modeling.views import add_scores, mean_label_map
 
 TASKS = ("semantic", "instance", "panoptic")
 MIB = 2**20
@@ -122,6 +125,36 @@ def infer(
                 masks = results["instances"].pred_masks
                 results["instances"].set("pred_masks", masks.dense().to(mask_logits.device))
     return results
+
+
+def infer_views(
+    views: Iterator[View], pixels: Sequence[int], options: InferenceOptions, *, compact: bool = False
+) -> dict[str, Any]:
+    """The semantic result of one picture, averaged over views of it that are made one by one.
+
+    Held are either the logits of all views or the sum of the scores, whichever is less: at most K numbers a
+    pixel, and with a compact result often far fewer. Beside them there are a view's own logits, and what the
+    memory budget allows.
+
+    Args:
+        views: at least one.
+        pixels: how many each of them has.
+
+    Returns:
+        "label_map" (H, W) with `compact`, else "sem_seg" (K, H, W).
+    """
+    first = next(views)
+    device, logits = first.mask_logits.device, first.mask_logits.numel() * sum(pixels) / pixels[0]
+    resize_first, memory_budget = options.semantic_on_resized, options.memory_budget
+    if compact and logits < first.num_classes * prod(first.sizes.output):
+        held = [first, *views]
+        with _float32_products(device):
+            return {"label_map": mean_label_map(held, resize_first=resize_first, memory_budget=memory_budget)}
+    total = first.mask_logits.new_zeros(first.num_classes, *first.sizes.output)
+    for view in chain([first], views):
+        with _float32_products(device):  # not around the network
+            add_scores(total, view, resize_first=resize_first, memory_budget=memory_budget)
+    return {"label_map": total.argmax(0).int()} if compact else {"sem_seg": total.div_(len(pixels))}
 
 
 @contextmanager

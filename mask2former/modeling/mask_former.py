@@ -4,17 +4,19 @@ Letters: `B` images, `K` classes, `N` targets of an image, `H, W` the padded ima
 own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2former.modeling.inference import MIB, TASKS, InferenceOptions, infer
+from mask2former.modeling.inference import MIB, TASKS, InferenceOptions, infer, infer_views
 from mask2former.modeling.loss.criterion import SetCriterion
 from mask2former.modeling.predictions import Predictions
+from mask2former.modeling.semantic import View
 from mask2former.modeling.tiles import Sizes
 from mask2former.registry import BACKBONE, META_ARCH, SEM_SEG_HEADS, find_builder
 from mask2former.structures import Instances, ShapeSpec
@@ -118,6 +120,43 @@ class MaskFormer(nn.Module):
         Raises:
             ValueError: an image does not fit; the message names the file.
         """
+        return [
+            infer(view.class_logits, view.mask_logits, view.sizes, self.inference, compact=compact)
+            for view in self._views(batched_inputs)
+        ]
+
+    @torch.no_grad()
+    def predict_views(
+        self, batched_inputs: Inputs, *, mirror: bool, compact: bool = False
+    ) -> list[dict[str, Any]]:
+        """Semantic results, averaged over the views of each picture.
+
+        Args:
+            batched_inputs: as for `predict`, but instead of "image" a list "views" of such, and always with
+                "height" and "width".
+            mirror: average over each view and its mirror image.
+            compact: as for `predict`.
+
+        Raises:
+            ValueError: an image does not fit; the message names the file.
+        """
+        return [self._average(inputs, mirror, compact) for inputs in batched_inputs]
+
+    def _average(self, inputs: Mapping[str, Any], mirror: bool, compact: bool) -> dict[str, Any]:
+        """The averaged result of one picture; views go through the network one by one."""
+        pictures = list(product(inputs["views"], (False, True) if mirror else (False,)))
+
+        def views() -> Iterator[View]:
+            for image, mirrored in pictures:
+                shown = {**inputs, "image": image.flip(-1) if mirrored else image}
+                (view,) = self._views([shown])
+                yield view._replace(mirrored=mirrored)
+
+        pixels = [image[0].numel() for image, _ in pictures]
+        return infer_views(views(), pixels, self.inference, compact=compact)
+
+    def _views(self, batched_inputs: Inputs) -> list[View]:
+        """The last predictions of each image, in float32."""
         images = self._images(batched_inputs)
         with self._autocast():
             predictions = self.network(images)
@@ -125,7 +164,7 @@ class MaskFormer(nn.Module):
         mask_logits = predictions.mask_logits()
         padded = (images.shape[2], images.shape[3])
         return [
-            infer(classes, masks, _sizes(inputs, padded), self.inference, compact=compact)
+            View(classes, masks, _sizes(inputs, padded))
             for classes, masks, inputs in zip(class_logits, mask_logits, batched_inputs, strict=True)
         ]
 
@@ -186,19 +225,24 @@ def _check_range(what: str, classes: Sequence[int], num_classes: int) -> None:
 @META_ARCH.register_as("MaskFormer")
 def build_mask_former(cfg: Any) -> MaskFormer:
     """The model of a config, on torch's default device."""
+    return MaskFormer(**mask_former_parts(cfg))
+
+
+def mask_former_parts(cfg: Any) -> dict[str, Any]:
+    """What a config makes a `MaskFormer` of: its arguments by name."""
     model = cfg.MODEL
     build_backbone = find_builder(BACKBONE, model.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     backbone = build_backbone(cfg, ShapeSpec(channels=len(model.PIXEL_MEAN)))
     build_head = find_builder(SEM_SEG_HEADS, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
-    return MaskFormer(
-        backbone=backbone,
-        sem_seg_head=build_head(cfg, backbone.output_shape()),
-        criterion=build_criterion(cfg),
-        inference=build_inference_options(cfg),
-        pixel_mean=model.PIXEL_MEAN,
-        pixel_std=model.PIXEL_STD,
-        size_divisibility=model.MASK_FORMER.SIZE_DIVISIBILITY,
-    )
+    return {
+        "backbone": backbone,
+        "sem_seg_head": build_head(cfg, backbone.output_shape()),
+        "criterion": build_criterion(cfg),
+        "inference": build_inference_options(cfg),
+        "pixel_mean": model.PIXEL_MEAN,
+        "pixel_std": model.PIXEL_STD,
+        "size_divisibility": model.MASK_FORMER.SIZE_DIVISIBILITY,
+    }
 
 
 def build_criterion(cfg: Any) -> SetCriterion:

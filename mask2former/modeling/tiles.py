@@ -53,6 +53,10 @@ class Tile(NamedTuple):
         """The tile's part of maps (..., H, W), as a view."""
         return maps[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
 
+    def mirrored(self, width: int) -> "Tile":
+        """Where it lies in an output of that width after left and right are swapped."""
+        return Tile(self.rows, range(width - self.columns.stop, width - self.columns.start))
+
     def halves(self) -> list["Tile"]:
         """Its right and its left half."""
         middle = len(self.columns) // 2
