@@ -4,7 +4,12 @@ Importing this makes the built-in datasets known by name; nothing is read before
 """
 
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
-from mask2former.data.datasets import register_coco_instances, register_coco_panoptic
+from mask2former.data.datasets import (
+    register_coco_instances,
+    register_coco_panoptic,
+    register_own_data,
+    register_semantic,
+)
 from mask2former.data.errors import DatasetError
 from mask2former.data.loader import build_test_loader, build_train_loader
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
@@ -20,4 +25,6 @@ __all__ = [
     "build_train_mapper",
     "register_coco_instances",
     "register_coco_panoptic",
+    "register_own_data",
+    "register_semantic",
 ]

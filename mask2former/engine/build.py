@@ -5,7 +5,7 @@ test dataset). A config file's value yields to them; a conflicting value that th
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
+from mask2former.engine.weight_files import Checkpoint
 from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
 from mask2former.registry import META_ARCH, find_builder
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 IGNORE_VALUE = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
 THING_IDS = "MODEL.MASK_FORMER.THING_IDS"
-INSTANCE_EVALUATORS = ("coco", "cityscapes_instance")  # datasets whose classes are their things alone
+INSTANCE_EVALUATORS = ("coco", "lvis", "cityscapes_instance")  # datasets whose classes are their things alone
 SAVED_METADATA = ("thing_classes", "thing_colors", "stuff_classes", "stuff_colors")
 
 
@@ -77,19 +78,40 @@ def apply_dataset_facts(cfg: CfgNode, typed_keys: Collection[str] = ()) -> None:
     Raises:
         ValueError: a typed value contradicts the dataset.
     """
-    for key, fact in dataset_facts(dataset_metadata(cfg)).items():
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if facts := dataset_facts(dataset_metadata(cfg)):
+        overrule(cfg, facts, typed_keys, f"dataset '{names[0]}'")
+
+
+def overrule(cfg: CfgNode, facts: Mapping[str, Any], typed_keys: Collection[str], source: str) -> None:
+    """Write into `cfg` what `source` knows better, and log it.
+
+    Raises:
+        ValueError: one of `typed_keys`, which the user typed, contradicts it.
+    """
+    for key, fact in facts.items():
         *sections, name = key.split(".")
         node = cfg
         for section in sections:
             node = node[section]
         value = node[name]
-        if (list(value) if isinstance(fact, list) else value) == fact:
+        if (type(fact)(value) if isinstance(fact, list | tuple) else value) == fact:
             continue
-        dataset = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST][0]
         if key in typed_keys:
-            raise ValueError(f"{key} was given as {value}, but dataset '{dataset}' says {fact}")
-        logger.info("%s: %s, as dataset '%s' says, instead of %s", key, fact, dataset, value)
+            raise ValueError(f"{key} was given as {value}, but {source} says {fact}")
+        logger.info("%s: %s, as %s says, instead of %s", key, fact, source, value)
         node[name] = fact
+
+
+def warn_of_other_classes(cfg: CfgNode, checkpoint: Checkpoint) -> None:
+    """Warn where a checkpoint names as many classes as the dataset has, but others: its head is kept."""
+    names, known = class_names(dataset_metadata(cfg)), class_names(checkpoint.metadata or {})
+    if names and len(known) == len(names) and known != names:
+        pairs = [f"'{old}' -> '{new}'" for old, new in zip(known, names, strict=True) if old != new]
+        logger.warning(
+            "%s was trained on as many, but other classes: its class head is kept, although %s%s",
+            *(checkpoint.file, ", ".join(pairs[:3]), ", ..." if len(pairs) > 3 else ""),
+        )
 
 
 def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from mask2former.engine.build import apply_dataset_facts, resolve_device
 from mask2former.engine.evaluate import evaluate_checkpoint, expected_results, verify_results
 from mask2former.engine.launch import add_arguments, first_failure, launch
 from mask2former.engine.logger import describe_environment, setup_logger
+from mask2former.engine.overfit import apply_overfit
+from mask2former.engine.own_data import Given, apply_own_data
 from mask2former.engine.run import train
 from mask2former.engine.trainer import TrainingError
 
@@ -40,9 +42,30 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR",
     )
+    add_data_arguments(parser)
     add_arguments(parser)
     flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     return parser.parse_intermixed_args(argv)  # flags may stand after keys, too
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags for somebody's own data; docs/own_data.md describes them."""
+    flag = parser.add_argument_group("your own data (docs/own_data.md)").add_argument
+    flag("--train-images", metavar="DIR", help="a folder of pictures to train on,")
+    flag(
+        "--train-annotations",
+        metavar="FILE_OR_DIR",
+        help="and their annotations: a COCO instance or panoptic JSON, or a folder of label PNGs",
+    )
+    flag("--val-images", metavar="DIR", help="the same to test on; without it nothing is evaluated")
+    flag("--val-annotations", metavar="FILE_OR_DIR")
+    flag(
+        "--classes", "--train-classes", metavar="FILE", help="names of the classes in label PNGs, one a line"
+    )
+    flag("--overfit", type=int, metavar="N", help="train and test on the first N pictures, to see it learn")
+    flag(
+        "--save-predictions", action="store_true", help="write them in the official formats, when evaluating"
+    )
 
 
 def setup(args: argparse.Namespace, device: str) -> CfgNode:
@@ -51,21 +74,30 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
     Raises:
         ValueError, OSError: something that the user gave is wrong.
     """
+    typed = typed_keys(args.opts)
     cfg = load_config(args.config_file, args.opts)
+    cfg.TEST.SAVE_PREDICTIONS |= args.save_predictions
     expected_results(cfg)  # a wrong row shall not show after days
     setup_logger(cfg.OUTPUT_DIR, rank())
     if is_main_process():
         logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
     if device == "cpu" and resolve_device(cfg.MODEL.DEVICE).type == "cuda":
         cfg.MODEL.DEVICE = "cpu"
-    apply_dataset_facts(cfg, typed_keys(args.opts))
+    given = Given(**{name: getattr(args, name) for name in Given._fields})
+    apply_own_data(cfg, given, typed, test_only=args.eval_only)
+    if args.overfit is not None:
+        apply_overfit(cfg, args.overfit, typed)
+    apply_dataset_facts(cfg, typed)
     return cfg
 
 
 def work(args: argparse.Namespace, device: str) -> int:
     """What each process does; the exit code."""
     cfg = setup(args, device)
-    results = evaluate_checkpoint(cfg, args.resume) if args.eval_only else train(cfg, args.resume)
+    if args.eval_only:
+        results = evaluate_checkpoint(cfg, args.resume)
+    else:
+        results = train(cfg, args.resume, typed_keys(args.opts))
     return 0 if not is_main_process() or verify_results(cfg, results) else 1
 
 

@@ -48,6 +48,7 @@ PANOPTIC = {
     "evaluator_type": "coco_panoptic_seg",
 }
 SEMANTIC = {"stuff_classes": ["a", "b", "c"], "ignore_label": 255, "evaluator_type": "sem_seg"}
+LVIS = {"thing_classes": ["cat", "dog"], "stuff_classes": ["sky"], "evaluator_type": "lvis"}
 INSTANCE = {  # as Cityscapes has it: the stuff names are there, and not meant
     "thing_classes": ["cat"],
     "stuff_classes": ["sky", "cat"],
@@ -58,7 +59,7 @@ INSTANCE = {  # as Cityscapes has it: the stuff names are there, and not meant
 
 @pytest.mark.parametrize(
     ("facts", "classes", "ignore", "things"),
-    [(PANOPTIC, 4, 65, [1, 3]), (SEMANTIC, 3, 255, []), (INSTANCE, 1, 255, [0])],
+    [(PANOPTIC, 4, 65, [1, 3]), (SEMANTIC, 3, 255, []), (INSTANCE, 1, 255, [0]), (LVIS, 2, 255, [])],
 )
 def test_config_values_yield_to_the_dataset_and_that_is_logged(
     register, caplog, facts, classes, ignore, things
