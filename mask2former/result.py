@@ -23,9 +23,7 @@ from mask2former.visualize import (
     class_colours,
     draw_regions,
     enlarge,
-    instance_regions,
-    panoptic_regions,
-    semantic_regions,
+    result_regions,
 )
 
 
@@ -63,8 +61,7 @@ class Result:
     @property
     def tasks(self) -> list[str]:
         """What there is, the most telling first: some of "panoptic", "instance", "semantic"."""
-        found = {"panoptic": self.panoptic, "instance": self.instances, "semantic": self.semantic}
-        return [task for task, value in found.items() if value is not None]
+        return list(self._found())
 
     def count(self, task: str | None = None) -> int:
         """How many segments, instances or classes were found."""
@@ -118,16 +115,14 @@ class Result:
             raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}")
         return task
 
+    def _found(self) -> dict[str, Any]:
+        """The result of each task that there is one for, the most telling first."""
+        results = {"panoptic": self.panoptic, "instance": self.instances, "semantic": self.semantic}
+        return {task: result for task, result in results.items() if result is not None}
+
     def _regions(self, task: str) -> list[Region]:
-        names, colours = self.class_names, self.colours or class_colours(len(self.class_names))
-        if task == "semantic":
-            assert self.semantic is not None
-            return semantic_regions(self.semantic, names, colours)
-        if task == "panoptic":
-            assert self.panoptic is not None
-            return panoptic_regions(*self.panoptic, names, colours)
-        assert self.instances is not None
-        return instance_regions(self.instances, names, colours)
+        colours = self.colours or class_colours(len(self.class_names))
+        return result_regions(task, self._found()[task], self.class_names, colours)
 
 
 def _write_overlay(result: Result, path: Path) -> None:

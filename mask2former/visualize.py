@@ -8,7 +8,7 @@ Letters: `H, W` the picture's sides in pixels, `K` classes.
 
 import colorsys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -26,6 +26,7 @@ GOLDEN_RATIO = 0.618034
 MIN_LETTER = 10  # height of letters in pixels
 LETTERS_A_SIDE = 45  # how many of them the picture's side would hold
 SHADES = (1.0, 0.75, 1.25, 0.6, 1.4)  # brightness of the first, second, ... instance of a class
+LEGIBLE_SIDE = 512  # pixels; a picture that fits in more than once is drawn enlarged
 SEARCH_SIDE = 256  # masks are shrunk to this side to find the place for a label
 
 
@@ -78,15 +79,47 @@ def panoptic_regions(
 
 
 def instance_regions(instances: Instances, names: Sequence[str], colours: Sequence[Colour]) -> list[Region]:
-    """One region for each instance, the largest first, so that small ones lie on top."""
+    """One region for each instance, with its score; the largest first."""
+    masks = (mask.cpu().numpy() for mask in instances.pred_masks)
+    notes = [f" {score:.0%}" for score in instances.scores.tolist()]
+    return mask_regions(masks, instances.pred_classes.tolist(), names, colours, notes)
+
+
+def mask_regions(
+    masks: Iterable[Array],
+    classes: Sequence[int],
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    notes: Sequence[str] | None = None,
+) -> list[Region]:
+    """One region for each mask (H, W) bool, the largest first, so that small ones lie on top.
+
+    `notes` are what is written behind the names.
+    """
     seen: Counter[int] = Counter()
     regions = []
-    fields = (instances.pred_masks, instances.pred_classes.tolist(), instances.scores.tolist())
-    for mask, category, score in zip(*fields, strict=True):
-        colour = shade(colours[category], seen[category])
-        regions.append(Region(mask.cpu().numpy(), colour, f"{names[category]} {score:.0%}"))
+    for mask, category, note in zip(masks, classes, notes or [""] * len(classes), strict=True):
+        regions.append(Region(mask, shade(colours[category], seen[category]), names[category] + note))
         seen[category] += 1
     return sorted(regions, key=lambda region: -int(region.mask.sum()))
+
+
+def result_regions(task: str, result: Any, names: Sequence[str], colours: Sequence[Colour]) -> list[Region]:
+    """The regions of what a model makes for a task.
+
+    Args:
+        task: "panoptic", whose `result` is (ids (H, W), segments); "instance": `Instances`; or "semantic": a
+            label map (H, W).
+        result: see there.
+        names: of the K classes.
+        colours: of the K classes.
+    """
+    draw: dict[str, Callable[..., list[Region]]] = {
+        "panoptic": lambda segmented, *classes: panoptic_regions(*segmented, *classes),
+        "instance": instance_regions,
+        "semantic": semantic_regions,
+    }
+    return draw[task](result, names, colours)
 
 
 def draw_regions(image: Array, regions: Sequence[Region]) -> Array:
@@ -105,6 +138,11 @@ def draw_regions(image: Array, regions: Sequence[Region]) -> Array:
     named = [(region, box) for region, box in drawn if region.mask.sum() >= letter * letter]
     named.sort(key=lambda item: -int(item[0].mask.sum()))
     return _write(canvas, [(region, _anchor(_cut(region.mask, box), box)) for region, box in named], letter)
+
+
+def legible_scale(image: Array) -> int:
+    """How many times a picture (H, W, 3) is to be enlarged so that its labels leave something to see."""
+    return max(1, LEGIBLE_SIDE // max(image.shape[:2]))
 
 
 def enlarge(array: Array, scale: int) -> Array:

@@ -11,6 +11,8 @@ from mask2former.visualize import (
     class_colours,
     draw_regions,
     instance_regions,
+    legible_scale,
+    mask_regions,
     panoptic_regions,
     semantic_regions,
     shade,
@@ -79,6 +81,18 @@ def test_semantic_and_panoptic_regions():
         [[False] * 2, [True] * 2],
     )
     assert (first.colour, second.colour) == (COLOURS[1], shade(COLOURS[1], 1))
+
+
+def test_masks_of_any_origin():
+    masks = [square_mask(8, 0, 0, 2), square_mask(8, 0, 0, 4), square_mask(8, 4, 4, 3)]
+    regions = mask_regions(iter(masks), [2, 0, 2], NAMES, COLOURS)
+    assert [(region.text, region.mask.sum()) for region in regions] == [("cat", 16), ("sky", 9), ("sky", 4)]
+    assert [region.colour for region in regions] == [COLOURS[0], shade(COLOURS[2], 1), COLOURS[2]]
+
+
+@pytest.mark.parametrize(("side", "scale"), [(128, 4), (300, 1), (256, 2), (4000, 1)])
+def test_tiny_pictures_are_enlarged_to_be_legible(side, scale):
+    assert legible_scale(np.zeros((side, side // 2, 3), np.uint8)) == scale
 
 
 def test_a_region_is_tinted_half_and_the_rest_is_left_alone():

@@ -13,16 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, is_due
-from mask2former.visualize import (
-    Region,
-    class_colours,
-    draw_regions,
-    instance_regions,
-    panoptic_regions,
-    semantic_regions,
-)
+from mask2former.visualize import Region, class_colours, draw_regions, mask_regions, result_regions
 
 FOLDER = "pictures"
 LEAST_SCORE = 0.5  # of an instance that is drawn
@@ -32,29 +26,33 @@ Array = NDArray[Any]
 
 def target_regions(sample: dict[str, Any], names: Sequence[str]) -> list[Region]:
     """The true objects of a training sample, the largest first."""
-    targets, colours = sample["instances"], class_colours(len(names))
-    regions = [
-        Region(mask.cpu().numpy(), colours[label], names[label])
-        for mask, label in zip(targets.gt_masks, targets.gt_classes.tolist(), strict=True)
-    ]
-    return sorted(regions, key=lambda region: -int(region.mask.sum()))
+    targets = sample["instances"]
+    masks = (mask.cpu().numpy() for mask in targets.gt_masks)
+    return mask_regions(masks, targets.gt_classes.tolist(), names, class_colours(len(names)))
 
 
 def predicted_regions(output: dict[str, Any], names: Sequence[str]) -> list[Region]:
     """The model's result for one picture: panoptic if it makes one, else instances, else classes."""
-    colours = class_colours(len(names))
+    return result_regions(*_most_telling(output), names, class_colours(len(names)))
+
+
+def _most_telling(output: dict[str, Any]) -> tuple[str, Any]:
+    """A task and its result."""
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
-        return panoptic_regions(ids.cpu().numpy(), segments, names, colours)
+        return "panoptic", (ids.cpu().numpy(), segments)
     if "instances" in output:
         instances = output["instances"]
-        return instance_regions(instances[instances.scores >= LEAST_SCORE], names, colours)
-    return semantic_regions(output["sem_seg"].argmax(0).cpu().numpy(), names, colours)
+        return "instance", instances[instances.scores >= LEAST_SCORE]
+    return "semantic", output["sem_seg"].argmax(0).cpu().numpy()
 
 
-def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str]) -> Array:
-    """The picture with its true objects, and to the right with the predicted ones: (H, 2W, 3) uint8."""
-    picture = sample["image"].permute(1, 2, 0).byte().cpu().numpy()
+def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], image_format: str) -> Array:
+    """The picture with its true objects, and to the right with the predicted ones: (H, 2W, 3) uint8 RGB.
+
+    `image_format` is the order of the sample's channels, "RGB" or "BGR".
+    """
+    picture = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
     model.eval()
     with torch.inference_mode():
         output = model([{"image": sample["image"]}])[0]
@@ -67,15 +65,24 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str]) 
 class PictureHook(Hook):
     """Every `period` steps (0: never), one of the step's pictures: to a file and to TensorBoard."""
 
-    def __init__(self, period: int, names: Sequence[str], folder: Path, metrics: MetricsLog | None) -> None:
-        self.period, self.names, self.folder, self.metrics = period, names, folder / FOLDER, metrics
+    def __init__(
+        self,
+        *,
+        period: int,
+        names: Sequence[str],
+        image_format: str,
+        folder: Path,
+        metrics: MetricsLog | None,
+    ) -> None:
+        self.period, self.names, self.image_format = period, names, image_format
+        self.folder, self.metrics = folder / FOLDER, metrics
 
     def after_step(self, trainer: Trainer) -> None:
         """Draw when due."""
         if self.metrics is None or not is_due(trainer.done, self.period):
             return
         assert trainer.last is not None
-        drawn = draw_sample(trainer.plain_model, trainer.last.batch[0], self.names)
+        drawn = draw_sample(trainer.plain_model, trainer.last.batch[0], self.names, self.image_format)
         self.folder.mkdir(exist_ok=True)
         Image.fromarray(drawn).save(self.folder / f"step_{trainer.done - 1:07d}.jpg")
         self.metrics.write_image(trainer.done - 1, "target, prediction", drawn)

@@ -27,10 +27,10 @@ from mask2former.predictor import (
     require_trained_weights,
     stored_config,
 )
+from mask2former.visualize import legible_scale
 
 DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 WEIGHTS = "MODEL.WEIGHTS"
-LEGIBLE_SIDE = 512  # pixels; a picture that fits in more than once is drawn enlarged
 FOUND = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
 
 
@@ -140,7 +140,7 @@ def draw_one(predictor: Predictor, picture: str, path: Path, task: str | None) -
     """
     result = predictor(picture)
     task = task or result.tasks[0]
-    write_image(path, result.draw(task, scale=max(1, LEGIBLE_SIDE // max(result.image.shape[:2]))))
+    write_image(path, result.draw(task, scale=legible_scale(result.image)))
     found = f"{result.count(task)} {FOUND[task]}"
     return f"{picture}: {result.why_empty(task) or found} -> {path}"
 

@@ -1,0 +1,362 @@
+"""The command that checks a dataset: its card against annotation files, broken records, samples, refusals."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets_scripts import script_runs
+from drawn_trees import cityscapes
+from PIL import Image
+
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
+from mask2former.data.datasets.shapes import CATEGORIES
+from mask2former.label_files import read_segment_ids
+from mask2former.tools import check_dataset
+from mask2former.tools.check_dataset import main
+
+TRAIN = "shapes_panoptic_train"
+
+
+@pytest.fixture
+def shapes(tiny_shapes, tmp_path, monkeypatch):
+    """A copy of the drawn shapes that may be broken; samples are written beside it."""
+    shutil.copytree(tiny_shapes / "shapes", tmp_path / "datasets" / "shapes")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "datasets" / "shapes"
+
+
+def card_of(capsys, *arguments, code=0):
+    assert main([*arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def truth(shapes, split="train"):
+    return json.loads((shapes / "annotations" / f"panoptic_{split}.json").read_text())["annotations"]
+
+
+def test_the_card_tells_what_the_annotation_file_tells(shapes, capsys):
+    card = card_of(capsys, TRAIN, "--workers", "1")
+    pictures = [Counter(s["category_id"] for s in row["segments_info"]) for row in truth(shapes)]
+    assert card["pictures"] == len(pictures) == 6
+    assert card["classes"] == [
+        {
+            "name": category["name"],
+            "pictures": sum(category["id"] in picture for picture in pictures),
+            "objects": sum(picture[category["id"]] for picture in pictures),
+        }
+        for category in CATEGORIES
+    ]
+    areas = [(s["area"], s["category_id"] <= 3) for row in truth(shapes) for s in row["segments_info"]]
+    for group, is_thing in (("things", True), ("stuff", False)):
+        own = [area for area, thing in areas if thing == is_thing]
+        sizes = card["object_sizes"][group]
+        assert (sizes["count"], sizes["area"]["least"], sizes["area"]["most"]) == (
+            len(own),
+            min(own),
+            max(own),
+        )
+        assert sizes["small"] == sum(area < 1024 for area in own)
+    assert card["objects_in_a_picture"]["most"] == max(picture.total() for picture in pictures)
+    assert card["share_of_pixels_without_class"] == 0
+    assert card["broken"]["count"] == 0
+    assert card["warnings"] == {}
+
+
+def test_the_number_of_processes_does_not_matter(shapes, capsys):
+    one, two = (card_of(capsys, TRAIN, "--workers", number) for number in "12")
+    assert one == two
+
+
+def test_a_sample_shows_the_truth(shapes, capsys):
+    card = card_of(capsys, TRAIN, "--workers", "1")
+    assert len(card["samples"]) == 6
+    assert card["samples"][0] == f"output/check_dataset/{TRAIN}/sample_1_000001.png"
+    picture = np.asarray(Image.open(shapes / "train" / "000001.jpg")).astype(int)
+    drawn = np.asarray(Image.open(card["samples"][0])).astype(int)
+    assert drawn.shape == (512, 512, 3)  # four times as large, to be legible
+    ids = read_segment_ids(shapes / "panoptic_train" / "000001.png")
+    for category in CATEGORIES[3:]:  # the stuff, of one colour
+        rows, columns = np.nonzero(ids // 1000 == category["id"])
+        tinted = (picture[rows, columns] + category["color"]) // 2
+        as_drawn = drawn[4 * rows + 2, 4 * columns + 2]
+        share = (np.abs(as_drawn - tinted).max(1) <= 1).mean()
+        assert share > 0.7  # elsewhere are outlines and the name
+
+
+def test_broken_records_are_counted_and_do_not_stop_it(shapes, capsys):
+    (shapes / "train" / "000001.jpg").unlink()
+    png = shapes / "panoptic_train" / "000002.png"
+    png.write_bytes(png.read_bytes()[:200])
+    path = shapes / "annotations" / "panoptic_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"][2]["segments_info"][0]["category_id"] = 77  # the reader of the file refuses it
+    path.write_text(json.dumps(content))
+    assert main([TRAIN, "--workers", "2"]) == 1
+    out = capsys.readouterr().out
+    assert "BROKEN RECORDS: 3" in out
+    reasons = out[out.index("BROKEN") :]
+    assert "train/000001.jpg, image id 1: no such file" in reasons
+    assert f"{png}, image id 2: not a readable picture" in reasons
+    assert "panoptic_train.json, image id 3: category_id 77 is not among the categories" in reasons
+    assert len(list((shapes.parents[1] / "output" / "check_dataset" / TRAIN).iterdir())) == 3
+
+
+@pytest.mark.parametrize(("task", "broken"), [("sem_seg", 1), ("instance_seg", 1), ("panoptic", 2)])
+def test_pictures_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeypatch, capsys):
+    """The panoptic JSON and the label maps both name the picture."""
+    cityscapes.draw(tmp_path)
+    script_runs.run("prepare_cityscapes", tmp_path)
+    (gone, *_) = (tmp_path / "cityscapes" / "leftImg8bit" / "val").rglob("frankfurt_000000*")
+    gone.unlink()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    name = f"cityscapes_fine_{task}_val"
+    card = card_of(capsys, name, "--workers", "1", "--output", str(tmp_path / "out"), code=1)
+    assert (card["broken"]["count"], card["pictures"]) == (broken, 2)
+    assert all("frankfurt_000000" in reason for reason in card["broken"]["first"])
+
+
+def test_more_broken_records_than_are_shown(shapes, capsys, monkeypatch):
+    shutil.rmtree(shapes / "panoptic_val")
+    (shapes / "panoptic_val").mkdir()
+    monkeypatch.setattr("mask2former.data.statistics.SHOWN", 1)
+    assert main(["shapes_panoptic_val", "--workers", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "BROKEN RECORDS: 2" in out
+    assert "and 1 more" in out
+    assert "sizes" in out and "none could be read" in out
+    assert "samples drawn: 0" in out
+
+
+def test_the_text_of_a_card(shapes, capsys):
+    assert main([TRAIN, "--queries", "3", "--workers", "1", "--output", "here"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line[:20].strip(): line[20:].strip() for line in lines if line}
+    assert told["pictures"] == "6"
+    assert told["sizes"].endswith("most often 128 x 128 (6)")
+    assert told["annotations"] == "6 panoptic PNG"
+    # Each picture has two textures and three shapes or more.
+    assert told["queries"] == "3; pictures with more objects: 6"
+    assert "no record is broken" in lines
+    assert (shapes.parents[1] / "here" / "sample_6_000006.png").exists()
+
+
+def test_only_the_first_records(shapes, capsys):
+    card = card_of(capsys, TRAIN, "--limit", "2", "--workers", "1")
+    assert card["pictures"] == len(card["samples"]) == 2
+
+
+def test_pictures_that_another_dataset_has(shapes, capsys):
+    shutil.copy(shapes / "train" / "000003.jpg", shapes / "val" / "000002.jpg")
+    card = card_of(capsys, TRAIN, "--against", "shapes_panoptic_val", "--workers", "1")
+    ((kind, found),) = card["warnings"].items()
+    assert "the other dataset" in kind
+    assert found == {"count": 1, "first": [f"{shapes / 'train/000003.jpg'}: {shapes / 'val/000002.jpg'}"]}
+
+
+@pytest.fixture
+def registered(shapes):
+    """The shapes as a user's dataset."""
+    register_coco_instances("user", {}, shapes / "annotations" / "instances_train.json", shapes / "train")
+    yield "user"
+    DatasetCatalog.remove("user")
+    MetadataCatalog.remove("user")
+
+
+def test_doubtful_annotations(registered, shapes, capsys):
+    path = shapes / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["images"].append(content["images"][0])
+    content["annotations"][0]["bbox"] = [0, 0, 1, 1]
+    content["annotations"][1]["segmentation"] = [[500, 500, 600, 500, 600, 600]]
+    content["categories"].append({"id": 9, "name": "star"})
+    path.write_text(json.dumps(content))
+    card = card_of(capsys, registered, "--workers", "1")
+    counts = {kind: found["count"] for kind, found in card["warnings"].items()}
+    # The picture that is listed twice shows all of its objects twice.
+    assert counts == {
+        "boxes that do not fit their masks": 2,
+        "objects whose mask is empty; training leaves them out": 2,
+        "image ids that several records have": 1,
+        "pictures that several records show": 1,
+    }
+    assert card["never_seen"] == ["star"]
+    assert main([registered, "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "never seen, 1 of 4: star" in out
+    assert "boxes that do not fit their masks: 2\n  " in out
+
+
+def test_pictures_without_annotations(shapes, capsys, monkeypatch):
+    DatasetCatalog.register("alone", lambda: [{"file_name": str(shapes / "val" / "000001.jpg")}])
+    try:
+        assert main(["alone", "--workers", "1"]) == 0
+        assert "none: pictures alone" in capsys.readouterr().out
+        DatasetCatalog.remove("alone")
+        record = {"file_name": "a.jpg", "annotations": []}
+        DatasetCatalog.register("alone", lambda: [record])
+        assert main(["alone"]) == 2
+        assert "metadata of 'alone' has no 'thing_classes'" in capsys.readouterr().err
+    finally:
+        DatasetCatalog.remove("alone")
+        MetadataCatalog.remove("alone")
+
+
+def test_without_an_ignore_label_it_is_255_as_in_configs(shapes, capsys):
+    Image.fromarray(np.full((128, 128), 255, np.uint8)).save("labels.png")
+    record = {"file_name": str(shapes / "val" / "000001.jpg"), "sem_seg_file_name": "labels.png"}
+    DatasetCatalog.register("ignored", lambda: [record])
+    MetadataCatalog.get("ignored").set(stuff_classes=["one"])
+    try:
+        card = card_of(capsys, "ignored", "--workers", "1")
+    finally:
+        DatasetCatalog.remove("ignored")
+        MetadataCatalog.remove("ignored")
+    assert card["share_of_pixels_without_class"] == card["pictures_without_objects"] == 1
+
+
+def test_real_pictures_agree_with_pycocotools(shared: Path, capsys, tmp_path):
+    from pycocotools.coco import COCO
+
+    root = shared / "data" / "samples" / "super_gradients_tinycoco"
+    path = root / "annotations" / "instances_val2017.json"
+    register_coco_instances("tiny", {}, path, root / "images" / "val2017")
+    try:
+        card = card_of(capsys, "tiny", "--workers", "2", "--output", str(tmp_path))
+    finally:
+        DatasetCatalog.remove("tiny")
+        MetadataCatalog.remove("tiny")
+    coco = COCO(str(path))
+    objects = coco.loadAnns(coco.getAnnIds(iscrowd=False))
+    areas = [int(coco.annToMask(annotation).sum()) for annotation in objects]
+    sizes = card["object_sizes"]["objects"]
+    assert sizes["count"] == len(areas)
+    assert (sizes["area"]["least"], sizes["area"]["most"]) == (min(areas), max(areas))
+    assert sizes["small"] == sum(area < 32**2 for area in areas)
+    assert card["crowd_regions"] == len(coco.getAnnIds(iscrowd=True))
+    counted = {entry["name"]: entry["objects"] for entry in card["classes"] if entry["objects"]}
+    assert counted == Counter(coco.cats[annotation["category_id"]]["name"] for annotation in objects)
+
+
+def own(shapes, annotations, *flags):
+    return ["--images", str(shapes / "train"), "--annotations", str(annotations), *flags, "--workers", "1"]
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "instances"])
+def test_data_without_a_name(shapes, capsys, kind):
+    path = shapes / "annotations" / f"{kind}_train.json"
+    card = card_of(capsys, *own(shapes, path))
+    assert card.pop("dataset") == "own"
+    assert card.pop("samples")[0] == "output/check_dataset/own/sample_1_000001.png"
+    if kind == "panoptic":
+        registered = card_of(capsys, TRAIN, "--workers", "1")
+        assert card == {key: value for key, value in registered.items() if key in card}
+    rows = json.loads(path.read_text())["annotations"]
+    segments = [row for image in rows for row in image["segments_info"]] if kind == "panoptic" else rows
+    assert sum(entry["objects"] for entry in card["classes"]) == len(segments)
+
+
+def test_label_maps_without_a_name(shapes, capsys):
+    """One file is no picture, and one holds a label that has no name."""
+    (shapes / "labels").mkdir()
+    for path in sorted((shapes / "panoptic_train").iterdir()):
+        labels = (read_segment_ids(path) // 1000).astype(np.uint8)
+        Image.fromarray(labels).save(shapes / "labels" / path.name)
+    (shapes / "labels" / "000002.png").write_bytes(b"no picture")
+    Image.fromarray(np.full((128, 128), 77, np.uint8)).save(shapes / "labels" / "000004.png")
+    classes = shapes / "classes.txt"
+    classes.write_text("".join(f"{category['id']} {category['name']}\n" for category in CATEGORIES))
+    card = card_of(capsys, *own(shapes, shapes / "labels", "--classes", str(classes)), code=1)
+    assert card["broken"]["count"] == 2
+    first, second = card["broken"]["first"]
+    assert "labels/000002.png" in first and "not a readable picture" in first
+    assert "labels/000004.png" in second and "label 77" in second
+    sound = [row for row in truth(shapes) if row["image_id"] not in (2, 4)]
+    present = [{segment["category_id"] for segment in row["segments_info"]} for row in sound]
+    for entry, category in zip(card["classes"], CATEGORIES, strict=True):
+        pictures = sum(category["id"] in picture for picture in present)
+        assert (entry["pictures"], entry["objects"]) == (pictures, pictures)
+
+
+def test_broken_data_without_a_name(shapes, capsys):
+    (shapes / "train" / "000005.jpg").unlink()
+    card = card_of(capsys, *own(shapes, shapes / "annotations" / "instances_train.json"), code=1)
+    assert card["broken"]["count"] == 1
+    assert main(own(shapes, shapes / "train")) == 2
+    assert "expected one of: a COCO instance JSON" in capsys.readouterr().err
+
+
+def test_a_card_of_cityscapes_counted_from_its_pictures(tmp_path, monkeypatch, capsys):
+    cityscapes.draw(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["cityscapes_fine_instance_seg_train", "--workers", "1", "--queries", "5"]
+    card = card_of(capsys, *arguments)
+    names = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
+    label_ids = [24, 25, 26, 27, 28, 31, 32, 33]
+    files = sorted((tmp_path / "cityscapes" / "gtFine" / "train").rglob("*_instanceIds.png"))
+    found = [np.unique(np.asarray(Image.open(file))) for file in files]
+    labels = [Counter(k for k in (ids // 1000).tolist() if k in label_ids) for ids in found]
+    assert card["classes"] == [
+        {
+            "name": name,
+            "pictures": sum(label in picture for picture in labels),
+            "objects": sum(picture[label] for picture in labels),
+        }
+        for name, label in zip(names, label_ids, strict=True)
+    ]
+    assert card["crowd_regions"] == sum(int(np.isin(label_ids, ids).sum()) for ids in found) >= 2
+    assert card["pictures_without_objects"] == 1  # the last
+    counts = [picture.total() for picture in labels]
+    assert card["objects_in_a_picture"]["most"] == max(counts)
+    more = card["objects_in_a_picture"]["pictures_with_more_than_queries"]
+    assert more == sum(count > 5 for count in counts) > 0
+    objects = sum(counts) + card["crowd_regions"]
+    assert card["representation"] == {"RLE": objects}
+    assert card["picture_sizes"]["commonest"] == [80, 160]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shapes_panoptic_trai"], "did you mean shapes_panoptic_train"),
+        (["coco_2017_val"], "coco/annotations/instances_val2017.json does not exist"),
+        ([TRAIN, "--against", "nothing"], "no dataset is called 'nothing'"),
+    ],
+)
+def test_no_such_dataset(shapes, capsys, arguments, message):
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "either the NAME of a dataset, or --images"),
+        ([TRAIN, "--images", "a"], "either the NAME of a dataset, or --images"),
+        (["--images", "a"], "belong together"),
+        ([TRAIN, "--classes", "a"], "--classes belongs to --images"),
+        ([TRAIN, "--limit", "0"], "at least 1, not '0'"),
+        ([TRAIN, "--workers", "many"], "not 'many'"),
+    ],
+)
+def test_wrong_flags(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_killed_process_is_one_line(shapes, capsys, monkeypatch):
+    def killed(*_):
+        raise check_dataset.BrokenProcessPool
+
+    monkeypatch.setattr(check_dataset, "checked", killed)
+    assert main([TRAIN]) == 1
+    assert "a process was killed" in capsys.readouterr().err
