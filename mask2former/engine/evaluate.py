@@ -7,15 +7,16 @@ import inspect
 import logging
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data import MetadataCatalog
 from mask2former.data.datasets.files import require
-from mask2former.data.loader import build_test_loader
+from mask2former.data.loader import TestSamples, build_test_loader
 from mask2former.distributed import is_main_process
 from mask2former.engine.build import (
     build_model,
@@ -126,8 +127,21 @@ def check_test_datasets(cfg: CfgNode) -> None:
     """
     check_augmentation(cfg)
     for dataset in cfg.DATASETS.TEST:
-        build_test_loader(cfg, dataset)
+        loader = build_test_loader(cfg, dataset)
         build_evaluator(cfg, dataset, Path(cfg.OUTPUT_DIR))
+        kind = MetadataCatalog.get(dataset).evaluator_type
+        if kind.startswith("cityscapes_") and not cfg.TEST.SAVE_PREDICTIONS:
+            _check_instance_ids(cast(TestSamples, loader.dataset).records, dataset)
+
+
+def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None:
+    """A ValueError unless pictures have the one kind of truth that all metrics of Cityscapes' own need."""
+    for record in records:
+        if "instance_ids_file_name" not in record:
+            raise ValueError(
+                f"'{dataset}': {record['file_name']} has no *_gtFine_instanceIds.png, by which Cityscapes' "
+                "metrics are measured. TEST.SAVE_PREDICTIONS True saves predictions for them, unscored"
+            )
 
 
 def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:

@@ -63,8 +63,11 @@ def apply_own_data(
         train, val = _register(given)
     own = train or val
     assert own is not None
-    names = {"DATASETS.TRAIN": (TRAIN,) if train else (), "DATASETS.TEST": (VAL,) if val else ()}
-    overrule(cfg, names, typed_keys, "--train-images" if train else "--val-images")
+    for key, name, data, flag in (
+        ("DATASETS.TRAIN", TRAIN, train, "--train-images"),
+        ("DATASETS.TEST", VAL, val, "--val-images"),
+    ):
+        overrule(cfg, {key: (name,) if data else ()}, typed_keys, flag if data else f"the lack of {flag}")
     source = f"dataset '{own.name}'"
     overrule(cfg, _facts(cfg, own), typed_keys, source)
     choices = {key: value for key, value in _choices(cfg, own).items() if key not in typed_keys}

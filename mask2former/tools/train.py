@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from fvcore.common.config import CfgNode
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -41,6 +42,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--eval-only",
         action="store_true",
         help="evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR",
+    )
+    flag(
+        "--host",
+        choices=("standalone", "detectron2"),
+        default="standalone",
+        help="who launches, loops and saves: this project, or an installed Detectron2",
     )
     add_data_arguments(parser)
     add_arguments(parser)
@@ -87,6 +94,8 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
     apply_own_data(cfg, given, typed, test_only=args.eval_only)
     if args.overfit is not None:
         apply_overfit(cfg, args.overfit, typed)
+    if args.eval_only and cfg.DATASETS.TEST:
+        cfg.DATASETS.TRAIN = ()  # nobody who evaluates needs its files: the classes are those of the test set
     apply_dataset_facts(cfg, typed)
     return cfg
 
@@ -105,12 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0: done; 1: failed, or results that are not the expected ones; 2: wrong flags."""
     args = parse_arguments(argv)
     try:
+        if args.host == "detectron2":
+            return import_module("mask2former.detectron2_host").main(args)
         return launch(work, args)
     except (KeyboardInterrupt, SignalException):
         print("stopped; --resume continues from the last checkpoint", file=sys.stderr)
     except ChildFailedError as error:
         print(f"error: {first_failure(error)}", file=sys.stderr)
-    except (TrainingError, ValueError, OSError) as error:
+    except (TrainingError, ValueError, OSError, ModuleNotFoundError) as error:
         logger.debug("the error in full", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
     return 1

@@ -90,7 +90,7 @@ def test_what_an_evaluation_lacks_is_found_before_training(tiny_shapes):
     check_test_datasets(tiny_config())
     with pytest.raises(ValueError, match="no dataset is called 'shapes_val'"):
         check_test_datasets(tiny_config(DATASETS__TEST=("shapes_val",)))
-    with pytest.raises(ValueError, match=r"coco/val2017 does not exist"):
+    with pytest.raises(ValueError, match=r"coco/annotations/instances_val2017.json does not exist"):
         check_test_datasets(tiny_config(DATASETS__TEST=("coco_2017_val",)))
 
 

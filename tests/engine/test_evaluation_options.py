@@ -108,7 +108,7 @@ def test_an_instance_dataset_measures_ap_of_a_model_that_does_all(tiny_shapes, t
 
 def test_truth_that_is_not_there_is_named_with_what_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    message = r"annotations/instances_val\.json does not exist.* python datasets/prepare_shapes\.py --root"
+    message = r"annotations/instances_val\.json does not exist.*python datasets/prepare_shapes\.py --root"
     with pytest.raises(ValueError, match=message):
         build_evaluator(tiny_config(), "shapes_panoptic_val", tmp_path)
 
@@ -182,7 +182,7 @@ def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):
     of 6 queries leave no place for the object of the second picture.
     """
     thing_mask = draw_two_pictures(tmp_path)
-    files = tmp_path, tmp_path / "pngs", tmp_path / "panoptic.json", None, tmp_path / "instances.json"
+    files = tmp_path, tmp_path / "pngs", tmp_path / "panoptic.json", tmp_path / "instances.json"
     name = registered(register_coco_panoptic, "scattered_things", *files)
     cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,))
     apply_dataset_facts(cfg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _how_to_get(path: Path) -> str:
     below = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
     for start, script in PREPARED.items():
         if below.startswith(start):
-            return f"It is made by: python datasets/{script} --root {root}"
+            return f"It is made by `python datasets/{script} --root {shlex.quote(str(root))}`."
     return "Layouts, and where to download what, are described in datasets/README.md."
 
 

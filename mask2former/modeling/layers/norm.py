@@ -6,7 +6,7 @@ Letters: `B` images, `C` channels, `H, W` the sides of a map, `n` values of one 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,19 +56,22 @@ class FrozenBatchNorm2d(nn.Module):
         return f"{len(self.weight)}, eps={self.eps}"
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(nn.BatchNorm2d):
     """torch's, which reduces over GPUs only, and the same over CPU processes.
 
-    With one process both are plain batch norm. (torch's refuses a CPU wherever processes form a group, be it
-    a group of one.)
+    With one process both are plain batch norm. It is no subclass of torch's, which refuses a CPU wherever
+    processes form a group, be it a group of one, as does DistributedDataParallel a model that holds one.
     """
+
+    process_group = None  # all processes
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
         if x.device.type != "cpu":
-            return super().forward(x)
+            return nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, self), x)
         alone = not self.training or world_size() == 1
-        return _BatchNorm.forward(self, x) if alone else self._normalise_over_processes(x)
+        return super().forward(x) if alone else self._normalise_over_processes(x)
 
     def _normalise_over_processes(self, x: Tensor) -> Tensor:
         n = sum_over_processes(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))

@@ -110,13 +110,20 @@ def test_sync_is_batch_norm_with_one_process() -> None:
     torch.testing.assert_close(run_step(sync, x), run_step(norm, x))
 
 
+def test_sync_elsewhere_is_torchs_own() -> None:
+    """On the device without memory, as on GPUs."""
+    assert SyncBatchNorm(4).to("meta")(torch.empty(2, 4, 5, 6, device="meta")).shape == (2, 4, 5, 6)
+
+
 def test_sync_in_a_group_of_one_cpu_process(tmp_path: Path) -> None:
     norm, x = make_step()
     sync = SyncBatchNorm(4)
     sync.load_state_dict(norm.state_dict())
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
+        wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(sync))  # refuses torch's own on a CPU
         torch.testing.assert_close(run_step(sync, x), run_step(norm, x))
+        assert wrapped(x).shape == x.shape
     finally:
         dist.destroy_process_group()
 

@@ -1,0 +1,101 @@
+"""Where the data is not there, training ends at once, and says what was looked for and what makes it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dataset_cases import CASES, TREES, Case
+
+from mask2former.tools.train import main
+
+RUNS = [(case, config) for case in CASES for config in case.published]
+FOLDERS = {  # below the root of all datasets
+    "ade20k": "ADEChallengeData2016",
+    "ade20k_full": "ADE20K_2021_17_01",
+    "cityscapes": "cityscapes",
+    "coco": "coco",
+    "coco_stuff": "coco/coco_stuff_10k",
+    "lvis": "lvis",
+    "mapillary": "mapillary_vistas",
+    "mapillary_flat": "mapillary_vistas",
+    "mapillary_v2": "mapillary_vistas",
+}
+USABLE_AS_DOWNLOADED = [
+    case
+    for case in CASES
+    if case.tree in {"coco", "lvis", "mapillary", "mapillary_flat", "mapillary_v2"}
+    or str(case) in {"cityscapes-semantic", "cityscapes-instance"}
+]
+NEEDS_SCRIPT = [case for case in CASES if case not in USABLE_AS_DOWNLOADED]
+
+
+def error_of(case: Case, config: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+    """What training says at its end; the weights, which are not there either, are not looked for first."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+    options = case.options(OUTPUT_DIR=root / "run", MODEL__WEIGHTS=root / "absent.pkl")
+    assert main(["--config-file", config, *options]) == 1
+    return capsys.readouterr().err.rpartition("error: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
+)
+def test_without_any_data(
+    case: Case, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    error = error_of(case, config, tmp_path, monkeypatch, capsys)
+    place = error.split(" does not exist")[0]
+    assert Path(place).is_relative_to(tmp_path / FOLDERS[case.tree]), error
+    assert f"$DETECTRON2_DATASETS, which is {tmp_path}" in error
+    command = f"python datasets/{TREES[case.tree].script}.py --root {tmp_path}"
+    assert (command if case in NEEDS_SCRIPT else "datasets/README.md") in error
+
+
+@pytest.mark.parametrize("case", NEEDS_SCRIPT, ids=str)
+def test_downloaded_and_not_prepared(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    TREES[case.tree].draw(tmp_path)
+    error = error_of(case, case.config, tmp_path, monkeypatch, capsys)
+    assert " does not exist" in error
+    assert f"python datasets/{TREES[case.tree].script}.py --root {tmp_path}" in error
+
+
+@pytest.mark.parametrize("case", USABLE_AS_DOWNLOADED, ids=str)
+def test_what_is_usable_as_downloaded_needs_no_script(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TREES[case.tree].draw(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert main(["--config-file", case.config, *case.options(OUTPUT_DIR=tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.tree == "cityscapes"], ids=str)
+def test_truth_that_only_the_evaluation_needs_is_missed_before_training(
+    case: Case, roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
+        file.unlink()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    options = case.options(OUTPUT_DIR=tmp_path / "run")
+    assert main(["--config-file", case.config, *options]) == 1
+    assert "_leftImg8bit.png has no *_gtFine_instanceIds.png" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.pth"))
+    assert main(["--config-file", case.config, *options, "TEST.SAVE_PREDICTIONS", "True"]) == 0
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.tree == "lvis"], ids=str)
+def test_an_evaluation_needs_no_training_files(
+    case: Case, roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even of LVIS, whose classes stand in its JSON files alone."""
+    shutil.copytree(roots(case.tree), tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    options = case.options(OUTPUT_DIR=tmp_path / "run")
+    assert main(["--config-file", case.config, *options]) == 0
+    (tmp_path / "lvis/lvis_v1_train.json").unlink()
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "run/model_final.pth")]
+    assert main(["--config-file", case.config, "--eval-only", *options, *weights]) == 0
