@@ -4,11 +4,13 @@ SEED ?= 1
 # Config keys and values after the run's own, for example TRAIN_OPTS="TEST.EXPECTED_RESULTS \"[['panoptic_seg','PQ',75,25]]\""
 TRAIN_OPTS ?=
 RUN_DIR ?= output/shapes
+# For test-detectron2: the folder of github.com/facebookresearch/Mask2Former, whose scripts and configs are then run too
+PUBLIC ?=
 RUN_CONFIG := shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml
 BIN := .venv/bin
 SOURCES := mask2former train_net.py demo datasets benchmarks scripts tests setup.py
 
-.PHONY: run test lint clean
+.PHONY: run test test-detectron2 lint clean
 
 .venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard mask2former/ops/csrc/*)
 	@echo "setting up .venv: takes a minute or two"
@@ -35,6 +37,14 @@ lint: .venv/.installed
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In an environment with Detectron2: see docs/detectron2.md
+test-detectron2: export PYTHONPATH := $(CURDIR)
+test-detectron2: export MASK2FORMER_PUBLIC := $(abspath $(PUBLIC))
+test-detectron2:
+	$(PYTHON) -c "import torch, torchvision, detectron2; print(torch.__version__, torchvision.__version__, detectron2.__version__)"
+	@test -n "$(PUBLIC)" || echo "without PUBLIC=FOLDER the public project's own scripts and configs are left out"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -v tests/detectron2 $(if $(PUBLIC),,--ignore-glob='*/test_public_*')
 
 clean:
 	rm -rf .venv build dist *.egg-info output mask2former/ops/_cpu.so mask2former/ops/_cuda.fatbin

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mask2former.version import __version__
 
 if TYPE_CHECKING:
-    from mask2former.config import add_maskformer2_config, get_cfg, load_config
+    from mask2former.config import get_cfg, load_config
     from mask2former.engine.build import build_model
     from mask2former.predictor import Predictor
 
@@ -18,11 +18,35 @@ __all__ = ["Predictor", "__version__", "add_maskformer2_config", "build_model", 
 
 _HOMES = {
     "Predictor": "mask2former.predictor",
-    "add_maskformer2_config": "mask2former.config",
     "build_model": "mask2former.engine.build",
     "get_cfg": "mask2former.config",
     "load_config": "mask2former.config",
 }
+
+# Names by which scripts written for Detectron2 know parts of it; they need Detectron2.
+_HOST = "mask2former.detectron2_host"
+_HOMES |= dict.fromkeys(
+    (
+        "COCOInstanceNewBaselineDatasetMapper",
+        "COCOPanopticNewBaselineDatasetMapper",
+        "InstanceSegEvaluator",
+        "MaskFormerInstanceDatasetMapper",
+        "MaskFormerPanopticDatasetMapper",
+        "MaskFormerSemanticDatasetMapper",
+        "SemanticSegmentorWithTTA",
+    ),
+    _HOST,
+)
+
+
+def add_maskformer2_config(cfg: Any) -> None:
+    """Add the keys that `cfg` lacks, leaving those it has.
+
+    A config of Detectron2's own belongs to a script that runs in Detectron2, so that host is joined as well.
+    """
+    if type(cfg).__module__.partition(".")[0] == "detectron2":
+        import_module(_HOST)
+    import_module("mask2former.config").add_maskformer2_config(cfg)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,16 +4,31 @@
 module it builds, and is the only function that reads the config for it.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import fvcore.common.registry
 
 Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
+class Builders(Protocol):
+    """Builders by name: a registry, as far as it is read here."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def __iter__(self) -> Iterator[tuple[str, Any]]: ...
+    def get(self, name: str) -> Any:
+        """The builder of that name."""
+
+
 class Registry(fvcore.common.registry.Registry):
-    """fvcore's registry, where a builder may also be registered under another name than its own."""
+    """fvcore's registry, where a builder may also be registered under another name than its own.
+
+    Attributes:
+        host: the builders of the framework that the project runs in, for names that are not here.
+    """
+
+    host: Builders | None = None
 
     def register_as(self, name: str) -> Callable[[Builder], Builder]:
         """Decorator that registers a builder under the name that YAML files use."""
@@ -37,7 +52,9 @@ def find_builder(registry: Registry, name: str, key: str) -> Callable[..., Any]:
     Raises:
         ValueError: nothing of that name is registered; the message lists what is.
     """
-    if name not in registry:
-        known = ", ".join(sorted(entry for entry, _ in registry))
-        raise ValueError(f"{key} is '{name}', which is not registered; registered are: {known}")
-    return registry.get(name)
+    sources = [registry] if registry.host is None else [registry, registry.host]
+    for source in sources:
+        if name in source:
+            return source.get(name)
+    known = ", ".join(sorted({entry for source in sources for entry, _ in source}))
+    raise ValueError(f"{key} is '{name}', which is not registered; registered are: {known}")

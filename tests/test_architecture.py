@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "visualize": GROUND,
     "zoo": set(),
 }
-UPPER = {"engine", "result", "predictor", "tools", "__init__"}  # what stands on those
+UPPER = {"engine", "result", "predictor", "tools", "detectron2_host", "__init__"}  # what stands on those
+HOST = "detectron2_host"  # the one room that may import Detectron2
 FOREIGN = {"detectron2", "torchvision", "timm", "transformers"}
 
 
@@ -62,6 +63,20 @@ def test_engine_knows_none_of_the_rooms_above_it():
 
 def test_the_core_imports_no_other_framework():
     found = {
-        (path.name, dotted) for path in FILES for dotted in imported(path) if dotted.split(".")[0] in FOREIGN
+        (path.name, dotted)
+        for path in FILES
+        for dotted in imported(path)
+        if dotted.split(".")[0] in FOREIGN - ({"detectron2"} if room(path) == HOST else set())
     }
     assert not found
+
+
+def test_the_host_is_imported_on_request_only():
+    importing = {
+        node
+        for path in FILES
+        if room(path) != HOST
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and HOST in ast.unparse(node)
+    }
+    assert not importing

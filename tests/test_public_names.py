@@ -21,3 +21,10 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_the_config_alone_does_not_load_torch():
     program = "import sys, mask2former; mask2former.get_cfg(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_names_that_need_detectron2_say_so_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "mask2former.detectron2_host", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"docs/detectron2\.md"):
+        _ = mask2former.MaskFormerSemanticDatasetMapper

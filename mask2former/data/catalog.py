@@ -7,9 +7,10 @@ Both speak Detectron2's interface. Nothing is read when a dataset is registered:
 from __future__ import annotations
 
 import builtins
+import functools
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
 from mask2former.data.errors import DatasetError
 
@@ -77,17 +78,40 @@ class Metadata:
         return f"Metadata({self._facts})"
 
 
+class HostCatalog(Protocol):
+    """The datasets of the framework that the project runs in: it is told of ours, and has some of its own."""
+
+    def add(self, name: str) -> None:
+        """A dataset of ours is called `name`."""
+
+    def __contains__(self, name: str) -> bool: ...
+    def get(self, name: str) -> list[Record]:
+        """The records of a dataset of the host."""
+
+    def facts(self, name: str) -> dict[str, Any]:
+        """What the host knows about its dataset `name`; nothing where it has none."""
+
+
 class _DatasetCatalog:
     """Name -> function that returns the list of dicts."""
 
     def __init__(self) -> None:
         self._loaders: dict[str, Callable[[], list[Record]]] = {}
+        self._host: HostCatalog | None = None
+
+    def join(self, host: HostCatalog) -> None:
+        """Tell `host` of every dataset, also of later ones, and look there for names that are not here."""
+        self._host = host
+        for name in self._loaders:
+            host.add(name)
 
     def register(self, name: str, func: Callable[[], builtins.list[Record]]) -> None:
         """Make `func()` the dataset called `name`; a name is given once."""
         if name in self._loaders:
             raise DatasetError(f"a dataset called '{name}' is registered already")
         self._loaders[name] = func
+        if self._host is not None:
+            self._host.add(name)
 
     def get(self, name: str) -> builtins.list[Record]:
         """The dataset's records, read anew.
@@ -96,6 +120,8 @@ class _DatasetCatalog:
             DatasetError: no dataset has that name (the message tells which there are), or it cannot be read.
         """
         if name not in self._loaders:
+            if self._host is not None and name in self._host:
+                return self._host.get(name)
             near = get_close_matches(name, self._loaders, n=3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise DatasetError(
@@ -112,7 +138,7 @@ class _DatasetCatalog:
         self._loaders.pop(name)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._loaders
+        return name in self._loaders or (self._host is not None and name in self._host)
 
 
 class _MetadataCatalog:
@@ -120,10 +146,19 @@ class _MetadataCatalog:
 
     def __init__(self) -> None:
         self._entries: dict[str, Metadata] = {}
+        self._host: HostCatalog | None = None
+
+    def join(self, host: HostCatalog) -> None:
+        """Ask `host` for facts about datasets that nothing here tells of."""
+        self._host = host
 
     def get(self, name: str) -> Metadata:
         """The facts about the dataset `name`."""
-        return self._entries.setdefault(name, Metadata(name))
+        if name not in self._entries:
+            self._entries[name] = Metadata(name)
+            if self._host is not None:
+                self._entries[name].derive(functools.partial(self._host.facts, name))
+        return self._entries[name]
 
     def list(self) -> builtins.list[str]:
         """The names, sorted."""

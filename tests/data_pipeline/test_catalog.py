@@ -17,6 +17,39 @@ def test_unknown_name_lists_the_near_and_the_known():
         DatasetCatalog.get("?")
 
 
+class FakeHost:
+    """The catalogs of a framework with one dataset of its own."""
+
+    def __init__(self):
+        self.told = []
+
+    def add(self, name):
+        self.told.append(name)
+
+    def __contains__(self, name):
+        return name == "hosts"
+
+    def get(self, name):
+        return [{"file_name": name}]
+
+    def facts(self, name):
+        return {"stuff_classes": ["sky"]} if name in self else {}
+
+
+def test_a_host_is_told_of_our_datasets_and_asked_for_its_own():
+    datasets, facts, host = type(DatasetCatalog)(), type(MetadataCatalog)(), FakeHost()
+    datasets.register("before", list)
+    datasets.join(host)
+    facts.join(host)
+    datasets.register("after", list)
+    assert host.told == ["before", "after"]
+    assert "hosts" in datasets and datasets.get("hosts") == [{"file_name": "hosts"}]
+    assert "neither" not in datasets and datasets.list() == ["after", "before"]
+    with pytest.raises(DatasetError, match="'neither'"):
+        datasets.get("neither")
+    assert facts.get("hosts").stuff_classes == ["sky"] and facts.get("before").as_dict() == {"name": "before"}
+
+
 def test_a_name_is_given_once_and_can_be_removed():
     DatasetCatalog.register("once", lambda: [{"file_name": "a"}])
     try:

@@ -1,0 +1,112 @@
+"""The model as Detectron2 builds, fills and calls it.
+
+Letters: `K` classes, `H, W` an image's sides in pixels.
+"""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mask2former.config_keys import IGNORED
+from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_image
+from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
+from mask2former.engine.build import apply_dataset_facts
+from mask2former.engine.multi_scale import check_augmentation
+from mask2former.engine.weight_names import translate
+from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
+from mask2former.registry import BACKBONE
+
+Inputs = Sequence[Mapping[str, Any]]
+
+
+class HostMaskFormer(MaskFormer):
+    """The same network, losses and results, taking and giving Detectron2's types.
+
+    Targets may be masks of any of its kinds. State dicts with names from elsewhere or of older checkpoints
+    are renamed as they are loaded, by the table that the standalone host uses.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.register_load_state_dict_pre_hook(_rename)
+
+    def forward(self, batched_inputs: Inputs) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """Weighted losses by name in training, else Detectron2's output of each image."""
+        if self.training:
+            return self.losses([inputs_from_detectron2(inputs) for inputs in batched_inputs])
+        return [output_to_detectron2(output) for output in self.predict(batched_inputs)]
+
+
+def _rename(module: nn.Module, state: MutableMapping[str, Tensor], prefix: str, *_: Any) -> None:
+    if prefix:
+        return  # the model is a part of another one, whose names these are
+    _, renamed = translate(dict(state))
+    state.clear()
+    state.update(renamed)
+
+
+def build_host_mask_former(cfg: Any) -> HostMaskFormer:
+    """The model of a config of Detectron2's, with what the dataset knows better taken from the dataset.
+
+    Raises:
+        ValueError: a key asks for what our model does not have, or a part is not registered.
+    """
+    if cfg.MODEL.BACKBONE.NAME in BACKBONE:
+        _check_refused(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    apply_dataset_facts(cfg)
+    return HostMaskFormer(**mask_former_parts(cfg))
+
+
+def _check_refused(cfg: Any) -> None:
+    """Refuse values with which Detectron2's ResNet would be another network, that ours would not be."""
+    for key, row in IGNORED.items():
+        value: Any = cfg
+        for name in key.split("."):
+            value = value[name]
+        if row.refused and value not in (row.default, *row.published):
+            raise ValueError(f"{key} = {value!r} is not supported: {row.reason}")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without the wrapper that synchronises processes."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+class SemanticSegmentorWithTTA(nn.Module):
+    """A model whose semantic scores are averaged over sizes and mirrored pictures: TEST.AUG.
+
+    Args:
+        cfg: says which sizes, and whether mirrored, in TEST.AUG.
+        model: ours, possibly within DistributedDataParallel.
+
+    Raises:
+        ValueError: panoptic or instance output is on, or there are no sizes.
+    """
+
+    def __init__(self, cfg: Any, model: nn.Module) -> None:
+        super().__init__()
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.TEST.AUG.ENABLED = True
+        check_augmentation(cfg)
+        self.model = cast(MaskFormer, unwrapped(model))
+        self.mirror = cfg.TEST.AUG.FLIP
+        self.order = CHANNEL_ORDER[cfg.INPUT.FORMAT]
+        self.mapper = build_test_mapper(cfg)
+
+    def forward(self, batched_inputs: Inputs) -> list[dict[str, Any]]:
+        """`sem_seg` (K, H, W) of each picture, from its file, or from "image" where it names none."""
+        inputs = [self._views(inputs) for inputs in batched_inputs]
+        return self.model.predict_views(inputs, mirror=self.mirror)
+
+    def _views(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if "views" in inputs:
+            return dict(inputs)
+        if "file_name" in inputs:
+            return {**inputs, **self.mapper.inputs(record_image(dict(inputs)))}
+        image = inputs["image"].byte().permute(1, 2, 0).cpu().numpy()[..., self.order]
+        return {**self.mapper.inputs(image), **inputs}  # "height" and "width" of the result, where it tells

@@ -1,0 +1,96 @@
+"""`train_net.py --host detectron2 …`: the flags and configs of the standalone host, run by Detectron2.
+
+The config is made as it is without `--host`, from the same files, flags and dataset facts, and handed to
+Detectron2's launcher, loop and checkpointer.
+"""
+
+from argparse import Namespace
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode as HostCfgNode
+from detectron2.config import get_cfg
+from detectron2.engine import default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from mask2former.config import CfgNode, add_maskformer2_config, typed_keys
+from mask2former.config_yaml import flatten
+from mask2former.detectron2_host.trainer import Trainer
+from mask2former.engine.build import resolve_device
+from mask2former.engine.evaluate import check_test_datasets, load_trained_weights
+from mask2former.engine.launch import plan_processes
+from mask2former.engine.schedule import apply_schedule
+from mask2former.tools import train
+
+
+def main(args: Namespace) -> int:
+    """Train or evaluate as the flags of `mask2former.tools.train` say; the exit code.
+
+    Raises:
+        ValueError, OSError: something that the user gave is wrong.
+    """
+    plan = plan_processes(args, torch.cuda.device_count())
+    if plan.device == "cpu" and plan.per_machine * plan.machines > 1:
+        raise ValueError("--host detectron2 trains in several processes on GPUs only; see --num-gpus")
+    launch(
+        work,
+        plan.per_machine,
+        num_machines=plan.machines,
+        machine_rank=plan.machine_rank,
+        dist_url=plan.dist_url,
+        args=(args, plan.device),
+    )
+    return 0
+
+
+def work(args: Namespace, device: str) -> None:
+    """What each process does; ends the process with code 1 where TEST.EXPECTED_RESULTS do not hold."""
+    cfg = train.setup(args, device)
+    if not args.eval_only:
+        apply_schedule(cfg, typed_keys(args.opts))
+    check_test_datasets(cfg)  # what is missing shall show before days have passed
+    node = host_config(cfg)
+    # It would print the file, which may be the name of one of ours; the whole config is logged anyway.
+    default_setup(node, Namespace(**{**vars(args), "config_file": ""}))
+    if args.eval_only:
+        evaluate(node, args.resume)
+    else:
+        trainer = Trainer(node)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+
+
+def evaluate(cfg: HostCfgNode, resume: bool) -> None:
+    """Evaluate MODEL.WEIGHTS or, with `resume`, the run in OUTPUT_DIR, by Detectron2's loop.
+
+    Raises:
+        ValueError: there are no weights, or they are those of a backbone only.
+    """
+    model = Trainer.build_model(cfg)
+    checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if resume and checkpointer.has_checkpoint():
+        checkpointer.resume_or_load("", resume=True)
+    else:
+        load_trained_weights(cfg, model)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+
+
+def host_config(cfg: CfgNode) -> HostCfgNode:
+    """A config of ours as Detectron2's, with a device instead of "auto".
+
+    Keys that only Detectron2 reads have its defaults.
+    """
+    node = get_cfg()
+    add_maskformer2_config(node)
+    for key, value in flatten(cfg).items():
+        *sections, name = key.split(".")
+        section: Any = node
+        for part in sections:
+            section = section[part]
+        section[name] = value
+    node.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
+    return node

@@ -1,0 +1,139 @@
+"""Our parts in Detectron2's models, and its parts in ours."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+)
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage
+from tiny_runs import random_sample
+
+from mask2former import add_maskformer2_config
+from mask2former.detectron2_host import HostMaskFormer, instances_to_detectron2
+from mask2former.modeling.backbone.swin import SwinTransformer
+
+PAGE = Path(__file__).parents[2] / "docs" / "detectron2.md"
+
+
+@BACKBONE_REGISTRY.register()
+class UsersBackbone(Backbone):
+    """What a user of Detectron2 may have: strided convolutions, in Detectron2's way."""
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self._out_features = ["res2", "res3", "res4", "res5"]
+        self._out_feature_channels = dict.fromkeys(self._out_features, 8)
+        self._out_feature_strides = {f"res{i}": 2**i for i in (2, 3, 4, 5)}
+        self.stem = torch.nn.Conv2d(input_shape.channels, 8, 4, 4)
+        self.next = torch.nn.Conv2d(8, 8, 2, 2)
+
+    def forward(self, images):
+        maps = [self.stem(images)]
+        for _ in range(3):
+            maps.append(self.next(maps[-1]))
+        return dict(zip(self._out_features, maps, strict=True))
+
+
+@pytest.fixture(scope="module")
+def swin_under_fpn():
+    """The recipe of docs/detectron2.md, which registers `build_swin_fpn_backbone`."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (recipe,) = [block for block in blocks if "build_swin_fpn_backbone" in block]
+    exec(compile(recipe, str(PAGE), "exec"), {"__name__": "page"})
+
+
+def in_detectron2(*samples):
+    return [{**sample, "instances": instances_to_detectron2(sample["instances"])} for sample in samples]
+
+
+def test_our_parts_stand_under_their_published_names():
+    assert "MaskFormer" in META_ARCH_REGISTRY and "D2SwinTransformer" in BACKBONE_REGISTRY
+    assert {"MaskFormerHead", "MSDeformAttnPixelDecoder"} <= {name for name, _ in SEM_SEG_HEADS_REGISTRY}
+
+
+def test_the_model_is_built_by_detectron2(host_cfg):
+    model = build_model(host_cfg())
+    assert isinstance(model, HostMaskFormer)
+    losses = model(in_detectron2(random_sample(1, 3), random_sample(2, 0)))
+    assert {"loss_ce", "loss_mask", "loss_dice"} <= losses.keys()
+    sum(losses.values()).backward()
+    result = model.eval()([random_sample(1, 0)])[0]
+    assert isinstance(result["instances"], Instances) and result["sem_seg"].shape == (5, 64, 64)
+
+
+def test_a_users_backbone_works_under_our_head(host_cfg):
+    model = build_model(host_cfg(MODEL__BACKBONE__NAME="UsersBackbone"))
+    assert isinstance(model.backbone, UsersBackbone)
+    sum(model(in_detectron2(random_sample(1, 2))).values()).backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+
+
+def test_detectron2s_feature_pyramid_works_under_our_head(host_cfg):
+    maps = ["p2", "p3", "p4", "p5"]
+    cfg = host_cfg(MODEL__BACKBONE__NAME="build_resnet_fpn_backbone", MODEL__FPN__OUT_CHANNELS=16)
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS, cfg.MODEL.RESNETS.DEPTH = 64, 18
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = maps
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = maps[1:]
+    assert {"loss_ce", "loss_mask"} <= build_model(cfg)(in_detectron2(random_sample(1, 2))).keys()
+
+
+def test_our_swin_works_under_mask_rcnn(swin_under_fpn):
+    cfg = get_cfg()
+    add_maskformer2_config(cfg)
+    cfg.merge_from_list(
+        [
+            *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.DEVICE", "cpu", "MODEL.MASK_ON", True),
+            *("MODEL.BACKBONE.NAME", "build_swin_fpn_backbone", "MODEL.FPN.OUT_CHANNELS", 16),
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.DEPTHS", [1, 1, 1, 1]),
+            *("MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]]),
+            *("MODEL.ROI_HEADS.NAME", "StandardROIHeads", "MODEL.ROI_HEADS.NUM_CLASSES", 5),
+            *("MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4", "p5"]),
+            *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead", "MODEL.ROI_BOX_HEAD.NUM_FC", 1),
+            *("MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_MASK_HEAD.NUM_CONV", 1),
+            *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "INPUT.MASK_FORMAT", "bitmask"),
+        ]
+    )
+    model = build_model(cfg)
+    assert isinstance(model.backbone.bottom_up, SwinTransformer)
+    assert "backbone.bottom_up.patch_embed.proj.weight" in model.state_dict()
+    with EventStorage():
+        losses = model(in_detectron2(random_sample(1, 2), random_sample(2, 1, side=48)))
+    assert "loss_mask" in losses
+    sum(losses.values()).backward()
+    assert model.backbone.bottom_up.patch_embed.proj.weight.grad.abs().sum() > 0
+    assert isinstance(model.eval()([random_sample(1, 0)])[0]["instances"], Instances)
+
+
+def test_our_swin_is_a_backbone_of_detectron2(host_cfg):
+    cfg = host_cfg(MODEL__BACKBONE__NAME="D2SwinTransformer", MODEL__SWIN__EMBED_DIM=12)
+    backbone = build_backbone(cfg, ShapeSpec(channels=3))
+    assert backbone.size_divisibility == 0 and backbone.output_shape()["res3"].stride == 8
+    assert {name: m.shape[1] for name, m in backbone(torch.zeros(1, 3, 64, 96)).items()} == {
+        name: shape.channels for name, shape in backbone.output_shape().items()
+    }
+
+
+def test_an_unknown_backbone_lists_those_of_both_sides(host_cfg):
+    with pytest.raises(ValueError, match=r"D2SwinTransformer.*UsersBackbone.*build_resnet_fpn_backbone"):
+        build_model(host_cfg(MODEL__BACKBONE__NAME="build_resnext"))
+
+
+def test_what_only_detectron2s_resnet_has_is_refused(host_cfg):
+    with pytest.raises(ValueError, match=r"RES5_DILATION = 2 is not supported"):
+        build_model(host_cfg(MODEL__RESNETS__RES5_DILATION=2))
+    users = {"MODEL__BACKBONE__NAME": "UsersBackbone", "MODEL__RESNETS__RES5_DILATION": 2}
+    assert isinstance(build_model(host_cfg(**users)).backbone, UsersBackbone)  # which does not read it
