@@ -1,0 +1,246 @@
+"""One process against two on this machine, at the same total batch: throughput, and where the time goes.
+
+    python benchmarks/scaling.py [--rounds N] [--steps N] [KEY VALUE ...]
+
+Every side trains R50 in fresh processes, as the training command launches them, on drawn pictures; sides take
+turns, and medians over all their steps are quoted. One process with one thread is what two processes of one
+thread each would halve if each had a machine of its own; one process with all threads is what the same cores
+do without a second process.
+
+Data is the time until a step's pictures are there, loaded in the training process itself. Communication is
+how much longer a step takes for exchanging gradients: every other step leaves the exchange out and is
+otherwise the same. Compute is the rest, and holds what a process waits for the other.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from measure import MB, machine, ratio, table
+from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from mask2former.config import load_config
+from mask2former.data.datasets.shapes import write_shapes
+from mask2former.data.loader import build_train_loader
+from mask2former.distributed import is_main_process
+from mask2former.engine.build import build_model
+from mask2former.engine.launch import add_arguments as add_launch_arguments
+from mask2former.engine.launch import launch, usable_cores
+from mask2former.engine.run import build_trainer
+from mask2former.engine.trainer import Hook, Trainer
+
+CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+OPTIONS: dict[str, object] = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.WEIGHTS": "",
+    "DATASETS.TRAIN": ("shapes_panoptic_train",),
+    "DATALOADER.NUM_WORKERS": 0,
+    "INPUT.IMAGE_SIZE": 256,
+    "SOLVER.AMP.ENABLED": False,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SEED": 1,
+}
+PICTURES = {"train": 64, "val": 1}
+TRIES = 5  # of the exchange alone
+ROUNDS, STEPS = 2, 2  # steps of a side in a round, besides the first and those without exchange
+
+
+class Side(NamedTuple):
+    """So many processes of so many threads each."""
+
+    processes: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.processes} x {self.threads}"
+
+
+class Exchange:
+    """DDP's exchange of gradients, which can be left out, and whose bytes of the last step are counted."""
+
+    def __init__(self) -> None:
+        self.left_out = False
+        self.bytes = 0
+
+    def reduce(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+        """What DDP calls with each bucket of gradients."""
+        if self.left_out:
+            done: torch.futures.Future[Tensor] = torch.futures.Future()
+            done.set_result(bucket.buffer())
+            return done
+        self.bytes += bucket.buffer().nbytes
+        return allreduce_hook(group, bucket)
+
+
+def watch_exchange(model: nn.Module) -> Exchange | None:
+    """Stand between `model` and its exchange; None where it is not DDP, which has none or another."""
+    if not isinstance(model, DistributedDataParallel):
+        return None
+    exchange = Exchange()
+    model.register_comm_hook(None, exchange.reduce)
+    return exchange
+
+
+class Recorder(Hook):
+    """Writes down each step's seconds; where there is an exchange, every other step goes without."""
+
+    def __init__(self, exchange: Exchange | None) -> None:
+        self.exchange = exchange
+        self.steps: list[dict[str, Any]] = []
+
+    def after_step(self, trainer: Trainer) -> None:
+        """A row for the step: seconds for data and for the rest, and the bytes that were exchanged."""
+        assert trainer.last is not None
+        exchange = self.exchange
+        row = {"data": trainer.last.data_seconds, "rest": trainer.last.compute_seconds}
+        row["left_out"] = exchange is not None and exchange.left_out
+        if exchange is not None:
+            row["bytes"] = exchange.bytes
+            exchange.left_out, exchange.bytes = not exchange.left_out, 0
+        self.steps.append(row)
+
+
+def work(args: argparse.Namespace, device: str) -> int:
+    """What each process of a side does: a few steps, then the main one writes their rows to a file."""
+    cfg = load_config(CONFIG, args.opts)
+    torch.manual_seed(cfg.SEED)
+    batches = build_train_loader(cfg)
+    trainer = build_trainer(cfg, build_model(cfg))
+    recorder = Recorder(watch_exchange(trainer.model))
+    trainer.hooks = [recorder]
+    trainer.train(batches)
+    kinds = 1 if recorder.exchange is None else 2
+    found = {"steps": recorder.steps[kinds:], "alone": _exchange_alone(recorder.steps[0].get("bytes", 0))}
+    if is_main_process():
+        Path(args.child).write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def _exchange_alone(size: int) -> float:
+    """Median seconds of exchanging `size` bytes while nothing else is done."""
+    if not size:
+        return 0.0
+    gradients, seconds = torch.zeros(size // 4), []
+    for _ in range(1 + TRIES):
+        dist.barrier()
+        start = time.perf_counter()
+        dist.all_reduce(gradients)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds[1:])
+
+
+def options(**changes: object) -> list[str]:
+    """What every side trains with, as `KEY VALUE ...`; a change's name is the key with __ for the dot."""
+    pairs = OPTIONS | {key.replace("__", "."): value for key, value in changes.items()}
+    return [str(item) for pair in pairs.items() for item in pair]
+
+
+def run_side(side: Side, steps: int, opts: list[str]) -> dict[str, Any]:
+    """Rows of `steps` steps of fresh processes, besides the first and those without exchange.
+
+    Raises:
+        CalledProcessError: one of them failed.
+    """
+    count = (1 + steps) * min(side.processes, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "steps.json"
+        flags = ["--child", str(file), "--num-processes", str(side.processes)]
+        command = [sys.executable, __file__, *flags, *options(SOLVER__MAX_ITER=count), *opts]
+        environment = os.environ | {"OMP_NUM_THREADS": str(side.threads)}
+        subprocess.run(command, env=environment, check=True)
+        return json.loads(file.read_text(encoding="utf-8"))
+
+
+class Times(NamedTuple):
+    """Median seconds of a step and of its parts; `alone`, what the exchange takes with nothing beside it."""
+
+    step: float
+    data: float
+    compute: float
+    communication: float
+    alone: float
+    bytes: int
+
+
+def summary(runs: list[dict[str, Any]]) -> Times:
+    """The medians over all steps of a side's runs."""
+    steps = [row for run in runs for row in run["steps"]]
+    whole = [row for row in steps if not row["left_out"]]
+    data, rest = (median(row[name] for row in whole) for name in ("data", "rest"))
+    silent = [row["rest"] for row in steps if row["left_out"]]
+    compute = median(silent) if silent else rest
+    step = median(row["data"] + row["rest"] for row in whole)
+    alone = median(run["alone"] for run in runs)
+    return Times(step, data, compute, rest - compute, alone, whole[-1].get("bytes", 0))
+
+
+def rows(times: dict[Side, Times], pictures: int) -> list[list[str]]:
+    """The table: sides with their throughput as ratios to the others', and where their time goes."""
+    first, every, _ = times
+    head = ["processes x threads", "pictures/s", f"against {first}", f"against {every}", "step"]
+    body = [
+        [
+            str(side),
+            f"{pictures / found.step:.2f}",
+            *(ratio(times[other].step, found.step) for other in (first, every)),
+            *(f"{seconds:.2f} s" for seconds in found[:4]),
+        ]
+        for side, found in times.items()
+    ]
+    return [[*head, "data", "compute", "communication"], *body]
+
+
+def report(rounds: int, steps: int, opts: list[str]) -> str:
+    """The table and what was exchanged; see above."""
+    cores = usable_cores()
+    sides = dict.fromkeys((Side(1, 1), Side(1, cores), Side(2, max(1, cores // 2))))
+    runs: dict[Side, list[dict[str, Any]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            runs[side].append(run_side(side, steps, opts))
+    times = {side: summary(found) for side, found in runs.items()}
+    pictures = load_config(CONFIG, [*options(), *opts]).SOLVER.IMS_PER_BATCH
+    return f"{table(rows(times, pictures))}\n\n{exchanged(*times.values())}"
+
+
+def exchanged(*times: Times) -> str:
+    """A sentence on what the last side exchanged."""
+    two = times[-1]
+    if not two.bytes:
+        return "Only DDP's exchange can be left out: what another takes is part of compute."
+    return f"{two.bytes / MB:.1f} MB of gradients a step; exchanging as many alone takes {two.alone:.2f} s."
+
+
+def main() -> None:
+    """Draw the pictures, run the sides, print the table; or be a process of a side."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often each side runs")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of a side in a round")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    add_launch_arguments(parser)
+    args = parser.parse_intermixed_args()
+    if args.child:
+        sys.exit(launch(work, args))
+    with tempfile.TemporaryDirectory() as folder:
+        write_shapes(Path(folder), PICTURES)
+        os.environ["DETECTRON2_DATASETS"] = folder
+        print(machine(), end="\n\n")
+        print(report(args.rounds, args.steps, args.opts))
+
+
+if __name__ == "__main__":
+    main()
