@@ -105,6 +105,7 @@ DEFAULTS: dict[str, Any] = {
     "DATALOADER.REPEAT_SQRT": True,
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
     "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.STRATEGY": "ddp",  # several processes: "ddp", all weights in each; "fsdp", a part of each weight
     "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.ACCUMULATION_STEPS": 1,
     "SOLVER.REFERENCE_BATCH": 0,  # pictures a step, by accumulation, where IMS_PER_BATCH is less; 0: that

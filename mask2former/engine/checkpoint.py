@@ -1,7 +1,8 @@
 """Saving a run and finding it again, whenever the process may have been killed.
 
 A file appears under its name only when it is complete and on disk: it is written beside its place, under
-another name, and moved there. In it are tensors, numbers and strings only: reading it cannot run code.
+another name, and moved there; so is a folder, to which several processes write. In it are tensors, numbers
+and strings only: reading it cannot run code.
 """
 
 import logging
@@ -16,13 +17,17 @@ from typing import IO, Any
 
 import torch
 
+from mask2former.distributed import is_main_process
+from mask2former.engine.checkpoint_parts import read_run, write_parts
+
 logger = logging.getLogger(__name__)
 
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
 UNFINISHED = ".unfinished"
+SUFFIX, PARTS_SUFFIX = ".pth", ".parts"  # of a file, and of a folder that several processes write to
 RUN_STATE = {"model", "optimizer", "iteration", "window", "scaler", "seed"}
-RUN_FILES = ("model_*.pth", POINTER, "metrics.json", "events.out.tfevents.*")
+RUN_FILES = ("model_*.pth", "model_*.parts", POINTER, "metrics.json", "events.out.tfevents.*")
 
 
 @contextmanager
@@ -34,8 +39,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
-    if hasattr(os, "O_DIRECTORY"):  # the new name itself must reach the disk too, where that can be asked for
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Let new names reach the disk too, where that can be asked for."""
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(folder)
         os.close(folder)
 
@@ -51,12 +61,29 @@ class RunFolder:
         path = self.path / name
         with atomic_write(path) as file:
             torch.save(content, file)
-        with atomic_write(self.path / POINTER) as file:
-            file.write(name.encode())
+        self._point_to(name)
         return path
 
+    def save_parts(self, name: str, content: dict[str, Any]) -> Path:
+        """The same as a folder, `name` with another suffix; every process writes its part of the tensors."""
+        path = (self.path / name).with_suffix(PARTS_SUFFIX)
+        unfinished = path.with_name(path.name + UNFINISHED)
+        write_parts(unfinished, content)
+        if is_main_process():
+            if path.exists():  # damaged, or the run was killed before it could point there
+                shutil.rmtree(path)
+            _sync_folder(unfinished)
+            os.replace(unfinished, path)
+            _sync_folder(self.path)
+            self._point_to(path.name)
+        return path
+
+    def _point_to(self, name: str) -> None:
+        with atomic_write(self.path / POINTER) as file:
+            file.write(name.encode())
+
     def load_last(self) -> dict[str, Any] | None:
-        """The last checkpoint that can be read; None if there is none.
+        """The last checkpoint that can be read; None if there is none. `with_tensors` completes a folder's.
 
         Raises:
             ValueError: there are checkpoints, but not one is readable.
@@ -64,7 +91,7 @@ class RunFolder:
         candidates = self._candidates()
         for path in candidates:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = _read(path)
             except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
                 reason = str(error).split("\n")[0]
                 logger.warning("%s cannot be read (%s); trying the one before", path, reason)
@@ -80,7 +107,8 @@ class RunFolder:
 
     def _candidates(self) -> list[Path]:
         """The checkpoint that the pointer names, then the others, latest step first."""
-        found = sorted(self.path.glob("model_*.pth"), key=_age, reverse=True)
+        files = [file for suffix in (SUFFIX, PARTS_SUFFIX) for file in self.path.glob(f"model_*{suffix}")]
+        found = sorted(files, key=_age, reverse=True)
         pointer = self.path / POINTER
         named = self.path / pointer.read_text().strip() if pointer.is_file() else None
         if named in found:
@@ -91,7 +119,7 @@ class RunFolder:
     def remove_unfinished(self) -> None:
         """Delete what a killed process left half-written."""
         for path in self.path.glob(f"*{UNFINISHED}"):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def set_earlier_run_aside(self) -> None:
         """Move an earlier run's checkpoints and curves to a folder of their own, so that runs do not mix."""
@@ -107,7 +135,11 @@ class RunFolder:
         logger.warning("%s holds an earlier run: moved to %s (--resume would continue it)", self.path, aside)
 
 
+def _read(path: Path) -> Any:
+    return read_run(path) if path.is_dir() else torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _age(path: Path) -> float:
     """Steps behind a checkpoint, by its name; the final one has the most."""
-    number = re.fullmatch(r"model_(\d+)\.pth", path.name)
+    number = re.fullmatch(r"model_(\d+)", path.stem)
     return int(number[1]) if number else float("inf")

@@ -23,6 +23,7 @@ from mask2former.engine.build import (
     warn_of_other_classes,
 )
 from mask2former.engine.checkpoint import RunFolder
+from mask2former.engine.checkpoint_parts import with_tensors
 from mask2former.engine.hooks import Results, flatten_results
 from mask2former.engine.multi_scale import check_augmentation, evaluation_predict
 from mask2former.engine.weights import load_weights, read_checkpoint
@@ -174,7 +175,7 @@ def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
     model = build_model(cfg)
     saved = RunFolder(cfg.OUTPUT_DIR).load_last() if resume else None
     if saved is not None:
-        model.load_state_dict(saved["model"])
+        model.load_state_dict(with_tensors(saved, model.state_dict())["model"])
     else:
         load_trained_weights(cfg, model)
     return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")

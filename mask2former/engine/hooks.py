@@ -17,7 +17,9 @@ import torch
 
 from mask2former.distributed import is_main_process, sum_over_processes
 from mask2former.engine.checkpoint import FINAL, RunFolder
+from mask2former.engine.disk import check_space, failure_explained
 from mask2former.engine.metrics_log import MetricsLog
+from mask2former.engine.sharding import gathered, is_sharded
 from mask2former.engine.trainer import Hook, Trainer, is_due
 
 logger = logging.getLogger(__name__)
@@ -107,24 +109,42 @@ class ProgressHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Saves the run every `period` steps (0: not then) and at its end; the main process writes."""
+    """Saves the run every `period` steps (0: not then) and at its end; sharded, all processes write."""
 
     def __init__(self, folder: RunFolder, period: int, extra: dict[str, Any]) -> None:
         self.folder, self.period, self.extra = folder, period, extra
 
+    def before_train(self, trainer: Trainer) -> None:
+        """Look for room on the disk."""
+        if is_main_process():
+            check_space(self.folder.path, trainer)
+
     def after_step(self, trainer: Trainer) -> None:
         """Save when due."""
         if is_due(trainer.done, self.period):
-            self._save(trainer, f"model_{trainer.done - 1:07d}.pth")
+            self._save_step(trainer)
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Save though it is not due; nothing where `after_step` has just done so."""
+        if not is_due(trainer.done, self.period):
+            self._save_step(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
         """Save the final weights."""
         self._save(trainer, FINAL)
 
+    def _save_step(self, trainer: Trainer) -> None:
+        self._save(trainer, f"model_{trainer.done - 1:07d}.pth")
+
     def _save(self, trainer: Trainer, name: str) -> None:
-        if is_main_process():
-            content = {"model": trainer.plain_model.state_dict(), **trainer.state_dict(), **self.extra}
-            logger.info("saved %s", self.folder.save(name, content))
+        content = {"model": trainer.plain_model.state_dict(), **trainer.state_dict(), **self.extra}
+        in_parts = is_sharded(trainer.model) and name != FINAL  # who uses the final weights wants one file
+        if not in_parts:
+            content = gathered(content)
+        if in_parts or is_main_process():
+            save = self.folder.save_parts if in_parts else self.folder.save
+            with failure_explained(self.folder.path / name):
+                logger.info("saved %s", save(name, content))
 
 
 class EvaluationHook(Hook):

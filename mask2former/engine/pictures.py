@@ -3,7 +3,7 @@
 Letters: `H, W` the picture's sides in pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,10 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], 
 
 
 class PictureHook(Hook):
-    """Every `period` steps (0: never), one of the step's pictures: to a file and to TensorBoard."""
+    """Every `period` steps (0: never), one of the step's pictures: to a file and to TensorBoard.
+
+    `whole` makes a model that the main process can use alone; every process calls it.
+    """
 
     def __init__(
         self,
@@ -73,16 +76,20 @@ class PictureHook(Hook):
         image_format: str,
         folder: Path,
         metrics: MetricsLog | None,
+        whole: Callable[[nn.Module], nn.Module] = lambda model: model,
     ) -> None:
         self.period, self.names, self.image_format = period, names, image_format
-        self.folder, self.metrics = folder / FOLDER, metrics
+        self.folder, self.metrics, self.whole = folder / FOLDER, metrics, whole
 
     def after_step(self, trainer: Trainer) -> None:
         """Draw when due."""
-        if self.metrics is None or not is_due(trainer.done, self.period):
+        if not is_due(trainer.done, self.period):
+            return
+        model = self.whole(trainer.plain_model)
+        if self.metrics is None:
             return
         assert trainer.last is not None
-        drawn = draw_sample(trainer.plain_model, trainer.last.batch[0], self.names, self.image_format)
+        drawn = draw_sample(model, trainer.last.batch[0], self.names, self.image_format)
         self.folder.mkdir(exist_ok=True)
         Image.fromarray(drawn).save(self.folder / f"step_{trainer.done - 1:07d}.jpg")
         self.metrics.write_image(trainer.done - 1, "target, prediction", drawn)

@@ -3,13 +3,13 @@
 import logging
 import secrets
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.data.loader import build_train_loader
 from mask2former.distributed import barrier, is_main_process, sum_over_processes, world_size
@@ -21,15 +21,20 @@ from mask2former.engine.build import (
     warn_of_other_classes,
 )
 from mask2former.engine.checkpoint import RunFolder, atomic_write
+from mask2former.engine.checkpoint_parts import with_tensors
 from mask2former.engine.crowded import CrowdedPicturesHook
 from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
 from mask2former.engine.hooks import CheckpointHook, EvaluationHook, Hook, ProgressHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.pictures import PictureHook
+from mask2former.engine.preemption import PreemptionHook
+from mask2former.engine.restart import note_job
 from mask2former.engine.schedule import apply_schedule
+from mask2former.engine.sharding import in_parts_as, synchronised, whole_model
 from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.trainer import Trainer, autocast_dtype
 from mask2former.engine.weights import load_weights, read_checkpoint
+from mask2former.engine.whereabouts import noted
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     apply_schedule(cfg, typed_keys)
     folder = RunFolder(cfg.OUTPUT_DIR)
     saved = folder.load_last() if resume else None
+    _check_shared(saved)
     cfg.SEED = _common_seed(cfg.SEED, saved)
     torch.manual_seed(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -55,7 +61,7 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     batches = build_train_loader(cfg, first_step=0 if saved is None else saved["iteration"] + 1)
     check_test_datasets(cfg)
     model = build_model(cfg)
-    if saved is None and cfg.MODEL.WEIGHTS:
+    if saved is None and cfg.MODEL.WEIGHTS and is_main_process():  # the others get them from there
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
         warn_of_other_classes(cfg, checkpoint)
         load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
@@ -67,7 +73,7 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     metrics = _open_folder(cfg, folder, trainer.done, fresh=not resume)
     evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
     trainer.hooks = _hooks(cfg, folder, metrics, evaluation)
-    trainer.train(batches)
+    trainer.train(noted(batches, trainer.done))
     if metrics is not None:
         metrics.close()
     return evaluation.results
@@ -92,7 +98,8 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
     """A trainer of `model`, without hooks, at step 0.
 
     Raises:
-        ValueError: no steps, or fewer images in a process's share of one than pieces to split it in.
+        ValueError: no steps, or fewer images in a process's share of one than pieces to split it in; or
+            SOLVER.STRATEGY or another name is not known.
     """
     solver = cfg.SOLVER
     for key in ("MAX_ITER", "ACCUMULATION_STEPS"):
@@ -103,39 +110,38 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is too small for {world_size()} processes x "
             f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
         )
+    wrapped = synchronised(cfg, model)
     optimizer = build_optimizer(cfg, model)
-    device = next(model.parameters()).device
     return Trainer(
-        model=_synchronised(model, device),
+        model=wrapped,
         optimizer=optimizer,
         scheduler=build_scheduler(cfg, optimizer),
         clip=build_clipper(cfg),
         max_iter=solver.MAX_ITER,
-        dtype=autocast_dtype(cfg, device),
+        dtype=autocast_dtype(cfg, next(model.parameters()).device),
         accumulation=solver.ACCUMULATION_STEPS,
         seed=cfg.SEED,
     )
 
 
-def _synchronised(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model`, averaging its gradients over processes if there are several."""
-    if world_size() == 1:
-        return model
-    devices = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+def _check_shared(saved: dict[str, Any] | None) -> None:
+    """A ValueError unless all processes found a checkpoint of the same step, or none."""
+    done = 0 if saved is None else saved["iteration"] + 1
+    if int(sum_over_processes(torch.tensor(done, device=_collective_device()))) != done * world_size():
+        raise ValueError(
+            "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
+        )
 
 
 def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
     try:
-        trainer.plain_model.load_state_dict(saved["model"])
+        like = trainer.plain_model.state_dict()
+        saved = with_tensors(saved, like, trainer.parameters)
+        weights = {name: in_parts_as(tensor, like.get(name)) for name, tensor in saved["model"].items()}
+        trainer.plain_model.load_state_dict(weights)
         trainer.load_state_dict(saved)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the run in OUTPUT_DIR does not fit this config: {error}") from error
-    steps = sum_over_processes(torch.tensor(trainer.done, device=_collective_device()))
-    if int(steps) != trainer.done * world_size():
-        raise ValueError(
-            "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
-        )
 
 
 def _open_folder(cfg: CfgNode, folder: RunFolder, start: int, *, fresh: bool) -> MetricsLog | None:
@@ -146,6 +152,7 @@ def _open_folder(cfg: CfgNode, folder: RunFolder, start: int, *, fresh: bool) ->
     folder.remove_unfinished()
     if fresh:
         folder.set_earlier_run_aside()
+    note_job(folder.path)
     with atomic_write(folder.path / "config.yaml") as file:
         file.write(cfg.dump().encode())
     logger.info("config, also in %s\n%s", folder.path / "config.yaml", cfg.dump())
@@ -157,15 +164,18 @@ def _hooks(
     cfg: CfgNode, folder: RunFolder, metrics: MetricsLog | None, evaluation: EvaluationHook
 ) -> list[Hook]:
     extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
+    checkpoints = CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     return [
         ProgressHook(metrics),
-        CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra),
+        checkpoints,
+        PreemptionHook(checkpoints),
         PictureHook(
             period=cfg.VIS_PERIOD,
             names=class_names(dataset_metadata(cfg)),
             image_format=cfg.INPUT.FORMAT,
             folder=folder.path,
             metrics=metrics,
+            whole=partial(whole_model, cfg),
         ),
         CrowdedPicturesHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES),
         evaluation,
@@ -174,6 +184,7 @@ def _hooks(
 
 def _evaluate(cfg: CfgNode, model: nn.Module) -> Results:
     """Evaluate the model as the main process has it: batch norms' statistics differ between processes."""
+    model = whole_model(cfg, model)
     if world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)

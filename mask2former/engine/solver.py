@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mask2former.engine.sharding import is_sharded, whole_tensor
+
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
 UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
 
@@ -72,6 +74,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if solver.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)
     if solver.OPTIMIZER == "SGD":
+        fused = fused and not is_sharded(model)  # torch's fused SGD takes no weights in parts
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; known are: ADAMW, SGD")
 
@@ -146,9 +149,9 @@ def build_clipper(cfg: CfgNode) -> Clipper:
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
-        return lambda parameters: nn.utils.clip_grad_norm_(parameters, math.inf)
+        return lambda parameters: _clip_norm(parameters, math.inf)
     if clip.CLIP_TYPE == "full_model":
-        return lambda parameters: nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+        return lambda parameters: _clip_norm(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
     if clip.CLIP_TYPE not in ("value", "norm"):
         raise ValueError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; known are: full_model, value, norm"
@@ -156,12 +159,19 @@ def build_clipper(cfg: CfgNode) -> Clipper:
 
     def clip_each(parameters: Iterable[nn.Parameter]) -> Tensor:
         parameters = list(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, math.inf)
+        norm = _clip_norm(parameters, math.inf)
         if clip.CLIP_TYPE == "value":
             nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
         else:
             for parameter in parameters:
-                nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+                _clip_norm(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
         return norm
 
     return clip_each
+
+
+def _clip_norm(
+    parameters: Iterable[nn.Parameter] | nn.Parameter, largest: float, norm_type: float = 2.0
+) -> Tensor:
+    """torch's; the norm is of whole gradients, also where each process has a part of them."""
+    return whole_tensor(nn.utils.clip_grad_norm_(parameters, largest, norm_type))

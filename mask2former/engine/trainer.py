@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from mask2former.distributed import gather_objects, rank, sum_over_processes, world_size
+from mask2former.engine.sharding import in_parts_as
 from mask2former.engine.solver import Clipper
 
 logger = logging.getLogger(__name__)
@@ -171,6 +172,11 @@ class Trainer:
         """The model without the wrapper that synchronises processes."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer trains, in its order."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def state_dict(self) -> dict[str, Any]:
         """All that continues the run besides the weights, plain enough to be read as weights only."""
         return {
@@ -189,7 +195,7 @@ class Trainer:
         """
         groups = self.optimizer.param_groups
         settings = [{name: group[name] for name in group.keys() - {"params"}} for group in groups]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self._in_own_parts(state["optimizer"]))
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         self.scheduler.last_epoch = state["iteration"]
@@ -198,6 +204,15 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.window = Window(dict(state["window"]["sums"]), state["window"]["count"])
         self.done = state["iteration"] + 1
+
+    def _in_own_parts(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """The optimizer's saved state, of each tensor what this process keeps."""
+        own = dict(enumerate(self.parameters))
+        states = {
+            number: {name: in_parts_as(value, own.get(number)) for name, value in state.items()}
+            for number, state in saved["state"].items()
+        }
+        return {**saved, "state": states}
 
     def train(self, batches: Iterable[Batch]) -> None:
         """Run the remaining steps; `batches` starts with the one of step `self.done`.

@@ -1,0 +1,144 @@
+"""Whole runs of several processes, broken off and continued by another number of them."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from process_runs import curve
+from tiny_runs import tiny_config
+from worlds import Job, run_in_worlds
+
+from mask2former.distributed import is_main_process
+from mask2former.engine.build import apply_dataset_facts, build_model
+from mask2former.engine.checkpoint import FINAL, POINTER
+from mask2former.engine.evaluate import evaluate_checkpoint
+from mask2former.engine.run import train
+from mask2former.predictor import Predictor
+
+BROKEN_OFF = "model_0000001"  # after two steps of four
+DDP, FSDP = "ddp", "fsdp"
+CONTINUED = {  # where to -> from whom, by how many processes, how
+    "2 to 1": ("two", 1, DDP),
+    "2 to 4": ("two", 4, FSDP),
+    "2 to 2, all weights in each": ("two", 2, DDP),
+    "1 to 2": ("one", 2, FSDP),
+}
+
+
+def config(folder, strategy, weights=""):
+    cfg = tiny_config(
+        OUTPUT_DIR=folder,
+        MODEL__WEIGHTS=weights,
+        SOLVER__STRATEGY=strategy,
+        SOLVER__IMS_PER_BATCH=4,
+        SOLVER__CHECKPOINT_PERIOD=2,
+        VIS_PERIOD=4,
+    )
+    apply_dataset_facts(cfg)
+    return cfg
+
+
+def train_run(datasets, folder, strategy, resume=False):
+    """Begin with `start.pth`, which the main process alone can see."""
+    os.environ["DETECTRON2_DATASETS"] = str(datasets)
+    weights = folder.parent / ("start.pth" if is_main_process() else "not there")
+    train(config(folder, strategy, weights), resume)
+
+
+def write_start(file):
+    torch.manual_seed(11)
+    torch.save({"model": build_model(config(file.parent, DDP)).state_dict()}, file)
+
+
+def break_off(run, folder):
+    """In `folder`, what was there when the run in `run` had come to its first checkpoint."""
+    (saved,) = run.glob(f"{BROKEN_OFF}.*")
+    folder.mkdir()
+    copy = shutil.copytree if saved.is_dir() else shutil.copy
+    copy(saved, folder / saved.name)
+    (folder / POINTER).write_text(saved.name)
+
+
+def break_off_and_go_on(datasets, run, folder, strategy):
+    if is_main_process():
+        break_off(run, folder)
+    torch.distributed.barrier()
+    train_run(datasets, folder, strategy, resume=True)
+
+
+def evaluate_broken_off(datasets, folder, file):
+    """What --eval-only --resume does."""
+    os.environ["DETECTRON2_DATASETS"] = str(datasets)
+    results = evaluate_checkpoint(config(folder, FSDP), resume=True)
+    if is_main_process():
+        file.write_text(json.dumps(results))
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_shapes, tmp_path_factory):
+    """The folder with all runs: `one`, `two`, and those that were continued."""
+    root = tmp_path_factory.mktemp("runs")
+    write_start(root / "start.pth")
+    train_run(tiny_shapes, root / "one", FSDP)
+    jobs = [Job(2, train_run, (tiny_shapes, root / "two", FSDP))]
+    for name, (source, processes, strategy) in CONTINUED.items():
+        folders = (root / source, root / name)
+        if processes > 1:
+            jobs.append(Job(processes, break_off_and_go_on, (tiny_shapes, *folders, strategy)))
+    run_in_worlds(jobs, root)
+    for name, (source, processes, strategy) in CONTINUED.items():
+        if processes == 1:
+            break_off(root / source, root / name)
+            train_run(tiny_shapes, root / name, strategy, resume=True)
+    return root
+
+
+def final(folder):
+    return torch.load(folder / FINAL, weights_only=True)
+
+
+def test_processes_with_parts_leave_parts_and_one_final_file(runs):
+    parts = runs / "two" / f"{BROKEN_OFF}.parts"
+    assert {"run.pth", ".metadata"} < {path.name for path in parts.iterdir()}
+    sizes = [sum(f.stat().st_size for f in parts.glob(f"__{rank}_*.distcp")) for rank in range(2)]
+    assert min(sizes) > 0.4 * sum(sizes)  # each wrote about half
+    assert (runs / "two" / POINTER).read_text() == FINAL and not list((runs / "two").glob("*.unfinished"))
+    assert final(runs / "two").keys() == final(runs / "one").keys()
+    assert (runs / "two" / "pictures" / "step_0000003.jpg").is_file()
+
+
+@pytest.mark.parametrize("name", ["two", *CONTINUED])
+def test_the_curve_the_weights_and_the_results_are_those_of_one_process(runs, name):
+    assert len(curve(runs / "one")) == 2  # losses, results
+    for expected, found in zip(curve(runs / "one"), curve(runs / name), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-3, nan_ok=True)
+    expected, found = final(runs / "one"), final(runs / name)
+    assert found["iteration"] == expected["iteration"] == 3
+    for key, tensor in expected["model"].items():
+        torch.testing.assert_close(found["model"][key], tensor, rtol=1e-3, atol=3e-4, msg=key)
+    states = [content["optimizer"]["state"] for content in (found, expected)]
+    assert states[0].keys() == states[1].keys()
+    for number, state in states[1].items():
+        for key, tensor in state.items():
+            torch.testing.assert_close(states[0][number][key], tensor, rtol=2e-2, atol=1e-3, msg=key)
+
+
+def test_the_final_file_is_enough_for_the_predictor(runs):
+    predictor = Predictor(str(runs / "two" / FINAL))
+    weights = predictor.model.state_dict()
+    assert weights and all(
+        torch.equal(tensor, weights[k]) for k, tensor in final(runs / "two")["model"].items()
+    )
+
+
+def test_parts_are_evaluated_as_a_whole_file_is(runs, tiny_shapes, tmp_path):
+    found = []
+    for source in ("one", "two"):
+        break_off(runs / source, tmp_path / source)
+        evaluate_broken_off(tiny_shapes, tmp_path / source, tmp_path / f"{source}.json")
+        found.append(json.loads((tmp_path / f"{source}.json").read_text()))
+    assert found[0].keys() == found[1].keys() != set()
+    for task, metrics in found[0].items():
+        assert found[1][task] == pytest.approx(metrics, rel=1e-3, abs=1e-3, nan_ok=True)
