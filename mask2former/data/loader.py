@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import pickle
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -163,9 +166,10 @@ def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> Loade
     """This process's part of the dataset, each picture once, in order."""
     records, _ = read_datasets([dataset_name])
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
-    own = range(bounds[rank()], bounds[rank() + 1])
-    batches = [list(own[i : i + batch_size]) for i in range(0, len(own), batch_size)]
-    return _loader(cfg, TestSamples(records, build_test_mapper(cfg)), batches)
+    own = records[bounds[rank()] : bounds[rank() + 1]]
+    numbers = range(len(own))
+    batches = [list(numbers[i : i + batch_size]) for i in range(0, len(own), batch_size)]
+    return _loader(cfg, TestSamples(own, build_test_mapper(cfg)), batches)
 
 
 def training_records(cfg: Any) -> tuple[list[Record], Metadata]:
@@ -267,7 +271,7 @@ def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> Loader:
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
 
 
@@ -275,5 +279,15 @@ def _as_list(samples: Batch) -> Batch:
     return samples
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     cv2.setNumThreads(0)  # the workers themselves are the parallelism
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+
+
+def _end_when_the_parent_says() -> None:
+    """A scheduler sends SIGTERM to every process, but training wants batches until it has ended by itself."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

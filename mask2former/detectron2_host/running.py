@@ -5,6 +5,7 @@ Detectron2's launcher, loop and checkpointer.
 """
 
 from argparse import Namespace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -34,12 +35,15 @@ def main(args: Namespace) -> int:
     plan = plan_processes(args, torch.cuda.device_count())
     if plan.device == "cpu" and plan.per_machine * plan.machines > 1:
         raise ValueError("--host detectron2 trains in several processes on GPUs only; see --num-gpus")
+    if args.max_restarts:
+        raise ValueError("--max-restarts is not for --host detectron2: its launcher starts nothing again")
     launch(
         work,
         plan.per_machine,
         num_machines=plan.machines,
         machine_rank=plan.machine_rank,
         dist_url=plan.dist_url,
+        timeout=timedelta(seconds=args.timeout),
         args=(args, plan.device),
     )
     return 0

@@ -107,6 +107,11 @@ def _checked_dtype(cfg: Any) -> torch.dtype | None:
             f"SOLVER.ACCUMULATION_STEPS is {cfg.SOLVER.ACCUMULATION_STEPS}: Detectron2's loop does not "
             "accumulate; without --host detectron2 it works"
         )
+    if cfg.SOLVER.STRATEGY != "ddp":
+        raise ValueError(
+            f"SOLVER.STRATEGY is '{cfg.SOLVER.STRATEGY}': Detectron2's processes hold all weights each, as "
+            "'ddp' has it; without --host detectron2 it works"
+        )
     device = torch.device(cfg.MODEL.DEVICE)
     dtype = autocast_dtype(cfg, device)
     if dtype is not None and device.type != "cuda":

@@ -1,4 +1,4 @@
-"""Processes and devices: one process here, several on torch's elastic launcher, or one of torchrun's.
+"""Processes and devices: one process here, several on torch's elastic launcher, one of torchrun's or srun's.
 
 Each process runs the same function; with several, a process group connects them (NCCL on GPUs, gloo on CPUs).
 """
@@ -7,20 +7,36 @@ import argparse
 import logging
 import os
 import signal
+import sys
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from mask2former.distributed import connect, disconnect, note_failure, others_notes, rank
+from mask2former.engine.preemption import PREEMPTED, was_told_to_stop
+from mask2former.engine.restart import JOB
+from mask2former.engine.slurm import slurm_task
+
 logger = logging.getLogger(__name__)
 
-TIMEOUT = timedelta(hours=1)  # the others wait while the first process computes metrics
+TIMEOUT = 3600  # seconds; the others wait while the first process computes metrics
+PATIENCE = 3.0  # seconds that a process which lost another leaves to the launcher to find that one's error
+
+
+class ProcessError(RuntimeError):
+    """A process waited for others in vain, or lost them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Processes:
     machines: int = 1
     machine_rank: int = 0
     dist_url: str = "auto"
+    max_restarts: int = 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="URL",
         help="with several machines: tcp://HOST:PORT of the first",
+    )
+    flag(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="when a process fails, start all again from the last checkpoint, up to N times",
+    )
+    flag(
+        "--timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"how long processes wait for each other (default: {TIMEOUT}; evaluation is such a wait)",
     )
 
 
@@ -66,11 +97,13 @@ def plan_processes(args: argparse.Namespace, gpus: int) -> Processes:
         raise ValueError(f"--num-gpus {args.num_gpus}, but this machine has {gpus} usable GPUs")
     if min(args.num_gpus or 0, args.num_processes or 1) < 0 or not 0 <= args.machine_rank < args.num_machines:
         raise ValueError("--num-* must be positive, --machine-rank from 0 to less than --num-machines")
+    if args.max_restarts < 0 or args.timeout <= 0:
+        raise ValueError("--max-restarts must not be negative, --timeout must be positive")
     if args.num_machines > 1 and not args.dist_url.startswith("tcp://"):
         raise ValueError(
             f"--dist-url is '{args.dist_url}'; several machines need tcp://HOST:PORT of the first"
         )
-    machines = (args.num_machines, args.machine_rank, args.dist_url)
+    machines = (args.num_machines, args.machine_rank, args.dist_url, args.max_restarts)
     if args.num_processes or args.num_gpus == 0:
         return Processes("cpu", args.num_processes or 1, *machines)
     if not gpus:
@@ -82,30 +115,52 @@ def plan_processes(args: argparse.Namespace, gpus: int) -> Processes:
 def launch(work: Callable[..., int], args: argparse.Namespace) -> int:
     """Run `work(args, device)` in every process that the flags in `args` ask for; the first one's exit code.
 
+    A task of srun is one process, or with --num-gpus or --num-processes a machine of so many.
+
     Raises:
         ValueError: as `plan_processes`.
         ChildFailedError: a process failed; it names the first that did.
     """
+    task = None if started_by_torchrun() else slurm_task(os.environ, args.dist_url)
+    if task and (args.num_gpus or args.num_processes):
+        args.num_machines, args.machine_rank, args.dist_url = task.total, task.number, task.url
+    elif task:
+        os.environ.update(task.variables())
     if started_by_torchrun():
+        if args.max_restarts:
+            raise ValueError("--max-restarts is for processes that this command starts; torchrun has its own")
         device = "cuda" if torch.cuda.is_available() and not args.num_processes else "cpu"
         return _join_and_work(work, args, device)
     plan = plan_processes(args, torch.cuda.device_count())
-    if plan.per_machine * plan.machines == 1:
+    if plan.per_machine * plan.machines == 1 and not plan.max_restarts:
         return work(args, plan.device)
-    codes: dict[int, Any] = elastic_launch(_launch_config(plan), _join_and_work)(work, args, plan.device)
+    return _launch_processes(plan, work, args)
+
+
+def _launch_processes(plan: Processes, work: Callable[..., int], args: argparse.Namespace) -> int:
+    os.environ[JOB] = uuid.uuid4().hex
+    preempted = get_context("spawn").Event()
+    try:
+        launched = elastic_launch(_launch_config(plan), _work_launched)
+        codes: dict[int, Any] = launched(work, args, plan.device, preempted)
+    except (SignalException, ChildFailedError):  # SIGTERM, of the launcher or of a process alone
+        if not preempted.is_set():
+            raise
+        return PREEMPTED
+    finally:
+        del os.environ[JOB]
     return codes[min(codes)]
 
 
 def _launch_config(plan: Processes) -> LaunchConfig:
-    """One try, no restarts: `--resume` continues a run, and the first error is what a user must see."""
     alone = plan.machines == 1
-    static = {"rank": plan.machine_rank, "timeout": int(TIMEOUT.total_seconds())}
+    static = {"rank": plan.machine_rank, "timeout": TIMEOUT}
     return LaunchConfig(
         min_nodes=plan.machines,
         max_nodes=plan.machines,
         nproc_per_node=plan.per_machine,
         run_id="mask2former",
-        max_restarts=0,
+        max_restarts=plan.max_restarts,
         start_method="spawn",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="localhost:0" if alone else plan.dist_url.removeprefix("tcp://"),
@@ -114,19 +169,51 @@ def _launch_config(plan: Processes) -> LaunchConfig:
     )
 
 
+def _work_launched(work: Callable[..., int], args: argparse.Namespace, device: str, preempted: Event) -> int:
+    """In a process of our own launcher, which after a SIGTERM no longer waits for what a process returns."""
+    preempted.clear()  # of an attempt before
+    code = _join_and_work(work, args, device)
+    if code == PREEMPTED:
+        preempted.set()
+        if was_told_to_stop():
+            sys.exit(PREEMPTED)
+    return code
+
+
 def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: str) -> int:
     """In a launched process: take a share of the machine, join the others, work."""
     signal.signal(signal.SIGINT, _interrupt_once)
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // local_processes))
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    if device == "cuda":  # of those that SLURM gives to a task alone, it sees no other
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    connect("nccl" if device == "cuda" else "gloo", timedelta(seconds=args.timeout))
     try:
         return work(args, device)
+    except Exception as error:
+        note_failure()
+        if not _others_are_missing(error):
+            raise
+        raise ProcessError(_explain_missing(error, args.timeout)) from error
     finally:
-        dist.destroy_process_group()
+        disconnect()
+
+
+def _others_are_missing(error: Exception) -> bool:
+    """Whether a collective failed because not all came to it; gloo has no error class of its own."""
+    message = str(error)
+    of_gloo = isinstance(error, RuntimeError) and ("gloo/transport" in message or "pair closure" in message)
+    return of_gloo or isinstance(error, dist.DistError)
+
+
+def _explain_missing(error: Exception, timeout: float) -> str:
+    if "Timed out" in str(error):
+        return f"process {rank()} waited {timeout:g} s (--timeout) for others. {others_notes()}"
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if not was_told_to_stop():  # else the launcher knows already
+        time.sleep(PATIENCE)  # who failed is to be found first: its error is the one to show
+    return f"process {rank()} lost another process, whose own error tells why. ({error})"
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:

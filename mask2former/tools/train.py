@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from fvcore.common.config import CfgNode
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -13,11 +14,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mask2former.config import load_config, typed_keys
 from mask2former.distributed import is_main_process, rank
 from mask2former.engine.build import apply_dataset_facts, resolve_device
+from mask2former.engine.disk import check_writable
 from mask2former.engine.evaluate import evaluate_checkpoint, expected_results, verify_results
 from mask2former.engine.launch import add_arguments, first_failure, launch
 from mask2former.engine.logger import describe_environment, setup_logger
 from mask2former.engine.overfit import apply_overfit
 from mask2former.engine.own_data import Given, apply_own_data
+from mask2former.engine.preemption import PREEMPTED, PreemptedError, sigterm_noted
+from mask2former.engine.restart import continues_own_run
 from mask2former.engine.run import train
 from mask2former.engine.trainer import TrainingError
 
@@ -28,7 +32,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags of Detectron2's `train_net.py`."""
     parser = argparse.ArgumentParser(
         description="Train or evaluate a model; the run is kept in OUTPUT_DIR.",
-        epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1",
+        epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1. "
+        f"Exit codes: 0 done; 1 failed, or other results than expected; 2 wrong flags; {PREEMPTED} stopped "
+        "by SIGTERM, with a checkpoint written: --resume continues.",
     )
     flag = parser.add_argument
     flag(
@@ -85,6 +91,8 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SAVE_PREDICTIONS |= args.save_predictions
     expected_results(cfg)  # a wrong row shall not show after days
+    if is_main_process():
+        check_writable(Path(cfg.OUTPUT_DIR))
     setup_logger(cfg.OUTPUT_DIR, rank())
     if is_main_process():
         logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
@@ -106,12 +114,18 @@ def work(args: argparse.Namespace, device: str) -> int:
     if args.eval_only:
         results = evaluate_checkpoint(cfg, args.resume)
     else:
-        results = train(cfg, args.resume, typed_keys(args.opts))
+        try:
+            with sigterm_noted():
+                resume = args.resume or continues_own_run(Path(cfg.OUTPUT_DIR))
+                results = train(cfg, resume, typed_keys(args.opts))
+        except PreemptedError as stop:
+            logger.info("%s; --resume continues", stop)
+            return PREEMPTED
     return 0 if not is_main_process() or verify_results(cfg, results) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 1: failed, or results that are not the expected ones; 2: wrong flags."""
+    """The exit code, as `--help` explains it."""
     args = parse_arguments(argv)
     try:
         if args.host == "detectron2":

@@ -200,7 +200,9 @@ def test_in_evaluation_each_picture_comes_once(cfg, names, monkeypatch, processe
     seen = []
     for part in range(processes):
         monkeypatch.setattr(loader, "rank", lambda part=part: part)
-        batches = list(build_test_loader(cfg, names["panoptic"], batch_size))
+        own = build_test_loader(cfg, names["panoptic"], batch_size)
+        batches = list(own)
+        assert len(own.dataset.records) == sum(map(len, batches))  # those of others are not kept
         assert all(1 <= len(batch) <= batch_size for batch in batches)
         seen += [sample["image_id"] for batch in batches for sample in batch]
     assert seen == [1, 2, 3, 5]

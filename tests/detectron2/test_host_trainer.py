@@ -97,6 +97,8 @@ def test_gradients_are_unscaled_before_they_are_clipped(host_cfg):
 def test_what_detectron2s_loop_cannot_do_is_said(host_cfg):
     with pytest.raises(ValueError, match="ACCUMULATION_STEPS is 2"):
         Trainer(host_cfg(SOLVER__ACCUMULATION_STEPS=2))
+    with pytest.raises(ValueError, match="STRATEGY is 'fsdp'"):
+        Trainer(host_cfg(SOLVER__STRATEGY="fsdp"))
     with pytest.raises(ValueError, match="needs a GPU"):
         Trainer(host_cfg(SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE="bf16"))
 

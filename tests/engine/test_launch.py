@@ -50,6 +50,8 @@ def test_plans(argv, gpus, plan):
         (["--num-machines", "0"], "must be positive"),
         (["--num-machines", "2", "--machine-rank", "2", "--dist-url", "tcp://a:1"], "--machine-rank"),
         (["--num-machines", "2"], "--dist-url is 'auto'"),
+        (["--max-restarts", "-1"], "--max-restarts must not be negative"),
+        (["--timeout", "0"], "--timeout must be positive"),
     ],
 )
 def test_flags_that_cannot_be(argv, message):
@@ -85,9 +87,9 @@ def step_pictures(step, numbers, objects, poison):
     return pictures
 
 
-def train_share(objects, poison=None, **changes):
+def train_share(objects, poison=None, steps=STEPS, **changes):
     """Losses of each step and the weights after them; each process takes its part of the same pictures."""
-    cfg = tiny_config(SOLVER__MAX_ITER=STEPS, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
+    cfg = tiny_config(SOLVER__MAX_ITER=steps, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
     cfg.SOLVER.BASE_LR = 0.01
     torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
     trainer = build_trainer(cfg, build_model(cfg))
@@ -95,7 +97,7 @@ def train_share(objects, poison=None, **changes):
     trainer.hooks = [recorder]
     share = 4 // world_size()
     numbers = range(rank() * share, (rank() + 1) * share)
-    trainer.train([step_pictures(step, numbers, objects, poison) for step in range(STEPS)])
+    trainer.train([step_pictures(step, numbers, objects, poison) for step in range(steps)])
     return recorder.losses, trainer.plain_model.state_dict()
 
 
@@ -104,6 +106,7 @@ def train_all(args, device):
     found = {name: train_share(objects) for name, objects in OBJECTS.items()}
     found["poisoned"] = train_share(OBJECTS["mixed"], poison=(1, 3))
     found["accumulated"] = train_share(OBJECTS["mixed"], SOLVER__ACCUMULATION_STEPS=2)
+    found["always empty for long"] = train_share(OBJECTS["one process always empty"], steps=20)
     torch.save(found, args.folder / f"{rank()}.pth")
     return 7 if is_main_process() else 0
 
@@ -136,7 +139,7 @@ def test_a_non_finite_picture_of_one_process_makes_both_skip_the_step(two_proces
         torch.testing.assert_close(together[1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize("name", [*OBJECTS, "poisoned", "accumulated"])
+@pytest.mark.parametrize("name", [*OBJECTS, "poisoned", "accumulated", "always empty for long"])
 def test_processes_stay_equal(two_processes, name):
     (losses, weights), (other_losses, other_weights) = (results[name] for results in two_processes)
     assert str(losses) == str(other_losses)  # as text, since NaN is not equal to itself
@@ -158,3 +161,10 @@ def test_a_process_of_torchrun_joins_instead_of_launching(monkeypatch):
 
     assert launch(work, flags("--num-processes", "1")) == 5
     assert not torch.distributed.is_initialized()
+
+
+def test_torchruns_processes_are_restarted_by_torchrun(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="torchrun has its own"):
+        launch(train_all, flags("--max-restarts", "2"))

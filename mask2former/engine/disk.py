@@ -1,0 +1,65 @@
+"""OUTPUT_DIR's disk: what would fail after hours shall fail at once, and say what to do."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch.optim import SGD
+
+from mask2former.engine.checkpoint import atomic_write
+from mask2former.engine.trainer import Trainer, TrainingError
+
+
+def check_writable(folder: Path) -> None:
+    """Write a file into `folder`, which is made if it is not there.
+
+    Raises:
+        OSError: that cannot be done; the message names the folder.
+    """
+    probe = folder / "probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(probe) as file:
+            file.write(bytes(1 << 16))
+    except OSError as error:
+        raise OSError(f"OUTPUT_DIR {folder} cannot be written to: {error}") from error
+    probe.unlink()
+
+
+def checkpoint_bytes(trainer: Trainer) -> int:
+    """What a checkpoint takes: weights, and as much again for each number that the optimizer keeps of one."""
+    tensors = trainer.plain_model.state_dict().values()
+    kept = 1 if isinstance(trainer.optimizer, SGD) else 2
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + kept * sum(
+        parameter.numel() * parameter.element_size() for parameter in trainer.parameters
+    )
+
+
+def check_space(folder: Path, trainer: Trainer) -> None:
+    """Compare what is free with what a checkpoint takes.
+
+    Raises:
+        TrainingError: not one fits.
+    """
+    free, needed = shutil.disk_usage(folder).free, checkpoint_bytes(trainer)
+    if free < needed:
+        raise TrainingError(
+            f"OUTPUT_DIR {folder} has {free / 1e9:.3g} GB free, but a checkpoint takes {needed / 1e9:.3g} GB"
+        )
+
+
+@contextmanager
+def failure_explained(path: Path) -> Iterator[None]:
+    """The file `path` is written; a full disk is a RuntimeError of torch's own, of a position in the file.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise TrainingError(
+            f"{path} cannot be written ({str(error).splitlines()[0]}). Is the disk full? Checkpoints written "
+            "before are whole; --resume continues from the last"
+        ) from error

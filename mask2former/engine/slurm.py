@@ -1,0 +1,68 @@
+"""What SLURM's `srun` says of the task that this process is, in the words of torch's launchers.
+
+Only the variables of a job *step* are read: srun sets them, a batch script by itself has none.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FIRST_PORT, PORTS = 15_000, 15_000  # below those that systems hand out by themselves
+
+
+@dataclass(frozen=True)
+class Task:
+    """Task `number` of `total`, the `local` one of `per_node` on its node; `url`: where all of them meet."""
+
+    number: int
+    total: int
+    local: int
+    per_node: int
+    url: str
+
+    def variables(self) -> dict[str, str]:
+        """What torchrun would have put into the environment of this process."""
+        host, _, port = self.url.removeprefix("tcp://").rpartition(":")
+        return {
+            "RANK": str(self.number),
+            "WORLD_SIZE": str(self.total),
+            "LOCAL_RANK": str(self.local),
+            "LOCAL_WORLD_SIZE": str(self.per_node),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": port,
+        }
+
+
+def slurm_task(environ: Mapping[str, str], dist_url: str = "auto") -> Task | None:
+    """The task that srun started; None if it did not start this process, or only this one.
+
+    Args:
+        environ: the environment.
+        dist_url: where the tasks meet; "auto" is a port of the first node that follows from the job's number.
+    """
+    total = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if total == 1:
+        return None
+    number = int(environ["SLURM_JOB_ID"]) + 7 * int(environ["SLURM_STEP_ID"])
+    url = f"tcp://{first_host(environ['SLURM_STEP_NODELIST'])}:{FIRST_PORT + number % PORTS}"
+    return Task(
+        number=int(environ["SLURM_PROCID"]),
+        total=total,
+        local=int(environ["SLURM_LOCALID"]),
+        per_node=_tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"])[int(environ["SLURM_NODEID"])],
+        url=url if dist_url == "auto" else dist_url,
+    )
+
+
+def first_host(nodes: str) -> str:
+    """`rack[2-3]node[07-09,12],login1` -> `rack2node07`."""
+    return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes).split(",")[0]
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """`4(x2),3` -> 4, 4, 3."""
+    return [
+        int(count)
+        for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+        for _ in range(int(times or 1))
+    ]

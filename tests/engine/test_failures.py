@@ -1,0 +1,163 @@
+"""Processes that are killed, told to stop, late or out of disk: what a user sees, and what a run becomes."""
+
+import os
+import random
+import re
+import signal
+import time
+
+import pytest
+import torch
+from process_runs import Server, assert_close, curve, free_port, until
+
+from mask2former.engine.checkpoint import POINTER, UNFINISHED
+from mask2former.engine.preemption import PREEMPTED
+
+LONG = bool(os.environ.get("M2F_LONG_TESTS"))  # half a minute more
+STEPS, KILLS = (60, 10) if LONG else (24, 3)
+PERIOD = 4
+RUN = {"SOLVER__MAX_ITER": STEPS, "SOLVER__CHECKPOINT_PERIOD": PERIOD, "TEST__EVAL_PERIOD": 2 * PERIOD}
+TWO = ("--num-processes", "2")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_shapes, tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("logs"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def unbroken(server, tmp_path_factory):
+    """The folder of two processes' run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    code, log = server.start(folder, *TWO, **RUN).wait()
+    assert code == 0, log[-3000:]
+    return folder
+
+
+def assert_same_run(folder, unbroken):
+    assert_close(curve(folder), curve(unbroken))
+    ends = [torch.load(path / "model_final.pth", weights_only=True)["model"] for path in (folder, unbroken)]
+    for name, tensor in ends[1].items():
+        assert torch.equal(ends[0][name], tensor), name
+
+
+def steps_begun(folder):
+    """How often a run began in the folder, by its log."""
+    log = folder / "log.txt"
+    return len(re.findall(r"steps \d+ to", log.read_text())) if log.exists() else 0
+
+
+def kill_one(command, folder, rng, seen, in_a_write):
+    """Kill a process of the attempt that began after `seen` others, at some moment or while it saves."""
+    until(lambda: steps_begun(folder) > seen or command.ended())
+    if in_a_write:
+        until(lambda: any(folder.glob(f"*.pth{UNFINISHED}")) or command.ended())
+    else:
+        time.sleep(rng.uniform(0.0, 0.5))
+    if not command.ended():
+        os.kill(rng.choice(command.children()), signal.SIGKILL)
+
+
+def test_killed_again_and_again_the_run_ends_as_the_unbroken_one(server, unbroken, tmp_path):
+    rng = random.Random(0)
+    command = server.start(tmp_path, *TWO, "--max-restarts", str(KILLS), **RUN)
+    for number in range(KILLS):
+        kill_one(command, tmp_path, rng, seen=number, in_a_write=number % 3 == 1)
+    code, log = command.wait(90)
+    assert code == 0, log[-3000:]
+    assert steps_begun(tmp_path) == KILLS + 1
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_restart_begins_anew_where_an_earlier_run_lies(server, tmp_path):
+    """The first attempt dies before the earlier run is set aside; the second must not continue that one."""
+    short = {"SOLVER__MAX_ITER": 2}
+    assert server.start(tmp_path, *TWO, SOLVER__MAX_ITER=1).wait()[0] == 0
+    command = server.start(tmp_path, *TWO, "--max-restarts", "1", **short)
+    os.kill(until(command.children)[0], signal.SIGKILL)
+    code, log = command.wait()
+    assert code == 0, log[-3000:]
+    assert (tmp_path / "earlier_run_1" / "model_final.pth").exists()
+    assert "steps 0 to 2" in (tmp_path / "log.txt").read_text()
+
+
+def test_the_error_of_the_killed_process_is_the_one_shown(server, tmp_path):
+    command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
+    until(lambda: steps_begun(tmp_path))
+    os.kill(command.children()[1], signal.SIGKILL)
+    code, log = command.wait(20)
+    assert code == 1
+    assert log.splitlines()[-1].startswith("error: process 1 failed: Signal 9 (SIGKILL)")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_writes_a_checkpoint_and_leaves_with_its_own_code(server, unbroken, tmp_path, processes):
+    flags = ("--num-processes", str(processes))
+    command = server.start(tmp_path, *flags, DATALOADER__NUM_WORKERS=1, **RUN)
+    until(lambda: "step 3/" in command.printed())
+    os.killpg(command.pid, signal.SIGTERM)  # as a scheduler does: the launcher and all below it
+    code, log = command.wait(20)
+    assert code == PREEMPTED, log[-3000:]
+    assert "Traceback" not in log
+    saved = (tmp_path / POINTER).read_text()
+    assert torch.load(tmp_path / saved, weights_only=True)["iteration"] >= 2
+    code, log = server.start(tmp_path, *TWO, "--resume", **RUN).wait()
+    assert code == 0, log[-3000:]
+    assert_close(curve(tmp_path), curve(unbroken))
+
+
+def test_one_process_that_got_sigterm_is_enough(server, tmp_path):
+    command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
+    until(lambda: "step 3/" in command.printed())
+    os.kill(command.children()[1], signal.SIGTERM)
+    code, log = command.wait(20)
+    assert code == PREEMPTED, log[-3000:]
+    assert (tmp_path / POINTER).exists()
+
+
+def test_who_waits_in_vain_names_the_process_and_its_pictures(server, tmp_path):
+    command = server.start(tmp_path, *TWO, "--timeout", "2", environ={"TEST_SLOW_STEP": "1 5 1000"}, **RUN)
+    code, log = command.wait(30)
+    assert code == 1
+    last = log.splitlines()[-1]
+    assert "process 0 waited 2 s (--timeout) for others. process 1, for " in last
+    assert re.search(r"process 1, for \d s: in step 5 with \S+\.jpg \(64 x 64, \d objects\)", last)
+
+
+def test_a_loader_that_is_too_slow_is_named(server, tmp_path):
+    command = server.start(tmp_path, *TWO, "--timeout", "2", environ={"TEST_SLOW_LOADER": "1 5 1000"}, **RUN)
+    code, log = command.wait(30)
+    assert code == 1
+    assert re.search(r"process 1, for \d s: reading the pictures of step 5$", log.splitlines()[-1])
+
+
+def test_slowness_below_the_timeout_changes_nothing(server, unbroken, tmp_path):
+    slow = {"TEST_SLOW_LOADER": "1 3 1", "TEST_SLOW_STEP": "0 5 1"}
+    command = server.start(tmp_path, *TWO, "--timeout", "5", environ=slow, **RUN)
+    code, log = command.wait(30)
+    assert code == 0, log[-3000:]
+    assert_same_run(tmp_path, unbroken)
+
+
+def test_a_process_that_raises_ends_all_with_its_error(server, tmp_path):
+    command = server.start(tmp_path, *TWO, environ={"TEST_RAISE": "1 5 1"}, **RUN)
+    code, log = command.wait(30)
+    assert code == 1
+    assert log.splitlines()[-1] == "error: process 1 failed: ZeroDivisionError: in step 5"
+
+
+def test_two_machines_restart_together(server, unbroken, tmp_path):
+    flags = ["--num-processes", "1", "--num-machines", "2", "--dist-url", f"tcp://127.0.0.2:{free_port()}"]
+    first, second = (
+        server.start(tmp_path, *flags, "--max-restarts", "1", "--machine-rank", str(number), **RUN)
+        for number in (0, 1)
+    )
+    until((tmp_path / POINTER).exists)
+    os.kill(second.children()[0], signal.SIGKILL)
+    for command in (first, second):
+        code, log = command.wait()
+        assert code == 0, log[-3000:]
+    assert steps_begun(tmp_path) == 2
+    assert_same_run(tmp_path, unbroken)
