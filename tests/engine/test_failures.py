@@ -76,7 +76,8 @@ def test_a_restart_begins_anew_where_an_earlier_run_lies(server, tmp_path):
     short = {"SOLVER__MAX_ITER": 2}
     assert server.start(tmp_path, *TWO, SOLVER__MAX_ITER=1).wait()[0] == 0
     command = server.start(tmp_path, *TWO, "--max-restarts", "1", **short)
-    os.kill(until(command.children)[0], signal.SIGKILL)
+    both = until(lambda: len(command.children()) == 2 and command.children())
+    os.kill(both[0], signal.SIGKILL)
     code, log = command.wait()
     assert code == 0, log[-3000:]
     assert (tmp_path / "earlier_run_1" / "model_final.pth").exists()
