@@ -65,7 +65,7 @@ def test_killed_again_and_again_the_run_ends_as_the_unbroken_one(server, unbroke
     command = server.start(tmp_path, *TWO, "--max-restarts", str(KILLS), **RUN)
     for number in range(KILLS):
         kill_one(command, tmp_path, rng, seen=number, in_a_write=number % 3 == 1)
-    code, log = command.wait(90)
+    code, log = command.wait(120)
     assert code == 0, log[-3000:]
     assert steps_begun(tmp_path) == KILLS + 1
     assert_same_run(tmp_path, unbroken)
@@ -88,7 +88,7 @@ def test_the_error_of_the_killed_process_is_the_one_shown(server, tmp_path):
     command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
     until(lambda: steps_begun(tmp_path))
     os.kill(command.children()[1], signal.SIGKILL)
-    code, log = command.wait(20)
+    code, log = command.wait()
     assert code == 1
     assert log.splitlines()[-1].startswith("error: process 1 failed: Signal 9 (SIGKILL)")
 
@@ -99,7 +99,7 @@ def test_sigterm_writes_a_checkpoint_and_leaves_with_its_own_code(server, unbrok
     command = server.start(tmp_path, *flags, DATALOADER__NUM_WORKERS=1, **RUN)
     until(lambda: "step 3/" in command.printed())
     os.killpg(command.pid, signal.SIGTERM)  # as a scheduler does: the launcher and all below it
-    code, log = command.wait(20)
+    code, log = command.wait()
     assert code == PREEMPTED, log[-3000:]
     assert "Traceback" not in log
     saved = (tmp_path / POINTER).read_text()
@@ -113,38 +113,38 @@ def test_one_process_that_got_sigterm_is_enough(server, tmp_path):
     command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
     until(lambda: "step 3/" in command.printed())
     os.kill(command.children()[1], signal.SIGTERM)
-    code, log = command.wait(20)
+    code, log = command.wait()
     assert code == PREEMPTED, log[-3000:]
     assert (tmp_path / POINTER).exists()
 
 
 def test_who_waits_in_vain_names_the_process_and_its_pictures(server, tmp_path):
-    command = server.start(tmp_path, *TWO, "--timeout", "2", environ={"TEST_SLOW_STEP": "1 5 1000"}, **RUN)
-    code, log = command.wait(30)
+    command = server.start(tmp_path, *TWO, "--timeout", "6", environ={"TEST_SLOW_STEP": "1 5 1000"}, **RUN)
+    code, log = command.wait()
     assert code == 1
     last = log.splitlines()[-1]
-    assert "process 0 waited 2 s (--timeout) for others. process 1, for " in last
-    assert re.search(r"process 1, for \d s: in step 5 with \S+\.jpg \(64 x 64, \d objects\)", last)
+    assert "process 0 waited 6 s (--timeout) for others. process 1, for " in last
+    assert re.search(r"process 1, for \d+ s: in step 5 with \S+\.jpg \(64 x 64, \d objects\)", last)
 
 
 def test_a_loader_that_is_too_slow_is_named(server, tmp_path):
-    command = server.start(tmp_path, *TWO, "--timeout", "2", environ={"TEST_SLOW_LOADER": "1 5 1000"}, **RUN)
-    code, log = command.wait(30)
+    command = server.start(tmp_path, *TWO, "--timeout", "6", environ={"TEST_SLOW_LOADER": "1 5 1000"}, **RUN)
+    code, log = command.wait()
     assert code == 1
-    assert re.search(r"process 1, for \d s: reading the pictures of step 5$", log.splitlines()[-1])
+    assert re.search(r"process 1, for \d+ s: reading the pictures of step 5$", log.splitlines()[-1])
 
 
 def test_slowness_below_the_timeout_changes_nothing(server, unbroken, tmp_path):
     slow = {"TEST_SLOW_LOADER": "1 3 1", "TEST_SLOW_STEP": "0 5 1"}
-    command = server.start(tmp_path, *TWO, "--timeout", "5", environ=slow, **RUN)
-    code, log = command.wait(30)
+    command = server.start(tmp_path, *TWO, "--timeout", "30", environ=slow, **RUN)
+    code, log = command.wait()
     assert code == 0, log[-3000:]
     assert_same_run(tmp_path, unbroken)
 
 
 def test_a_process_that_raises_ends_all_with_its_error(server, tmp_path):
     command = server.start(tmp_path, *TWO, environ={"TEST_RAISE": "1 5 1"}, **RUN)
-    code, log = command.wait(30)
+    code, log = command.wait()
     assert code == 1
     assert log.splitlines()[-1] == "error: process 1 failed: ZeroDivisionError: in step 5"
 
