@@ -1,5 +1,15 @@
-"""What tests of training share: the drawn pictures, and a log restored after each test."""
+"""What tests of training share: the drawn pictures, a log restored after each test, quick commands."""
 
+import pytest
+from process_runs import Server
 from tiny_runs import restored_log, tiny_shapes
 
 __all__ = ["restored_log", "tiny_shapes"]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_shapes, tmp_path_factory):
+    """Starts training commands; see `process_runs`."""
+    server = Server(tmp_path_factory.mktemp("logs"))
+    yield server
+    server.stop()

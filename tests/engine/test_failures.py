@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from process_runs import Server, assert_close, curve, free_port, until
+from process_runs import assert_close, curve, free_port, until
 
 from mask2former.engine.checkpoint import POINTER, UNFINISHED
 from mask2former.engine.preemption import PREEMPTED
@@ -18,13 +18,6 @@ STEPS, KILLS = (60, 10) if LONG else (24, 3)
 PERIOD = 4
 RUN = {"SOLVER__MAX_ITER": STEPS, "SOLVER__CHECKPOINT_PERIOD": PERIOD, "TEST__EVAL_PERIOD": 2 * PERIOD}
 TWO = ("--num-processes", "2")
-
-
-@pytest.fixture(scope="module")
-def server(tiny_shapes, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("logs"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

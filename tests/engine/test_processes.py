@@ -6,18 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_runs import Server, assert_close, curve, free_port
+from process_runs import assert_close, curve, free_port
 from tiny_runs import CONFIG, tiny_options
 
 ROOT = Path(__file__).parents[2]
 STEPS = {"SOLVER__MAX_ITER": 3}
-
-
-@pytest.fixture(scope="module")
-def server(tiny_shapes, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("logs"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")
