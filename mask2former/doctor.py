@@ -23,7 +23,7 @@ COMPILED_FILES = ("_cpu.so", "_cuda.fatbin")  # in ops/, made at installation
 INSTRUCTIONS = r"avx2|avx512(f|bw|_bf16|_fp16)|amx_(tile|bf16)|asimd|sve2?|bf16|i8mm"  # what changes speeds
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCE = 1e-4
-REBUILD = "get a C++ compiler (g++ or clang++), then install again: pip install --force-reinstall --no-deps ."
+REBUILD = "get a C++ compiler (g++ or clang++), then install again; in a clone: pip install --no-deps -e ."
 CUDA_TORCH = "get a CUDA build of torch: https://pytorch.org/get-started/locally"
 CUDA_PARTS = "get NVRTC (pip install nvidia-cuda-nvrtc), or nvcc and install again"
 
@@ -216,7 +216,7 @@ def _choice(device: str) -> str:
 
     try:
         choice = backends.choose(device)
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:
         return _failure(error)
     return f"{choice.name} ({choice.reason})"
 

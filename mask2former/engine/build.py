@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
+from mask2former.distributed import world_size
 from mask2former.engine.weight_files import Checkpoint
 from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
 from mask2former.registry import META_ARCH, find_builder
@@ -41,6 +42,24 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"MODEL.DEVICE is '{name}', but this machine has {torch.cuda.device_count()} GPUs")
     return device
+
+
+def launched_device(name: str, launched_on: str, num_gpus: int | None) -> str:
+    """MODEL.DEVICE for a process that was launched on "cuda" or "cpu"; `name` is what the config says.
+
+    A process for the CPU computes there. One on a GPU may be told to compute on the CPU, unless `num_gpus`,
+    of --num-gpus, asks for GPUs, or there are several, which talk to each other through their GPUs.
+
+    Raises:
+        ValueError: the two contradict each other, or as `resolve_device`.
+    """
+    wanted = resolve_device(name).type
+    if launched_on == "cuda" and wanted == "cpu" and (num_gpus or world_size() > 1):
+        flag = f"--num-gpus {num_gpus}" if num_gpus else "the processes were launched on GPUs"
+        raise ValueError(
+            f"{flag}, but MODEL.DEVICE is '{name}': for processes on the CPU give --num-processes"
+        )
+    return "cpu" if launched_on == "cpu" and wanted == "cuda" else name
 
 
 def dataset_metadata(cfg: CfgNode) -> dict[str, Any]:

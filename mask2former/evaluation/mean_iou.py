@@ -31,13 +31,13 @@ from mask2former.evaluation.rle import encode_masks
 from mask2former.label_files import (
     IGNORE_LABEL,
     Array,
-    PathLike,
     read_label_map,
     read_segment_ids,
     relabelled,
     semantic_from_panoptic,
     write_label_map,
 )
+from mask2former.storage import PathLike, files_below, located
 
 logger = logging.getLogger(__name__)
 
@@ -116,15 +116,15 @@ def mean_iou_of_folders(
             raise ValueError(f"the classes are the labels {[*labels]}: expected 1 or more, and none twice")
     if len(pred_label_ids) != len(label_ids):
         raise ValueError(f"the predictions have {len(pred_label_ids)} classes, the truth {len(label_ids)}")
-    names = sorted(p.relative_to(gt_dir) for p in Path(gt_dir).rglob("*") if p.suffix.lower() in SUFFIXES)
+    names = sorted(path.relative_to(located(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
     if not names:
         raise ValueError(f"{gt_dir}: no PNG or TIFF files")
     num_classes = len(label_ids)
     confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     for name in tqdm(names, "mIoU", disable=None):
-        file = Path(pred_dir) / name
+        file = located(pred_dir) / name
         file = file if file.is_file() else file.with_suffix(".png")
-        truth = _read_bins(Path(gt_dir) / name, label_ids, ignore_label)
+        truth = _read_bins(located(gt_dir) / name, label_ids, ignore_label)
         pred = _read_bins(file, pred_label_ids, ignore_label)
         _check_sizes(truth, pred, file)
         confusion += confusion_matrix(truth, pred, num_classes)
@@ -155,7 +155,8 @@ class SemSegEvaluator:
             `stuff_dataset_id_to_contiguous_id`, the file holds the data set's category ids.
         output_dir: where the predictions are written; None writes none.
         save_predictions: write label maps `submission/semantic/<name of the picture>.png` too, with the
-            `official_label_ids` of the metadata if it has them. Pictures then need not have a truth.
+            `official_label_ids` and `official_ignore_label` of the metadata if it has them. Pictures then
+            need not have a truth.
     """
 
     def __init__(
@@ -170,7 +171,8 @@ class SemSegEvaluator:
             self._output_dir / SUBMISSION / "semantic" if self._output_dir and save_predictions else None
         )
         classes = getattr(metadata, "official_label_ids", range(len(self._names)))
-        labels = [*classes, max(self._ignore_label, 0)]
+        ignored = getattr(metadata, "official_ignore_label", self._ignore_label)
+        labels = [*classes, max(ignored, 0)]
         self._official = np.array(labels, np.uint8 if max(labels) < 256 else np.uint16)
         self.reset()
 
@@ -255,7 +257,7 @@ def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Arra
         ValueError: the image has neither file, or a label has no translation.
     """
     semantic, panoptic = record.get("sem_seg_file_name"), record.get("pan_seg_file_name")
-    if panoptic is None or (semantic is not None and Path(semantic).is_file()):
+    if panoptic is None or (semantic is not None and located(semantic).is_file()):
         file = str(require(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
         table = record.get("sem_seg_label_ids")
         return file, read_label_map(file) if table is None else _read_relabelled(file, table)

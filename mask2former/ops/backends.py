@@ -75,14 +75,14 @@ def choose(device: str, is_double: bool = False) -> Choice:
     """The backend for float tensors on this type of device, or for float64 tensors.
 
     Raises:
-        ValueError: the environment asks for something unknown.
-        RuntimeError: it asks for a backend that cannot compute these tensors, or not on this machine.
+        ValueError: the environment asks for something unknown, or for a backend that cannot compute these
+            tensors, or not on this machine.
     """
     asked = asked_for()
     if asked is not None:
         reason = _unsuited(asked, device, is_double)
         if reason:
-            raise RuntimeError(f"{VARIABLE}={asked} cannot be followed: {reason}")
+            raise ValueError(f"{VARIABLE}={asked} cannot be followed: {reason}")
         return Choice(asked, f"{VARIABLE} asks for it")
     if is_double:
         return Choice("torch", "the only one for float64")

@@ -40,7 +40,10 @@ class _Problem(ctypes.Structure):
 def why_unavailable() -> str | None:
     """None where the library works, else one sentence."""
     if not LIBRARY.exists():
-        return f"{LIBRARY.name} was not built: installing found no C++ compiler that could"
+        return (
+            f"{LIBRARY.name} was not built: installing found no C++ compiler that could, or this is a clone "
+            "that was not installed with pip install -e"
+        )
     try:
         found = _library().mask2former_ops_interface()
     except (OSError, AttributeError) as error:

@@ -33,8 +33,8 @@ def ms_deform_attn(
         (B, Lq, heads * D) of value's type, the heads one after the other; summed in float32.
 
     Raises:
-        ValueError: shapes, types or devices that do not fit.
-        RuntimeError: the backend that `MASK2FORMER_OPS` asks for cannot compute it.
+        ValueError: shapes, types or devices that do not fit, or the backend that `MASK2FORMER_OPS` asks for
+            cannot compute it.
     """
     return _call(value, spatial_shapes, sampling_locations, attention_weights, None)
 
@@ -61,8 +61,8 @@ def ms_deform_attn_from_offsets(
         (B, Lq, heads * D) of value's type, as `ms_deform_attn` does.
 
     Raises:
-        ValueError: shapes, types or devices that do not fit.
-        RuntimeError: the backend that `MASK2FORMER_OPS` asks for cannot compute it.
+        ValueError: shapes, types or devices that do not fit, or the backend that `MASK2FORMER_OPS` asks for
+            cannot compute it.
     """
     reference = reference_points.to(points_type(value))
     return _call(value, spatial_shapes, sampling_offsets, attention_logits, reference)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from dataset_cases import CASES, TREES, Case
 
+from mask2former.config import load_config
+from mask2former.engine.evaluate import TASKS, check_test_datasets
 from mask2former.tools.train import main
 
 RUNS = [(case, config) for case in CASES for config in case.published]
@@ -85,6 +87,19 @@ def test_truth_that_only_the_evaluation_needs_is_missed_before_training(
     assert "_leftImg8bit.png has no *_gtFine_instanceIds.png" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pth"))
     assert main(["--config-file", case.config, *options, "TEST.SAVE_PREDICTIONS", "True"]) == 0
+
+
+def test_what_is_not_measured_needs_no_truth(
+    roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PQ takes the panoptic files alone, so it is measured where Cityscapes' own metrics cannot be."""
+    shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
+    for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
+        file.unlink()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (case,) = [case for case in CASES if str(case) == "cityscapes-panoptic"]
+    panoptic = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task == "PANOPTIC" for task in map(str.upper, TASKS)}
+    check_test_datasets(load_config(case.config, case.options(**panoptic)))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "lvis"], ids=str)

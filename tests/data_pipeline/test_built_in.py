@@ -118,7 +118,7 @@ def test_class_names_and_official_ids():
     facts = MetadataCatalog.get
     ade = facts("ade20k_panoptic_val")
     assert (ade.stuff_classes[12], ade.stuff_classes[149], ade.thing_classes[0]) == ("person", "flag", "bed")
-    assert ade.official_label_ids == list(range(1, 151))
+    assert (ade.official_label_ids, ade.official_ignore_label) == (list(range(1, 151)), 0)
     assert facts("ade20k_instance_val").thing_dataset_id_to_contiguous_id[149] == 99
     assert facts("ade20k_instance_val").thing_classes == ade.thing_classes
     full = facts("ade20k_full_sem_seg_val")

@@ -157,6 +157,21 @@ def test_broken_files_are_named(tree, broken):
         DatasetCatalog.get("cityscapes_fine_instance_seg_val")
 
 
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("sem_seg", r"\*_gtFine_labelTrainIds\.png or \*_gtFine_labelIds\.png"),
+        ("instance_seg", r"\*_gtFine_instanceIds\.png or \*_gtFine_polygons\.json"),
+    ],
+)
+def test_truth_of_another_kind_is_none(tree, task, wanted):
+    for path in (tree / "gtFine/train").rglob("*_gtFine_*"):
+        if "color" not in path.name:
+            path.unlink()
+    with pytest.raises(DatasetError, match=f"gtFine/train: there are no files {wanted}$"):
+        DatasetCatalog.get(f"cityscapes_fine_{task}_train")
+
+
 def test_a_picture_of_the_panoptic_json_that_is_not_there(tree):
     prepare("prepare_cityscapes.py", tree.parent)
     shutil.rmtree(tree / "leftImg8bit/val/munster")

@@ -53,6 +53,7 @@ def test_version_2_has_the_classes_of_its_own_files(tmp_path, monkeypatch):
     labels = json.loads((tmp_path / "mapillary_vistas/config_v2.0.json").read_text())["labels"]
     semantic = MetadataCatalog.get("mapillary_vistas_v2_sem_seg_val")
     assert semantic.stuff_classes == [label["readable"] for label in labels if label["evaluate"]]
+    assert labels[semantic.official_ignore_label]["name"] == "void--unlabeled"
     for record in DatasetCatalog.get("mapillary_vistas_v2_sem_seg_val"):
         raw = np.asarray(Image.open(folder / "labels" / f"{record['image_id']}.png")).astype(int)
         expected = [[labels[v]["readable"] if labels[v]["evaluate"] else None for v in row] for row in raw]
@@ -62,6 +63,7 @@ def test_version_2_has_the_classes_of_its_own_files(tmp_path, monkeypatch):
     content = json.loads((folder / "panoptic/panoptic_2020.json").read_text())
     panoptic = MetadataCatalog.get("mapillary_vistas_v2_panoptic_val")
     assert panoptic.stuff_classes == [category["name"] for category in content["categories"]]
+    assert panoptic.stuff_classes == semantic.stuff_classes  # one name a class, whatever is measured
     for record in DatasetCatalog.get("mapillary_vistas_v2_panoptic_val"):
         assert read_panoptic(record, panoptic, (record["height"], record["width"])).classes.size
 

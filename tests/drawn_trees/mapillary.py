@@ -149,8 +149,8 @@ def _segments(scene: Scene, special: bool) -> tuple[np.ndarray, list[Row]]:
 def _category(number: int, label: Row) -> Row:
     return {
         "id": number + 1,
-        "name": label["name"],
-        "supercategory": label["name"].split("--")[0],
+        "name": label["readable"],
+        "supercategory": label["name"],
         "isthing": int(label["instances"]),
         "color": label["color"],
     }

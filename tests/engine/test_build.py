@@ -15,6 +15,7 @@ from mask2former.engine.build import (
     checkpoint_metadata,
     class_names,
     dataset_metadata,
+    launched_device,
     resolve_device,
 )
 
@@ -154,3 +155,17 @@ def test_devices(monkeypatch):
     assert resolve_device("cuda:1").index == 1
     with pytest.raises(ValueError, match=r"'cuda:2', but this machine has 2 GPUs"):
         resolve_device("cuda:2")
+
+
+def test_the_device_of_a_process_and_that_of_the_config_agree(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert launched_device("cuda", "cpu", None) == launched_device("auto", "cpu", 0) == "cpu"
+    assert launched_device("auto", "cuda", 2) == "auto"
+    assert launched_device("cuda:1", "cuda", None) == "cuda:1"
+    assert launched_device("cpu", "cuda", None) == "cpu"  # one process, and nobody typed --num-gpus
+    with pytest.raises(ValueError, match=r"--num-gpus 1, but MODEL\.DEVICE is 'cpu'.*--num-processes"):
+        launched_device("cpu", "cuda", 1)
+    monkeypatch.setattr("mask2former.engine.build.world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"launched on GPUs, but MODEL\.DEVICE is 'cpu'"):
+        launched_device("cpu", "cuda", None)

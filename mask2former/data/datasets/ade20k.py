@@ -56,8 +56,12 @@ def semantic_facts() -> Facts:
         **SEMANTIC_FACTS,
         "stuff_classes": [row["name"] for row in rows],
         "stuff_colors": [row["color"] for row in rows],
-        "official_label_ids": [row["png_value"] for row in rows],
+        **_label_facts(rows),
     }
+
+
+def _label_facts(rows: list[Facts]) -> Facts:
+    return {"official_label_ids": [row["png_value"] for row in rows], "official_ignore_label": 0}
 
 
 @functools.cache
@@ -75,7 +79,7 @@ def panoptic_facts() -> Facts:
         **PANOPTIC_FACTS,
         **panoptic_categories(rows),
         "evaluator_type": "ade20k_panoptic_seg",
-        "official_label_ids": [row["png_value"] for row in rows],
+        **_label_facts(rows),
     }
 
 

@@ -10,7 +10,7 @@ Letters: `H, W` the picture's sides in pixels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,13 +33,14 @@ from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import files_by_name, paired_names
 from mask2former.data.errors import DatasetError, each_converted
 from mask2former.label_files import IGNORE_LABEL, read_label_map
+from mask2former.storage import located
 
 SPLITS = ("train", "val", "test")
 PICTURE_SUFFIX, TRUTH_SUFFIX = "_leftImg8bit", "_gtFine_"
 INSTANCES_PER_LABEL = 1000  # id of an object = id of its label * this + its number
 GROUP = "group"  # what ends the label of several objects that were not told apart
-SEMANTIC_TRUTH = ("labelTrainIds", "labelIds")
-INSTANCE_TRUTH = ("instanceIds", "polygons")
+SEMANTIC_TRUTH = {"labelTrainIds": ".png", "labelIds": ".png"}  # kind -> suffix; one of them is enough
+INSTANCE_TRUTH = {"instanceIds": ".png", "polygons": ".json"}
 SLOW_SECONDS = 5.0  # a progress bar is shown after that
 
 
@@ -174,13 +175,16 @@ def _pictures(metadata: Metadata) -> dict[str, str]:
     return pictures
 
 
-def _frames(metadata: Metadata, kinds: tuple[str, ...]) -> list[Frame]:
-    """The pictures that have annotations of one of `kinds`, with all their annotations."""
+def _frames(metadata: Metadata, kinds: Mapping[str, str]) -> list[Frame]:
+    """The pictures that have annotations of one of `kinds` (kind -> suffix), with all their annotations."""
     pictures, truth = _pictures(metadata), dict[str, dict[str, str]]()
     for name, file in files_by_name(metadata.gt_dir, [".png", ".json"]).items():
         frame, _, kind = name.partition(TRUTH_SUFFIX)
         truth.setdefault(frame, {})[kind] = file
     usable = {name: files for name, files in truth.items() if any(kind in files for kind in kinds)}
+    if not usable:
+        wanted = " or ".join(f"*{TRUTH_SUFFIX}{kind}{suffix}" for kind, suffix in kinds.items())
+        raise DatasetError(f"{metadata.gt_dir}: there are no files {wanted}")
     names = paired_names(pictures, usable, metadata.image_root, metadata.gt_dir)
     return [Frame(pictures[name], usable[name]) for name in names]
 
@@ -200,7 +204,7 @@ def _image_id(frame: Frame) -> str:
 
 def _frame_record(frame: Frame) -> Record:
     try:
-        with Image.open(frame.picture) as picture:
+        with located(frame.picture).open("rb") as file, Image.open(file) as picture:
             width, height = picture.size
     except OSError as error:
         raise DatasetError(f"{frame.picture}: not a readable picture ({error})") from error

@@ -94,6 +94,7 @@ def _semantic_v2(split: str) -> Facts:
         "stuff_classes": [labels[number]["readable"] for number in official],
         "stuff_colors": [labels[number]["color"] for number in official],
         "official_label_ids": official,
+        "official_ignore_label": next((n for n in range(len(labels)) if n not in official), IGNORE_LABEL),
     }
 
 
