@@ -4,36 +4,84 @@ Every process must make the same calls in the same order, whatever its images ho
 where all can read it, so that who waits in vain can tell for whom.
 """
 
-import os
+import logging
+import threading
 import time
+import uuid
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
-SHOWN = 4  # processes of which a message tells what they are at
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"  # set by torch's launchers
+logger = logging.getLogger(__name__)
 
-_store: dist.Store | None = None
+SHOWN = 4  # processes of which a message tells what they are at
+PAUSE = 0.05  # seconds between two looks
+WARNED = 0.95  # of the timeout
+
+_store: dist.Store | None = None  # of this attempt
+_launch = ""
+_own: tuple[float, str] = (0.0, "")  # since when this process has been at what
+_ended = threading.Event()
 
 
 def connect(backend: str, timeout: timedelta) -> None:
     """Join the processes that the environment variables of torch's launchers tell of.
 
-    A collective that takes longer than `timeout` fails.
+    A collective that takes longer than `timeout` fails. Shortly before, whatever the backend does then, this
+    process logs what all are at.
+
+    Raises:
+        TimeoutError: the main process says who did not come.
+        DistError: the others were not found.
     """
-    global _store
+    global _store, _launch, _ended
     common, number, processes = next(dist.rendezvous("env://", timeout=timeout))
-    attempt = os.environ.get(RESTARTS, "0")  # a store that outlives a restart holds what died in it
-    _store = dist.PrefixStore(f"attempt {attempt}", common)
-    _store.set(f"note {number}", f"{time.time()} starting")
+    common = dist.PrefixStore("mask2former", common)
+    _launch = common.compare_set("launch", "", uuid.uuid4().hex).decode()
+    _store = dist.PrefixStore(_agree_on_attempt(common, number, processes, timeout), common)
+    _write_note(number, "starting")
     dist.init_process_group(backend, store=_store, rank=number, world_size=processes, timeout=timeout)
+    _ended = threading.Event()
+    threading.Thread(target=_watch, args=(_ended, timeout.total_seconds()), daemon=True).start()
+
+
+def _agree_on_attempt(common: dist.Store, number: int, processes: int, timeout: timedelta) -> str:
+    """A name that the processes of this attempt share, and those of one before do not.
+
+    A launcher's store outlives a restart, and what died left its words there. Nor do launchers of several
+    machines count restarts alike. So each process asks under a name of its own, and the main process answers
+    until all have read what it made up.
+    """
+    if number:
+        asked = uuid.uuid4().hex
+        common.set(f"asked by {number}", asked)
+        attempt = common.get(asked).decode()
+        common.set(f"{attempt} {number}", "1")
+        return attempt
+    attempt, missing, end = uuid.uuid4().hex, set(range(1, processes)), time.monotonic() + timeout.total_seconds()
+    while missing := {other for other in missing if not common.check([f"{attempt} {other}"])}:
+        for other in missing:
+            if common.check([f"asked by {other}"]):
+                common.set(common.get(f"asked by {other}").decode(), attempt)
+        if time.monotonic() > end:
+            raise TimeoutError(f"missing: {', '.join(map(str, sorted(missing)[:SHOWN]))}")
+        time.sleep(PAUSE)
+    return attempt
+
+
+def launch_id() -> str:
+    """The same while the launcher's store lasts, so in attempts after a failure; empty with one process."""
+    return _launch
 
 
 def disconnect() -> None:
     """Leave the others."""
     global _store
+    _ended.set()
     _store = None
     dist.destroy_process_group()
 
@@ -41,7 +89,29 @@ def disconnect() -> None:
 def note(what: str) -> None:
     """Tell the others what this process is at from now on."""
     if _store is not None:
-        _store.set(f"note {rank()}", f"{time.time()} {what}")
+        _write_note(rank(), what)
+
+
+def _write_note(number: int, what: str) -> None:
+    global _own
+    assert _store is not None
+    _own = (time.time(), what)
+    _store.set(f"note {number}", f"{_own[0]} {what}")
+
+
+def _watch(ended: threading.Event, timeout: float) -> None:
+    """Log once, for each note, that this process has been at it for nearly the timeout."""
+    told = 0.0
+    while not ended.wait(timeout / 100):
+        begun, what = _own
+        if begun != told and time.time() - begun > WARNED * timeout:
+            told = begun
+            with suppress(RuntimeError):  # the one that they meet at is gone
+                logger.warning(
+                    "process %d has been at one thing, or waits for others, for %.3g s of the %g s that "
+                    "processes wait (--timeout): %s. The others: %s",
+                    rank(), time.time() - begun, timeout, what, others_notes(),
+                )  # fmt: skip
 
 
 def note_failure() -> None:
@@ -56,6 +126,17 @@ def has_failure() -> bool:
         return _store is not None and _store.check(["failure"])
     except RuntimeError:
         return True
+
+
+def note_stop() -> None:
+    """Tell the others that this process was told to stop."""
+    if _store is not None:
+        _store.set("stop", "1")
+
+
+def has_stop() -> bool:
+    """Whether a process has told so; each learns it at its own time."""
+    return _store is not None and _store.check(["stop"])
 
 
 def others_notes() -> str:
@@ -101,6 +182,12 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return total
 
 
+def in_any_process(fact: bool) -> bool:
+    """Whether it is so in at least one process."""
+    device = "cuda" if is_distributed() and dist.get_backend() == "nccl" else "cpu"  # NCCL knows no other
+    return bool(sum_over_processes(torch.tensor(int(fact), device=device)))
+
+
 def gather_objects(item: Any) -> list[Any]:
     """The picklable items of all processes in order of rank, on the main process; an empty list elsewhere."""
     if not is_distributed():
@@ -108,6 +195,15 @@ def gather_objects(item: Any) -> list[Any]:
     items = [None] * world_size() if is_main_process() else None
     dist.gather_object(item, items)
     return items or []
+
+
+def gather_everywhere(item: Any) -> list[Any]:
+    """The picklable items of all processes in order of rank, in all processes."""
+    if not is_distributed():
+        return [item]
+    items: list[Any] = [None] * world_size()
+    dist.all_gather_object(items, item)
+    return items
 
 
 def of_main_process(item: Any) -> Any:

@@ -12,8 +12,9 @@ from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
-from iopath.common.file_io import HTTPURLHandler, PathManager
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from mask2former.storage import located, path_manager
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Image.Image
@@ -21,9 +22,6 @@ ImageSource = str | PathLike[str] | Array | Image.Image
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's grey pictures of 16 bits
 UPRIGHT = 1  # EXIF's orientation of a picture that needs no turning
-
-_web = PathManager()
-_web.register_handler(HTTPURLHandler())
 
 
 class ImageError(ValueError):
@@ -78,14 +76,14 @@ def _download(address: str, folder: str) -> str:
     if ".." in urlparse(address).path.split("/"):  # iopath would follow it out of the folder
         raise ImageError(f"{address}: an address must not hold '..'")
     try:
-        return _web.get_local_path(address, force=True, cache_dir=folder)
+        return path_manager.get_local_path(address, force=True, cache_dir=folder)
     except (OSError, ValueError) as error:
         raise ImageError(f"{address}: cannot be downloaded ({error})") from error
 
 
 def _from_file(path: str, name: str) -> Array:
     try:
-        with Image.open(path) as picture:
+        with located(path).open("rb") as file, Image.open(file) as picture:
             return _from_pillow(picture, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None

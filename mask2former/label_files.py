@@ -5,14 +5,14 @@ A panoptic PNG is RGB; the id of a pixel's segment is R + 256 * G + 65536 * B, a
 Letters: `H, W` the picture's sides in pixels.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-PathLike = str | os.PathLike[str]
+from mask2former.storage import PathLike, located
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 VOID = 0
@@ -86,7 +86,7 @@ def write_label_map(path: PathLike, labels: Array) -> None:
 def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
     """The decoded picture."""
     try:
-        with Image.open(path) as picture:
+        with located(path).open("rb") as file, Image.open(file) as picture:
             picture.load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None

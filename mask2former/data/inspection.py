@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from mask2former.data.targets import (
     read_semantic,
 )
 from mask2former.data.view import View
+from mask2former.storage import located
 
 SOME = 5  # ids of one warning
 BOX_SLACK = 2, 0.1  # pixels, and share of the longer side, that a box may be off its mask's
@@ -140,7 +140,7 @@ def _look_into_panoptic(facts: RecordFacts, record: Record, metadata: Metadata) 
     if unlisted := _different(read_panoptic_png(record, facts.size)) - {0, *listed}:
         facts.warn(UNLISTED, f"ids {sorted(unlisted)[:SOME]}", png)
     label_map = record.get("sem_seg_file_name")
-    if label_map and Path(label_map).is_file():
+    if label_map and located(label_map).is_file():
         read_semantic(record, metadata, facts.size)  # which raises what is wrong with it
         facts.forms["label PNG"] += 1
     elif label_map:

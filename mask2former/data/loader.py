@@ -5,7 +5,7 @@ stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, rank r of W on t
 them. A run therefore continues exactly after a resume, and sees the same with any number of processes and
 workers.
 
-Letters: `B` images of a step over all processes, `b` those of this process.
+Letters: `B` images of a step over all processes, `b` those of this process, `N` records.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import pickle
 import signal
 import threading
 from collections import Counter
@@ -24,40 +23,21 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
+from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import TestMapper, TrainMapper, build_test_mapper, build_train_mapper
+from mask2former.data.records import DatasetRecords, dataset_records, read_datasets
 from mask2former.distributed import rank, world_size
 
 logger = logging.getLogger(__name__)
 Batch = list[dict[str, Any]]
-SHARED_FACTS = ("thing_classes", "stuff_classes", "ignore_label")
-
-
-class PackedRecords(Sequence[Record]):
-    """Records in one buffer, so that forked workers share them.
-
-    A list of dicts is copied into each worker bit by bit, since reading an object writes its reference count.
-    """
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        packed = [pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL) for record in records]
-        self._ends = np.cumsum([0, *map(len, packed)])
-        self._buffer = np.frombuffer(b"".join(packed), dtype=np.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: Any) -> Any:
-        start, end = self._ends[index], self._ends[index + 1]
-        return pickle.loads(self._buffer[start:end].data)
 
 
 class TrainSamples(Dataset[dict[str, Any]]):
     """`[number, index]` -> the sample of that number, which shows record `index`."""
 
     def __init__(self, records: Sequence[Record], mapper: TrainMapper, seed: int) -> None:
-        self.records = PackedRecords(records)
+        self.records = records
         self.mapper = mapper
         self.seed = seed
 
@@ -72,7 +52,7 @@ class TestSamples(Dataset[dict[str, Any]]):
     __test__ = False  # not a test case, whatever its name suggests to pytest
 
     def __init__(self, records: Sequence[Record], mapper: TestMapper) -> None:
-        self.records = PackedRecords(records)
+        self.records = records
         self.mapper = mapper
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -145,47 +125,49 @@ def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -
         DatasetError: a dataset is unknown or broken, or no picture is left to train on.
         ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
     """
-    records, metadata = training_records(cfg)
+    trained, metadata = training_records(cfg)
     total, parts = cfg.SOLVER.IMS_PER_BATCH, world_size()
     if total % parts or total <= 0:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}: {parts} processes cannot share that evenly")
     seed = _run_seed(cfg) if seed is None else seed
     batches = TrainBatches(
-        repeats=_repeats(cfg, records),
+        repeats=_repeats(cfg, trained),
         seed=seed,
         total=total,
         first_step=first_step,
         part=rank(),
         parts=parts,
     )
-    samples = TrainSamples(records, build_train_mapper(cfg, metadata), seed)
+    samples = TrainSamples(trained.records, build_train_mapper(cfg, metadata), seed)
     return _loader(cfg, samples, batches)
 
 
 def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> Loader:
-    """This process's part of the dataset, each picture once, in order."""
-    records, _ = read_datasets([dataset_name])
+    """This process's part of the dataset, each picture once, in order; all processes must ask together."""
+    records = dataset_records(dataset_name).records
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
-    own = records[bounds[rank()] : bounds[rank() + 1]]
+    own = records.chosen(slice(*bounds[rank() : rank() + 2]))
     numbers = range(len(own))
     batches = [list(numbers[i : i + batch_size]) for i in range(0, len(own), batch_size)]
     return _loader(cfg, TestSamples(own, build_test_mapper(cfg)), batches)
 
 
-def training_records(cfg: Any) -> tuple[list[Record], Metadata]:
+def training_records(cfg: Any) -> tuple[DatasetRecords, Metadata]:
     """The records of DATASETS.TRAIN that are trained on, and the metadata of the first dataset.
+
+    All processes must ask together.
 
     Raises:
         DatasetError: a dataset is unknown or broken, or no picture is left.
     """
-    records, metadata = read_datasets(cfg.DATASETS.TRAIN)
+    found, metadata = read_datasets(cfg.DATASETS.TRAIN)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        records = without_empty(records)
-    if not records:
+        found = without_empty(found)
+    if not found.records:
         raise DatasetError(
             f"nothing to train on: {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN is empty'}"
         )
-    return records, metadata
+    return found, metadata
 
 
 def pictures_an_epoch(cfg: Any) -> float:
@@ -194,61 +176,41 @@ def pictures_an_epoch(cfg: Any) -> float:
     Raises:
         DatasetError, ValueError: as `training_records`; or an unknown DATALOADER.SAMPLER_TRAIN.
     """
-    records, _ = training_records(cfg)
-    return float(_repeats(cfg, records).sum())
+    trained, _ = training_records(cfg)
+    return float(_repeats(cfg, trained).sum())
 
 
-def read_datasets(names: Sequence[str]) -> tuple[list[Record], Metadata]:
-    """The records of all datasets in a row, and the metadata of the first.
-
-    Raises:
-        DatasetError: a name is unknown, or the datasets differ in their classes or ignore label.
-    """
-    records = [record for name in names for record in DatasetCatalog.get(name)]
-    entries = [MetadataCatalog.get(name) for name in names]
-    for fact, entry in itertools.product(SHARED_FACTS, entries):
-        if entry.get(fact) != entries[0].get(fact):
-            raise DatasetError(f"datasets '{names[0]}' and '{entry.name}' cannot be joined: '{fact}' differs")
-    return records, entries[0] if entries else Metadata("none")
-
-
-def without_empty(records: Sequence[Record]) -> list[Record]:
+def without_empty(found: DatasetRecords) -> DatasetRecords:
     """The records with an instance that is no crowd; those that know no `annotations` are all kept."""
-    kept = [
-        record
-        for record in records
-        if "annotations" not in record or any(not a.get("iscrowd", 0) for a in record["annotations"])
-    ]
-    if len(kept) < len(records):
-        logger.info(
-            "left out %d of %d pictures, which show no instance", len(records) - len(kept), len(records)
-        )
-    return kept
+    if left_out := int(found.empty.sum()):
+        logger.info("left out %d of %d pictures, which show no instance", left_out, len(found.records))
+    return found.chosen(np.flatnonzero(~found.empty))
 
 
-def repeat_factors(records: Sequence[Record], threshold: float, sqrt: bool = True) -> np.ndarray:
-    """How often each record (len(records),) stands in an epoch: more than once if it shows a rare category.
+def repeat_factors(shown: Sequence[Sequence[int]], threshold: float, sqrt: bool = True) -> np.ndarray:
+    """How often each record (N,) stands in an epoch: more than once if it shows a rare category.
 
     A category on a share f of the pictures wants max(1, threshold / f), or the square root of that; a picture
     goes by its most wanting category (LVIS, Gupta et al., 2019, appendix B).
+
+    Args:
+        shown: of each of N records its categories, each once.
+        threshold: the share below which a category is rare.
+        sqrt: whether to take the root.
     """
-    present = [{a["category_id"] for a in _annotated(record)} for record in records]
+    present = list(shown)
     pictures = Counter(itertools.chain.from_iterable(present))
     power = 0.5 if sqrt else 1.0
-    wanted = {c: max(1.0, (threshold * len(records) / count) ** power) for c, count in pictures.items()}
+    wanted = {c: max(1.0, (threshold * len(present) / count) ** power) for c, count in pictures.items()}
     return np.array([max((wanted[c] for c in categories), default=1.0) for categories in present])
 
 
-def _annotated(record: Record) -> Sequence[dict[str, Any]]:
-    return record.get("annotations") or record.get("segments_info") or ()
-
-
-def _repeats(cfg: Any, records: Sequence[Record]) -> np.ndarray:
+def _repeats(cfg: Any, trained: DatasetRecords) -> np.ndarray:
     source = cfg.DATALOADER
     samplers: dict[str, Callable[[], np.ndarray]] = {
-        "TrainingSampler": lambda: np.ones(len(records)),
+        "TrainingSampler": lambda: np.ones(len(trained.records)),
         "RepeatFactorTrainingSampler": lambda: repeat_factors(
-            records, source.REPEAT_THRESHOLD, source.REPEAT_SQRT
+            trained.shown, source.REPEAT_THRESHOLD, source.REPEAT_SQRT
         ),
     }
     if source.SAMPLER_TRAIN not in samplers:

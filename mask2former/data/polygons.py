@@ -40,8 +40,9 @@ class Patch(NamedTuple):
 
 
 def is_polygon(points: Any) -> bool:
-    """Whether it is a flat list x0, y0, x1, y1, x2, y2, ... of three points or more."""
-    return isinstance(points, list) and len(points) >= 6 and len(points) % 2 == 0
+    """Whether it is a flat list or array x0, y0, x1, y1, x2, y2, ... of three points or more."""
+    flat = points.ndim == 1 if isinstance(points, np.ndarray) else isinstance(points, list)
+    return flat and len(points) >= 6 and len(points) % 2 == 0
 
 
 def draw_polygons(polygons: Sequence[Any], view: View, size: tuple[int, int]) -> Patch:

@@ -8,6 +8,7 @@ schedule is short.
 import json
 import logging
 from collections.abc import Collection, Container
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.augmentation import large_scale_jitter
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.mapper import MAPPERS
+from mask2former.data.records import dataset_records
 from mask2former.distributed import barrier, is_main_process, world_size
 from mask2former.engine.checkpoint import atomic_write
+from mask2former.engine.mirror import output_folder
 from mask2former.engine.schedule import set_max_iter
+from mask2former.storage import located
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +65,11 @@ def apply_overfit(cfg: CfgNode, number: int, typed_keys: Collection[str] = ()) -
     if not cfg.DATASETS.TRAIN:
         raise DatasetError("--overfit needs a dataset: DATASETS.TRAIN is empty")
     source = cfg.DATASETS.TRAIN[0]
-    records = [record for record in DatasetCatalog.get(source) if shows_objects(record)][:number]
+    records = [*islice(filter(shows_objects, dataset_records(source).records), number)]
     if not records:
         raise DatasetError(f"nothing to overfit on: no picture of '{source}' has annotations")
     name = f"{source}_overfit_{number}"
-    _register(name, records, MetadataCatalog.get(source), Path(cfg.OUTPUT_DIR) / FOLDER)
+    _register(name, records, MetadataCatalog.get(source), output_folder(cfg) / FOLDER)
     settings = {**UNCHANGED, **_sizes(cfg), **_batch(cfg, len(records))}
     settings |= {"DATASETS.TRAIN": (name,), "DATASETS.TEST": (name,)}
     kept = set(typed_keys) - {"DATASETS.TRAIN", "DATASETS.TEST"}
@@ -85,7 +89,7 @@ def _register(name: str, records: list[Record], source: Metadata, folder: Path) 
     facts = {key: value for key, value in source.as_dict().items() if key != "name"}
     ids = {record.get("image_id") for record in records}
     for key in TRUTH_FILES:
-        if Path(facts.get(key) or "").is_file():
+        if located(facts.get(key) or "").is_file():
             facts[key] = _cut_down(facts[key], ids, folder / f"{key}.json")
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
@@ -97,7 +101,7 @@ def _register(name: str, records: list[Record], source: Metadata, folder: Path) 
 def _cut_down(file: str, image_ids: Container[Any], target: Path) -> str:
     """Write to `target` what a truth in COCO's format says of some images; its path."""
     if is_main_process():
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
+        content = json.loads(located(file).read_text(encoding="utf-8"))
         for rows, key in (("images", "id"), ("annotations", "image_id")):
             if rows in content:
                 content[rows] = [row for row in content[rows] if row[key] in image_ids]

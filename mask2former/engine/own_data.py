@@ -14,12 +14,16 @@ from typing import Any, NamedTuple
 from fvcore.common.config import CfgNode
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
-from mask2former.data.datasets.own import OwnData, forget, register_own_data
+from mask2former.data.datasets.files import each_file_parsed_once
+from mask2former.data.datasets.own import OwnData, forget, register_as_found, register_own_data
 from mask2former.data.datasets.own_checks import check_areas
 from mask2former.data.datasets.own_truth import instance_truth
+from mask2former.data.records import dataset_records
 from mask2former.distributed import barrier, is_main_process
 from mask2former.engine.build import overrule
 from mask2former.engine.checkpoint import atomic_write
+from mask2former.engine.mirror import output_folder
+from mask2former.shared_records import read_once_a_machine
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +64,7 @@ def apply_own_data(
         _check_names(cfg)
         return
     with _told_once():
-        train, val = _register(given)
+        train, val = _register_everywhere(given)
     own = train or val
     assert own is not None
     for key, name, data, flag in (
@@ -73,18 +77,33 @@ def apply_own_data(
     choices = {key: value for key, value in _choices(cfg, own).items() if key not in typed_keys}
     overrule(cfg, choices, (), source)
     if val and val.task == "panoptic" and val.thing_ids and cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
-        _measure_instances(val, Path(cfg.OUTPUT_DIR))
+        _measure_instances(val, output_folder(cfg))
 
 
 @contextmanager
 def _told_once() -> Iterator[None]:
-    """All processes look at the data; within this the first alone tells what it found."""
+    """A process of each machine looks at the data; within this the first alone tells what it found."""
     before = logging.root.manager.disable
     logging.disable(before if is_main_process() else logging.WARNING)
     try:
         yield
     finally:
         logging.disable(before)
+
+
+def _register_everywhere(given: Given) -> tuple[OwnData | None, OwnData | None]:
+    """`_register` in one process of each machine, and in the others what that one found out."""
+
+    def look() -> tuple[list[Any], Any]:
+        with each_file_parsed_once():
+            found = _register(given)
+        return [], (found, {own.name: MetadataCatalog.get(own.name).as_dict() for own in found if own})
+
+    _, (found, facts) = read_once_a_machine(look)
+    for own in filter(None, found):
+        if own.name not in DatasetCatalog:
+            register_as_found(own, facts[own.name])
+    return found
 
 
 def _register(given: Given) -> tuple[OwnData | None, OwnData | None]:
@@ -183,9 +202,10 @@ def _measure_instances(val: OwnData, output_dir: Path) -> None:
     """Give panoptic data to test on the truth that AP is measured against; it is written to `output_dir`."""
     target = output_dir / f"{val.name}_instances.json"
     metadata = MetadataCatalog.get(val.name)
+    records = dataset_records(val.name).records
     if is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
-        truth = instance_truth(DatasetCatalog.get(val.name), metadata)
+        truth = instance_truth(records, metadata)
         with atomic_write(target) as file:
             file.write(json.dumps(truth).encode())
         logger.info("AP of '%s' is measured against its panoptic PNGs' things, in %s", val.name, target)

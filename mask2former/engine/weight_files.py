@@ -1,8 +1,8 @@
 """Finding and reading a file of weights. Its format is told by its content, not by its name.
 
 Read are files of `torch.save` (weights only), pickles of the Detectron2 model zoo (by an unpickler that
-executes nothing) and safetensors, from a path, a web address or a `detectron2://` address; iopath downloads
-and caches.
+executes nothing) and safetensors, from a path, a web address, a `detectron2://` address, or another that a
+handler of `mask2former.storage` knows; iopath downloads and caches.
 """
 
 import difflib
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mask2former import zoo
 from mask2former.engine.pickles import PickleError, RefusedPickleError, load_plain_pickle
+from mask2former.storage import is_remote, local_copy
 
 logger = logging.getLogger(__name__)
 
@@ -111,12 +112,12 @@ def local_file(source: str | Path) -> Path:
     Raises:
         WeightsError: there is no such file, or it cannot be had.
     """
-    if not is_address(source):
+    if not is_remote(source):
         return _existing(Path(source).expanduser())
     if ".." in urlparse(str(source)).path.split("/"):  # iopath would follow it out of its cache
         raise WeightsError(source, "an address must not hold '..'")
     try:
-        return Path(path_manager.get_local_path(str(source)))
+        return Path(path_manager.get_local_path(str(source))) if is_address(source) else local_copy(source)
     except (OSError, ValueError) as error:
         advice = "download it by other means and set MODEL.WEIGHTS to the file"
         raise WeightsError(source, f"cannot be downloaded ({error}); {advice}") from error

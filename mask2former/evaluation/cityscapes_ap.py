@@ -45,7 +45,8 @@ from mask2former.evaluation.cityscapes_submission import (
 from mask2former.evaluation.metadata import DatasetIds
 from mask2former.evaluation.report import run_command
 from mask2former.evaluation.rle import encode_masks
-from mask2former.label_files import Array, PathLike
+from mask2former.label_files import Array
+from mask2former.storage import PathLike
 from mask2former.structures import RunLengthMasks
 
 Record = dict[str, Any]

@@ -17,7 +17,8 @@ import numpy as np
 
 from mask2former.evaluation.json_files import read_json, require, unique_by
 from mask2former.evaluation.metadata import required_attribute
-from mask2former.label_files import Array, PathLike, read_label_map
+from mask2former.label_files import Array, read_label_map
+from mask2former.storage import PathLike, files_below
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ def truth_files(folder: PathLike) -> dict[str, Path]:
         ValueError: there is none, or two of one picture.
     """
     files: dict[str, Path] = {}
-    for path in sorted(Path(folder).rglob(f"*{TRUTH_ENDING}")):
+    for path in _files_ending(folder, TRUTH_ENDING):
         image_id = path.name.removesuffix(TRUTH_ENDING).rpartition("_")[0]  # less "_gtFine" or "_gtCoarse"
         if image_id in files:
             raise ValueError(f"{path} and {files[image_id]} are of the same picture")
@@ -162,7 +163,7 @@ def prediction_files(folder: PathLike, image_ids: Iterable[str], suffix: str) ->
     Raises:
         ValueError: a picture has none, or several.
     """
-    files = sorted(Path(folder).rglob(f"*{suffix}"))
+    files = _files_ending(folder, suffix)
     found: dict[str, Path] = {}
     for image_id in image_ids:
         own = [path for path in files if path.name.startswith(image_id)]
@@ -171,3 +172,8 @@ def prediction_files(folder: PathLike, image_ids: Iterable[str], suffix: str) ->
             raise ValueError(f"{folder}: {several} of the name {image_id}*{suffix}")
         found[image_id] = own[0]
     return found
+
+
+def _files_ending(folder: PathLike, ending: str) -> list[Path]:
+    files = files_below(folder, {"." + ending.rpartition(".")[2]})
+    return sorted(path for path in files if path.name.endswith(ending))

@@ -35,7 +35,8 @@ from mask2former.evaluation.cityscapes_files import (
 from mask2former.evaluation.cityscapes_submission import submission_folder, write_labels
 from mask2former.evaluation.metadata import required_attribute
 from mask2former.evaluation.report import run_command
-from mask2former.label_files import Array, PathLike, read_label_map, relabelled
+from mask2former.label_files import Array, read_label_map, relabelled
+from mask2former.storage import PathLike
 
 UNLABELED = 0
 AVERAGE_SIZE = {  # pixels of an object in Cityscapes' training set, as the benchmark has them

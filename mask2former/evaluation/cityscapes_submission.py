@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mask2former.evaluation.cityscapes_files import InstanceMap, Labels, check_size
 from mask2former.evaluation.json_files import SUBMISSION
-from mask2former.label_files import Array, PathLike, read_label_map
+from mask2former.label_files import Array, read_label_map
+from mask2former.storage import PathLike
 from mask2former.structures import RunLengthMasks
 
 

@@ -35,7 +35,8 @@ from mask2former.evaluation.json_files import (
 from mask2former.evaluation.metadata import DatasetIds, required_attribute
 from mask2former.evaluation.report import run_command
 from mask2former.evaluation.rle import encode_masks
-from mask2former.label_files import Array, PathLike
+from mask2former.label_files import Array
+from mask2former.storage import PathLike, located
 
 Record = dict[str, Any]
 Scores = OrderedDict[str, float]
@@ -135,7 +136,7 @@ class COCOEvaluator:
         boundary: bool = False,
     ) -> None:
         self._gt_file = required_attribute(metadata, "json_file")
-        if not Path(self._gt_file).is_file():  # said before the model runs over all pictures
+        if not located(self._gt_file).is_file():  # said before the model runs over all pictures
             raise ValueError(f"{self._gt_file}: no such file")
         self._category_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._ratio = ratio_of(metadata) if boundary else None

@@ -10,8 +10,9 @@ Letters: `H, W` the image's sides in pixels, `C` categories.
 import argparse
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mask2former.evaluation.json_files import (
 from mask2former.evaluation.metadata import DatasetIds, required_attribute
 from mask2former.evaluation.panoptic_counts import (
     PLAIN,
+    Categories,
     Rules,
     count_matches,
     quality,
@@ -37,20 +39,42 @@ from mask2former.evaluation.panoptic_counts import (
     read_segments,
 )
 from mask2former.evaluation.report import run_command
-from mask2former.label_files import Array, PathLike, read_segment_ids, write_segment_ids
+from mask2former.label_files import Array, read_segment_ids, write_segment_ids
+from mask2former.shared_records import read_once_a_machine
+from mask2former.storage import PathLike, located
 
 Annotation = dict[str, Any]
 ImageId = int | str
 
 
 class PanopticTruth:
-    """A panoptic JSON file and its folder of PNGs; scores the predictions of one image at a time."""
+    """A panoptic JSON file and its folder of PNGs; scores the predictions of one image at a time.
+
+    One process of each machine reads the file, and all of the machine share what stands in it: all processes
+    must make theirs together.
+    """
 
     def __init__(self, json_file: PathLike, png_dir: PathLike, rules: Rules = PLAIN) -> None:
-        content = read_json(json_file, dict)
-        self.json_file, self.png_dir, self._rules = json_file, Path(png_dir), rules
-        self.categories = read_categories(require_list(content, "categories", json_file), json_file)
-        self.annotations = unique_by(require_list(content, "annotations", json_file), "image_id", json_file)
+        self.json_file, self.png_dir, self._rules = json_file, located(png_dir), rules
+        annotations, (self.categories, image_ids) = read_once_a_machine(partial(_read_truth, json_file))
+        self._annotations = annotations
+        self._places = {image_id: place for place, image_id in enumerate(image_ids)}
+
+    @property
+    def image_ids(self) -> Collection[ImageId]:
+        """The annotated images, in the order of the file."""
+        return self._places.keys()
+
+    def annotation(self, image_id: ImageId) -> Annotation:
+        """What the JSON file says of the image.
+
+        Raises:
+            ValueError: it has no annotation of this image.
+        """
+        if image_id not in self._places:
+            raise ValueError(f"{self.json_file}: no annotation has image_id {image_id!r}")
+        annotation: Annotation = self._annotations[self._places[image_id]]
+        return annotation
 
     def png_name(self, image_id: ImageId) -> str:
         """The file name of the image's PNG, relative to the folder.
@@ -58,9 +82,7 @@ class PanopticTruth:
         Raises:
             ValueError: the JSON file has no annotation of this image.
         """
-        if image_id not in self.annotations:
-            raise ValueError(f"{self.json_file}: no annotation has image_id {image_id!r}")
-        return str(require(self.annotations[image_id], "file_name", self.json_file))
+        return str(require(self.annotation(image_id), "file_name", self.json_file))
 
     def score(self, image_id: ImageId, pred_map: Array, segments: list[Annotation], pred: PathLike) -> Array:
         """Counts (V, 4, C) of a prediction: its map (H, W) of segment ids and what it says of them.
@@ -70,7 +92,7 @@ class PanopticTruth:
         """
         gt_map = read_segment_ids(self.png_dir / self.png_name(image_id))
         of_truth, of_pred = f"{self.json_file}: image {image_id}", f"{pred}: image {image_id}"
-        listed = require_list(self.annotations[image_id], "segments_info", of_truth)
+        listed = require_list(self.annotation(image_id), "segments_info", of_truth)
         return count_matches(
             gt_map,
             read_segments(listed, self.categories, of_truth, truth=True),
@@ -89,10 +111,18 @@ class PanopticTruth:
         """A ValueError unless each annotated image was predicted, and none twice."""
         if len(set(predicted)) != len(predicted):
             raise ValueError(f"{where}: an image was predicted more than once")
-        missing = self.annotations.keys() - set(predicted)
+        missing = self._places.keys() - set(predicted)
         if missing:
             example = min(missing, key=str)
             raise ValueError(f"{where}: {len(missing)} images have no prediction, among them {example!r}")
+
+
+def _read_truth(json_file: PathLike) -> tuple[list[Annotation], tuple[Categories, list[ImageId]]]:
+    """The annotations of a panoptic JSON file; its categories, and the image of each annotation."""
+    content = read_json(json_file, dict)
+    categories = read_categories(require_list(content, "categories", json_file), json_file)
+    annotations = unique_by(require_list(content, "annotations", json_file), "image_id", json_file)
+    return list(annotations.values()), (categories, list(annotations))
 
 
 def panoptic_quality(
@@ -116,12 +146,12 @@ def panoptic_quality(
 
     def score(image_id: ImageId) -> Array:
         prediction = predictions[image_id]
-        pred_map = read_segment_ids(Path(pred_dir) / str(require(prediction, "file_name", pred_json)))
+        pred_map = read_segment_ids(located(pred_dir) / str(require(prediction, "file_name", pred_json)))
         segments = require_list(prediction, "segments_info", f"{pred_json}: image {image_id}")
         return truth.score(image_id, pred_map, segments, pred_json)
 
     with ThreadPoolExecutor(workers) as pool:
-        scored = tqdm(pool.map(score, truth.annotations), "PQ", len(truth.annotations), disable=None)
+        scored = tqdm(pool.map(score, truth.image_ids), "PQ", len(truth.image_ids), disable=None)
         return quality(sum(scored, truth.empty_counts()), truth.categories)
 
 

@@ -5,19 +5,22 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 
 from fvcore.common.config import CfgNode
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mask2former.config import load_config, typed_keys
+from mask2former.data import DatasetCatalog
+from mask2former.data.records import dataset_records, records_remembered
 from mask2former.distributed import is_main_process, rank
-from mask2former.engine.build import apply_dataset_facts, resolve_device
+from mask2former.engine.build import apply_dataset_facts, launched_device
+from mask2former.engine.checkpoint import RunFolder
 from mask2former.engine.disk import check_writable
-from mask2former.engine.evaluate import evaluate_checkpoint, expected_results, verify_results
+from mask2former.engine.evaluate import Results, evaluate_checkpoint, expected_results, verify_results
 from mask2former.engine.launch import add_arguments, first_failure, launch
 from mask2former.engine.logger import describe_environment, setup_logger
+from mask2former.engine.mirror import ended, run_folder
 from mask2former.engine.overfit import apply_overfit
 from mask2former.engine.own_data import Given, apply_own_data
 from mask2former.engine.preemption import PREEMPTED, PreemptedError, sigterm_noted
@@ -91,37 +94,45 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SAVE_PREDICTIONS |= args.save_predictions
     expected_results(cfg)  # a wrong row shall not show after days
+    folder = run_folder(cfg.OUTPUT_DIR)
+    folder.begin(training=not args.eval_only)
     if is_main_process():
-        check_writable(Path(cfg.OUTPUT_DIR))
-    setup_logger(cfg.OUTPUT_DIR, rank())
+        check_writable(folder.path)
+    setup_logger(folder.path, rank())
     if is_main_process():
         logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
-    if device == "cpu" and resolve_device(cfg.MODEL.DEVICE).type == "cuda":
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = launched_device(cfg.MODEL.DEVICE, device, args.num_gpus)
     given = Given(**{name: getattr(args, name) for name in Given._fields})
     apply_own_data(cfg, given, typed, test_only=args.eval_only)
     if args.overfit is not None:
         apply_overfit(cfg, args.overfit, typed)
     if args.eval_only and cfg.DATASETS.TEST:
         cfg.DATASETS.TRAIN = ()  # nobody who evaluates needs its files: the classes are those of the test set
+    if (names := [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]) and names[0] in DatasetCatalog:
+        dataset_records(names[0])  # read once a machine, facts that stand in the same files included
     apply_dataset_facts(cfg, typed)
     return cfg
 
 
+@records_remembered()
 def work(args: argparse.Namespace, device: str) -> int:
     """What each process does; the exit code."""
     cfg = setup(args, device)
-    if args.eval_only:
-        results = evaluate_checkpoint(cfg, args.resume)
-    else:
+    folder = run_folder(cfg.OUTPUT_DIR)
+    with ended(folder):
         try:
-            with sigterm_noted():
-                resume = args.resume or continues_own_run(Path(cfg.OUTPUT_DIR))
-                results = train(cfg, resume, typed_keys(args.opts))
+            results = _run(args, cfg, folder)
         except PreemptedError as stop:
             logger.info("%s; --resume continues", stop)
             return PREEMPTED
     return 0 if not is_main_process() or verify_results(cfg, results) else 1
+
+
+def _run(args: argparse.Namespace, cfg: CfgNode, folder: RunFolder) -> Results:
+    if args.eval_only:
+        return evaluate_checkpoint(cfg, args.resume)
+    with sigterm_noted():
+        return train(cfg, args.resume or continues_own_run(folder.path), typed_keys(args.opts))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -82,6 +82,9 @@ def test_without_a_true_pointer_the_latest_step_is_taken(folder, pointer):
     folder.save(FINAL, content(24))
     (folder.path / POINTER).unlink()
     assert folder.load_last()["iteration"] == 24
+    folder.save(FINAL, content(14))  # of a run that was then continued
+    (folder.path / POINTER).unlink()
+    assert folder.load_last()["iteration"] == 19
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_the_pointer(folder):
@@ -89,8 +92,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_the_pointer(folder):
     with pytest.raises(Exception, match=r"(?i)pickle"):
         folder.save(FINAL, {**content(9), "not plain": lambda: None})
     assert folder.load_last()["iteration"] == 4
-    assert list(folder.path.glob("*.unfinished"))
-    folder.remove_unfinished()
     assert sorted(path.name for path in folder.path.iterdir()) == [POINTER, FINAL]
 
 
@@ -110,9 +111,11 @@ def test_an_earlier_run_is_set_aside_whole(folder):
         folder.save("model_0000004.pth", content(4))
         (folder.path / "metrics.json").write_text("{}\n")
         (folder.path / "log.txt").write_text("stays\n")
+        (folder.path / "inference/panoptic").mkdir(parents=True)
         folder.set_earlier_run_aside()
     assert sorted(p.name for p in folder.path.iterdir()) == ["earlier_run_1", "earlier_run_2", "log.txt"]
     moved = sorted(p.name for p in (folder.path / "earlier_run_2").iterdir())
-    assert moved == ["last_checkpoint", "metrics.json", "model_0000004.pth"]
+    assert moved == ["inference", "last_checkpoint", "metrics.json", "model_0000004.pth"]
+    (folder.path / "inference").mkdir()  # of an evaluation alone
     folder.set_earlier_run_aside()
     assert not (folder.path / "earlier_run_3").exists()

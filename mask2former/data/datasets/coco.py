@@ -20,7 +20,8 @@ from mask2former.data.datasets.files import read_json, require, table
 from mask2former.data.datasets.registration import Facts, register, register_below_root
 from mask2former.data.errors import DatasetError, each_converted
 from mask2former.data.polygons import is_polygon
-from mask2former.label_files import IGNORE_LABEL, PathLike
+from mask2former.label_files import IGNORE_LABEL
+from mask2former.storage import PathLike, located
 
 logger = logging.getLogger(__name__)
 ImageFile = Callable[[Facts], str]
@@ -296,4 +297,4 @@ def _brief(item: Facts) -> str:
 
 
 def _existing(folder: str | None) -> Path | None:
-    return Path(folder) if folder and Path(folder).is_dir() else None
+    return located(folder) if folder and located(folder).is_dir() else None

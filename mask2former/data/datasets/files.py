@@ -6,11 +6,14 @@ import functools
 import json
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from mask2former.data.errors import DatasetError
-from mask2former.label_files import PathLike
+from mask2former.storage import PathLike, located
 
 METADATA = Path(__file__).parent / "metadata"
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -25,10 +28,12 @@ PREPARED = {  # the script that makes what lies there; beginnings of paths below
     "shapes": "prepare_shapes.py",
 }
 
+_parsed: ContextVar[dict[str, Any] | None] = ContextVar("parsed", default=None)
+
 
 def datasets_root() -> Path:
-    """The folder of all datasets: $DETECTRON2_DATASETS as it is now, or ./datasets."""
-    return Path(os.environ.get(ROOT_VARIABLE) or "datasets").expanduser()
+    """The folder of all datasets, perhaps at an address: $DETECTRON2_DATASETS as it is now, or ./datasets."""
+    return located(os.environ.get(ROOT_VARIABLE) or "datasets")
 
 
 def require(path: PathLike) -> Path:
@@ -38,15 +43,16 @@ def require(path: PathLike) -> Path:
         DatasetError: it does not; the message says where it was looked for, how to make it, or where else it
             could lie.
     """
-    if not Path(path).exists():
+    place = located(path)
+    if not place.exists():
         here = os.environ.get(ROOT_VARIABLE)
         state = f"is {here}" if here else "is not set: ./datasets is taken"
         raise DatasetError(
-            f"{Path(path).absolute()} does not exist. {_how_to_get(Path(path))} "
+            f"{place.absolute()} does not exist. {_how_to_get(place)} "
             f"Datasets known by name are looked for below ${ROOT_VARIABLE}, which {state}; "
             f"set it by: export {ROOT_VARIABLE}=/folder/of/datasets"
         )
-    return Path(path)
+    return place
 
 
 def _how_to_get(path: Path) -> str:
@@ -59,21 +65,41 @@ def _how_to_get(path: Path) -> str:
     return "Layouts, and where to download what, are described in datasets/README.md."
 
 
+@contextmanager
+def each_file_parsed_once() -> Iterator[None]:
+    """Within it `read_json` keeps what it has read, gigabytes at times: for the steps of one reading only."""
+    token = _parsed.set({} if (outer := _parsed.get()) is None else outer)
+    try:
+        yield
+    finally:
+        _parsed.reset(token)
+
+
 def read_json(path: PathLike, *keys: str) -> Any:
-    """The content of a JSON file; `keys` must stand in it.
+    """The content of a JSON file, not to be changed; `keys` must stand in it.
 
     Raises:
         DatasetError: no such file, no JSON, or a key is missing.
     """
-    with open(require(path), encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise DatasetError(f"{path} is not JSON: {error}") from error
+    parsed = _parsed.get()
+    if parsed is not None and str(path) in parsed:
+        content = parsed[str(path)]
+    else:
+        content = _parse(path)
+        if parsed is not None:
+            parsed[str(path)] = content
     absent = [key for key in keys if not isinstance(content, dict) or key not in content]
     if absent:
         raise DatasetError(f"{path} has no '{absent[0]}'")
     return content
+
+
+def _parse(path: PathLike) -> Any:
+    with require(path).open(encoding="utf-8") as file:
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise DatasetError(f"{path} is not JSON: {error}") from error
 
 
 @functools.cache

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
-from mask2former.data.datasets.coco import register_coco_instances, register_coco_panoptic
+from mask2former.data.datasets.coco import (
+    load_instances,
+    load_panoptic,
+    register_coco_instances,
+    register_coco_panoptic,
+)
 from mask2former.data.datasets.files import read_json
 from mask2former.data.datasets.own_checks import (
     check_annotations,
@@ -24,9 +29,16 @@ from mask2former.data.datasets.own_checks import (
     tell_unused,
 )
 from mask2former.data.datasets.own_labels import Labels, existing, find_labels
-from mask2former.data.datasets.registration import Facts
-from mask2former.data.datasets.semantic import LABEL_EXTENSIONS, files_by_name, register_semantic
+from mask2former.data.datasets.registration import Facts, Load, register
+from mask2former.data.datasets.semantic import (
+    LABEL_EXTENSIONS,
+    files_by_name,
+    load_semantic,
+    register_semantic,
+)
 from mask2former.data.errors import DatasetError
+from mask2former.data.records import read_here
+from mask2former.storage import located
 
 EXPECTED = (
     "expected one of: a COCO instance JSON ('images', 'categories', 'annotations' with 'segmentation'); a "
@@ -116,6 +128,17 @@ def register_own_data(
     return own
 
 
+def register_as_found(own: OwnData, facts: Facts) -> None:
+    """Make known, without a look at the data, what another process has registered with these facts."""
+    table = None if own.labels is None else own.labels.table
+    load: dict[str, Load] = {
+        "instance": load_instances,
+        "panoptic": load_panoptic,
+        "semantic": lambda metadata: load_semantic(metadata, table),
+    }
+    register(own.name, facts, dict, load[own.task])
+
+
 def find_format(
     images: str, annotations: str, classes: str | None = None, *, trained: OwnData | None = None
 ) -> tuple[str, Labels | None]:
@@ -194,7 +217,7 @@ def _register_instances(name: str, images: str, annotations: str, labels: Labels
 
 
 def _register_panoptic(name: str, images: str, annotations: str, labels: Labels | None) -> None:
-    register_coco_panoptic(name, {}, images, find_panoptic_root(Path(annotations)), annotations)
+    register_coco_panoptic(name, {}, images, find_panoptic_root(located(annotations)), annotations)
 
 
 def _register_labels(name: str, images: str, annotations: str, labels: Labels | None) -> None:
@@ -234,7 +257,7 @@ def find_panoptic_root(panoptic_json: Path) -> str:
 
 def _checked(name: str, task: str, images: str, annotations: str, labels: Labels | None) -> OwnData:
     """Look through the dataset that was registered as `name`."""
-    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
+    records, metadata = read_here(name), MetadataCatalog.get(name)
     names = metadata.thing_classes if task == "instance" else metadata.stuff_classes
     if not records:
         raise DatasetError(f"{annotations}: there is no picture in it")

@@ -9,7 +9,6 @@ Letters: `H, W` a picture's sides in pixels.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from mask2former.data.errors import DatasetError, broken_record
 from mask2former.data.polygons import FAR
 from mask2former.data.statistics import shared_pictures
 from mask2former.image_io import EXTENSIONS
-from mask2former.label_files import PathLike
+from mask2former.storage import PathLike, files_below, located, names_in
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +77,16 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
     """
     contents: dict[Path, set[str]] = defaultdict(set)
     for key in FILE_KEYS:
-        paths = [Path(record[key]) for record in records if key in record]
+        paths = [located(record[key]) for record in records if key in record]
         for folder in {path.parent for path in paths} - contents.keys():
-            contents[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+            contents[folder] = names_in(folder)
         if missing := [path for path in paths if path.name not in contents[path.parent]]:
             raise DatasetError(
                 f"{len(missing)} of {len(paths)} files that the annotations name do not exist: "
-                f"{some(missing)}{_hint(missing[0], Path(image_root))}"
+                f"{some(missing)}{_hint(missing[0], located(image_root))}"
             )
-    named = {os.path.normpath(record["file_name"]) for record in records}
-    if unnamed := sorted(path for path in _pictures_below(image_root) if path not in named):
+    named = {located(record["file_name"]) for record in records}
+    if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
         logger.warning(
             "%s: %d pictures have no annotations, and are not used: %s",
             image_root,
@@ -104,13 +103,6 @@ def _hint(missing: Path, image_root: Path) -> str:
         if candidate.is_file():
             return f" ({candidate} does; 'file_name' is a path below the folder of pictures)"
     return ""
-
-
-def _pictures_below(root: PathLike) -> Iterable[str]:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield os.path.normpath(os.path.join(folder, name))
 
 
 def check_sizes(records: Sequence[Record]) -> None:
@@ -133,7 +125,7 @@ def check_sizes(records: Sequence[Record]) -> None:
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """(H, W) as a viewer shows it; the pixels are not read."""
     try:
-        with Image.open(record[key]) as picture:
+        with located(record[key]).open("rb") as file, Image.open(file) as picture:
             turned = picture.getexif().get(ORIENTATION) in TURNED
             return picture.size if turned else picture.size[::-1]
     except Exception as error:  # Pillow reports damage by many kinds of error

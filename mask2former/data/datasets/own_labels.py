@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mask2former.data.errors import DatasetError, each_converted
-from mask2former.label_files import IGNORE_LABEL, PathLike, read_label_map
+from mask2former.label_files import IGNORE_LABEL, read_label_map
+from mask2former.storage import PathLike, located
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +84,10 @@ def existing(path: PathLike) -> Path:
     Raises:
         DatasetError: it does not exist.
     """
-    if not Path(path).exists():
-        raise DatasetError(f"{path} does not exist; it was looked for as {Path(path).absolute()}")
-    return Path(path)
+    place = located(path)
+    if not place.exists():
+        raise DatasetError(f"{path} does not exist; it was looked for as {place.absolute()}")
+    return place
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
-from mask2former.data.datasets.files import datasets_root
+from mask2former.data.datasets.files import datasets_root, each_file_parsed_once
 
 Facts = dict[str, Any]
 Load = Callable[[Metadata], list[Record]]
@@ -15,7 +15,12 @@ Load = Callable[[Metadata], list[Record]]
 def register(name: str, facts: Facts, derived: Callable[[], Facts], load: Load) -> None:
     """Make known as `name` what `load(metadata)` reads; `derived()` is asked for what `facts` do not tell."""
     metadata = MetadataCatalog.get(name)
-    DatasetCatalog.register(name, lambda: load(metadata))
+
+    def read() -> list[Record]:
+        with each_file_parsed_once():  # for the records, and for facts that stand in the same file
+            return load(metadata)
+
+    DatasetCatalog.register(name, read)
     metadata.set(**facts).derive(derived)  # in this order, so that setting derives nothing
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import require
 from mask2former.data.datasets.registration import Facts, register
 from mask2former.data.errors import DatasetError, stop_or_note
 from mask2former.image_io import EXTENSIONS
-from mask2former.label_files import IGNORE_LABEL, PathLike
+from mask2former.label_files import IGNORE_LABEL
+from mask2former.storage import PathLike, files_below
 
 logger = logging.getLogger(__name__)
 LABEL_EXTENSIONS = (".png", ".tif", ".tiff")  # formats that keep every value
@@ -67,14 +66,12 @@ def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]
         DatasetError: there is no such folder, or two files have the same name.
     """
     found: dict[str, str] = {}
-    for folder, _, names in os.walk(require(root), followlinks=True):
-        for path in (Path(folder, name) for name in names if not name.startswith(".")):
-            if path.suffix.lower() not in extensions:
-                continue
-            name = path.relative_to(root).with_suffix("").as_posix()
-            if name in found:
-                raise DatasetError(f"{found[name]} and {path} have the same name")
-            found[name] = str(path)
+    folder = require(root)
+    for path in files_below(folder, extensions):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise DatasetError(f"{found[name]} and {path} have the same name")
+        found[name] = str(path)
     return dict(sorted(found.items()))
 
 
