@@ -4,6 +4,7 @@ Where both have a dataset of one name (COCO's, Cityscapes'), each side keeps its
 Detectron2 reads its records, what is ours reads ours.
 """
 
+import functools
 from typing import Any
 
 from detectron2.data import DatasetCatalog as HostDatasets
@@ -18,12 +19,27 @@ class MirroredMetadata(Metadata):
     """Facts about one of our datasets; those not set here are looked up on our side when asked for."""
 
     def __getattr__(self, key: str) -> Any:
-        ours = {} if key.startswith("__") else MetadataCatalog.get(self.name).as_dict()
+        ours = {} if key.startswith("__") else facts_there(self.name)
         return ours[key] if key in ours else super().__getattr__(key)
 
     def as_dict(self) -> dict[str, Any]:
         """All facts, as they are now."""
-        return {**MetadataCatalog.get(self.name).as_dict(), **super().as_dict()}
+        return {**facts_there(self.name), **super().as_dict()}
+
+
+def facts_there(name: str) -> dict[str, Any]:
+    """Facts about a dataset of ours as Detectron2 reads them.
+
+    Its Visualizer looks up a thing's name and colour in `thing_classes` and `thing_colors` by the class id.
+    So, where things do not come first among the classes, those lists are of all classes, as in Detectron2's
+    own panoptic datasets.
+    """
+    facts = MetadataCatalog.get(name).as_dict()
+    things = facts.get("thing_ids", [])
+    if things == list(range(len(things))):
+        return facts
+    of_all = {f"thing_{kind}": f"stuff_{kind}" for kind in ("classes", "colors")}
+    return {**facts, **{thing: facts[stuff] for thing, stuff in of_all.items() if stuff in facts}}
 
 
 class JoinedCatalog:
@@ -53,6 +69,7 @@ class JoinedCatalog:
         return HostMetadata.get(name).as_dict() if name in self else {}
 
 
+@functools.cache
 def join_catalogs() -> None:
     """Make each side's datasets known to the other, those of later too."""
     joined = JoinedCatalog()

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.data import MetadataCatalog
-from mask2former.data.catalog import Record
+from mask2former.data.catalog import Metadata, Record
 from mask2former.data.mapper import TrainMapper, build_test_mapper, build_train_mapper
 from mask2former.detectron2_host.seam import instances_to_detectron2
+from mask2former.engine.build import dataset_metadata
 
 
 class DatasetMapper:
@@ -34,7 +34,9 @@ class DatasetMapper:
         self._mapper = _train_mapper(cfg) if is_train else build_test_mapper(cfg)
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """What the model takes of a record; targets are Detectron2's `Instances` with `BitMasks` and `Boxes`.
+        """What the model takes of a record, and what else the record tells but for its `annotations`.
+
+        Targets are Detectron2's `Instances` with `BitMasks` and `Boxes`.
 
         Raises:
             DatasetError: the record is broken; the message names the file, the image id and the value.
@@ -42,13 +44,24 @@ class DatasetMapper:
         if not isinstance(self._mapper, TrainMapper):
             return self._mapper(record)
         sample = self._mapper(record, int(np.random.randint(np.iinfo(np.int64).max)))
-        return {**sample, "instances": instances_to_detectron2(sample["instances"])}
+        kept = {key: value for key, value in record.items() if key != "annotations"}
+        return {**kept, **sample, "instances": instances_to_detectron2(sample["instances"])}
 
 
 def _train_mapper(cfg: Any) -> TrainMapper:
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: which classes are there to train on?")
-    return build_train_mapper(cfg, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+    return build_train_mapper(cfg, _training_metadata(cfg))
+
+
+def _training_metadata(cfg: Any) -> Metadata:
+    """What is known of the classes; where the dataset names none, they are as many as the model's.
+
+    A user's COCO file tells its classes when it is read, which Detectron2's loader does after this.
+    """
+    unnamed = [str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
+    facts = {"thing_classes": unnamed, "stuff_classes": unnamed, **dataset_metadata(cfg)}
+    return Metadata(cfg.DATASETS.TRAIN[0]).set(**facts)
 
 
 class COCOInstanceNewBaselineDatasetMapper(DatasetMapper):

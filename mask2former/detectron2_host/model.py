@@ -3,6 +3,7 @@
 Letters: `K` classes, `H, W` an image's sides in pixels.
 """
 
+import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
@@ -58,7 +59,15 @@ def build_host_mask_former(cfg: Any) -> HostMaskFormer:
     cfg = cfg.clone()
     cfg.defrost()
     apply_dataset_facts(cfg)
-    return HostMaskFormer(**mask_former_parts(cfg))
+    parts = mask_former_parts(cfg)
+    divisibility = _common_divisibility(parts["size_divisibility"], parts["backbone"])
+    return HostMaskFormer(**{**parts, "size_divisibility": divisibility})
+
+
+def _common_divisibility(asked: int, backbone: nn.Module) -> int:
+    """What a batch's sides are multiples of: SIZE_DIVISIBILITY, if positive, and what the backbone needs."""
+    needed = getattr(backbone, "size_divisibility", 0)  # Detectron2's tell; ours take pictures of any size
+    return math.lcm(max(asked, 1), max(needed, 1))
 
 
 def _check_refused(cfg: Any) -> None:

@@ -1,5 +1,6 @@
 """Our builders in Detectron2's registries, under their published names, and its backbones under our head."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from mask2former.detectron2_host.model import build_host_mask_former
 from mask2former.modeling.backbone.base import Backbone
 from mask2former.registry import BACKBONE, SEM_SEG_HEADS, Builder
 from mask2former.structures import ShapeSpec
+
+MODEL = "MaskFormer"
 
 
 class HostBackbones:
@@ -33,14 +36,25 @@ class HostBackbones:
         return build_here
 
 
+@functools.cache
 def join_registries() -> None:
     """Register ours where Detectron2 has none of that name, and let our model find those of Detectron2.
 
     `build_resnet_backbone` is a name of both. In Detectron2's own models it stays Detectron2's; in ours it is
     ours, so that a model computes the same in both hosts.
+
+    Raises:
+        ValueError: another project's model has the name of ours.
     """
+    if MODEL in META_ARCH_REGISTRY:
+        other = META_ARCH_REGISTRY.get(MODEL)
+        raise ValueError(
+            f"Detectron2's META_ARCH registry has a '{MODEL}' already, {other.__module__}."
+            f"{other.__qualname__}: no config could say which of the two it means, so only one of the two "
+            "projects can be imported"
+        )
+    META_ARCH_REGISTRY._do_register(MODEL, build_host_mask_former)
     HostBackbone.register(Backbone)  # FPN and build_backbone ask for an instance of it
-    META_ARCH_REGISTRY._do_register("MaskFormer", build_host_mask_former)
     for name, build in SEM_SEG_HEADS:
         if name not in SEM_SEG_HEADS_REGISTRY:
             SEM_SEG_HEADS_REGISTRY._do_register(name, build)

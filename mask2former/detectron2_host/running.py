@@ -4,6 +4,7 @@ The config is made as it is without `--host`, from the same files, flags and dat
 Detectron2's launcher, loop and checkpointer.
 """
 
+import os
 from argparse import Namespace
 from datetime import timedelta
 from typing import Any
@@ -16,13 +17,15 @@ from detectron2.engine import default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from mask2former.config import CfgNode, add_maskformer2_config, typed_keys
+from mask2former.config import CfgNode, add_maskformer2_config, load_config, typed_keys
 from mask2former.config_yaml import flatten
-from mask2former.detectron2_host.trainer import Trainer
+from mask2former.data.records import records_remembered
+from mask2former.detectron2_host.trainer import Trainer, check_output_dir
 from mask2former.engine.build import resolve_device
 from mask2former.engine.evaluate import check_test_datasets, load_trained_weights
-from mask2former.engine.launch import plan_processes
+from mask2former.engine.launch import plan_processes, started_by_torchrun
 from mask2former.engine.schedule import apply_schedule
+from mask2former.engine.slurm import slurm_task
 from mask2former.tools import train
 
 
@@ -32,11 +35,13 @@ def main(args: Namespace) -> int:
     Raises:
         ValueError, OSError: something that the user gave is wrong.
     """
+    _check_launcher(args)
     plan = plan_processes(args, torch.cuda.device_count())
     if plan.device == "cpu" and plan.per_machine * plan.machines > 1:
         raise ValueError("--host detectron2 trains in several processes on GPUs only; see --num-gpus")
     if args.max_restarts:
         raise ValueError("--max-restarts is not for --host detectron2: its launcher starts nothing again")
+    check_output_dir(load_config(args.config_file, args.opts))
     launch(
         work,
         plan.per_machine,
@@ -49,6 +54,19 @@ def main(args: Namespace) -> int:
     return 0
 
 
+def _check_launcher(args: Namespace) -> None:
+    """Take each task of srun for a machine; a ValueError where processes know nothing of each other."""
+    task = None if started_by_torchrun() else slurm_task(os.environ, args.dist_url)
+    if task and args.num_gpus:
+        args.num_machines, args.machine_rank, args.dist_url = task.total, task.number, task.url
+    elif task or started_by_torchrun():
+        raise ValueError(
+            "--host detectron2 starts its processes itself: one command a machine, with --num-gpus, not one "
+            "a GPU, as torchrun and srun would start them"
+        )
+
+
+@records_remembered()
 def work(args: Namespace, device: str) -> None:
     """What each process does; ends the process with code 1 where TEST.EXPECTED_RESULTS do not hold."""
     cfg = train.setup(args, device)

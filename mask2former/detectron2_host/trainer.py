@@ -1,5 +1,6 @@
 """`DefaultTrainer` with our loader, parameter groups, schedule, clipping and evaluators."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from mask2former.data import build_test_loader, build_train_loader
 from mask2former.data.loader import Loader
 from mask2former.detectron2_host.evaluators import HostEvaluator, build_evaluator
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA, unwrapped
+from mask2former.engine.schedule import apply_schedule
 from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.trainer import autocast_dtype
 from mask2former.engine.weights import load_weights
+from mask2former.storage import is_remote
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -32,9 +37,16 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: Any) -> None:
         cfg = cfg.clone()
         cfg.defrost()
+        check_output_dir(cfg)
+        apply_schedule(cfg)
         dtype = _checked_dtype(cfg)
+        if cfg.VIS_PERIOD:
+            logger.warning(
+                "VIS_PERIOD is %d, but Detectron2's loop draws none of our pictures", cfg.VIS_PERIOD
+            )
         cfg.SOLVER.AMP.ENABLED = dtype is not None
-        cfg.SEED = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self._seed_is_drawn = cfg.SEED < 0
+        cfg.SEED = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
         super().__init__(cfg)
         if isinstance(self._trainer, AMPTrainer):
             self._trainer.precision = dtype
@@ -53,6 +65,16 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(lambda: build_train_loader(self.cfg, first_step=self.start_iter))
         elif self.cfg.MODEL.WEIGHTS:
             load_weights(unwrapped(self.model), self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the weights."""
+        return {**super().state_dict(), "seed": self.cfg.SEED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the checkpoint was written; with its seed, unless the config gives one."""
+        super().load_state_dict(state_dict)
+        if self._seed_is_drawn:
+            self.cfg.SEED = state_dict.get("seed", self.cfg.SEED)
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Loader:
@@ -98,6 +120,15 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED and not isinstance(model, SemanticSegmentorWithTTA):
             model = SemanticSegmentorWithTTA(cfg, model)
         return super().test(cfg, model, evaluators)
+
+
+def check_output_dir(cfg: Any) -> None:
+    """A ValueError where OUTPUT_DIR is an address: our evaluators' files would stay on this machine."""
+    if is_remote(cfg.OUTPUT_DIR):
+        raise ValueError(
+            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: in Detectron2 it must be a folder of this machine; without "
+            "--host detectron2 an address works"
+        )
 
 
 def _checked_dtype(cfg: Any) -> torch.dtype | None:

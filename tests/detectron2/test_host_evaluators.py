@@ -10,6 +10,7 @@ from detectron2.evaluation import (
     COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
+    DatasetEvaluators,
     SemSegEvaluator,
     inference_on_dataset,
 )
@@ -18,7 +19,7 @@ from torch import nn
 
 from mask2former.data import DatasetCatalog, MetadataCatalog, build_test_loader, register_coco_panoptic
 from mask2former.data.datasets.shapes import write_shapes
-from mask2former.detectron2_host import build_evaluator
+from mask2former.detectron2_host import InstanceSegEvaluator, build_evaluator
 from mask2former.detectron2_host.seam import output_to_detectron2
 from mask2former.label_files import read_segment_ids, semantic_from_panoptic, write_label_map
 from mask2former.structures import Instances
@@ -121,6 +122,18 @@ def test_panoptic_quality_agrees_with_detectron2s(ours, score, tmp_path):
     theirs = score(COCOPanopticEvaluator(NAME, str(tmp_path)))["panoptic_seg"]
     assert 10 < theirs["PQ"] < 95
     assert {k: ours["panoptic_seg"][k] for k in theirs} == pytest.approx(theirs, **TOLERANCE)
+
+
+def test_evaluators_of_both_sides_measure_together(ours, score, tmp_path):
+    evaluators = [
+        SemSegEvaluator(NAME, distributed=False),
+        InstanceSegEvaluator(NAME, output_dir=str(tmp_path)),
+        COCOPanopticEvaluator(NAME, str(tmp_path)),
+    ]
+    together = score(DatasetEvaluators(evaluators))
+    assert together["segm"] == pytest.approx(ours["segm"], **TOLERANCE)
+    for task, metric in (("sem_seg", "mIoU"), ("panoptic_seg", "PQ")):
+        assert together[task][metric] == pytest.approx(ours[task][metric], **TOLERANCE)
 
 
 def test_the_visualizer_draws_our_results(shapes_with_sem_seg):

@@ -1,21 +1,17 @@
-"""`Trainer(DefaultTrainer)`: some steps on the shapes data, resumed, evaluated; and `--host detectron2`."""
-
-import json
+"""`Trainer(DefaultTrainer)`: some steps on the shapes data, resumed, evaluated."""
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.evaluation import inference_on_dataset
-from tiny_runs import CONFIG, random_sample, tiny_options
+from tiny_runs import random_sample
 
 import mask2former
 from mask2former.data import DatasetCatalog, build_train_loader
 from mask2former.data.mapper import record_image, to_tensor
-from mask2former.detectron2_host import SemanticSegmentorWithTTA, Trainer, main
+from mask2former.detectron2_host import SemanticSegmentorWithTTA, Trainer
 from mask2former.engine.evaluate import evaluate
 from mask2former.engine.run import build_trainer
-from mask2former.tools.train import main as train_net
-from mask2former.tools.train import parse_arguments
 
 WEIGHTS = "model_final.pth"
 
@@ -62,6 +58,13 @@ def test_a_resumed_run_ends_like_the_unbroken_one(train, tmp_path):
         assert torch.equal(one, two), name
 
 
+def test_a_drawn_seed_is_kept(train):
+    first = train("first", 1, SEED=-1, **CONSTANT)
+    resumed = train("first", 2, SEED=-1, **CONSTANT)
+    assert resumed.cfg.SEED == first.cfg.SEED >= 0
+    assert train("first", 3, SEED=5, **CONSTANT).cfg.SEED == 5
+
+
 def test_evaluation_at_the_end_is_the_standalone_hosts(train, our_cfg, tmp_path):
     trainer = train("first", 2)
     model = mask2former.build_model(our_cfg())
@@ -101,6 +104,16 @@ def test_what_detectron2s_loop_cannot_do_is_said(host_cfg):
         Trainer(host_cfg(SOLVER__STRATEGY="fsdp"))
     with pytest.raises(ValueError, match="needs a GPU"):
         Trainer(host_cfg(SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE="bf16"))
+    with pytest.raises(ValueError, match="ACCUMULATION_STEPS is 2"):
+        Trainer(host_cfg(SOLVER__REFERENCE_BATCH=4))
+    with pytest.raises(ValueError, match="OUTPUT_DIR is shelf://run: in Detectron2 it must be a folder"):
+        Trainer(host_cfg(OUTPUT_DIR="shelf://run"))
+
+
+def test_epochs_decide_the_steps_in_a_script_too(host_cfg, tmp_path, caplog):
+    trainer = Trainer(host_cfg(SOLVER__EPOCHS=2.0, VIS_PERIOD=10, OUTPUT_DIR=str(tmp_path)))
+    assert trainer.max_iter == 6  # two epochs of six pictures, two a step
+    assert "VIS_PERIOD is 10" in caplog.text
 
 
 SEMANTIC = {
@@ -144,36 +157,11 @@ def test_averaging_over_views_of_panoptic_results_is_refused(host_cfg):
         SemanticSegmentorWithTTA(cfg, Trainer.build_model(cfg))
 
 
-def test_the_host_flag_trains_and_evaluates(tiny_shapes, tmp_path):
-    options = tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=2)
-    assert train_net(["--host", "detectron2", "--config-file", str(CONFIG), *options]) == 0
-    curve = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
-    assert {"total_loss", "loss_mask_0", "panoptic_seg/PQ"} <= {key for line in curve for key in line}
-    weights = ["MODEL.WEIGHTS", str(tmp_path / WEIGHTS)]
-    again = parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options, *weights])
-    assert main(again) == 0
-    wrong = ["TEST.EXPECTED_RESULTS", "[['panoptic_seg', 'PQ', 1000.0, 0.1]]"]
-    with pytest.raises(SystemExit) as failure:
-        main(parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options, *weights, *wrong]))
-    assert failure.value.code == 1
-
-
-def test_evaluating_without_weights_is_an_error(tiny_shapes, tmp_path):
-    options = tiny_options(OUTPUT_DIR=str(tmp_path))
-    with pytest.raises(ValueError, match="--eval-only needs weights"):
-        main(parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options]))
-
-
 def test_weights_that_do_not_fit_are_an_error_in_this_host_too(host_cfg, tmp_path):
     torch.save({"model": {"something.else": torch.zeros(3)}}, tmp_path / "wrong.pth")
     trainer = Trainer(host_cfg(MODEL__WEIGHTS=str(tmp_path / "wrong.pth"), OUTPUT_DIR=str(tmp_path)))
     with pytest.raises(ValueError, match=r"wrong\.pth"):
         trainer.resume_or_load(resume=False)
-
-
-def test_processes_on_the_cpu_are_the_standalone_hosts():
-    with pytest.raises(ValueError, match="on GPUs only"):
-        main(parse_arguments(["--config-file", str(CONFIG), "--num-processes", "2"]))
 
 
 def test_its_checkpoint_is_read_by_the_checkpointer(train, host_cfg, tmp_path):

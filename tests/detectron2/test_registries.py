@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
@@ -15,6 +16,9 @@ from detectron2.modeling import (
     build_backbone,
     build_model,
 )
+from detectron2.modeling.backbone import SimpleFeaturePyramid, ViT
+from detectron2.modeling.backbone import SwinTransformer as HostSwin
+from detectron2.modeling.backbone.regnet import RegNet, ResBottleneckBlock, SimpleStem
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from tiny_runs import random_sample
@@ -43,6 +47,37 @@ class UsersBackbone(Backbone):
         for _ in range(3):
             maps.append(self.next(maps[-1]))
         return dict(zip(self._out_features, maps, strict=True))
+
+
+def host_swin(cfg, input_shape):
+    return HostSwin(embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4)
+
+
+def host_vit(cfg, input_shape):
+    plain = ViT(img_size=64, embed_dim=16, depth=1, num_heads=2, window_size=2, out_feature="last")
+    return SimpleFeaturePyramid(plain, "last", out_channels=8, scale_factors=(4.0, 2.0, 1.0, 0.5), norm="LN")
+
+
+def host_regnet(cfg, input_shape):
+    stages = {"depth": 13, "w_a": 24.48, "w_0": 24, "w_m": 2.54, "group_width": 8}
+    maps = ["s1", "s2", "s3", "s4"]
+    return RegNet(
+        stem_class=SimpleStem,
+        stem_width=8,
+        block_class=ResBottleneckBlock,
+        **stages,
+        norm="FrozenBN",
+        out_features=maps,
+    )
+
+
+HOST_BACKBONES = {
+    host_swin: ["p0", "p1", "p2", "p3"],
+    host_vit: ["p2", "p3", "p4", "p5"],
+    host_regnet: ["s1", "s2", "s3", "s4"],
+}
+for builder in HOST_BACKBONES:
+    BACKBONE_REGISTRY.register(builder)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +124,33 @@ def test_detectron2s_feature_pyramid_works_under_our_head(host_cfg):
     assert {"loss_ce", "loss_mask"} <= build_model(cfg)(in_detectron2(random_sample(1, 2))).keys()
 
 
-def test_our_swin_works_under_mask_rcnn(swin_under_fpn):
+@pytest.mark.parametrize("builder", HOST_BACKBONES, ids=lambda builder: builder.__name__)
+def test_detectron2s_newer_backbones_work_under_our_head(host_cfg, builder):
+    maps = HOST_BACKBONES[builder]
+    cfg = host_cfg(MODEL__BACKBONE__NAME=builder.__name__)
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = maps
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = maps[1:]
+    model = build_model(cfg)
+    sum(model(in_detectron2(random_sample(1, 2), random_sample(2, 1, side=48))).values()).backward()
+    first = next(parameter for parameter in model.backbone.parameters() if parameter.requires_grad)
+    assert first.grad.abs().sum() > 0
+    assert model.eval()([random_sample(1, 0, side=50)])[0]["sem_seg"].shape == (5, 50, 50)
+
+
+@pytest.mark.parametrize(("asked", "padded"), [(32, 192), (-1, 144)])
+def test_batches_have_the_sides_that_a_backbone_needs(host_cfg, monkeypatch, asked, padded):
+    monkeypatch.setattr(UsersBackbone, "size_divisibility", 48)
+    sides = {"MODEL__BACKBONE__NAME": "UsersBackbone", "MODEL__MASK_FORMER__SIZE_DIVISIBILITY": asked}
+    model = build_model(host_cfg(**sides)).eval()
+    seen = []
+    model.backbone.stem.register_forward_hook(lambda _, images, __: seen.append(images[0].shape[2:]))
+    model([random_sample(1, 0, side=100)])
+    assert seen == [(padded, padded)]
+
+
+@pytest.fixture
+def mask_rcnn(swin_under_fpn):
+    """A config of Detectron2's Mask R-CNN on our Swin."""
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     cfg.merge_from_list(
@@ -107,7 +168,11 @@ def test_our_swin_works_under_mask_rcnn(swin_under_fpn):
             *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "INPUT.MASK_FORMAT", "bitmask"),
         ]
     )
-    model = build_model(cfg)
+    return cfg
+
+
+def test_our_swin_works_under_mask_rcnn(mask_rcnn):
+    model = build_model(mask_rcnn)
     assert isinstance(model.backbone.bottom_up, SwinTransformer)
     assert "backbone.bottom_up.patch_embed.proj.weight" in model.state_dict()
     with EventStorage():
@@ -116,6 +181,23 @@ def test_our_swin_works_under_mask_rcnn(swin_under_fpn):
     sum(losses.values()).backward()
     assert model.backbone.bottom_up.patch_embed.proj.weight.grad.abs().sum() > 0
     assert isinstance(model.eval()([random_sample(1, 0)])[0]["instances"], Instances)
+
+
+class OneBatch(DefaultTrainer):
+    """Detectron2's trainer, with nothing of ours but the pictures."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return [in_detectron2(random_sample(1, 2), random_sample(2, 1))]
+
+
+def test_detectron2s_trainer_trains_our_swin_under_mask_rcnn(mask_rcnn, tmp_path):
+    mask_rcnn.merge_from_list(["SOLVER.MAX_ITER", 1, "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", ()])
+    trainer = OneBatch(mask_rcnn)
+    weight = trainer.model.backbone.bottom_up.patch_embed.proj.weight
+    before = weight.detach().clone()
+    trainer.train()
+    assert not torch.equal(weight, before) and (tmp_path / "model_final.pth").is_file()
 
 
 def test_our_swin_is_a_backbone_of_detectron2(host_cfg):
