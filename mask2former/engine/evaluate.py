@@ -22,10 +22,11 @@ from mask2former.engine.build import (
     build_model,
     warn_of_other_classes,
 )
-from mask2former.engine.checkpoint import RunFolder
 from mask2former.engine.checkpoint_parts import with_tensors
 from mask2former.engine.hooks import Results, flatten_results
+from mask2former.engine.mirror import output_folder, run_folder
 from mask2former.engine.multi_scale import check_augmentation, evaluation_predict
+from mask2former.engine.preemption import LeavingPoint, UntilTold
 from mask2former.engine.weights import load_weights, read_checkpoint
 from mask2former.evaluation.cityscapes_ap import CityscapesInstanceEvaluator
 from mask2former.evaluation.cityscapes_iou import CityscapesSemSegEvaluator
@@ -59,6 +60,7 @@ EVALUATORS: dict[str, dict[str, type]] = {
         "panoptic": COCOPanopticEvaluator,
     },
 }
+NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # of each picture that is scored
 TRUTH = {"instance": ["json_file"], "panoptic": ["panoptic_json", "panoptic_root"]}  # facts that are paths
 OPTIONS = {  # of evaluators: name -> key of TEST
     "save_predictions": "SAVE_PREDICTIONS",
@@ -102,9 +104,8 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
             require(path)  # says which command makes it
     makers = [table[task] for task in tasks]
     _warn_of_idle_options(cfg, dataset, makers)
-    return DatasetEvaluators(
-        [make(metadata=metadata, output_dir=str(output_dir), **_options(cfg, make)) for make in makers]
-    )
+    made = [make(metadata=metadata, output_dir=str(output_dir), **_options(cfg, make)) for make in makers]
+    return DatasetEvaluators(one for evaluator in made for one in (LeavingPoint(), evaluator))
 
 
 def _options(cfg: CfgNode, make: type) -> dict[str, Any]:
@@ -129,9 +130,10 @@ def check_test_datasets(cfg: CfgNode) -> None:
     check_augmentation(cfg)
     for dataset in cfg.DATASETS.TEST:
         loader = build_test_loader(cfg, dataset)
-        build_evaluator(cfg, dataset, Path(cfg.OUTPUT_DIR))
-        kind = MetadataCatalog.get(dataset).evaluator_type
-        if kind.startswith("cityscapes_") and not cfg.TEST.SAVE_PREDICTIONS:
+        build_evaluator(cfg, dataset, output_folder(cfg))
+        table = EVALUATORS[MetadataCatalog.get(dataset).evaluator_type]
+        measures = {table.get(task) for task in tasks_on(cfg)}
+        if measures & NEED_INSTANCE_IDS and not cfg.TEST.SAVE_PREDICTIONS:
             _check_instance_ids(cast(TestSamples, loader.dataset).records, dataset)
 
 
@@ -152,14 +154,15 @@ def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
 
     Raises:
         ValueError: a dataset cannot be evaluated, or not as TEST.AUG asks.
+        PreemptedError: a process was told to stop, in training.
     """
     by_dataset: Results = OrderedDict()
     predict = evaluation_predict(cfg, model)
     for dataset in cfg.DATASETS.TEST:
         folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
+        loader = build_test_loader(cfg, dataset)  # first: what all know of the dataset then, nobody looks up
         evaluator = build_evaluator(cfg, dataset, folder)
-        loader = build_test_loader(cfg, dataset)
-        by_dataset[dataset] = inference_on_dataset(model, loader, evaluator, predict)
+        by_dataset[dataset] = inference_on_dataset(model, UntilTold(loader), evaluator, predict)
         if is_main_process():
             for task, metrics in by_dataset[dataset].items():
                 logger.info("%s on %s\n%s", task, dataset, metrics_table(metrics, per_class=False))
@@ -173,12 +176,12 @@ def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
         ValueError: there are no weights, or they are those of a backbone only.
     """
     model = build_model(cfg)
-    saved = RunFolder(cfg.OUTPUT_DIR).load_last() if resume else None
+    saved = run_folder(cfg.OUTPUT_DIR).load_last() if resume else None
     if saved is not None:
         model.load_state_dict(with_tensors(saved, model.state_dict())["model"])
     else:
         load_trained_weights(cfg, model)
-    return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")
+    return evaluate(cfg, model, output_folder(cfg) / "inference")
 
 
 def load_trained_weights(cfg: CfgNode, model: nn.Module) -> None:

@@ -145,6 +145,7 @@ class CheckpointHook(Hook):
             save = self.folder.save_parts if in_parts else self.folder.save
             with failure_explained(self.folder.path / name):
                 logger.info("saved %s", save(name, content))
+        self.folder.publish()
 
 
 class EvaluationHook(Hook):

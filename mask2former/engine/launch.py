@@ -7,10 +7,14 @@ import argparse
 import logging
 import os
 import signal
+import socket
+import struct
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
@@ -32,6 +36,11 @@ from mask2former.engine.slurm import slurm_task
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 3600  # seconds; the others wait while the first process computes metrics
+# Seconds for processes to end after SIGTERM: to kill them sooner is the scheduler's business. A variable, as
+# torch 2.6 does not know the option: it gives 30.
+SHUTDOWN, SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 600
+INTERRUPT_SECONDS = 30  # for a process to end after Ctrl-C, which one that waits for others does not see
+SIOCGIFADDR = 0x8915  # Linux: an interface's address
 PATIENCE = 3.0  # seconds that a process which lost another leaves to the launcher to find that one's error
 
 
@@ -139,10 +148,12 @@ def launch(work: Callable[..., int], args: argparse.Namespace) -> int:
 
 def _launch_processes(plan: Processes, work: Callable[..., int], args: argparse.Namespace) -> int:
     os.environ[JOB] = uuid.uuid4().hex
+    os.environ.setdefault(SHUTDOWN, str(SHUTDOWN_SECONDS))
     preempted = get_context("spawn").Event()
     try:
-        launched = elastic_launch(_launch_config(plan), _work_launched)
-        codes: dict[int, Any] = launched(work, args, plan.device, preempted)
+        with _temporary_files_removed():
+            launched = elastic_launch(_launch_config(plan), _work_launched)
+            codes: dict[int, Any] = launched(work, args, plan.device, preempted)
     except (SignalException, ChildFailedError):  # SIGTERM, of the launcher or of a process alone
         if not preempted.is_set():
             raise
@@ -150,6 +161,18 @@ def _launch_processes(plan: Processes, work: Callable[..., int], args: argparse.
     finally:
         del os.environ[JOB]
     return codes[min(codes)]
+
+
+@contextmanager
+def _temporary_files_removed() -> Iterator[None]:
+    """Within the block temporary files go to a folder that is removed: torch leaves some behind."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="mask2former_", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _launch_config(plan: Processes) -> LaunchConfig:
@@ -188,6 +211,8 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
         torch.set_num_threads(max(1, usable_cores() // local_processes))
     if device == "cuda":  # of those that SLURM gives to a task alone, it sees no other
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    elif int(os.environ["WORLD_SIZE"]) > local_processes:
+        _choose_interface()
     connect("nccl" if device == "cuda" else "gloo", timedelta(seconds=args.timeout))
     try:
         return work(args, device)
@@ -198,6 +223,34 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
         raise ProcessError(_explain_missing(error, args.timeout)) from error
     finally:
         disconnect()
+
+
+def _choose_interface() -> None:
+    """Let gloo use the network by which the processes meet, unless the user has said which."""
+    if name := interface_towards(os.environ["MASTER_ADDR"]):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def interface_towards(host: str) -> str:
+    """The network interface on the way to `host`; empty where that cannot be told.
+
+    Gloo by itself takes that of the machine's own name, which on many is a loopback that others cannot reach.
+    """
+    if sys.platform != "linux":
+        return ""
+    import fcntl
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 1))  # sends nothing
+        except OSError:  # no such host, or not in IPv4
+            return ""
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has no address
+                asked = struct.pack("256s", name.encode())
+                if fcntl.ioctl(probe, SIOCGIFADDR, asked)[20:24] == socket.inet_aton(probe.getsockname()[0]):
+                    return name
+    return ""
 
 
 def _others_are_missing(error: Exception) -> bool:
@@ -219,6 +272,8 @@ def _explain_missing(error: Exception, timeout: float) -> str:
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
     """Ctrl-C comes twice, from the terminal and from the launcher; the second must not break the clean-up."""
     signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.alarm(INTERRUPT_SECONDS)  # ends the process
     raise KeyboardInterrupt
 
 

@@ -1,19 +1,20 @@
-"""SIGTERM: the step at work is finished, a checkpoint written, and the run left with an exit code of its own.
+"""SIGTERM: the step or the evaluation at hand ends soon, a checkpoint is written, the exit code tells of it.
 
-Schedulers send it some time before they take the machine away. One process that got it is enough: after each
-step all agree, so that they leave together.
+Schedulers send it some time before they take the machine away. One process that got it is enough: others
+that evaluate learn of it, and after each step, and before results are gathered, all agree to leave together.
 """
 
 import signal
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-import torch
-
-from mask2former.distributed import barrier, has_failure, sum_over_processes
+from mask2former.distributed import barrier, has_failure, has_stop, in_any_process, note_stop
 from mask2former.engine.hooks import CheckpointHook
 from mask2former.engine.trainer import Hook, Trainer
+from mask2former.evaluation.evaluator import Results
 
 PREEMPTED = 75  # the exit code: "temporary failure, try again" (EX_TEMPFAIL of sysexits.h)
 
@@ -21,7 +22,7 @@ _noted: list[int] = []
 
 
 class PreemptedError(Exception):
-    """The run was told to stop, and its checkpoint is written."""
+    """The run was told to stop; all processes agreed, and raise this together."""
 
 
 def _note(number: int, frame: FrameType | None) -> None:
@@ -29,11 +30,12 @@ def _note(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
     _noted.append(number)
+    note_stop()
 
 
 @contextmanager
 def sigterm_noted() -> Iterator[None]:
-    """Within the block SIGTERM does not end the process but waits for `PreemptionHook`."""
+    """Within the block SIGTERM does not end the process but waits for `leave_if_told`."""
     _noted.clear()
     before = signal.signal(signal.SIGTERM, _note)
     try:
@@ -47,16 +49,70 @@ def was_told_to_stop() -> bool:
     return bool(_noted)
 
 
-class PreemptionHook(Hook):
-    """Ends the run after the step in which a process got SIGTERM; it follows the checkpoints' hook."""
+def leave_if_told() -> None:
+    """Agree on whether to leave; every process must ask.
 
-    def __init__(self, checkpoints: CheckpointHook) -> None:
-        self.checkpoints = checkpoints
+    Raises:
+        PreemptedError: a process got SIGTERM.
+    """
+    if in_any_process(was_told_to_stop()):
+        raise PreemptedError("stopped by SIGTERM")
+
+
+@contextmanager
+def saved_when_told(trainer: Trainer, checkpoints: CheckpointHook) -> Iterator[None]:
+    """`trainer` trains within the block; if it leaves because of SIGTERM, a checkpoint is written."""
+    start = trainer.done
+    try:
+        yield
+    except PreemptedError:
+        if (
+            start < trainer.done < trainer.max_iter
+        ):  # else there is nothing new, or the final weights are there
+            checkpoints.save_now(trainer)
+        barrier()  # who leaves earlier is taken for one that failed
+        raise
+
+
+class PreemptionHook(Hook):
+    """Ends the run once a process got SIGTERM; it follows all other hooks."""
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Not one step more."""
+        leave_if_told()
 
     def after_step(self, trainer: Trainer) -> None:
-        """Agree; save and leave, unless nothing is left to do but what follows the last step."""
-        told = sum_over_processes(torch.tensor(int(was_told_to_stop()), device=trainer.device))
-        if told and trainer.done < trainer.max_iter:
-            self.checkpoints.save_now(trainer)
-            barrier()  # who leaves earlier is taken for one that failed
-            raise PreemptedError(f"stopped by SIGTERM after step {trainer.done}")
+        """Leave, unless nothing is left to do but what follows the last step."""
+        if trainer.done < trainer.max_iter:
+            leave_if_told()
+
+
+class UntilTold:
+    """The batches of a loader for evaluation, which end early once any process was told to stop."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if was_told_to_stop() or has_stop():
+                return
+            yield batch
+
+
+class LeavingPoint:
+    """An evaluator without results: where those after it would gather theirs, it leaves if told to."""
+
+    def reset(self) -> None:
+        """Nothing is kept."""
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing is taken."""
+
+    def evaluate(self) -> Results:
+        """No results; a PreemptedError as of `leave_if_told`."""
+        leave_if_told()
+        return OrderedDict()

@@ -1,17 +1,25 @@
 """Starting again after a failure: whose run lies in OUTPUT_DIR, and whether it can be continued there."""
 
+import logging
 import os
 from pathlib import Path
 
-from mask2former.distributed import RESTARTS, of_main_process
+from mask2former.distributed import launch_id, of_main_process
 from mask2former.engine.checkpoint import atomic_write
 
-JOB = "MASK2FORMER_JOB"  # environment variable: the same in all attempts of a launch, another in each launch
+logger = logging.getLogger(__name__)
+
 JOB_FILE = "job"
+RUN_ID, NAMELESS = "TORCHELASTIC_RUN_ID", "none"  # set by torch's launchers, and what they call a job by default
 
 
 def _job() -> str:
-    return os.environ.get(JOB) or f"{os.environ.get('TORCHELASTIC_RUN_ID')} {os.getppid()}"
+    """The same in all attempts of a launch, another in each launch; empty where nothing could start again.
+
+    How often a launcher has started its processes is no help: with several machines each counts for itself.
+    """
+    name = os.environ.get(RUN_ID, NAMELESS)
+    return launch_id() if name == NAMELESS else name
 
 
 def note_job(folder: Path) -> None:
@@ -21,11 +29,12 @@ def note_job(folder: Path) -> None:
 
 
 def continues_own_run(folder: Path) -> bool:
-    """Whether launchers started the processes again after a failure, and had got as far as to begin the run.
+    """Whether this launch has begun the run in `folder`, and is here again after a failure.
 
-    Before that `folder` may hold an earlier run, which is not to be continued. The main process decides: each
-    machine's launcher is another.
+    An earlier run there is not to be continued. The main process decides.
     """
-    noted = folder / JOB_FILE
-    restarted = int(os.environ.get(RESTARTS, 0)) > 0
-    return bool(of_main_process(restarted and noted.is_file() and noted.read_text() == _job()))
+    noted, job = folder / JOB_FILE, _job()
+    own = bool(of_main_process(bool(job) and noted.is_file() and noted.read_text() == job))
+    if own:
+        logger.info("this launch has begun the run in %s: it goes on from its last checkpoint", folder)
+    return own

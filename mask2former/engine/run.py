@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data.loader import build_train_loader
-from mask2former.distributed import barrier, is_main_process, sum_over_processes, world_size
+from mask2former.distributed import barrier, is_main_process, of_main_process, world_size
 from mask2former.engine.build import (
     build_model,
     checkpoint_metadata,
@@ -26,8 +25,9 @@ from mask2former.engine.crowded import CrowdedPicturesHook
 from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
 from mask2former.engine.hooks import CheckpointHook, EvaluationHook, Hook, ProgressHook
 from mask2former.engine.metrics_log import MetricsLog
+from mask2former.engine.mirror import output_folder, run_folder
 from mask2former.engine.pictures import PictureHook
-from mask2former.engine.preemption import PreemptionHook
+from mask2former.engine.preemption import PreemptionHook, saved_when_told
 from mask2former.engine.restart import note_job
 from mask2former.engine.schedule import apply_schedule
 from mask2former.engine.sharding import in_parts_as, synchronised, whole_model
@@ -35,6 +35,7 @@ from mask2former.engine.solver import build_clipper, build_optimizer, build_sche
 from mask2former.engine.trainer import Trainer, autocast_dtype
 from mask2former.engine.weights import load_weights, read_checkpoint
 from mask2former.engine.whereabouts import noted
+from mask2former.modeling.layers.norm import SyncBatchNorm
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     Raises:
         ValueError: the config contradicts itself or the checkpoint.
         TrainingError: training cannot go on.
+        PreemptedError: a process got SIGTERM; there is a checkpoint to go on from.
     """
     apply_schedule(cfg, typed_keys)
-    folder = RunFolder(cfg.OUTPUT_DIR)
+    folder = run_folder(cfg.OUTPUT_DIR)
     saved = folder.load_last() if resume else None
-    _check_shared(saved)
     cfg.SEED = _common_seed(cfg.SEED, saved)
     torch.manual_seed(cfg.SEED)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -62,18 +63,21 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     check_test_datasets(cfg)
     model = build_model(cfg)
     if saved is None and cfg.MODEL.WEIGHTS and is_main_process():  # the others get them from there
-        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
-        warn_of_other_classes(cfg, checkpoint)
-        load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
+        _begin_with_weights(cfg, model)
+    _tell_of_sync_norm(model)
     logger.info("%.1f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
     trainer = build_trainer(cfg, model)
     if saved is not None:
         _restore(trainer, saved)
+        del saved  # whose tensors would stay in memory beside the trainer's
     barrier()  # all have read what the main process may now move
     metrics = _open_folder(cfg, folder, trainer.done, fresh=not resume)
     evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
-    trainer.hooks = _hooks(cfg, folder, metrics, evaluation)
-    trainer.train(noted(batches, trainer.done))
+    extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
+    checkpoints = CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
+    trainer.hooks = _hooks(cfg, metrics, checkpoints, evaluation)
+    with saved_when_told(trainer, checkpoints):
+        trainer.train(noted(batches, trainer.done))
     if metrics is not None:
         metrics.close()
     return evaluation.results
@@ -85,13 +89,22 @@ def _common_seed(seed: int, saved: dict[str, Any] | None) -> int:
         return seed
     if saved is not None:
         return int(saved["seed"])
-    drawn = secrets.randbelow(2**31) if is_main_process() else 0
-    return int(sum_over_processes(torch.tensor(drawn, device=_collective_device())))
+    return int(of_main_process(secrets.randbelow(2**31)))
 
 
-def _collective_device() -> str:
-    """Where tensors must be for the processes to exchange them: NCCL knows GPUs only."""
-    return "cuda" if world_size() > 1 and torch.distributed.get_backend() == "nccl" else "cpu"
+def _begin_with_weights(cfg: CfgNode, model: nn.Module) -> None:
+    checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+    warn_of_other_classes(cfg, checkpoint)
+    load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
+
+
+def _tell_of_sync_norm(model: nn.Module) -> None:
+    """Say what SyncBN is where torch has none."""
+    on_cpu = any(isinstance(m, SyncBatchNorm) and m.weight.device.type == "cpu" for m in model.modules())
+    if on_cpu and world_size() > 1:
+        logger.info("SyncBN on CPUs: statistics over all processes, as on GPUs, by this project's own sums")
+    elif on_cpu:
+        logger.info("SyncBN of one process is plain batch norm: statistics of its own pictures")
 
 
 def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
@@ -124,15 +137,6 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
     )
 
 
-def _check_shared(saved: dict[str, Any] | None) -> None:
-    """A ValueError unless all processes found a checkpoint of the same step, or none."""
-    done = 0 if saved is None else saved["iteration"] + 1
-    if int(sum_over_processes(torch.tensor(done, device=_collective_device()))) != done * world_size():
-        raise ValueError(
-            "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
-        )
-
-
 def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
     try:
         like = trainer.plain_model.state_dict()
@@ -156,29 +160,27 @@ def _open_folder(cfg: CfgNode, folder: RunFolder, start: int, *, fresh: bool) ->
     with atomic_write(folder.path / "config.yaml") as file:
         file.write(cfg.dump().encode())
     logger.info("config, also in %s\n%s", folder.path / "config.yaml", cfg.dump())
-    logger.info("steps %d to %d, seed %d, run folder %s", start, cfg.SOLVER.MAX_ITER, cfg.SEED, folder.path)
+    logger.info("steps %d to %d, seed %d, run folder %s", start, cfg.SOLVER.MAX_ITER, cfg.SEED, folder)
     return MetricsLog(folder.path, start)
 
 
 def _hooks(
-    cfg: CfgNode, folder: RunFolder, metrics: MetricsLog | None, evaluation: EvaluationHook
+    cfg: CfgNode, metrics: MetricsLog | None, checkpoints: CheckpointHook, evaluation: EvaluationHook
 ) -> list[Hook]:
-    extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
-    checkpoints = CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     return [
         ProgressHook(metrics),
         checkpoints,
-        PreemptionHook(checkpoints),
         PictureHook(
             period=cfg.VIS_PERIOD,
             names=class_names(dataset_metadata(cfg)),
             image_format=cfg.INPUT.FORMAT,
-            folder=folder.path,
+            folder=checkpoints.folder.path,
             metrics=metrics,
             whole=partial(whole_model, cfg),
         ),
         CrowdedPicturesHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES),
         evaluation,
+        PreemptionHook(),
     ]
 
 
@@ -188,4 +190,4 @@ def _evaluate(cfg: CfgNode, model: nn.Module) -> Results:
     if world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    return evaluate(cfg, model, Path(cfg.OUTPUT_DIR) / "inference")
+    return evaluate(cfg, model, output_folder(cfg) / "inference")

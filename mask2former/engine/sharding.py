@@ -6,6 +6,7 @@ whole: evaluation and pictures work on a copy, as processes have different numbe
 wait for each other.
 """
 
+import inspect
 import warnings
 from typing import Any
 
@@ -25,6 +26,9 @@ from mask2former.modeling.backbone.swin import SwinBlock
 from mask2former.modeling.pixel_decoder.msdeformattn import EncoderLayer
 
 STRATEGIES = ("ddp", "fsdp")
+_known = inspect.signature(DistributedDataParallel.__init__).parameters
+# DDP's option to send buffers around before each pass; since torch 2.13 there is a warning of the old name
+SENDS_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _known else "broadcast_buffers"
 # What is gathered at once, and freed after use: what activation checkpointing recomputes. The rest, in the
 # published models 16 to 22 million parameters, most of them the head's, stays gathered through a step, as
 # does a backbone of others.
@@ -41,6 +45,9 @@ def synchronised(cfg: CfgNode, model: nn.Module) -> nn.Module:
         raise ValueError(f"SOLVER.STRATEGY is '{cfg.SOLVER.STRATEGY}'; known are: {', '.join(STRATEGIES)}")
     if world_size() == 1:
         return model
+    # DDP by itself leaves buffers alone if it is not to send them around, and FrozenBN consists of buffers
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), 0)
     if cfg.SOLVER.STRATEGY == "fsdp":
         return _shard(model)
     return _replicate(model, cfg.SOLVER.ACCUMULATION_STEPS)
@@ -53,19 +60,19 @@ def _replicate(model: nn.Module, accumulation: int) -> nn.Module:
     parameters that a backbone of others does not use are found in the first step, once. Not so with
     accumulation: torch's static graph fails at it (an assertion, in the second piece of the first step).
     Gradients live in the buckets, which spares a copy of the model. Buckets have torch's 25 MB: the 168 MB
-    of R50's gradients are exchanged in eight, while backward goes on, and only the last is waited for.
+    of R50's gradients are exchanged in eight, while backward goes on, and only the last is waited for. (Two
+    processes of one core each take as long with 5, 25 or 400 MB, 1.59, 1.55 and 1.59 s a step: there is
+    nothing to hide the exchange behind. On GPUs it was not measured.)
     Buffers are not sent around before each pass: most are constants, and of batch norms' statistics, which
     training does not read, the main process's count.
     """
+    # A 1x1 convolution's gradient may come in the strides of channels last, its weight and bucket in others.
+    # Along sides of length 1 strides mean nothing: copied to the bucket, as all are, it is the same.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     device = next(model.parameters()).device
     devices = [torch.cuda.current_device()] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        model,
-        device_ids=devices,
-        gradient_as_bucket_view=True,
-        static_graph=accumulation == 1,
-        broadcast_buffers=False,
-    )
+    options: dict[str, Any] = {SENDS_BUFFERS: False, "static_graph": accumulation == 1}
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 def _shard(model: nn.Module) -> nn.Module:
@@ -77,8 +84,6 @@ def _shard(model: nn.Module) -> nn.Module:
     """
     # It is said of any output that is a view; losses are, and nobody changes them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for tensor in (*model.parameters(), *model.buffers()):
-        dist.broadcast(tensor.detach(), 0)
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     for module in list(model.modules()):
         if isinstance(module, UNITS) and any(True for _ in module.parameters()):

@@ -13,3 +13,4 @@ def server(tiny_shapes, tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("logs"))
     yield server
     server.stop()
+    assert not server.left_behind()

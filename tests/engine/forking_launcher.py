@@ -3,12 +3,15 @@
 Reads a JSON object a line: the arguments of the training command, variables for its environment, and a path.
 There it leaves what the command printed, and beside it the process id (.pid) and in the end the exit code
 (.code). Launched processes are forked, too. Metrics are written often and files slowly, to give a killer time
-to strike; TEST_SLOW_STEP, TEST_SLOW_LOADER and TEST_RAISE make trouble in one step of one process.
+to strike; TEST_SLOW_STEP, TEST_SLOW_LOADER, TEST_RAISE and TEST_FULL_DISK make trouble in one step of one
+process. In the evaluation of number TEST_LONG_EVALUATION, from 0, a picture takes until SIGTERM comes.
 """
 
 import dataclasses
+import itertools
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -18,13 +21,18 @@ from pathlib import Path
 import torch
 import torch._dynamo  # by every optimizer, late and slowly
 import torch.utils.tensorboard
+from flaky_storage import FlakyStorage
 
-from mask2former.distributed import rank
-from mask2former.engine import hooks, launch, run
+from mask2former.distributed import has_stop, rank
+from mask2former.engine import evaluate, hooks, launch, run
+from mask2former.engine.preemption import was_told_to_stop
 from mask2former.engine.trainer import Trainer
+from mask2former.storage import path_manager
 from mask2former.tools.train import main
 
 SLOWNESS = 0.03  # seconds
+
+evaluations = itertools.count()
 
 
 def slow_fsync(descriptor, fsync=os.fsync):
@@ -33,7 +41,7 @@ def slow_fsync(descriptor, fsync=os.fsync):
 
 
 def due(variable, step):
-    """The seconds of an environment variable `RANK STEP SECONDS`, if it means this process and step."""
+    """The number of an environment variable `RANK STEP NUMBER`, if it means this process and step, else 0."""
     number, when, seconds = map(float, os.environ.get(variable, "-1 0 0").split())
     return seconds if (rank(), step) == (number, when) else 0.0
 
@@ -42,6 +50,9 @@ def troubled(trainer, batch, backward=Trainer._backward):
     time.sleep(due("TEST_SLOW_STEP", trainer.done))
     if due("TEST_RAISE", trainer.done):
         raise ZeroDivisionError(f"in step {trainer.done}")
+    if size := due("TEST_FULL_DISK", trainer.done):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), resource.RLIM_INFINITY))
     return backward(trainer, batch)
 
 
@@ -49,6 +60,19 @@ def slow_stream(*options, build=run.build_train_loader, **more):
     for step, batch in enumerate(build(*options, **more)):
         time.sleep(due("TEST_SLOW_LOADER", step))
         yield batch
+
+
+def long_evaluation(model, loader, evaluator, predict, evaluate=evaluate.inference_on_dataset):
+    long = str(next(evaluations)) == os.environ.get("TEST_LONG_EVALUATION")
+
+    def slow(inputs):
+        if long:
+            sys.stdout.write("evaluating\n")
+            while not (was_told_to_stop() or has_stop()):
+                time.sleep(0.01)
+        return predict(inputs)
+
+    return evaluate(model, loader, evaluator, slow)
 
 
 def forking(plan, config=launch._launch_config):
@@ -85,6 +109,8 @@ def serve():
     launch._launch_config = forking
     Trainer._backward = troubled
     run.build_train_loader = slow_stream
+    evaluate.inference_on_dataset = long_evaluation
+    path_manager.register_handler(FlakyStorage())
     for line in sys.stdin:
         wanted = json.loads(line)
         log = Path(wanted["log"])

@@ -83,7 +83,11 @@ class Server:
     def __init__(self, folder):
         self.folder, self.started = folder, 0
         script = Path(__file__).with_name("forking_launcher.py")
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+        env["TMPDIR"] = str(self.temporary)
+        env["PYTHONPATH"] = str(script.parents[1])
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, text=True, bufsize=1, env=env
         )
@@ -99,3 +103,8 @@ class Server:
     def stop(self):
         self.process.stdin.close()
         self.process.wait()
+
+    def left_behind(self):
+        """Temporary files and folders of commands that have ended, however they did."""
+        cache = "torchinductor_"  # which torch keeps for the next process
+        return [path.name for path in self.temporary.iterdir() if not path.name.startswith(cache)]

@@ -21,12 +21,25 @@ TWO = ("--num-processes", "2")
 
 
 @pytest.fixture(scope="module")
-def unbroken(server, tmp_path_factory):
-    """The folder of two processes' run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    code, log = server.start(folder, *TWO, **RUN).wait()
-    assert code == 0, log[-3000:]
-    return folder
+def unbroken_runs(server, tmp_path_factory):
+    """Strategy -> the folder of two processes' run that nothing happened to, each made once."""
+    folders = {}
+
+    def find(strategy):
+        if strategy not in folders:
+            folder = tmp_path_factory.mktemp(strategy)
+            code, log = server.start(folder, *TWO, SOLVER__STRATEGY=strategy, **RUN).wait()
+            assert code == 0, log[-3000:]
+            folders[strategy] = folder
+        return folders[strategy]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def unbroken(unbroken_runs):
+    """That of the default strategy."""
+    return unbroken_runs("ddp")
 
 
 def assert_same_run(folder, unbroken):
@@ -46,22 +59,49 @@ def kill_one(command, folder, rng, seen, in_a_write):
     """Kill a process of the attempt that began after `seen` others, at some moment or while it saves."""
     until(lambda: steps_begun(folder) > seen or command.ended())
     if in_a_write:
-        until(lambda: any(folder.glob(f"*.pth{UNFINISHED}")) or command.ended())
+        until(lambda: any(folder.glob(f"model_*{UNFINISHED}")) or command.ended())
     else:
         time.sleep(rng.uniform(0.0, 0.5))
     if not command.ended():
         os.kill(rng.choice(command.children()), signal.SIGKILL)
 
 
-def test_killed_again_and_again_the_run_ends_as_the_unbroken_one(server, unbroken, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"] if LONG else ["ddp"])
+def test_killed_again_and_again_the_run_ends_as_the_unbroken_one(server, unbroken_runs, tmp_path, strategy):
     rng = random.Random(0)
-    command = server.start(tmp_path, *TWO, "--max-restarts", str(KILLS), **RUN)
+    options = {**RUN, "SOLVER__STRATEGY": strategy}
+    command = server.start(tmp_path, *TWO, "--max-restarts", str(KILLS), **options)
     for number in range(KILLS):
         kill_one(command, tmp_path, rng, seen=number, in_a_write=number % 3 == 1)
     code, log = command.wait(120)
     assert code == 0, log[-3000:]
     assert steps_begun(tmp_path) == KILLS + 1
-    assert_same_run(tmp_path, unbroken)
+    assert_same_run(tmp_path, unbroken_runs(strategy))
+
+
+def test_parts_survive_kills_a_full_disk_and_sigterm(server, unbroken_runs, tmp_path):
+    """One run: killed while all write, told to stop in an evaluation, out of disk in one process of both."""
+    options = {**RUN, "SOLVER__STRATEGY": "fsdp", "SOLVER__CHECKPOINT_PERIOD": 5}
+    environ = {"TEST_LONG_EVALUATION": "0"}
+    command = server.start(tmp_path, *TWO, "--max-restarts", "1", environ=environ, **options)
+    kill_one(command, tmp_path, random.Random(0), seen=0, in_a_write=True)
+    until(lambda: command.printed().count("evaluating") == 2)
+    os.kill(command.children()[0], signal.SIGTERM)
+    code, log = command.wait()
+    assert (code, steps_begun(tmp_path)) == (PREEMPTED, 2), log[-3000:]
+    stopped = (tmp_path / POINTER).read_text()
+    assert stopped == f"model_{2 * PERIOD - 1:07d}.parts"
+
+    command = server.start(tmp_path, *TWO, "--resume", environ={"TEST_FULL_DISK": "1 9 20000"}, **options)
+    code, log = command.wait()
+    last = log.splitlines()[-1]
+    assert code == 1 and re.search(
+        r"model_0000009\S* cannot be written \(process 1: .*Is the disk full", last
+    )
+    assert (tmp_path / POINTER).read_text() == stopped
+    code, log = server.start(tmp_path, *TWO, "--resume", **options).wait()
+    assert code == 0, log[-3000:]
+    assert_same_run(tmp_path, unbroken_runs("fsdp"))
 
 
 def test_a_restart_begins_anew_where_an_earlier_run_lies(server, tmp_path):
@@ -97,9 +137,19 @@ def test_sigterm_writes_a_checkpoint_and_leaves_with_its_own_code(server, unbrok
     assert "Traceback" not in log
     saved = (tmp_path / POINTER).read_text()
     assert torch.load(tmp_path / saved, weights_only=True)["iteration"] >= 2
-    code, log = server.start(tmp_path, *TWO, "--resume", **RUN).wait()
-    assert code == 0, log[-3000:]
-    assert_close(curve(tmp_path), curve(unbroken))
+    if processes == 1:  # for two see below
+        code, log = server.start(tmp_path, *TWO, "--resume", **RUN).wait()
+        assert code == 0, log[-3000:]
+        assert_close(curve(tmp_path), curve(unbroken))
+
+
+def test_ctrl_c_ends_all_in_one_line(server, tmp_path):
+    command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
+    until(lambda: "step 3/" in command.printed())
+    os.killpg(command.pid, signal.SIGINT)
+    code, log = command.wait()
+    assert code == 1 and "Traceback" not in log
+    assert log.splitlines()[-1] == "stopped; --resume continues from the last checkpoint"
 
 
 def test_one_process_that_got_sigterm_is_enough(server, tmp_path):
@@ -111,20 +161,39 @@ def test_one_process_that_got_sigterm_is_enough(server, tmp_path):
     assert (tmp_path / POINTER).exists()
 
 
-def test_who_waits_in_vain_names_the_process_and_its_pictures(server, tmp_path):
-    command = server.start(tmp_path, *TWO, "--timeout", "6", environ={"TEST_SLOW_STEP": "1 5 1000"}, **RUN)
-    code, log = command.wait()
-    assert code == 1
-    last = log.splitlines()[-1]
-    assert "process 0 waited 6 s (--timeout) for others. process 1, for " in last
-    assert re.search(r"process 1, for \d+ s: in step 5 with \S+\.jpg \(64 x 64, \d objects\)", last)
+def test_sigterm_ends_an_evaluation_and_none_is_lost(server, unbroken, tmp_path):
+    """The first, the same when it is made up for, and the final one; one process gets the signal."""
+    options = {**RUN, "SOLVER__CHECKPOINT_PERIOD": 5}
+    stopped = []
+    for flags, evaluation in (((), 0), (["--resume"], 0), (["--resume"], (STEPS - 1) // (2 * PERIOD))):
+        environ = {"TEST_LONG_EVALUATION": str(evaluation)}
+        command = server.start(tmp_path, *TWO, *flags, environ=environ, **options)
+        until(lambda command=command: command.printed().count("evaluating") == 2)
+        os.kill(command.children()[1], signal.SIGTERM)
+        code, log = command.wait()
+        assert code == PREEMPTED, log[-3000:]
+        evaluated = [line["iteration"] for line in curve(tmp_path) if any("/" in name for name in line)]
+        stopped.append(((tmp_path / POINTER).read_text(), evaluated))
+    first, others = 2 * PERIOD - 1, list(range(2 * PERIOD - 1, STEPS - 1, 2 * PERIOD))
+    begun = f"model_{first:07d}.pth"
+    assert stopped == [(begun, []), (begun, []), ("model_final.pth", others)]
+    code, log = server.start(tmp_path, *TWO, "--resume", **options).wait()
+    assert code == 0, log[-3000:]
+    assert_same_run(tmp_path, unbroken)
 
 
-def test_a_loader_that_is_too_slow_is_named(server, tmp_path):
-    command = server.start(tmp_path, *TWO, "--timeout", "6", environ={"TEST_SLOW_LOADER": "1 5 1000"}, **RUN)
-    code, log = command.wait()
-    assert code == 1
-    assert re.search(r"process 1, for \d+ s: reading the pictures of step 5$", log.splitlines()[-1])
+def test_who_waits_in_vain_names_the_process_and_what_it_is_at(server, tmp_path):
+    late = {
+        "TEST_SLOW_STEP": r"in step 5 with \S+\.jpg \(64 x 64, \d objects\)",
+        "TEST_SLOW_LOADER": "reading the pictures of step 5",
+    }
+    flags = (*TWO, "--timeout", "6")
+    commands = [server.start(tmp_path / name, *flags, environ={name: "1 5 1000"}, **RUN) for name in late]
+    for command, what in zip(commands, late.values(), strict=True):
+        code, log = command.wait()
+        last = log.splitlines()[-1]
+        assert code == 1 and "process 0 waited 6 s (--timeout) for others. process 1, for " in last
+        assert re.search(rf"process 1, for \d+ s: {what}$", last)
 
 
 def test_slowness_below_the_timeout_changes_nothing(server, unbroken, tmp_path):

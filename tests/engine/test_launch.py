@@ -10,7 +10,13 @@ from tiny_runs import random_sample, tiny_config
 
 from mask2former.distributed import is_main_process, rank, world_size
 from mask2former.engine.build import build_model
-from mask2former.engine.launch import Processes, add_arguments, launch, plan_processes
+from mask2former.engine.launch import (
+    Processes,
+    add_arguments,
+    interface_towards,
+    launch,
+    plan_processes,
+)
 from mask2former.engine.run import build_trainer
 from mask2former.engine.trainer import Hook
 
@@ -91,8 +97,12 @@ def train_share(objects, poison=None, steps=STEPS, **changes):
     """Losses of each step and the weights after them; each process takes its part of the same pictures."""
     cfg = tiny_config(SOLVER__MAX_ITER=steps, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
     cfg.SOLVER.BASE_LR = 0.01
-    torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
-    trainer = build_trainer(cfg, build_model(cfg))
+    torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it,
+    model = build_model(cfg)
+    with torch.no_grad():
+        for buffer in model.buffers():  # and with different statistics of batch norms
+            buffer += rank()
+    trainer = build_trainer(cfg, model)
     recorder = Recorder()
     trainer.hooks = [recorder]
     share = 4 // world_size()
@@ -168,3 +178,8 @@ def test_torchruns_processes_are_restarted_by_torchrun(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="torchrun has its own"):
         launch(train_all, flags("--max-restarts", "2"))
+
+
+def test_the_interface_towards_a_host():
+    assert interface_towards("127.0.0.2") == "lo"
+    assert interface_towards("no host") == ""
