@@ -1,9 +1,9 @@
 """Batches: which records come when, and the worker processes that read them.
 
 All randomness of training data hangs on two numbers, the run's seed and a sample's number in the one infinite
-stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, rank r of W on the r-th of W equal parts of
-them. A run therefore continues exactly after a resume, and sees the same with any number of processes and
-workers.
+stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, in as many pieces as losses accumulate; rank r
+of W on the r-th of W equal parts of each piece. A run therefore continues exactly after a resume, and sees
+the same with any number of processes and workers.
 
 Letters: `B` images of a step over all processes, `b` those of this process, `N` records.
 """
@@ -17,7 +17,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ from mask2former.distributed import rank, world_size
 
 logger = logging.getLogger(__name__)
 Batch = list[dict[str, Any]]
+T = TypeVar("T")
 
 
 class TrainSamples(Dataset[dict[str, Any]]):
@@ -73,7 +74,15 @@ class TrainBatches:
     """From step `first_step` on, without end: the `(number, index)` of this process's `b` samples."""
 
     def __init__(
-        self, *, repeats: np.ndarray, seed: int, total: int, first_step: int, part: int = 0, parts: int = 1
+        self,
+        *,
+        repeats: np.ndarray,
+        seed: int,
+        total: int,
+        first_step: int,
+        part: int = 0,
+        parts: int = 1,
+        pieces: int = 1,
     ) -> None:
         self.repeats = repeats
         self.seed = seed
@@ -81,13 +90,27 @@ class TrainBatches:
         self.first_step = first_step
         self.part = part
         self.parts = parts
+        self.pieces = pieces
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         samples = sample_stream(self.repeats, self.seed, self.first_step * self.total)
-        own = self.total // self.parts
         while True:
             step = list(itertools.islice(samples, self.total))
-            yield step[self.part * own : (self.part + 1) * own]
+            yield share_of_step(step, part=self.part, parts=self.parts, pieces=self.pieces)
+
+
+def share_of_step(step: Sequence[T], *, part: int, parts: int, pieces: int) -> list[T]:
+    """What process `part` of `parts` has of a step whose losses accumulate over `pieces` of it, one by one.
+
+    A piece's loss is divided by its objects, so a piece must show the same pictures however many processes
+    there are. Where a step cannot be divided so, each has one part of it.
+    """
+    size, rest = divmod(len(step), parts * pieces)
+    if rest:
+        own = len(step) // parts
+        return [*step[part * own : (part + 1) * own]]
+    firsts = range(part * size, len(step), parts * size)
+    return [sample for first in firsts for sample in step[first : first + size]]
 
 
 def sample_stream(repeats: np.ndarray, seed: int, first: int = 0) -> Iterator[tuple[int, int]]:
@@ -137,6 +160,7 @@ def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -
         first_step=first_step,
         part=rank(),
         parts=parts,
+        pieces=cfg.SOLVER.ACCUMULATION_STEPS,
     )
     samples = TrainSamples(trained.records, build_train_mapper(cfg, metadata), seed)
     return _loader(cfg, samples, batches)

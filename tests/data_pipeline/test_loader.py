@@ -23,6 +23,7 @@ from mask2former.data.loader import (
     repeat_factors,
     sample_seed,
     sample_stream,
+    share_of_step,
 )
 
 repeats = st.lists(st.floats(1, 3), min_size=1, max_size=9).map(np.array)
@@ -68,6 +69,24 @@ def test_processes_together_take_what_one_would(repeats, seed, parts, share, fir
     joined = [list(itertools.chain(*step)) for step in zip(*shares, strict=True)]
     assert joined == steps(0, 1)
     assert [number for number, _ in joined[0]] == list(range(first * total, (first + 1) * total))
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
+def test_a_piece_shows_the_same_with_any_number_of_processes(parts, pieces, size):
+    """Of what a process has, the trainer makes pieces of its own accord: equal ones, in a row."""
+    step = list(range(parts * pieces * size))
+    shares = [share_of_step(step, part=part, parts=parts, pieces=pieces) for part in range(parts)]
+    for piece in range(pieces):
+        together = [sample for share in shares for sample in share[piece * size : (piece + 1) * size]]
+        assert together == step[piece * parts * size : (piece + 1) * parts * size]
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
+def test_a_step_that_pieces_do_not_divide_is_dealt_out_whole(parts, pieces, own):
+    step = list(range(parts * own))
+    shares = [share_of_step(step, part=part, parts=parts, pieces=pieces) for part in range(parts)]
+    assert sorted(itertools.chain(*shares)) == step
+    assert {len(share) for share in shares} == {own}
 
 
 def test_sample_seeds_differ_and_fit_a_torch_generator():
