@@ -62,7 +62,8 @@ def _agree_on_attempt(common: dist.Store, number: int, processes: int, timeout: 
         attempt = common.get(asked).decode()
         common.set(f"{attempt} {number}", "1")
         return attempt
-    attempt, missing, end = uuid.uuid4().hex, set(range(1, processes)), time.monotonic() + timeout.total_seconds()
+    attempt, missing = uuid.uuid4().hex, set(range(1, processes))
+    end = time.monotonic() + timeout.total_seconds()
     while missing := {other for other in missing if not common.check([f"{attempt} {other}"])}:
         for other in missing:
             if common.check([f"asked by {other}"]):

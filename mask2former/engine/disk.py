@@ -1,14 +1,22 @@
 """OUTPUT_DIR's disk: what would fail after hours shall fail at once, and say what to do."""
 
+import errno
+import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch.optim import SGD
 
-from mask2former.engine.checkpoint import atomic_write
+from mask2former.engine.checkpoint import UNFINISHED
 from mask2former.engine.trainer import Trainer, TrainingError
+
+FULL = "Is the disk full? "
+# As text, since several processes' errors are one. Torch itself tells of a position in the file.
+NO_ROOM = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]|unexpected pos")
 
 
 def check_writable(folder: Path) -> None:
@@ -17,14 +25,14 @@ def check_writable(folder: Path) -> None:
     Raises:
         OSError: that cannot be done; the message names the folder.
     """
-    probe = folder / "probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(probe) as file:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix="probe_", suffix=UNFINISHED) as file:
             file.write(bytes(1 << 16))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise OSError(f"OUTPUT_DIR {folder} cannot be written to: {error}") from error
-    probe.unlink()
 
 
 def checkpoint_bytes(trainer: Trainer) -> int:
@@ -51,15 +59,18 @@ def check_space(folder: Path, trainer: Trainer) -> None:
 
 @contextmanager
 def failure_explained(path: Path) -> Iterator[None]:
-    """The file `path` is written; a full disk is a RuntimeError of torch's own, of a position in the file.
+    """The file `path` is written.
 
     Raises:
-        TrainingError: it cannot be written.
+        TrainingError: it cannot be written; the message asks about a full disk where that may be the cause.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
+        question = FULL if NO_ROOM.search(str(error)) else ""
+        if not (question or isinstance(error, OSError)):
+            raise
         raise TrainingError(
-            f"{path} cannot be written ({str(error).splitlines()[0]}). Is the disk full? Checkpoints written "
-            "before are whole; --resume continues from the last"
+            f"{path} cannot be written ({str(error).splitlines()[0]}). {question}Checkpoints written before "
+            "are whole; --resume continues from the last"
         ) from error

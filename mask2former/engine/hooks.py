@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mask2former.distributed import is_main_process, sum_over_processes
-from mask2former.engine.checkpoint import FINAL, RunFolder
+from mask2former.engine.checkpoint import FINAL, PARTS_SUFFIX, SUFFIX, RunFolder
 from mask2former.engine.disk import check_space, failure_explained
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.sharding import gathered, is_sharded
@@ -143,7 +143,8 @@ class CheckpointHook(Hook):
             content = gathered(content)
         if in_parts or is_main_process():
             save = self.folder.save_parts if in_parts else self.folder.save
-            with failure_explained(self.folder.path / name):
+            path = (self.folder.path / name).with_suffix(PARTS_SUFFIX if in_parts else SUFFIX)
+            with failure_explained(path):
                 logger.info("saved %s", save(name, content))
         self.folder.publish()
 

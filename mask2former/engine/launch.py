@@ -5,6 +5,7 @@ Each process runs the same function; with several, a process group connects them
 
 import argparse
 import logging
+import math
 import os
 import signal
 import socket
@@ -27,11 +28,14 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from mask2former.distributed import connect, disconnect, note_failure, others_notes, rank
+from mask2former.distributed import barrier, connect, disconnect, note_failure, others_notes, rank
+from mask2former.engine.machines import ProcessError, meet
 from mask2former.engine.preemption import PREEMPTED, was_told_to_stop
-from mask2former.engine.restart import JOB
+from mask2former.engine.restart import NAMELESS
 from mask2former.engine.slurm import slurm_task
+from mask2former.engine.trainer import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +45,8 @@ TIMEOUT = 3600  # seconds; the others wait while the first process computes metr
 SHUTDOWN, SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 600
 INTERRUPT_SECONDS = 30  # for a process to end after Ctrl-C, which one that waits for others does not see
 SIOCGIFADDR = 0x8915  # Linux: an interface's address
+MISTAKES = (TrainingError, ValueError, OSError, ModuleNotFoundError)  # most often a user's
 PATIENCE = 3.0  # seconds that a process which lost another leaves to the launcher to find that one's error
-
-
-class ProcessError(RuntimeError):
-    """A process waited for others in vain, or lost them."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Processes:
     machine_rank: int = 0
     dist_url: str = "auto"
     max_restarts: int = 0
+    timeout: float = TIMEOUT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,8 +96,8 @@ def started_by_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def plan_processes(args: argparse.Namespace, gpus: int) -> Processes:
-    """What the flags ask for on a machine with `gpus` GPUs.
+def chosen_device(args: argparse.Namespace, gpus: int) -> str:
+    """What the flags ask for on a machine with `gpus` GPUs, "cuda" or "cpu", whoever starts the processes.
 
     Raises:
         ValueError: more than there is, or flags that contradict each other.
@@ -108,17 +110,43 @@ def plan_processes(args: argparse.Namespace, gpus: int) -> Processes:
         raise ValueError("--num-* must be positive, --machine-rank from 0 to less than --num-machines")
     if args.max_restarts < 0 or args.timeout <= 0:
         raise ValueError("--max-restarts must not be negative, --timeout must be positive")
+    return "cpu" if args.num_processes or args.num_gpus == 0 or not gpus else "cuda"
+
+
+def plan_processes(args: argparse.Namespace, gpus: int) -> Processes:
+    """What the flags ask for on a machine with `gpus` GPUs.
+
+    Raises:
+        ValueError: as `chosen_device`, or several machines have no place to meet.
+    """
+    device = chosen_device(args, gpus)
     if args.num_machines > 1 and not args.dist_url.startswith("tcp://"):
         raise ValueError(
             f"--dist-url is '{args.dist_url}'; several machines need tcp://HOST:PORT of the first"
         )
-    machines = (args.num_machines, args.machine_rank, args.dist_url, args.max_restarts)
-    if args.num_processes or args.num_gpus == 0:
-        return Processes("cpu", args.num_processes or 1, *machines)
-    if not gpus:
+    if device == "cpu" and args.num_processes is None and args.num_gpus is None:
         print("no GPU is usable here: running on the CPU")  # noqa: T201  (before there is a log)
-        return Processes("cpu", 1, *machines)
-    return Processes("cuda", args.num_gpus or 1, *machines)
+    machines = (args.num_machines, args.machine_rank, args.dist_url, args.max_restarts, args.timeout)
+    return Processes(device, args.num_processes or args.num_gpus or 1, *machines)
+
+
+def device_of_started(args: argparse.Namespace, gpus: int, starter: str) -> str:
+    """The device of this process, which torchrun or srun, the `starter`, has started.
+
+    Raises:
+        ValueError: the flags ask for other processes than there are, or as `chosen_device`.
+    """
+    if args.max_restarts:
+        own = "torchrun has its own" if starter == "torchrun" else "of srun's tasks those with --num-gpus can"
+        raise ValueError(f"--max-restarts is for processes that this command starts; {own}")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    for flag, number in (("--num-gpus", args.num_gpus), ("--num-processes", args.num_processes)):
+        if number and number != here:
+            raise ValueError(f"{flag} {number}, but {starter} has started {here} processes on this machine")
+    device = chosen_device(args, gpus)
+    if device == "cuda" and here > gpus > 1:  # one alone may be that of this task
+        raise ValueError(f"{starter} has started {here} processes on this machine, which has {gpus} GPUs")
+    return device
 
 
 def launch(work: Callable[..., int], args: argparse.Namespace) -> int:
@@ -136,10 +164,8 @@ def launch(work: Callable[..., int], args: argparse.Namespace) -> int:
     elif task:
         os.environ.update(task.variables())
     if started_by_torchrun():
-        if args.max_restarts:
-            raise ValueError("--max-restarts is for processes that this command starts; torchrun has its own")
-        device = "cuda" if torch.cuda.is_available() and not args.num_processes else "cpu"
-        return _join_and_work(work, args, device)
+        starter = "srun" if task else "torchrun"
+        return _join_and_work(work, args, device_of_started(args, torch.cuda.device_count(), starter))
     plan = plan_processes(args, torch.cuda.device_count())
     if plan.per_machine * plan.machines == 1 and not plan.max_restarts:
         return work(args, plan.device)
@@ -147,20 +173,52 @@ def launch(work: Callable[..., int], args: argparse.Namespace) -> int:
 
 
 def _launch_processes(plan: Processes, work: Callable[..., int], args: argparse.Namespace) -> int:
-    os.environ[JOB] = uuid.uuid4().hex
     os.environ.setdefault(SHUTDOWN, str(SHUTDOWN_SECONDS))
     preempted = get_context("spawn").Event()
+    if plan.machines > 1:
+        _port = meet(plan.dist_url, plan.machine_rank, plan.machines, args.timeout)  # stays open
     try:
-        with _temporary_files_removed():
+        with _temporary_files_removed(), _mistakes_in_one_line():
             launched = elastic_launch(_launch_config(plan), _work_launched)
             codes: dict[int, Any] = launched(work, args, plan.device, preempted)
     except (SignalException, ChildFailedError):  # SIGTERM, of the launcher or of a process alone
         if not preempted.is_set():
             raise
         return PREEMPTED
-    finally:
-        del os.environ[JOB]
     return codes[min(codes)]
+
+
+class _OneLine(logging.Filter):
+    """Of a user's mistake in a process, the line that says it; of a process that was killed, no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ProcessRaisedException):
+            last = str(error).splitlines()[-1]
+            if _is_mistake(last.partition(":")[0]):
+                record.msg, record.args, record.exc_info = last, (), None
+        elif isinstance(error, ProcessExitedException):
+            record.exc_info = None
+        return True
+
+
+def _is_mistake(name: str) -> bool:
+    """Whether an error of this name, with its module's, needs no traceback."""
+    module, _, name = name.rpartition(".")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    return isinstance(kind, type) and issubclass(kind, MISTAKES)
+
+
+@contextmanager
+def _mistakes_in_one_line() -> Iterator[None]:
+    """Within the block torch's launcher shows fewer tracebacks of processes."""
+    torchs = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
+    one_line = _OneLine()
+    torchs.addFilter(one_line)
+    try:
+        yield
+    finally:
+        torchs.removeFilter(one_line)
 
 
 @contextmanager
@@ -177,12 +235,12 @@ def _temporary_files_removed() -> Iterator[None]:
 
 def _launch_config(plan: Processes) -> LaunchConfig:
     alone = plan.machines == 1
-    static = {"rank": plan.machine_rank, "timeout": TIMEOUT}
+    static = {"rank": plan.machine_rank, "timeout": math.ceil(plan.timeout)}
     return LaunchConfig(
         min_nodes=plan.machines,
         max_nodes=plan.machines,
         nproc_per_node=plan.per_machine,
-        run_id="mask2former",
+        run_id=uuid.uuid4().hex if alone else NAMELESS,
         max_restarts=plan.max_restarts,
         start_method="spawn",
         rdzv_backend="c10d" if alone else "static",
@@ -194,7 +252,8 @@ def _launch_config(plan: Processes) -> LaunchConfig:
 
 def _work_launched(work: Callable[..., int], args: argparse.Namespace, device: str, preempted: Event) -> int:
     """In a process of our own launcher, which after a SIGTERM no longer waits for what a process returns."""
-    preempted.clear()  # of an attempt before
+    if preempted.is_set():  # a process that leaves after SIGTERM looks to torch as one that failed
+        return PREEMPTED
     code = _join_and_work(work, args, device)
     if code == PREEMPTED:
         preempted.set()
@@ -213,9 +272,11 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     elif int(os.environ["WORLD_SIZE"]) > local_processes:
         _choose_interface()
-    connect("nccl" if device == "cuda" else "gloo", timedelta(seconds=args.timeout))
+    _connect("nccl" if device == "cuda" else "gloo", args.timeout)
     try:
-        return work(args, device)
+        if (code := work(args, device)) == PREEMPTED:
+            barrier()  # who leaves earlier is taken for one that failed, and ends the others
+        return code
     except Exception as error:
         note_failure()
         if not _others_are_missing(error):
@@ -223,6 +284,19 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
         raise ProcessError(_explain_missing(error, args.timeout)) from error
     finally:
         disconnect()
+
+
+def _connect(backend: str, timeout: float) -> None:
+    try:
+        connect(backend, timedelta(seconds=timeout))
+    except (RuntimeError, TimeoutError) as error:
+        if not (isinstance(error, TimeoutError) or _others_are_missing(error)):
+            raise
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ProcessError(
+            f"process {os.environ['RANK']} did not meet the others at {place} within {timeout:g} s "
+            f"(--timeout): {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _choose_interface() -> None:

@@ -10,7 +10,7 @@ from mask2former.engine.checkpoint import atomic_write
 logger = logging.getLogger(__name__)
 
 JOB_FILE = "job"
-RUN_ID, NAMELESS = "TORCHELASTIC_RUN_ID", "none"  # set by torch's launchers, and what they call a job by default
+RUN_ID, NAMELESS = "TORCHELASTIC_RUN_ID", "none"  # of torch's launchers, and what they call a job by default
 
 
 def _job() -> str:

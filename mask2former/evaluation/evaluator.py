@@ -83,7 +83,7 @@ def inference_on_dataset(
             progress.spent("compute")
             evaluator.process(inputs, outputs)
             progress.spent("evaluation")
-    logger.info("Inference done: %s", str(progress))
+    logger.info("%s: %s", "Inference done" if progress.is_complete() else "Inference stopped", str(progress))
     return evaluator.evaluate()
 
 
@@ -121,6 +121,10 @@ class _Progress:
         now = time.perf_counter()
         self._seconds[part] += now - self._mark
         self._mark = now
+
+    def is_complete(self) -> bool:
+        """Whether all batches have come."""
+        return self._done == self._total
 
     def __str__(self) -> str:
         done = max(self._done, 1)

@@ -14,6 +14,7 @@ from tiny_runs import CONFIG, tiny_options
 
 from mask2former.engine.metrics_log import read_metrics
 
+LONG = bool(os.environ.get("M2F_LONG_TESTS"))  # more of what takes minutes
 TIMES = {"time", "data_time", "eta_seconds", "memory_mb"}
 
 

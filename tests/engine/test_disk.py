@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import resource
 import shutil
 import signal
@@ -12,8 +13,9 @@ from tiny_runs import CONFIG, tiny_config, tiny_options
 
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint import RunFolder
-from mask2former.engine.disk import check_writable, checkpoint_bytes
+from mask2former.engine.disk import check_writable, checkpoint_bytes, failure_explained
 from mask2former.engine.run import build_trainer
+from mask2former.engine.trainer import TrainingError
 from mask2former.tools.train import main
 
 
@@ -63,6 +65,33 @@ def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path, optimizer):
     trainer.optimizer.step()
     path = RunFolder(tmp_path).save("x.pth", {"model": trainer.model.state_dict(), **trainer.state_dict()})
     assert path.stat().st_size * 0.5 < expected < path.stat().st_size  # names and headers weigh much here
+
+
+def test_what_is_in_the_folder_stays(tmp_path):
+    (tmp_path / "probe").write_text("a user's")
+    check_writable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+    assert (tmp_path / "probe").read_text() == "a user's"
+
+
+@pytest.mark.parametrize(
+    ("error", "asks"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(f"process 1: [Errno {errno.EDQUOT}] Disk quota exceeded"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_a_full_disk_is_asked_about_where_that_may_be_it(error, asks):
+    with pytest.raises(TrainingError, match=r"x.pth cannot be written") as raised, failure_explained("x.pth"):
+        raise error
+    assert ("disk full" in str(raised.value)) == asks
+
+
+def test_what_is_not_of_the_disk_stays_what_it_is():
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), failure_explained("x.pth"):
+        raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

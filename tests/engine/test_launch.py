@@ -2,17 +2,19 @@
 
 import argparse
 import math
-import socket
 
 import pytest
 import torch
+from process_runs import free_port
 from tiny_runs import random_sample, tiny_config
 
 from mask2former.distributed import is_main_process, rank, world_size
 from mask2former.engine.build import build_model
 from mask2former.engine.launch import (
+    ProcessError,
     Processes,
     add_arguments,
+    device_of_started,
     interface_towards,
     launch,
     plan_processes,
@@ -157,13 +159,21 @@ def test_processes_stay_equal(two_processes, name):
         assert torch.equal(tensor, other_weights[key]), key
 
 
-def test_a_process_of_torchrun_joins_instead_of_launching(monkeypatch):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    variables = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    for name, value in variables.items():
-        monkeypatch.setenv(name, str(value))
+@pytest.fixture
+def started_as_first_of(monkeypatch):
+    """Makes this process the first of so many that somebody else has started."""
+
+    def make(total):
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
+        for name, value in {"RANK": 0, "WORLD_SIZE": total, "LOCAL_RANK": 0, **place}.items():
+            monkeypatch.setenv(name, str(value))
+        return place["MASTER_PORT"]
+
+    return make
+
+
+def test_a_process_of_torchrun_joins_instead_of_launching(started_as_first_of):
+    started_as_first_of(1)
 
     def work(args, device):
         assert torch.distributed.is_initialized() and torch.distributed.get_world_size() == 1
@@ -173,7 +183,54 @@ def test_a_process_of_torchrun_joins_instead_of_launching(monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
-def test_torchruns_processes_are_restarted_by_torchrun(monkeypatch):
+@pytest.mark.parametrize(
+    ("argv", "here", "gpus", "device"),
+    [
+        ([], 8, 8, "cuda"),
+        ([], 8, 1, "cuda"),  # SLURM shows a task its own alone
+        ([], 8, 0, "cpu"),
+        (["--num-gpus", "0"], 8, 8, "cpu"),
+        (["--num-gpus", "8"], 8, 8, "cuda"),
+        (["--num-processes", "2"], 2, 8, "cpu"),
+    ],
+)
+def test_the_device_of_a_process_that_others_have_started(monkeypatch, argv, here, gpus, device):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+    assert device_of_started(flags(*argv), gpus, "torchrun") == device
+
+
+@pytest.mark.parametrize(
+    ("argv", "starter", "message"),
+    [
+        (["--num-gpus", "2"], "torchrun", "--num-gpus 2, but torchrun has started 4 processes"),
+        (["--num-processes", "2"], "srun", "--num-processes 2, but srun has started 4 processes"),
+        (["--num-gpus", "4"], "torchrun", "--num-gpus 4, but this machine has 3"),
+        ([], "torchrun", "has started 4 processes on this machine, which has 3 GPUs"),
+        (["--max-restarts", "2"], "torchrun", "torchrun has its own"),
+        (["--max-restarts", "2"], "srun", "of srun's tasks those with --num-gpus can"),
+    ],
+)
+def test_flags_that_contradict_who_started_the_process(monkeypatch, argv, starter, message):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=message):
+        device_of_started(flags(*argv), 3, starter)
+
+
+@pytest.mark.parametrize("store_of_launcher", [False, True])
+def test_who_does_not_meet_the_others_says_so(started_as_first_of, monkeypatch, store_of_launcher):
+    port = started_as_first_of(2)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    if store_of_launcher:
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        _kept = torch.distributed.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
+    last = "missing: 1" if store_of_launcher else ""
+    with pytest.raises(
+        ProcessError, match=rf"process 0 did not meet .*:{port} within 1 s \(--timeout\).*{last}"
+    ):
+        launch(train_all, flags("--timeout", "1"))
+
+
+def test_torchruns_processes_ask_for_their_device(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="torchrun has its own"):

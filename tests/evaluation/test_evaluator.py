@@ -77,6 +77,19 @@ def test_progress_tells_seconds_and_eta(
     assert second.startswith("Inference: 2 of 2") and done.startswith("Inference done: 2 of 2")
 
 
+class CutOff(list[Any]):
+    """A loader that has less than it promised, as one that is told to stop."""
+
+    def __len__(self) -> int:
+        return 99
+
+
+def test_an_evaluation_that_was_stopped_is_not_done(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger=module.__name__):
+        inference_on_dataset(Replay(), CutOff(BATCHES), Recorder())
+    assert caplog.messages[-1].startswith("Inference stopped: 2 of 99 batches")
+
+
 def test_results_of_one_task_twice_are_an_error() -> None:
     both = DatasetEvaluators([Recorder("a"), Recorder("b")])
     assert inference_on_dataset(Replay(), BATCHES, both) == {"a": {"count": 3}, "b": {"count": 3}}
