@@ -81,9 +81,9 @@ def launch_id() -> str:
 
 def disconnect() -> None:
     """Leave the others."""
-    global _store
+    global _store, _launch
     _ended.set()
-    _store = None
+    _store, _launch = None, ""
     dist.destroy_process_group()
 
 

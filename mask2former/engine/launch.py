@@ -8,14 +8,12 @@ import logging
 import math
 import os
 import signal
-import socket
-import struct
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
@@ -24,18 +22,22 @@ from types import FrameType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from mask2former.distributed import barrier, connect, disconnect, note_failure, others_notes, rank
-from mask2former.engine.machines import ProcessError, meet
+from mask2former.distributed import barrier, connect, disconnect, note_failure
+from mask2former.engine.failures import (
+    ProcessError,
+    explain_missing,
+    is_timeout,
+    mistakes_in_one_line,
+    others_are_missing,
+)
+from mask2former.engine.machines import choose_interface, meet
 from mask2former.engine.preemption import PREEMPTED, was_told_to_stop
 from mask2former.engine.restart import NAMELESS
 from mask2former.engine.slurm import slurm_task
-from mask2former.engine.trainer import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,6 @@ TIMEOUT = 3600  # seconds; the others wait while the first process computes metr
 # torch 2.6 does not know the option: it gives 30.
 SHUTDOWN, SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 600
 INTERRUPT_SECONDS = 30  # for a process to end after Ctrl-C, which one that waits for others does not see
-SIOCGIFADDR = 0x8915  # Linux: an interface's address
-MISTAKES = (TrainingError, ValueError, OSError, ModuleNotFoundError)  # most often a user's
 PATIENCE = 3.0  # seconds that a process which lost another leaves to the launcher to find that one's error
 
 
@@ -178,7 +178,7 @@ def _launch_processes(plan: Processes, work: Callable[..., int], args: argparse.
     if plan.machines > 1:
         _port = meet(plan.dist_url, plan.machine_rank, plan.machines, args.timeout)  # stays open
     try:
-        with _temporary_files_removed(), _mistakes_in_one_line():
+        with _temporary_files_removed(), mistakes_in_one_line():
             launched = elastic_launch(_launch_config(plan), _work_launched)
             codes: dict[int, Any] = launched(work, args, plan.device, preempted)
     except (SignalException, ChildFailedError):  # SIGTERM, of the launcher or of a process alone
@@ -186,39 +186,6 @@ def _launch_processes(plan: Processes, work: Callable[..., int], args: argparse.
             raise
         return PREEMPTED
     return codes[min(codes)]
-
-
-class _OneLine(logging.Filter):
-    """Of a user's mistake in a process, the line that says it; of a process that was killed, no traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, ProcessRaisedException):
-            last = str(error).splitlines()[-1]
-            if _is_mistake(last.partition(":")[0]):
-                record.msg, record.args, record.exc_info = last, (), None
-        elif isinstance(error, ProcessExitedException):
-            record.exc_info = None
-        return True
-
-
-def _is_mistake(name: str) -> bool:
-    """Whether an error of this name, with its module's, needs no traceback."""
-    module, _, name = name.rpartition(".")
-    kind = getattr(sys.modules.get(module or "builtins"), name, None)
-    return isinstance(kind, type) and issubclass(kind, MISTAKES)
-
-
-@contextmanager
-def _mistakes_in_one_line() -> Iterator[None]:
-    """Within the block torch's launcher shows fewer tracebacks of processes."""
-    torchs = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
-    one_line = _OneLine()
-    torchs.addFilter(one_line)
-    try:
-        yield
-    finally:
-        torchs.removeFilter(one_line)
 
 
 @contextmanager
@@ -271,7 +238,7 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
     if device == "cuda":  # of those that SLURM gives to a task alone, it sees no other
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     elif int(os.environ["WORLD_SIZE"]) > local_processes:
-        _choose_interface()
+        choose_interface()
     _connect("nccl" if device == "cuda" else "gloo", args.timeout)
     try:
         if (code := work(args, device)) == PREEMPTED:
@@ -279,9 +246,11 @@ def _join_and_work(work: Callable[..., int], args: argparse.Namespace, device: s
         return code
     except Exception as error:
         note_failure()
-        if not _others_are_missing(error):
+        if not others_are_missing(error):
             raise
-        raise ProcessError(_explain_missing(error, args.timeout)) from error
+        if not is_timeout(error):
+            _let_the_first_error_be_found()
+        raise ProcessError(explain_missing(error, args.timeout)) from error
     finally:
         disconnect()
 
@@ -290,7 +259,7 @@ def _connect(backend: str, timeout: float) -> None:
     try:
         connect(backend, timedelta(seconds=timeout))
     except (RuntimeError, TimeoutError) as error:
-        if not (isinstance(error, TimeoutError) or _others_are_missing(error)):
+        if not (isinstance(error, TimeoutError) or others_are_missing(error)):
             raise
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ProcessError(
@@ -299,48 +268,11 @@ def _connect(backend: str, timeout: float) -> None:
         ) from error
 
 
-def _choose_interface() -> None:
-    """Let gloo use the network by which the processes meet, unless the user has said which."""
-    if name := interface_towards(os.environ["MASTER_ADDR"]):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-
-
-def interface_towards(host: str) -> str:
-    """The network interface on the way to `host`; empty where that cannot be told.
-
-    Gloo by itself takes that of the machine's own name, which on many is a loopback that others cannot reach.
-    """
-    if sys.platform != "linux":
-        return ""
-    import fcntl
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, 1))  # sends nothing
-        except OSError:  # no such host, or not in IPv4
-            return ""
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has no address
-                asked = struct.pack("256s", name.encode())
-                if fcntl.ioctl(probe, SIOCGIFADDR, asked)[20:24] == socket.inet_aton(probe.getsockname()[0]):
-                    return name
-    return ""
-
-
-def _others_are_missing(error: Exception) -> bool:
-    """Whether a collective failed because not all came to it; gloo has no error class of its own."""
-    message = str(error)
-    of_gloo = isinstance(error, RuntimeError) and ("gloo/transport" in message or "pair closure" in message)
-    return of_gloo or isinstance(error, dist.DistError)
-
-
-def _explain_missing(error: Exception, timeout: float) -> str:
-    if "Timed out" in str(error):
-        return f"process {rank()} waited {timeout:g} s (--timeout) for others. {others_notes()}"
+def _let_the_first_error_be_found() -> None:
+    """This process lost another, whose own error is the one to show: leave the launcher time to find it."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if not was_told_to_stop():  # else the launcher knows already
-        time.sleep(PATIENCE)  # who failed is to be found first: its error is the one to show
-    return f"process {rank()} lost another process, whose own error tells why. ({error})"
+        time.sleep(PATIENCE)
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -354,12 +286,3 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 def usable_cores() -> int:
     """The cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def first_failure(error: ChildFailedError) -> str:
-    """What the process that failed first had to say, in one line."""
-    number, failure = error.get_first_failure()
-    message: Any = failure.message
-    if isinstance(message, dict):  # what the failing process left; text where it was killed
-        message = message.get("message", "")
-    return f"process {number} failed: {message or f'exit code {failure.exitcode}'}"

@@ -1,20 +1,27 @@
-"""Several machines wait here for each other. Torch would wait too, but silently, and deaf to Ctrl-C."""
+"""Where several machines wait for each other, and the network they use.
 
+Torch would wait too, but silently, and deaf to Ctrl-C.
+"""
+
+import os
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import torch.distributed as dist
 
-from mask2former.engine.trainer import TrainingError
+from mask2former.engine.failures import ProcessError
+
+if sys.platform == "linux":
+    import fcntl
 
 PAUSE = 0.1  # seconds between two looks
 SHOWN = 4  # machines that a message names
-
-
-class ProcessError(TrainingError):
-    """A process or a machine waited for others in vain, or lost them."""
+SIOCGIFADDR = 0x8915  # Linux: an interface's address
 
 
 def meet(url: str, number: int, machines: int, timeout: float) -> dist.Store:
@@ -65,3 +72,29 @@ def _is_open(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def choose_interface() -> None:
+    """Let gloo use the network by which the processes meet, unless the user has said which."""
+    if name := interface_towards(os.environ["MASTER_ADDR"]):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def interface_towards(host: str) -> str:
+    """The network interface on the way to `host`; empty where that cannot be told.
+
+    Gloo by itself takes that of the machine's own name, which on many is a loopback that others cannot reach.
+    """
+    if sys.platform != "linux":
+        return ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, 1))  # sends nothing
+        except OSError:  # no such host, or not in IPv4
+            return ""
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):  # it has no address
+                asked = struct.pack("256s", name.encode())
+                if fcntl.ioctl(probe, SIOCGIFADDR, asked)[20:24] == socket.inet_aton(probe.getsockname()[0]):
+                    return name
+    return ""

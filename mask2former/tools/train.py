@@ -18,7 +18,8 @@ from mask2former.engine.build import apply_dataset_facts, launched_device
 from mask2former.engine.checkpoint import RunFolder
 from mask2former.engine.disk import check_writable
 from mask2former.engine.evaluate import Results, evaluate_checkpoint, expected_results, verify_results
-from mask2former.engine.launch import add_arguments, first_failure, launch
+from mask2former.engine.failures import first_failure
+from mask2former.engine.launch import add_arguments, launch
 from mask2former.engine.logger import describe_environment, setup_logger
 from mask2former.engine.mirror import ended, run_folder
 from mask2former.engine.overfit import apply_overfit

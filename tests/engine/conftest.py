@@ -12,5 +12,4 @@ def server(tiny_shapes, tmp_path_factory):
     """Starts training commands; see `process_runs`."""
     server = Server(tmp_path_factory.mktemp("logs"))
     yield server
-    server.stop()
-    assert not server.left_behind()
+    assert not server.stop()

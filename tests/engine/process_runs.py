@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -84,8 +86,7 @@ class Server:
     def __init__(self, folder):
         self.folder, self.started = folder, 0
         script = Path(__file__).with_name("forking_launcher.py")
-        self.temporary = folder / "temporary"
-        self.temporary.mkdir()
+        self.temporary = Path(tempfile.mkdtemp())  # not below `folder`: a socket's path has 107 characters
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
         env["TMPDIR"] = str(self.temporary)
         env["PYTHONPATH"] = str(script.parents[1])
@@ -102,10 +103,9 @@ class Server:
         return Command(log)
 
     def stop(self):
+        """End; the temporary files and folders that commands have left behind, however they ended."""
         self.process.stdin.close()
         self.process.wait()
-
-    def left_behind(self):
-        """Temporary files and folders of commands that have ended, however they did."""
-        cache = "torchinductor_"  # which torch keeps for the next process
-        return [path.name for path in self.temporary.iterdir() if not path.name.startswith(cache)]
+        names = [path.name for path in self.temporary.iterdir()]
+        shutil.rmtree(self.temporary)
+        return [name for name in names if not name.startswith("torchinductor_")]  # a cache that torch keeps

@@ -10,15 +10,15 @@ from tiny_runs import random_sample, tiny_config
 
 from mask2former.distributed import is_main_process, rank, world_size
 from mask2former.engine.build import build_model
+from mask2former.engine.failures import ProcessError
 from mask2former.engine.launch import (
-    ProcessError,
     Processes,
     add_arguments,
     device_of_started,
-    interface_towards,
     launch,
     plan_processes,
 )
+from mask2former.engine.machines import interface_towards
 from mask2former.engine.run import build_trainer
 from mask2former.engine.trainer import Hook
 

@@ -8,7 +8,8 @@ import threading
 import pytest
 from process_runs import free_port, until
 
-from mask2former.engine.machines import ProcessError, meet
+from mask2former.engine.failures import ProcessError
+from mask2former.engine.machines import meet
 
 
 @pytest.mark.parametrize(
