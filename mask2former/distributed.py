@@ -76,14 +76,14 @@ def _agree_on_attempt(common: dist.Store, number: int, processes: int, timeout: 
 
 def launch_id() -> str:
     """The same while the launcher's store lasts, so in attempts after a failure; empty with one process."""
-    return _launch
+    return _launch if is_distributed() else ""
 
 
 def disconnect() -> None:
     """Leave the others."""
-    global _store, _launch
+    global _store
     _ended.set()
-    _store, _launch = None, ""
+    _store = None
     dist.destroy_process_group()
 
 
