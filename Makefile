@@ -44,7 +44,7 @@ test-detectron2: export MASK2FORMER_PUBLIC := $(abspath $(PUBLIC))
 test-detectron2:
 	$(PYTHON) -c "import torch, torchvision, detectron2; print(torch.__version__, torchvision.__version__, detectron2.__version__)"
 	@test -n "$(PUBLIC)" || echo "without PUBLIC=FOLDER the public project's own scripts and configs are left out"
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -v tests/detectron2 $(if $(PUBLIC),,--ignore-glob='*/test_public_*')
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -v tests/detectron2_host $(if $(PUBLIC),,--ignore-glob='*/test_public_*')
 
 clean:
 	rm -rf .venv build dist *.egg-info output mask2former/ops/_cpu.so mask2former/ops/_cuda.fatbin

@@ -98,7 +98,7 @@ setup(
     package_dir={CONFIG_PACKAGE: "configs"},
     package_data={
         CONFIG_PACKAGE: config_files(),
-        "mask2former": ["model_zoo.json"],
+        "mask2former.weights": ["model_zoo.json"],
         "mask2former.data.datasets": ["metadata/*"],
         "mask2former.ops": ["csrc/*"],  # NVRTC reads the .cu
     },

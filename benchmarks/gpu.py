@@ -30,7 +30,7 @@ from torch import Tensor
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.solver import build_optimizer
+from mask2former.engine.optim import build_optimizer
 from mask2former.ops import ms_deform_attn_from_offsets, reference
 from mask2former.structures import Instances
 

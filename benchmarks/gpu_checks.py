@@ -19,7 +19,7 @@ from mask2former.config import load_config
 from mask2former.engine.build import build_model
 from mask2former.ops import backends, reference
 
-TESTS = Path(__file__).parents[1] / "tests"
+TESTS = Path(__file__).parents[1] / "tests" / "support"
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # of the largest number
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/inference.py [--picture PICTURE]
 
-Both sides have the same weights, drawn by the recipe of tests/golden.py with sharper classes, so that
+Both sides have the same weights, drawn by the recipe of tests/support/golden.py with sharper classes, so that
 segments come out, and see the same picture (a file's cut and resized to 480x640, or else a drawn one).
 "Network" is from the normalised, padded image to class and dense mask logits. "Picture" is from pixels to the
 panoptic map at the picture's size: ours through `Predictor`; theirs through image processor, network and its
@@ -34,10 +34,10 @@ from torch import Tensor
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.modeling.layers import pieces
+from mask2former.modeling.layers import chunking as pieces
 from mask2former.predictor import Predictor
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from golden import COCO_THINGS, fill  # the drawn weights
 
 CONFIG = "coco/panoptic-segmentation/swin/maskformer2_swin_tiny_bs16_50ep.yaml"

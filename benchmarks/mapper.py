@@ -32,9 +32,9 @@ from torch import Tensor
 from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
 from mask2former.data.augmentation import Crop, Flip, Resize, Scene, augment
+from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.readers import MapSegments
 from mask2former.data.mapper import TrainMapper, build_train_mapper
-from mask2former.data.targets import MapSegments
-from mask2former.data.view import View
 
 RUNS = 5
 SIDE = 1024

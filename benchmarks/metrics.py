@@ -22,10 +22,10 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.coco_ap import average_precision
-from mask2former.evaluation.coco_precisions import evaluation_of, uncollected
-from mask2former.evaluation.panoptic_quality import panoptic_quality
-from mask2former.label_files import write_segment_ids
+from mask2former.evaluation.coco.ap import average_precision
+from mask2former.evaluation.coco.precisions import evaluation_of, uncollected
+from mask2former.evaluation.panoptic.quality import panoptic_quality
+from mask2former.utils.label_maps import write_segment_ids
 
 HEIGHT, WIDTH = 480, 640
 PANOPTIC_IMAGES, SEGMENTS, PANOPTIC_CLASSES = 200, 12, 20

@@ -33,12 +33,12 @@ from torch.nn.parallel import DistributedDataParallel
 from mask2former.config import load_config
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.data.loader import build_train_loader
-from mask2former.distributed import is_main_process
 from mask2former.engine.build import build_model
-from mask2former.engine.launch import add_arguments as add_launch_arguments
-from mask2former.engine.launch import launch, usable_cores
-from mask2former.engine.run import build_trainer
+from mask2former.engine.launch.launcher import add_arguments as add_launch_arguments
+from mask2former.engine.launch.launcher import launch, usable_cores
+from mask2former.engine.train import build_trainer
 from mask2former.engine.trainer import Hook, Trainer
+from mask2former.utils.comm import is_main_process
 
 CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 OPTIONS: dict[str, object] = {

@@ -19,7 +19,7 @@ from torch import nn
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.sharding import UNITS
+from mask2former.engine.parallel import UNITS
 
 CONFIGS = {
     "R50, 100 queries": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",

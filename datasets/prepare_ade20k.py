@@ -24,7 +24,13 @@ from pycocotools import mask as rle
 from mask2former.data import preparation
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
-from mask2former.label_files import IGNORE_LABEL, VOID, read_label_map, read_segment_ids, write_segment_ids
+from mask2former.utils.label_maps import (
+    IGNORE_LABEL,
+    VOID,
+    read_label_map,
+    read_segment_ids,
+    write_segment_ids,
+)
 
 logger = logging.getLogger(__name__)
 SPLITS = {"train": "training", "val": "validation"}

@@ -22,8 +22,8 @@ from PIL import Image
 from mask2former.data import preparation
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
-from mask2former.image_io import write_image
-from mask2former.label_files import read_segment_ids
+from mask2former.utils.image_io import write_image
+from mask2former.utils.label_maps import read_segment_ids
 
 SPLITS = ("training", "validation")
 SHORTER_SIDE = 512

@@ -20,7 +20,7 @@ from mask2former.data import preparation
 from mask2former.data.datasets.cityscapes import train_ids
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
-from mask2former.label_files import VOID, read_label_map, relabelled, write_segment_ids
+from mask2former.utils.label_maps import VOID, read_label_map, relabelled, write_segment_ids
 
 SPLITS = ("train", "val", "test")
 FIRST_INSTANCE = 1000  # below it values of *_instanceIds.png are labels: stuff, or a group of things

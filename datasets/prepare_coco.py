@@ -16,7 +16,7 @@ import numpy as np
 from mask2former.data import preparation
 from mask2former.data.datasets.files import read_json, table
 from mask2former.data.errors import DatasetError
-from mask2former.label_files import IGNORE_LABEL, read_segment_ids, semantic_from_panoptic
+from mask2former.utils.label_maps import IGNORE_LABEL, read_segment_ids, semantic_from_panoptic
 
 SPLITS = ("train", "val")
 Job = tuple[Path, list[dict[str, int]]]  # the panoptic PNG; id and class of its segments

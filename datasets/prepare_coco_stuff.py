@@ -20,7 +20,7 @@ from scipy.io import loadmat
 from mask2former.data import preparation
 from mask2former.data.datasets.coco_stuff import contiguous_ids
 from mask2former.data.errors import DatasetError
-from mask2former.label_files import IGNORE_LABEL, relabelled
+from mask2former.utils.label_maps import IGNORE_LABEL, relabelled
 
 SPLITS = ("train", "test")
 

@@ -10,18 +10,19 @@ from typing import Any, cast, overload
 
 from fvcore.common.config import CfgNode
 
-from mask2former import zoo
 from mask2former.config import config_from_text
 from mask2former.data import build_test_mapper
-from mask2former.engine.build import build_model, checkpoint_metadata
-from mask2former.engine.multi_scale import compact_predict
-from mask2former.engine.weights import Checkpoint, WeightsError, load_weights, read_checkpoint
-from mask2former.image_io import Array, ImageSource, read_image
+from mask2former.engine.build import build_model
+from mask2former.engine.setup.dataset_facts import checkpoint_metadata
+from mask2former.engine.tta import compact_predict
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
-from mask2former.visualize import Colour, class_colours
+from mask2former.utils.image_io import Array, ImageSource, read_image
+from mask2former.utils.visualize import Colour, class_colours
+from mask2former.weights import model_zoo as zoo
+from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mask2former.evaluation.rle import encode_masks
-from mask2former.image_io import write_image
-from mask2former.label_files import write_segment_ids
+from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances
-from mask2former.visualize import (
+from mask2former.utils.image_io import write_image
+from mask2former.utils.label_maps import write_segment_ids
+from mask2former.utils.visualize import (
     Array,
     Colour,
     Region,

@@ -21,7 +21,7 @@ git ls-files -z --cached --others --exclude-standard | tar --null -T - --ignore-
 wheel=$(echo "$folder"/*.whl)
 echo "built $(basename "$wheel")"
 mkdir "$folder/tests"
-cp -r tests/ops tests/conftest.py "$folder/tests"
+cp -r tests/ops tests/support tests/conftest.py "$folder/tests"
 
 for pair in "$@"; do
     environment="$folder/${pair##*=}"
@@ -33,6 +33,6 @@ for pair in "$@"; do
     echo "torch ${pair##*=}, $("$environment/bin/python" --version)"
     (cd "$folder/tests" && MASK2FORMER_OPS=cpu "$environment/bin/python" -c \
         "from mask2former.ops import cpu; reason = cpu.why_unavailable(); print(cpu.LIBRARY); assert reason is None, reason")
-    (cd "$folder/tests" && OMP_NUM_THREADS=2 "$environment/bin/python" -m pytest -q -p no:cacheprovider ops)
+    (cd "$folder/tests" && PYTHONPATH=support OMP_NUM_THREADS=2 "$environment/bin/python" -m pytest -q -p no:cacheprovider ops)
 done
 cd "$clone"

@@ -9,9 +9,9 @@ from hypothesis import settings
 IN_CI = bool(os.environ.get("CI"))
 NO_SHARED = "M2F_SHARED is not set"
 EXACT = {  # what exactness rests on
-    "test_config.py",
+    "test_node.py",
     "test_cpu.py",
-    "test_cuda_text.py",
+    "test_cuda_source.py",
     "test_golden.py",
     "test_nvrtc.py",
     "test_state_dicts.py",

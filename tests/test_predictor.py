@@ -12,16 +12,16 @@ from tiny_checkpoint import METADATA, NAMES, TINY, save_tiny_checkpoint, tiny_co
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.weights import WeightsError, read_checkpoint
-from mask2former.image_io import ImageError
-from mask2former.label_files import read_label_map, read_segment_ids
 from mask2former.predictor import (
     Predictor,
     UntrainedModelError,
     class_names_and_colours,
     stored_config,
 )
-from mask2former.visualize import class_colours
+from mask2former.utils.image_io import ImageError
+from mask2former.utils.label_maps import read_label_map, read_segment_ids
+from mask2former.utils.visualize import class_colours
+from mask2former.weights.load import WeightsError, read_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 CASES = {
     "test_golden.py": "import pytest\ndef test(): pytest.skip('no file')",
     "modeling/test_state_dicts.py": "import pytest\npytest.importorskip('no_such_module')",
-    "test_config.py": "def test(shared): pass",
+    "test_node.py": "def test(shared): pass",
     "test_other.py": "import pytest\ndef test(): pytest.skip('no file')",
 }
 
@@ -39,6 +39,6 @@ def test_a_skipped_test_of_exactness_fails_ci(tmp_path: Path, processes: str) ->
 
 
 def test_other_skips_and_skips_elsewhere_pass(tmp_path: Path) -> None:
-    allowed = run(tmp_path, ["test_config.py", "test_other.py"], CI="true")
+    allowed = run(tmp_path, ["test_node.py", "test_other.py"], CI="true")
     assert allowed.returncode == 0 and "1 passed, 2 skipped" in allowed.stdout
     assert run(tmp_path, list(CASES)).returncode == 0

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from mask2former.evaluation.rle import encode_masks
+from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances, RunLengthMasks
 
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mask2former.data.targets import Segments
-from mask2former.data.view import View
+from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.readers import Segments
 
 GREY = 128
 CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted

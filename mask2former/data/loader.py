@@ -27,7 +27,7 @@ from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import TestMapper, TrainMapper, build_test_mapper, build_train_mapper
 from mask2former.data.records import DatasetRecords, dataset_records, read_datasets
-from mask2former.distributed import rank, world_size
+from mask2former.utils.comm import rank, world_size
 
 logger = logging.getLogger(__name__)
 Batch = list[dict[str, Any]]

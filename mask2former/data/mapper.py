@@ -26,10 +26,10 @@ from mask2former.data.augmentation import (
 )
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
-from mask2former.data.targets import Reader, read_instances, read_panoptic, read_semantic
-from mask2former.data.view import View
-from mask2former.image_io import ImageError, read_image
+from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.readers import Reader, read_instances, read_panoptic, read_semantic
 from mask2former.structures import Instances
+from mask2former.utils.image_io import ImageError, read_image
 
 MAPPERS: dict[str, tuple[Reader, Callable[[Any], list[Augmentation]]]] = {
     "coco_instance_lsj": (read_instances, large_scale_jitter),

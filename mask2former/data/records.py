@@ -21,8 +21,8 @@ import numpy as np
 
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
 from mask2former.data.errors import DatasetError
-from mask2former.distributed import world_size
-from mask2former.shared_records import PackedRecords, read_once_a_machine
+from mask2former.utils.comm import world_size
+from mask2former.utils.shared_memory import PackedRecords, read_once_a_machine
 
 SHARED_FACTS = ("thing_classes", "stuff_classes", "ignore_label")
 Facts = dict[str, Any]

@@ -12,7 +12,7 @@ import detectron2.evaluation
 
 from mask2former.data import MetadataCatalog
 from mask2former.engine import evaluate
-from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.evaluation.coco.ap import COCOEvaluator
 from mask2former.evaluation.evaluator import DatasetEvaluator
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.mapper import TrainMapper, build_test_mapper, build_train_mapper
 from mask2former.detectron2_host.seam import instances_to_detectron2
-from mask2former.engine.build import dataset_metadata
+from mask2former.engine.setup.dataset_facts import dataset_metadata
 
 
 class DatasetMapper:

@@ -10,14 +10,14 @@ from typing import Any, cast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mask2former.config_keys import IGNORED
+from mask2former.config.detectron2_keys import IGNORED
 from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_image
 from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
-from mask2former.engine.build import apply_dataset_facts
-from mask2former.engine.multi_scale import check_augmentation
-from mask2former.engine.weight_names import translate
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.tta import check_augmentation
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
-from mask2former.registry import BACKBONE
+from mask2former.utils.registry import BACKBONE
+from mask2former.weights.rename import translate
 
 Inputs = Sequence[Mapping[str, Any]]
 

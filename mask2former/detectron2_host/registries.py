@@ -11,8 +11,8 @@ from detectron2.modeling import Backbone as HostBackbone
 from mask2former import modeling  # noqa: F401  (registers all our builders)
 from mask2former.detectron2_host.model import build_host_mask_former
 from mask2former.modeling.backbone.base import Backbone
-from mask2former.registry import BACKBONE, SEM_SEG_HEADS, Builder
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE, SEM_SEG_HEADS, Builder
 
 MODEL = "MaskFormer"
 

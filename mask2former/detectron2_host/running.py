@@ -18,14 +18,14 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from mask2former.config import CfgNode, add_maskformer2_config, load_config, typed_keys
-from mask2former.config_yaml import flatten
+from mask2former.config.yaml_files import flatten
 from mask2former.data.records import records_remembered
 from mask2former.detectron2_host.trainer import Trainer, check_output_dir
-from mask2former.engine.build import resolve_device
 from mask2former.engine.evaluate import check_test_datasets, load_trained_weights
-from mask2former.engine.launch import plan_processes, started_by_torchrun
-from mask2former.engine.schedule import apply_schedule
-from mask2former.engine.slurm import slurm_task
+from mask2former.engine.launch.launcher import plan_processes, started_by_torchrun
+from mask2former.engine.launch.slurm import slurm_task
+from mask2former.engine.setup.device import resolve_device
+from mask2former.engine.setup.schedule import apply_schedule
 from mask2former.tools import train
 
 

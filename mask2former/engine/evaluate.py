@@ -17,28 +17,26 @@ from torch import nn
 from mask2former.data import MetadataCatalog
 from mask2former.data.datasets.files import require
 from mask2former.data.loader import TestSamples, build_test_loader
-from mask2former.distributed import is_main_process
-from mask2former.engine.build import (
-    build_model,
-    warn_of_other_classes,
-)
-from mask2former.engine.checkpoint_parts import with_tensors
-from mask2former.engine.hooks import Results, flatten_results
-from mask2former.engine.mirror import output_folder, run_folder
-from mask2former.engine.multi_scale import check_augmentation, evaluation_predict
-from mask2former.engine.preemption import LeavingPoint, UntilTold
-from mask2former.engine.weights import load_weights, read_checkpoint
-from mask2former.evaluation.cityscapes_ap import CityscapesInstanceEvaluator
-from mask2former.evaluation.cityscapes_iou import CityscapesSemSegEvaluator
-from mask2former.evaluation.coco_ap import COCOEvaluator, LVISEvaluator
+from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint.remote import output_folder, run_folder
+from mask2former.engine.checkpoint.sharded import with_tensors
+from mask2former.engine.hooks.preemption import LeavingPoint, UntilTold
+from mask2former.engine.hooks.standard import Results, flatten_results
+from mask2former.engine.setup.dataset_facts import warn_of_other_classes
+from mask2former.engine.setup.expected_results import expected_results
+from mask2former.engine.tta import check_augmentation, evaluation_predict
+from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
+from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
+from mask2former.evaluation.coco.ap import COCOEvaluator, LVISEvaluator
+from mask2former.evaluation.common.report import metrics_table
 from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
-from mask2former.evaluation.mean_iou import SemSegEvaluator
-from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
-from mask2former.evaluation.report import metrics_table
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+from mask2former.evaluation.semantic.miou import SemSegEvaluator
+from mask2former.utils.comm import is_main_process
+from mask2former.weights.load import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-NUMBERS = [False, False, True, True]  # which items of a row of TEST.EXPECTED_RESULTS are
 TASKS = ("semantic", "instance", "panoptic")
 ALL_TASKS: dict[str, type] = {
     "semantic": SemSegEvaluator,
@@ -196,20 +194,6 @@ def load_trained_weights(cfg: CfgNode, model: nn.Module) -> None:
     warn_of_other_classes(cfg, checkpoint)
     if not load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT).has_trained_head:
         raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} holds no trained head: nothing to evaluate")
-
-
-def expected_results(cfg: CfgNode) -> list[tuple[str, str, float, float]]:
-    """The rows of TEST.EXPECTED_RESULTS.
-
-    Raises:
-        ValueError: a row is not [task, metric, value, tolerance].
-    """
-    rows = []
-    for row in cfg.TEST.EXPECTED_RESULTS:
-        if not isinstance(row, (list, tuple)) or [isinstance(x, (int, float)) for x in row] != NUMBERS:
-            raise ValueError(f"TEST.EXPECTED_RESULTS has {row!r}, not ['task', 'metric', value, tolerance]")
-        rows.append((str(row[0]), str(row[1]), float(row[2]), float(row[3])))
-    return rows
 
 
 def verify_results(cfg: CfgNode, results: Results) -> bool:

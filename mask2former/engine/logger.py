@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from mask2former.doctor import commit
-from mask2former.version import __version__
+from mask2former.version import __version__, commit
 
 FORMAT = "[%(asctime)s] %(levelname)s %(message)s"
 

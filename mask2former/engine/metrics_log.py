@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mask2former.engine.checkpoint import atomic_write
+from mask2former.utils.atomic_files import atomic_write
 
 METRICS_FILE = "metrics.json"
 

@@ -19,9 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mask2former.distributed import gather_objects, rank, sum_over_processes, world_size
-from mask2former.engine.sharding import in_parts_as
-from mask2former.engine.solver import Clipper
+from mask2former.engine.errors import TrainingError
+from mask2former.engine.optim import Clipper
+from mask2former.engine.parallel import in_parts_as
+from mask2former.utils.comm import gather_objects, rank, sum_over_processes, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,6 @@ DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to change, no traceback needed."""
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from mask2former.distributed import note, world_size
 from mask2former.engine.trainer import Batch, describe_image
+from mask2former.utils.comm import note, world_size
 
 
 def noted(batches: Iterable[Batch], first_step: int) -> Iterator[Batch]:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mask2former.modeling.predictions import Predictions
-from mask2former.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_builder
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_builder
 
 
 class MaskFormerHead(nn.Module):

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mask2former.modeling.inference import MIB, TASKS, InferenceOptions, infer, infer_views
 from mask2former.modeling.loss.criterion import SetCriterion
+from mask2former.modeling.postprocessing.inference import MIB, TASKS, InferenceOptions, infer, infer_views
+from mask2former.modeling.postprocessing.semantic import View
+from mask2former.modeling.postprocessing.tiles import Sizes
 from mask2former.modeling.predictions import Predictions
-from mask2former.modeling.semantic import View
-from mask2former.modeling.tiles import Sizes
-from mask2former.registry import BACKBONE, META_ARCH, SEM_SEG_HEADS, find_builder
 from mask2former.structures import Instances, ShapeSpec
+from mask2former.utils.registry import BACKBONE, META_ARCH, SEM_SEG_HEADS, find_builder
 
 Inputs = Sequence[Mapping[str, Any]]
 

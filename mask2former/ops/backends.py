@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from mask2former.ops import cpu, cuda, reference
+from mask2former.ops import cpu, reference
+from mask2former.ops.cuda import backend as cuda
 from mask2former.ops.reference import Shapes
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The command `python -m mask2former.tools.analyze`: what a model's parts cost, counted and timed.
 
-The counts need neither weights nor memory: see `mask2former/engine/cost.py`. The times are those of the model
+The counts need neither weights nor memory: see `mask2former/tools/flops.py`. The times are those of the model
 with fresh weights and a picture of noise, on MODEL.DEVICE; in panoptic post-processing every query is kept,
 which is the most it can have to do.
 """
@@ -19,10 +19,12 @@ from fvcore.common.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mask2former import zoo
 from mask2former.config import load_config, typed_keys
-from mask2former.engine.build import apply_dataset_facts, build_model, resolve_device
-from mask2former.engine.cost import (
+from mask2former.engine.build import build_model
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.device import resolve_device
+from mask2former.modeling.mask_former import MaskFormer
+from mask2former.tools.flops import (
     KINDS,
     PARTS,
     REST,
@@ -33,7 +35,7 @@ from mask2former.engine.cost import (
     parts_watched,
     usual_sizes,
 )
-from mask2former.modeling.mask_former import MaskFormer
+from mask2former.weights import model_zoo as zoo
 
 PADDING = "normalise and pad"
 MILLION, GIGA = 1e6, 1e9

@@ -23,15 +23,16 @@ from tqdm import tqdm
 
 from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCatalog
 from mask2former.data.catalog import Record
-from mask2former.data.datasets.own import REGISTER, find_format, forget
+from mask2former.data.checks.record import RecordFacts, Warned, look_into, task_of
+from mask2former.data.checks.summary import SHARED, Statistics, repeated
+from mask2former.data.custom.dataset import REGISTER, find_format, forget
+from mask2former.data.custom.duplicates import shared_pictures
 from mask2former.data.errors import errors_collected
-from mask2former.data.inspection import RecordFacts, Warned, look_into, task_of
+from mask2former.data.ground_truth.geometry import View
 from mask2former.data.mapper import record_image
-from mask2former.data.statistics import SHARED, Statistics, repeated, shared_pictures
-from mask2former.data.view import View
-from mask2former.image_io import write_image
-from mask2former.label_files import IGNORE_LABEL
-from mask2former.visualize import (
+from mask2former.utils.image_io import write_image
+from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.visualize import (
     Array,
     Colour,
     class_colours,

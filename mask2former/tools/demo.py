@@ -14,11 +14,8 @@ from urllib.parse import urlparse
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from mask2former import zoo
 from mask2former.config import load_config
 from mask2former.engine.logger import setup_logger
-from mask2former.engine.weights import read_checkpoint
-from mask2former.image_io import EXTENSIONS, is_address, write_image
 from mask2former.modeling.precision import PRECISIONS
 from mask2former.predictor import (
     SCORE_THRESHOLD,
@@ -27,7 +24,10 @@ from mask2former.predictor import (
     require_trained_weights,
     stored_config,
 )
-from mask2former.visualize import legible_scale
+from mask2former.utils.image_io import EXTENSIONS, is_address, write_image
+from mask2former.utils.visualize import legible_scale
+from mask2former.weights import model_zoo as zoo
+from mask2former.weights.load import read_checkpoint
 
 DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 WEIGHTS = "MODEL.WEIGHTS"

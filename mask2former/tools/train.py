@@ -13,21 +13,23 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mask2former.config import load_config, typed_keys
 from mask2former.data import DatasetCatalog
 from mask2former.data.records import dataset_records, records_remembered
-from mask2former.distributed import is_main_process, rank
-from mask2former.engine.build import apply_dataset_facts, launched_device
-from mask2former.engine.checkpoint import RunFolder
-from mask2former.engine.disk import check_writable
-from mask2former.engine.evaluate import Results, evaluate_checkpoint, expected_results, verify_results
-from mask2former.engine.failures import first_failure
-from mask2former.engine.launch import add_arguments, launch
+from mask2former.engine.checkpoint.disk_space import check_writable
+from mask2former.engine.checkpoint.remote import ended, run_folder
+from mask2former.engine.checkpoint.run_folder import RunFolder
+from mask2former.engine.checkpoint.run_identity import continues_own_run
+from mask2former.engine.errors import TrainingError
+from mask2former.engine.evaluate import Results, evaluate_checkpoint, verify_results
+from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_noted
+from mask2former.engine.launch.failures import first_failure
+from mask2former.engine.launch.launcher import add_arguments, launch
 from mask2former.engine.logger import describe_environment, setup_logger
-from mask2former.engine.mirror import ended, run_folder
-from mask2former.engine.overfit import apply_overfit
-from mask2former.engine.own_data import Given, apply_own_data
-from mask2former.engine.preemption import PREEMPTED, PreemptedError, sigterm_noted
-from mask2former.engine.restart import continues_own_run
-from mask2former.engine.run import train
-from mask2former.engine.trainer import TrainingError
+from mask2former.engine.setup.custom_data import Given, apply_own_data
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.device import launched_device
+from mask2former.engine.setup.expected_results import expected_results
+from mask2former.engine.setup.overfit import apply_overfit
+from mask2former.engine.train import train
+from mask2former.utils.comm import is_main_process, rank
 
 logger = logging.getLogger("mask2former")
 

@@ -6,11 +6,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from drawn_trees import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from script_runs import contents
+from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 
 TREES = [ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from drawn_trees import ade20k, ade20k_full, cityscapes, coco, coco_stuff
 from script_runs import DATASETS, contents, run
+from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff
 
 SCRIPTS: dict[str, ModuleType] = {
     "prepare_ade20k": ade20k,

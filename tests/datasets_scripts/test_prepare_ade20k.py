@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_trees import ade20k
 from PIL import Image
 from pycocotools import mask as rle
 from script_runs import run
+from synthetic_datasets import ade20k
 
 FOLDER = "ADEChallengeData2016"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_trees import ade20k_full
-from drawn_trees.drawing import read_table
 from PIL import Image
 from script_runs import load, run
+from synthetic_datasets import ade20k_full
+from synthetic_datasets.drawing import read_table
 
 FOLDER = "ADE20K_2021_17_01"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_trees import cityscapes
 from PIL import Image
 from script_runs import run
+from synthetic_datasets import cityscapes
 
 FOLDER = Path("cityscapes", "gtFine")
 

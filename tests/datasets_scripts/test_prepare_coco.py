@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_trees import coco
 from PIL import Image
 from script_runs import run
+from synthetic_datasets import coco
 
 
 def test_the_recorded_labels_are_reproduced(shared: Path, tmp_path: Path):

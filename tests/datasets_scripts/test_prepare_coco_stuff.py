@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn_trees import coco_stuff
 from PIL import Image
 from scipy.io import loadmat, savemat
 from script_runs import contents, run
+from synthetic_datasets import coco_stuff
 
 FOLDER = Path("coco", "coco_stuff_10k")
 

@@ -9,15 +9,14 @@ from tiny_runs import tiny_config
 
 from mask2former.config import get_cfg
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
-from mask2former.engine.build import (
+from mask2former.engine.build import build_model
+from mask2former.engine.setup.dataset_facts import (
     apply_dataset_facts,
-    build_model,
     checkpoint_metadata,
     class_names,
     dataset_metadata,
-    launched_device,
-    resolve_device,
 )
+from mask2former.engine.setup.device import launched_device, resolve_device
 
 CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 

@@ -22,7 +22,7 @@ from mask2former.engine.evaluate import (
     tasks_on,
     verify_results,
 )
-from mask2former.engine.hooks import flatten_results, last_layer
+from mask2former.engine.hooks.standard import flatten_results, last_layer
 
 RESULTS = OrderedDict(segm={"AP": 40.0, "AP50": float("nan")}, sem_seg={"mIoU": 50.0})
 

@@ -18,13 +18,16 @@ from mask2former.data import (
     register_coco_instances,
     register_coco_panoptic,
 )
-from mask2former.engine.build import apply_dataset_facts, build_model
+from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import EVALUATORS, build_evaluator, check_test_datasets, evaluate
-from mask2former.evaluation import coco_ap, mean_iou, panoptic_quality
-from mask2former.label_files import read_segment_ids, write_segment_ids
-from mask2former.modeling.inference import infer
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.evaluation.coco import ap as coco_ap
+from mask2former.evaluation.panoptic import quality as panoptic_quality
+from mask2former.evaluation.semantic import miou as mean_iou
 from mask2former.modeling.mask_former import build_inference_options
-from mask2former.modeling.tiles import Sizes
+from mask2former.modeling.postprocessing.inference import infer
+from mask2former.modeling.postprocessing.tiles import Sizes
+from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
 
 
 @pytest.fixture

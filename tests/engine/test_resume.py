@@ -10,7 +10,8 @@ import pytest
 import torch
 from process_runs import curve
 
-from mask2former.engine.checkpoint import POINTER, UNFINISHED
+from mask2former.engine.checkpoint.run_folder import POINTER
+from mask2former.utils.atomic_files import UNFINISHED
 
 STEPS = 40
 PERIOD = 4

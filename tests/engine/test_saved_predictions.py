@@ -10,16 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from drawn_trees import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from pycocotools import mask as mask_utils
+from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from tiny_runs import tiny_config
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.engine.evaluate import build_evaluator
-from mask2former.evaluation import cityscapes_ap, cityscapes_iou, coco_ap, mean_iou, panoptic_quality
-from mask2former.evaluation.mean_iou import true_labels
-from mask2former.label_files import read_segment_ids
+from mask2former.evaluation.cityscapes import ap as cityscapes_ap
+from mask2former.evaluation.cityscapes import iou as cityscapes_iou
+from mask2former.evaluation.coco import ap as coco_ap
+from mask2former.evaluation.panoptic import quality as panoptic_quality
+from mask2former.evaluation.semantic import miou as mean_iou
+from mask2former.evaluation.semantic.miou import true_labels
 from mask2former.structures import Instances
+from mask2former.utils.label_maps import read_segment_ids
 
 SCRIPTS = Path(__file__).parents[2] / "datasets"
 ADE20K = "ADEChallengeData2016"

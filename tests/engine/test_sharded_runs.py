@@ -6,16 +6,17 @@ import shutil
 
 import pytest
 import torch
+from process_groups import Job, run_in_worlds
 from process_runs import curve
 from tiny_runs import tiny_config
-from worlds import Job, run_in_worlds
 
-from mask2former.distributed import is_main_process
-from mask2former.engine.build import apply_dataset_facts, build_model
-from mask2former.engine.checkpoint import FINAL, POINTER
+from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint.run_folder import FINAL, POINTER
 from mask2former.engine.evaluate import evaluate_checkpoint
-from mask2former.engine.run import train
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.train import train
 from mask2former.predictor import Predictor
+from mask2former.utils.comm import is_main_process
 
 BROKEN_OFF = "model_0000001"  # after two steps of four
 DDP, FSDP = "ddp", "fsdp"

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from mask2former.config import get_cfg
-from mask2former.engine.solver import build_clipper, build_optimizer, build_scheduler
-from mask2former.engine.trainer import Hook, Trainer, TrainingError, autocast_dtype, is_due
+from mask2former.engine.errors import TrainingError
+from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
+from mask2former.engine.trainer import Hook, Trainer, autocast_dtype, is_due
 from mask2former.structures import Instances
 
 NAN = float("nan")

@@ -8,10 +8,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from evaluation_drawings import DrawnSet, Replay
 
-from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.evaluation.coco.ap import COCOEvaluator
 from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
-from mask2former.evaluation.mean_iou import SemSegEvaluator
-from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+from mask2former.evaluation.semantic.miou import SemSegEvaluator
 
 IMAGE_IDS = (5, 2, 11, 7, 3)
 BOUNDARY = {"boundary": True}

@@ -10,10 +10,10 @@ import torch
 from evaluation_drawings import DrawnSet, Replay
 
 from mask2former.evaluation import evaluator as module
-from mask2former.evaluation.coco_ap import COCOEvaluator
+from mask2former.evaluation.coco.ap import COCOEvaluator
 from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
-from mask2former.evaluation.mean_iou import SemSegEvaluator
-from mask2former.evaluation.panoptic_quality import COCOPanopticEvaluator
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+from mask2former.evaluation.semantic.miou import SemSegEvaluator
 
 
 class Recorder:

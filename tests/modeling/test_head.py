@@ -9,10 +9,10 @@ import torch
 
 import mask2former.modeling  # noqa: F401  (registers all parts)
 from mask2former.config import load_config
-from mask2former.registry import BACKBONE, SEM_SEG_HEADS
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE, SEM_SEG_HEADS
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "golden_files"
 MANIFEST = json.loads(gzip.decompress((DATA / "state_dicts.json.gz").read_bytes()))
 SMALL = (
     "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.SEM_SEG_HEAD.MASK_DIM", 16, "MODEL.MASK_FORMER.HIDDEN_DIM", 32,

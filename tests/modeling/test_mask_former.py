@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mask2former.config import get_cfg
-from mask2former.modeling.inference import TASKS
 from mask2former.modeling.mask_former import MaskFormer, build_mask_former
+from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.modeling.predictions import Predictions
-from mask2former.registry import META_ARCH, find_builder
 from mask2former.structures import Instances
+from mask2former.utils.registry import META_ARCH, find_builder
 
 CLASSES = 4
 TINY = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mask2former.modeling.layers import pieces
+from mask2former.modeling.layers import chunking as pieces
 from mask2former.modeling.layers.attention import map_sequence
 from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder
 from mask2former.structures import ShapeSpec

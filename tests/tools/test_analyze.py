@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny_runs import CONFIG, tiny_config, tiny_options
 
-from mask2former import zoo
 from mask2former.engine.build import build_model
-from mask2former.engine.cost import PARTS, RULES, count_cost
 from mask2former.modeling import mask_former
 from mask2former.tools import analyze
 from mask2former.tools.analyze import main, published_row, published_tables, time_parts
+from mask2former.tools.flops import PARTS, RULES, count_cost
+from mask2former.weights import model_zoo as zoo
 
 PAGE = Path(__file__).parents[2] / "docs" / "costs.md"
 TINY = ["--config-file", str(CONFIG), *tiny_options()]

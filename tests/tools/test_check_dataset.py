@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets_scripts import script_runs
-from drawn_trees import cityscapes
 from PIL import Image
+from synthetic_datasets import cityscapes
 
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
 from mask2former.data.datasets.shapes import CATEGORIES
-from mask2former.label_files import read_segment_ids
 from mask2former.tools import check_dataset
 from mask2former.tools.check_dataset import main
+from mask2former.utils.label_maps import read_segment_ids
 
 TRAIN = "shapes_panoptic_train"
 
@@ -122,7 +122,7 @@ def test_pictures_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeyp
 def test_more_broken_records_than_are_shown(shapes, capsys, monkeypatch):
     shutil.rmtree(shapes / "panoptic_val")
     (shapes / "panoptic_val").mkdir()
-    monkeypatch.setattr("mask2former.data.statistics.SHOWN", 1)
+    monkeypatch.setattr("mask2former.data.checks.summary.SHOWN", 1)
     assert main(["shapes_panoptic_val", "--workers", "1"]) == 1
     out = capsys.readouterr().out
     assert "BROKEN RECORDS: 2" in out

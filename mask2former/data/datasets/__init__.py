@@ -2,6 +2,7 @@
 
 import functools
 
+from mask2former.data.custom.dataset import register_own_data
 from mask2former.data.datasets.ade20k import register_ade20k
 from mask2former.data.datasets.cityscapes import register_cityscapes
 from mask2former.data.datasets.coco import (
@@ -15,7 +16,6 @@ from mask2former.data.datasets.coco import (
 from mask2former.data.datasets.coco_stuff import register_coco_stuff
 from mask2former.data.datasets.lvis import register_lvis
 from mask2former.data.datasets.mapillary import register_mapillary
-from mask2former.data.datasets.own import register_own_data
 from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import register_semantic
 from mask2former.data.datasets.shapes import CATEGORIES, SPLITS

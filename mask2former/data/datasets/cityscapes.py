@@ -32,8 +32,8 @@ from mask2former.data.datasets.files import read_json, table
 from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import files_by_name, paired_names
 from mask2former.data.errors import DatasetError, each_converted
-from mask2former.label_files import IGNORE_LABEL, read_label_map
-from mask2former.storage import located
+from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
+from mask2former.utils.storage import located
 
 SPLITS = ("train", "val", "test")
 PICTURE_SUFFIX, TRUTH_SUFFIX = "_leftImg8bit", "_gtFine_"

@@ -19,9 +19,9 @@ from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import read_json, require, table
 from mask2former.data.datasets.registration import Facts, register, register_below_root
 from mask2former.data.errors import DatasetError, each_converted
-from mask2former.data.polygons import is_polygon
-from mask2former.label_files import IGNORE_LABEL
-from mask2former.storage import PathLike, located
+from mask2former.data.ground_truth.polygons import is_polygon
+from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.storage import PathLike, located
 
 logger = logging.getLogger(__name__)
 ImageFile = Callable[[Facts], str]

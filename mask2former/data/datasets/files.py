@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.data.errors import DatasetError
-from mask2former.storage import PathLike, located
+from mask2former.utils.storage import PathLike, located
 
 METADATA = Path(__file__).parent / "metadata"
 ROOT_VARIABLE = "DETECTRON2_DATASETS"

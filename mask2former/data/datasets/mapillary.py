@@ -15,7 +15,7 @@ from mask2former.data.datasets.coco import PANOPTIC_FACTS, categories_in, load_p
 from mask2former.data.datasets.files import datasets_root, read_json, require, table
 from mask2former.data.datasets.registration import Facts, register
 from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
-from mask2former.label_files import IGNORE_LABEL
+from mask2former.utils.label_maps import IGNORE_LABEL
 
 FOLDER = "mapillary_vistas"
 SPLITS = {"train": "training", "val": "validation"}

@@ -9,9 +9,9 @@ from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import require
 from mask2former.data.datasets.registration import Facts, register
 from mask2former.data.errors import DatasetError, stop_or_note
-from mask2former.image_io import EXTENSIONS
-from mask2former.label_files import IGNORE_LABEL
-from mask2former.storage import PathLike, files_below
+from mask2former.utils.image_io import EXTENSIONS
+from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.storage import PathLike, files_below
 
 logger = logging.getLogger(__name__)
 LABEL_EXTENSIONS = (".png", ".tif", ".tiff")  # formats that keep every value

@@ -23,7 +23,7 @@ from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from mask2former.label_files import write_segment_ids
+from mask2former.utils.label_maps import write_segment_ids
 
 SIDE = 128
 SPLITS = {"train": 3000, "val": 150}

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2former.modeling.backbone.base import Backbone
+from mask2former.modeling.layers.activation_checkpointing import recompute
 from mask2former.modeling.layers.conv import ConvNorm
 from mask2former.modeling.layers.norm import freeze, get_norm
-from mask2former.modeling.layers.recompute import recompute
-from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),

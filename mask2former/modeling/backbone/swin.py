@@ -21,11 +21,11 @@ from mask2former.modeling.backbone.windows import (
     split_windows,
     window_layout,
 )
+from mask2former.modeling.layers.activation_checkpointing import recompute
+from mask2former.modeling.layers.chunking import in_pieces, pieces_pay
 from mask2former.modeling.layers.drop_path import DropPath
-from mask2former.modeling.layers.pieces import in_pieces, pieces_pay
-from mask2former.modeling.layers.recompute import recompute
-from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE
 
 
 def relative_position_index(window: int) -> Tensor:

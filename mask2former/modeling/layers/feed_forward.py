@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mask2former.modeling.layers.pieces import pieces
+from mask2former.modeling.layers.chunking import pieces
 
 
 def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mask2former.distributed import sum_over_processes, world_size
+from mask2former.utils.comm import sum_over_processes, world_size
 
 GROUPS = 32  # of GroupNorm, as the published models have it
 

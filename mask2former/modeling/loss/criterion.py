@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mask2former.distributed import sum_over_processes, world_size
 from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights, assign, matching_costs
 from mask2former.modeling.loss.points import (
     random_points,
@@ -24,6 +23,7 @@ from mask2former.modeling.loss.points import (
 )
 from mask2former.modeling.predictions import Predictions
 from mask2former.structures import Instances
+from mask2former.utils.comm import sum_over_processes, world_size
 
 
 class SetCriterion(nn.Module):

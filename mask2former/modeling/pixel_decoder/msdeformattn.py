@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mask2former.modeling.layers.activation_checkpointing import recompute
 from mask2former.modeling.layers.attention import MapSequence, MSDeformAttn, map_sequence
+from mask2former.modeling.layers.chunking import in_pieces, pieces_pay
 from mask2former.modeling.layers.conv import ConvNorm, init_c2_xavier
 from mask2former.modeling.layers.feed_forward import feed_forward
 from mask2former.modeling.layers.norm import get_norm
-from mask2former.modeling.layers.pieces import in_pieces, pieces_pay
 from mask2former.modeling.layers.position import sine_position
-from mask2former.modeling.layers.recompute import recompute
-from mask2former.registry import SEM_SEG_HEADS
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import SEM_SEG_HEADS
 
 NUM_POINTS = 4  # a head and level, in every published model
 

@@ -20,8 +20,8 @@ from mask2former.modeling.layers.conv import init_c2_xavier
 from mask2former.modeling.layers.mlp import MLP
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.predictions import Prediction, Predictions, multiply_masks
-from mask2former.registry import TRANSFORMER_DECODER
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import TRANSFORMER_DECODER
 
 
 class ResidualLayer(nn.Module):

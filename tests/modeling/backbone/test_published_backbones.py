@@ -10,10 +10,10 @@ import torch
 
 from mask2former.config import get_cfg
 from mask2former.modeling.backbone.swin import relative_position_index
-from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[2] / "golden_files"
 CONFIGS: dict[str, dict[str, Any]] = json.loads((DATA / "configs.json").read_text())["configs"]
 STATE_DICTS = json.loads(gzip.decompress((DATA / "state_dicts.json.gz").read_bytes()))
 

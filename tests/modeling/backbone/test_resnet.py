@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mask2former.config import get_cfg
 from mask2former.modeling.backbone.resnet import Bottleneck, ResNet
 from mask2former.modeling.layers.norm import FrozenBatchNorm2d
-from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE
 
 # torchvision's documented parameter counts, less those of the classifier.
 PARAMETERS = [

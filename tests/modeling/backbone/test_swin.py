@@ -16,10 +16,10 @@ from mask2former.modeling.backbone.swin import (
     WindowAttention,
 )
 from mask2former.modeling.backbone.windows import shift_mask, window_layout
-from mask2former.modeling.layers import pieces
+from mask2former.modeling.layers import chunking as pieces
 from mask2former.modeling.layers.drop_path import DropPath
-from mask2former.registry import BACKBONE
 from mask2former.structures import ShapeSpec
+from mask2former.utils.registry import BACKBONE
 
 
 def small(**changes: Any) -> SwinTransformer:

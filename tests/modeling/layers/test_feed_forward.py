@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from mask2former.modeling.layers import pieces
+from mask2former.modeling.layers import chunking as pieces
 from mask2former.modeling.layers.feed_forward import feed_forward
 
 

@@ -6,12 +6,12 @@ import torch
 import torch.multiprocessing
 from torch import distributed, nn
 
-from mask2former.distributed import sum_over_processes
 from mask2former.modeling.loss.criterion import SetCriterion, point_losses
 from mask2former.modeling.loss.matcher import LossWeights
 from mask2former.modeling.loss.points import random_points, uncertain_points
 from mask2former.modeling.predictions import Prediction, Predictions
 from mask2former.structures import Instances
+from mask2former.utils.comm import sum_over_processes
 
 SIZE = (32, 48)
 CLASSES = 3

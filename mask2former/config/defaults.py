@@ -1,0 +1,150 @@
+"""The configuration keys: one table of those the project reads, one of those it accepts and does not read.
+
+Names are Detectron2's and Mask2Former's; so are the defaults, except `MODEL.DEVICE`, which is "auto", and
+those that would ask for what does not exist here and ask for Mask2Former's parts: `MODEL.META_ARCHITECTURE`,
+`MODEL.RESNETS.OUT_FEATURES`, and `NAME`, `IN_FEATURES` and `PIXEL_DECODER_NAME` of `MODEL.SEM_SEG_HEAD`.
+A default stands here and nowhere else.
+"""
+
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "VERSION": 2,
+    "MODEL.META_ARCHITECTURE": "MaskFormer",
+    "MODEL.DEVICE": "auto",  # "auto": cuda where there is one, else cpu
+    "MODEL.WEIGHTS": "",
+    "MODEL.WEIGHTS_STRICT": True,  # weights whose names or shapes do not fit are an error
+    "MODEL.ACTIVATION_CHECKPOINTING": False,  # recompute blocks in the backward pass: less memory, more time
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.RESNETS.DEPTH": 50,  # 18, 34, 50 or 101
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.NORM": "FrozenBN",
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
+    "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,  # 64 for depths 18 and 34
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.SWIN.PATCH_SIZE": 4,
+    "MODEL.SWIN.EMBED_DIM": 96,
+    "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
+    "MODEL.SWIN.NUM_HEADS": [3, 6, 12, 24],
+    "MODEL.SWIN.WINDOW_SIZE": 7,
+    "MODEL.SWIN.MLP_RATIO": 4.0,
+    "MODEL.SWIN.QKV_BIAS": True,
+    "MODEL.SWIN.QK_SCALE": None,
+    "MODEL.SWIN.DROP_RATE": 0.0,
+    "MODEL.SWIN.ATTN_DROP_RATE": 0.0,
+    "MODEL.SWIN.DROP_PATH_RATE": 0.3,
+    "MODEL.SWIN.PATCH_NORM": True,
+    "MODEL.SWIN.APE": False,  # learned absolute positions
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # sizes them
+    "MODEL.SWIN.USE_CHECKPOINT": False,  # as MODEL.ACTIVATION_CHECKPOINTING, for Swin alone
+    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
+    "MODEL.SEM_SEG_HEAD.NORM": "GN",
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 0,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
+    "MODEL.MASK_FORMER.NHEADS": 8,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than there are layers
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder; the transformer decoder has none
+    "MODEL.MASK_FORMER.PRE_NORM": False,
+    "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
+    "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.1,
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
+    "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112 * 112,
+    "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
+    "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 32,
+    "MODEL.MASK_FORMER.THING_IDS": [],  # contiguous ids of the thing classes; follows from the dataset
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
+    "MODEL.MASK_FORMER.TEST.INSTANCE_ON": False,
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
+    "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
+    "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": 256,  # masks are upsampled in chunks of this size
+    "INPUT.FORMAT": "BGR",
+    "INPUT.MIN_SIZE_TRAIN": (800,),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
+    "INPUT.MAX_SIZE_TRAIN": 1333,
+    "INPUT.MIN_SIZE_TEST": 800,
+    "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.RANDOM_FLIP": "horizontal",
+    "INPUT.CROP.ENABLED": False,
+    "INPUT.CROP.TYPE": "relative_range",
+    "INPUT.CROP.SIZE": [0.9, 0.9],
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
+    "INPUT.COLOR_AUG_SSD": False,
+    "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
+    "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training pictures are padded to; -1: none
+    "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop, and smallest and largest scale
+    "INPUT.MIN_SCALE": 0.1,
+    "INPUT.MAX_SCALE": 2.0,
+    "DATASETS.TRAIN": (),
+    "DATASETS.TEST": (),
+    "DATALOADER.NUM_WORKERS": 4,
+    "DATALOADER.SAMPLER_TRAIN": "TrainingSampler",
+    "DATALOADER.REPEAT_THRESHOLD": 0.0,
+    "DATALOADER.REPEAT_SQRT": True,
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
+    "SOLVER.OPTIMIZER": "ADAMW",
+    "SOLVER.STRATEGY": "ddp",  # several processes: "ddp", all weights in each; "fsdp", a part of each weight
+    "SOLVER.IMS_PER_BATCH": 16,
+    "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.REFERENCE_BATCH": 0,  # pictures a step, by accumulation, where IMS_PER_BATCH is less; 0: that
+    "SOLVER.MAX_ITER": 40000,
+    "SOLVER.EPOCHS": 0.0,  # passes through DATASETS.TRAIN instead of MAX_ITER, which follows; 0: MAX_ITER
+    "SOLVER.BASE_LR": 0.001,
+    "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.MOMENTUM": 0.9,  # of SGD
+    "SOLVER.WEIGHT_DECAY": 0.0001,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.0,
+    "SOLVER.WEIGHT_DECAY_EMBED": 0.0,
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.STEPS": (30000,),
+    "SOLVER.GAMMA": 0.1,
+    "SOLVER.POLY_LR_POWER": 0.9,
+    "SOLVER.POLY_LR_CONSTANT_ENDING": 0.0,
+    "SOLVER.WARMUP_METHOD": "linear",
+    "SOLVER.WARMUP_FACTOR": 0.001,
+    "SOLVER.WARMUP_ITERS": 1000,
+    "SOLVER.CHECKPOINT_PERIOD": 5000,
+    "SOLVER.CLIP_GRADIENTS.ENABLED": False,
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "value",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 1.0,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
+    "SOLVER.AMP.ENABLED": False,
+    "SOLVER.AMP.DTYPE": "auto",
+    "TEST.EVAL_PERIOD": 0,
+    "TEST.EXPECTED_RESULTS": [],
+    "TEST.DETECTIONS_PER_IMAGE": 100,
+    "TEST.BOUNDARY": False,  # boundary AP and PQ beside the plain ones
+    "TEST.SAVE_PREDICTIONS": False,  # in the formats that the datasets' authors take
+    "TEST.RECOUNT_AREAS": False,  # panoptic truth: areas as the PNG shows them, not as the JSON says
+    "TEST.AUG.ENABLED": False,  # semantic scores averaged over sizes and mirrored pictures
+    "TEST.AUG.MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
+    "TEST.AUG.MAX_SIZE": 4000,
+    "TEST.AUG.FLIP": True,
+    "OUTPUT_DIR": "./output",
+    "SEED": -1,
+    "CUDNN_BENCHMARK": False,
+    "FLOAT32_PRECISION": "",
+    "VIS_PERIOD": 0,
+}

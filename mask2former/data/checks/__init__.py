@@ -1,0 +1,1 @@
+"""Checks of a dataset, and what it holds in numbers."""

@@ -1,0 +1,1 @@
+"""Custom datasets: annotations of a user's own, found out and checked."""

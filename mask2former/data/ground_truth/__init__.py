@@ -1,0 +1,1 @@
+"""Ground truth of any kind as classes and masks."""

@@ -1,0 +1,95 @@
+"""What the model makes of a training picture, beside what it should: VIS_PERIOD's pictures.
+
+Letters: `H, W` the picture's sides in pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from mask2former.data.mapper import CHANNEL_ORDER
+from mask2former.engine.metrics_log import MetricsLog
+from mask2former.engine.trainer import Hook, Trainer, is_due
+from mask2former.utils.visualize import Region, class_colours, draw_regions, mask_regions, result_regions
+
+FOLDER = "pictures"
+LEAST_SCORE = 0.5  # of an instance that is drawn
+
+Array = NDArray[Any]
+
+
+def target_regions(sample: dict[str, Any], names: Sequence[str]) -> list[Region]:
+    """The true objects of a training sample, the largest first."""
+    targets = sample["instances"]
+    masks = (mask.cpu().numpy() for mask in targets.gt_masks)
+    return mask_regions(masks, targets.gt_classes.tolist(), names, class_colours(len(names)))
+
+
+def predicted_regions(output: dict[str, Any], names: Sequence[str]) -> list[Region]:
+    """The model's result for one picture: panoptic if it makes one, else instances, else classes."""
+    return result_regions(*_most_telling(output), names, class_colours(len(names)))
+
+
+def _most_telling(output: dict[str, Any]) -> tuple[str, Any]:
+    """A task and its result."""
+    if "panoptic_seg" in output:
+        ids, segments = output["panoptic_seg"]
+        return "panoptic", (ids.cpu().numpy(), segments)
+    if "instances" in output:
+        instances = output["instances"]
+        return "instance", instances[instances.scores >= LEAST_SCORE]
+    return "semantic", output["sem_seg"].argmax(0).cpu().numpy()
+
+
+def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], image_format: str) -> Array:
+    """The picture with its true objects, and to the right with the predicted ones: (H, 2W, 3) uint8 RGB.
+
+    `image_format` is the order of the sample's channels, "RGB" or "BGR".
+    """
+    picture = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
+    model.eval()
+    with torch.inference_mode():
+        output = model([{"image": sample["image"]}])[0]
+    model.train()
+    drawn = [draw_regions(picture, target_regions(sample, names))]
+    drawn.append(draw_regions(picture, predicted_regions(output, names)))
+    return np.concatenate(drawn, axis=1)
+
+
+class PictureHook(Hook):
+    """Every `period` steps (0: never), one of the step's pictures: to a file and to TensorBoard.
+
+    `whole` makes a model that the main process can use alone; every process calls it.
+    """
+
+    def __init__(
+        self,
+        *,
+        period: int,
+        names: Sequence[str],
+        image_format: str,
+        folder: Path,
+        metrics: MetricsLog | None,
+        whole: Callable[[nn.Module], nn.Module] = lambda model: model,
+    ) -> None:
+        self.period, self.names, self.image_format = period, names, image_format
+        self.folder, self.metrics, self.whole = folder / FOLDER, metrics, whole
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Draw when due."""
+        if not is_due(trainer.done, self.period):
+            return
+        model = self.whole(trainer.plain_model)
+        if self.metrics is None:
+            return
+        assert trainer.last is not None
+        drawn = draw_sample(model, trainer.last.batch[0], self.names, self.image_format)
+        self.folder.mkdir(exist_ok=True)
+        Image.fromarray(drawn).save(self.folder / f"step_{trainer.done - 1:07d}.jpg")
+        self.metrics.write_image(trainer.done - 1, "target, prediction", drawn)

@@ -1,0 +1,1 @@
+"""Processes: started, connected, and what is reported when one fails."""

@@ -1,0 +1,177 @@
+"""Optimiser, rate schedule and gradient clipping: the paper's training recipe, from SOLVER.*.
+
+Parameters with the same rate and decay share a group, so that the fused kernels see few, long lists.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from mask2former.engine.parallel import is_sharded, whole_tensor
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
+UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
+
+Factor = Callable[[int], float]
+Clipper = Callable[[Iterable[nn.Parameter]], Tensor]
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_embed: float,
+    backbone_multiplier: float,
+) -> list[dict[str, Any]]:
+    """Every trainable parameter of `model` once, grouped by (rate, decay).
+
+    The backbone's rate is multiplied; norms, embeddings and position tables have decays of their own.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for path, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        owner_path, _, name = path.rpartition(".")
+        owner = model.get_submodule(owner_path)
+        decay = weight_decay
+        if name in UNDECAYED:
+            decay = 0.0
+        elif isinstance(owner, NORMS):
+            decay = weight_decay_norm
+        elif isinstance(owner, nn.Embedding):
+            decay = weight_decay_embed
+        rate = base_lr * (backbone_multiplier if "backbone" in owner_path.split(".") else 1.0)
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """The optimiser SOLVER.OPTIMIZER over the groups of `model`, fused where the device can.
+
+    Raises:
+        ValueError: SOLVER.OPTIMIZER is not known.
+    """
+    solver = cfg.SOLVER
+    groups = parameter_groups(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+    )
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    if solver.OPTIMIZER == "ADAMW":
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)
+    if solver.OPTIMIZER == "SGD":
+        fused = fused and not is_sharded(model)  # torch's fused SGD takes no weights in parts
+        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, fused=fused)
+    raise ValueError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; known are: ADAMW, SGD")
+
+
+def multi_step(solver: CfgNode) -> Factor:
+    """Times GAMMA from each of STEPS on."""
+    return lambda step: solver.GAMMA ** sum(step >= milestone for milestone in solver.STEPS)
+
+
+def polynomial(solver: CfgNode) -> Factor:
+    """(1 - step/MAX_ITER)^POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING."""
+
+    def factor(step: int) -> float:
+        left = max(0.0, 1 - step / solver.MAX_ITER)
+        return max(left**solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING)
+
+    return factor
+
+
+def cosine(solver: CfgNode) -> Factor:
+    """Half a cosine from 1 to 0 at MAX_ITER."""
+    return lambda step: (1 + math.cos(math.pi * min(1.0, step / solver.MAX_ITER))) / 2
+
+
+SCHEDULES: dict[str, Callable[[CfgNode], Factor]] = {
+    "WarmupMultiStepLR": multi_step,
+    "WarmupPolyLR": polynomial,
+    "WarmupCosineLR": cosine,
+}
+
+
+def warmup(solver: CfgNode) -> Factor:
+    """From WARMUP_FACTOR to 1 in WARMUP_ITERS steps: linearly, or at once at their end ("constant").
+
+    Raises:
+        ValueError: WARMUP_METHOD is neither.
+    """
+    if solver.WARMUP_METHOD not in ("linear", "constant"):
+        raise ValueError(f"SOLVER.WARMUP_METHOD is '{solver.WARMUP_METHOD}'; known are: linear, constant")
+    slope = 1 - solver.WARMUP_FACTOR if solver.WARMUP_METHOD == "linear" else 0.0
+
+    def factor(step: int) -> float:
+        if step >= solver.WARMUP_ITERS:
+            return 1.0
+        return solver.WARMUP_FACTOR + slope * step / solver.WARMUP_ITERS
+
+    return factor
+
+
+def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
+    """The schedule SOLVER.LR_SCHEDULER_NAME times its warm-up; one `step()` a training step.
+
+    Raises:
+        ValueError: the schedule's name is not known.
+    """
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name not in SCHEDULES:
+        raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is '{name}'; known are: {', '.join(sorted(SCHEDULES))}")
+    # A step skipped for a non-finite gradient advances the schedule but not the optimiser; torch would warn.
+    warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
+    shape, rise = SCHEDULES[name](cfg.SOLVER), warmup(cfg.SOLVER)
+    return LambdaLR(optimizer, lambda step: shape(step) * rise(step))
+
+
+def build_clipper(cfg: CfgNode) -> Clipper:
+    """A function that clips the gradients as SOLVER.CLIP_GRADIENTS says.
+
+    It returns the norm of the whole gradient as it was before: what tells that a gradient is not finite.
+
+    Raises:
+        ValueError: CLIP_TYPE is not known.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED:
+        return lambda parameters: _clip_norm(parameters, math.inf)
+    if clip.CLIP_TYPE == "full_model":
+        return lambda parameters: _clip_norm(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+    if clip.CLIP_TYPE not in ("value", "norm"):
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; known are: full_model, value, norm"
+        )
+
+    def clip_each(parameters: Iterable[nn.Parameter]) -> Tensor:
+        parameters = list(parameters)
+        norm = _clip_norm(parameters, math.inf)
+        if clip.CLIP_TYPE == "value":
+            nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
+        else:
+            for parameter in parameters:
+                _clip_norm(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+        return norm
+
+    return clip_each
+
+
+def _clip_norm(
+    parameters: Iterable[nn.Parameter] | nn.Parameter, largest: float, norm_type: float = 2.0
+) -> Tensor:
+    """torch's; the norm is of whole gradients, also where each process has a part of them."""
+    return whole_tensor(nn.utils.clip_grad_norm_(parameters, largest, norm_type))

@@ -1,0 +1,315 @@
+"""Mean IoU of semantic segmentation, from one confusion matrix over the data set.
+
+As a command on two folders of label maps: `python -m mask2former.evaluation.semantic.miou --gt-dir truth
+--pred-dir predictions (--num-classes K | --label-ids 1-150) [--pred-label-ids 1-150] [--ignore-label 255]
+[--json]`.
+
+Letters: `K` classes, `H, W` the image's sides in pixels. A confusion matrix is (K + 1, K + 1) pixels, rows
+the truth, columns the prediction; the last row and column are the ignored label. A pixel with ignored truth
+counts nowhere; one that is predicted as ignored is a miss of its true class, and of no predicted one.
+"""
+
+import argparse
+import logging
+import re
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from mask2former.evaluation.common.json_files import SUBMISSION, require, write_json
+from mask2former.evaluation.common.metadata import DatasetIds, required_attribute
+from mask2former.evaluation.common.report import run_command
+from mask2former.evaluation.common.rle import encode_masks
+from mask2former.utils import comm as distributed
+from mask2former.utils.label_maps import (
+    IGNORE_LABEL,
+    Array,
+    read_label_map,
+    read_segment_ids,
+    relabelled,
+    semantic_from_panoptic,
+    write_label_map,
+)
+from mask2former.utils.storage import PathLike, files_below, located
+
+logger = logging.getLogger(__name__)
+
+TRUTH_KEYS = ("sem_seg_file_name", "pan_seg_file_name")
+SUFFIXES = (".png", ".tif", ".tiff")  # of the truth's label maps; predictions are PNG files, or have the same
+
+
+def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -> Array:
+    """Labels (H, W) with the ignored one replaced by K; a ValueError if another is not a class in [0, K)."""
+    ignored = labels == ignore_label
+    beyond = ~ignored & ((labels < 0) | (labels >= num_classes))
+    if beyond.any():
+        raise ValueError(
+            f"{where}: label {labels[beyond][0]} is neither one of the {num_classes} classes "
+            f"nor the ignored label {ignore_label}"
+        )
+    return np.where(ignored, num_classes, labels.astype(np.int64))
+
+
+def confusion_matrix(truth_bins: Array, pred_bins: Array, num_classes: int) -> Array:
+    """Pixels of each pair of labels, (K + 1, K + 1), of two maps (H, W) of bins."""
+    side = num_classes + 1
+    pairs = (truth_bins * side + pred_bins).ravel()
+    return np.bincount(pairs, minlength=side * side).reshape(side, side)
+
+
+def mean_iou(confusion: Array, class_names: Sequence[str]) -> OrderedDict[str, float]:
+    """In percent: mIoU, fwIoU (weighted by frequency), mACC, pACC, and `IoU-`, `ACC-` of each class.
+
+    Classes without a pixel of truth are left out of the means and are NaN themselves.
+    """
+    classes = slice(len(class_names))
+    hits = confusion.diagonal()[classes].astype(np.float64)
+    truth = np.where(confusion[classes].any(1), confusion[classes].sum(1), np.nan)
+    predicted = confusion[classes, classes].sum(0)
+    iou, accuracy, share = hits / (truth + predicted - hits), hits / truth, truth / max(np.nansum(truth), 1)
+
+    present = np.isfinite(truth)
+    means = {
+        "mIoU": iou[present].mean() if present.any() else np.nan,
+        "fwIoU": (iou * share)[present].sum() if present.any() else np.nan,
+        "mACC": accuracy[present].mean() if present.any() else np.nan,
+        "pACC": (accuracy * share)[present].sum() if present.any() else np.nan,
+    }
+    per_class = {
+        f"{metric}-{name}": value
+        for metric, values in (("IoU", iou), ("ACC", accuracy))
+        for name, value in zip(class_names, values, strict=True)
+    }
+    return OrderedDict((name, float(100 * value)) for name, value in {**means, **per_class}.items())
+
+
+def mean_iou_of_folders(
+    gt_dir: PathLike,
+    pred_dir: PathLike,
+    *,
+    label_ids: Sequence[int],
+    pred_label_ids: Sequence[int] | None = None,
+    ignore_label: int = IGNORE_LABEL,
+) -> OrderedDict[str, float]:
+    """The metrics of a folder of label maps; the predictions have the same names below `pred_dir`.
+
+    Args:
+        gt_dir: label maps of 8 or 16 bits, at any depth.
+        pred_dir: the predictions; other files there are not looked at.
+        label_ids: the labels that are classes.
+        pred_label_ids: those of the same classes in the predictions, if they are others.
+        ignore_label: the one that is none.
+
+    Raises:
+        ValueError: there is no picture, a prediction is missing, sizes differ, or a label is out of range.
+    """
+    pred_label_ids = label_ids if pred_label_ids is None else pred_label_ids
+    for labels in (label_ids, pred_label_ids):
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"the classes are the labels {[*labels]}: expected 1 or more, and none twice")
+    if len(pred_label_ids) != len(label_ids):
+        raise ValueError(f"the predictions have {len(pred_label_ids)} classes, the truth {len(label_ids)}")
+    names = sorted(path.relative_to(located(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
+    if not names:
+        raise ValueError(f"{gt_dir}: no PNG or TIFF files")
+    num_classes = len(label_ids)
+    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    for name in tqdm(names, "mIoU", disable=None):
+        file = located(pred_dir) / name
+        file = file if file.is_file() else file.with_suffix(".png")
+        truth = _read_bins(located(gt_dir) / name, label_ids, ignore_label)
+        pred = _read_bins(file, pred_label_ids, ignore_label)
+        _check_sizes(truth, pred, file)
+        confusion += confusion_matrix(truth, pred, num_classes)
+    return mean_iou(confusion, [str(label) for label in label_ids])
+
+
+def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array:
+    """The labels of a file (H, W), as `bins_of` has them; a class is its place among `label_ids`."""
+    if isinstance(label_ids, range):
+        return bins_of(read_label_map(file), len(label_ids), ignore_label, file)
+    places = {label: place for place, label in enumerate(label_ids)}
+    return _read_relabelled(file, {**places, ignore_label: len(label_ids)})
+
+
+def _read_relabelled(file: PathLike, table: Mapping[int, int]) -> Array:
+    """The labels of a file (H, W) as the table translates them; an error names the file."""
+    try:
+        return relabelled(read_label_map(file), table)
+    except ValueError as error:
+        raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+
+
+class SemSegEvaluator:
+    """Mean IoU of a model's `label_map` or `sem_seg`; writes `sem_seg_predictions.json`, its RLEs.
+
+    Args:
+        metadata: has `stuff_classes` (the names of all K classes) and `ignore_label`; where it has
+            `stuff_dataset_id_to_contiguous_id`, the file holds the data set's category ids.
+        output_dir: where the predictions are written; None writes none.
+        save_predictions: write label maps `submission/semantic/<name of the picture>.png` too, with the
+            `official_label_ids` and `official_ignore_label` of the metadata if it has them. Pictures then
+            need not have a truth.
+    """
+
+    def __init__(
+        self, *, metadata: Any, output_dir: PathLike | None = None, save_predictions: bool = False
+    ) -> None:
+        self._names: list[str] = list(required_attribute(metadata, "stuff_classes"))
+        self._ignore_label: int = required_attribute(metadata, "ignore_label")
+        has_ids = getattr(metadata, "stuff_dataset_id_to_contiguous_id", None) is not None
+        self._dataset_ids = DatasetIds(metadata, "stuff_dataset_id_to_contiguous_id") if has_ids else {}
+        self._output_dir = Path(output_dir) if output_dir is not None else None
+        self._folder = (
+            self._output_dir / SUBMISSION / "semantic" if self._output_dir and save_predictions else None
+        )
+        classes = getattr(metadata, "official_label_ids", range(len(self._names)))
+        ignored = getattr(metadata, "official_ignore_label", self._ignore_label)
+        labels = [*classes, max(ignored, 0)]
+        self._official = np.array(labels, np.uint8 if max(labels) < 256 else np.uint16)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        side = len(self._names) + 1
+        self._confusion = np.zeros((side, side), np.int64)
+        self._predictions: list[dict[str, Any]] = []
+        self._written: list[str] = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Count a batch: outputs with a `label_map` (H, W) or `sem_seg` scores (K, H, W), inputs with truth.
+
+        That is the file `sem_seg_file_name`, or, where there is none, `pan_seg_file_name` with
+        `segments_info`.
+
+        Raises:
+            ValueError: no file of truth, a label that is no class, or a size other than the prediction's.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            labels = (output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)).cpu()
+            pred = bins_of(labels.numpy(), len(self._names), self._ignore_label, "model's result")
+            if self._output_dir is not None:
+                self._predictions += self._encode(labels, str(record["file_name"]))
+            if self._folder is not None:
+                self._write(self._folder, pred, str(record["file_name"]))
+                if not any(key in record for key in TRUTH_KEYS):
+                    continue
+            file, true = true_labels(record, self._ignore_label)
+            truth = bins_of(true, len(self._names), self._ignore_label, file)
+            _check_sizes(truth, pred, file)
+            self._confusion += confusion_matrix(truth, pred, len(self._names))
+
+    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
+        """`{"sem_seg": {"mIoU": …}}` over the images of all processes; empty but on the main process.
+
+        Where predictions are saved and no picture has a truth there are no metrics.
+        """
+        gathered = distributed.gather_objects((self._confusion, self._predictions, self._written))
+        if not distributed.is_main_process():
+            return OrderedDict()
+        confusions, predictions, written = zip(*gathered, strict=True)
+        if self._output_dir is not None:
+            write_json(self._output_dir / "sem_seg_predictions.json", list(chain(*predictions)))
+        if twice := [name for name, count in Counter(chain(*written)).items() if count > 1]:
+            logger.error(
+                "%s: pictures of different folders have one name; the last label map of each was kept: %s",
+                *(self._folder, ", ".join(twice)),
+            )
+        confusion = np.sum(confusions, axis=0)
+        if self._folder is not None and not confusion.any():
+            logger.info("no picture has a truth: label maps are saved in %s, not scored", self._folder)
+            return OrderedDict()
+        return OrderedDict(sem_seg=mean_iou(confusion, self._names))
+
+    def _write(self, folder: Path, pred: Array, file_name: str) -> None:
+        """Write the label map of bins (H, W)."""
+        name = f"{Path(file_name).stem}.png"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_label_map(folder / name, self._official[pred])
+        self._written.append(name)
+
+    def _encode(self, labels: Tensor, file_name: str) -> list[dict[str, Any]]:
+        """A label map (H, W) as one RLE for each class that is in it."""
+        return [
+            {
+                "file_name": file_name,
+                "category_id": self._dataset_ids.get(label, label),
+                "segmentation": encode_masks((labels == label)[None])[0],
+            }
+            for label in labels.unique().tolist()
+        ]
+
+
+def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Array]:
+    """The file of an image's truth and its labels (H, W), from the semantic PNG or else the panoptic one.
+
+    `sem_seg_label_ids` translates the values of a semantic PNG. Of a panoptic PNG every listed segment,
+    crowds too, is its class, and the rest is ignored.
+
+    Raises:
+        ValueError: the image has neither file, or a label has no translation.
+    """
+    semantic, panoptic = record.get("sem_seg_file_name"), record.get("pan_seg_file_name")
+    if panoptic is None or (semantic is not None and located(semantic).is_file()):
+        file = str(require(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
+        table = record.get("sem_seg_label_ids")
+        return file, read_label_map(file) if table is None else _read_relabelled(file, table)
+    segments = require(record, "segments_info", panoptic)
+    return str(panoptic), semantic_from_panoptic(read_segment_ids(panoptic), segments, ignore_label)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="mean_iou", description="Mean IoU of two folders of label maps.")
+    parser.add_argument("--gt-dir", required=True, help="the folder of the truth")
+    parser.add_argument("--pred-dir", required=True, help="the folder of the predictions, of the same names")
+    classes = parser.add_mutually_exclusive_group(required=True)
+    classes.add_argument(
+        "--num-classes", dest="label_ids", metavar="K", type=_first_labels, help="classes are 0 to K less one"
+    )
+    classes.add_argument(
+        "--label-ids", metavar="IDS", type=_labels, help="labels that are classes, such as 1-150 or 7,8,11-13"
+    )
+    parser.add_argument(
+        "--pred-label-ids", metavar="IDS", type=_labels, help="those of the predictions, if they are others"
+    )
+    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="the label that is no class")
+    return run_command(
+        parser,
+        lambda args: mean_iou_of_folders(
+            args.gt_dir,
+            args.pred_dir,
+            label_ids=args.label_ids,
+            pred_label_ids=args.pred_label_ids,
+            ignore_label=args.ignore_label,
+        ),
+        argv,
+    )
+
+
+def _first_labels(text: str) -> range:
+    return range(int(text))
+
+
+def _labels(text: str) -> list[int]:
+    """The numbers of "1-3,7"."""
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1-150 or 7,8,11-13")
+    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+    return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]
+
+
+def _check_sizes(truth: Array, pred: Array, where: object) -> None:
+    if truth.shape != pred.shape:
+        raise ValueError(f"{where}: the prediction is {pred.shape} pixels, the truth {truth.shape}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

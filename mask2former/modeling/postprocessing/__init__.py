@@ -1,0 +1,1 @@
+"""From logits to semantic, instance and panoptic results."""

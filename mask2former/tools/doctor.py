@@ -1,0 +1,232 @@
+"""What this machine has of what Mask2Former needs, to paste into an issue: `mask2former doctor`.
+
+Nothing is taken for granted, not even that torch can be imported: what fails is a line of the report.
+"""
+
+import argparse
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from mask2former.version import __version__, commit
+
+Facts = Iterator[tuple[str, str]]  # a name, and what is to be said of it
+
+PACKAGE = Path(__file__).parents[1]
+COMPILED_FILES = ("_cpu.so", "_cuda.fatbin")  # in ops/, made at installation
+INSTRUCTIONS = r"avx2|avx512(f|bw|_bf16|_fp16)|amx_(tile|bf16)|asimd|sve2?|bf16|i8mm"  # what changes speeds
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+TOLERANCE = 1e-4
+REBUILD = "get a C++ compiler (g++ or clang++), then install again; in a clone: pip install --no-deps -e ."
+CUDA_TORCH = "get a CUDA build of torch: https://pytorch.org/get-started/locally"
+CUDA_PARTS = "get NVRTC (pip install nvidia-cuda-nvrtc), or nvcc and install again"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    argparse.ArgumentParser(prog="python -m mask2former.tools.doctor", description=__doc__).parse_args(argv)
+    sys.stdout.write(report() + "\n")
+
+
+def report() -> str:
+    """All that is known, one fact a line; the home folder is written as ~."""
+    sections: dict[str, Callable[[], Facts]] = {
+        "versions": _versions,
+        "packages": _packages,
+        "processor": _processor,
+        "GPU": _gpu,
+        "deformable attention": _operator,
+        "missing": _missing,
+    }
+    text = "\n".join(line for title, facts in sections.items() for line in _lines(title, facts))
+    home = Path.home()
+    return text if home == Path(home.root) else text.replace(str(home), "~")
+
+
+def _lines(title: str, facts: Callable[[], Facts]) -> Iterator[str]:
+    yield title
+    is_empty = True
+    try:
+        for name, fact in facts():
+            is_empty = False
+            yield f"  {name}: " + fact.replace("\n", "\n    ")
+        if is_empty:
+            yield "  nothing"
+    except Exception as error:  # a broken installation is what this is for
+        yield f"  {_failure(error)}"
+
+
+def _failure(error: Exception) -> str:
+    return f"FAILS with {type(error).__name__}: {error}"
+
+
+def _versions() -> Facts:
+    yield "mask2former", f"{__version__} (commit {commit()}) in {PACKAGE}"
+    yield "Python", f"{platform.python_version()} ({platform.python_implementation()})"
+    yield "system", platform.platform()
+
+
+def _packages() -> Facts:
+    for name in _requirements():
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield name, "MISSING"
+
+
+def _requirements() -> list[str]:
+    """What pip installs with this package, which has to be installed itself for that to be known."""
+    try:
+        lines = metadata.requires("mask2former") or []
+    except metadata.PackageNotFoundError:
+        lines = ["mask2former"]
+    return [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
+
+
+def _processor() -> Facts:
+    name, instructions = _described_processor()
+    yield "name", name
+    yield "instructions", " ".join(instructions) or "unknown"
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "cores", f"{os.cpu_count()}, {usable} of them for this process"
+    for variable in THREAD_VARIABLES:
+        yield variable, _environment(variable)
+    import torch
+
+    yield "torch", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _described_processor() -> tuple[str, list[str]]:
+    """The processor's name and those of its instruction sets that matter here, as far as Linux tells."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    flags = re.search(r"^(?:flags|Features)\s*: (.*)", text, re.MULTILINE)
+    instructions = [flag for flag in (flags[1] if flags else "").split() if re.fullmatch(INSTRUCTIONS, flag)]
+    return (name[1] if name else platform.processor() or platform.machine()), instructions
+
+
+def _gpu() -> Facts:
+    yield "NVIDIA's driver", _driver() or "none, or no nvidia-smi"
+    yield "CUDA_VISIBLE_DEVICES", _environment("CUDA_VISIBLE_DEVICES")
+    import torch
+
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    yield "torch is built for", f"ROCm {torch.version.hip}" if torch.version.hip else built
+    for index in range(torch.cuda.device_count()):
+        device = torch.cuda.get_device_properties(index)
+        gigabytes = device.total_memory / 2**30
+        yield f"device {index}", f"{device.name}, sm_{device.major}{device.minor}, {gigabytes:.0f} GiB"
+
+
+def _driver() -> str | None:
+    """Version of the driver and names of the GPUs, independent of torch."""
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    query = [command, "--query-gpu=driver_version,name", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(run.stdout.strip().splitlines()) or None
+
+
+def _operator() -> Facts:
+    from mask2former.ops import backends
+    from mask2former.ops.cuda import nvrtc
+
+    yield backends.VARIABLE, _environment(backends.VARIABLE)
+    for name in COMPILED_FILES:
+        file = PACKAGE / "ops" / name
+        yield name, f"{file.stat().st_size / 1024:.0f} KiB" if file.exists() else "not there"
+    yield "NVRTC", nvrtc.why_unavailable() or "{}.{}".format(*nvrtc.version())
+    for name in backends.BACKENDS:
+        yield f"backend {name}", _status(name)
+    for device in _devices():
+        yield f"chosen on {device}", _choice(device)
+
+
+def _status(name: str) -> str:
+    """Whether a backend computes what it should, on a small example."""
+    from mask2former.ops import backends
+
+    reason = backends.BACKENDS[name].why_unavailable()
+    if reason:
+        return f"not available: {reason}"
+    try:
+        error = _worst_error(name)
+    except Exception as failure:
+        return _failure(failure)
+    return "works" if error < TOLERANCE else f"WRONG by {error:.2g}"
+
+
+def _worst_error(name: str) -> float:
+    """Of an output and its gradients, against PyTorch in float64."""
+    import torch
+
+    from mask2former.ops import backends
+
+    shapes, samples = ((5, 6), (2, 3)), (1, 36, 2, 2, 4)  # samples: images, queries, heads, levels, points
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((1, 36, 2, 8), (*samples, 2), samples, (1, 36, 1, 2), (1, 36, 16))
+    tensors = [torch.randn(size, generator=generator) for size in sizes]
+    value, points, weights, reference, grad = tensors
+
+    def compute(name: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        module = backends.BACKENDS[name]
+        v, p, w, r, g = (t.to(device, dtype) for t in (value, points, weights, reference.sigmoid(), grad))
+        results = [module.forward(v, shapes, p, w, r), *module.backward(g, v, shapes, p, w, r)]
+        return [result.double().cpu() for result in results]
+
+    results = compute(name, "cuda" if name == "cuda" else "cpu", torch.float32)
+    exact = compute("torch", "cpu", torch.float64)
+    return max(float((one - other).abs().max()) for one, other in zip(results, exact, strict=True))
+
+
+def _devices() -> list[str]:
+    import torch
+
+    others = [name for name in ("cuda", "mps", "xpu") if getattr(torch, name).is_available()]
+    return ["cpu", *others]
+
+
+def _choice(device: str) -> str:
+    from mask2former.ops import backends
+
+    try:
+        choice = backends.choose(device)
+    except ValueError as error:
+        return _failure(error)
+    return f"{choice.name} ({choice.reason})"
+
+
+def _missing() -> Facts:
+    """What is not there and should be, and how to get it."""
+    from mask2former.ops import backends
+
+    absent = [name for name, fact in _packages() if fact == "MISSING"]
+    if absent:
+        yield "packages", f"pip install {' '.join(absent)}"
+    if backends.BACKENDS["cpu"].why_unavailable():
+        yield "compiled operator for the CPU", REBUILD
+    import torch
+
+    if _driver() and not torch.cuda.is_available():
+        yield "torch for the GPU", CUDA_TORCH
+    elif torch.cuda.is_available() and backends.BACKENDS["cuda"].why_unavailable():
+        yield "compiled operator for the GPU", CUDA_PARTS
+
+
+def _environment(variable: str) -> str:
+    return os.environ.get(variable, "not set")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What every part of the project may use: files, images, processes, registries."""

@@ -1,0 +1,121 @@
+"""Reading a picture from wherever it comes (path, web address, array, Pillow image), and writing one.
+
+Whatever its format, what comes out is what a viewer shows: turned as EXIF says, three colours of 8 bits.
+
+Letters: `H, W` the picture's sides in pixels.
+"""
+
+import tempfile
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from mask2former.utils.storage import located, path_manager
+
+Array = np.ndarray[Any, np.dtype[Any]]
+ImageSource = str | PathLike[str] | Array | Image.Image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's grey pictures of 16 bits
+UPRIGHT = 1  # EXIF's orientation of a picture that needs no turning
+
+
+class ImageError(ValueError):
+    """A source that is no usable picture; says which and why."""
+
+
+def read_image(source: ImageSource) -> Array:
+    """The picture (H, W, 3) uint8 RGB.
+
+    Grey becomes three equal channels, transparency is dropped, and 16 bits are scaled to 8. An array is
+    (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of bool, uint8 or uint16, in the order RGB.
+
+    Raises:
+        ImageError: no such file, not a picture, a truncated one, or an array of another kind.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, "the given image")
+    if not isinstance(source, str | PathLike):
+        raise ImageError(
+            f"a {type(source).__name__} is no picture; give a path, an address, an array or a Pillow image"
+        )
+    name = fspath(source)
+    if not is_address(name):
+        return _from_file(name, name)
+    with tempfile.TemporaryDirectory() as folder:
+        return _from_file(_download(name, folder), name)
+
+
+def is_address(name: str) -> bool:
+    """Whether the picture lies in the web."""
+    return name.startswith(("http://", "https://"))
+
+
+def write_image(path: str | PathLike[str], image: Array) -> None:
+    """Write (H, W, 3) uint8 RGB in the format that the suffix tells; the folder is made.
+
+    Raises:
+        ImageError: the suffix tells no format that can be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Image.fromarray(image).save(path, quality=95)
+    except (ValueError, KeyError) as error:
+        raise ImageError(f"{path}: its suffix tells no picture format; use .png or .jpg") from error
+
+
+def _download(address: str, folder: str) -> str:
+    """The path of a fresh copy: what lies at an address may have changed since the last time."""
+    if ".." in urlparse(address).path.split("/"):  # iopath would follow it out of the folder
+        raise ImageError(f"{address}: an address must not hold '..'")
+    try:
+        return path_manager.get_local_path(address, force=True, cache_dir=folder)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{address}: cannot be downloaded ({error})") from error
+
+
+def _from_file(path: str, name: str) -> Array:
+    try:
+        with located(path).open("rb") as file, Image.open(file) as picture:
+            return _from_pillow(picture, name)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder, not a picture") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: is not a picture that Pillow can read") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
+        raise ImageError(f"{name}: cannot be read ({error})") from error
+
+
+def _from_pillow(picture: Image.Image, name: str) -> Array:
+    if picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ImageError(f"{name}: holds floats, whose range is unknown; save it with 8 or 16 bits")
+    if picture.mode in WIDE_MODES:
+        return _from_array(np.asarray(picture).clip(0, 2**16 - 1).astype(np.uint16))
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def _from_array(array: Array) -> Array:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise ImageError(f"an array of shape {array.shape} is no picture; expected (H, W) or (H, W, 3)")
+    if array.dtype == bool:
+        array = array * np.uint8(255)
+    elif array.dtype == np.uint16:
+        array = (array // 257).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"an array of {array.dtype} is no picture; expected uint8 from 0 to 255")
+    return np.ascontiguousarray(np.broadcast_to(array[..., :3], (*array.shape[:2], 3)))

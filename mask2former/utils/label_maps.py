@@ -1,0 +1,97 @@
+"""Pictures that hold labels instead of colours: semantic label maps and panoptic segment ids.
+
+A panoptic PNG is RGB; the id of a pixel's segment is R + 256 * G + 65536 * B, and 0 is void.
+
+Letters: `H, W` the picture's sides in pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mask2former.utils.storage import PathLike, located
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+VOID = 0
+UNKNOWN = -1  # no label is negative
+IGNORE_LABEL = 255  # in label maps that say nothing else
+MAX_SEGMENT_ID = 256**3 - 1
+LABEL_MODES = ("1", "L", "P", "I", "I;16")
+SEGMENT_MODES = ("RGB", "RGBA")
+
+
+def read_label_map(path: PathLike) -> Array:
+    """The label of each pixel, (H, W) integers: grey values of 8 or 16 bits, or the indices of a palette.
+
+    Raises:
+        ValueError: the file is missing, no readable picture, or has colour channels.
+    """
+    labels = np.asarray(_open(path, LABEL_MODES))
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def relabelled(labels: Array, table: Mapping[int, int]) -> Array:
+    """Labels (H, W) int32, each value of a file replaced by what `table`, which is not empty, says of it.
+
+    Raises:
+        ValueError: a label that the table lacks.
+    """
+    assert min(table) >= 0  # else it would be counted from the end
+    lookup = np.full(max(table) + 1, UNKNOWN, np.int32)
+    lookup[list(table)] = list(table.values())
+    within = labels.min(initial=0) >= 0 and labels.max(initial=0) < len(lookup)
+    found = lookup[labels] if within else np.full(1, UNKNOWN, np.int32)
+    if found.min(initial=0) == UNKNOWN:
+        unknown = labels[~np.isin(labels, list(table))][0]
+        raise ValueError(f"label {unknown} is not among the known labels {sorted(table)}")
+    return found
+
+
+def read_segment_ids(path: PathLike) -> Array:
+    """The segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
+
+    Raises:
+        ValueError: the file is missing, no readable picture, or not in colour.
+    """
+    picture = _open(path, SEGMENT_MODES)
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")  # drops alpha
+    four_bytes = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4")
+    return four_bytes.reshape(picture.height, picture.width) & np.uint32(MAX_SEGMENT_ID)
+
+
+def semantic_from_panoptic(ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int) -> Array:
+    """Ids (H, W) -> labels (H, W) int32: the class of each listed segment, crowds too; elsewhere ignored."""
+    labels = np.full(ids.shape, ignore_label, np.int32)
+    for segment in segments:
+        labels[ids == segment["id"]] = segment["category_id"]
+    return labels
+
+
+def write_segment_ids(path: PathLike, ids: Array) -> None:
+    """Write a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
+    assert np.all((ids >= 0) & (ids <= MAX_SEGMENT_ID))
+    channels = np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+    Image.fromarray(np.ascontiguousarray(channels)).save(path)
+
+
+def write_label_map(path: PathLike, labels: Array) -> None:
+    """Write labels (H, W), uint8 or uint16, as a grey PNG of as many bits."""
+    Image.fromarray(labels).save(path)
+
+
+def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
+    """The decoded picture."""
+    try:
+        with located(path).open("rb") as file, Image.open(file) as picture:
+            picture.load()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
+        raise ValueError(f"{path}: not a readable picture ({error})") from error
+    if picture.mode not in modes:
+        raise ValueError(f"{path}: the picture's mode is {picture.mode}, expected one of {', '.join(modes)}")
+    return picture

@@ -1,0 +1,1 @@
+"""Weights: read from files, renamed, loaded into a model."""

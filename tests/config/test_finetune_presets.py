@@ -1,0 +1,76 @@
+"""The fine-tuning presets: the published model that each starts from, and a run of one on other data."""
+
+import logging
+
+import pytest
+import torch
+from tiny_runs import OPTIONS, restored_log, tiny_shapes
+
+from mask2former.config import config_from_text, load_config
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_panoptic
+from mask2former.data.errors import DatasetError
+from mask2former.engine.build import build_model
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.train import train
+from mask2former.modeling.mask_former import build_mask_former
+from mask2former.weights import model_zoo as zoo
+
+__all__ = ["restored_log", "tiny_shapes"]
+
+STARTS = {  # preset -> the published config whose weights it starts from
+    "finetune/panoptic_R50.yaml": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
+    "finetune/instance_R50.yaml": "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml",
+    "finetune/semantic_R50.yaml": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
+}
+
+
+def shapes_of(name):
+    with torch.device("meta"):
+        model = build_mask_former(load_config(name))
+    return {key: tensor.shape for key, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("preset", "published"), STARTS.items())
+def test_a_preset_fits_the_published_weights_but_for_the_classes(preset, published):
+    assert zoo.published_weights(published) == load_config(preset).MODEL.WEIGHTS
+    found, expected = shapes_of(preset), shapes_of(published)
+    assert found.keys() == expected.keys()
+    differing = {key for key in found if found[key] != expected[key]}
+    classes = {f"sem_seg_head.predictor.class_embed.{name}" for name in ("weight", "bias")}
+    assert differing <= classes | {"criterion.empty_weight"}
+
+
+@pytest.mark.parametrize("preset", STARTS)
+def test_a_preset_has_no_data_of_its_own(preset):
+    cfg = load_config(preset, ["MODEL.WEIGHTS", "", *(part for item in OPTIONS.items() for part in item)])
+    cfg.SOLVER.EPOCHS = 1.0
+    with pytest.raises(DatasetError, match=r"nothing to train on: DATASETS\.TRAIN is empty"):
+        train(cfg, resume=False)
+
+
+@pytest.fixture
+def own_data(tiny_shapes):
+    """The drawn pictures as somebody's COCO panoptic files, which are known by a name of his."""
+    root = tiny_shapes / "shapes"
+    places = (root / "train", root / "panoptic_train", root / "annotations/panoptic_train.json")
+    register_coco_panoptic("own", {}, *places)
+    yield "own"
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.remove("own")
+
+
+def test_a_preset_on_other_data(own_data, tmp_path, caplog):
+    tiny = {key: value for key, value in OPTIONS.items() if not key.startswith("SOLVER.")}
+    tiny |= {"DATASETS.TRAIN": (own_data,), "OUTPUT_DIR": str(tmp_path), "SOLVER.EPOCHS": 4}
+    tiny |= {"MODEL.WEIGHTS": "", "TEST.EVAL_PERIOD": 0}
+    cfg = load_config("finetune/panoptic_R50.yaml", [part for item in tiny.items() for part in item])
+    published = cfg.clone()
+    published.DATASETS.TRAIN = ()
+    cfg.MODEL.WEIGHTS = str(tmp_path / "published.pth")
+    torch.save({"model": build_model(published).state_dict()}, cfg.MODEL.WEIGHTS)
+    with caplog.at_level(logging.INFO, "mask2former"):
+        apply_dataset_facts(cfg)
+        train(cfg, resume=False, typed_keys=tiny)
+    assert "re-initialised: class head (133 -> 5 classes)" in caplog.text
+    done = config_from_text((tmp_path / "config.yaml").read_text(), "written").SOLVER
+    assert (done.MAX_ITER, done.IMS_PER_BATCH, done.ACCUMULATION_STEPS) == (2, 16, 8)  # 24 pictures

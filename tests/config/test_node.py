@@ -1,0 +1,289 @@
+"""Keys, files and overrides: published configs against published values, and what users get wrong."""
+
+import ast
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from fvcore.common.config import CfgNode as FvcoreCfgNode
+
+from mask2former.config import (
+    CfgNode,
+    add_maskformer2_config,
+    config_from_text,
+    config_names,
+    get_cfg,
+    load_config,
+    resolve_config_file,
+    typed_keys,
+)
+from mask2former.config.defaults import DEFAULTS
+from mask2former.config.detectron2_keys import IGNORED
+from mask2former.config.yaml_files import flatten, read_layers
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+
+ROOT = Path(__file__).parents[2]
+MANIFEST = json.loads((ROOT / "tests/golden_files/configs.json").read_text())
+PUBLISHED: dict[str, dict] = MANIFEST["configs"]
+RES_MAPS = ["res2", "res3", "res4", "res5"]
+OUR_DEFAULTS = {
+    "MODEL.META_ARCHITECTURE": "MaskFormer",
+    "MODEL.DEVICE": "auto",
+    "MODEL.RESNETS.OUT_FEATURES": RES_MAPS,
+    "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": RES_MAPS,
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+}
+
+
+def as_json(value):
+    return json.loads(json.dumps(value))
+
+
+def stated(name: str) -> dict:
+    """Every key as the files state it, those included that `load_config` drops because nothing reads them."""
+    values = {**DEFAULTS, **{key: row.default for key, row in IGNORED.items()}}
+    for _, layer in read_layers(resolve_config_file(name)):
+        values |= {key: CfgNode._decode_cfg_value(value) for key, value in layer.items()}
+    return values
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_all_published_names_exist():
+    assert len(PUBLISHED) == 57
+    assert {name.removeprefix("configs/") for name in PUBLISHED} <= set(config_names())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_config_resolves_to_the_published_values(name, caplog):
+    expected = {**MANIFEST["defaults"], **OUR_DEFAULTS, **PUBLISHED[name]}
+    with caplog.at_level(logging.WARNING):
+        live = flatten(load_config(name))
+    in_files = stated(name)
+    assert not caplog.records
+    for key, value in expected.items():
+        assert as_json(in_files[key]) == value, key
+        assert key in IGNORED or as_json(live[key]) == value, key
+
+
+@pytest.mark.parametrize(
+    ("name", "things", "some"),
+    [
+        ("ade20k/panoptic-segmentation/maskformer2_R50_bs16_160k.yaml", 100, {12, 149}),  # person, flag
+        ("cityscapes/panoptic-segmentation/maskformer2_R50_bs16_90k.yaml", 8, {11, 18}),  # person, bicycle
+        (
+            "mapillary-vistas/panoptic-segmentation/maskformer_R50_bs16_300k.yaml",
+            37,
+            {0, 62},
+        ),  # bird, wheeled
+    ],
+)
+def test_panoptic_configs_know_their_things_without_the_dataset(name, things, some, monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    cfg = load_config(name)
+    apply_dataset_facts(cfg)
+    found = set(cfg.MODEL.MASK_FORMER.THING_IDS)
+    assert len(found) == things and some <= found
+    assert max(found) < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+def test_leaves_state_only_differences():
+    for name in config_names():
+        *below, (_, own) = read_layers(resolve_config_file(name))
+        inherited = {}
+        for _, layer in below:
+            inherited |= layer
+        assert not [key for key, value in own.items() if inherited.get(key, "unset") == value], name
+
+
+def test_the_two_tables_cover_detectron2_and_do_not_overlap():
+    assert not set(DEFAULTS) & set(IGNORED)
+    assert set(MANIFEST["defaults"]) <= set(DEFAULTS) | set(IGNORED)
+    for key, row in IGNORED.items():
+        assert as_json(row.default) == MANIFEST["defaults"][key], key
+        assert row.reason
+
+
+def names_read(path: Path) -> set[str]:
+    """Attributes and dotted keys; in files that pass a whole section on, parameters and strings too."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    parameters = {node.arg.upper() for node in nodes if isinstance(node, ast.arg)}
+    strings = {str(node.value).upper() for node in nodes if isinstance(node, ast.Constant)}
+    tasks = {f"{string}_ON" for string in strings} if "_ON" in strings else set()
+    keys = strings & set(DEFAULTS)
+    return attributes | keys | (parameters | strings if "items" in attributes else set()) | tasks
+
+
+def test_every_key_is_read_by_some_module():
+    files = [path for path in (ROOT / "mask2former").rglob("*.py") if path.name != "config_keys.py"]
+    reads = [names_read(path) for path in files]
+    keys = {key: set(key.split(".")[-2:]) for key in flatten(get_cfg())}
+    dead = [key for key, names in keys.items() if not any(names <= read or key in read for read in reads)]
+    assert not dead, f"nothing reads {dead}"
+
+
+def test_base_list_later_file_wins_and_paths_are_relative_to_the_file(tmp_path):
+    write(tmp_path, "a.yaml", "SOLVER: {MAX_ITER: 1, BASE_LR: 0.5}\n")
+    write(tmp_path, "deep/b.yaml", "_BASE_: c.yaml\nSOLVER: {MAX_ITER: 2}\n")
+    write(tmp_path, "deep/c.yaml", "SOLVER: {MAX_ITER: 3, GAMMA: 0.25}\n")
+    leaf = write(tmp_path, "leaf.yaml", f"_BASE_: [{tmp_path}/a.yaml, deep/b.yaml]\nSEED: 7\n")
+    cfg = load_config(leaf)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.GAMMA, cfg.SEED) == (2, 0.5, 0.25, 7)
+
+
+def test_missing_base_names_both_files(tmp_path):
+    leaf = write(tmp_path, "leaf.yaml", "_BASE_: gone.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml.*_BASE_ of .*leaf\.yaml"):
+        load_config(leaf)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ValueError, match=r"model\.pth: is no text"):
+        load_config(tmp_path / "model.pth")
+
+
+def test_bases_in_a_circle(tmp_path):
+    write(tmp_path, "a.yaml", "_BASE_: b.yaml\n")
+    write(tmp_path, "b.yaml", "_BASE_: a.yaml\n")
+    with pytest.raises(ValueError, match=r"b\.yaml: _BASE_ leads back to .*a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_overrides_take_the_type_of_the_key():
+    cfg = get_cfg()
+    opts = ["SOLVER.BASE_LR", "1e-4", "SOLVER.STEPS", "[5, 6]", "MODEL.WEIGHTS", "a/b.pth", "SEED", "3"]
+    cfg.merge_from_list([*opts, "MODEL.SWIN.QK_SCALE", "0.5", "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.MODEL.WEIGHTS, cfg.SEED) == (1e-4, (5, 6), "a/b.pth", 3)
+    assert cfg.MODEL.SWIN.QK_SCALE == 0.5
+    assert type(cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE) is float
+    assert typed_keys(opts) == {"SOLVER.BASE_LR", "SOLVER.STEPS", "MODEL.WEIGHTS", "SEED"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SOLVER.BASE_LRR", "1", r"unknown key SOLVER\.BASE_LRR .*did you mean SOLVER\.BASE_LR\?"),
+        ("MODEL.MASK_FORMER.NUM_QUERIES", "9", "did you mean MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"),
+        ("INPUT.AUGMENTATIONS", "[]", "unknown key INPUT.AUGMENTATIONS"),
+        ("MODEL.WEIGHTS.PATH", "x", "did you mean MODEL.WEIGHTS"),
+        ("MODEL.RESNETS", "50", "MODEL.RESNETS is a section of keys"),
+        ("_BASE_", "x.yaml", "_BASE_ belongs at the top of a file"),
+        ("SOLVER.MAX_ITER", "many", r"SOLVER\.MAX_ITER is 'many', a str; it takes a int such as 40000"),
+        ("SOLVER.MAX_ITER", "1.5", "it takes a int"),
+        ("SOLVER.MAX_ITER", "True", "it takes a int"),
+        ("SOLVER.MAX_ITER", "None", "it takes a int"),
+        ("MODEL.PIXEL_MEAN", "['a', 'b', 'c']", r"it takes a list such as \[103\.53"),
+        ("SOLVER.STEPS", "('soon',)", r"it takes a tuple such as \(30000,\)"),
+        ("DATASETS.TEST", "coco_2017_val", "it takes a tuple"),
+        ("VERSION", "1", "VERSION 1 is not supported"),
+    ],
+)
+def test_wrong_overrides_name_key_and_value(key, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        get_cfg().merge_from_list([key, value])
+    assert str(error.value).startswith("command line: ")
+
+
+def test_a_lone_key_is_an_error():
+    with pytest.raises(ValueError, match=r"SEED is alone"):
+        get_cfg().merge_from_list(["SEED"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVER:\n  MAX_ITR: 5\n", "did you mean SOLVER.MAX_ITER"),
+        ("SOLVER:\n  MAX_ITER: soon\n", "SOLVER.MAX_ITER is 'soon'"),
+        ("VERSION: 3\n", "VERSION 3"),
+        ("- a\n- b\n", "not keys with values"),
+        ("MODEL: [unclosed\n", "while parsing"),
+        ("MODEL: &all\n  RESNETS: *all\n", "nested too deeply, or holds itself"),
+        ("SEED: " + "[" * 9999, "nested too deeply, or holds itself"),
+        ("_BASE_:\n", "_BASE_ is None; it takes a file name or a list of them"),
+        ("_BASE_: [1]\n", r"_BASE_ is \[1\]"),
+        ("MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['true']\n", "os.system"),
+    ],
+)
+def test_errors_in_files_name_the_file(tmp_path, text, message):
+    base = write(tmp_path, "base.yaml", text)
+    leaf = write(tmp_path, "leaf.yaml", "_BASE_: base.yaml\n")
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(leaf)
+    assert str(error.value).startswith(f"{base}: ")
+
+
+def test_ignored_keys_warn_only_where_they_could_mislead(caplog):
+    cfg = get_cfg()
+    with caplog.at_level(logging.WARNING):
+        cfg.merge_from_list(["MODEL.RPN.CONV_DIMS", "(-1,)", "MODEL.RESNETS.STEM_TYPE", "basic"])
+        assert not caplog.records
+        cfg.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
+    (record,) = caplog.records
+    assert "MODEL.ROI_HEADS.NUM_CLASSES = 3 has no effect" in record.message
+    assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES" in record.message
+    assert "ROI_HEADS" not in cfg.MODEL
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("RES4_DILATION", "2"), ("RES5_DILATION", "2"), ("DEFORM_ON_PER_STAGE", "[False, True, True, True]")],
+)
+def test_values_that_mean_another_model_are_refused(key, value):
+    with pytest.raises(ValueError, match=rf"^command line: MODEL\.RESNETS\.{key} = .* is not supported"):
+        get_cfg().merge_from_list([f"MODEL.RESNETS.{key}", value])
+
+
+def test_dump_and_read_back():
+    cfg = load_config("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", ["SEED", "5"])
+    assert flatten(config_from_text(cfg.dump(), "checkpoint")) == flatten(cfg)
+    with pytest.raises(ValueError, match=r"^checkpoint: unknown key NEW"):
+        config_from_text("NEW: 1\n", "checkpoint")
+
+
+def test_keys_added_by_the_user_are_keys(tmp_path):
+    cfg = get_cfg()
+    cfg.MINE = CfgNode({"RATE": 0.5})
+    cfg.merge_from_file(write(tmp_path, "mine.yaml", "MINE: {RATE: 1}\n"), allow_unsafe=True)
+    assert cfg.MINE.RATE == 1.0
+
+
+def test_merging_another_node_and_frozen_nodes():
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(CfgNode({"SOLVER": {"GAMMA": 0.3}}))
+    assert cfg.SOLVER.GAMMA == 0.3
+    cfg.freeze()
+    with pytest.raises(AttributeError, match="immutable"):
+        cfg.merge_from_list(["SEED", "1"])
+
+
+def test_adding_keys_to_a_foreign_node_keeps_its_own_and_allows_published_files():
+    foreign = FvcoreCfgNode({"MODEL": {"DEVICE": "cuda"}, "SEED": 9})
+    add_maskformer2_config(foreign)
+    foreign.merge_from_other_cfg(
+        FvcoreCfgNode({"MODEL": {"MASK_FORMER": {"TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder"}}})
+    )
+    assert (foreign.MODEL.DEVICE, foreign.SEED, foreign.MODEL.MASK_FORMER.NHEADS) == ("cuda", 9, 8)
+
+
+def test_defaults_are_not_shared_between_configs():
+    get_cfg().MODEL.PIXEL_MEAN.append(0.0)
+    assert len(get_cfg().MODEL.PIXEL_MEAN) == 3
+
+
+def test_config_files_resolve_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml"
+    assert resolve_config_file(name) == resolve_config_file(f"configs/{name}")
+    own = write(tmp_path, "own.yaml", "SEED: 1\n")
+    assert resolve_config_file("own.yaml").resolve() == own
+    with pytest.raises(FileNotFoundError, match="did you mean coco/instance-segmentation/maskformer2_R50"):
+        resolve_config_file("coco/instance-segmentation/maskformer2_R50.yaml")

@@ -1,0 +1,115 @@
+"""Computed lists of published files, and a published file as users have it in their forks."""
+
+import logging
+
+import pytest
+
+from mask2former.config import load_config
+from mask2former.config.yaml_files import evaluate_arithmetic
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("[int(x * 0.1 * 640) for x in range(5, 9)]", [320, 384, 448, 512]),
+        ("[32 * n for n in range(3)]", [0, 32, 64]),
+        ("[1, 2 + 3, -4 // 2]", [1, 5, -2]),
+        ("(round(2.6), 7 % 4)", [3, 3]),
+        ("2 * (3 + 4) / 4", 3.5),
+        ("float(1)", 1.0),
+    ],
+)
+def test_arithmetic(expression, value):
+    assert evaluate_arithmetic(expression) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "__import__('os').system('true')",
+        "[print(x) for x in range(3)]",
+        "[x for x in range(3) if x]",
+        "[x for x in [1, 2]]",
+        "[y for x in range(3)]",
+        "[x for x in range(10 ** 9)]",
+        "[x for x in range(1000000)]",
+        "(1).real",
+        "'a' * 3",
+        "1 / 0",
+        "int()()",
+        "range()",
+        "1 +",
+        "9 ** 9 ** 9",
+        "[[1]]",
+    ],
+)
+def test_anything_else_is_refused(expression):
+    with pytest.raises(ValueError, match=r"not run|cannot compute|too long"):
+        evaluate_arithmetic(expression)
+
+
+FORK_BASE = """\
+MODEL:
+  BACKBONE:
+    FREEZE_AT: 0
+    NAME: "build_resnet_backbone"
+  WEIGHTS: "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+  PIXEL_MEAN: [123.675, 116.280, 103.530]
+  RPN:
+    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
+  ROI_HEADS:
+    NUM_CLASSES: 80
+  RESNETS:
+    STEM_TYPE: "basic"
+    OUT_FEATURES: ["res2", "res3", "res4", "res5"]
+DATASETS:
+  TRAIN: ("my_train",)
+  TEST: ("my_val",)
+SOLVER:
+  BASE_LR: 1e-4
+  STEPS: (3, 4)
+INPUT:
+  MIN_SIZE_TRAIN: !!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]
+  CROP:
+    ENABLED: True
+    TYPE: "absolute"
+    SIZE: (512, 512)
+  FORMAT: "RGB"
+TEST:
+  AUG:
+    MIN_SIZES: [256, 384, 512, 640, 768, 896]
+DATALOADER:
+  FILTER_EMPTY_ANNOTATIONS: True
+VERSION: 2
+"""
+
+FORK_LEAF = """\
+_BASE_: ../Base-Mine.yaml
+MODEL:
+  META_ARCHITECTURE: "MaskFormer"
+  SEM_SEG_HEAD:
+    NAME: "MaskFormerHead"
+    LOSS_WEIGHT: 1.0
+    NUM_CLASSES: 7
+    DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES: ["res3", "res4", "res5"]
+  MASK_FORMER:
+    TRANSFORMER_IN_FEATURE: "multi_scale_pixel_decoder"
+    ENC_LAYERS: 0
+    DEC_LAYERS: 10
+"""
+
+
+def test_a_published_file_from_a_fork_loads(tmp_path, caplog):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "Base-Mine.yaml").write_text(FORK_BASE)
+    leaf = tmp_path / "task/leaf.yaml"
+    leaf.write_text(FORK_LEAF)
+    with caplog.at_level(logging.WARNING):
+        cfg = load_config(leaf)
+    assert cfg.INPUT.MIN_SIZE_TRAIN[:3] == (256, 307, 358)
+    assert cfg.INPUT.MIN_SIZE_TRAIN[-1] == 1024
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.INPUT.CROP.SIZE) == (1e-4, (3, 4), [512, 512])
+    assert (cfg.DATASETS.TRAIN, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (("my_train",), 7)
+    (record,) = caplog.records
+    assert "MODEL.RPN.IN_FEATURES" in record.message
+    assert str(tmp_path / "Base-Mine.yaml") in record.message

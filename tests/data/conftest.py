@@ -1,0 +1,44 @@
+"""The drawn dataset on disk, its names in the catalogs, and a config for it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from synthetic_coco import Drawn, write_dataset
+
+from mask2former.config import get_cfg
+from mask2former.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    register_coco_instances,
+    register_coco_panoptic,
+)
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Drawn:
+    return write_dataset(tmp_path / "drawn")
+
+
+@pytest.fixture
+def names(drawn: Drawn) -> Iterator[dict[str, str]]:
+    """The drawn dataset, registered: task -> name."""
+    register_coco_instances("drawn_instances", {}, drawn.instances_json, drawn.images)
+    register_coco_panoptic("drawn_panoptic", {}, drawn.images, drawn.panoptic_root, drawn.panoptic_json)
+    yield {"instance": "drawn_instances", "panoptic": "drawn_panoptic"}
+    for name in ("drawn_instances", "drawn_panoptic"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def cfg(names: dict[str, str]):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (names["instance"],)
+    cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.IMAGE_SIZE = 32
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.SEED = 11
+    return cfg

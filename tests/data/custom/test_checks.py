@@ -1,0 +1,225 @@
+"""Somebody's own data that is broken: an error before training that says what, or a decision that is told."""
+
+import json
+import logging
+import shutil
+
+import pytest
+from PIL import Image
+from synthetic_coco import write_json
+
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_own_data
+from mask2former.data.custom.dataset import find_task, forget
+
+NAME = "own_broken_data_of_a_test"
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    yield
+    forget(NAME)
+
+
+def changed(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    write_json(path, content)
+
+
+def register(drawn, task="instance", **options):
+    path = {"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task]
+    return register_own_data(NAME, str(drawn.images), str(path), **options)
+
+
+def set_all_polygons(points):
+    """A change that leaves one annotation, with these points."""
+
+    def change(content):
+        content["annotations"] = content["annotations"][:1]
+        content["annotations"][0]["segmentation"] = [points]
+
+    return change
+
+
+ERRORS = [  # task, change of the JSON, message
+    ("instance", lambda c: c["images"][1].update(id=1), "images: the id 1 occurs more than once"),
+    ("instance", lambda c: c["categories"][1].update(id=0), "categories: the id 0 occurs twice"),
+    ("instance", lambda c: c["annotations"][0].update(image_id=77), "image id 77: no such id among 'images'"),
+    ("instance", lambda c: c["annotations"][0].update(category_id=3), "category_id 3 is not among"),
+    ("instance", lambda c: c.update(annotations=[]), "not one annotation has a mask"),
+    ("instance", lambda c: c.update(images=[], annotations=[]), "there is no picture in it"),
+    ("instance", lambda c: c["images"][0].update(width=33), r"\(24, 32\), the annotations say \(24, 33\)"),
+    ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not shares"),
+    (
+        "instance",
+        set_all_polygons([0, 0, 9, 0, 9, 4e9]),
+        "image id 1: an annotation has a point more than 100",
+    ),
+    ("instance", set_all_polygons([0, 0, 9, 0, 9, float("nan")]), "image id 1: an annotation has a point"),
+    (
+        "instance",
+        set_all_polygons([0, 0, 9, 0, 9, "x"]),
+        "image id 1: a polygon or box is no list of numbers",
+    ),
+    (
+        "instance",
+        lambda c: c["annotations"][0].update(bbox=[1, 2, 3]),
+        "image id 1: a polygon or box is no list",
+    ),
+    ("panoptic", lambda c: c["annotations"][1].update(image_id=1), "the image_id 1 occurs more than once"),
+    ("instance", set_all_polygons([[0, 0], [9, 0], [9, 5], [9, 6], [8, 6], [7, 6]]), "is no list of numbers"),
+    ("instance", lambda c: c["images"][0].update(height="24"), r"the annotations say \('24', 32\)"),
+    ("panoptic", lambda c: c["annotations"][0].pop("file_name"), "its first annotation has no 'file_name'"),
+    ("panoptic", lambda c: c["annotations"][1].pop("file_name"), "image id 2: no 'file_name'"),
+    ("panoptic", lambda c: c["categories"][0].pop("isthing"), "categories: no 'isthing'"),
+    ("panoptic", lambda c: c["annotations"][2].update(file_name="9.png"), r"1 of 4 files .*panoptic/9\.png"),
+]
+
+
+@pytest.mark.parametrize(("task", "change", "message"), ERRORS)
+def test_errors(drawn, task, change, message):
+    changed({"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task], change)
+    with pytest.raises(DatasetError, match=message):
+        register(drawn, task)
+    assert NAME not in DatasetCatalog and NAME not in MetadataCatalog.list()
+
+
+def outside(content):
+    content["annotations"][1]["segmentation"] = [[-50, -50, 300, -50, 300, 300]]
+
+
+DECISIONS = [  # change of the instance JSON, what the log says, pictures left
+    (lambda c: c["annotations"][1].update(id=c["annotations"][0]["id"]), "annotations: the id", 4),
+    (lambda c: c["images"][1].update(file_name="0001.png", height=24, width=32), "occurs more than once", 4),
+    (outside, "1 annotations reach beyond their picture; they are cut off there", 4),
+    (lambda c: c["annotations"][0].update(bbox=[-90, 0, 10, 10]), "1 annotations reach beyond", 4),
+    (lambda c: c["annotations"][1].update(segmentation=[]), "left out 1 annotations without an RLE", 4),
+    (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "no annotation is of the classes cat", 4),
+    (lambda c: c["images"].pop(), "1 pictures have no annotations, and are not used", 3),
+]
+
+
+@pytest.mark.parametrize(("change", "message", "left"), DECISIONS)
+def test_decisions_are_logged(drawn, caplog, change, message, left):
+    changed(drawn.instances_json, change)
+    with caplog.at_level(logging.WARNING):
+        assert len(register(drawn).pictures) == left
+    assert message in caplog.text
+
+
+def test_sound_data_gives_no_warning(drawn, caplog):
+    with caplog.at_level(logging.WARNING):
+        register(drawn)
+    assert not caplog.text
+
+
+def test_missing_pictures_are_counted_with_where_they_may_be_meant_to_be(drawn):
+    (drawn.images / "0002.png").unlink()
+    with pytest.raises(DatasetError, match=r"1 of 4 files that .* do not exist: .*0002\.png$"):
+        register(drawn)
+    for image in (json.loads(drawn.instances_json.read_text()))["images"]:
+        Image.new("RGB", (image["width"], image["height"])).save(drawn.images / image["file_name"])
+
+    def prefix(content):
+        for image in content["images"]:
+            image["file_name"] = f"images/{image['file_name']}"
+
+    changed(drawn.instances_json, prefix)
+    with pytest.raises(
+        DatasetError, match=r"4 of 4 files .*\(.*images/0001\.png does; 'file_name' is a path"
+    ):
+        register(drawn)
+    assert len(register_own_data(NAME, str(drawn.root), str(drawn.instances_json)).pictures) == 4
+
+
+def test_a_file_that_is_no_picture(drawn):
+    (drawn.images / "0001.png").write_text("no picture")
+    with pytest.raises(DatasetError, match=r"0001\.png, image id 1: no readable picture"):
+        register(drawn)
+
+
+FOREIGN = [  # file, content, what is said
+    ("a.json", {"shapes": [], "imagePath": "a.jpg"}, "its format is labelme's"),
+    ("a.json", {"_via_settings": {}}, "its format is the VGG Image Annotator's"),
+    ("a.json", [{"image_id": 1, "score": 0.5}], "it holds a list, as files of results do"),
+    ("a.json", {"images": [], "categories": []}, "it has no 'annotations', only categories, images"),
+    ("a.json", {}, "it has no 'images', only nothing"),
+    ("a.xml", {}, "its format is Pascal VOC's"),
+    ("a.txt", {}, "its format is YOLO's"),
+    ("folder/a.xml", {}, "no label PNGs, but files of Pascal VOC's"),
+    ("folder/a.txt", {}, "no label PNGs, but files of YOLO's"),
+    ("folder/a.json", {}, "no label PNGs, but one JSON, which may be meant: .*folder/a.json"),
+    ("a.json", {"images": [], "categories": [], "annotations": None}, "'annotations' is no list of objects"),
+    ("a.json", {"images": [3], "categories": [], "annotations": []}, "'images' is no list of objects"),
+    ("folder/a.jpg", {}, "no label PNGs, but files of JPEG, which changes values"),
+    ("folder/.hidden.png", {}, "there are no label PNGs; expected one of"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "message"), FOREIGN)
+def test_other_formats_are_named_with_what_is_expected(tmp_path, file, content, message):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, content)
+    with pytest.raises(DatasetError, match=message) as caught:
+        find_task(str(path.parent if "/" in file else path))
+    assert "expected one of: a COCO instance JSON" in str(caught.value)
+
+
+def test_a_json_for_each_picture(tmp_path):
+    for name in "ab":
+        write_json(tmp_path / f"{name}.json", {})
+    with pytest.raises(DatasetError, match="but files of a JSON for each picture, such as labelme's"):
+        find_task(str(tmp_path))
+
+
+def test_a_name_that_is_taken_stays_as_it_is(drawn):
+    register(drawn)
+    with pytest.raises(DatasetError, match=f"a dataset called '{NAME}' is registered already"):
+        register(drawn, "panoptic")
+    assert MetadataCatalog.get(NAME).evaluator_type == "coco"
+
+
+def test_what_is_not_there(drawn, tmp_path):
+    for images, annotations in ((tmp_path / "none", drawn.instances_json), (drawn.images, tmp_path / "none")):
+        with pytest.raises(DatasetError, match="none does not exist"):
+            register_own_data(NAME, str(images), str(annotations))
+
+
+@pytest.fixture
+def trained(drawn):
+    own = register_own_data("own_trained_of_a_test", str(drawn.images), str(drawn.instances_json))
+    yield own
+    forget("own_trained_of_a_test")
+
+
+CLASSES = [
+    (lambda c: c["categories"][0].update(name="cat"), "only here: cat; only in the training data: donut"),
+    (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "its 3 classes .*only here: cat"),
+    (
+        lambda c: [category.update(id=7 - category["id"]) for category in c["categories"]],
+        "order of their ids",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), CLASSES)
+def test_classes_to_test_on_differ(drawn, trained, change, message):
+    changed(drawn.instances_json, change)
+    with pytest.raises(DatasetError, match=message):
+        register(drawn, trained=trained)
+
+
+def test_tasks_differ(drawn, trained):
+    with pytest.raises(DatasetError, match="is panoptic data, but what is trained on is instance data"):
+        register(drawn, "panoptic", trained=trained)
+
+
+def test_pictures_trained_on_and_tested_on_are_told_of(drawn, trained, caplog, tmp_path):
+    copies = tmp_path / "copies"
+    shutil.copytree(drawn.images, copies)
+    with Image.open(copies / "0001.png") as picture:
+        Image.eval(picture, lambda value: 255 - value).save(copies / "0001.png")
+    with caplog.at_level(logging.WARNING):
+        register_own_data(NAME, str(copies), str(drawn.instances_json), trained=trained)
+    assert "3 pictures are both trained on and tested on" in caplog.text

@@ -1,0 +1,194 @@
+"""Cityscapes as drawn: records of the three tasks, and broken files; cityscapesscripts as oracle."""
+
+import json
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from prepared import prepare
+from pycocotools import mask as coco_mask
+from synthetic_datasets import cityscapes as drawn
+
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
+from mask2former.data.datasets.cityscapes import draw_instance_ids, instances
+from mask2former.data.datasets.files import table
+from mask2former.data.ground_truth.readers import read_panoptic, semantic_map
+
+TRAIN_IDS = {row["id"]: row["trainId"] for row in table("cityscapes_labels")}
+LABELS_OF_THINGS = (24, 25, 26, 27, 28, 31, 32, 33)
+THINGS = {label: i for i, label in enumerate(LABELS_OF_THINGS)}
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    drawn.draw(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return tmp_path / "cityscapes"
+
+
+def slow_instances(ids):
+    """(category, is crowd, mask) by one comparison for each value."""
+    for value in np.unique(ids):
+        label = value // 1000 if value >= 1000 else value
+        if label in THINGS:
+            yield THINGS[label], int(value < 1000), ids == value
+
+
+def check_instances(annotations, ids):
+    expected = list(slow_instances(ids))
+    assert [(a["category_id"], a["iscrowd"]) for a in annotations] == [row[:2] for row in expected]
+    for annotation, (_, _, mask) in zip(annotations, expected, strict=True):
+        np.testing.assert_array_equal(coco_mask.decode(annotation["segmentation"]), mask)
+        rows, columns = np.nonzero(mask)
+        width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+        assert annotation["bbox"] == [columns.min(), rows.min(), width, height]
+
+
+def test_instance_records(tree):
+    records = DatasetCatalog.get("cityscapes_fine_instance_seg_val")
+    assert len(records) == drawn.COUNTS["val"]
+    crowds = 0
+    for record in records:
+        ids = np.asarray(Image.open(record["instance_ids_file_name"])).astype(int)
+        assert record["image_id"].split("_")[0] in drawn.CITIES["val"]
+        assert record["file_name"].endswith(f"{record['image_id']}_leftImg8bit.png")
+        assert (record["height"], record["width"]) == ids.shape
+        check_instances(record["annotations"], ids)
+        crowds += sum(a["iscrowd"] for a in record["annotations"])
+    assert crowds == 2  # a group of cars and one of bicycles
+
+
+def test_polygons_serve_where_instance_ids_are_missing(tree):
+    with_ids = DatasetCatalog.get("cityscapes_fine_instance_seg_val")
+    for path in tree.rglob("*_instanceIds.png"):
+        path.unlink()
+    without = DatasetCatalog.get("cityscapes_fine_instance_seg_val")
+    assert [r["annotations"] for r in without] == [r["annotations"] for r in with_ids]
+    assert all("instance_ids_file_name" not in record for record in without)
+
+
+def test_polygons_are_drawn_as_the_official_tool_draws_them(tree):
+    annotation = pytest.importorskip("cityscapesscripts.helpers.annotation")
+    official = pytest.importorskip("cityscapesscripts.preparation.json2instanceImg")
+    for path in tree.rglob("*_polygons.json"):
+        content = annotation.Annotation()
+        content.fromJsonFile(str(path))
+        expected = np.asarray(official.createInstanceImage(content, "ids"))
+        np.testing.assert_array_equal(draw_instance_ids(json.loads(path.read_text())), expected)
+
+
+IDS = st.sampled_from([0, 7, 24, 26, 24000, 24001, 26003, 29001, 33000])
+
+
+@given(arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=IDS))
+def test_run_lengths_of_any_map(ids):
+    check_instances(instances(ids), ids)
+
+
+def test_semantic_records_before_and_after_preparation(tree):
+    metadata = MetadataCatalog.get("cityscapes_fine_sem_seg_train")
+    raw = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+    assert all(record["sem_seg_file_name"].endswith("_labelIds.png") for record in raw)
+    prepare("prepare_cityscapes.py", tree.parent)
+    prepared = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
+    assert all(record["sem_seg_file_name"].endswith("_labelTrainIds.png") for record in prepared)
+    for before, after in zip(raw, prepared, strict=True):
+        size = before["height"], before["width"]
+        label_ids = np.asarray(Image.open(before["sem_seg_file_name"]))
+        expected = np.vectorize(TRAIN_IDS.get)(label_ids)
+        np.testing.assert_array_equal(semantic_map(before, metadata, size), expected)
+        np.testing.assert_array_equal(semantic_map(after, metadata, size), expected)
+
+
+def test_panoptic_records(tree):
+    prepare("prepare_cityscapes.py", tree.parent)
+    metadata = MetadataCatalog.get("cityscapes_fine_panoptic_val")
+    records = DatasetCatalog.get("cityscapes_fine_panoptic_val")
+    assert len(records) == drawn.COUNTS["val"]
+    for record in records:
+        ids = np.asarray(Image.open(record["instance_ids_file_name"])).astype(int)
+        assert Image.open(record["file_name"]).size == ids.shape[::-1]
+        for segment in record["segments_info"]:
+            label = segment["id"] // 1000 if segment["id"] >= 1000 else segment["id"]
+            assert segment["category_id"] == TRAIN_IDS[label]
+            assert segment["isthing"] == (label in THINGS)
+            assert segment["iscrowd"] == int(label in THINGS and segment["id"] < 1000)
+        segments = read_panoptic(record, metadata, ids.shape)
+        assert len(segments.classes) == sum(not s["iscrowd"] for s in record["segments_info"])
+        assert "sem_seg_file_name" in record
+
+
+def test_the_test_set_has_pictures_alone(tree):
+    for name in ("cityscapes_fine_sem_seg_test", "cityscapes_fine_instance_seg_test"):
+        (record,) = DatasetCatalog.get(name)
+        assert record.keys() == {"file_name", "image_id", "height", "width"}
+
+
+Break = namedtuple("Break", "file content message")
+BROKEN = [
+    Break("instanceIds.png", b"", r"_instanceIds\.png: not a readable picture"),
+    Break("instanceIds.png", np.full((4, 4), 60001, np.uint16), r"instance id 60001 is of label 60, "),
+    Break("polygons.json", {"imgHeight": 4, "imgWidth": 4}, r"_polygons\.json has no 'objects'"),
+    Break("polygons.json", [{"label": "unicorn", "polygon": []}], r"json: there is no label 'unicorn'"),
+    Break("polygons.json", [{"label": "car"}], r"json: an object has no 'polygon'"),
+    Break("leftImg8bit.png", b"no", r"leftImg8bit\.png: not a readable picture"),
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.file)
+def test_broken_files_are_named(tree, broken):
+    path = sorted(tree.rglob(f"*/val/*/*{broken.file}"))[0]
+    if broken.file == "polygons.json":
+        path.with_name(path.name.replace("polygons.json", "instanceIds.png")).unlink()
+        content = broken.content
+        if isinstance(content, list):
+            content = {"imgHeight": 4, "imgWidth": 4, "objects": content}
+        path.write_text(json.dumps(content))
+    elif isinstance(broken.content, bytes):
+        path.write_bytes(broken.content)
+    else:
+        Image.fromarray(broken.content).save(path)
+    with pytest.raises(DatasetError, match=broken.message):
+        DatasetCatalog.get("cityscapes_fine_instance_seg_val")
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted"),
+    [
+        ("sem_seg", r"\*_gtFine_labelTrainIds\.png or \*_gtFine_labelIds\.png"),
+        ("instance_seg", r"\*_gtFine_instanceIds\.png or \*_gtFine_polygons\.json"),
+    ],
+)
+def test_truth_of_another_kind_is_none(tree, task, wanted):
+    for path in (tree / "gtFine/train").rglob("*_gtFine_*"):
+        if "color" not in path.name:
+            path.unlink()
+    with pytest.raises(DatasetError, match=f"gtFine/train: there are no files {wanted}$"):
+        DatasetCatalog.get(f"cityscapes_fine_{task}_train")
+
+
+def test_a_picture_of_the_panoptic_json_that_is_not_there(tree):
+    prepare("prepare_cityscapes.py", tree.parent)
+    shutil.rmtree(tree / "leftImg8bit/val/munster")
+    shutil.rmtree(tree / "gtFine/val/munster")
+    with pytest.raises(DatasetError, match=r"panoptic_val\.json, image id 'munster_.*': no such picture"):
+        DatasetCatalog.get("cityscapes_fine_panoptic_val")
+
+
+def test_the_layout_of_another_tool(shared, monkeypatch, tmp_path):
+    """Datumaro's sample: a picture of one row, whose files of instance ids have 8 or 16 bits."""
+    sample = shared / "data/samples/datumaro_synthetic/cityscapes_dataset"
+    for folder, crowds in (("dataset", [1]), ("train_dataset", [0])):  # 24 and 24001
+        root = tmp_path / folder
+        root.mkdir()
+        (root / "cityscapes").symlink_to(sample / folder)
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
+        (record,) = DatasetCatalog.get("cityscapes_fine_instance_seg_train")
+        ids = np.asarray(Image.open(record["instance_ids_file_name"])).astype(int)
+        check_instances(record["annotations"], ids)
+        assert [a["iscrowd"] for a in record["annotations"]] == crowds

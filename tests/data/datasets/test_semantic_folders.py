@@ -1,0 +1,93 @@
+"""Folders of pictures and label PNGs: which files belong together, and what is wrong with the others."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_semantic
+from mask2former.data.ground_truth.readers import semantic_map
+
+SIZE = (6, 8)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labels = np.arange(48, dtype=np.uint8).reshape(SIZE) % 3
+        Image.fromarray(labels).save(path)
+
+
+@pytest.fixture
+def roots(tmp_path):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    touch(images, "b.jpg", "a.png", "deep/c.JPG")
+    touch(labels, "a.png", "b.png", "deep/c.tif")
+    register_semantic(
+        "folders", {"stuff_classes": ["x", "y"]}, images, labels, label_ids={0: 1, 1: 0, 2: 255}
+    )
+    yield images, labels
+    DatasetCatalog.remove("folders")
+    MetadataCatalog.remove("folders")
+
+
+def test_files_pair_by_their_names(roots):
+    images, labels = roots
+    (images / "Thumbs.db").write_bytes(b"")
+    (images / ".hidden.jpg").write_bytes(b"")
+    (labels / "notes.txt").write_text("")
+    records = DatasetCatalog.get("folders")
+    assert [record["image_id"] for record in records] == ["a", "b", "deep/c"]
+    assert records[2]["file_name"] == str(images / "deep/c.JPG")
+    assert records[2]["sem_seg_file_name"] == str(labels / "deep/c.tif")
+    metadata = MetadataCatalog.get("folders")
+    assert (metadata.evaluator_type, metadata.ignore_label) == ("sem_seg", 255)
+    expected = np.array([1, 0, 255])[np.arange(48).reshape(SIZE) % 3]
+    np.testing.assert_array_equal(semantic_map(records[2], metadata, SIZE), expected)
+
+
+def test_pictures_without_labels_are_left_out_with_a_warning(roots, caplog):
+    images, _ = roots
+    touch(images, "lone.png")
+    with caplog.at_level(logging.WARNING):
+        assert len(DatasetCatalog.get("folders")) == 3
+    assert "left out 1 of 4 pictures, which have no labels" in caplog.text and "lone" in caplog.text
+
+
+def test_labels_without_a_picture_are_an_error(roots):
+    _, labels = roots
+    touch(labels, *(f"z{i}.png" for i in range(5)))
+    with pytest.raises(
+        DatasetError, match=r"labels: 5 of 8 label files have no picture in .*images: z0, z1, z2, \.\.\. "
+    ):
+        DatasetCatalog.get("folders")
+
+
+def test_two_files_of_one_name(roots):
+    images, _ = roots
+    touch(images, "a.jpg")
+    with pytest.raises(DatasetError, match=r"a\.(png|jpg) and .*a\.(png|jpg) have the same name"):
+        DatasetCatalog.get("folders")
+
+
+@pytest.mark.parametrize(
+    ("which", "what"), [(0, "images: there are no pictures"), (1, "labels: there are no label files")]
+)
+def test_an_empty_folder(roots, which, what):
+    for path in [path for path in roots[which].rglob("*") if path.is_file()]:
+        path.unlink()
+    with pytest.raises(DatasetError, match=what):
+        DatasetCatalog.get("folders")
+
+
+def test_registering_reads_nothing(tmp_path):
+    register_semantic("not_there", {"stuff_classes": ["x"]}, tmp_path / "no", tmp_path / "neither")
+    try:
+        with pytest.raises(DatasetError, match=r"neither does not exist"):
+            DatasetCatalog.get("not_there")
+    finally:
+        DatasetCatalog.remove("not_there")
+        MetadataCatalog.remove("not_there")

@@ -1,0 +1,110 @@
+"""Polygons against the slow way: corners moved step by step, then all of the view drawn by pycocotools."""
+
+import itertools
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from synthetic_coco import polygon
+
+from mask2former.data.augmentation import Crop, Flip, Pad, Resize
+from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.polygons import draw_polygons
+
+OFF = 0.0123456789  # keeps corners off the ties between fifths, where the last bit of a float decides
+
+
+def drawn(polygons, view, size):
+    mask = np.zeros(view.size, dtype=bool)
+    draw_polygons(polygons, view, size).paste(mask)
+    return mask
+
+
+def by_pycocotools(polygons, size):
+    masks = [coco_mask.decode(coco_mask.frPyObjects([points], *size)[0]) for points in polygons]
+    return np.any(masks, axis=0)
+
+
+def moved(points, steps, size):
+    """The corners after each step, and the size after all of them; x is column 0."""
+    corners = np.array(points, dtype=float).reshape(-1, 2)
+    for step in steps:
+        if isinstance(step, Flip):
+            if step.axis is not None:
+                column = 1 - step.axis
+                corners[:, column] = size[step.axis] - corners[:, column]
+        elif isinstance(step, Resize):
+            corners *= (step.width / size[1], step.height / size[0])
+            size = (step.height, step.width)
+        else:
+            corners -= (step.left, step.top)
+            size = (step.height, step.width)
+    return corners.ravel().tolist(), size
+
+
+def flat(values):
+    """Polygons x0, y0, x1, y1, ... of three to seven corners."""
+    corners = st.lists(st.tuples(values, values), min_size=3, max_size=7)
+    return corners.map(lambda points: list(itertools.chain.from_iterable(points)))
+
+
+@st.composite
+def chains(draw):
+    """A size and flips, resizes and crops that fit one another."""
+    sides = st.integers(1, 60)
+    size = first = (draw(sides), draw(sides))
+    steps = []
+    for kind in draw(st.lists(st.sampled_from([Flip, Resize, Crop]), max_size=4)):
+        if kind is Flip:
+            steps.append(Flip(draw(st.sampled_from([None, 0, 1]))))
+        elif kind is Resize:
+            size = (draw(sides), draw(sides))
+            steps.append(Resize(*size))
+        else:
+            top, left = (draw(st.integers(0, side - 1)) for side in size)
+            size = (draw(st.integers(1, size[0] - top)), draw(st.integers(1, size[1] - left)))
+            steps.append(Crop(top, left, *size))
+    return first, steps
+
+
+coordinates = st.integers(-80, 320).map(lambda quarters: quarters / 4 + OFF)
+
+
+@settings(max_examples=300)
+@given(chains(), st.lists(flat(coordinates), min_size=1, max_size=3), st.integers(0, 5), st.integers(0, 5))
+def test_polygons_are_moved_then_drawn(chain, polygons, bottom, right):
+    """Also where they reach beyond the picture, into which padding they do not."""
+    first, steps = chain
+    view = View.whole(*first)
+    for step in steps:
+        view = step.apply_view(view)
+    scaled, sizes = zip(*(moved(points, steps, first) for points in polygons), strict=True)
+    expected = np.pad(by_pycocotools(scaled, sizes[0]), ((0, bottom), (0, right)))
+    np.testing.assert_array_equal(drawn(polygons, Pad(bottom, right).apply_view(view), first), expected)
+
+
+tenths = st.integers(-50, 450).map(lambda number: number / 10)
+
+
+@settings(max_examples=200)
+@given(st.lists(flat(tenths), min_size=1, max_size=2))
+def test_at_full_size_ties_between_fifths_are_decided_as_pycocotools_does(polygons):
+    size = (30, 40)
+    np.testing.assert_array_equal(drawn(polygons, View.whole(*size), size), by_pycocotools(polygons, size))
+
+
+def test_borders_are_smooth_when_enlarged():
+    """Corners at half pixels; a mask drawn first and then enlarged could not show those."""
+    view = Resize(80, 80).apply_view(View.whole(20, 20))
+    expected = np.zeros((80, 80), dtype=bool)
+    expected[10:42, 22:50] = True
+    np.testing.assert_array_equal(drawn(polygon(2.5, 5.5, 10.5, 12.5), view, (20, 20)), expected)
+
+
+def test_nothing_of_it_in_view():
+    view = Crop(0, 0, 5, 5).apply_view(View.whole(20, 20))
+    patch = draw_polygons(polygon(10, 10, 15, 15), view, (20, 20))
+    assert patch.mask.size == 0
+    padding = Crop(2, 2, 3, 3).apply_view(Pad(3, 3).apply_view(Crop(0, 0, 2, 2).apply_view(view)))
+    assert not drawn(polygon(0, 0, 15, 15), padding, (20, 20)).any()

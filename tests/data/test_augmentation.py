@@ -1,0 +1,352 @@
+"""Augmentation against Pillow, against moving each mask step by step, and against hand-made cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from synthetic_coco import all_masks, given_segments, rectangle
+
+from mask2former.config import get_cfg
+from mask2former.data import augmentation as aug
+from mask2former.data.augmentation import (
+    Crop,
+    FastResize,
+    Flip,
+    Pad,
+    Resize,
+    Scene,
+    augment,
+    resize_shortest_edge,
+)
+from mask2former.data.ground_truth.geometry import View, nearest_pixels
+
+sides = st.integers(1, 40)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def scene_of(masks, classes=None):
+    """A picture of noise with the given masks (N, H, W)."""
+    masks = np.asarray(masks, dtype=bool)
+    height, width = masks.shape[1:]
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    classes = np.arange(len(masks)) if classes is None else np.array(classes)
+    return Scene(image, View.whole(height, width), given_segments(classes, masks))
+
+
+def empty_scene(height, width):
+    return scene_of(np.zeros((0, height, width)))
+
+
+@given(sides, st.integers(1, 90))
+def test_nearest_pixels_are_pillows_on_both_axes(size, new_size):
+    line = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
+    picture = Image.fromarray(np.stack([line] * 3))
+    expected = np.asarray(picture.resize((new_size, 3), Image.Resampling.NEAREST))[0]
+    np.testing.assert_array_equal(line[nearest_pixels(size, new_size)], expected)
+    upright = Image.fromarray(np.stack([line] * 3, axis=1))
+    expected = np.asarray(upright.resize((3, new_size), Image.Resampling.NEAREST))[:, 0]
+    np.testing.assert_array_equal(line[nearest_pixels(size, new_size)], expected)
+
+
+@given(sides, sides, sides, sides)
+def test_pictures_are_resized_as_pillow_does(height, width, new_height, new_width):
+    image = empty_scene(height, width).image
+    expected = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(Resize(new_height, new_width).apply_image(image), np.asarray(expected))
+
+
+def off_pillow(size, new_size):
+    image = empty_scene(*size).image
+    expected = Image.fromarray(image).resize(new_size[::-1], Image.Resampling.BILINEAR)
+    resized = FastResize(*new_size).apply_image(image)
+    assert resized.shape == (*new_size, 3)
+    return np.abs(resized.astype(int) - np.asarray(expected))
+
+
+@settings(max_examples=200)
+@given(st.tuples(sides, sides), st.tuples(sides, sides))
+def test_for_training_pictures_are_resized_within_two_levels_of_pillow(size, new_size):
+    """Both round twice, after each axis: one value in 10^8 is off by two."""
+    assert off_pillow(size, new_size).max() <= 2
+
+
+@pytest.mark.parametrize("new_size", [(60, 90), (320, 480), (960, 1440)])
+def test_for_training_few_values_are_off_pillow_at_all(new_size):
+    assert off_pillow((320, 480), new_size).mean() < 0.02
+
+
+def by_hand(step, array, nearest):
+    """One transform of an array (H, W) or (H, W, 3), by Pillow and numpy."""
+    if isinstance(step, Resize):
+        method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
+        picture = Image.fromarray(np.ascontiguousarray(array))
+        return np.asarray(picture.resize((step.width, step.height), method))
+    if isinstance(step, Flip):
+        return {None: array, 0: array[::-1], 1: array[:, ::-1]}[step.axis]
+    if isinstance(step, Crop):
+        return array[step.top :][: step.height, step.left :][:, : step.width]
+    larger = np.full(
+        (array.shape[0] + step.bottom, array.shape[1] + step.right, *array.shape[2:]), 0 if nearest else 128
+    )
+    larger[: array.shape[0], : array.shape[1]] = array
+    return larger.astype(np.uint8)
+
+
+@st.composite
+def chains(draw):
+    """A picture's size and up to five transforms that fit one another."""
+    size = first = (draw(sides), draw(sides))
+    steps = []
+    for kind in draw(st.lists(st.sampled_from([Flip, Resize, Crop, Pad]), max_size=5)):
+        if kind is Flip:
+            steps.append(Flip(draw(st.sampled_from([None, 0, 1]))))
+        elif kind is Resize:
+            size = (draw(sides), draw(sides))
+            steps.append(Resize(*size))
+        elif kind is Crop:
+            top, left = (draw(st.integers(0, side - 1)) for side in size)
+            size = (draw(st.integers(1, size[0] - top)), draw(st.integers(1, size[1] - left)))
+            steps.append(Crop(top, left, *size))
+        else:
+            bottom, right = draw(st.integers(0, 9)), draw(st.integers(0, 9))
+            size = (size[0] + bottom, size[1] + right)
+            steps.append(Pad(bottom, right))
+    return first, steps
+
+
+@settings(max_examples=150)
+@given(chains(), seeds)
+def test_one_view_equals_moving_every_mask_step_by_step(chain, seed):
+    size, steps = chain
+    masks = np.random.default_rng(seed).random((2, *size)) < 0.5
+    scene = scene_of(masks)
+    result = augment(scene, [lambda scene, rng, step=step: step for step in steps], np.random.default_rng(0))
+    image, expected = scene.image, masks.astype(np.uint8)
+    for step in steps:
+        image = by_hand(step, image, nearest=False)
+        expected = np.stack([by_hand(step, mask, nearest=True) for mask in expected])
+    np.testing.assert_array_equal(result.image, image)
+    np.testing.assert_array_equal(all_masks(result.segments, result.view), expected.astype(bool))
+
+
+def lsj(size, low=0.1, high=2.0, flip="horizontal"):
+    cfg = get_cfg()
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = size, low, high
+    cfg.INPUT.RANDOM_FLIP = flip
+    return aug.large_scale_jitter(cfg)
+
+
+@given(sides, sides, seeds)
+def test_large_scale_jitter_always_fills_its_square(height, width, seed):
+    result = augment(empty_scene(height, width), lsj(32), np.random.default_rng(seed))
+    assert result.image.shape == (32, 32, 3)
+    assert result.view.size == (32, 32)
+    padding = (result.view.rows.pixels < 0)[:, None] | (result.view.cols.pixels < 0)
+    assert (result.image[padding] == 128).all()
+    assert not padding[0, 0]
+    rows = result.view.rows.pixels
+    assert (np.diff(rows[rows >= 0]) >= 0).all()
+
+
+def test_jitter_that_is_off_fits_the_picture_into_the_square():
+    masks = [rectangle((20, 40), 5, 10, 10, 30)]
+    result = augment(scene_of(masks), lsj(40, 1.0, 1.0, "none"), np.random.default_rng(3))
+    np.testing.assert_array_equal(result.image[:20], scene_of(masks).image)
+    assert (result.image[20:] == 128).all()
+    np.testing.assert_array_equal(all_masks(result.segments, result.view)[0, :20], masks[0])
+    assert not all_masks(result.segments, result.view)[0, 20:].any()
+
+
+def test_scale_is_one_number_in_the_range():
+    scene = empty_scene(50, 100)
+    drawn = [
+        aug.random_scale(scene, np.random.default_rng(seed), size=200, min_scale=0.5, max_scale=1.5)
+        for seed in range(200)
+    ]
+    widths = np.array([step.width for step in drawn])
+    heights = np.array([step.height for step in drawn])
+    assert 100 <= widths.min() < 110
+    assert 290 < widths.max() <= 300
+    assert (abs(heights - widths / 2) <= 0.75).all()
+
+
+def test_one_number_places_the_window():
+    places = [aug.random_window(empty_scene(30, 50), np.random.default_rng(s), size=20) for s in range(100)]
+    tops, lefts = np.array([(p.top, p.left) for p in places]).T
+    assert {(p.height, p.width) for p in places} == {(20, 20)}
+    assert (tops.min(), tops.max(), lefts.min(), lefts.max()) == (0, 10, 0, 30)
+    assert (abs(tops / 10 - lefts / 30) < 0.07).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "edge", "max_size", "expected"),
+    [
+        ((480, 640), 800, 1333, (800, 1067)),
+        ((640, 480), 800, 1333, (1067, 800)),
+        ((333, 1000), 800, 1333, (444, 1333)),
+        ((1000, 333), 800, 1333, (1333, 444)),
+        ((500, 500), 800, 1333, (800, 800)),
+        ((500, 500), 800, 600, (600, 600)),
+        ((427, 640), 0, 1333, (427, 640)),
+        ((427, 640), 427, 1333, (427, 640)),
+        ((1, 5000), 800, 1333, (1, 1333)),
+    ],
+)
+def test_shortest_edge(size, edge, max_size, expected):
+    assert resize_shortest_edge(size, edge, max_size) == Resize(*expected)
+
+
+def test_shortest_edge_is_a_choice_or_a_range():
+    scene = empty_scene(10, 20)
+    choice = {
+        aug.random_shortest_edge(scene, np.random.default_rng(s), sizes=(4, 9), max_size=99).height
+        for s in range(60)
+    }
+    ranged = {
+        aug.random_shortest_edge(
+            scene, np.random.default_rng(s), sizes=(4, 9), max_size=99, ranged=True
+        ).height
+        for s in range(60)
+    }
+    assert choice == {4, 9}
+    assert ranged == {4, 5, 6, 7, 8, 9}
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "heights", "widths"),
+    [
+        ("absolute", (8, 30), {8}, {20}),
+        ("absolute_range", (8, 11), {8, 9, 10}, {8, 9, 10, 11}),
+        ("relative", (0.5, 0.9), {5}, {18}),
+        ("relative_range", (0.5, 0.9), {5, 6, 7, 8, 9, 10}, {18, 19, 20}),
+    ],
+)
+def test_crops_have_the_sizes_of_their_kind_and_reach_everywhere(kind, size, heights, widths):
+    scene = empty_scene(10, 20)
+    crops = [aug.random_crop(scene, np.random.default_rng(s), kind=kind, size=size) for s in range(300)]
+    assert {int(c.height) for c in crops} == heights
+    assert {int(c.width) for c in crops} == widths
+    assert min(c.top for c in crops) == min(c.left for c in crops) == 0
+    assert max(c.top + c.height for c in crops) == 10
+    assert max(c.left + c.width for c in crops) == 20
+    assert all(c.top + c.height <= 10 and c.left + c.width <= 20 for c in crops)
+
+
+def test_a_crop_is_not_left_to_one_category():
+    """Classes left and right, the middle unlabelled: only crops over the border are mixed enough."""
+    left, right = rectangle((10, 40), 0, 0, 10, 19), rectangle((10, 40), 0, 21, 10, 40)
+    scene = scene_of([left, right], classes=[4, 2])
+
+    def share_of_one_sided(limit):
+        crops = [
+            aug.random_crop(
+                scene, np.random.default_rng(s), kind="absolute", size=(10, 20), max_category_area=limit
+            )
+            for s in range(100)
+        ]
+        areas = [all_masks(scene.segments, c.apply_view(scene.view)).sum((1, 2)) for c in crops]
+        return np.mean([a.max() >= 0.75 * a.sum() for a in areas])
+
+    assert share_of_one_sided(1.0) > 0.3
+    assert share_of_one_sided(0.75) < 0.03
+
+
+def test_flips():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    np.testing.assert_array_equal(Flip(1).apply_image(image), image[:, ::-1])
+    np.testing.assert_array_equal(Flip(0).apply_image(image), image[::-1])
+    drawn = [aug.random_flip(empty_scene(2, 2), np.random.default_rng(s), axis=1).axis for s in range(400)]
+    assert 150 < drawn.count(1) < 250
+    assert set(drawn) == {None, 1}
+
+
+def test_padding_never_cuts():
+    assert aug.pad_to(empty_scene(30, 50), np.random.default_rng(0), size=40) == Pad(10, 0)
+
+
+def test_colour_operations():
+    image = np.array([[[250, 10, 128], [200, 0, 0]]], dtype=np.uint8)
+    assert aug.change_brightness(image, 20).tolist() == [[[255, 30, 148], [220, 20, 20]]]
+    assert aug.change_brightness(image, -20).tolist() == [[[230, 0, 108], [180, 0, 0]]]
+    assert aug.change_contrast(image, 0.5).tolist() == [[[125, 5, 64], [100, 0, 0]]]
+    assert aug.change_contrast(image, 1.5)[0, 1].tolist() == [255, 0, 0]
+    assert aug.change_saturation(image, 0.0)[0, 1].tolist() == [200, 200, 200]  # grey of the same value
+    assert aug.change_hue(image, 60)[0, 1].tolist() == [0, 200, 0]  # red turned by 120 degrees
+    assert aug.change_hue(image, -60)[0, 1].tolist() == [0, 0, 200]
+    for operation, nothing in ((aug.change_brightness, 0), (aug.change_contrast, 1)):
+        np.testing.assert_array_equal(operation(image, nothing), image)
+
+
+def test_colour_jitter_draws_each_operation_half_the_time():
+    scene = empty_scene(2, 2)
+    drawn = [aug.random_colour(scene, np.random.default_rng(s)).operations for s in range(400)]
+    limits = {
+        aug.change_brightness: (-32, 32),
+        aug.change_contrast: (0.5, 1.5),
+        aug.change_saturation: (0.5, 1.5),
+        aug.change_hue: (-18, 18),
+    }
+    for operation, (low, high) in limits.items():
+        amounts = [amount for operations in drawn for function, amount in operations if function is operation]
+        assert 150 < len(amounts) < 250
+        assert low <= min(amounts) < low + (high - low) / 20
+        assert high - (high - low) / 20 < max(amounts) <= high
+    orders = {tuple(function for function, _ in operations) for operations in drawn if len(operations) == 4}
+    first, contrast, saturation, hue = limits
+    assert orders == {(first, contrast, saturation, hue), (first, saturation, hue, contrast)}
+
+
+def test_colour_moves_no_pixel():
+    scene = scene_of([rectangle((6, 6), 0, 0, 3, 3)])
+    result = augment(scene, [aug.random_colour], np.random.default_rng(1))
+    assert (result.image != scene.image).any()
+    assert result.image.dtype == np.uint8
+    before, after = (all_masks(each.segments, each.view) for each in (scene, result))
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("recipe", [aug.large_scale_jitter, aug.shortest_edge_crop])
+def test_the_same_seed_draws_the_same(recipe):
+    cfg = get_cfg()
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.COLOR_AUG_SSD = 32, (20, 30), True
+    cfg.INPUT.CROP.ENABLED = True
+    first, second, other = (
+        augment(empty_scene(20, 30), recipe(cfg), np.random.default_rng(seed)) for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first.image, second.image)
+    assert first.image.shape != other.image.shape or (first.image != other.image).any()
+
+
+def test_the_recipe_of_the_other_datasets_pads_to_a_square():
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (16, 24), 60
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", (20, 20)
+    cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.SIZE_DIVISIBILITY = True, 24
+    names = [getattr(step, "func", step).__name__ for step in aug.shortest_edge_crop(cfg)]
+    assert names == ["random_shortest_edge", "random_crop", "random_colour", "random_flip", "pad_to"]
+    for seed in range(20):
+        result = augment(empty_scene(18, 40), aug.shortest_edge_crop(cfg), np.random.default_rng(seed))
+        assert result.image.shape == (24, 24, 3)
+        assert (result.image[20:] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "RANDOM_FLIP",
+            "diagonal",
+            "INPUT.RANDOM_FLIP is 'diagonal'; it can be one of none, vertical, horiz",
+        ),
+        ("MIN_SIZE_TRAIN_SAMPLING", "any", "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'any'; it can be one of choice"),
+        ("CROP.TYPE", "round", "INPUT.CROP.TYPE is 'round'; it can be one of absolute, absolute_range"),
+        ("CROP.SIZE", (0.9, 1.5), r"INPUT.CROP.SIZE is \(0\.9, 1\.5\); a 'relative_range' crop takes shares"),
+        ("MIN_SIZE_TRAIN_SAMPLING", "range", r"INPUT.MIN_SIZE_TRAIN must be two sizes .*not \(800,\)"),
+    ],
+)
+def test_an_unknown_choice_lists_the_known(key, value, message):
+    cfg = get_cfg()
+    cfg.merge_from_list(["INPUT.CROP.ENABLED", True, f"INPUT.{key}", value])
+    with pytest.raises(ValueError, match=message):
+        aug.shortest_edge_crop(cfg)

@@ -1,0 +1,252 @@
+"""The one mapper: what each published name yields, and that picture and masks stay together."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from synthetic_coco import COLOURS, given_segments, picked, rectangle
+
+from mask2former.config import get_cfg
+from mask2former.data import (
+    DatasetCatalog,
+    DatasetError,
+    MetadataCatalog,
+    build_test_mapper,
+    build_train_mapper,
+)
+from mask2former.data.augmentation import Scene
+from mask2former.data.catalog import Metadata
+from mask2former.data.mapper import MAPPERS, record_image, visible_instances
+
+
+def mapper_of(cfg, names, mapper_name):
+    cfg.INPUT.DATASET_MAPPER_NAME = mapper_name
+    name = names["instance" if "instance" in mapper_name else "panoptic"]
+    return build_train_mapper(cfg, MetadataCatalog.get(name)), DatasetCatalog.get(name)
+
+
+def only_flips_and_crops(cfg):
+    """Settings under which every pixel is one of the original's, or padding."""
+    cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 1.0
+    cfg.INPUT.MIN_SIZE_TRAIN = (0,)
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, (0.5, 0.5)
+    cfg.INPUT.SIZE_DIVISIBILITY = 40
+
+
+@pytest.mark.parametrize("mapper_name", MAPPERS)
+def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
+    """Each class has one colour in the picture; wherever a mask goes, that colour goes."""
+    only_flips_and_crops(cfg)
+    mapper, records = mapper_of(cfg, names, mapper_name)
+    colours = [COLOURS[category] for category in (0, 7, 90, 200)]
+    seen = set()
+    for seed in range(12):
+        sample = mapper(records[0], seed)
+        masks, classes = sample["instances"].gt_masks, sample["instances"].gt_classes
+        assert masks.shape == (len(classes), *sample["image"].shape[1:])
+        assert masks.dtype == torch.bool
+        assert classes.dtype == torch.int64
+        assert masks.flatten(1).any(1).all()
+        for label, mask in zip(classes.tolist(), masks, strict=True):
+            same_colour = (sample["image"] == torch.tensor(colours[label])[:, None, None]).all(0)
+            assert torch.equal(mask, same_colour)
+            seen.add(label)
+    assert seen == ({0, 1} if "instance" in mapper_name else {0, 1, 2, 3})
+
+
+def noise_record(folder):
+    """A picture of 40x56 pixels with two instances, the first of two polygons."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    star = [10.03, 3.41, 30.27, 20.13, 3.77, 22.09, 25.61, 2.17, 17.33, 33.71]
+    corner = [40.11, 30.19, 56.0, 30.37, 56.0, 40.0, 44.43, 40.0]
+    annotations = [
+        {"category_id": 1, "segmentation": [star, corner]},
+        {"category_id": 0, "segmentation": [[45.21, 5.83, 52.77, 6.19, 48.57, 14.93]]},
+    ]
+    return {"file_name": folder / "noise.png", "image_id": 1, "annotations": annotations}
+
+
+def published(record, steps):
+    """Picture and masks by the published order: corners are moved, then drawn by pycocotools."""
+    flip, resize, crop, pad = steps
+    picture = Image.open(record["file_name"])
+    if flip.axis == 1:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    size = picture.size
+    picture = np.asarray(picture.resize((resize.width, resize.height), Image.Resampling.BILINEAR))
+    picture = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    padding = ((0, pad.bottom), (0, pad.right))
+    masks = []
+    for annotation in record["annotations"]:
+        polygons = []
+        for points in annotation["segmentation"]:
+            x, y = np.array(points).reshape(-1, 2).T
+            x = (size[0] - x if flip.axis == 1 else x) * resize.width / size[0] - crop.left
+            y = y * resize.height / size[1] - crop.top
+            polygons.append(np.stack([x, y], axis=1).ravel().tolist())
+        drawn = coco_mask.decode(coco_mask.frPyObjects(polygons, crop.height, crop.width)).any(-1)
+        masks.append(np.pad(drawn, padding))
+    return np.pad(picture, (*padding, (0, 0)), constant_values=128), np.array(masks)
+
+
+def test_large_scale_jitter_is_the_published_one(cfg, names, tmp_path):
+    """The steps that a seed draws, recorded, and applied one after the other to everything."""
+    cfg.INPUT.IMAGE_SIZE = 64
+    mapper, _ = mapper_of(cfg, names, "coco_instance_lsj")
+    record, draw, steps = noise_record(tmp_path), mapper.augmentations, []
+
+    def recorded(augmentation, scene, rng):
+        steps.append(augmentation(scene, rng))
+        return steps[-1]
+
+    mapper.augmentations = [partial(recorded, augmentation) for augmentation in draw]
+    for seed in range(30):
+        steps.clear()
+        sample = mapper(record, seed)
+        image, masks = published(record, steps)
+        assert np.abs(sample["image"].permute(1, 2, 0).numpy().astype(int) - image).max() <= 2
+        visible = masks.any((1, 2))
+        assert sample["instances"].gt_classes.tolist() == np.array([1, 0])[visible].tolist()
+        np.testing.assert_array_equal(sample["instances"].gt_masks.numpy(), masks[visible])
+
+
+def test_what_a_sample_holds(cfg, names, drawn):
+    mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
+    sample = mapper(records[1], seed=2**62)
+    assert set(sample) == {"file_name", "image_id", "height", "width", "image", "instances", "seed"}
+    assert (sample["image_id"], sample["height"], sample["width"], sample["seed"]) == (2, 20, 16, 2**62)
+    assert sample["file_name"] == str(drawn.images / "0002.png")
+    assert (sample["image"].dtype, sample["image"].shape) == (torch.uint8, (3, 32, 32))
+    assert sample["instances"].image_size == (32, 32)
+
+
+def test_pictures_without_objects_are_legal(cfg, names):
+    mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
+    for record in records[2:]:
+        instances = mapper(record, seed=0)["instances"]
+        assert instances.gt_masks.shape == (0, 32, 32)
+        assert instances.gt_masks.dtype == torch.bool
+        assert instances.gt_classes.dtype == torch.int64
+
+
+def test_masks_out_of_view_are_dropped():
+    masks = np.stack([rectangle((8, 8), 0, 0, 2, 2), rectangle((8, 8), 5, 5, 8, 8)])
+    view = picked([4, 5, 6, 7], [4, 5, -1])
+    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, given_segments(np.array([3, 6]), masks))
+    instances = visible_instances(scene)
+    assert instances.gt_classes.tolist() == [6]
+    assert instances.gt_masks.int().tolist() == [[[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]]
+
+
+def test_a_seed_decides_everything(cfg, names):
+    mapper, records = mapper_of(cfg, names, "coco_panoptic_lsj")
+    first, again, other = (mapper(records[0], seed) for seed in (4, 4, 5))
+    assert torch.equal(first["image"], again["image"])
+    assert torch.equal(first["instances"].gt_masks, again["instances"].gt_masks)
+    assert not torch.equal(first["image"], other["image"])
+
+
+def test_channel_order(cfg, names):
+    only_flips_and_crops(cfg)
+    rgb, records = mapper_of(cfg, names, "coco_instance_lsj")
+    cfg.INPUT.FORMAT = "BGR"
+    bgr, _ = mapper_of(cfg, names, "coco_instance_lsj")
+    assert torch.equal(rgb(records[0], 1)["image"].flip(0), bgr(records[0], 1)["image"])
+    test_image = build_test_mapper(cfg)({**records[0]})["image"]
+    assert test_image[:, 0, 0].tolist() == list(COLOURS[90])[::-1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "DATASET_MAPPER_NAME",
+            "coco",
+            "DATASET_MAPPER_NAME is 'coco'; it can be one of coco_instance_lsj, ",
+        ),
+        ("FORMAT", "L", "INPUT.FORMAT is 'L'; it can be one of RGB, BGR"),
+    ],
+)
+def test_unknown_choices_list_the_known(cfg, names, key, value, message):
+    cfg.INPUT[key] = value
+    with pytest.raises(ValueError, match=message):
+        build_train_mapper(cfg, MetadataCatalog.get(names["instance"]))
+
+
+def test_for_evaluation_pictures_are_resized_and_records_kept(cfg, names, drawn):
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 12, 100
+    record = DatasetCatalog.get(names["panoptic"])[0]
+    sample = build_test_mapper(cfg)(record)
+    picture = Image.open(drawn.images / "0001.png").resize((16, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), np.asarray(picture))
+    assert (sample["height"], sample["width"]) == (24, 32)
+    assert sample["pan_seg_file_name"] == record["pan_seg_file_name"]
+    assert sample["segments_info"] == record["segments_info"]
+    assert "annotations" not in build_test_mapper(cfg)(DatasetCatalog.get(names["instance"])[0])
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show rotated by 90 degrees clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    image = record_image({"file_name": tmp_path / "turned.png", "image_id": 1, "height": 6, "width": 4})
+    assert image.shape == (6, 4, 3)
+    assert image[0, 3].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
+def test_pictures_of_any_mode_become_colour(tmp_path, mode):
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.fromarray(np.full((5, 4, 3), 255, np.uint8)).convert(mode).save(tmp_path / f"a.{suffix}")
+    image = record_image({"file_name": tmp_path / f"a.{suffix}", "image_id": 1})
+    assert image.shape == (5, 4, 3)
+    assert (image >= 253).all()
+
+
+def test_pictures_that_cannot_be_used(tmp_path):
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
+    for name, message in (
+        ("gone.jpg", "gone.jpg, image id 9: no such file"),
+        ("text.jpg", "id 9: is not a picture"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            record_image({"file_name": str(tmp_path / name), "image_id": 9})
+    with pytest.raises(DatasetError, match=r"is \(6, 4\), the annotations say \(4, 6\)"):
+        record_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
+
+
+def test_ignore_label_of_a_dataset_that_tells_none(cfg, tmp_path):
+    Image.new("RGB", (2, 3)).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[0, 1], [1, 9], [9, 9]], np.uint8)).save(tmp_path / "labels.png")
+    record = {"image_id": 1, "file_name": tmp_path / "a.png", "sem_seg_file_name": tmp_path / "labels.png"}
+    metadata = Metadata("own").set(stuff_classes=["a", "b"])
+    cfg.INPUT.DATASET_MAPPER_NAME, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = "mask_former_semantic", 9
+    sample = build_train_mapper(cfg, metadata)(record, 0)
+    assert sample["instances"].gt_classes.tolist() == [0, 1]
+    told = build_train_mapper(cfg, metadata.set(ignore_label=1))
+    with pytest.raises(DatasetError, match=r"label 9; valid are 0\.\.1, and 1 where"):
+        told(record, 0)
+
+
+def test_a_semantic_record_needs_no_image_id_but_a_file(cfg, tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "labels.png")
+    record = {"file_name": tmp_path / "a.png", "sem_seg_file_name": tmp_path / "labels.png"}
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    mapper = build_train_mapper(cfg, Metadata("own").set(stuff_classes=["a"]))
+    assert mapper(record, 0)["image_id"] is None
+    assert "image_id" not in build_test_mapper(cfg)(record)
+    with pytest.raises(DatasetError, match=r"image id 3: no 'file_name' among \['image_id'\]"):
+        mapper({"image_id": 3}, 0)
+
+
+def test_every_default_can_build_a_mapper():
+    cfg = get_cfg()
+    assert build_train_mapper(cfg, MetadataCatalog.get("coco_2017_val_panoptic")).image_format == "BGR"

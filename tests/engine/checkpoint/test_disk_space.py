@@ -1,0 +1,107 @@
+"""A disk that is full or takes nothing: told at once where that can be known, and it costs no checkpoint."""
+
+import collections
+import contextlib
+import errno
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from tiny_runs import CONFIG, tiny_config, tiny_options
+
+from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint.disk_space import check_writable, checkpoint_bytes, failure_explained
+from mask2former.engine.checkpoint.run_folder import RunFolder
+from mask2former.engine.errors import TrainingError
+from mask2former.engine.train import build_trainer
+from mask2former.tools.train import main
+
+
+def run(folder, *flags, **changes):
+    changes = {"SOLVER__CHECKPOINT_PERIOD": 1, **changes}
+    return main(["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=folder, **changes)])
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size):
+    """Writing beyond that fails, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_a_disk_that_fills_up_costs_no_checkpoint(tiny_shapes, tmp_path, capsys):
+    assert run(tmp_path, SOLVER__MAX_ITER=1) == 0
+    with files_no_larger_than(100_000):
+        assert run(tmp_path, "--resume", SOLVER__MAX_ITER=3) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and "model_0000001.pth cannot be written" in last and "full" in last
+    assert RunFolder(tmp_path).load_last()["iteration"] == 0
+    assert run(tmp_path, "--resume", SOLVER__MAX_ITER=3) == 0
+
+
+def test_a_full_disk_is_told_before_the_first_step(tiny_shapes, tmp_path, capsys, monkeypatch):
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
+    assert run(tmp_path) == 1
+    assert f"error: OUTPUT_DIR {tmp_path} has 1e-06 GB free, but a checkpoint" in capsys.readouterr().err
+    assert not list(tmp_path.glob("model_*"))
+
+
+@pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
+def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path, optimizer):
+    cfg = tiny_config(SOLVER__OPTIMIZER=optimizer)
+    trainer = build_trainer(cfg, build_model(cfg))
+    expected = checkpoint_bytes(trainer)
+    for parameter in trainer.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    trainer.optimizer.step()
+    path = RunFolder(tmp_path).save("x.pth", {"model": trainer.model.state_dict(), **trainer.state_dict()})
+    assert path.stat().st_size * 0.5 < expected < path.stat().st_size  # names and headers weigh much here
+
+
+def test_what_is_in_the_folder_stays(tmp_path):
+    (tmp_path / "probe").write_text("a user's")
+    check_writable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+    assert (tmp_path / "probe").read_text() == "a user's"
+
+
+@pytest.mark.parametrize(
+    ("error", "asks"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(f"process 1: [Errno {errno.EDQUOT}] Disk quota exceeded"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_a_full_disk_is_asked_about_where_that_may_be_it(error, asks):
+    with pytest.raises(TrainingError, match=r"x.pth cannot be written") as raised, failure_explained("x.pth"):
+        raise error
+    assert ("disk full" in str(raised.value)) == asks
+
+
+def test_what_is_not_of_the_disk_stays_what_it_is():
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), failure_explained("x.pth"):
+        raise RuntimeError("shapes differ")
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_what_cannot_be_written_to_is_named(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"OUTPUT_DIR .*file"):
+        check_writable(tmp_path / name)
+
+
+def test_a_folder_that_takes_nothing_is_told_before_all_else(tmp_path, capsys):
+    with files_no_larger_than(0):
+        assert run(tmp_path / "new", MODEL__WEIGHTS="nowhere.pth") == 1
+    assert f"error: OUTPUT_DIR {tmp_path / 'new'} cannot be written to" in capsys.readouterr().err

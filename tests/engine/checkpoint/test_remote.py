@@ -1,0 +1,152 @@
+"""Runs with data, weights and output in a storage that fails now and then are the runs they are on a disk."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from flaky_storage import FlakyStorage
+from process_runs import assert_close, curve, free_port, until
+from tiny_runs import CONFIG, tiny_config, tiny_options
+
+from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint.run_folder import POINTER
+from mask2former.tools.train import main
+from mask2former.utils.storage import path_manager
+
+RUN = {"SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 3}
+STORED = {**RUN, "MODEL__WEIGHTS": "flaky://weights.pth"}
+OUTPUT = "flaky://runs/one"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights to begin with."""
+    file = tmp_path_factory.mktemp("weights") / "weights.pth"
+    torch.manual_seed(1)
+    torch.save({"model": build_model(tiny_config()).state_dict()}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def on_a_disk(server, weights, tmp_path_factory):
+    """The folder of one process's run that has nothing to do with a storage."""
+    folder = tmp_path_factory.mktemp("on_a_disk")
+    code, log = server.start(folder, **RUN, MODEL__WEIGHTS=weights).wait()
+    assert code == 0, log
+    return folder
+
+
+@pytest.fixture
+def environ(tiny_shapes, weights, tmp_path):
+    """What commands need to find all in the storage, which is the folder `store`."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/weights.pth").symlink_to(weights)
+    (tmp_path / "store/datasets").symlink_to(tiny_shapes)
+    return {
+        "FLAKY_STORAGE": str(tmp_path / "store"),
+        "FVCORE_CACHE": str(tmp_path / "cache"),
+        "DETECTRON2_DATASETS": "flaky://datasets",
+    }
+
+
+def left_here(environ):
+    """What runs have left of their folders on this machine, one a machine that took part."""
+    return [path for path in Path(environ["FVCORE_CACHE"]).glob("runs/*") if path.is_dir()]
+
+
+def two_machines(server, environ, *flags, **options):
+    """Two launchers; each has a folder of its own."""
+    flags = (
+        *flags,
+        "--num-processes",
+        "1",
+        "--num-machines",
+        "2",
+        "--dist-url",
+        f"tcp://127.0.0.2:{free_port()}",
+    )
+    return [
+        server.start(OUTPUT, *flags, "--machine-rank", str(number), environ=environ, **STORED, **options)
+        for number in (0, 1)
+    ]
+
+
+def test_a_run_of_two_machines_that_is_stopped_and_resumed_by_one(server, environ, on_a_disk, tmp_path):
+    """Sharded, so that a checkpoint lies in parts on both until they are copied."""
+    folder = tmp_path / "store/runs/one"
+    first, second = two_machines(server, environ, SOLVER__STRATEGY="fsdp")
+    until((folder / POINTER).exists)
+    os.kill(second.children()[0], signal.SIGKILL)
+    assert first.wait()[0] == 1
+    assert (folder / POINTER).read_text().endswith(".parts")
+    code, log = server.start(OUTPUT, "--resume", environ=environ, **STORED).wait()
+    assert code == 0, log
+    assert "trying again" in log
+    assert "resuming from" in (folder / "log.txt").read_text()
+    assert_close(curve(folder), curve(on_a_disk))
+    assert (folder / "inference/panoptic/predictions.json").exists()
+    (of_killed_machine,) = left_here(environ)
+    assert of_killed_machine.name.endswith("_1")
+
+
+def test_killed_while_a_checkpoint_is_copied(server, environ, on_a_disk, tmp_path):
+    folder = tmp_path / "store/runs/one"
+    rng = random.Random(0)
+    flags = ("--num-processes", "2", "--max-restarts", "1")
+    command = server.start(OUTPUT, *flags, environ=environ, **STORED)
+    until((folder / "model_0000001.pth").exists)
+    time.sleep(rng.uniform(0, 0.05))
+    os.kill(rng.choice(command.children()), signal.SIGKILL)
+    code, log = command.wait()
+    assert code == 0, log
+    assert_close(curve(folder), curve(on_a_disk))
+    assert (folder / POINTER).read_text() == "model_final.pth"
+
+
+@pytest.fixture
+def in_this_process(environ, monkeypatch):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    path_manager.register_handler(FlakyStorage())
+    return lambda output, *flags, **options: main(
+        ["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=output, **options)]
+    )
+
+
+def test_an_earlier_run_is_not_mixed_with_a_new_one(in_this_process, tmp_path, capsys):
+    earlier = tmp_path / "store/runs/two"
+    earlier.mkdir(parents=True)
+    (earlier / "model_final.pth").write_bytes(b"somebody's weights")
+    assert in_this_process("flaky://runs/two", SOLVER__MAX_ITER=1) == 1
+    assert (
+        "OUTPUT_DIR flaky://runs/two holds an earlier run: --resume continues it" in capsys.readouterr().err
+    )
+    assert (earlier / "model_final.pth").read_bytes() == b"somebody's weights"
+
+
+def test_an_address_that_cannot_be_written_to_is_reported_first(in_this_process, tmp_path, capsys):
+    (tmp_path / "store/file").touch()
+    assert in_this_process("flaky://file/run", SOLVER__MAX_ITER=1) == 1
+    captured = capsys.readouterr()
+    assert "OUTPUT_DIR flaky://file/run cannot be written to" in captured.err
+    assert "steps 0 to" not in captured.out
+
+
+def test_what_cannot_be_copied_stays_here(in_this_process, environ, capsys, monkeypatch):
+    """The storage goes away after the beginning, and does not come back."""
+    monkeypatch.setattr("mask2former.utils.storage.WAITS", (0.0,))
+    steady = FlakyStorage([False])
+    path_manager.register_handler(steady)
+    monkeypatch.setattr(
+        "mask2former.engine.hooks.standard.logger.info",
+        lambda *_: path_manager.register_handler(FlakyStorage([True])),
+    )
+    assert in_this_process("flaky://runs/three", SOLVER__MAX_ITER=1, DATASETS__TEST=()) == 1
+    (folder,) = left_here(environ)
+    message = capsys.readouterr().err
+    assert "flaky://runs/three/job cannot be written" in message and f"It is in {folder}" in message
+    assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == 0

@@ -1,0 +1,29 @@
+"""Whose run lies in a folder, by the names that launchers give to their jobs."""
+
+import pytest
+
+from mask2former.engine.checkpoint.run_identity import continues_own_run, note_job
+
+
+@pytest.mark.parametrize(
+    ("noted", "now", "own"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("none", "none", False),  # torchrun's default names nothing
+        (None, None, False),
+        (None, "a", False),
+    ],
+)
+def test_a_run_is_known_by_the_name_of_its_launch(tmp_path, monkeypatch, noted, now, own):
+    def be_in(job):
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        if job is not None:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
+
+    be_in(now)
+    assert not continues_own_run(tmp_path)
+    be_in(noted)
+    note_job(tmp_path)
+    be_in(now)
+    assert continues_own_run(tmp_path) == own

@@ -1,0 +1,63 @@
+"""Pictures with more objects than queries: told, and trained on."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tiny_runs import random_sample, tiny_config
+
+from mask2former.engine.build import build_model
+from mask2former.engine.hooks import query_overflow as crowded
+from mask2former.engine.hooks.query_overflow import CrowdedPicturesHook
+from mask2former.engine.train import train
+
+
+def run(hook, *counts):
+    """Steps of one picture each with so many objects."""
+    for number, objects in enumerate(counts):
+        sample = random_sample(number, objects)
+        hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[sample])))
+    hook.after_train(SimpleNamespace())
+
+
+def test_the_first_is_named_and_all_are_counted_at_the_end(caplog):
+    with caplog.at_level(logging.WARNING, "mask2former"):
+        run(CrowdedPicturesHook(3), 2, 3, 5, 0, 9, 4)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert "2.jpg shows 5 objects to 3 queries: each step leaves 2 of them out" in first
+    assert "3 of 6 training samples" in last and "at most 9" in last
+    assert all("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES" in text for text in (first, last))
+
+
+def test_of_several_processes_the_main_one_warns(caplog, monkeypatch):
+    monkeypatch.setattr(crowded, "is_main_process", lambda: False)
+    monkeypatch.setattr(crowded, "gather_objects", lambda item: [])  # as elsewhere than on the main process
+    with caplog.at_level(logging.WARNING, "mask2former"):
+        run(crowded.CrowdedPicturesHook(3), 5, 6)
+    assert not caplog.records
+    monkeypatch.setattr(crowded, "gather_objects", lambda item: [item, (10, 4, 20)])  # of two processes
+    run(crowded.CrowdedPicturesHook(3), 2, 5)
+    assert "5 of 12 training samples had more objects than the 3 queries, at most 20" in caplog.text
+
+
+def test_enough_queries_say_nothing(caplog):
+    with caplog.at_level(logging.WARNING, "mask2former"):
+        run(CrowdedPicturesHook(3), 0, 3, 2)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("objects", [7, 40])
+def test_losses_are_finite_with_more_objects_than_queries(objects):
+    model = build_model(tiny_config())  # six queries
+    losses = model([random_sample(1, objects), random_sample(2, 2)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+
+
+def test_a_run_warns(tiny_shapes, tmp_path, caplog):
+    cfg = tiny_config(OUTPUT_DIR=tmp_path, MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=2, SOLVER__MAX_ITER=2)
+    cfg.DATASETS.TEST = ()
+    with caplog.at_level(logging.WARNING, "mask2former"):
+        train(cfg, resume=False)
+    assert "4 of 4 training samples had more objects than the 2 queries" in caplog.text

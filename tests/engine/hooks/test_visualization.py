@@ -1,0 +1,79 @@
+"""The pictures that a run draws of itself: colours as in the file, targets left, the prediction right."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mask2former.engine.hooks.visualization import draw_sample
+from mask2former.structures import Instances
+from mask2former.utils.visualize import class_colours
+
+NAMES = ["cat", "sky"]
+RED, BLUE = (200, 10, 20), (20, 10, 200)
+SIZE = (30, 40)
+
+
+class Fixed(nn.Module):
+    """Answers what it was given."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.output = output
+
+    def forward(self, inputs):
+        assert not self.training and len(inputs) == 1
+        return [self.output]
+
+
+def mask(top, left, bottom, right):
+    shown = torch.zeros(1, *SIZE, dtype=torch.bool)
+    shown[:, top:bottom, left:right] = True
+    return shown
+
+
+def sample(image_format):
+    """A red picture with a blue right half, and a cat in the left upper corner."""
+    image = torch.tensor(RED, dtype=torch.uint8)[:, None, None].repeat(1, *SIZE)
+    image[:, :, 20:] = torch.tensor(BLUE, dtype=torch.uint8)[:, None, None]
+    targets = Instances(SIZE, gt_classes=torch.tensor([0]), gt_masks=mask(0, 0, 6, 6))
+    return {"image": image.flip(0) if image_format == "BGR" else image, "instances": targets}
+
+
+def ids():
+    map_ = torch.zeros(SIZE, dtype=torch.int32)
+    map_[:6, 30:36] = 3
+    return map_
+
+
+found = Instances(
+    SIZE,
+    pred_masks=torch.cat([mask(0, 30, 6, 36), mask(20, 0, 30, 10)]),
+    pred_classes=torch.tensor([1, 1]),
+    scores=torch.tensor([0.9, 0.1]),  # the second is too unsure to be drawn
+)
+scores = torch.zeros(3, *SIZE)
+scores[1, :6, 30:36], scores[2] = 2.0, 1.0  # the third class has no name, and is not drawn
+OUTPUTS = {
+    "panoptic": {"panoptic_seg": (ids(), [{"id": 3, "category_id": 1, "isthing": True}])},
+    "instance": {"instances": found},
+    "semantic": {"sem_seg": scores},
+}
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("task", OUTPUTS)
+def test_target_and_prediction_over_the_picture_as_it_was(task, image_format):
+    model = Fixed(OUTPUTS[task]).train()
+    drawn = draw_sample(model, sample(image_format), NAMES, image_format)
+    assert model.training
+    assert drawn.shape == (30, 80, 3)
+    cat, sky = np.array(class_colours(2))
+    left, right = drawn[:, :40], drawn[:, 40:]
+    for half in (left, right):
+        assert (half[10:, :20] == RED).all()
+        assert (half[10:, 20:] == BLUE).all()
+    assert np.abs(left[3, 3].astype(int) - (np.array(RED) + cat) // 2).max() <= 1
+    assert np.abs(right[3, 33].astype(int) - (np.array(BLUE) + sky) // 2).max() <= 1
+    assert (right[:10, :20] == RED).all()
+    assert (left[:10, 20:] == BLUE).all()

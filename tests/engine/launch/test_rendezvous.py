@@ -1,0 +1,60 @@
+"""Machines that wait for each other before anything else starts: they say so, give up, and obey Ctrl-C."""
+
+import os
+import signal
+import socket
+import threading
+
+import pytest
+from process_runs import free_port, until
+
+from mask2former.engine.errors import ProcessError
+from mask2former.engine.launch.rendezvous import meet
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (0, r"waited 0.3 s \(--timeout\) at tcp://127.0.0.1:\d+; missing: machine 1, machine 2"),
+        (2, r"waited 0.3 s \(--timeout\) for the first machine; nobody answers at tcp://127.0.0.1"),
+    ],
+)
+def test_a_machine_alone_gives_up(number, message):
+    with pytest.raises(ProcessError, match=message):
+        meet(f"tcp://127.0.0.1:{free_port()}", number, 3, 0.3)
+
+
+def test_all_wait_for_the_last():
+    url, order, stores = f"tcp://127.0.0.1:{free_port()}", [], []
+
+    def come(number):
+        stores.append(meet(url, number, 3, 30))
+        order.append("all")
+
+    early = [threading.Thread(target=come, args=(number,)) for number in (1, 0)]
+    for thread in early:
+        thread.start()
+    order.append("last")
+    come(2)
+    for thread in early:
+        thread.join()
+    assert order == ["last", "all", "all", "all"]
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"--dist-url {url} cannot be used"):
+            meet(url, 0, 2, 5)
+
+
+def test_ctrl_c_ends_the_wait(server, tmp_path):
+    url = f"tcp://127.0.0.1:{free_port()}"
+    flags = ("--num-processes", "1", "--num-machines", "2", "--dist-url", url)
+    command = server.start(tmp_path, *flags, "--timeout", "60")
+    until(lambda: f"waiting for the other machines at {url}" in command.printed())
+    os.kill(command.pid, signal.SIGINT)
+    code, log = command.wait()
+    assert code == 1 and log.splitlines()[-1] == "stopped; --resume continues from the last checkpoint", log

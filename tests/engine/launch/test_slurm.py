@@ -1,0 +1,62 @@
+"""Tasks of srun by the variables that it sets, as SLURM's manual describes them."""
+
+import pytest
+
+from mask2former.engine.launch.slurm import first_host, slurm_task
+
+STEP = {
+    "SLURM_JOB_ID": "40017",
+    "SLURM_STEP_ID": "2",
+    "SLURM_STEP_NUM_TASKS": "11",
+    "SLURM_STEP_NODELIST": "rack[2-3]node[07-09,12],login1",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2),3",
+    "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "host"),
+    [
+        ("login1", "login1"),
+        ("a,b", "a"),
+        ("tux[3-5]", "tux3"),
+        ("tux[08,10-11]", "tux08"),
+        ("tux[5]-ib,login1", "tux5-ib"),
+        ("rack[2-3]node[07-09,12],login1", "rack2node07"),
+    ],
+)
+def test_the_first_host(nodes, host):
+    assert first_host(nodes) == host
+
+
+def test_a_task_of_several():
+    task = slurm_task(STEP)
+    variables = task.variables()
+    port = int(variables.pop("MASTER_PORT"))
+    assert variables == {
+        "RANK": "9",
+        "WORLD_SIZE": "11",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "3",
+        "MASTER_ADDR": "rack2node07",
+    }
+    assert 1024 < port < 32768  # neither reserved nor handed out by Linux
+    others = [slurm_task({**STEP, "SLURM_PROCID": str(number)}).url for number in range(11)]
+    assert others == [task.url] * 11
+    assert slurm_task({**STEP, "SLURM_STEP_ID": "3"}).url != task.url  # a step may run beside another
+
+
+def test_where_tasks_meet_may_be_given():
+    variables = slurm_task(STEP, "tcp://head:29500").variables()
+    assert (variables["MASTER_ADDR"], variables["MASTER_PORT"]) == ("head", "29500")
+
+
+@pytest.mark.parametrize("environ", [{}, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "16"}])
+def test_a_batch_script_is_no_task(environ):
+    assert slurm_task(environ) is None
+
+
+def test_a_single_task_needs_nobody():
+    assert slurm_task({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) is None

@@ -1,0 +1,171 @@
+"""A few pictures as training and test set, for each task."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import tiny_config
+
+from mask2former.data import (
+    DatasetCatalog,
+    DatasetError,
+    MetadataCatalog,
+    build_test_loader,
+    build_train_loader,
+    register_coco_instances,
+)
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.overfit import STEPS, apply_overfit, shows_objects
+from mask2former.engine.train import train
+
+TASKS = ("SEMANTIC", "INSTANCE", "PANOPTIC")
+
+
+def task_config(folder, *tasks, **changes):
+    on = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task in tasks for task in TASKS}
+    return tiny_config(OUTPUT_DIR=folder, **on, **changes)
+
+
+@pytest.fixture
+def as_instances(tiny_shapes):
+    """The drawn training set as a user's COCO file, its first picture without objects."""
+    root = tiny_shapes / "shapes"
+    content = json.loads((root / "annotations/instances_train.json").read_text())
+    first = content["images"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != first]
+    file = root / "first_is_empty.json"
+    file.write_text(json.dumps(content))
+    register_coco_instances("first_is_empty", {}, file, root / "train")
+    yield "first_is_empty"
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.remove("first_is_empty")
+
+
+def test_the_pictures_are_the_first_of_training_and_their_truth_is_cut_down(tiny_shapes, tmp_path):
+    cfg = tiny_config(OUTPUT_DIR=tmp_path)
+    source = DatasetCatalog.get("shapes_panoptic_train")
+    apply_overfit(cfg, 3)
+    (name,) = cfg.DATASETS.TRAIN
+    assert name == "shapes_panoptic_train_overfit_3" and tuple(cfg.DATASETS.TEST) == (name,)
+    assert DatasetCatalog.get(name) == source[:3]
+    ids = {record["image_id"] for record in source[:3]}
+    metadata, whole = MetadataCatalog.get(name), MetadataCatalog.get("shapes_panoptic_train")
+    for key in ("json_file", "panoptic_json"):
+        truth, original = (json.loads(Path(facts.get(key)).read_text()) for facts in (metadata, whole))
+        assert str(tmp_path) in metadata.get(key)
+        assert {image["id"] for image in truth["images"]} == ids
+        expected = [row for row in original["annotations"] if row["image_id"] in ids]
+        assert truth["annotations"] == expected and truth["categories"] == original["categories"]
+    assert metadata.stuff_classes == whole.stuff_classes and metadata.panoptic_root == whole.panoptic_root
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"INPUT__MIN_SCALE": 0.1, "INPUT__MAX_SCALE": 2.0},  # large-scale jitter
+        {
+            "INPUT__DATASET_MAPPER_NAME": "mask_former_panoptic",
+            "INPUT__MIN_SIZE_TRAIN": (32, 64, 128),
+            "INPUT__CROP__ENABLED": True,
+            "INPUT__CROP__TYPE": "absolute",
+            "INPUT__CROP__SIZE": (48, 64),
+            "INPUT__SIZE_DIVISIBILITY": 64,
+            "INPUT__COLOR_AUG_SSD": True,
+            "INPUT__MIN_SIZE_TEST": 96,
+        },
+    ],
+)
+def test_training_shows_the_pictures_of_the_test_unchanged(tiny_shapes, tmp_path, changes):
+    cfg = tiny_config(OUTPUT_DIR=tmp_path, **changes)
+    apply_overfit(cfg, 2)
+    tested = {
+        s["image_id"]: s["image"]
+        for s in map(lambda batch: batch[0], build_test_loader(cfg, *cfg.DATASETS.TEST))
+    }
+    batches = iter(build_train_loader(cfg))
+    for sample in [*next(batches), *next(batches)]:
+        seen, expected = (
+            image.numpy().astype(int) for image in (sample["image"], tested[sample["image_id"]])
+        )
+        assert seen.shape == expected.shape
+        assert np.abs(seen - expected).max() <= 3  # training resizes by torch, testing by Pillow
+    if changes.get("INPUT__CROP__ENABLED"):
+        assert seen.shape == (3, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "metric"),
+    [(("SEMANTIC",), "sem_seg"), (("INSTANCE",), "segm"), (("PANOPTIC",), "panoptic_seg")],
+)
+def test_each_task_is_trained_and_measured_on_them(tiny_shapes, tmp_path, tasks, metric, caplog):
+    cfg = task_config(tmp_path, *tasks)
+    with caplog.at_level(logging.INFO, "mask2former"):
+        apply_overfit(cfg, 2, {"SOLVER.MAX_ITER"})
+    assert "overfitting on 2 pictures of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
+    apply_dataset_facts(cfg)
+    results = train(cfg, resume=False)
+    assert list(results) == [metric]
+
+
+def test_pictures_without_objects_are_left_out(as_instances, tmp_path):
+    cfg = task_config(tmp_path, "INSTANCE", DATASETS__TRAIN=(as_instances,), DATASETS__TEST=())
+    cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
+    apply_overfit(cfg, 2, {"SOLVER.MAX_ITER"})
+    expected = [record["image_id"] for record in DatasetCatalog.get(as_instances)][1:3]
+    assert [record["image_id"] for record in DatasetCatalog.get(*cfg.DATASETS.TRAIN)] == expected
+    apply_dataset_facts(cfg)
+    assert "AP" in train(cfg, resume=False)["segm"]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"annotations": []}, False),
+        ({"annotations": [{"iscrowd": 1}]}, False),
+        ({"annotations": [{"iscrowd": 1}, {}]}, True),
+        ({"segments_info": []}, False),
+        ({"segments_info": [{"iscrowd": 0}]}, True),
+        ({"sem_seg_file_name": "a.png"}, True),
+    ],
+)
+def test_what_there_is_to_learn_from(record, expected):
+    assert shows_objects(record) is expected
+
+
+def test_the_schedule_is_short_and_typed_keys_stay(tiny_shapes, tmp_path):
+    changes = {"SOLVER__MAX_ITER": 1000, "SOLVER__STEPS": (900,), "SOLVER__WARMUP_ITERS": 100}
+    cfg = tiny_config(OUTPUT_DIR=tmp_path, **changes, SOLVER__IMS_PER_BATCH=16, SOLVER__ACCUMULATION_STEPS=8)
+    cfg.SOLVER.EPOCHS = 50.0
+    apply_overfit(cfg, 4)
+    solver = cfg.SOLVER
+    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (STEPS, (STEPS * 9 // 10,), STEPS // 10)
+    assert (solver.EPOCHS, solver.IMS_PER_BATCH, solver.ACCUMULATION_STEPS) == (0, 4, 4)
+    typed = {"SOLVER.MAX_ITER": 7, "SOLVER.IMS_PER_BATCH": 3, "INPUT.RANDOM_FLIP": "horizontal"}
+    cfg = tiny_config(OUTPUT_DIR=tmp_path, **{key.replace(".", "__"): value for key, value in typed.items()})
+    apply_overfit(cfg, 4, typed)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.RANDOM_FLIP) == (7, 3, "horizontal")
+    cfg.SOLVER.EPOCHS = 2.0
+    apply_overfit(cfg, 4, {"SOLVER.EPOCHS", "DATASETS.TRAIN"})
+    assert cfg.SOLVER.EPOCHS == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "train_on", "message"),
+    [
+        (0, ("shapes_panoptic_train",), r"--overfit is 0; it takes a number of pictures"),
+        (4, (), r"DATASETS\.TRAIN is empty"),
+        (4, ("shapes_panoptic_trian",), r"no dataset is called 'shapes_panoptic_trian'"),
+    ],
+)
+def test_what_cannot_be_overfitted_on(tiny_shapes, tmp_path, number, train_on, message):
+    with pytest.raises(ValueError, match=message):
+        apply_overfit(tiny_config(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=train_on), number)
+
+
+def test_no_picture_has_annotations(tmp_path):
+    DatasetCatalog.register("bare", lambda: [{"file_name": "a.png", "annotations": []}])
+    with pytest.raises(DatasetError, match="no picture of 'bare' has annotations"):
+        apply_overfit(tiny_config(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=("bare",)), 4)
+    DatasetCatalog.remove("bare")

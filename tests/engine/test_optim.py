@@ -1,0 +1,189 @@
+"""Groups by name on a model with one of everything, schedules against their formulas, clipping by hand."""
+
+import math
+
+import pytest
+import torch
+from fvcore.common.param_scheduler import (
+    CosineParamScheduler,
+    MultiStepParamScheduler,
+    PolynomialDecayParamScheduler,
+)
+from torch import nn
+
+from mask2former.config import get_cfg
+from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+        self.norm = nn.BatchNorm2d(2)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(3))
+        self.absolute_pos_embed = nn.Parameter(torch.zeros(3))
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query_feat = nn.Embedding(2, 2)
+        self.level_embed = nn.Parameter(torch.zeros(3, 2))
+        self.linear = nn.Linear(2, 2)
+        self.norm = nn.LayerNorm(2)
+        self.group_norm = nn.GroupNorm(1, 2)
+        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.same_linear = self.linear
+
+
+class Everything(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Block()
+        self.head = Decoder()
+
+
+def config(*opts):
+    cfg = get_cfg()
+    cfg.merge_from_list(["SOLVER.BASE_LR", 1e-4, "SOLVER.WEIGHT_DECAY", 0.05, *opts])
+    return cfg
+
+
+EXPECTED = {  # name -> (rate, decay), from the recipe; norms and embeddings at the values set in the test
+    "backbone.conv.weight": (1e-5, 0.05),
+    "backbone.conv.bias": (1e-5, 0.05),
+    "backbone.norm.weight": (1e-5, 0.001),
+    "backbone.norm.bias": (1e-5, 0.001),
+    "backbone.relative_position_bias_table": (1e-5, 0.0),
+    "backbone.absolute_pos_embed": (1e-5, 0.0),
+    "head.query_feat.weight": (1e-4, 0.002),
+    "head.level_embed": (1e-4, 0.05),
+    "head.linear.weight": (1e-4, 0.05),
+    "head.linear.bias": (1e-4, 0.05),
+    "head.norm.weight": (1e-4, 0.001),
+    "head.norm.bias": (1e-4, 0.001),
+    "head.group_norm.weight": (1e-4, 0.001),
+    "head.group_norm.bias": (1e-4, 0.001),
+}
+
+
+def test_every_parameter_has_its_rate_and_decay():
+    model = Everything()
+    cfg = config("SOLVER.WEIGHT_DECAY_NORM", 0.001, "SOLVER.WEIGHT_DECAY_EMBED", 0.002)
+    groups = build_optimizer(cfg, model).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    assert found.keys() == EXPECTED.keys()
+    for name, values in EXPECTED.items():
+        assert found[name] == pytest.approx(values), name
+    assert sum(len(group["params"]) for group in groups) == len(EXPECTED)
+    assert len(groups) == len(set(EXPECTED.values()))
+
+
+def test_published_recipe_merges_norms_and_embeddings_into_one_group():
+    groups = build_optimizer(config(), Everything()).param_groups
+    settings = sorted((group["lr"], group["weight_decay"]) for group in groups)
+    assert settings == [
+        pytest.approx(pair) for pair in [(1e-5, 0.0), (1e-5, 0.05), (1e-4, 0.0), (1e-4, 0.05)]
+    ]
+    assert all(group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8 for group in groups)
+
+
+def test_sgd_and_an_unknown_optimizer():
+    optimizer = build_optimizer(config("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.8), Everything())
+    assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["momentum"] == 0.8
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'LION'.*ADAMW, SGD"):
+        build_optimizer(config("SOLVER.OPTIMIZER", "LION"), Everything())
+
+
+def rates(cfg, steps):
+    """The rate of the head at each of `steps` steps."""
+    optimizer = build_optimizer(cfg, Everything())
+    scheduler = build_scheduler(cfg, optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(max(group["lr"] for group in optimizer.param_groups))
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_published_coco_schedule():
+    cfg = config(
+        "SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (6, 9), "SOLVER.WARMUP_FACTOR", 1.0, "SOLVER.WARMUP_ITERS", 10
+    )
+    assert rates(cfg, 12) == pytest.approx([1e-4] * 6 + [1e-5] * 3 + [1e-6] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("WarmupMultiStepLR", MultiStepParamScheduler([1.0, 0.1, 0.01], milestones=[20, 30], num_updates=40)),
+        ("WarmupPolyLR", PolynomialDecayParamScheduler(1.0, 0.9)),
+        ("WarmupCosineLR", CosineParamScheduler(1.0, 0.0)),
+    ],
+)
+def test_schedules_after_warm_up_equal_fvcore(name, reference):
+    cfg = config("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.MAX_ITER", 40, "SOLVER.STEPS", (20, 30))
+    cfg.SOLVER.WARMUP_ITERS = 4
+    found = rates(cfg, 40)
+    assert found[4:] == pytest.approx([1e-4 * reference(step / 40) for step in range(4, 40)])
+
+
+def test_polynomial_ends_constant():
+    cfg = config("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.MAX_ITER", 10, "SOLVER.WARMUP_ITERS", 0)
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.3
+    assert rates(cfg, 10)[-3:] == pytest.approx([1e-4 * 0.3**0.9 if 0.3**0.9 > 0.3 else 3e-5, 3e-5, 3e-5])
+
+
+@pytest.mark.parametrize(("method", "factors"), [("linear", [0.2, 0.4, 0.6, 0.8]), ("constant", [0.2] * 4)])
+def test_warm_up(method, factors):
+    cfg = config("SOLVER.WARMUP_METHOD", method, "SOLVER.WARMUP_FACTOR", 0.2, "SOLVER.WARMUP_ITERS", 4)
+    assert rates(cfg, 6) == pytest.approx([1e-4 * f for f in [*factors, 1, 1]])
+
+
+@pytest.mark.parametrize("key", ["LR_SCHEDULER_NAME", "WARMUP_METHOD"])
+def test_unknown_schedule_or_warm_up_is_named(key):
+    with pytest.raises(ValueError, match=f"SOLVER.{key} is 'sudden'"):
+        rates(config(f"SOLVER.{key}", "sudden"), 1)
+
+
+def clipped(*opts):
+    """Gradients (3, 4) and (12,) after clipping, and the norm that is reported."""
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
+    norm = build_clipper(config(*opts))(parameters)
+    return [p.grad.tolist() for p in parameters], norm.item()
+
+
+def clip_options(kind, value):
+    prefix = "SOLVER.CLIP_GRADIENTS."
+    return [prefix + "ENABLED", True, prefix + "CLIP_TYPE", kind, prefix + "CLIP_VALUE", value]
+
+
+@pytest.mark.parametrize(
+    ("opts", "expected"),
+    [
+        ([], [[3, 4], [12]]),
+        (clip_options("full_model", 1.3), [[0.3, 0.4], [1.2]]),
+        (clip_options("full_model", 100.0), [[3, 4], [12]]),
+        (clip_options("value", 3.5), [[3, 3.5], [3.5]]),
+        (clip_options("norm", 1.0), [[0.6, 0.8], [1.0]]),
+    ],
+)
+def test_clipping(opts, expected):
+    gradients, norm = clipped(*opts)
+    for found, wanted in zip(gradients, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=1e-4)
+    assert norm == pytest.approx(13.0)
+
+
+def test_unknown_clipping_is_named():
+    with pytest.raises(ValueError, match=r"CLIP_TYPE is 'all'.*full_model"):
+        clipped(*clip_options("all", 1.0))
+
+
+def test_clipping_reports_a_norm_that_is_not_finite():
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([1.0, math.nan])
+    assert not math.isfinite(build_clipper(config())([parameter]))

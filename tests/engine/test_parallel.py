@@ -1,0 +1,132 @@
+"""Real processes that must do together what one does alone, each with all weights or with a part of them."""
+
+import math
+
+import pytest
+import torch
+from process_groups import Job, run_in_worlds
+from tiny_runs import random_sample, tiny_config
+
+from mask2former.data.loader import share_of_step
+from mask2former.engine.build import build_model
+from mask2former.engine.parallel import gathered, is_sharded
+from mask2former.engine.train import build_trainer
+from mask2former.engine.trainer import Hook
+from mask2former.utils.comm import is_main_process, rank, world_size
+
+OBJECTS = (5, 1, 0, 2)
+STEPS = 3
+SWIN = {
+    "MODEL__BACKBONE__NAME": "D2SwinTransformer",
+    "MODEL__SWIN__EMBED_DIM": 16,
+    "MODEL__SWIN__DEPTHS": "[1,1,1,1]",
+    "MODEL__SWIN__NUM_HEADS": "[1,2,2,4]",
+    "MODEL__SWIN__WINDOW_SIZE": 4,
+    "MODEL__SWIN__DROP_PATH_RATE": 0.0,
+    "MODEL__ACTIVATION_CHECKPOINTING": True,
+}
+CLIP = {"SOLVER__OPTIMIZER": "SGD", "SOLVER__CLIP_GRADIENTS__ENABLED": True}
+RECIPES = {
+    "clipped whole": {**CLIP, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "full_model"},
+    "clipped one by one": {**CLIP, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "norm"},
+    "AdamW, Swin, recomputed": SWIN,
+    "SyncBN": {"MODEL__RESNETS__NORM": "SyncBN", "SOLVER__OPTIMIZER": "SGD"},
+    "bf16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16", "SOLVER__OPTIMIZER": "SGD"},
+    "fp16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "fp16", "SOLVER__OPTIMIZER": "SGD"},
+    "poisoned": {"SOLVER__OPTIMIZER": "SGD"},
+}
+BASE = "clipped whole"
+RECIPES["accumulated"] = {**RECIPES[BASE], "SOLVER__ACCUMULATION_STEPS": 2}
+ROUNDED = ("bf16", "fp16")  # the order of sums shows
+
+
+class Recorder(Hook):
+    def __init__(self):
+        self.steps = []
+
+    def after_step(self, trainer):
+        last = trainer.last
+        self.steps.append({**last.losses, "norm": last.grad_norm, "skipped": float(last.skipped)})
+
+
+def pictures(step, numbers, poisoned):
+    """The pictures `numbers` of a step; the last of step 1 is not finite if it shall be `poisoned`."""
+    found = [random_sample(10 * step + number, OBJECTS[number]) for number in numbers]
+    for number, picture in zip(numbers, found, strict=True):
+        if poisoned and (step, number) == (1, 3):
+            picture["image"] = torch.full_like(picture["image"], math.nan, dtype=torch.float32)
+    return found
+
+
+def train_share(name, **changes):
+    """What each step left, and the whole weights after them; each process has its share of the pictures."""
+    options = {"SOLVER__BASE_LR": 0.001, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": STEPS}
+    cfg = tiny_config(**options, **RECIPES[name], **changes)
+    torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
+    trainer = build_trainer(cfg, build_model(cfg))
+    assert is_sharded(trainer.model) == (cfg.SOLVER.STRATEGY == "fsdp" and world_size() > 1)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trainer.scaler.is_enabled())
+    recorder = Recorder()
+    trainer.hooks = [recorder]
+    pieces = cfg.SOLVER.ACCUMULATION_STEPS
+    numbers = share_of_step(range(4), part=rank(), parts=world_size(), pieces=pieces)
+    trainer.train([pictures(step, numbers, name == "poisoned") for step in range(STEPS)])
+    return recorder.steps, gathered(trainer.plain_model.state_dict())
+
+
+def train_all(file, strategy, names):
+    found = {}
+    for name in names:
+        found[name] = train_share(name, SOLVER__STRATEGY=strategy)
+    if is_main_process():
+        torch.save(found, file)
+
+
+WORLDS = {  # (processes, strategy) -> what they do
+    (2, "ddp"): [*RECIPES],
+    (2, "fsdp"): [*RECIPES],
+    (4, "fsdp"): [BASE],
+}
+CASES = [(world, name) for world, names in WORLDS.items() for name in names]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """(processes, strategy) -> recipe -> what they found together."""
+    folder = tmp_path_factory.mktemp("worlds")
+    files = {world: folder / f"{world[1]}{world[0]}.pth" for world in WORLDS}
+    jobs = [Job(world[0], train_all, (files[world], world[1], names)) for world, names in WORLDS.items()]
+    run_in_worlds(jobs, folder)
+    return {world: torch.load(file, weights_only=True) for world, file in files.items()}
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Recipe -> what one process finds, each computed once."""
+    found = {}
+
+    def find(name):
+        if name not in found:
+            found[name] = train_share(name)
+        return found[name]
+
+    return find
+
+
+@pytest.mark.parametrize(("world", "name"), CASES, ids=str)
+def test_processes_train_as_one(together, alone, world, name):
+    steps, weights = alone(name)
+    tolerance = 3e-2 if name in ROUNDED else 1e-3
+    found_steps, found_weights = together[world][name]
+    assert [step["skipped"] for step in steps] == [float(name == "poisoned" and n == 1) for n in range(STEPS)]
+    for number, (expected, found) in enumerate(zip(steps, found_steps, strict=True)):
+        assert found == pytest.approx(expected, rel=tolerance, abs=1e-4, nan_ok=True), f"step {number}"
+    assert found_weights.keys() == weights.keys()
+    for key, tensor in weights.items():
+        torch.testing.assert_close(found_weights[key], tensor, rtol=tolerance, atol=3e-4, msg=key)
+
+
+def test_an_unknown_strategy_is_named():
+    cfg = tiny_config(SOLVER__STRATEGY="zero")
+    with pytest.raises(ValueError, match=r"SOLVER\.STRATEGY is 'zero'; known are: ddp, fsdp"):
+        build_trainer(cfg, build_model(cfg))

@@ -1,0 +1,139 @@
+"""TEST.AUG from the test loader to the metrics."""
+
+import pytest
+import torch
+from tiny_checkpoint import save_tiny_checkpoint
+from tiny_runs import tiny_config
+
+from mask2former.data.augmentation import resize_shortest_edge
+from mask2former.data.loader import build_test_loader
+from mask2former.engine.build import build_model
+from mask2former.engine.evaluate import check_test_datasets, evaluate
+from mask2former.engine.hooks.standard import flatten_results
+from mask2former.engine.tta import check_augmentation, evaluation_predict
+from mask2former.predictor import Predictor, stored_config
+from mask2former.weights.load import read_checkpoint
+
+SEMANTIC = {
+    "MODEL__MASK_FORMER__TEST__INSTANCE_ON": False,
+    "MODEL__MASK_FORMER__TEST__PANOPTIC_ON": False,
+}
+SIZES = (48, 64, 100)
+
+
+def semantic_config(**changes):
+    options = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": SIZES, "TEST__AUG__MAX_SIZE": 200}
+    return tiny_config(**{**SEMANTIC, **options, **changes})
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(2)
+    return opinionated(build_model(tiny_config(**SEMANTIC)).eval())
+
+
+def opinionated(model):
+    """The model with larger weights, so that queries differ in class and mask, and sizes matter."""
+    predictor = model.sem_seg_head.predictor
+    with torch.no_grad():
+        predictor.query_feat.weight.normal_(0, 3)
+        predictor.class_embed.weight *= 100
+        predictor.mask_embed.layers[-1].weight *= 10
+    return model
+
+
+@pytest.fixture
+def uneven(tiny_shapes, tmp_path, monkeypatch):
+    """The drawn test set with a picture that is no square."""
+    monkeypatch.setattr("mask2former.data.mapper.read_image", lambda path: PICTURE)
+    monkeypatch.setattr("mask2former.data.mapper.record_image", lambda record: PICTURE)
+
+
+PICTURE = torch.randint(
+    0, 256, (70, 90, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+).numpy()
+
+
+def test_the_loader_gives_the_picture_at_every_size(uneven):
+    sample = next(iter(build_test_loader(semantic_config(), "shapes_panoptic_val")))[0]
+    assert "image" not in sample and (sample["height"], sample["width"]) == (70, 90)
+    assert [tuple(view.shape) for view in sample["views"]] == [(3, 48, 62), (3, 64, 82), (3, 100, 129)]
+    for view, size in zip(sample["views"], SIZES, strict=True):
+        expected = resize_shortest_edge((70, 90), size, 200).apply_image(PICTURE)  # of the original
+        assert torch.equal(view, torch.tensor(expected).permute(2, 0, 1))
+    limited = next(iter(build_test_loader(semantic_config(TEST__AUG__MAX_SIZE=90), "shapes_panoptic_val")))[0]
+    assert [max(view.shape) for view in limited["views"]] == [62, 82, 90]
+
+
+@pytest.mark.parametrize("resize_first", [False, True])
+def test_results_are_the_mean_of_the_model_s_over_views(model, uneven, resize_first):
+    key = "MODEL__MASK_FORMER__TEST__SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"
+    cfg = semantic_config(**{key: resize_first})
+    own = build_model(cfg).eval()
+    own.load_state_dict(model.state_dict())
+    inputs = next(iter(build_test_loader(cfg, "shapes_panoptic_val")))
+    scores = []
+    with torch.no_grad():
+        for view in inputs[0]["views"]:
+            size = {"height": 70, "width": 90}
+            scores.append(own([{"image": view, **size}])[0]["sem_seg"])
+            scores.append(own([{"image": view.flip(2), **size}])[0]["sem_seg"].flip(2))
+    expected = torch.stack(scores).mean(0)
+    averaged = own.predict_views(inputs, mirror=True)[0]["sem_seg"]
+    assert torch.allclose(averaged, expected, atol=1e-5)
+    labels = evaluation_predict(cfg, own)(inputs)[0]["label_map"]
+    assert torch.allclose(expected.gather(0, labels[None].long())[0], expected.amax(0), atol=1e-5)
+    assert len(labels.unique()) > 1
+
+
+def test_a_single_view_is_plain_evaluation(model, tiny_shapes, tmp_path):
+    plain = evaluate(tiny_config(**SEMANTIC), model, tmp_path / "plain")
+    changes = {"TEST__AUG__MIN_SIZES": (64,), "TEST__AUG__FLIP": False, "TEST__AUG__MAX_SIZE": 128}
+    single = evaluate(semantic_config(**changes), model, tmp_path / "single")
+    assert flatten_results(single) == pytest.approx(flatten_results(plain), nan_ok=True)
+    several = evaluate(semantic_config(), model, tmp_path / "several")
+    assert flatten_results(several)["sem_seg/mIoU"] != flatten_results(plain)["sem_seg/mIoU"]
+
+
+@pytest.mark.parametrize("task", ["INSTANCE_ON", "PANOPTIC_ON"])
+def test_other_results_have_no_average(model, tiny_shapes, tmp_path, task):
+    cfg = semantic_config(**{f"MODEL__MASK_FORMER__TEST__{task}": True})
+    message = rf"TEST\.AUG\.ENABLED is True.*undefined.*no query of another.*MODEL\.MASK_FORMER\.TEST\.{task}"
+    for refuse in (check_augmentation, check_test_datasets, lambda cfg: evaluate(cfg, model, tmp_path)):
+        with pytest.raises(ValueError, match=message):
+            refuse(cfg)
+    cfg.TEST.AUG.ENABLED = False
+    check_augmentation(cfg)
+
+
+@pytest.mark.parametrize(("key", "value"), [("MIN_SIZES", ()), ("MIN_SIZES", (0, 64)), ("MAX_SIZE", 0)])
+def test_sizes_that_are_none(key, value):
+    cfg = semantic_config()
+    cfg.TEST.AUG[key] = value
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES needs at least one size"):
+        check_augmentation(cfg)
+
+
+def test_a_foreign_model_takes_one_view():
+    assert evaluation_predict(tiny_config(), torch.nn.Identity()) is None
+    with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED is True, but a Identity takes one view"):
+        evaluation_predict(semantic_config(), torch.nn.Identity())
+
+
+def test_the_predictor_averages_too(tmp_path):
+    cfg = stored_config(read_checkpoint(str(save_tiny_checkpoint(tmp_path / "model.pth", confidence=0.0))))
+    cfg.merge_from_list(
+        ["MODEL.MASK_FORMER.TEST.INSTANCE_ON", False, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False]
+    )
+    plain = Predictor(cfg)
+    torch.manual_seed(2)
+    opinionated(plain.model)
+    cfg.merge_from_list(["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96)])
+    averaging = Predictor(cfg)
+    averaging.model.load_state_dict(plain.model.state_dict())
+    inputs = averaging.mapper.inputs(PICTURE)
+    expected = averaging.model.predict_views([inputs], mirror=True, compact=True)[0]["label_map"]
+    pictures = [PICTURE, PICTURE[:, :60]]
+    results = averaging(pictures, batch_size=2)
+    assert (results[0].semantic == expected.numpy()).all() and results[1].semantic.shape == (70, 60)
+    assert (results[0].semantic != plain(PICTURE).semantic).any()

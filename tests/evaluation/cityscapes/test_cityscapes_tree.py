@@ -1,0 +1,124 @@
+"""Cityscapes' metrics on a drawn tree: perfect and empty predictions, and the authors' evaluators."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cityscapes_drawings import CLASSES, THINGS, Oracle, metadata
+from PIL import Image
+from synthetic_datasets import cityscapes
+
+from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
+from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
+from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+from mask2former.structures import Instances
+
+
+@pytest.fixture
+def gt_fine(tmp_path: Path) -> Path:
+    """The folder of the truth, with COCO's panoptic files as cityscapesscripts prepares them."""
+    script = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
+    cityscapes.draw(tmp_path)
+    folder = tmp_path / "cityscapes/gtFine"
+    script.convert2panoptic(str(folder), str(folder), setNames=["val"])
+    return folder
+
+
+def pictures(gt_fine: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """The dataset dict and instance ids of each picture."""
+    for file in sorted((gt_fine / "val").rglob("*_instanceIds.png")):
+        image_id = file.name.removesuffix("_gtFine_instanceIds.png")
+        yield (
+            {"image_id": image_id, "instance_ids_file_name": str(file)},
+            np.array(Image.open(file), np.int32),
+        )
+
+
+def output_of(ids: np.ndarray) -> dict[str, Any]:
+    """What a model would return that sees instance ids; groups are objects to it."""
+    values = [value for value in np.unique(ids).tolist() if label_of(value) in CLASSES]
+    things = [value for value in values if label_of(value) in THINGS]
+    classes = np.full(34, 255)
+    classes[CLASSES] = np.arange(19)
+    segments = [{"id": v, "category_id": int(classes[label_of(v)]), "isthing": v in things} for v in values]
+    return {
+        "instances": Instances(
+            ids.shape,
+            pred_masks=torch.from_numpy(np.array([ids == v for v in things]).reshape(-1, *ids.shape)),
+            pred_classes=torch.tensor([int(classes[label_of(v)]) for v in things]).long(),
+            scores=torch.linspace(1, 0.5, len(things)),
+        ),
+        "label_map": torch.from_numpy(classes[np.where(ids < 1000, ids, ids // 1000)]),
+        "panoptic_seg": (torch.from_numpy(np.where(np.isin(ids, values), ids, 0)), segments),
+    }
+
+
+def label_of(value: int) -> int:
+    return value // 1000 if value >= 1000 else value
+
+
+def evaluate(gt_fine: Path, outputs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    facts = metadata(range(11, 19))
+    facts.panoptic_json = str(gt_fine / "cityscapes_panoptic_val.json")
+    facts.panoptic_root = str(gt_fine / "cityscapes_panoptic_val")
+    facts.stuff_dataset_id_to_contiguous_id = {label: place for place, label in enumerate(CLASSES)}
+    evaluators = [
+        CityscapesInstanceEvaluator(metadata=facts, output_dir=gt_fine, save_predictions=True),
+        CityscapesSemSegEvaluator(metadata=facts, output_dir=gt_fine, save_predictions=True),
+        COCOPanopticEvaluator(metadata=facts, output_dir=gt_fine),
+    ]
+    inputs = [record for record, _ in pictures(gt_fine)]
+    batches = [[record] for record in inputs]
+    results = iter(outputs)
+    return inference_on_dataset(
+        torch.nn.Identity(),
+        batches,
+        DatasetEvaluators(evaluators),
+        lambda batch: [next(results) for _ in batch],
+    )
+
+
+def test_perfect_and_empty_predictions(gt_fine: Path) -> None:
+    maps = [ids for _, ids in pictures(gt_fine)]
+    perfect = evaluate(gt_fine, [output_of(ids) for ids in maps])
+    empty = evaluate(gt_fine, [output_of(np.zeros_like(ids)) for ids in maps])
+    for task, metrics in {
+        "segm": ("AP", "AP50"),
+        "sem_seg": ("mIoU", "iIoU", "IoU_category", "iIoU_category"),
+        "panoptic_seg": ("PQ", "SQ", "RQ", "PQ_th", "PQ_st"),
+    }.items():
+        assert [perfect[task][name] for name in metrics] == pytest.approx([100] * len(metrics))
+        assert [empty[task][name] for name in metrics] == [0] * len(metrics)
+
+
+def test_all_metrics_equal_cityscapesscripts(
+    gt_fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    disturbed = [np.roll(ids, rng.integers(-3, 4, 2), (0, 1)) for _, ids in pictures(gt_fine)]
+    results = evaluate(gt_fine, [output_of(ids) for ids in disturbed])
+    submission, oracle = gt_fine / "submission", Oracle(tmp_path / "oracle", monkeypatch)
+
+    objects = oracle.instances(gt_fine / "val", submission / "instance")["averages"]
+    assert 5 < results["segm"]["AP"] == pytest.approx(100 * objects["allAp"])
+    pixels = oracle.pixels(gt_fine / "val", submission / "semantic")
+    assert 5 < results["sem_seg"]["IoU"] == pytest.approx(100 * pixels["averageScoreClasses"])
+
+    script = pytest.importorskip("cityscapesscripts.evaluation.evalPanopticSemanticLabeling")
+    monkeypatch.setattr(
+        script, "pq_compute_multi_core", lambda *args: script.pq_compute_single_core(0, *args)
+    )
+    saved = gt_fine / "panoptic"
+    panoptic = script.evaluatePanoptic(
+        str(gt_fine / "cityscapes_panoptic_val.json"),
+        str(gt_fine / "cityscapes_panoptic_val"),
+        str(saved / "predictions.json"),
+        str(saved / "predictions"),
+        str(tmp_path / "results.json"),
+    )
+    for suffix, group in {"": "All", "_th": "Things", "_st": "Stuff"}.items():
+        assert 5 < results["panoptic_seg"][f"PQ{suffix}"] == pytest.approx(100 * panoptic[group]["pq"])

@@ -1,0 +1,174 @@
+"""LVIS' average precision: a slow version, cases worked out by hand, the evaluator and the command."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation_drawings import Replay, rle
+from pycocotools import mask as mask_utils
+from reference_metrics import boundary_iou, slow_average_precision
+
+from mask2former.evaluation.coco.ap import LVISEvaluator, average_precision, main
+from mask2former.evaluation.evaluator import inference_on_dataset
+from mask2former.structures import Instances
+
+SIZE = (40, 40)
+CATEGORIES = [
+    {"id": id, "name": name, "frequency": name[0]} for id, name in ((4, "frequent"), (9, "rare"))
+] + [
+    {"id": 2, "name": "common", "frequency": "c"},
+    {"id": 7, "name": "fabled", "frequency": "f"},
+]
+
+
+def box(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def draw(seed: int, pictures: int = 10) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Pictures searched for some categories, for some of these not exhaustively; results near and far."""
+    rng = np.random.default_rng(seed)
+    images, annotations, results = [], [], []
+    for image_id in range(1, pictures + 1):
+        objects = [
+            (int(rng.choice([4, 9, 2])), box(*rng.integers((0, 0, 4, 4), (20, 20, 20, 20))))
+            for _ in range(rng.integers(0, 4))
+        ]
+        present = {category for category, _ in objects}
+        absent = [c["id"] for c in CATEGORIES if c["id"] not in present]
+        images.append(
+            {
+                "id": image_id,
+                "height": SIZE[0],
+                "width": SIZE[1],
+                "neg_category_ids": [c for c in absent if rng.random() < 0.4],
+                "not_exhaustive_category_ids": [c for c in present if rng.random() < 0.4],
+            }
+        )
+        for category, mask in objects:
+            record = {"image_id": image_id, "category_id": category}
+            area = int(mask.sum())
+            annotations.append(
+                {**record, "id": len(annotations) + 1, "area": area, "segmentation": rle(mask)}
+            )
+            moved = np.roll(mask, rng.integers(-2, 3, 2), (0, 1))
+            results.append({**record, "segmentation": rle(moved), "score": round(float(rng.random()), 1)})
+        results += [
+            {
+                "image_id": image_id,
+                "category_id": int(rng.choice([4, 9, 2, 7])),
+                "segmentation": rle(box(*rng.integers((0, 0, 4, 4), (20, 20, 20, 20)))),
+                "score": round(float(rng.random()), 1),
+            }
+            for _ in range(4)
+        ]
+    return {"images": images, "annotations": annotations, "categories": CATEGORIES}, results
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_the_slow_version(seed: int) -> None:
+    truth, results = draw(seed)
+    scores = average_precision(truth, results, lvis_style=True)
+    expected = slow_average_precision(truth, results, lvis=True)
+    assert scores == pytest.approx(expected, nan_ok=True) and np.isnan(scores["AP-fabled"])
+    assert 5 < average_precision(truth, results)["AP"] < scores["AP"] < 95
+    bounded = average_precision(truth, results, lvis_style=True, boundary_ratio=0.05)
+    expected = slow_average_precision(truth, results, boundary_iou(0.05), lvis=True)
+    assert bounded == pytest.approx(expected, nan_ok=True) and bounded["AP"] < scores["AP"]
+
+
+def one_picture(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A "frequent" box that is found second, after a surplus result, in a picture `searched` so."""
+    there, elsewhere = box(0, 0, 10, 10), box(20, 20, 10, 10)
+    record = {"image_id": "a", "category_id": 4}
+    image = {"neg_category_ids": [], "not_exhaustive_category_ids": [], **searched}
+    truth = {
+        "images": [{"id": "a", "height": SIZE[0], "width": SIZE[1], **image}],
+        "annotations": [{**record, "id": 1, "area": 100, "segmentation": rle(there)}],
+        "categories": CATEGORIES,
+    }
+    results = [
+        {**record, "score": 0.9, "segmentation": rle(elsewhere)},
+        {**record, "score": 0.8, "segmentation": rle(there)},
+    ]
+    return truth, results
+
+
+def test_cases_worked_out_by_hand() -> None:
+    # One of two results is right: precision 1/2 at every recall. Not exhaustive: the surplus is no mistake
+    assert average_precision(*one_picture(), lvis_style=True)["APf"] == pytest.approx(50)
+    truth, results = one_picture(not_exhaustive_category_ids=[4])
+    scores = average_precision(truth, results, lvis_style=True)
+    assert scores["APf"] == scores["AP"] == pytest.approx(100) and np.isnan(scores["APr"])
+    # "Fabled" has an object in another picture only; in this one it is a mistake if it was searched for
+    elsewhere = {**truth["images"][0], "id": "b"}
+    annotation = {**truth["annotations"][0], "id": 2, "image_id": "b", "category_id": 7}
+    found = [
+        {**results[1], "image_id": "b", "category_id": 7, "score": 0.3},
+        {**results[0], "category_id": 7},
+    ]
+    for negative, expected in (([], 100), ([7], 50)):
+        images = [{**truth["images"][0], "neg_category_ids": negative}, elsewhere]
+        both = {**truth, "images": images, "annotations": [*truth["annotations"], annotation]}
+        scores = average_precision(both, [*results, *found], lvis_style=True)
+        assert scores["AP-fabled"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("before", "expected"), [(299, 100), (300, 0)])
+def test_300_results_of_all_categories_count(before: int, expected: float) -> None:
+    truth, results = one_picture()
+    others = [{**results[0], "category_id": 2 + 5 * (number % 2), "score": 0.95} for number in range(before)]
+    assert average_precision(truth, [*others, results[1]], lvis_style=True)["AP"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("images", "neg_category_ids", None), "truth: image a: 'neg_category_ids' is None, expected a list"),
+        (("categories", "frequency", "x"), "truth: category 4: 'frequency' is 'x', expected r, c or f"),
+    ],
+)
+def test_what_the_truth_lacks_is_named(change: tuple[str, str, Any], message: str) -> None:
+    truth, results = one_picture()
+    part, key, value = change
+    truth[part] = [{**truth[part][0], key: value}, *truth[part][1:]]
+    with pytest.raises(ValueError, match=message):
+        average_precision(truth, results, lvis_style=True)
+
+
+def test_evaluator_equals_the_command_on_the_files_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, results = draw(5)
+    (tmp_path / "lvis.json").write_text(json.dumps(truth))
+    contiguous = {category["id"]: place for place, category in enumerate(CATEGORIES)}
+    metadata = SimpleNamespace(
+        json_file=str(tmp_path / "lvis.json"),
+        thing_dataset_id_to_contiguous_id=contiguous,
+        evaluator_type="lvis",
+    )
+    records = []
+    for image in truth["images"]:
+        own = [result for result in results if result["image_id"] == image["id"]]
+        masks = np.stack([mask_utils.decode(result["segmentation"]) for result in own]).astype(bool)
+        instances = Instances(
+            SIZE,
+            pred_masks=torch.from_numpy(masks),
+            pred_classes=torch.tensor([contiguous[result["category_id"]] for result in own]),
+            scores=torch.tensor([result["score"] for result in own]),
+        )
+        records.append({"image_id": image["id"], "output": {"instances": instances}})
+    evaluator = LVISEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True, boundary=True)
+    scores = inference_on_dataset(Replay(), [records], evaluator)["segm"]
+    expected = slow_average_precision(truth, results, lvis=True)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, nan_ok=True)
+    saved = str(tmp_path / "submission/instance.json")
+    assert main(["--gt", metadata.json_file, "--results", saved, "--lvis", "--boundary", "--json"]) == 0
+    from_file = json.loads(capsys.readouterr().out)
+    assert {k: np.nan if v is None else v for k, v in from_file.items()} == pytest.approx(scores, nan_ok=True)

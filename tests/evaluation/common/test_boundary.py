@@ -1,0 +1,177 @@
+"""Boundaries of segments against erosion, and the metrics that are made of them against their definitions."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from evaluation_drawings import DrawnSet, Replay, rle, save_panoptic
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from reference_metrics import boundary_iou, slow_average_precision, slow_boundary, slow_distance
+from test_coco_ap import results_of
+
+from mask2former.evaluation.coco import ap as coco_ap
+from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
+from mask2former.evaluation.common.boundary import boundaries, boundary_distance, ratio_of
+from mask2former.evaluation.evaluator import inference_on_dataset
+from mask2former.evaluation.panoptic import quality as panoptic_quality
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+
+
+@given(
+    coarse=arrays(np.uint32, (4, 4), elements=st.integers(0, 2)),
+    size=st.tuples(st.integers(1, 16), st.integers(1, 16)),
+    distance=st.integers(1, 4),
+)
+def test_boundaries_equal_erosion(coarse: np.ndarray, size: tuple[int, int], distance: int) -> None:
+    labels = np.kron(coarse, np.ones((4, 4), np.uint32))[: size[0], : size[1]]
+    expected = np.any([slow_boundary(labels == label, distance) for label in range(3)], axis=0)
+    np.testing.assert_array_equal(boundaries(labels, distance), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio", "distance"),
+    [
+        ((480, 640), 0.02, 16),
+        ((405, 540), 0.02, 14),  # 13.5
+        ((375, 500), 0.02, 12),  # 12.5
+        ((1024, 2048), 0.005, 11),
+        ((3, 4), 0.02, 1),
+    ],
+)
+def test_distances(size: tuple[int, int], ratio: float, distance: int) -> None:
+    assert boundary_distance(*size, ratio) == distance
+
+
+@pytest.mark.parametrize(
+    ("kind", "ratio"),
+    [("coco", 0.02), ("lvis", 0.02), ("ade20k_panoptic_seg", 0.02), ("cityscapes_panoptic_seg", 0.005)],
+)
+def test_ratios(kind: str, ratio: float) -> None:
+    assert ratio_of(SimpleNamespace(evaluator_type=kind)) == ratio
+
+
+@pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.06), (2, 0.04)])
+def test_boundary_ap_equals_the_slow_version(tmp_path: Path, seed: int, ratio: float) -> None:
+    drawn = DrawnSet(tmp_path, image_ids=range(8), seed=seed)
+    truth = json.loads(drawn.instances.read_text())
+    results = results_of([*drawn.disturbed, *drawn.maps[:2]], np.random.default_rng(seed))
+    scores = average_precision(truth, results, boundary_ratio=ratio)
+    expected = slow_average_precision(truth, results, boundary_iou(ratio))
+    assert scores == pytest.approx(expected, nan_ok=True)
+    assert any(a["iscrowd"] for a in truth["annotations"])
+    assert 1 < scores["AP"] < average_precision(truth, results)["AP"] - 1
+
+
+@pytest.mark.parametrize(("size", "other", "right"), [((405, 540), 13, 388), ((375, 500), 13, 389)])
+def test_half_pixels_are_rounded_as_published(size: tuple[int, int], other: int, right: int) -> None:
+    """The boundary is 14 pixels wide, not 13 for 13.5, and 12, not 13 for 12.5; that tells in the AP."""
+    true, found = np.zeros((2, *size), bool)
+    true[100:300, 100:400], found[100:300, 100:right] = True, True
+    record = {"image_id": 1, "category_id": 1}
+    truth = {
+        "images": [{"id": 1, "height": size[0], "width": size[1]}],
+        "categories": [{"id": 1, "name": "box"}],
+        "annotations": [{**record, "id": 1, "area": int(true.sum()), "segmentation": rle(true)}],
+    }
+    results = [{**record, "score": 0.9, "segmentation": rle(found)}]
+    expected, wrong = (
+        slow_average_precision(truth, results, boundary_iou(ratio))["AP"]
+        for ratio in (0.02, other / np.hypot(*size))
+    )
+    assert expected != wrong
+    assert average_precision(truth, results, boundary_ratio=0.02)["AP"] == pytest.approx(expected)
+
+
+def slow_boundary_counts(gt: Any, pred: Any, category: int, ratio: float) -> list[float]:
+    """(sum of IoU, TP, FP, FN) of a category, of (map, segments) each, by the rules as they are written."""
+    gt_map, pred_map = gt[0], pred[0]
+    gt_infos, pred_infos = ([s for s in side[1] if s["category_id"] == category] for side in (gt, pred))
+    void, distance = gt_map == 0, slow_distance(gt_map.shape, ratio)
+    sums, matched = [0.0, 0, 0, 0], set()
+    for g in gt_infos:
+        for p in pred_infos:
+            true, found = gt_map == g["id"], pred_map == p["id"]
+            if g["iscrowd"] or not (true & found).any():
+                continue
+            iou = (true & found).sum() / (
+                found.sum() + g["area"] - (true & found).sum() - (void & found).sum()
+            )
+            edge, found_edge = slow_boundary(true, distance), slow_boundary(found, distance)
+            shared = (edge & found_edge).sum()
+            union = edge.sum() + found_edge.sum() - shared - (found_edge & void).sum()
+            if min(iou, shared / union) > 0.5:
+                sums[0] += min(iou, shared / union)
+                sums[1] += 1
+                matched |= {g["id"], -p["id"]}
+    for p in pred_infos:
+        found = pred_map == p["id"]
+        crowds = [g["id"] for g in gt_infos if g["iscrowd"]]
+        excused = (void & found).sum() + sum(((gt_map == id) & found).sum() for id in crowds[-1:])
+        sums[2] += -p["id"] not in matched and excused / found.sum() <= 0.5
+    sums[3] += sum(not g["iscrowd"] and g["id"] not in matched for g in gt_infos)
+    return sums
+
+
+@pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.05), (2, 0.1)])
+def test_boundary_pq_equals_the_slow_version(tmp_path: Path, seed: int, ratio: float) -> None:
+    drawn = DrawnSet(tmp_path, image_ids=range(6), seed=seed)
+    pairs = [(gt[1:], pred[1:]) for gt, pred in zip(drawn.maps, drawn.disturbed, strict=True)]
+    rules = panoptic_quality.Rules(boundary_ratio=ratio)
+    files = drawn.json, drawn.pngs, *save_panoptic(tmp_path / "pred", drawn.disturbed)
+    results = panoptic_quality.panoptic_quality(*files, rules=rules)
+    for category, name in ((3, "circle"), (90, "triangle-like"), (7, "sand"), (200, "water")):
+        iou, tp, fp, fn = np.sum([slow_boundary_counts(*pair, category, ratio) for pair in pairs], axis=0)
+        assert results[f"boundary_PQ-{name}"] == pytest.approx(100 * iou / (tp + fp / 2 + fn / 2))
+        assert results[f"boundary_SQ-{name}"] == pytest.approx(100 * iou / max(tp, 1))
+    plain = panoptic_quality.panoptic_quality(*files)
+    assert {name: results[name] for name in plain} == pytest.approx(plain)
+    assert 1 < results["boundary_PQ"] < results["PQ"]
+
+
+def from_json(text: str) -> dict[str, float]:
+    """What a command printed; null is NaN."""
+    return {name: np.nan if value is None else value for name, value in json.loads(text).items()}
+
+
+def test_evaluators_equal_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = DrawnSet(tmp_path)
+    drawn.metadata.evaluator_type = "cityscapes_panoptic_seg"  # another ratio than the flag's own
+    out, records = tmp_path / "out", drawn.records(drawn.disturbed)
+    files = {
+        COCOPanopticEvaluator: (
+            panoptic_quality.main,
+            [
+                *("--gt-json", drawn.json, "--gt-dir", drawn.pngs),
+                *("--pred-json", out / "panoptic/predictions.json"),
+                *("--pred-dir", out / "panoptic/predictions"),
+            ],
+        ),
+        COCOEvaluator: (
+            coco_ap.main,
+            ["--gt", drawn.instances, "--results", out / "coco_instances_results.json"],
+        ),
+    }
+    for kind, (command, arguments) in files.items():
+        evaluator = kind(metadata=drawn.metadata, output_dir=out, boundary=True)
+        (results,) = inference_on_dataset(Replay(), [records], evaluator).values()
+        assert command([*map(str, arguments), "--boundary", "0.005", "--json"]) == 0
+        assert from_json(capsys.readouterr().out) == pytest.approx(results, nan_ok=True)
+        assert command([*map(str, arguments), "--json"]) == 0
+        plain = from_json(capsys.readouterr().out)
+        assert plain.keys() | {f"boundary_{name}" for name in plain if name[0] != "n"} == results.keys()
+        assert command([*map(str, arguments), "--boundary", "2"]) == 2
+        assert "the boundary ratio is 2.0, expected a part of the diagonal" in capsys.readouterr().err
+
+
+def test_perfect_predictions_have_perfect_boundaries(tmp_path: Path) -> None:
+    drawn = DrawnSet(tmp_path)
+    drawn.metadata.evaluator_type = "coco_panoptic_seg"
+    for kind, metric in ((COCOPanopticEvaluator, "boundary_PQ"), (COCOEvaluator, "boundary_AP")):
+        evaluator = kind(metadata=drawn.metadata, boundary=True)
+        (results,) = inference_on_dataset(Replay(), [drawn.records(drawn.maps)], evaluator).values()
+        assert results[metric] == pytest.approx(100)

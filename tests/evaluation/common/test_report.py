@@ -1,0 +1,30 @@
+"""What the metric commands print."""
+
+import argparse
+import json
+
+import pytest
+
+from mask2former.evaluation.common.report import metrics_json, metrics_table, run_command
+
+RESULTS = {"AP": 12.3456, "n": 2, "AP-a": 1.0, "AP-stop-sign": float("nan"), "RQ-a": 3.0}
+
+
+def test_table_has_the_metrics_and_one_row_for_each_class() -> None:
+    rows = [line.split() for line in metrics_table(RESULTS).splitlines()]
+    assert rows[0] == ["AP", "n"] and rows[2] == ["12.346", "2"]
+    assert rows[4] == ["class", "AP", "RQ"]
+    assert rows[6:] == [["a", "1.000", "3.000"], ["stop-sign", "nan"]]
+    assert "class" not in metrics_table(RESULTS, per_class=False)
+
+
+def test_json_is_valid_without_nan() -> None:
+    assert json.loads(metrics_json(RESULTS)) == {**RESULTS, "AP-stop-sign": None}
+
+
+def test_an_error_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(args: argparse.Namespace) -> dict[str, float]:
+        raise ValueError("first\n  second")
+
+    assert run_command(argparse.ArgumentParser(), fail, []) == 2
+    assert capsys.readouterr().err == "error: first second\n"

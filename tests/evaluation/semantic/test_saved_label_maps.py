@@ -1,0 +1,138 @@
+"""Label maps as the data sets' authors take them: written during evaluation, and scored from files alike."""
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from evaluation_drawings import Replay
+from PIL import Image
+
+from mask2former.evaluation.evaluator import inference_on_dataset
+from mask2former.evaluation.semantic.miou import SemSegEvaluator, main
+
+ADE20K = ("--label-ids", "1-150", "--ignore-label", "0")
+MAPILLARY = ("--num-classes", "65", "--ignore-label", "65")
+FULL = ("--num-classes", "847", "--ignore-label", "65535")
+GAPS = ("--label-ids", "1-3,7,400", "--ignore-label", "0")
+KINDS = {  # official ids (None: contiguous), ignored label of the metadata, of the official files, and flags
+    "ade20k": ([*range(1, 151)], 255, 0, ADE20K),
+    "mapillary": ([*range(65)], 65, 65, MAPILLARY),
+    "ade20k_full": (None, 65535, 65535, FULL),
+    "with gaps": ([1, 2, 3, 7, 400], 255, 0, GAPS),
+}
+CLASSES = {"ade20k": 150, "mapillary": 65, "ade20k_full": 847, "with gaps": 5}
+
+
+def draw(kind: str, folder: Path) -> tuple[SimpleNamespace, list[dict[str, Any]]]:
+    """Metadata, and records whose truth lies in `folder` as published, contiguous in `prepared`."""
+    official, ignore, official_ignore, _ = KINDS[kind]
+    rng, count = np.random.default_rng(0), CLASSES[kind]
+    metadata = SimpleNamespace(
+        name=kind, stuff_classes=[f"class {c}" for c in range(count)], ignore_label=ignore
+    )
+    if official is not None:
+        metadata.official_label_ids = official
+        metadata.official_ignore_label = official_ignore
+    values = np.array([*(official or range(count)), official_ignore], np.uint16 if count > 256 else np.int32)
+    suffix = "tif" if kind == "ade20k_full" else "png"
+    records = []
+    for name in ("a", "b.c"):
+        places = rng.integers(0, count + 1, (6, 8))
+        pred = np.where(rng.random(places.shape) < 0.7, places, 0) % count
+        labels = np.where(places == count, ignore, places)
+        for where, picture in (("official", values[places]), ("prepared", labels)):
+            file = folder / where / f"{name}.{suffix}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.astype(np.uint8 if picture.max() < 256 else np.uint16)).save(file)
+        output = {"label_map": torch.from_numpy(pred).int()}
+        truth = str(folder / f"prepared/{name}.{suffix}")
+        records.append({"file_name": f"x/{name}.jpg", "sem_seg_file_name": truth, "output": output})
+    return metadata, records
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_are_scored_as_the_model_was(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata, records = draw(kind, tmp_path)
+    pred = records[0]["output"]["label_map"]
+    pred[0, :2] = metadata.ignore_label  # as a model may that can say that nothing is there
+    evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path / "out", save_predictions=True)
+    results = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    assert 5 < results["mIoU"] < 95
+    saved = tmp_path / "out/submission/semantic"
+    assert {path.name for path in saved.iterdir()} == {"a.png", "b.c.png"}
+    official, _, official_ignore, flags = KINDS[kind]
+    expected = np.array(official)[pred % len(official)] if official else pred.numpy()
+    expected[0, :2] = official_ignore
+    picture = Image.open(saved / "a.png")
+    np.testing.assert_array_equal(np.asarray(picture), expected)
+    assert picture.mode == ("L" if kind in ("ade20k", "mapillary") else "I;16")
+
+    assert main(["--gt-dir", str(tmp_path / "official"), "--pred-dir", str(saved), *flags, "--json"]) == 0
+    from_files = json.loads(capsys.readouterr().out)
+    for metric in ("mIoU", "fwIoU", "mACC", "pACC"):
+        assert from_files[metric] == pytest.approx(results[metric])
+    ids = official or range(CLASSES[kind])
+    values = [np.nan if from_files[f"IoU-{id}"] is None else from_files[f"IoU-{id}"] for id in ids]
+    assert values == pytest.approx([results[f"IoU-{name}"] for name in metadata.stuff_classes], nan_ok=True)
+
+
+def test_truth_and_predictions_of_other_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    metadata, records = draw("with gaps", tmp_path)
+    evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
+    results = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    folders = ["--gt-dir", str(tmp_path / "prepared"), "--pred-dir", str(tmp_path / "submission/semantic")]
+    assert main([*folders, "--num-classes", "5", "--pred-label-ids", "1-3,7,400", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mIoU"] == pytest.approx(results["mIoU"])
+    assert main([*folders, "--num-classes", "5", "--pred-label-ids", "1-3"]) == 2
+    assert "the predictions have 3 classes, the truth 5" in capsys.readouterr().err
+
+
+def test_pictures_without_a_truth_are_saved_not_scored(tmp_path: Path) -> None:
+    metadata, records = draw("ade20k", tmp_path)
+    bare = [{key: record[key] for key in ("file_name", "output")} for record in records]
+    evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
+    assert not inference_on_dataset(Replay(), [bare], evaluator)
+    assert len(list((tmp_path / "submission/semantic").iterdir())) == 2
+    with pytest.raises(ValueError, match="no key 'sem_seg_file_name'"):
+        inference_on_dataset(Replay(), [bare], SemSegEvaluator(metadata=metadata))
+
+
+def test_pictures_of_one_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    metadata, records = draw("ade20k", tmp_path)
+    records[1]["file_name"] = "y/a.jpg"
+    evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
+    with caplog.at_level(logging.ERROR):
+        assert inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]["mIoU"]
+    assert "submission/semantic: pictures of different folders have one name" in caplog.text
+    assert caplog.messages[-1].endswith(": a.png")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ("1-2,2", "the classes are the labels [1, 2, 2]: expected 1 or more, and none twice"),
+        ("1-3", "a.png: label 4 is not among the known labels [0, 1, 2, 3]"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(
+    tmp_path: Path, ids: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.array([[0, 4]], np.uint8)).save(tmp_path / "a.png")
+    folders = ["--gt-dir", str(tmp_path), "--pred-dir", str(tmp_path)]
+    assert main([*folders, "--label-ids", ids, "--ignore-label", "0"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("ids", ["1-", "x", "1;2", ""])
+def test_labels_that_are_none_are_refused(ids: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--gt-dir", "x", "--pred-dir", "y", "--label-ids", ids])
+    assert "is not like 1-150 or 7,8,11-13" in capsys.readouterr().err

@@ -1,0 +1,54 @@
+"""Recomputing a block changes memory, and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mask2former.modeling.layers.activation_checkpointing import recompute
+
+
+def run(block: nn.Module, x: Tensor, recomputed: bool) -> tuple[dict[str, Tensor], int]:
+    """Output, gradients and statistics of a step in training, and how many values were kept for backward."""
+    torch.manual_seed(1)
+    x = x.clone().requires_grad_()
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        y = recompute(block, x) if recomputed else block(x)
+    y.square().sum().backward()
+    gradients = {f"{name}.grad": parameter.grad for name, parameter in block.named_parameters()}
+    return {"y": y.detach(), "x.grad": x.grad, **gradients, **block.state_dict()}, sum(kept)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_same_step(training: bool) -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 3, 1), nn.Tanh()]
+    block = nn.Sequential(*layers).train(training)
+    again = copy.deepcopy(block)
+    x = torch.randn(2, 3, 8, 8)
+    expected, kept = run(block, x, recomputed=False)
+    actual, kept_again = run(again, x, recomputed=True)
+    torch.testing.assert_close(actual, expected)
+    assert kept_again < kept / 2
+    assert block[1].num_batches_tracked == again[1].num_batches_tracked == int(training)
+
+
+def test_blocks_without_batch_norm_compile_into_one_graph() -> None:
+    block = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3))
+    compiled = torch.compile(lambda x: recompute(block, x), backend="aot_eager", fullgraph=True)
+    x = torch.randn(5, 3)
+    results = []
+    for function in (block, compiled):
+        torch.manual_seed(2)
+        block.zero_grad()
+        y = function(x)
+        y.square().sum().backward()
+        results.append([y, *(parameter.grad for parameter in block.parameters())])
+    torch.testing.assert_close(*results)
+
+
+def test_without_gradients_the_block_just_runs() -> None:
+    block = nn.Linear(3, 3)
+    with torch.no_grad():
+        assert torch.equal(recompute(block, torch.ones(1, 3)), block(torch.ones(1, 3)))

@@ -1,0 +1,68 @@
+"""What is inferred follows the options, within the memory they allow."""
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mask2former.modeling.postprocessing.inference import InferenceOptions, infer
+from mask2former.modeling.postprocessing.tiles import Sizes
+
+
+def test_other_tasks_force_resizing_first():
+    assert not InferenceOptions(tasks=("semantic",)).semantic_on_resized
+    assert InferenceOptions(tasks=("semantic",), resize_first=True).semantic_on_resized
+    assert InferenceOptions(tasks=("semantic", "panoptic")).semantic_on_resized
+
+
+@pytest.mark.parametrize("tasks", [(), ("semantic", "boxes")])
+def test_unknown_tasks_are_refused(tasks):
+    with pytest.raises(ValueError, match="semantic"):
+        InferenceOptions(tasks=tasks)
+
+
+def test_a_negative_number_of_instances_is_refused():
+    with pytest.raises(ValueError, match="DETECTIONS_PER_IMAGE is -1"):
+        InferenceOptions(max_instances=-1)
+
+
+class PeakMemory(TorchDispatchMode):
+    """Bytes of the tensors alive at a time, of those made inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak, self.known = 0, 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.add(tensor.untyped_storage())
+        return result
+
+    def add(self, storage):
+        if storage._cdata not in self.known:
+            size = storage.nbytes()
+            self.known.add(storage._cdata)
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self.drop, storage._cdata, size)
+
+    def drop(self, key, size):
+        self.known.discard(key)
+        self.alive -= size
+
+
+@pytest.mark.parametrize("output", [(400, 300), (900, 700), (90, 70)])
+def test_memory_stays_within_the_budget(output):
+    sizes = Sizes((512, 384), (500, 380), output)
+    class_logits, mask_logits = torch.randn(60, 21), torch.randn(60, 128, 96)
+    pixels, budget = output[0] * output[1], 2**22
+    options = InferenceOptions(thing_ids=tuple(range(10)), memory_budget=budget, max_instances=20)
+    with PeakMemory() as memory:
+        infer(class_logits, mask_logits, sizes, options, compact=True)
+    results = pixels * (4 + 4) + 2**20  # label map and panoptic map in int32; runs of masks
+    assert memory.peak < budget + results + 2 * mask_logits.nbytes
+    assert memory.peak > budget / 4

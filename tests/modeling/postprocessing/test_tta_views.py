@@ -1,0 +1,135 @@
+"""Averages over views against the obvious: every view's dense scores, swapped back, and their mean."""
+
+import weakref
+
+import pytest
+import torch
+from dense_resize import resize_whole
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mask2former.modeling.postprocessing.inference import InferenceOptions, infer_views
+from mask2former.modeling.postprocessing.semantic import View
+from mask2former.modeling.postprocessing.tiles import Sizes
+
+OUTPUT = (37, 50)
+
+
+def drawn_views(shapes, mirror, *, queries=5, classes=4, output=OUTPUT, seed=0):
+    """Views of random logits, of pictures (H, W) padded to multiples of 32; blocks of mask, not noise."""
+    generator = torch.Generator().manual_seed(seed)
+    views = []
+    for height, width in shapes:
+        padded = (-(-height // 32) * 32, -(-width // 32) * 32)
+        for mirrored in (False, True) if mirror else (False,):
+            class_logits = torch.randn(queries, classes + 1, generator=generator) * 2
+            masks = torch.randn(queries, padded[0] // 4, padded[1] // 4, generator=generator) * 4
+            views.append(View(class_logits, masks, Sizes(padded, (height, width), output), mirrored))
+    return views
+
+
+def dense_scores(view, resize_first):
+    """The scores (K, H, W) of a view, everything at once."""
+    classes = view.class_logits.softmax(-1)[:, :-1]
+    if resize_first:
+        scores = torch.einsum("qk,qhw->khw", classes, resize_whole(view.mask_logits, view.sizes).sigmoid())
+    else:
+        at_image = view.sizes._replace(output=view.sizes.image)
+        scores = torch.einsum("qk,qhw->khw", classes, resize_whole(view.mask_logits, at_image).sigmoid())
+        scores = torch.nn.functional.interpolate(
+            scores[None], size=view.sizes.output, mode="bilinear", align_corners=False
+        )[0]
+    return scores.flip(-1) if view.mirrored else scores
+
+
+def averaged(views, resize_first, *, compact, budget=2**28):
+    options = InferenceOptions(tasks=("semantic",), resize_first=resize_first, memory_budget=budget)
+    pixels = [view.sizes.image[0] * view.sizes.image[1] for view in views]
+    return infer_views(iter(views), pixels, options, compact=compact)
+
+
+def assert_best(labels, scores):
+    """Each label's score is the best, to rounding."""
+    assert labels.dtype == torch.int32 and labels.shape == scores.shape[1:]
+    assert torch.allclose(scores.gather(0, labels[None].long())[0], scores.amax(0), atol=1e-5)
+
+
+@settings(max_examples=25)
+@given(
+    shapes=st.lists(st.tuples(st.integers(8, 70), st.integers(8, 90)), min_size=1, max_size=3),
+    mirror=st.booleans(),
+    resize_first=st.booleans(),
+    budget=st.sampled_from([3_000, 2**28]),
+    seed=st.integers(0, 99),
+)
+def test_the_average_is_that_of_dense_scores(shapes, mirror, resize_first, budget, seed):
+    views = drawn_views(shapes, mirror, seed=seed)
+    expected = torch.stack([dense_scores(view, resize_first) for view in views]).mean(0)
+    scores = averaged(views, resize_first, compact=False, budget=budget)["sem_seg"]
+    assert torch.allclose(scores, expected, atol=1e-5)
+    assert_best(averaged(views, resize_first, compact=True, budget=budget)["label_map"], expected)
+
+
+@pytest.mark.parametrize("classes", [2, 60])  # the sum of scores is less than the logits, and more
+def test_both_ways_of_a_label_map_agree_with_the_average(classes):
+    views = drawn_views([(64, 96), (96, 128)], mirror=True, queries=40, classes=classes)
+    expected = torch.stack([dense_scores(view, False) for view in views]).mean(0)
+    assert_best(averaged(views, False, compact=True)["label_map"], expected)
+
+
+def test_views_that_disagree_are_outvoted():
+    sure, size = 12.0, (32, 32)
+    sizes = Sizes(size, size, size)
+
+    def view(winner, confidence, mirrored=False):
+        masks = torch.full((1, 8, 8), -sure)
+        masks[..., :4] = sure  # the left half of what it sees
+        logits = (
+            torch.tensor([[confidence, 0.0, 0.0]]) if winner == 0 else torch.tensor([[0.0, confidence, 0.0]])
+        )
+        return View(logits, masks, sizes, mirrored)
+
+    labels = averaged([view(0, 2.0), view(1, 3.0), view(0, 2.0)], True, compact=True)["label_map"]
+    assert (labels[:, :8] == 0).all()  # twice 0.79 against 0.91
+    labels = averaged([view(0, 2.0), view(1, 3.0, mirrored=True)], True, compact=True)["label_map"]
+    assert (labels[:, :8] == 0).all() and (labels[:, 24:] == 1).all()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the most numbers that any tensor made meanwhile has."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.numbers = max([self.numbers, *(tensor.numel() for tensor in tensors)])
+        return result
+
+
+def test_a_large_picture_of_many_classes_is_never_held_as_scores():
+    budget, output = 4 * 2**20, (600, 800)
+    views = drawn_views([(64, 96), (96, 128)], mirror=True, queries=20, classes=150, output=output)
+    with LargestTensor() as seen:
+        averaged(views, False, compact=True, budget=budget)
+    assert output[0] * output[1] <= seen.numbers < 150 * output[0] * output[1] / 50
+    assert seen.numbers * 4 <= budget
+
+
+def test_few_classes_are_summed_so_that_logits_of_large_views_are_not_held():
+    made, most = [], 0
+
+    def views():
+        nonlocal most
+        for seed in range(8):
+            (view,) = drawn_views([(96, 128)], mirror=False, queries=50, classes=2, seed=seed)
+            made.append(weakref.ref(view.mask_logits))
+            most = max(most, sum(logits() is not None for logits in made))
+            yield view
+
+    infer_views(views(), [96 * 128] * 8, InferenceOptions(tasks=("semantic",)), compact=True)
+    assert len(made) == 8 and most <= 3  # the first, which tells the sizes, the last, and the new one

@@ -1,0 +1,190 @@
+"""Small drawn Cityscapes pictures, predictions for them, and cityscapesscripts' evaluators as an oracle.
+
+Names of files and ids of labels are Cityscapes' own; the pictures are much smaller.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mask2former.evaluation.cityscapes.ground_truth import LABELS_FILE, InstanceMap, published_labels
+from mask2former.evaluation.cityscapes.matching import joined, match, precision_table
+from mask2former.structures import Instances, RunLengthMasks
+
+SIZE = (48, 72)
+ROAD = 7
+THINGS = [24, 25, 26, 27, 28, 31, 32, 33]
+CLASSES = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, *THINGS]
+BACKGROUND = [0, 1, 4, 7, 8, 11, 21, 23, 29]
+IDS = ["aachen_000000_000019", "bad-honnef_000001_000007", "ulm_000010_000000"]
+
+Found = list[tuple[np.ndarray, int, float]]  # mask, id of the label, score
+
+
+def metadata(things: Sequence[int] = range(8)) -> SimpleNamespace:
+    """Of a data set whose things have the given contiguous ids."""
+    labels = json.loads(LABELS_FILE.read_text())
+    return SimpleNamespace(
+        name="drawn",
+        evaluator_type="cityscapes_instance",
+        labels=labels,
+        official_label_ids=CLASSES,
+        ignore_label=255,
+        thing_dataset_id_to_contiguous_id=dict(zip(THINGS, things, strict=True)),
+    )
+
+
+def draw(rng: np.random.Generator) -> np.ndarray:
+    """Instance ids: two backgrounds, over them objects large and small, groups, an ignored caravan."""
+    ids = np.empty(SIZE, np.int32)
+    ids[:, :30], ids[:, 30:] = rng.choice(BACKGROUND, 2)
+    for number in range(rng.integers(0, 9)):
+        label = int(rng.choice([24, 26, 26, 26, 33, 29]))
+        y, x = rng.integers(0, (36, 56))
+        h, w = rng.integers(6, 22, 2)
+        ids[y : y + h, x : x + w] = label if rng.random() < 0.25 else label * 1000 + number
+    return ids
+
+
+def find(ids: np.ndarray, rng: np.random.Generator) -> Found:
+    """Objects, groups and void, shifted or cut, some twice, some of another label; scores with ties."""
+    found: Found = []
+    for value in [*np.unique(ids).tolist() * 2, 0]:
+        mask = np.roll(ids == value, rng.integers(-2, 3, 2), (0, 1))
+        mask[:, : rng.integers(0, 40)] &= rng.random() < 0.7
+        own = value // 1000 if value >= 1000 else value
+        label = own if own in THINGS and rng.random() < 0.9 else int(rng.choice([24, 26, 33]))
+        if rng.random() < 0.8:
+            found.append((mask, label, round(float(rng.random()), 1)))
+    return [*found, (np.zeros(SIZE, bool), 26, 0.9), (ids > 1000, 7, 0.9)]
+
+
+def box(y: int, x: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[y : y + height, x : x + width] = True
+    return mask
+
+
+def scene(*regions: tuple[int, np.ndarray]) -> np.ndarray:
+    """Road, and on it regions by their ids."""
+    ids = np.full(SIZE, ROAD, np.int32)
+    for value, mask in regions:
+        ids[mask] = value
+    return ids
+
+
+def save_truth(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    """`<city>/<id>_gtFine_{instanceIds,labelIds}.png`; returns the folder."""
+    for image_id, ids in pictures.items():
+        city = folder / image_id.split("_")[0]
+        city.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids.astype(np.uint16)).save(city / f"{image_id}_gtFine_instanceIds.png")
+        labels = np.where(ids < 1000, ids, ids // 1000).astype(np.uint8)
+        Image.fromarray(labels).save(city / f"{image_id}_gtFine_labelIds.png")
+    return folder
+
+
+def save_found(folder: Path, found: dict[str, Found]) -> Path:
+    """The predictions in the benchmark's format, masks next to the text files; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for image_id, objects in found.items():
+        lines = []
+        for number, (mask, label, score) in enumerate(objects):
+            Image.fromarray(mask.astype(np.uint8) * 7).save(folder / f"{image_id}_{number}.png")
+            lines.append(f"{image_id}_{number}.png {label} {score}\n")
+        (folder / f"{image_id}.txt").write_text("".join(lines))
+    return folder
+
+
+def records(folder: Path, pictures: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Dataset dicts of saved pictures."""
+    return [
+        {
+            "image_id": image_id,
+            "instance_ids_file_name": str(next(folder.rglob(f"{image_id}*instanceIds.png"))),
+        }
+        for image_id in pictures
+    ]
+
+
+def instances(found: Found, first_class: int = 0, *, as_runs: bool = False) -> dict[str, Any]:
+    """What a model would return; of labels without objects it knows nothing."""
+    found = [item for item in found if item[1] in THINGS]
+    masks = torch.from_numpy(np.array([mask for mask, _, _ in found], bool).reshape(-1, *SIZE))
+    fields = {
+        "pred_masks": RunLengthMasks(SIZE, [runs(mask) for mask in masks]) if as_runs else masks,
+        "pred_classes": torch.tensor([THINGS.index(label) + first_class for _, label, _ in found]).long(),
+        "scores": torch.tensor([score for _, _, score in found], dtype=torch.float64),
+    }
+    return {"instances": Instances(SIZE, **fields)}
+
+
+def runs(mask: torch.Tensor) -> torch.Tensor:
+    """Runs of a mask, pixel by pixel."""
+    found, pixels = [], mask.T.flatten().tolist()
+    for place, inside in enumerate(pixels):
+        if inside and (place == 0 or not pixels[place - 1]):
+            found.append([place, place])
+        if inside:
+            found[-1][1] = place + 1
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
+
+
+def table_of(truth_and_found: list[tuple[np.ndarray, Found]]) -> np.ndarray:
+    """AP of each class and threshold, of maps in memory."""
+    matches = []
+    for ids, found in truth_and_found:
+        values = np.unique(ids)
+        truth = InstanceMap(ids, values, np.where(values < 1000, values, values // 1000), "drawn")
+        masks = RunLengthMasks(SIZE, [runs(torch.from_numpy(mask)) for mask, _, _ in found])
+        labels, scores = [label for _, label, _ in found], [score for _, _, score in found]
+        matches.append(match(truth, masks, labels, scores, published_labels()))
+    return precision_table(joined(matches), THINGS)
+
+
+class Oracle:
+    """cityscapesscripts 2.3.0, made to run with today's numpy, and without a trace in its global state."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._patch = folder, monkeypatch
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)  # matches.json is written here
+        monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+
+    def instances(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
+        """What evalInstanceLevelSemanticLabeling reports."""
+        script = pytest.importorskip("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
+        self._patch.setattr(
+            script,
+            "writeDict2JSON",
+            lambda content, file: Path(file).write_text(json.dumps(content, default=lambda o: o.item())),
+        )
+        return self._run(
+            script, gt_dir, pred_dir, "instanceIds", lambda gt, args: script.getPrediction(gt, args)
+        )
+
+    def pixels(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
+        """What evalPixelLevelSemanticLabeling reports."""
+        script = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+        return self._run(
+            script, gt_dir, pred_dir, "labelIds", lambda gt, args: script.getPrediction(args, gt)
+        )
+
+    def _run(
+        self, script: Any, gt_dir: Path, pred_dir: Path, kind: str, prediction_of: Any
+    ) -> dict[str, Any]:
+        args = copy.copy(script.args)
+        args.predictionPath, args.predictionWalk = str(pred_dir), None
+        args.gtInstancesFile = str(self._folder / "gtInstances.json")
+        Path(args.gtInstancesFile).unlink(missing_ok=True)  # it remembers earlier truths
+        args.JSONOutput, args.quiet = False, True
+        truths = sorted(str(path) for path in gt_dir.rglob(f"*_gtFine_{kind}.png"))
+        return script.evaluateImgLists([prediction_of(gt, args) for gt in truths], truths, args)

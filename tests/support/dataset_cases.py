@@ -1,0 +1,130 @@
+"""The datasets of the paper by task, each with its published config made tiny, and their drawn files."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets_scripts.script_runs import run
+from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
+from tiny_runs import OPTIONS
+
+COCO_R50 = "maskformer2_R50_bs16_50ep.yaml"
+ADE20K_R50 = "maskformer2_R50_bs16_160k.yaml"
+CITYSCAPES_R50 = "maskformer2_R50_bs16_90k.yaml"
+MAPILLARY_R50 = "maskformer2_R50_bs16_300k.yaml"
+
+MANIFEST = json.loads((Path(__file__).parents[1] / "golden_files/configs.json").read_text())
+PUBLISHED = [  # those of models; the others are what these have in common
+    name.removeprefix("configs/") for name in MANIFEST["configs"] if "/Base-" not in name
+]
+ALL_METRICS = {"sem_seg": "mIoU", "segm": "AP", "panoptic_seg": "PQ"}
+TINY = {
+    **{key: value for key, value in OPTIONS.items() if key != "MODEL.RESNETS.NORM"},
+    "MODEL.WEIGHTS": "",
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.SWIN.EMBED_DIM": 8,
+    "MODEL.SWIN.DEPTHS": [1, 1, 1, 1],
+    "MODEL.SWIN.NUM_HEADS": [1, 1, 1, 1],
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 64,
+    "INPUT.MIN_SIZE_TRAIN": [48, 64],
+    "INPUT.CROP.SIZE": [40, 56],
+    "INPUT.SIZE_DIVISIBILITY": 64,
+    "INPUT.MAX_SIZE_TEST": 128,
+    "SOLVER.MAX_ITER": 2,
+    "DATALOADER.NUM_WORKERS": 0,
+}
+
+
+class Tree(NamedTuple):
+    """How a dataset's files come about: drawn as downloaded, then prepared by a script, if there is one."""
+
+    draw: Callable[[Path], None]
+    script: str | None = None
+
+
+TREES = {
+    "ade20k": Tree(ade20k.draw, "prepare_ade20k"),
+    "ade20k_full": Tree(ade20k_full.draw, "prepare_ade20k_full"),
+    "cityscapes": Tree(cityscapes.draw, "prepare_cityscapes"),
+    "coco": Tree(coco.draw, "prepare_coco"),
+    "coco_stuff": Tree(coco_stuff.draw, "prepare_coco_stuff"),
+    "lvis": Tree(lvis.draw),
+    "mapillary": Tree(partial(mapillary.draw, layout="v1.2")),
+    "mapillary_flat": Tree(partial(mapillary.draw, layout="flat")),
+    "mapillary_v2": Tree(partial(mapillary.draw, layout="v1.2")),  # the same files
+}
+
+
+class Case(NamedTuple):
+    """A dataset and a task of it.
+
+    `tasks` are what is measured by the published config; `names` the datasets to train and test on where the
+    config is that of another dataset.
+    """
+
+    tree: str
+    task: str
+    config: str
+    tasks: tuple[str, ...]
+    names: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.tree}-{self.task}"
+
+    @property
+    def published(self) -> list[str]:
+        """All published configs of the task; the own one where it is that of another dataset."""
+        if self.names or self.tree == "mapillary_flat":  # what differs is the data
+            return [self.config]
+        dataset, task, _ = self.config.split("/")
+        return [name for name in PUBLISHED if name.startswith(f"{dataset}/{task}/")]
+
+    def options(self, **changes: object) -> list[str]:
+        """What makes the config tiny, as on a command line; a change's name has __ for the dot."""
+        options: dict[str, object] = dict(TINY)
+        if self.names:
+            options |= {"DATASETS.TRAIN": self.names[:1], "DATASETS.TEST": self.names[1:]}
+        options |= {name.replace("__", "."): value for name, value in changes.items()}
+        return [str(item) for pair in options.items() for item in pair]
+
+
+SEMANTIC, INSTANCE, PANOPTIC = ("sem_seg",), ("segm",), ("sem_seg", "segm", "panoptic_seg")
+ADE20K_SEMANTIC = f"ade20k/semantic-segmentation/{ADE20K_R50}"
+COCO_INSTANCE = f"coco/instance-segmentation/{COCO_R50}"
+MAPILLARY_SEMANTIC = f"mapillary-vistas/semantic-segmentation/{MAPILLARY_R50}"
+MAPILLARY_PANOPTIC = "mapillary-vistas/panoptic-segmentation/maskformer_R50_bs16_300k.yaml"
+FULL = "ade20k_full_sem_seg_train", "ade20k_full_sem_seg_val"
+COCO_STUFF = "coco_2017_train_stuff_10k_sem_seg", "coco_2017_test_stuff_10k_sem_seg"
+MAPILLARY_V2 = "mapillary_vistas_v2_sem_seg_train", "mapillary_vistas_v2_sem_seg_val"
+MAPILLARY_V2_PANOPTIC = "mapillary_vistas_v2_panoptic_train", "mapillary_vistas_v2_panoptic_val"
+LVIS = "lvis_v1_train", "lvis_v1_val"
+
+CASES = [
+    Case("coco", "panoptic", f"coco/panoptic-segmentation/{COCO_R50}", PANOPTIC),
+    Case("coco", "instance", COCO_INSTANCE, INSTANCE),
+    Case("ade20k", "semantic", ADE20K_SEMANTIC, SEMANTIC),
+    Case("ade20k", "instance", f"ade20k/instance-segmentation/{ADE20K_R50}", INSTANCE),
+    Case("ade20k", "panoptic", f"ade20k/panoptic-segmentation/{ADE20K_R50}", PANOPTIC),
+    Case("ade20k_full", "semantic", ADE20K_SEMANTIC, SEMANTIC, FULL),
+    Case("cityscapes", "semantic", f"cityscapes/semantic-segmentation/{CITYSCAPES_R50}", SEMANTIC),
+    Case("cityscapes", "instance", f"cityscapes/instance-segmentation/{CITYSCAPES_R50}", INSTANCE),
+    Case("cityscapes", "panoptic", f"cityscapes/panoptic-segmentation/{CITYSCAPES_R50}", PANOPTIC),
+    Case("mapillary", "semantic", MAPILLARY_SEMANTIC, SEMANTIC),
+    Case("mapillary", "panoptic", MAPILLARY_PANOPTIC, ("sem_seg", "panoptic_seg")),
+    Case("mapillary_flat", "semantic", MAPILLARY_SEMANTIC, SEMANTIC),
+    Case("mapillary_flat", "panoptic", MAPILLARY_PANOPTIC, ("sem_seg", "panoptic_seg")),
+    Case("mapillary_v2", "semantic", MAPILLARY_SEMANTIC, SEMANTIC, MAPILLARY_V2),
+    Case("mapillary_v2", "panoptic", MAPILLARY_PANOPTIC, ("sem_seg", "panoptic_seg"), MAPILLARY_V2_PANOPTIC),
+    Case("coco_stuff", "semantic", ADE20K_SEMANTIC, SEMANTIC, COCO_STUFF),
+    Case("lvis", "instance", COCO_INSTANCE, INSTANCE, LVIS),
+]
+
+
+def prepared(tree: str, root: Path) -> Path:
+    """Draw the tree and prepare it; returns the root."""
+    TREES[tree].draw(root)
+    if TREES[tree].script:
+        run(TREES[tree].script, root)
+    return root

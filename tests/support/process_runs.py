@@ -1,0 +1,111 @@
+"""What tests of real processes share: a server that starts them quickly, and curves to compare."""
+
+import json
+import math
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from tiny_runs import CONFIG, tiny_options
+
+from mask2former.engine.metrics_log import read_metrics
+
+LONG = bool(os.environ.get("M2F_LONG_TESTS"))  # more of what takes minutes
+TIMES = {"time", "data_time", "eta_seconds", "memory_mb"}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def curve(folder):
+    """All numbers of the metrics that are not times; NaN for a class that is nowhere."""
+    lines = read_metrics(folder / "metrics.json")
+    return [
+        {name: math.nan if value is None else value for name, value in line.items() if name not in TIMES}
+        for line in lines
+    ]
+
+
+def assert_close(found, expected):
+    """Curves that differ by rounding only."""
+    for line, wanted in zip(found, expected, strict=True):
+        assert line == pytest.approx(wanted, rel=1e-3, abs=1e-4, nan_ok=True)
+
+
+def until(condition, seconds=60):
+    """Wait for it, at most so long."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+    return found
+
+
+class Command:
+    """A training command at work."""
+
+    def __init__(self, log):
+        self.log = log
+
+    @property
+    def pid(self):
+        return int(until(self.log.with_suffix(".pid").exists) and self.log.with_suffix(".pid").read_text())
+
+    def children(self):
+        """The processes that it launched and that live, in order of rank."""
+        listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        helpers = {
+            child for child in listed if b"resource_tracker" in Path(f"/proc/{child}/cmdline").read_bytes()
+        }
+        return [int(child) for child in listed if child not in helpers]
+
+    def printed(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def ended(self):
+        return self.log.with_suffix(".code").exists()
+
+    def wait(self, seconds=60):
+        """The exit code and what was printed."""
+        until(self.ended, seconds)
+        return int(self.log.with_suffix(".code").read_text()), self.printed()
+
+
+class Server:
+    """`fork_server.py`, as a caller sees it."""
+
+    def __init__(self, folder):
+        self.folder, self.started = folder, 0
+        script = Path(__file__).with_name("fork_server.py")
+        self.temporary = Path(tempfile.mkdtemp())  # not below `folder`: a socket's path has 107 characters
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
+        env["TMPDIR"] = str(self.temporary)
+        env["PYTHONPATH"] = str(script.parent)
+        self.process = subprocess.Popen(
+            [sys.executable, str(script)], stdin=subprocess.PIPE, text=True, bufsize=1, env=env
+        )
+
+    def start(self, output, *flags, environ=None, **changes):
+        self.started += 1
+        log = self.folder / f"{self.started}.log"
+        argv = ["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=output, **changes)]
+        wanted = {"argv": argv, "environ": environ or {}, "log": str(log)}
+        self.process.stdin.write(json.dumps(wanted) + "\n")
+        return Command(log)
+
+    def stop(self):
+        """End; the temporary files and folders that commands have left behind, however they ended."""
+        self.process.stdin.close()
+        self.process.wait()
+        names = [path.name for path in self.temporary.iterdir()]
+        shutil.rmtree(self.temporary)
+        return [name for name in names if not name.startswith("torchinductor_")]  # a cache that torch keeps

@@ -1,0 +1,168 @@
+"""Mapillary Vistas, in the layout of the first downloads or of today's.
+
+    flat   {split}/{images,labels,instances,panoptic}
+    v1.2   {split}/images, {split}/v1.2/{labels,instances,panoptic}, and the same and polygons in {split}/v2.0
+
+Labels are indices of a palette, instances label * 256 + number in 16 bits, panoptic ids RGB. Version 2.0
+holds 124 classes as the real one; as its list is not at hand, those beyond the first 65 are made up.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from synthetic_datasets.drawing import (
+    Scene,
+    colour_of,
+    photograph,
+    random_scene,
+    read_table,
+    save,
+    save_json,
+    segment,
+    segment_colours,
+)
+
+COUNTS = {"train": 3, "val": 2, "test": 1}
+FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
+STUFF = (13, 27, 30, 17)  # road, sky, vegetation, building
+THINGS = (19, 55, 55, 1, 61)  # person, car twice, ground animal, truck
+CLASSES_V2 = 124
+Row = dict[str, Any]
+
+
+class Version(NamedTuple):
+    """A set of classes: `labels` as in the config file, the last one unlabelled."""
+
+    name: str
+    panoptic_json: str
+    labels: list[Row]
+
+
+def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None, layout: str = "flat") -> None:
+    folder = root / "mapillary_vistas"
+    versions = [_version_1()] if layout == "flat" else [_version_1(), _version_2()]
+    for version in versions:
+        name = "config.json" if layout == "flat" else f"config_{version.name}.json"
+        config = {
+            "labels": version.labels,
+            "version": "1.1",
+            "mapping": "public",
+            "folder_structure": "{split}",
+        }
+        save_json(config, folder / name)
+    for number, (split, count) in enumerate((counts or COUNTS).items()):
+        scenes = _draw_pictures(folder / FOLDERS[split] / "images", [seed, number], count)
+        if split == "test":
+            continue
+        for version in versions:
+            nested = "" if layout == "flat" else version.name
+            _write_truth(folder / FOLDERS[split] / nested, version, scenes)
+
+
+def _draw_pictures(folder: Path, seed: list[int], count: int) -> dict[str, Scene]:
+    """The scenes by the names of their files, which may begin with a dash."""
+    scenes = {}
+    for i in range(count):
+        rng = np.random.default_rng([*seed, i])
+        things = () if count > 1 and i == count - 1 else THINGS
+        scene = random_scene(rng, (48 + 8 * i, 72), stuff=STUFF, things=things, overlap=True)
+        name = f"-{seed[1]}_Fb2nUQ4K9cCg6wR5v{i:02d}"
+        save(photograph(rng, scene.labels()), folder / f"{name}.jpg")
+        scenes[name] = scene
+    return scenes
+
+
+def _version_1() -> Version:
+    keys = ("name", "readable", "color", "instances", "evaluate")
+    rows = read_table("mapillary_vistas_v1.2_66.json")
+    return Version("v1.2", "panoptic_2018.json", [{key: row[key] for key in keys} for row in rows])
+
+
+def _version_2() -> Version:
+    first = _version_1().labels
+    made_up = [
+        {
+            "name": f"object--made-up--{number}",
+            "readable": f"Made Up {number}",
+            "color": [int(value) for value in colour_of(number)],
+            "instances": number % 2 == 0,
+            "evaluate": True,
+        }
+        for number in range(len(first) - 1, CLASSES_V2 - 1)
+    ]
+    return Version("v2.0", "panoptic_2020.json", [*first[:-1], *made_up, first[-1]])
+
+
+def _write_truth(folder: Path, version: Version, scenes: dict[str, Scene]) -> None:
+    annotations = []
+    for number, (name, scene) in enumerate(scenes.items()):
+        labels = scene.labels(nothing=len(version.labels) - 1)
+        _write_labels(folder / "labels" / f"{name}.png", labels, version)
+        instances = labels * 256
+        for count, mask in enumerate(scene.visible()):
+            instances[mask] += count
+        save(instances.astype(np.uint16), folder / "instances" / f"{name}.png")
+        ids, rows = _segments(scene, special=number == 0)
+        save(segment_colours(ids), folder / "panoptic" / f"{name}.png")
+        annotations.append({"image_id": name, "file_name": f"{name}.png", "segments_info": rows})
+        if version.name == "v2.0":
+            save_json(_polygons(scene, version), folder / "polygons" / f"{name}.json")
+    content = {
+        "info": {"description": "drawn", "version": version.name},
+        "images": [
+            {"id": name, "file_name": f"{name}.jpg", "height": scene.size[0], "width": scene.size[1]}
+            for name, scene in scenes.items()
+        ],
+        "categories": [
+            _category(number, row) for number, row in enumerate(version.labels) if row["evaluate"]
+        ],
+        "annotations": annotations,
+    }
+    save_json(content, folder / "panoptic" / version.panoptic_json)
+
+
+def _write_labels(path: Path, labels: np.ndarray, version: Version) -> None:
+    picture = Image.fromarray(labels.astype(np.uint8))
+    picture.putpalette([value for row in version.labels for value in row["color"]])
+    save(picture, path)
+
+
+def _segments(scene: Scene, special: bool) -> tuple[np.ndarray, list[Row]]:
+    """Ids (H, W) and rows; in special pictures the last thing is a crowd."""
+    classes = [region.category for region in scene.stuff + scene.things]
+    masks = [region.mask for region in scene.stuff + scene.things]
+    ids = np.zeros(scene.size, np.int64)
+    for number, mask in enumerate(masks, start=1):
+        ids[mask] = number * 777
+    crowd = len(masks) if special and scene.things else None
+    rows = [
+        segment(ids == number * 777, number * 777, category + 1, iscrowd=int(number == crowd))
+        for number, category in enumerate(classes, start=1)
+        if (ids == number * 777).any()
+    ]
+    return ids, rows
+
+
+def _category(number: int, label: Row) -> Row:
+    return {
+        "id": number + 1,
+        "name": label["readable"],
+        "supercategory": label["name"],
+        "isthing": int(label["instances"]),
+        "color": label["color"],
+    }
+
+
+def _polygons(scene: Scene, version: Version) -> Row:
+    objects = [
+        {
+            "id": number,
+            "label": version.labels[region.category]["name"],
+            "polygon": [list(p) for p in region.polygon],
+        }
+        for number, region in enumerate(scene.stuff + scene.things)
+    ]
+    return {"height": scene.size[0], "width": scene.size[1], "objects": objects, "annotation_date": ""}

@@ -1,0 +1,88 @@
+"""What tests of training share: a config that takes milliseconds a step, and pictures drawn for it."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from mask2former.config import load_config
+from mask2former.data.datasets.shapes import write_shapes
+from mask2former.structures import Instances
+
+CONFIG = next((Path(__file__).parents[2] / "configs" / "shapes").rglob("*.yaml"))
+
+OPTIONS = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.NORM": "FrozenBN",  # batch statistics would depend on how pictures are shared out
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 32,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6,
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,  # a model that knows nothing shows something
+    "INPUT.IMAGE_SIZE": 64,
+    "INPUT.MIN_SIZE_TEST": 64,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": 4,
+    "SOLVER.WARMUP_ITERS": 0,
+    "DATALOADER.NUM_WORKERS": 0,
+    "SEED": 3,
+}
+
+
+def tiny_options(**changes):
+    """`KEY VALUE ...` as on a command line; a change's name is the key with __ for the dot."""
+    options = {**OPTIONS, **{key.replace("__", "."): value for key, value in changes.items()}}
+    return [str(item) for pair in options.items() for item in pair]
+
+
+def tiny_config(**changes):
+    """The small config of the project, made tiny."""
+    return load_config(CONFIG, tiny_options(**changes))
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory):
+    """A few drawn pictures, under DETECTRON2_DATASETS for the rest of the session."""
+    root = tmp_path_factory.mktemp("datasets")
+    write_shapes(root, {"train": 6, "val": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        yield root
+
+
+def random_sample(number, objects, side=64):
+    """A picture of noise with `objects` random boxes."""
+    generator = torch.Generator().manual_seed(number)
+    masks = torch.zeros(objects, side, side, dtype=torch.bool)
+    for mask in masks:
+        top, left = torch.randint(0, side // 2, (2,), generator=generator).tolist()
+        mask[top : top + side // 3, left : left + side // 3] = True
+    classes = torch.randint(0, 5, (objects,), generator=generator)
+    return {
+        "file_name": f"{number}.jpg",
+        "image": torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8),
+        "height": side,
+        "width": side,
+        "instances": Instances((side, side), gt_classes=classes, gt_masks=masks),
+        "seed": number,
+    }
+
+
+@pytest.fixture(autouse=True)
+def restored_log():
+    """The log as it was before the test: a run changes where lines go."""
+    log = logging.getLogger("mask2former")
+    handlers, level = list(log.handlers), log.level
+    yield
+    for handler in log.handlers:
+        if handler not in handlers:
+            handler.close()
+    log.handlers, log.level, log.propagate = handlers, level, True

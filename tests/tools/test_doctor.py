@@ -1,0 +1,99 @@
+"""The doctor as users run it, and on machines that lack something."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy
+import pytest
+import torch
+
+import mask2former
+from mask2former.ops import backends, reference
+from mask2former.tools import doctor
+
+
+def run(*arguments, before="", **environment):
+    """Title to lines of a report from a process of its own; `before` runs ahead of the doctor."""
+    program = f"import sys\n{before}\nfrom mask2former.tools.doctor import main\nmain()"
+    command = [sys.executable, *(arguments or ("-c", program))]
+    merged = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    finished = subprocess.run(command, env=merged, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    sections = {}
+    for part in re.split(r"^(?=\S)", finished.stdout, flags=re.MULTILINE)[1:]:
+        title, *lines = part.splitlines()
+        sections[title] = dict(line.strip().partition(": ")[::2] for line in lines)
+    return sections
+
+
+def test_the_command():
+    facts = run("-m", "mask2former.tools.doctor")
+    assert list(facts) == ["versions", "packages", "processor", "GPU", "deformable attention", "missing"]
+    assert facts["versions"]["mask2former"].startswith(mask2former.__version__)
+    assert facts["packages"]["numpy"] == numpy.__version__
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["deformable attention"]["backend torch"] == "works"
+    assert not any("FAILS" in fact for section in facts.values() for fact in section.values())
+
+
+def test_what_is_asked_for_is_what_is_chosen():
+    facts = run(MASK2FORMER_OPS="torch")["deformable attention"]
+    assert facts["MASK2FORMER_OPS"] == "torch"
+    assert facts["chosen on cpu"] == "torch (MASK2FORMER_OPS asks for it)"
+
+
+def test_a_wrong_wish_is_in_the_report():
+    facts = run(MASK2FORMER_OPS="fast")["deformable attention"]
+    assert facts["MASK2FORMER_OPS"] == "fast"
+    assert "FAILS with ValueError" in facts["chosen on cpu"] and "'fast'" in facts["chosen on cpu"]
+    assert facts["backend torch"] == "works"
+
+
+def test_without_torch_the_rest_is_told():
+    facts = run(before="sys.modules['torch'] = None")
+    assert "Python" in facts["versions"] and "name" in facts["processor"]
+    assert any("FAILS with ModuleNotFoundError" in line for line in facts["deformable attention"])
+
+
+def test_the_home_folder_is_not_told():
+    home = str(doctor.PACKAGE.parent)
+    facts = run(HOME=home)
+    assert facts["versions"]["mask2former"].endswith(f"in ~{os.sep}mask2former")
+    assert home not in str(facts)
+
+
+def test_a_home_that_is_the_root_is_no_abbreviation():
+    assert run(HOME="/")["versions"]["mask2former"].endswith(f"in {doctor.PACKAGE}")
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
+    def version(name):
+        if name in ("scipy", "tqdm"):
+            raise doctor.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    text = doctor.report()
+    assert "  scipy: MISSING\n" in text and "  numpy: 1.0\n" in text
+    assert "  packages: pip install scipy tqdm" in text.split("\nmissing\n")[1]
+
+
+def test_a_backend_that_computes_nonsense_is_caught(monkeypatch):
+    exact = reference.forward
+
+    def wrong_in_float32(value, *others):
+        return exact(value, *others) + (value.dtype == torch.float32)
+
+    monkeypatch.setattr(reference, "forward", wrong_in_float32)
+    assert "  backend torch: WRONG by 1\n" in doctor.report()
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("cpu", doctor.REBUILD), ("cuda", doctor.CUDA_PARTS)])
+def test_a_missing_backend_has_a_remedy(monkeypatch, name, remedy):
+    monkeypatch.setattr(backends.BACKENDS[name], "why_unavailable", lambda: "not built.")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: name == "cuda")
+    text = doctor.report()
+    assert f"  backend {name}: not available: not built.\n" in text
+    assert remedy in text.split("\nmissing\n")[1]

@@ -1,0 +1,169 @@
+"""Pictures of every kind on disk, and files that are none."""
+
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mask2former.utils.image_io import ImageError, read_image, write_image
+
+H, W = 5, 7
+ROTATED_LEFT = 8  # EXIF orientation: turn by 90 degrees counter-clockwise to see it upright
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+
+
+def saved(folder, picture, name="picture.png", **options):
+    picture.save(folder / name, **options)
+    return folder / name
+
+
+def test_png_by_path_string_array_and_pillow_are_the_same(tmp_path, rgb):
+    path = saved(tmp_path, Image.fromarray(rgb))
+    for source in (path, str(path), rgb, Image.fromarray(rgb)):
+        np.testing.assert_array_equal(read_image(source), rgb)
+        assert read_image(source).dtype == np.uint8
+
+
+def test_exif_rotation_is_applied(tmp_path, rgb):
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED_LEFT
+    path = saved(tmp_path, Image.fromarray(rgb), exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.rot90(rgb))
+
+
+def test_grey_and_bilevel(tmp_path, rgb):
+    grey = rgb[..., 0]
+    expected = np.stack([grey] * 3, axis=-1)
+    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(grey))), expected)
+    np.testing.assert_array_equal(read_image(grey), expected)
+    np.testing.assert_array_equal(read_image(grey[..., None]), expected)
+    mask = grey > 127
+    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(mask)))[..., 0], mask * 255)
+    np.testing.assert_array_equal(read_image(mask)[..., 2], mask * 255)
+
+
+def test_transparency_is_dropped(tmp_path, rgb):
+    rgba = np.dstack([rgb, np.full((H, W), 128, np.uint8)])
+    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(rgba))), rgb)
+    np.testing.assert_array_equal(read_image(rgba), rgb)
+
+
+def test_palette(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), mode="P")
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    image = read_image(saved(tmp_path, picture))
+    assert image.tolist() == [[[10, 20, 30], [200, 100, 50]], [[200, 100, 50], [10, 20, 30]]]
+
+
+def test_sixteen_bits_keep_their_upper_half(tmp_path):
+    wide = np.array([[0, 256 * 100 + 77, 65535]], np.uint16)
+    path = saved(tmp_path, Image.fromarray(wide))
+    for source in (path, wide):
+        assert read_image(source)[0, :, 0].tolist() == [0, 99, 255]
+
+
+def test_cmyk(tmp_path):
+    path = saved(tmp_path, Image.new("CMYK", (W, H), (0, 255, 255, 0)), "red.jpg", quality=95)
+    assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 12
+
+
+def test_a_result_may_be_written_to(tmp_path, rgb):
+    image = read_image(saved(tmp_path, Image.fromarray(rgb)))
+    image[:] = 0
+    assert read_image(rgb).flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not a picture", "not a picture"), (b"", "not a picture"), (None, "no such file")],
+)
+def test_files_that_are_no_pictures_are_named(tmp_path, content, message):
+    path = tmp_path / "picture.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=message) as error:
+        read_image(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["picture.jpg", "picture.png"])
+def test_truncated_file(tmp_path, name):
+    big = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(big), name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=rf"{name}: cannot be read"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.ppm", b"P6\n4 x\n255\n"), ("a.pgm", b"P5\n2 2\n70000\n"), ("\0.png", None)]
+)
+def test_damage_that_pillow_reports_by_other_errors(tmp_path, name, content):
+    path = str(tmp_path / name)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=r": cannot be read") as error:
+        read_image(path)
+    assert str(error.value).startswith(path)
+    assert type(error.value.__cause__) is ValueError
+
+
+@pytest.mark.parametrize("source", [None, 5, b"a.png", iter(["a.png"])])
+def test_what_is_neither_path_nor_picture(source):
+    with pytest.raises(ImageError, match=rf"a {type(source).__name__} is no picture; give a path"):
+        read_image(source)
+
+
+def test_folder_and_float_picture(tmp_path):
+    with pytest.raises(ImageError, match="is a folder"):
+        read_image(tmp_path)
+    path = saved(tmp_path, Image.fromarray(np.ones((H, W), np.float32)), "float.tiff")
+    with pytest.raises(ImageError, match=r"float\.tiff: holds floats"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((H, W, 2), np.uint8),
+        np.zeros((H,), np.uint8),
+        np.zeros((0, W, 3), np.uint8),
+        np.zeros((H, W, 3)),
+    ],
+)
+def test_wrong_arrays(array):
+    with pytest.raises(ImageError, match="is no picture"):
+        read_image(array)
+
+
+def test_addresses_are_read_anew_each_time(tmp_path, rgb):
+    path = saved(tmp_path, Image.fromarray(rgb))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        np.testing.assert_array_equal(read_image(f"{address}/picture.png"), rgb)
+        Image.fromarray(rgb[::-1]).save(path)
+        np.testing.assert_array_equal(read_image(f"{address}/picture.png"), rgb[::-1])
+        with pytest.raises(ImageError, match=r"/gone\.png: cannot be downloaded"):
+            read_image(f"{address}/gone.png")
+        server.shutdown()
+
+
+def test_an_address_does_not_lead_out_of_the_download_folder():
+    with pytest.raises(ImageError, match=r"must not hold '\.\.'"):
+        read_image("http://127.0.0.1:1/../../picture.png")
+
+
+def test_write_makes_the_folder_and_checks_the_suffix(tmp_path, rgb):
+    write_image(tmp_path / "new/folder/picture.png", rgb)
+    np.testing.assert_array_equal(read_image(tmp_path / "new/folder/picture.png"), rgb)
+    with pytest.raises(ImageError, match=r"picture\.xyz: its suffix"):
+        write_image(tmp_path / "picture.xyz", rgb)

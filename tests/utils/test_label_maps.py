@@ -1,0 +1,99 @@
+"""Label pictures: what is written is read, in every mode of PNG that labels come in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from PIL import Image
+
+from mask2former.utils.label_maps import (
+    read_label_map,
+    read_segment_ids,
+    relabelled,
+    semantic_from_panoptic,
+    write_segment_ids,
+)
+
+
+@given(ids=arrays(np.int32, array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 2**24 - 1)))
+def test_segment_ids_survive_the_file(tmp_path_factory: pytest.TempPathFactory, ids: np.ndarray) -> None:
+    path = tmp_path_factory.mktemp("ids") / "map.png"
+    write_segment_ids(path, ids)
+    np.testing.assert_array_equal(read_segment_ids(path), ids)
+    red, green, blue = np.moveaxis(np.asarray(Image.open(path)).astype(int), -1, 0)
+    np.testing.assert_array_equal(red + 256 * green + 65536 * blue, ids)
+
+
+def test_alpha_is_no_part_of_an_id(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 3, 4), [1, 2, 3, 255], np.uint8)).save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(
+        read_segment_ids(tmp_path / "alpha.png"), np.full((2, 3), 1 + 512 + 3 * 65536)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_labels(tmp_path: Path, dtype: type) -> None:
+    labels = np.array([[0, 1, 2], [254, 255, np.iinfo(dtype).max]], dtype)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), labels)
+
+
+def test_labels_of_palette_and_bilevel_pictures(tmp_path: Path) -> None:
+    palette = Image.fromarray(np.array([[0, 3], [1, 2]], np.uint8)).convert("P")
+    palette.putpalette([9, 9, 9] * 256)
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "p.png"), [[0, 3], [1, 2]])
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "1.png")
+    labels = read_label_map(tmp_path / "1.png")
+    np.testing.assert_array_equal(labels, [[1, 0]])
+    assert labels.dtype == np.uint8
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.png: no such file"):
+        read_label_map(tmp_path / "absent.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"text\.png: not a readable picture"):
+        read_segment_ids(tmp_path / "text.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)).save(
+        tmp_path / "rgb.png"
+    )
+    with pytest.raises(ValueError, match=r"rgb\.png: the picture's mode is RGB"):
+        read_label_map(tmp_path / "rgb.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "rgb.png").read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"cut\.png: not a readable picture"):
+        read_segment_ids(tmp_path / "cut.png")
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "grey.png")
+    with pytest.raises(ValueError, match=r"grey\.png: the picture's mode is L"):
+        read_segment_ids(tmp_path / "grey.png")
+
+
+def test_labels_of_segments() -> None:
+    ids = np.array([[0, 5, 7], [70000, 5, 8]], np.uint32)
+    segments = [
+        {"id": 5, "category_id": 2},
+        {"id": 70000, "category_id": 0, "iscrowd": 1},
+        {"id": 9, "category_id": 1},
+    ]
+    np.testing.assert_array_equal(semantic_from_panoptic(ids, segments, 65), [[65, 2, 65], [0, 2, 65]])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_relabelled_replaces_each_value(kind):
+    labels = np.array([[7, 255, 7], [0, 8, 8]], kind)
+    table = {0: 255, 7: 0, 8: 1, 255: 255}
+    expected = [[table[int(value)] for value in row] for row in labels]
+    assert relabelled(labels, table).tolist() == expected
+
+
+@pytest.mark.parametrize("label", [3, 9, 200, 70_000, -1])
+def test_a_label_that_the_table_lacks_is_named(label):
+    with pytest.raises(ValueError, match=f"label {label} is not among"):
+        relabelled(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
+
+
+def test_nothing_is_relabelled_to_nothing():
+    assert relabelled(np.zeros((0, 4), np.uint8), {1: 0}).shape == (0, 4)

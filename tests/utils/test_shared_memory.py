@@ -1,0 +1,222 @@
+"""Records in few buffers, and real processes of which one a machine reads for all."""
+
+import json
+import os
+import pickle
+import signal
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+
+from mask2former.config import load_config
+from mask2former.data import (
+    DatasetCatalog,
+    DatasetError,
+    MetadataCatalog,
+    build_test_loader,
+    build_train_loader,
+)
+from mask2former.data.loader import sample_seed, sample_stream
+from mask2former.data.records import dataset_records, records_remembered
+from mask2former.engine.evaluate import check_test_datasets
+from mask2former.engine.setup.custom_data import Given, apply_own_data
+from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.utils import shared_memory as shared_records
+from mask2former.utils.comm import gather_everywhere, rank
+from mask2former.utils.shared_memory import PackedRecords, read_once_a_machine
+
+RECORDS = [{"file_name": "a", "counts": [1, 2]}, {}, {"mask": b"\x00\xff", "nested": {"x": (1.5, None)}}]
+
+
+def test_packed_records_are_the_records():
+    packed = PackedRecords.of(RECORDS)
+    assert [packed[i] for i in range(len(packed))] == list(packed) == RECORDS
+    assert list(packed.chosen(slice(1, 3))) == RECORDS[1:]
+    assert list(packed.chosen(np.array([2, 0]))) == [RECORDS[2], RECORDS[0]]
+    assert list(pickle.loads(pickle.dumps(packed))) == RECORDS
+    assert len(PackedRecords.of([])) == len(PackedRecords.joined([])) == 0
+
+
+def test_joined_records_stay_where_they_are():
+    parts = [PackedRecords.of(RECORDS), PackedRecords.of([]), PackedRecords.of([7]).chosen([0])]
+    joined = PackedRecords.joined([PackedRecords.joined(parts), *parts])
+    assert list(joined.chosen(slice(2, 6))) == [RECORDS[2], 7, *RECORDS[:2]]
+
+
+class Unsendable(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def all_of(error, match):
+    """Each process gets this error; the call after it finds all of them together again."""
+
+    def fail():
+        raise error
+
+    with pytest.raises(type(error) if isinstance(error, DatasetError) else Exception, match=match):
+        read_once_a_machine(fail)
+    assert gather_everywhere(rank()) == [*range(dist.get_world_size())]
+
+
+def note_reading(folder):
+    with open(folder / "read", "a") as file:
+        file.write(f"{rank()} ")
+    return [dict(record) for record in RECORDS], {"besides": rank()}
+
+
+def readers(folder):
+    """The processes that have read since the last look."""
+    dist.barrier()
+    found = (folder / "read").read_text().split()
+    dist.barrier()
+    if rank() == 0:
+        (folder / "read").write_text("")
+    dist.barrier()
+    return sorted(map(int, found))
+
+
+def share_and_fail(folder):
+    found, besides = read_once_a_machine(lambda: note_reading(folder))
+    assert (list(found), besides) == (RECORDS, {"besides": 0})
+    assert readers(folder) == [0]
+    all_of(DatasetError("file.json, image id 3: broken"), "^file.json, image id 3: broken$")
+    all_of(Unsendable("this", "that"), "this and that")
+    all_of(AttributeError("no class"), "no class")
+
+
+def use_machines(folder):
+    """The second process is on another machine; then it is said to be on the same, but sees nothing of it."""
+    own = shared_records._machine
+    shared_records._machine = lambda: (*own(), str(rank()))
+    found, besides = read_once_a_machine(lambda: note_reading(folder))
+    assert (list(found), besides) == (RECORDS, {"besides": rank()})
+    assert readers(folder) == [0, 1]
+
+    def broken_there():
+        if rank() == 1:
+            raise DatasetError("not on this machine")
+        return [], None
+
+    with pytest.raises(DatasetError, match="not on this machine"):
+        read_once_a_machine(broken_there)
+    shared_records._machine = lambda: ()
+    shared_records._identity = lambda file: (rank(), file, 0)
+    found, besides = read_once_a_machine(lambda: note_reading(folder))
+    assert (list(found), besides) == (RECORDS, {"besides": rank()})
+
+
+def read_datasets_once(folder):
+    """A function of a user's that finds out facts as it reads."""
+
+    def read():
+        MetadataCatalog.get("mine").set(thing_classes=["one", "two"])
+        MetadataCatalog.get("beside").set(stuff_classes=["three"])
+        annotations = [{"category_id": 1}, {"category_id": 1}, {"category_id": 0, "iscrowd": 1}]
+        records, _ = note_reading(folder)
+        return [{**records[0], "annotations": annotations}, {"annotations": annotations[2:]}, records[1]]
+
+    DatasetCatalog.register("mine", read)
+    MetadataCatalog.get("mine").set(cannot_be_sent=lambda: 1).derive(lambda: {"derived": len(readers_here)})
+    readers_here = [rank()]
+    with records_remembered():
+        found = dataset_records("mine")
+        assert dataset_records("mine") is found
+    assert readers(folder) == [0]
+    assert [len(record.get("annotations", ())) for record in found.records] == [3, 1, 0]
+    assert ([*map(set, found.shown)], found.empty.tolist()) == ([{0, 1}, {0}, set()], [False, True, False])
+    facts = MetadataCatalog.get("mine").as_dict()
+    assert (facts["thing_classes"], facts["derived"], facts["cannot_be_sent"]()) == (["one", "two"], 1, 1)
+    assert MetadataCatalog.get("beside").stuff_classes == ["three"]
+    dataset_records("mine")
+    assert readers(folder) == [0]
+    with pytest.raises(DatasetError, match="no dataset is called 'nowhere'"):
+        dataset_records("nowhere")
+
+
+def are_killed(folder):
+    """The reader dies while all hold what it has read, and again while it reads: the others hear of it."""
+    found, _ = read_once_a_machine(lambda: note_reading(folder))
+    dist.barrier()
+    if rank() == 0:
+        read_once_a_machine(lambda: (map(lambda _: os.kill(os.getpid(), signal.SIGKILL), [0]), None))
+    with pytest.raises(RuntimeError):
+        read_once_a_machine(lambda: note_reading(folder))
+    assert list(found) == RECORDS  # they outlive the process that read them
+    (folder / "survivor").touch()
+
+
+def use_own_data(folder):
+    """The JSON is parsed once, whatever is asked of it; the streams of both processes are the one stream."""
+    parsed = []
+    load = json.load
+    json.load = lambda file: parsed.append(file.name) or load(file)
+    cfg = load_config(
+        "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml",
+        ["SEED", "3", "SOLVER.IMS_PER_BATCH", "4", "INPUT.IMAGE_SIZE", "32", "DATALOADER.NUM_WORKERS", "0"],
+    )
+    images, file = str(folder / "images"), str(folder / "instances.json")
+    with records_remembered():
+        apply_own_data(cfg, Given(images, file, images, file))
+        dataset_records("own_train")
+        apply_dataset_facts(cfg)
+        batches = iter(build_train_loader(cfg))
+        check_test_datasets(cfg)
+        tested = [sample["image_id"] for batch in build_test_loader(cfg, "own_val") for sample in batch]
+    assert parsed.count(file) == (rank() == 0)
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
+    steps = [[(sample["image_id"], sample["seed"]) for sample in next(batches)] for _ in range(3)]
+    (folder / f"samples{rank()}.json").write_text(json.dumps([steps, tested]))
+
+
+def draw_own_data(folder):
+    (folder / "images").mkdir()
+    for number in range(5):
+        Image.new("RGB", (32, 24), "grey").save(folder / f"images/{number}.png")
+    images = [{"id": n, "file_name": f"{n}.png", "height": 24, "width": 32} for n in range(5)]
+    triangle = {"segmentation": [[3, 3, 20, 3, 20, 20]], "area": 144.5, "bbox": [3, 3, 17, 17], "iscrowd": 0}
+    annotations = [{"id": n, "image_id": n, "category_id": 5 + n % 2, **triangle} for n in range(4)]
+    categories = [{"id": 6, "name": "six"}, {"id": 5, "name": "five"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "instances.json").write_text(json.dumps(content))
+
+
+def work(number, folder):
+    os.environ["TMPDIR"] = str(folder / "temporary")
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
+    last = are_killed if folder.name == "killed" else use_machines
+    for job in (share_and_fail, read_datasets_once, use_own_data, last):
+        job(folder)
+
+
+def prepared(folder):
+    (folder / "temporary").mkdir(parents=True)
+    draw_own_data(folder)
+    return folder
+
+
+def test_one_process_of_a_machine_reads(tmp_path: Path):
+    folder = prepared(tmp_path / "data")
+    mp.spawn(work, (folder,), nprocs=2)
+    (first, one), (second, other) = (json.loads((folder / f"samples{n}.json").read_text()) for n in range(2))
+    assert one + other == [0, 1, 2, 3, 4]
+    shares = [a + b for a, b in zip(first, second, strict=True)]
+    stream = sample_stream(np.ones(4), 3)  # the fifth picture is empty
+    assert shares == [
+        [[index, sample_seed(3, number)] for number, index in islice(stream, 4)] for _ in range(3)
+    ]
+
+
+def test_nothing_is_left_of_processes_that_are_killed(tmp_path: Path):
+    folder = prepared(tmp_path / "killed")
+    context = mp.spawn(work, (folder,), nprocs=2, join=False)
+    for process in context.processes:
+        process.join(60)
+    assert [process.exitcode for process in context.processes] == [-signal.SIGKILL, 0]
+    assert (folder / "survivor").exists()
+    assert not [*(folder / "temporary").iterdir()]

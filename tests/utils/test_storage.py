@@ -1,0 +1,197 @@
+"""Paths and addresses, read and written through a storage that fails now and then."""
+
+import io
+import json
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flaky_storage import FlakyStorage
+from hypothesis import given
+from hypothesis import strategies as st
+from iopath.common.file_io import HTTPURLHandler
+from PIL import Image
+
+from mask2former.data.datasets.files import read_json
+from mask2former.data.datasets.semantic import files_by_name
+from mask2former.data.errors import DatasetError
+from mask2former.utils import storage
+from mask2former.utils.image_io import read_image
+from mask2former.utils.label_maps import read_label_map
+from mask2former.utils.storage import (
+    RemotePath,
+    files_below,
+    is_remote,
+    located,
+    make_folder,
+    path_manager,
+    persistently,
+    upload,
+)
+from mask2former.weights.load import read_checkpoint
+from mask2former.weights.read import WeightsError
+
+
+@pytest.fixture
+def steady(tmp_path, monkeypatch):
+    """The folder behind `flaky://`, which has a good day; failures that pass are not waited for."""
+    monkeypatch.setenv("FLAKY_STORAGE", str(tmp_path / "store"))
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "WAITS", (0.0,) * len(storage.WAITS))
+    (tmp_path / "store").mkdir()
+    path_manager.register_handler(FlakyStorage([False]))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(steady):
+    """The same on other days."""
+    handler = FlakyStorage()
+    path_manager.register_handler(handler)
+    yield steady
+    assert handler.failures  # else nothing was tried
+
+
+NAMES = st.text(st.sampled_from("abc._-"), min_size=1).filter(lambda name: name not in (".", ".."))
+
+
+@given(st.lists(NAMES, min_size=1, max_size=4))
+def test_an_address_is_taken_apart_like_a_path(names):
+    address = located("s3://" + "/".join(names))
+    path = Path("/s3", *names)
+    assert str(address) == "s3://" + "/".join(names)
+    assert (address.name, address.stem, address.suffix) == (path.name, path.stem, path.suffix)
+    assert str(address / "x") == f"{address}/x" and (address / "x").parent == address
+    assert str((address / "x.png").relative_to(address)) == "x.png"
+    assert pickle.loads(pickle.dumps(address)) == address == located(Path(str(address)))
+
+
+@pytest.mark.parametrize("name", ["a/b", "/a", "C:/a", "~/a", "", ".", "a:b"])
+def test_what_is_no_address(name):
+    assert not is_remote(name)
+    assert located(name) == Path(name).expanduser() and not isinstance(located(name), RemotePath)
+
+
+def test_a_scheme_that_nobody_reads():
+    with pytest.raises(ValueError, match=r"^nowhere://x/y\.json: nothing is registered .* nowhere://;"):
+        read_json("nowhere://x/y.json")
+
+
+def test_a_file_that_is_not_there_is_not_waited_for(steady, monkeypatch):
+    monkeypatch.setattr(storage, "WAITS", (1000.0,))
+    with pytest.raises(DatasetError, match=r"flaky://x\.json does not exist"):
+        read_json("flaky://x.json")
+    with pytest.raises(FileNotFoundError):
+        located("flaky://x.json").read_text()
+
+
+def test_what_goes_on_failing_is_said(steady, caplog):
+    path_manager.register_handler(FlakyStorage([True]))
+    (steady / "x.json").write_text("{}")
+    with pytest.raises(OSError, match="the storage is busy"):
+        located("flaky://x.json").read_text()
+    assert caplog.text.count("trying again") == len(storage.WAITS)
+
+
+def test_what_fails_for_another_reason_is_not_tried_again():
+    calls = []
+
+    def action():
+        calls.append(1)
+        raise TypeError
+
+    with pytest.raises(TypeError):
+        persistently(action)
+    assert len(calls) == 1
+
+
+def test_errors_of_a_client_of_its_own(monkeypatch):
+    monkeypatch.setattr(storage, "WAITS", (0.0,))
+
+    class ClientError(Exception):
+        pass
+
+    def action():
+        raise ClientError("the endpoint is away")
+
+    with pytest.raises(OSError, match="the endpoint is away"):
+        persistently(action)
+
+
+def test_files_are_read_whole_or_again(store):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    labels = picture[..., 0]
+    Image.fromarray(picture).save(store / "picture.png")
+    Image.fromarray(labels).save(store / "labels.png")
+    (store / "x.json").write_text(json.dumps({"a": "é" * 1000}), encoding="utf-8")
+    for _ in range(4):
+        np.testing.assert_array_equal(read_image("flaky://picture.png"), picture)
+        np.testing.assert_array_equal(read_label_map("flaky://labels.png"), labels)
+        assert read_json("flaky://x.json", "a") == {"a": "é" * 1000}
+
+
+def test_weights(store):
+    weights = {"a": torch.arange(1000.0)}
+    torch.save({"model": weights}, store / "x.pth")
+    for _ in range(4):
+        assert torch.equal(read_checkpoint("flaky://x.pth").model["a"], weights["a"])
+
+
+def test_weights_that_are_not_there(steady):
+    with pytest.raises(WeightsError, match=r"^flaky://x\.pth: cannot be downloaded"):
+        read_checkpoint("flaky://x.pth")
+
+
+def test_folders_are_looked_through_to_any_depth(store):
+    for name in ("b/c/2.png", "a.PNG", "b/1.png", "b/x.txt", "b/.hidden.png"):
+        (store / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / "root" / name).touch()
+    names = files_by_name("flaky://root", {".png"})
+    assert names == {
+        "a": "flaky://root/a.PNG",
+        "b/1": "flaky://root/b/1.png",
+        "b/c/2": "flaky://root/b/c/2.png",
+    }
+    local = files_by_name(store / "root", {".png"})
+    assert list(local) == list(names)
+    assert {path.name for path in files_below("flaky://root", {".txt"})} == {"x.txt"}
+
+
+def test_uploads_are_whole_in_the_end(store, tmp_path):
+    for number in range(8):
+        (tmp_path / "file").write_bytes(bytes([number]) * 1000)
+        make_folder(located("flaky://new/folder"))
+        upload(tmp_path / "file", located("flaky://new/folder/file"))
+        assert (store / "new/folder/file").read_bytes() == bytes([number]) * 1000
+
+
+def test_a_handler_that_returns_its_failure(steady, tmp_path, monkeypatch):
+    monkeypatch.setattr(FlakyStorage, "_copy_from_local", lambda *_, **__: False)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"flaky://file: its handler could not copy"):
+        upload(tmp_path / "file", located("flaky://file"))
+
+
+def test_the_script_of_the_page(steady, monkeypatch, capsys):
+    """`docs/storage.md`, with another handler in place of that of S3, which wants a library of its own."""
+    page = (Path(__file__).parents[2] / "docs/storage.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    handler = FlakyStorage([False])
+    monkeypatch.setattr("iopath.common.s3.S3PathHandler", lambda profile: handler)
+    monkeypatch.setattr(sys, "argv", ["train_on_s3.py", "--help"])
+    with pytest.raises(SystemExit) as end:
+        exec(script, {"__name__": "__main__"})
+    assert end.value.code == 0 and "--config-file" in capsys.readouterr().out
+    (steady / "x.txt").write_text("read by the handler of the page")
+    assert located("flaky://x.txt").read_text() == "read by the handler of the page"
+
+
+def test_handlers_that_only_open(monkeypatch):
+    """As the one for web addresses: what it cannot tell shows when the file is read."""
+    monkeypatch.setattr(HTTPURLHandler, "_open", lambda self, path, mode, **_: io.BytesIO(b'{"a": 1}'))
+    assert read_json("http://host/x.json") == {"a": 1}
+    assert not located("http://host/x").is_dir()

@@ -1,0 +1,387 @@
+"""Weights into small real models: every naming, every difference of shape, and what the report says of it."""
+
+import logging
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mask2former.config import load_config
+from mask2former.modeling import MaskFormer  # registers everything
+from mask2former.utils.registry import META_ARCH
+from mask2former.weights.load import WeightsError, load_weights
+
+RESNET = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+SWIN = "coco/instance-segmentation/swin/maskformer2_swin_tiny_bs16_50ep.yaml"
+SMALL = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 4,
+    "MODEL.SWIN.EMBED_DIM": 8,
+    "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 8],
+    "MODEL.SWIN.WINDOW_SIZE": 3,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": 32,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 16,
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": 1,
+    "MODEL.MASK_FORMER.HIDDEN_DIM": 32,
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 16,
+    "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6,
+}
+R18 = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 8}
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+CLASS_HEAD = {"sem_seg_head.predictor.class_embed.weight", "sem_seg_head.predictor.class_embed.bias"}
+EMPTY_WEIGHT = "criterion.empty_weight"
+
+
+def build(config=RESNET, changes=()) -> MaskFormer:
+    """A small model whose every tensor is zero: what a file does not fill stays zero."""
+    cfg = load_config(config, [part for item in {**SMALL, **dict(changes)}.items() for part in item])
+    model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    return model
+
+
+def drawn(shapes):
+    """A tensor of that shape under each name, all different."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(shape, generator=generator) + 0.5 for name, shape in shapes.items()}
+
+
+def weights_of(model):
+    return drawn({name: tensor.shape for name, tensor in model.state_dict().items()})
+
+
+def saved(tmp_path, tensors):
+    torch.save({"model": tensors}, tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+def assert_filled(model, expected):
+    """`expected`, our name -> tensor, is in the model."""
+    state = model.state_dict()
+    for name, tensor in expected.items():
+        assert torch.equal(state[name], tensor.to(state[name].dtype)), name
+
+
+def torchvision_resnet(stages, convs):
+    """(torchvision's name, ours) for every tensor of its ResNets."""
+
+    def pair(theirs, their_norm, ours):
+        yield f"{theirs}.weight", f"{ours}.weight"
+        yield from ((f"{their_norm}.{part}", f"{ours}.norm.{part}") for part in NORM)
+
+    yield from pair("conv1", "bn1", "backbone.stem.conv1")
+    for layer, blocks in enumerate(stages, start=1):
+        for block in range(blocks):
+            theirs, ours = f"layer{layer}.{block}", f"backbone.res{layer + 1}.{block}"
+            for conv in range(1, convs + 1):
+                yield from pair(f"{theirs}.conv{conv}", f"{theirs}.bn{conv}", f"{ours}.conv{conv}")
+            if block == 0 and (layer > 1 or convs == 3):
+                yield from pair(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}.shortcut")
+
+
+def swin(depths):
+    """The names of the Swin authors' files, without the classifier's own."""
+    yield from (f"patch_embed.{part}.{p}" for part in ("proj", "norm") for p in ("weight", "bias"))
+    for layer, blocks in enumerate(depths):
+        for block in range(blocks):
+            at = f"layers.{layer}.blocks.{block}"
+            yield from (f"{at}.attn.relative_position_bias_table", f"{at}.attn.relative_position_index")
+            for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
+                yield from (f"{at}.{part}.weight", f"{at}.{part}.bias")
+        if layer + 1 < len(depths):
+            yield from (
+                f"layers.{layer}.downsample.{x}" for x in ("reduction.weight", "norm.weight", "norm.bias")
+            )
+
+
+def backbone_names(model):
+    return {name for name in model.state_dict() if name.startswith("backbone.")}
+
+
+def shapes_for(model, pairs):
+    """Their name -> shape of the model's tensor; for batch-norm counters, which frozen norms lack, ()."""
+    state = model.state_dict()
+    return {theirs: state[ours].shape if ours in state else () for theirs, ours in pairs}
+
+
+@pytest.mark.parametrize(
+    ("stages", "convs", "opts", "count"),
+    [
+        ((3, 4, 6, 3), 3, {}, 318),  # and fc.weight, fc.bias: 320 in torchvision's file
+        ((3, 4, 6, 3), 3, {"MODEL.RESNETS.NORM": "SyncBN"}, 318),
+        ((2, 2, 2, 2), 2, R18, 120),  # 122 in torchvision's file
+    ],
+)
+def test_torchvision_backbone(tmp_path, stages, convs, opts, count):
+    model = build(RESNET, opts)
+    pairs = list(torchvision_resnet(stages, convs))
+    assert len(pairs) == count
+    tensors = drawn(shapes_for(model, pairs))
+    classifier = {"fc.weight": torch.ones(10, 8), "fc.bias": torch.ones(10)}
+    report = load_weights(model, saved(tmp_path, {**tensors, **classifier}))
+    expected = {ours: tensors[theirs] for theirs, ours in pairs if ours in model.state_dict()}
+    assert backbone_names(model) == expected.keys()
+    assert_filled(model, expected)
+    assert not report.has_trained_head
+    assert "untrained: sem_seg_head" in report.summary()
+    assert not any(
+        tensor.any() for name, tensor in model.named_parameters() if name.startswith("sem_seg_head")
+    )
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "SyncBN"])
+def test_detectron2_backbone(tmp_path, norm):
+    """R-50.pkl: numpy arrays, our names less the prefix, made before batch norms counted their batches."""
+    model = build(RESNET, {"MODEL.RESNETS.NORM": norm})
+    state = model.state_dict()
+    names = {name for name in backbone_names(model) if not name.endswith("num_batches_tracked")}
+    tensors = drawn({name.removeprefix("backbone."): state[name].shape for name in names})
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    arrays["stem.fc.weight"] = torch.ones(10, 8).numpy()
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    report = load_weights(model, tmp_path / "R-50.pkl")
+    assert_filled(model, {f"backbone.{name}": tensor for name, tensor in tensors.items()})
+    assert set(report.loaded) == names
+    assert "Detectron2" in report.kind
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_swin_backbone(tmp_path, converted):
+    """As its authors published it, and as users of the original implementation converted it."""
+    model = build(SWIN)
+    index = {
+        name: tensor.clone() for name, tensor in model.named_buffers() if name.endswith("position_index")
+    }
+    state = model.state_dict()
+    names = list(swin((2, 2, 6, 2)))
+    output_norms = {f"backbone.norm{i}.{p}" for i in range(4) for p in ("weight", "bias")}
+    assert {f"backbone.{name}" for name in names} | output_norms == backbone_names(model)
+    tensors = drawn({name: state[f"backbone.{name}"].shape for name in names})
+    classifier = {
+        "norm.weight": torch.ones(64),
+        "head.weight": torch.ones(10, 64),
+        "head.bias": torch.ones(10),
+    }
+    masks = {f"layers.{i}.blocks.1.attn_mask": torch.ones(4, 9, 9) for i in range(3)}
+    content = {"model": {**tensors, **classifier, **masks}}
+    if converted:
+        path = tmp_path / "swin.pkl"
+        path.write_bytes(pickle.dumps({**content, "__author__": "third_party", "matching_heuristics": True}))
+    else:
+        path = saved(tmp_path, content["model"])
+    report = load_weights(model, path)
+    assert_filled(model, {f"backbone.{k}": v for k, v in tensors.items() if not k.endswith("position_index")})
+    assert_filled(model, index)  # computed, never loaded
+    assert {name for name in report.untrained if name.startswith("backbone.")} == output_norms
+    assert "backbone.norm0" in report.summary()
+
+
+def test_swin_backbone_with_another_window(tmp_path):
+    """A table is interpolated as a picture of offsets: a plane stays a plane, a constant a constant."""
+    small, large = build(SWIN), build(SWIN, {"MODEL.SWIN.WINDOW_SIZE": 4})
+    tensors = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in weights_of(small).items()
+        if name in backbone_names(small) and not name.startswith("backbone.norm")
+    }
+    table = "layers.1.blocks.0.attn.relative_position_bias_table"
+    picture = torch.stack([torch.full((5, 5), 7.0), torch.rand(5, 5)])  # (A, 2w - 1, 2w - 1)
+    tensors[table] = picture.flatten(1).T
+    index = large.state_dict()[f"backbone.{table}".replace("bias_table", "index")].clone()
+    report = load_weights(large, saved(tmp_path, tensors))
+    resized = large.state_dict()[f"backbone.{table}"].T.reshape(2, 7, 7)
+    assert torch.allclose(resized[0], torch.tensor(7.0))
+    expected = F.interpolate(picture[None], (7, 7), mode="bicubic")[0]
+    assert torch.allclose(resized, expected)
+    assert torch.equal(large.state_dict()[f"backbone.{table}".replace("bias_table", "index")], index)
+    assert "interpolated: relative position tables (window 3 -> 4)" in report.summary()
+    assert sum(name.endswith("bias_table") for name in report.adapted) == 12
+
+
+def test_a_whole_checkpoint(tmp_path):
+    model = build()
+    tensors = weights_of(model)
+    report = load_weights(model, saved(tmp_path, tensors))
+    computed = model.state_dict()[EMPTY_WEIGHT].clone()
+    assert_filled(model, {name: tensor for name, tensor in tensors.items() if name != EMPTY_WEIGHT})
+    assert torch.equal(model.state_dict()[EMPTY_WEIGHT], computed)
+    assert report.has_trained_head
+    assert report.share_loaded == 1
+    assert report.summary().endswith("(Mask2Former checkpoint): loaded 100 % of parameters")
+    assert not report.problems
+
+
+def test_the_weight_of_no_object_is_the_configs(tmp_path):
+    model = build(RESNET, {"MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.25})
+    load_weights(model, saved(tmp_path, weights_of(model)))
+    assert model.state_dict()[EMPTY_WEIGHT].tolist() == [1, 1, 1, 1, 1, 0.25]
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_an_older_or_wrapped_checkpoint(tmp_path, old, wrapper):
+    model = build()
+    tensors = weights_of(model)
+
+    def their(name):
+        if old:
+            name = name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.")
+            name = name.replace(".query_feat.", ".static_query.")
+        return wrapper + name
+
+    report = load_weights(model, saved(tmp_path, {their(name): value for name, value in tensors.items()}))
+    assert_filled(model, {name: tensor for name, tensor in tensors.items() if name != EMPTY_WEIGHT})
+    assert report.has_trained_head
+
+
+def test_another_number_of_classes(tmp_path, caplog):
+    other = build(RESNET, {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2})
+    tensors = weights_of(build())
+    initial = {name: other.state_dict()[name].clone() for name in (*CLASS_HEAD, EMPTY_WEIGHT)}
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(other, saved(tmp_path, tensors))
+    assert_filled(other, initial)
+    assert_filled(other, {name: tensor for name, tensor in tensors.items() if name not in initial})
+    assert report.adapted.keys() == CLASS_HEAD
+    assert "re-initialised: class head (5 -> 2 classes)" in report.summary()
+    assert report.summary() in caplog.text
+    assert not report.has_trained_head
+    parameters = {name: parameter.numel() for name, parameter in other.named_parameters()}
+    kept = sum(size for name, size in parameters.items() if name not in CLASS_HEAD)
+    assert report.share_loaded == kept / sum(parameters.values())
+
+
+@pytest.mark.parametrize("count", [4, 15])
+def test_another_number_of_queries(tmp_path, count):
+    other = build(RESNET, {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": count})
+    tensors = weights_of(build())
+    report = load_weights(other, saved(tmp_path, tensors))
+    state = other.state_dict()
+    for part in ("query_feat", "query_embed"):
+        name = f"sem_seg_head.predictor.{part}.weight"
+        given, resized = tensors[name], state[name]
+        same = min(count, 6)
+        assert torch.equal(resized[:same], given[:same])
+        for row in range(6, count):
+            distance = (resized[row] - given[row % 6]).abs().max()
+            assert 0 < distance < given.std()
+    assert len(state["sem_seg_head.predictor.query_feat.weight"].unique(dim=0)) == count
+    assert (
+        f"resized: query features (6 -> {count}); resized: query positions (6 -> {count})" in report.summary()
+    )
+    assert report.has_trained_head
+
+
+def without(tensors, name):
+    return {key: tensor for key, tensor in tensors.items() if key != name}
+
+
+LAYER = "sem_seg_head.pixel_decoder.mask_features.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem", "row"),
+    [
+        (lambda t: without(t, LAYER), "missing", ("missing", LAYER, "-", "(32, 32, 1, 1)")),
+        (lambda t: {**t, "extra.x": torch.ones(3)}, "unexpected", ("unexpected", "extra.x", "(3,)", "-")),
+        (
+            lambda t: {**t, LAYER: torch.ones(32, 16, 1, 1)},
+            "wrong_shape",
+            ("wrong shape", LAYER, "(32, 16, 1, 1)", "(32, 32, 1, 1)"),
+        ),
+    ],
+)
+def test_what_does_not_fit(tmp_path, caplog, change, problem, row):
+    model = build()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = saved(tmp_path, change(weights_of(model)))
+
+    def shown(text):
+        return any(all(cell in line for cell in row) for line in text.splitlines())
+
+    with pytest.raises(WeightsError, match=r"do not fit.*WEIGHTS_STRICT False") as error:
+        load_weights(model, path)
+    assert shown(str(error.value))
+    assert_filled(model, before)
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(model, path, strict=False)
+    assert shown(caplog.text)
+    assert [misfit.name for misfit in getattr(report, problem)] == [row[1]]
+    assert len(report.problems) == 1
+    assert "1 names do not fit" in report.summary()
+    assert report.has_trained_head == (problem == "unexpected")
+
+
+def test_a_long_table_is_cut_in_the_error_and_whole_in_the_report(tmp_path):
+    model = build()
+    tensors = {name: tensor for name, tensor in weights_of(model).items() if not name.startswith("backbone")}
+    path = saved(tmp_path, tensors)
+    missing = len(backbone_names(model))
+    with pytest.raises(WeightsError, match=rf"\.\.\. and {missing - 30} more"):
+        load_weights(model, path)
+    report = load_weights(model, path, strict=False)
+    assert len(report.table().splitlines()) == missing + 2
+    assert len(report.missing) == missing
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_nothing_fits(tmp_path, strict):
+    path = saved(tmp_path, {"encoder.weight": torch.ones(2)})
+    with pytest.raises(WeightsError, match="none of its weights is one of the model's"):
+        load_weights(build(), path, strict=strict)
+
+
+def test_a_backbone_of_another_kind_or_depth(tmp_path):
+    resnet, deeper = build(), build(RESNET, {"MODEL.RESNETS.DEPTH": 101})
+    tensors = {name: t for name, t in weights_of(resnet).items() if name in backbone_names(resnet)}
+    path = saved(tmp_path, tensors)
+    with pytest.raises(WeightsError, match=r"missing +backbone\.res4\.6\.conv1\.weight"):
+        load_weights(deeper, path)
+    with pytest.raises(WeightsError, match="none of its weights"):
+        load_weights(build(SWIN), path)
+
+
+def test_a_class_head_of_another_width_is_no_class_head(tmp_path):
+    model = build()
+    name = "sem_seg_head.predictor.class_embed.weight"
+    path = saved(tmp_path, {**weights_of(model), name: torch.ones(9, 7)})
+    with pytest.raises(WeightsError, match=r"wrong shape.*class_embed\.weight"):
+        load_weights(model, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("sem_seg_head.predictor.query_feat.weight", RESNET),
+        ("backbone.layers.0.blocks.0.attn.relative_position_bias_table", SWIN),
+    ],
+)
+def test_a_tensor_without_rows_is_nothing_to_adapt(tmp_path, name, config):
+    model = build(config)
+    tensors = weights_of(model)
+    path = saved(tmp_path, {**tensors, name: tensors[name][:0]})
+    with pytest.raises(WeightsError, match=rf"wrong shape +{name} +\(0, "):
+        load_weights(model, path)
+
+
+def test_other_number_formats_are_converted(tmp_path):
+    model = build()
+    tensors = {name: tensor.double() for name, tensor in weights_of(model).items()}
+    load_weights(model, saved(tmp_path, tensors))
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert_filled(model, {LAYER: tensors[LAYER]})
+
+
+def test_a_model_without_a_head_has_no_trained_head(tmp_path):
+    model = nn.Linear(2, 2)
+    report = load_weights(model, saved(tmp_path, model.state_dict()))
+    assert not report.has_trained_head

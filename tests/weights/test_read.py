@@ -1,0 +1,318 @@
+"""Real files on disk and a real web server: what is read, what is refused, and what the user is told."""
+
+import gzip
+import http.server
+import pickle
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from mask2former.weights import model_zoo as zoo
+from mask2former.weights.read import WeightsError, local_file, read_checkpoint, web_files
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+
+
+def is_sample(checkpoint):
+    same = [torch.equal(checkpoint.model[name], tensor) for name, tensor in TENSORS.items()]
+    return all(same) and checkpoint.model.keys() == TENSORS.keys()
+
+
+def write_torch(path):
+    torch.save({"model": TENSORS}, path)
+
+
+def write_old_torch(path):
+    torch.save({"model": TENSORS}, path, _use_new_zipfile_serialization=False)
+
+
+def write_bare_torch(path):
+    torch.save(TENSORS, path)
+
+
+def write_state_dict(path):
+    torch.save({"state_dict": TENSORS, "epoch": 3}, path)
+
+
+def write_zoo_pickle(path):
+    arrays = {name: tensor.numpy() for name, tensor in TENSORS.items()}
+    path.write_bytes(
+        pickle.dumps({"model": arrays, "__author__": "torchvision", "matching_heuristics": True})
+    )
+
+
+def write_converted_pickle(path):
+    path.write_bytes(pickle.dumps({"model": TENSORS, "__author__": "third_party"}))
+
+
+def write_oldest_pickle(path):
+    arrays = {name: tensor.numpy() for name, tensor in TENSORS.items()}
+    path.write_bytes(pickle.dumps({"model": arrays}, protocol=0))
+
+
+def write_safetensors(path):
+    save_file(TENSORS, path)
+
+
+WRITERS = [
+    write_torch,
+    write_old_torch,
+    write_bare_torch,
+    write_state_dict,
+    write_zoo_pickle,
+    write_converted_pickle,
+    write_oldest_pickle,
+    write_safetensors,
+]
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pkl", "x.safetensors", "x"])
+@pytest.mark.parametrize("write", WRITERS)
+def test_the_content_tells_the_format_not_the_name(tmp_path, write, name):
+    write(tmp_path / name)
+    assert is_sample(read_checkpoint(tmp_path / name))
+
+
+def test_a_checkpoint_of_ours_brings_its_config_and_classes(tmp_path):
+    saved = {"model": TENSORS, "config": "MODEL: {}", "metadata": {"thing_classes": ["cat"]}, "iteration": 7}
+    torch.save(saved, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert checkpoint.config == "MODEL: {}"
+    assert checkpoint.metadata == {"thing_classes": ["cat"]}
+    assert checkpoint.extra == {"iteration": 7}
+
+
+def test_safetensors_bring_their_config(tmp_path):
+    save_file(TENSORS, tmp_path / "x.safetensors", metadata={"config": "MODEL: {}"})
+    assert read_checkpoint(tmp_path / "x.safetensors").config == "MODEL: {}"
+
+
+def test_what_else_a_file_holds_is_kept_apart(tmp_path):
+    torch.save({**TENSORS, "epoch": 3}, tmp_path / "x.pth")
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert is_sample(checkpoint)
+    assert checkpoint.extra == {"epoch": 3}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
+def test_a_truncated_file(tmp_path, write, share):
+    path = tmp_path / "x.pth"
+    write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(WeightsError, match=f"{path}: .*(truncated|damaged|no checkpoint)"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"<!DOCTYPE html><html>Not found</html>", "web page"),
+        (b"\n<html lang='en'>Sign in</html>", "web page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n", "Git LFS pointer"),
+        (gzip.compress(b"x" * 100, mtime=0), "compressed"),
+        (b"MODEL:\n  WEIGHTS: x\n", "no checkpoint"),
+        (b"These are no weights.", "no checkpoint"),
+        (b"config of a run.", "no checkpoint|code"),
+        (b"\xff\xd8\xff\xe0" + bytes(200), "no checkpoint"),
+        (bytes(1000), "no checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.pkl", "x.safetensors"])
+def test_a_file_that_is_no_checkpoint(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=reason) as error:
+        read_checkpoint(tmp_path / name)
+    assert error.value.file == str(tmp_path / name)
+
+
+class Executes:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w')",)
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda value, path: torch.save(value, path),
+        lambda value, path: torch.save(value, path, _use_new_zipfile_serialization=False),
+        lambda value, path: path.write_bytes(pickle.dumps(value)),
+        lambda value, path: path.write_bytes(pickle.dumps(value, protocol=0)),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.pth", "x.pkl", "x.safetensors"])
+def test_code_is_refused_and_not_run(tmp_path, save, name):
+    marker = tmp_path / "executed"
+    save({"model": {**TENSORS, "b": Executes(marker)}}, tmp_path / name)
+    with pytest.raises(WeightsError, match=r"holds code or objects.*exec.*nothing was executed"):
+        read_checkpoint(tmp_path / name)
+    assert not marker.exists()
+
+
+def test_a_pickled_model_is_refused_with_advice(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"torch\.nn\.modules\.linear\.Linear.*state dict"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_archives_of_other_programs(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.ones(2))
+    with pytest.raises(WeightsError, match="no checkpoint"):
+        read_checkpoint(tmp_path / "x.npz")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_program_is_refused(tmp_path):
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), str(tmp_path / "x.pt"))
+    with pytest.raises(WeightsError, match="TorchScript"):
+        read_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3, "note": "x"}, {"model": {"a": 1}}, [1, 2], {}])
+def test_a_file_without_weights(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="holds no weights"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("odd", [torch.ones(2).to_sparse(), torch.empty(2, device="meta")])
+def test_tensors_that_cannot_be_copied_are_refused(tmp_path, odd):
+    torch.save({"model": {**TENSORS, "odd.weight": odd}}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"sparse or has no values: odd\.weight"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_missing_file_and_its_neighbours(tmp_path):
+    write_torch(tmp_path / "model_final.pth")
+    with pytest.raises(WeightsError, match=r"no such file; in .* there is model_final\.pth"):
+        read_checkpoint(tmp_path / "model_fina.pth")
+    with pytest.raises(WeightsError, match="no such file"):
+        read_checkpoint(tmp_path / "nowhere" / "model.pth")
+    with pytest.raises(WeightsError, match="is a folder"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_missing_backbone_of_a_published_config_says_where_it_comes_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"https://download\.pytorch\.org/models/resnet101-\w+\.pth"):
+        read_checkpoint("R-101.pkl")
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_torch(tmp_path / "x.pth")
+    assert is_sample(read_checkpoint("~/x.pth"))
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """A server of the folder tmp_path/web that counts requests, and an empty cache in tmp_path/cache."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    requests = Counter()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def do_GET(self):
+            requests[self.path] += 1
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}/", requests
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_download_is_made_once(web):
+    folder, root, requests = web
+    write_zoo_pickle(folder / "x.pkl")
+    for _ in range(2):
+        assert is_sample(read_checkpoint(root + "x.pkl"))
+    assert requests == {"/x.pkl": 1}
+
+
+def test_a_bad_download_does_not_stay(web):
+    folder, root, _ = web
+    (folder / "x.pkl").write_text("<html>busy, come back later</html>")
+    with pytest.raises(WeightsError, match=r"x\.pkl: is a web page.*the download was deleted"):
+        read_checkpoint(root + "x.pkl")
+    write_zoo_pickle(folder / "x.pkl")
+    assert is_sample(read_checkpoint(root + "x.pkl"))
+
+
+def test_a_missing_address(web):
+    _, root, _ = web
+    with pytest.raises(WeightsError, match=r"cannot be downloaded \(.*404.*other means"):
+        read_checkpoint(root + "nothing.pth")
+
+
+def test_an_address_does_not_lead_out_of_the_cache(web):
+    _, root, requests = web
+    with pytest.raises(WeightsError, match=r"must not hold '\.\.'"):
+        read_checkpoint(f"{root}../../x.pth")
+    assert not requests
+
+
+def test_an_unreachable_host(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(WeightsError, match="cannot be downloaded"):
+        read_checkpoint("http://127.0.0.1:1/x.pth")
+    assert not [path for path in tmp_path.rglob("x.pth*") if path.suffix != ".lock"]
+
+
+def test_the_licence_of_published_weights_is_told_once(web, monkeypatch, caplog):
+    folder, root, _ = web
+    monkeypatch.setitem(zoo.table(), "root", root)
+    write_zoo_pickle(folder / "x.pkl")
+    for _ in range(2):
+        read_checkpoint(root + "x.pkl")
+    told = [record for record in caplog.records if "CC BY-NC 4.0" in record.getMessage()]
+    assert len(told) == 1
+
+
+def test_no_licence_is_told_of_other_files(web, caplog):
+    folder, root, _ = web
+    write_zoo_pickle(folder / "x.pkl")
+    read_checkpoint(root + "x.pkl")
+    assert "CC BY-NC" not in caplog.text
+
+
+def test_one_name_at_two_hosts_is_two_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    one, two = (web_files.cached_file(f"https://{host}/m/model_final.pth") for host in ("a.org", "b.org"))
+    assert one != two
+
+
+def test_detectron2_addresses_and_the_cache_that_detectron2_has_filled(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    path = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
+    url = "https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/torchvision/R-50.pkl"
+    assert web_files.address(path) == url
+    cached = tmp_path / "detectron2" / "ImageNetPretrained" / "torchvision" / "R-50.pkl"
+    cached.parent.mkdir(parents=True)
+    write_zoo_pickle(cached)
+    assert local_file(path) == cached
+    assert is_sample(read_checkpoint(path))

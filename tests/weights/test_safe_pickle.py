@@ -1,0 +1,223 @@
+"""The restricted unpickler: all that weights are made of goes through, everything else is refused."""
+
+import contextlib
+import io
+import pickle
+import struct
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mask2former.weights.safe_pickle import MAKERS, PickleError, RefusedPickleError, load_plain_pickle
+
+
+def load(data):
+    return load_plain_pickle(io.BytesIO(data))
+
+
+class Calls:
+    """Pickles as the call of a function."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+def asks_for(module, name, argument):
+    """The pickle, as any version of Python may write it, of `module.name(argument)`."""
+    text = argument.encode()
+    return f"\x80\x02c{module}\n{name}\nX".encode("latin1") + struct.pack("<I", len(text)) + text + b"\x85R."
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i1", "i4", ">i8", "u1", "b1"])
+def test_arrays_of_numbers(protocol, dtype):
+    arrays = {
+        "plain": np.arange(6).reshape(2, 3).astype(dtype),
+        "column by column": np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype)),
+        "single": np.array(1, dtype=dtype),
+        "none": np.zeros((0, 4), dtype=dtype),
+    }
+    loaded = load(pickle.dumps(arrays, protocol))
+    for name, array in arrays.items():
+        assert loaded[name].shape == array.shape
+        assert np.array_equal(loaded[name].numpy(), array)
+        assert loaded[name].is_contiguous()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_numbers_strings_and_containers(protocol):
+    value = {
+        "a": [1, 2.5, None, True, "é", b"\xff\x00", bytearray(b"xy")],
+        "b": ((1, 2), {3, 4}, frozenset({5}), 2**80),
+        "c": OrderedDict(x=np.float64(1.5), y=np.int64(-3), z=np.bool_(True)),
+    }
+    assert load(pickle.dumps(value, protocol)) == value
+
+
+def test_a_pickle_of_python_2():
+    header = b"\x80\x02}U\x05model}U\x01w"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
+    dtype = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    data = np.array([1.0, -2.5], "<f4").tobytes()
+    state = b"(K\x01K\x02\x85" + dtype + b"\x89U" + bytes([len(data)]) + data + b"tb"
+    loaded = load(header + array + state + b"ss.")
+    assert loaded["model"]["w"].tolist() == [1.0, -2.5]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_torch_tensors_as_swin_files_were_converted(protocol):
+    base = torch.arange(12.0)
+    tensors = OrderedDict(
+        plain=torch.randn(2, 3),
+        half=torch.randn(4).half(),
+        bfloat=torch.randn(4).bfloat16(),
+        index=torch.arange(5),
+        number=torch.tensor(7),
+        nothing=torch.zeros(0, 3),
+        transposed=torch.randn(2, 3).T,
+        slice=base[2:8:2],
+        parameter=torch.nn.Parameter(torch.randn(2)),
+    )
+    tensors._metadata = OrderedDict(version=1)
+    loaded = load(pickle.dumps({"model": tensors, "__author__": "third_party"}, protocol))
+    assert loaded["__author__"] == "third_party"
+    assert loaded["model"].keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded["model"][name].dtype == tensor.dtype
+        assert torch.equal(loaded["model"][name], tensor)
+
+
+def test_one_array_under_two_names_stays_one():
+    array = np.ones(3)
+    loaded = load(pickle.dumps([array, array]))
+    assert loaded[0] is loaded[1]
+
+
+def test_a_small_file_that_unfolds_to_a_huge_value_is_read_at_once():
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    assert load(pickle.dumps(value))[0] is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("nt", "system"),
+        ("subprocess", "Popen"),
+        ("builtins", "eval"),
+        ("__builtin__", "eval"),
+        ("builtins", "exec"),
+        ("builtins", "getattr"),
+        ("builtins", "__import__"),
+        ("torch.hub", "load"),
+        ("torch", "load"),
+        ("torch.jit", "load"),
+        ("numpy", "load"),
+        ("numpy.f2py", "compile"),
+        ("webbrowser", "open"),
+        ("pickle", "loads"),
+        ("functools", "partial"),
+        ("operator", "attrgetter"),
+        ("mask2former.weights.safe_pickle", "load_plain_pickle"),
+        ("argparse", "Namespace"),
+    ],
+)
+def test_every_other_name_is_refused(module, name):
+    with pytest.raises(RefusedPickleError, match=f"asks for {module}.{name}"):
+        load(asks_for(module, name, "x"))
+
+
+def test_a_call_is_not_made(tmp_path):
+    for depth in range(3):
+        marker = tmp_path / f"executed{depth}"
+        hostile = Calls(exec, f"open({str(marker)!r}, 'w')")
+        for _ in range(depth):
+            hostile = {"model": [np.ones(2), hostile]}
+        with pytest.raises(RefusedPickleError, match=r"builtins\.exec"):
+            load(pickle.dumps(hostile))
+        pickle.loads(pickle.dumps(hostile))
+        assert marker.exists(), "the pickle would not have done anything anyway"
+
+
+def test_code_hidden_in_a_tensors_memory_is_refused(tmp_path):
+    marker = tmp_path / "executed"
+    hidden = io.BytesIO()
+    torch.save(Calls(exec, f"open({str(marker)!r}, 'w')"), hidden, _use_new_zipfile_serialization=False)
+    with pytest.raises(RefusedPickleError):
+        load(pickle.dumps(Calls(torch.storage._load_from_bytes, hidden.getvalue())))
+    assert not marker.exists()
+
+
+def test_arrays_of_objects_and_of_structures_are_refused():
+    for array in (np.array([{}, []], dtype=object), np.zeros(2, dtype="f4,i4"), np.array(["text"])):
+        with pytest.raises(RefusedPickleError):
+            load(pickle.dumps(array))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        b"}X\x04\x00\x00\x00makeX\x01\x00\x00\x00xsb.",  # state {"make": "x"}
+        b"N}X\x04\x00\x00\x00makeX\x01\x00\x00\x00xs\x86b.",  # slot state (None, {"make": "x"})
+        b"N}X\x08\x00\x00\x00__call__X\x01\x00\x00\x00xs\x86b.",
+    ],
+)
+def test_a_pickle_cannot_alter_the_makers(build):
+    before = dict(MAKERS)
+    with pytest.raises(PickleError):
+        load(b"\x80\x02cnumpy\ndtype\n" + build)
+    assert dict(MAKERS) == before
+    assert load(pickle.dumps(np.ones(2))).tolist() == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+@pytest.mark.parametrize(
+    "view", [(0, (9,), (1,)), (1, (4,), (1,)), (2, (4,), (1,)), (-1, (2,), (1,)), (0, (2,), (-1,))]
+)
+def test_a_tensor_may_not_reach_beyond_its_memory(view):
+    memory = io.BytesIO()
+    torch.save(torch.zeros(4).storage(), memory, _use_new_zipfile_serialization=False)
+    storage = Calls(torch.storage._load_from_bytes, memory.getvalue())
+    with pytest.raises(PickleError, match="beyond its memory"):
+        load(pickle.dumps(Calls(torch._utils._rebuild_tensor_v2, storage, *view, False, OrderedDict())))
+
+
+def test_values_that_are_types_are_no_values():
+    for data in (b"\x80\x02cnumpy\ndtype\n.", b"\x80\x02]cnumpy\nndarray\na."):
+        with pytest.raises(PickleError):
+            load(data)
+
+
+SAMPLE = pickle.dumps({"model": {"w": np.arange(4, dtype="f4"), "t": torch.ones(2)}, "n": [1, "two"]})
+
+
+def test_truncated_anywhere():
+    for length in range(len(SAMPLE)):
+        with pytest.raises(PickleError):
+            load(SAMPLE[:length])
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@given(st.integers(0, len(SAMPLE) - 1), st.integers(0, 255))
+def test_a_damaged_byte_is_an_error_of_ours_or_harmless(position, byte):
+    damaged = bytearray(SAMPLE)
+    damaged[position] = byte
+    with contextlib.suppress(PickleError):
+        load(bytes(damaged))
+
+
+def test_a_value_that_contains_itself():
+    loop = []
+    loop.append(loop)
+    with pytest.raises(PickleError):
+        load(pickle.dumps(loop))
