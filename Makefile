@@ -26,7 +26,7 @@ run: .venv/.installed
 	for task in semantic instance panoptic; do \
 		$(BIN)/python demo/demo.py --task $$task \
 			--input datasets/shapes/val/00000[1-8].jpg \
-			--output "$(RUN_DIR)/pictures/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
+			--output "$(RUN_DIR)/images/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
 	done
 
 lint: .venv/.installed

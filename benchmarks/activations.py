@@ -1,4 +1,4 @@
-"""What autograd keeps of one picture between the two passes, measured, for docs/scaling.md.
+"""What autograd keeps of one image between the two passes, measured, for docs/scaling.md.
 
     python benchmarks/activations.py
 
@@ -21,7 +21,7 @@ from mask2former.structures import Instances
 
 
 def kept_bytes(config: str, checkpointing: bool, side: int = LARGE_SIDE) -> int:
-    """Bytes that a forward pass of one picture leaves for the backward pass."""
+    """Bytes that a forward pass of one image leaves for the backward pass."""
     options = [
         "MODEL.DEVICE",
         "cpu",
@@ -41,9 +41,9 @@ def kept_bytes(config: str, checkpointing: bool, side: int = LARGE_SIDE) -> int:
             sizes[memory.data_ptr()] = memory.nbytes()
         return tensor
 
-    picture, classes, masks = drawn_batch(side)
+    image, classes, masks = drawn_batch(side)
     targets = Instances((side, side), gt_classes=classes, gt_masks=masks)
-    sample: dict[str, Any] = {"image": picture, "instances": targets, "seed": 0}
+    sample: dict[str, Any] = {"image": image, "instances": targets, "seed": 0}
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with saving, torch.autocast("cpu", torch.bfloat16):
         losses = model([sample])  # noqa: F841  (alive, so that what it keeps is not freed)
@@ -52,7 +52,7 @@ def kept_bytes(config: str, checkpointing: bool, side: int = LARGE_SIDE) -> int:
 
 def report() -> str:
     """The table; see above."""
-    head = ["a picture of 1024x1024", "as it is", "MODEL.ACTIVATION_CHECKPOINTING True"]
+    head = ["an image of 1024x1024", "as it is", "MODEL.ACTIVATION_CHECKPOINTING True"]
     body = [
         [name, *(f"{kept_bytes(config, checkpointing) / MB:,.0f} MB" for checkpointing in (False, True))]
         for name, config in CONFIGS.items()

@@ -1,6 +1,6 @@
 """A training step of R50 at 512x512 with 20 targets, batch 1, fp32: against transformers and the products.
 
-Both sides have the same weights, see the same picture and targets, and do a whole step: forward, matching and
+Both sides have the same weights, see the same image and targets, and do a whole step: forward, matching and
 loss, backward, clipping, fused AdamW. transformers' batch norms are made constants, as ours are. Each side
 draws the points of its loss itself, so the losses are compared as means over several draws.
 
@@ -32,15 +32,15 @@ RATE, CLIP = 1e-4, 0.01
 
 
 def drawn_batch(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A noise picture (3, side, side), classes (TARGETS,) and elliptical masks (TARGETS, side, side)."""
+    """A noise image (3, side, side), classes (TARGETS,) and elliptical masks (TARGETS, side, side)."""
     random = torch.Generator().manual_seed(0)
-    picture = torch.randint(256, (3, side, side), generator=random, dtype=torch.uint8)
+    image = torch.randint(256, (3, side, side), generator=random, dtype=torch.uint8)
     classes = torch.randint(133, (TARGETS,), generator=random)
-    centres = torch.rand(TARGETS, 2, 1, 1, generator=random)
+    centers = torch.rand(TARGETS, 2, 1, 1, generator=random)
     radii = 0.05 + 0.3 * torch.rand(TARGETS, 2, 1, 1, generator=random)
     y, x = torch.meshgrid(*[(torch.arange(side) + 0.5) / side] * 2, indexing="ij")
-    distance = (torch.stack((y, x)) - centres) / radii
-    return picture, classes, distance.square().sum(1) < 1
+    distance = (torch.stack((y, x)) - centers) / radii
+    return image, classes, distance.square().sum(1) < 1
 
 
 class Ours:
@@ -52,9 +52,9 @@ class Ours:
 
         torch.manual_seed(0)
         self.model = build_model(load_config(CONFIG, ["MODEL.DEVICE", "cpu"])).train()
-        picture, classes, masks = drawn_batch(side)
+        image, classes, masks = drawn_batch(side)
         targets = Instances((side, side), gt_classes=classes, gt_masks=masks)
-        self.sample: dict[str, Any] = {"image": picture, "instances": targets}
+        self.sample: dict[str, Any] = {"image": image, "instances": targets}
         self.update = updater(self.model)
 
     def loss(self, seed: int) -> Tensor:
@@ -80,11 +80,11 @@ class Theirs:
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval().requires_grad_(False)
-        picture, classes, masks = drawn_batch(side)
+        image, classes, masks = drawn_batch(side)
         channels = (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
-        centre, scale = (torch.tensor(values).view(3, 1, 1) for values in channels)
+        center, scale = (torch.tensor(values).view(3, 1, 1) for values in channels)
         self.inputs = {
-            "pixel_values": ((picture - centre) / scale)[None],
+            "pixel_values": ((image - center) / scale)[None],
             "mask_labels": [masks.float()],
             "class_labels": [classes],
         }

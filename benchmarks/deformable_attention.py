@@ -3,7 +3,7 @@
 The shape is that of an encoder layer at 1024x1024: maps of 128x128, 64x64 and 32x32 cells, as many queries,
 8 heads of 32 channels, 4 points, one image, float32.
 
-Letters: `Q` queries (the cells of all maps), `H` heads, `L` levels, `P` points, `D` channels of a head.
+Shapes: `Q` queries (the cells of all maps), `H` heads, `L` levels, `P` points, `D` channels of a head.
 """
 
 import math
@@ -56,14 +56,14 @@ def compare(arguments: tuple[Tensor, ...]) -> list[list[str]]:
 def plain(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
     """Value, locations, probabilities, and no reference."""
     value, logits = value_and_logits()
-    locations = query_centres() + offsets / sides()[:, None]
+    locations = query_centers() + offsets / sides()[:, None]
     return value, locations.contiguous(), logits.flatten(3).softmax(-1).view_as(logits), None
 
 
 def fused(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Value, offsets, logits, references."""
     value, logits = value_and_logits()
-    return value, offsets, logits, query_centres().view(1, -1, 1, 2)
+    return value, offsets, logits, query_centers().view(1, -1, 1, 2)
 
 
 def value_and_logits() -> tuple[Tensor, Tensor]:
@@ -78,18 +78,18 @@ def near_offsets() -> Tensor:
     directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
     directions /= directions.abs().amax(-1, keepdim=True)
     steps = directions[:, None, None] * torch.arange(1, POINTS + 1)[:, None]
-    return steps + torch.randn(1, query_centres().shape[1], HEADS, len(SHAPES), POINTS, 2)
+    return steps + torch.randn(1, query_centers().shape[1], HEADS, len(SHAPES), POINTS, 2)
 
 
 def uniform_offsets() -> Tensor:
     """Offsets to points anywhere on the maps: the worst that caches can meet."""
-    centres = query_centres()
-    locations = torch.rand(1, centres.shape[1], HEADS, len(SHAPES), POINTS, 2)
-    return (locations - centres) * sides()[:, None]
+    centers = query_centers()
+    locations = torch.rand(1, centers.shape[1], HEADS, len(SHAPES), POINTS, 2)
+    return (locations - centers) * sides()[:, None]
 
 
-def query_centres() -> Tensor:
-    """(1, Q, 1, 1, 1, 2): each cell's centre in [0, 1], x then y."""
+def query_centers() -> Tensor:
+    """(1, Q, 1, 1, 1, 2): each cell's center in [0, 1], x then y."""
     levels = []
     for height, width in SHAPES:
         x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height

@@ -199,7 +199,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def build(device: torch.device, compiled: bool) -> tuple[Any, Any]:
-    """R50 with fresh weights and its config; `compiled` concerns the network, from normalised images on."""
+    """R50 with fresh weights and its config; `compiled` concerns the network, from normalized images on."""
     cfg = load_config(
         CONFIG, [item for pair in {**OPTIONS, "MODEL.DEVICE": device.type}.items() for item in pair]
     )
@@ -227,8 +227,8 @@ def inference_rows(device: torch.device, sizes: Sizes) -> Iterator[list[str]]:
             yield _model_row(
                 device, f"R50 network, {mode}", batch, dtype, partial(_network, model, images, cast)
             )
-        picture = torch.randint(256, (3, sizes.side, sizes.side), device=device).float()
-        run = partial(_predict, model, [{"image": picture}], cast)
+        image = torch.randint(256, (3, sizes.side, sizes.side), device=device).float()
+        run = partial(_predict, model, [{"image": image}], cast)
         yield _model_row(device, f"R50 prediction, {mode}", 1, dtype, run)
 
 
@@ -278,7 +278,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, inputs: list[dict[str, A
 
 
 def _example(device: torch.device, sizes: Sizes) -> dict[str, Any]:
-    """A picture of noise with boxes for targets."""
+    """An image of noise with boxes for targets."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(sizes.targets, sizes.side, sizes.side, dtype=torch.bool)
     for mask in masks:
@@ -291,8 +291,8 @@ def _example(device: torch.device, sizes: Sizes) -> dict[str, Any]:
         gt_classes=torch.randint(133, (sizes.targets,), generator=generator).to(device),
         gt_masks=masks.to(device),
     )
-    picture = torch.randint(256, (3, sizes.side, sizes.side), generator=generator).float()
-    return {"image": picture.to(device), "instances": targets}
+    image = torch.randint(256, (3, sizes.side, sizes.side), generator=generator).float()
+    return {"image": image.to(device), "instances": targets}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Is the operator right, and is the model, on a device: what benchmarks/gpu.py asks before it measures.
 
-Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head.
 """
 
@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  
 
 
 class Sizes(NamedTuple):
-    """Of the operator and of the model's picture."""
+    """Of the operator and of the model's image."""
 
     shapes: tuple[tuple[int, int], ...] = ((128, 128), (64, 64), (32, 32))
     heads: int = 8
@@ -66,8 +66,8 @@ def draw(sizes: Sizes, batch: int, dtype: torch.dtype, device: torch.device, see
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, device=device)
 
-    centres = [
-        torch.stack(torch.meshgrid(_centres(width), _centres(height), indexing="xy"), dim=-1).view(-1, 2)
+    centers = [
+        torch.stack(torch.meshgrid(_centers(width), _centers(height), indexing="xy"), dim=-1).view(-1, 2)
         for height, width in sizes.shapes
     ]
     angles = torch.arange(sizes.heads, device=device) * (2 * torch.pi / sizes.heads)
@@ -75,7 +75,7 @@ def draw(sizes: Sizes, batch: int, dtype: torch.dtype, device: torch.device, see
     directions = torch.stack([angles.cos(), angles.sin()], dim=-1)[:, None, None, :] * steps[:, None]
     points = directions + normal(batch, queries, sizes.heads, levels, sizes.points, 2)
     weights = normal(batch, queries, sizes.heads, levels, sizes.points)
-    origin = torch.cat(centres)[None, :, None].to(device)
+    origin = torch.cat(centers)[None, :, None].to(device)
     sides = torch.tensor(sizes.shapes, device=device)
     return Inputs(
         value=normal(batch, queries, sizes.heads, sizes.channels).to(dtype),
@@ -91,7 +91,7 @@ def draw(sizes: Sizes, batch: int, dtype: torch.dtype, device: torch.device, see
     )
 
 
-def _centres(side: int) -> Tensor:
+def _centers(side: int) -> Tensor:
     return (torch.arange(side) + 0.5) / side
 
 
@@ -138,7 +138,7 @@ def _errors(name: str, arguments: tuple[Any, ...]) -> list[float]:
 
 
 def _is_between_cells(shapes: Any, points: Tensor, weights: Tensor, origin: Tensor | None) -> Tensor:
-    """Where both coordinates are clear of a cell's centre, at which the gradient of points jumps."""
+    """Where both coordinates are clear of a cell's center, at which the gradient of points jumps."""
     sides = torch.tensor([[width, height] for height, width in shapes], device=points.device)[:, None]
     cells = points * sides if origin is None else origin[:, :, None, :, None] * sides + points
     return ((cells - 0.5 - (cells - 0.5).round()).abs() > 1e-4).all(-1, keepdim=True)

@@ -1,11 +1,11 @@
-"""Swin-T, panoptic, 800x1088: the network and a whole picture, against transformers and against the products.
+"""Swin-T, panoptic, 800x1088: the network and a whole image, against transformers and against the products.
 
-    python benchmarks/inference.py [--picture PICTURE]
+    python benchmarks/inference.py [--image IMAGE]
 
 Both sides have the same weights, drawn by the recipe of tests/support/golden.py with sharper classes, so that
-segments come out, and see the same picture (a file's cut and resized to 480x640, or else a drawn one).
-"Network" is from the normalised, padded image to class and dense mask logits. "Picture" is from pixels to the
-panoptic map at the picture's size: ours through `Predictor`; theirs through image processor, network and its
+segments come out, and see the same image (a file's cut and resized to 480x640, or else a drawn one).
+"Network" is from the normalized, padded image to class and dense mask logits. "Image" is from pixels to the
+panoptic map at the image's size: ours through `Predictor`; theirs through image processor, network and its
 post-processing, which works at 384x384 and so does less.
 
 The floor is what a prediction multiplies, and nothing else: each matrix product, convolution and attention of
@@ -66,9 +66,9 @@ class Ours:
             predictions = self.model.network(images)
         return predictions.layers[-1].class_logits.float(), predictions.mask_logits()
 
-    def picture(self, picture: np.ndarray) -> np.ndarray:
-        """The panoptic map of a picture (H, W, 3)."""
-        panoptic = self.predictor(picture).panoptic
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """The panoptic map of an image (H, W, 3)."""
+        panoptic = self.predictor(image).panoptic
         assert panoptic is not None
         return panoptic.ids
 
@@ -90,15 +90,15 @@ class Theirs:
         outputs = self.model(pixel_values=images)
         return outputs.class_queries_logits, outputs.masks_queries_logits
 
-    def picture(self, picture: np.ndarray) -> np.ndarray:
-        """The panoptic map of a picture (H, W, 3)."""
-        inputs = self.processor(picture, return_tensors="pt")
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """The panoptic map of an image (H, W, 3)."""
+        inputs = self.processor(image, return_tensors="pt")
         (result,) = self.processor.post_process_panoptic_segmentation(
             self.model(**inputs),
             threshold=THRESHOLD,
             overlap_mask_area_threshold=0.0,
             label_ids_to_fuse=set(range(len(COCO_THINGS), 133)),
-            target_sizes=[picture.shape[:2]],
+            target_sizes=[image.shape[:2]],
         )
         return result["segmentation"].numpy()
 
@@ -124,17 +124,17 @@ def save_both(folder: Path) -> None:
     theirs.save_pretrained(folder / "theirs")
 
 
-def read_picture(path: str | None) -> np.ndarray:
-    """RGB (480, 640, 3) of a file, or drawn: coloured blobs of several sizes."""
+def read_image(path: str | None) -> np.ndarray:
+    """RGB (480, 640, 3) of a file, or drawn: colored blobs of several sizes."""
     if path is None:
         rng = np.random.default_rng(0)
         layers = [rng.random((size * 3, size * 4, 3), dtype=np.float32) for size in (2, 5, 12, 40, 160)]
         blobs = sum(cv2.resize(layer, (640, 480), interpolation=cv2.INTER_CUBIC) for layer in layers)
         return np.clip(np.asarray(blobs) / len(layers) * 510 - 128, 0, 255).astype(np.uint8)
-    picture = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
-    height = min(picture.shape[0], picture.shape[1] * 3 // 4)
+    image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
+    height = min(image.shape[0], image.shape[1] * 3 // 4)
     width = height * 4 // 3
-    return cv2.resize(picture[:height, :width], (640, 480), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image[:height, :width], (640, 480), interpolation=cv2.INTER_AREA)
 
 
 def floor(side: Ours, images: Tensor) -> Callable[[], None]:
@@ -148,20 +148,20 @@ def floor(side: Ours, images: Tensor) -> Callable[[], None]:
 
 
 @torch.no_grad()
-def report(picture: str | None = None) -> str:
+def report(image: str | None = None) -> str:
     """The table; see above."""
     with tempfile.TemporaryDirectory() as folder:
         save_both(Path(folder))
         memory = {
             (name, what): child_peak_mb([sys.executable, __file__, "--child", name, what, folder])
             for name in SIDES
-            for what in ("network", "picture")
+            for what in ("network", "image")
         }
         sides = {name: build(Path(folder)) for name, build in SIDES.items()}
-    images, pixels = torch.randn(IMAGE, generator=torch.Generator().manual_seed(0)), read_picture(picture)
+    images, pixels = torch.randn(IMAGE, generator=torch.Generator().manual_seed(0)), read_image(image)
     runs: dict[str, Callable[[], object]] = {
         **{f"{name} network": lambda side=side: side.network(images) for name, side in sides.items()},
-        **{f"{name} picture": lambda side=side: side.picture(pixels) for name, side in sides.items()},
+        **{f"{name} image": lambda side=side: side.image(pixels) for name, side in sides.items()},
         "floor fp32": floor(sides["ours fp32"], images),
         "floor bf16": floor(sides["ours bf16"], images),
     }
@@ -182,7 +182,7 @@ def _rows(seconds: dict[str, float], memory: dict[tuple[str, str], float]) -> st
             "bf16 memory",
         ]
     ]
-    for what in ("network", "picture"):
+    for what in ("network", "image"):
         time = {name: seconds[f"{name} {what}"] for name in SIDES}
         rows.append(
             [
@@ -202,7 +202,7 @@ def _rows(seconds: dict[str, float], memory: dict[tuple[str, str], float]) -> st
     return table(rows)
 
 
-def agreement(sides: dict[str, Any], images: Tensor, picture: np.ndarray) -> str:
+def agreement(sides: dict[str, Any], images: Tensor, image: np.ndarray) -> str:
     """How far the sides' logits are apart, and how much of the panoptic map bf16 leaves as it is.
 
     The map of transformers is not compared: unlike the published model's, it has no empty pixels.
@@ -218,7 +218,7 @@ def agreement(sides: dict[str, Any], images: Tensor, picture: np.ndarray) -> str
             f"- ours fp32 and {name}: class logits differ by up to {classes:.1e} of the largest, mask logits "
             f"by {masks:.1e}."
         )
-    fp32, bf16 = (sides[name].picture(picture) for name in ("ours fp32", "ours bf16"))
+    fp32, bf16 = (sides[name].image(image) for name in ("ours fp32", "ours bf16"))
     segments = len(np.unique(fp32[fp32 > 0]))
     same = same_pixels(fp32, bf16)
     lines.append(f"- {same:.2%} of the panoptic map, which has {segments} segments, is the same in bf16.")
@@ -242,17 +242,17 @@ def predict_once(name: str, what: str, folder: str) -> None:
     if what == "network":
         side.network(torch.zeros(IMAGE))
     else:
-        side.picture(read_picture(None))
+        side.image(read_image(None))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--picture", help="a real one, for the agreement of panoptic maps")
+    parser.add_argument("--image", help="a real one, for the agreement of panoptic maps")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         predict_once(*arguments.child)
     else:
-        run_alone(lambda: report(arguments.picture))
+        run_alone(lambda: report(arguments.image))

@@ -1,15 +1,15 @@
-"""Large-scale jitter to 1024x1024 of real COCO pictures: our mappers against plain ones.
+"""Large-scale jitter to 1024x1024 of real COCO images: our mappers against plain ones.
 
     M2F_SHARED=<folder of the shared samples> python benchmarks/mapper.py
 
 A plain mapper does one step after the other with Pillow, numpy and pycocotools: decode, flip, resize, crop,
-pad, and the same to every mask. All sides see the same pictures with the same flips, scales and windows.
-There are two ways to a mask from polygons: "published" moves the corners and draws in the padded picture, as
+pad, and the same to every mask. All sides see the same images with the same flips, scales and windows.
+There are two ways to a mask from polygons: "published" moves the corners and draws in the padded image, as
 the published mapper does (its clipping by shapely left out), "drawn first" draws at the original size and
 resizes each mask to the nearest pixel. Where a corner lies halfway between fifths of a pixel, to which
 pycocotools rounds, the last bit of a float decides; so a mask of ours may differ from a published one.
 
-The instance samples are 38 pictures with 424 annotations, the panoptic ones two official pictures, ten draws
+The instance samples are 38 images with 424 annotations, the panoptic ones two official images, ten draws
 each. Threads are those of one loader worker (1), and those that the libraries take by themselves.
 """
 
@@ -43,7 +43,7 @@ CONFIGS = {
     "panoptic": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
 }
 Record = dict[str, Any]
-Result = tuple[Tensor, Tensor]  # picture (3, SIDE, SIDE) uint8, masks (N, SIDE, SIDE) bool
+Result = tuple[Tensor, Tensor]  # image (3, SIDE, SIDE) uint8, masks (N, SIDE, SIDE) bool
 
 
 class Draw(NamedTuple):
@@ -70,7 +70,7 @@ def report() -> str:
         cv2.setNumThreads(threads[1])
         for task, (mapper, draws) in tasks.items():
             rows += compared(task, "1" if threads == (1, 1) else "default", mapper, draws)
-    return "Milliseconds a picture, medians of runs in turns.\n\n" + table(rows)
+    return "Milliseconds an image, medians of runs in turns.\n\n" + table(rows)
 
 
 def compared(task: str, threads: str, mapper: TrainMapper, draws: Sequence[Draw]) -> list[list[str]]:
@@ -105,14 +105,14 @@ def ours(mapper: TrainMapper, draw: Draw) -> Result:
 
 
 def plain_instances(draw: Draw, masks_of: Callable[[Draw], list[Tensor]]) -> Result:
-    """Picture and masks; masks that show nothing are dropped."""
+    """Image and masks; masks that show nothing are dropped."""
     masks = masks_of(draw)
     stacked = torch.stack(masks) if masks else torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
-    return plain_picture(draw), stacked[stacked.flatten(1).any(1)]
+    return plain_image(draw), stacked[stacked.flatten(1).any(1)]
 
 
 def moved_polygons(draw: Draw) -> list[Tensor]:
-    """The corners flipped, scaled and shifted, then drawn in the padded picture."""
+    """The corners flipped, scaled and shifted, then drawn in the padded image."""
     height, width = draw.record["height"], draw.record["width"]
     masks = []
     for annotation in instances(draw.record):
@@ -130,7 +130,7 @@ def moved_polygons(draw: Draw) -> list[Tensor]:
 
 
 def moved_masks(draw: Draw) -> list[Tensor]:
-    """The polygons drawn at the original size, then each mask moved as the picture is."""
+    """The polygons drawn at the original size, then each mask moved as the image is."""
     masks = []
     for annotation in instances(draw.record):
         rle = coco_mask.frPyObjects(annotation["segmentation"], draw.record["height"], draw.record["width"])
@@ -140,20 +140,20 @@ def moved_masks(draw: Draw) -> list[Tensor]:
 
 
 def plain_panoptic(draw: Draw) -> Result:
-    """The coloured picture of segment ids moved, then compared with each id."""
-    with Image.open(draw.record["pan_seg_file_name"]) as picture:
-        colours = np.asarray(picture.convert("RGB"))
-    colours = moved(colours, draw, Image.Resampling.NEAREST, fill=0).astype(np.int32)
-    ids = colours[..., 0] + 256 * colours[..., 1] + 256**2 * colours[..., 2]
+    """The colored image of segment ids moved, then compared with each id."""
+    with Image.open(draw.record["pan_seg_file_name"]) as image:
+        colors = np.asarray(image.convert("RGB"))
+    colors = moved(colors, draw, Image.Resampling.NEAREST, fill=0).astype(np.int32)
+    ids = colors[..., 0] + 256 * colors[..., 1] + 256**2 * colors[..., 2]
     listed = [segment["id"] for segment in draw.record["segments_info"] if not segment["iscrowd"]]
     masks = torch.stack([torch.from_numpy(ids == segment_id) for segment_id in listed])
-    return plain_picture(draw), masks[masks.flatten(1).any(1)]
+    return plain_image(draw), masks[masks.flatten(1).any(1)]
 
 
-def plain_picture(draw: Draw) -> Tensor:
+def plain_image(draw: Draw) -> Tensor:
     """Decoded and moved."""
-    with Image.open(draw.record["file_name"]) as picture:
-        image = np.asarray(picture.convert("RGB"))
+    with Image.open(draw.record["file_name"]) as file:
+        image = np.asarray(file.convert("RGB"))
     image = moved(image, draw, Image.Resampling.BILINEAR, fill=128)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
@@ -162,8 +162,8 @@ def moved(array: np.ndarray, draw: Draw, method: Image.Resampling, fill: int) ->
     """An array (H, W) or (H, W, 3) flipped, resized, cropped and padded."""
     if draw.flip.axis is not None:
         array = np.flip(array, draw.flip.axis)
-    picture = Image.fromarray(np.ascontiguousarray(array))
-    array = np.asarray(picture.resize((draw.resize.width, draw.resize.height), method))
+    image = Image.fromarray(np.ascontiguousarray(array))
+    array = np.asarray(image.resize((draw.resize.width, draw.resize.height), method))
     array = array[draw.crop.top :, draw.crop.left :][:SIDE, :SIDE]
     missing = [(0, SIDE - side) for side in array.shape[:2]] + [(0, 0)] * (array.ndim - 2)
     return np.pad(array, missing, constant_values=fill)
@@ -207,7 +207,7 @@ def instances(record: Record) -> list[Record]:
 
 
 def instance_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
-    """One draw of each picture."""
+    """One draw of each image."""
     source = samples / "super_gradients_tinycoco"
     records = []
     for split in ("train2017", "val2017"):
@@ -219,7 +219,7 @@ def instance_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
 
 
 def panoptic_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
-    """Ten draws of each picture."""
+    """Ten draws of each image."""
     source = samples / "panopticapi_sample"
     json_file, name = source / "panoptic_examples.json", "benchmark_panoptic"
     register_coco_panoptic(name, {}, source / "input_images", source / "panoptic_examples", json_file)
@@ -236,7 +236,7 @@ def drawn(task: str, name: str, records: Sequence[Record]) -> tuple[TrainMapper,
 
 
 def transforms(mapper: TrainMapper, size: tuple[int, int], seed: int) -> list[Any]:
-    """Flip, resize and crop as the mapper draws them for a picture of that size."""
+    """Flip, resize and crop as the mapper draws them for an image of that size."""
     taken: list[Any] = []
 
     def recorded(step: Any, scene: Scene, rng: np.random.Generator) -> Any:

@@ -47,11 +47,11 @@ def quietly(run: Any, *args: Any) -> Any:
 def draw_segments(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Wavy regions, true and predicted: the predicted ones are moved a little. Ids are 1, 2, ..."""
     y, x = np.mgrid[:HEIGHT:2, :WIDTH:2]
-    centres = random.uniform((0, 0), (HEIGHT, WIDTH), (SEGMENTS, 2))
+    centers = random.uniform((0, 0), (HEIGHT, WIDTH), (SEGMENTS, 2))
     waves = 15 * np.sin(x / 23 + random.uniform(0, 6)) + 15 * np.sin(y / 17 + random.uniform(0, 6))
     maps = []
     for shift in (0, random.normal(scale=12, size=(SEGMENTS, 2))):
-        distances = [np.hypot(y - cy + waves, x - cx - waves) for cy, cx in centres + shift]
+        distances = [np.hypot(y - cy + waves, x - cx - waves) for cy, cx in centers + shift]
         maps.append((np.argmin(distances, axis=0) + 1).repeat(2, axis=0).repeat(2, axis=1))
     maps[0][:20, :60] = 0
     return maps[0], maps[1]
@@ -100,17 +100,17 @@ def compare_panoptic(folder: Path) -> list[str]:
         found["theirs"] = 100 * results["All"]["pq"]
 
     seconds = alternate({"ours": ours, "theirs": theirs}, runs=3)
-    what = f"PQ of {PANOPTIC_IMAGES} pictures, from files: cityscapesscripts"
-    return [what, *cells(seconds, 1000 / PANOPTIC_IMAGES, "ms a picture"), *results_of(found)]
+    what = f"PQ of {PANOPTIC_IMAGES} images, from files: cityscapesscripts"
+    return [what, *cells(seconds, 1000 / PANOPTIC_IMAGES, "ms an image"), *results_of(found)]
 
 
 # --- average precision ---
 
 
-def ellipse(centre: np.ndarray, radii: np.ndarray) -> list[float]:
-    """A polygon x, y, x, y, ... within the picture."""
-    x = np.clip(centre[0] + radii[0] * np.cos(CORNERS), 0, WIDTH)
-    y = np.clip(centre[1] + radii[1] * np.sin(CORNERS), 0, HEIGHT)
+def ellipse(center: np.ndarray, radii: np.ndarray) -> list[float]:
+    """A polygon x, y, x, y, ... within the image."""
+    x = np.clip(center[0] + radii[0] * np.cos(CORNERS), 0, WIDTH)
+    y = np.clip(center[1] + radii[1] * np.sin(CORNERS), 0, HEIGHT)
     return np.stack([x, y], axis=1).ravel().tolist()
 
 
@@ -122,13 +122,13 @@ def draw_instances() -> tuple[Record, list[Record]]:
     annotations: list[Record] = []
     results: list[Record] = []
     for image in range(1, AP_IMAGES + 1):
-        centres = random.uniform((0, 0), (WIDTH, HEIGHT), (TRUE_OBJECTS, 2))
+        centers = random.uniform((0, 0), (WIDTH, HEIGHT), (TRUE_OBJECTS, 2))
         radii = np.exp(random.uniform(np.log(6), np.log(120), (TRUE_OBJECTS, 2)))
         classes = random.integers(1, CLASSES + 1, TRUE_OBJECTS)
         which = np.arange(RESULTS) % TRUE_OBJECTS
         errors = random.uniform(0, 0.4, (RESULTS, 1)) * random.normal(size=(RESULTS, 2))
-        drawn = [*zip(centres, radii, strict=True)]
-        drawn += [*zip(centres[which] + errors * radii[which], radii[which], strict=True)]
+        drawn = [*zip(centers, radii, strict=True)]
+        drawn += [*zip(centers[which] + errors * radii[which], radii[which], strict=True)]
         codes = mask_utils.frPyObjects([ellipse(*shape) for shape in drawn], HEIGHT, WIDTH)
         areas = mask_utils.area(codes).tolist()
         codes = [{"size": [HEIGHT, WIDTH], "counts": code["counts"].decode()} for code in codes]
@@ -186,7 +186,7 @@ def compare_instances() -> list[list[str]]:
         "ours": lambda: found.update(ours=average_precision(truth, results)["AP"]),
         "theirs": lambda: found.update(theirs=whole_official(truth, results)),
     }
-    what = f"AP of {AP_IMAGES} pictures, {TRUE_OBJECTS} objects and {RESULTS} results each"
+    what = f"AP of {AP_IMAGES} images, {TRUE_OBJECTS} objects and {RESULTS} results each"
     alone, everything = alternate(parts, runs=3), alternate(whole, runs=3, warmup=0)
     return [
         [f"{what}, evaluate and accumulate: pycocotools", *cells(alone, 1, "s"), *results_of(found)],

@@ -1,17 +1,17 @@
-"""Post-processing of a large picture: time and memory of `Predictor`, against upsampling all masks first.
+"""Post-processing of a large image: time and memory of `Predictor`, against upsampling all masks first.
 
     python benchmarks/postprocessing.py
 
 The network is replaced by drawn logits of its kind (100 queries, 133 classes), so that what is timed is all
-that `Predictor` does around it for a picture of 3000x4000 pixels: resizing the picture, then from logits to a
-`Result`. The plain side is the published way, on the same logits: all masks resized to the padded picture,
+that `Predictor` does around it for an image of 3000x4000 pixels: resizing the image, then from logits to a
+`Result`. The plain side is the published way, on the same logits: all masks resized to the padded image,
 cropped, resized to the output, then the task's arithmetic. It is written to torch's advantage: in place where
 that is possible, the distinct masks once, and `max` where `argmax` would take several times as long.
 
 Each side of each task runs in a process of its own. Memory is what the process takes at most above what it
 held just before.
 
-Letters: `Q` queries, `K` classes, `h, w` the sides of the mask logits, `H, W` the picture's.
+Shapes: `Q` queries, `K` classes, `h, w` the sides of the mask logits, `H, W` the image's.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mask2former.engine.build import build_model
 from mask2former.predictor import Predictor
 
 QUERIES, CLASSES = 100, 133
-PICTURE, IMAGE, PADDED, LOGITS = (3000, 4000), (800, 1067), (800, 1088), (200, 272)
+ORIGINAL, IMAGE, PADDED, LOGITS = (3000, 4000), (800, 1067), (800, 1088), (200, 272)
 KEPT_SCORE, OVERLAP = 0.8, 0.8
 PLAIN_NEEDS_MB = 13_000
 OPTIONS = {
@@ -115,7 +115,7 @@ def upsampled(mask_logits: Tensor) -> Tensor:
     """All masks at output size (Q, H, W)."""
     padded = interpolate(mask_logits[None], size=PADDED, mode="bilinear", align_corners=False)
     image = padded[..., : IMAGE[0], : IMAGE[1]]
-    return interpolate(image, size=PICTURE, mode="bilinear", align_corners=False)[0]
+    return interpolate(image, size=ORIGINAL, mode="bilinear", align_corners=False)[0]
 
 
 def plain_semantic(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def plain_semantic_of_scores(class_logits: Tensor, mask_logits: Tensor) -> Tenso
     classes = class_logits.softmax(-1)[:, :-1]
     padded = interpolate(mask_logits[None], size=PADDED, mode="bilinear", align_corners=False)[0]
     scores = torch.einsum("qk,qhw->khw", classes, padded.sigmoid())[:, : IMAGE[0], : IMAGE[1]]
-    return interpolate(scores[None], size=PICTURE, mode="bilinear", align_corners=False)[0].max(0).indices
+    return interpolate(scores[None], size=ORIGINAL, mode="bilinear", align_corners=False)[0].max(0).indices
 
 
 def plain_instance(class_logits: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -149,7 +149,7 @@ def plain_panoptic(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     kept = (label != CLASSES) & (probability > KEPT_SCORE)
     masks = upsampled(mask_logits)[kept].sigmoid_()
     winner = (probability[kept][:, None, None] * masks).max(0).indices
-    ids = torch.zeros(PICTURE, dtype=torch.int32)
+    ids = torch.zeros(ORIGINAL, dtype=torch.int32)
     for number, mask in enumerate(masks):
         won, own = winner == number, mask >= 0.5
         final = won & own
@@ -186,16 +186,16 @@ def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def measure_ours(row: str, sure: int, answer: Path) -> dict[str, float]:
-    """Memory of the first picture, median seconds of five more."""
+    """Memory of the first image, median seconds of five more."""
     predictor = predictor_of(*TASKS[row], *draw_logits(sure))
-    picture = np.zeros((*PICTURE, 3), np.uint8)
-    result, figures = measured(lambda: predictor(picture))
+    image = np.zeros((*ORIGINAL, 3), np.uint8)
+    result, figures = measured(lambda: predictor(image))
     if result.panoptic is not None:
         np.save(answer, result.panoptic.ids)
     else:
         np.save(answer, result.instances.scores if result.instances is not None else result.semantic)
     del result
-    return figures | alternate({"seconds": lambda: predictor(picture)}, runs=5, warmup=0)
+    return figures | alternate({"seconds": lambda: predictor(image)}, runs=5, warmup=0)
 
 
 def measure_plain(row: str, sure: int, answer: Path) -> dict[str, float]:
@@ -255,7 +255,7 @@ def compare(row: str, sure: int, folder: Path) -> list[str]:
 
 
 def report() -> str:
-    """The table of all tasks, for typical pictures and with every query kept."""
+    """The table of all tasks, for typical images and with every query kept."""
     head = [
         "task",
         "objects",
@@ -270,8 +270,8 @@ def report() -> str:
     with tempfile.TemporaryDirectory() as folder:
         rows = [compare(row, sure, Path(folder)) for sure in (30, QUERIES) for row in TASKS]
     return (
-        f"`Predictor` around a network that gives {QUERIES} drawn queries, for a picture of "
-        f"{PICTURE[0]}x{PICTURE[1]}, against upsampling all masks first; memory above that before.\n\n"
+        f"`Predictor` around a network that gives {QUERIES} drawn queries, for an image of "
+        f"{ORIGINAL[0]}x{ORIGINAL[1]}, against upsampling all masks first; memory above that before.\n\n"
         + table([head, *rows])
     )
 

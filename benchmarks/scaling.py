@@ -2,12 +2,12 @@
 
     python benchmarks/scaling.py [--rounds N] [--steps N] [KEY VALUE ...]
 
-Every side trains R50 in fresh processes, as the training command launches them, on drawn pictures; sides take
+Every side trains R50 in fresh processes, as the training command launches them, on drawn images; sides take
 turns, and medians over all their steps are quoted. One process with one thread is what two processes of one
 thread each would halve if each had a machine of its own; one process with all threads is what the same cores
 do without a second process.
 
-Data is the time until a step's pictures are there, loaded in the training process itself. Communication is
+Data is the time until a step's images are there, loaded in the training process itself. Communication is
 how much longer a step takes for exchanging gradients: every other step leaves the exchange out and is
 otherwise the same. Compute is the rest, and holds what a process waits for the other.
 """
@@ -51,7 +51,7 @@ OPTIONS: dict[str, object] = {
     "SOLVER.IMS_PER_BATCH": 2,
     "SEED": 1,
 }
-PICTURES = {"train": 64, "val": 1}
+IMAGES = {"train": 64, "val": 1}
 TRIES = 5  # of the exchange alone
 ROUNDS, STEPS = 2, 2  # steps of a side in a round, besides the first and those without exchange
 
@@ -185,14 +185,14 @@ def summary(runs: list[dict[str, Any]]) -> Times:
     return Times(step, data, compute, rest - compute, alone, whole[-1].get("bytes", 0))
 
 
-def rows(times: dict[Side, Times], pictures: int) -> list[list[str]]:
+def rows(times: dict[Side, Times], images: int) -> list[list[str]]:
     """The table: sides with their throughput as ratios to the others', and where their time goes."""
     first, every, _ = times
-    head = ["processes x threads", "pictures/s", f"against {first}", f"against {every}", "step"]
+    head = ["processes x threads", "images/s", f"against {first}", f"against {every}", "step"]
     body = [
         [
             str(side),
-            f"{pictures / found.step:.2f}",
+            f"{images / found.step:.2f}",
             *(ratio(times[other].step, found.step) for other in (first, every)),
             *(f"{seconds:.2f} s" for seconds in found[:4]),
         ]
@@ -210,8 +210,8 @@ def report(rounds: int, steps: int, opts: list[str]) -> str:
         for side in sides:
             runs[side].append(run_side(side, steps, opts))
     times = {side: summary(found) for side, found in runs.items()}
-    pictures = load_config(CONFIG, [*options(), *opts]).SOLVER.IMS_PER_BATCH
-    return f"{table(rows(times, pictures))}\n\n{exchanged(*times.values())}"
+    images = load_config(CONFIG, [*options(), *opts]).SOLVER.IMS_PER_BATCH
+    return f"{table(rows(times, images))}\n\n{exchanged(*times.values())}"
 
 
 def exchanged(*times: Times) -> str:
@@ -223,7 +223,7 @@ def exchanged(*times: Times) -> str:
 
 
 def main() -> None:
-    """Draw the pictures, run the sides, print the table; or be a process of a side."""
+    """Draw the images, run the sides, print the table; or be a process of a side."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -236,7 +236,7 @@ def main() -> None:
     if args.child:
         sys.exit(launch(work, args))
     with tempfile.TemporaryDirectory() as folder:
-        write_shapes(Path(folder), PICTURES)
+        write_shapes(Path(folder), IMAGES)
         os.environ["DETECTRON2_DATASETS"] = folder
         print(machine(), end="\n\n")
         print(report(args.rounds, args.steps, args.opts))

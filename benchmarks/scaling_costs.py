@@ -5,7 +5,7 @@
 The counts are those of the models' real parameters, by shape; the formulae are the functions below. All is
 float32, as the engine keeps and exchanges it: autocast rounds weights where they are used.
 
-Letters: `n` processes, one a GPU; `P` parameters, of which `U` belong to blocks that SOLVER.STRATEGY fsdp
+Shapes: `n` processes, one a GPU; `P` parameters, of which `U` belong to blocks that SOLVER.STRATEGY fsdp
 gathers and frees one by one, `u` to the largest of them, and `R = P - U` to the rest, which stays gathered;
 `s(X)` the share of one process in X.
 """

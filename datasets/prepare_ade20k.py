@@ -1,9 +1,9 @@
 """ADE20K, the 150 classes: semantic labels from 0, instances as COCO's JSON, and panoptic annotations.
 
 Makes below ADEChallengeData2016/
-  semantic: annotations_detectron2/{training,validation}/*.png, 0..149, 255 where nothing is labelled
+  semantic: annotations_detectron2/{training,validation}/*.png, 0..149, 255 where nothing is labeled
   instance: ade20k_instance_{train,val}.json, the 100 classes of things
-  panoptic: ade20k_panoptic_{train,val}/*.png and .json: stuff as labelled, and over it the instances
+  panoptic: ade20k_panoptic_{train,val}/*.png and .json: stuff as labeled, and over it the instances
 
 Instances and panoptic annotations need annotations_instance/, an archive of its own at the authors' site. As
 in the published annotations, the area of stuff is that before instances are pasted over it.
@@ -40,14 +40,14 @@ Row = dict[str, Any]
 
 
 class Truth(NamedTuple):
-    """Two files about one picture: labels 0..150, and instances as RGB."""
+    """Two files about one image: labels 0..150, and instances as RGB."""
 
     labels: Path
     instances: Path
 
 
 class Annotated(NamedTuple):
-    """What the JSON says of one picture."""
+    """What the JSON says of one image."""
 
     image: Row
     annotations: list[Row]
@@ -89,9 +89,9 @@ def make_instances(folder: Path, split: str, workers: int) -> None:
         logger.info("%s is there already", target)
         return
     found = preparation.parallel(instances_of, _truths(folder, split), workers=workers, what=str(target))
-    rows = [row for picture in found for row in picture.annotations]
+    rows = [row for image in found for row in image.annotations]
     content = {
-        "images": [picture.image for picture in found],
+        "images": [image.image for image in found],
         "categories": [
             {"id": row["id"], "name": row["instance100_name"]}
             for row in table("ade20k_150")
@@ -121,11 +121,11 @@ KINDS: dict[str, Callable[[Path, str, int], None]] = {
 def write_semantic(labels: Path, path: Path) -> None:
     """One PNG of labels from 0."""
     contiguous = _contiguous(labels)
-    preparation.save_picture(path, np.where(contiguous < 0, IGNORE_LABEL, contiguous).astype(np.uint8))
+    preparation.save_image(path, np.where(contiguous < 0, IGNORE_LABEL, contiguous).astype(np.uint8))
 
 
 def instances_of(truth: Truth) -> Annotated:
-    """The rows of one picture's instances."""
+    """The rows of one image's instances."""
     labels, instances = _read(truth)
     stem, size, annotations = truth.instances.stem, labels.shape, []
     for category, mask in instances:
@@ -164,7 +164,7 @@ def panoptic_content(found: list[Annotated]) -> Row:
 
 
 def _truths(folder: Path, split: str) -> list[Truth]:
-    """The two files of each picture.
+    """The two files of each image.
 
     Raises:
         DatasetError: one of them is missing.
@@ -208,7 +208,7 @@ def _contiguous(path: Path) -> Array:
 
 
 def _unused_id(category: int, used: set[int]) -> int:
-    """The colour of the class as an id, or the next one that is free."""
+    """The color of the class as an id, or the next one that is free."""
     red, green, blue = table("ade20k_150")[category]["color"]
     first = red + 256 * green + 65536 * blue
     return next(segment_id for segment_id in count(first) if segment_id not in {VOID, *used})

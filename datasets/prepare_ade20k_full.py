@@ -4,7 +4,7 @@ Makes below ADE20K_2021_17_01/
   images_detectron2/{training,validation}/*.jpg
   annotations_detectron2/{training,validation}/*.tif, 16 bits: 0..846, 65535 for all other classes
 
-As in the published preparation, pictures and labels are reduced to a shorter side of 512 pixels.
+As in the published preparation, images and labels are reduced to a shorter side of 512 pixels.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def prepare(arguments: Namespace) -> None:
         names = [path.name.removesuffix("_seg.png") for path in files]
         for kind, suffix, make in (
             ("annotations", ".tif", write_labels),
-            ("images", ".jpg", write_picture),
+            ("images", ".jpg", write_resized_image),
         ):
             jobs = {name + suffix: path for name, path in zip(names, files, strict=True)}
             target = folder / f"{kind}_detectron2" / split
@@ -58,20 +58,20 @@ def write_labels(path: Path, target: Path) -> None:
     indices = (ids & 0xFF) // 10 * 256 + (ids >> 8 & 0xFF)
     labels = _train_ids()[indices]
     reduced = cv2.resize(labels, _reduced_size(labels.shape), interpolation=cv2.INTER_NEAREST)
-    preparation.save_picture(target, reduced)
+    preparation.save_image(target, reduced)
 
 
-def write_picture(path: Path, target: Path) -> None:
-    """The picture that belongs to a `*_seg.png`, as it is stored: labels do not follow EXIF's orientation."""
-    picture = path.with_name(path.name.replace("_seg.png", ".jpg"))
+def write_resized_image(path: Path, target: Path) -> None:
+    """The image that belongs to a `*_seg.png`, as it is stored: labels do not follow EXIF's orientation."""
+    source = path.with_name(path.name.replace("_seg.png", ".jpg"))
     try:
-        with Image.open(picture) as stored:
+        with Image.open(source) as stored:
             image = np.asarray(stored.convert("RGB"))
     except Exception as error:  # Pillow reports damage by many kinds of error
-        raise DatasetError(f"{picture}: not a readable picture ({error})") from error
+        raise DatasetError(f"{source}: not a readable image ({error})") from error
     size = read_segment_ids(path).shape
     if image.shape[:2] != size:
-        raise DatasetError(f"{picture}: {image.shape[:2]} (height, width), but {path}: {size}")
+        raise DatasetError(f"{source}: {image.shape[:2]} (height, width), but {path}: {size}")
     write_image(target, cv2.resize(image, _reduced_size(size), interpolation=cv2.INTER_LINEAR))
 
 

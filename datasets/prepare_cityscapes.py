@@ -20,7 +20,7 @@ from mask2former.data import preparation
 from mask2former.data.datasets.cityscapes import train_ids
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
-from mask2former.utils.label_maps import VOID, read_label_map, relabelled, write_segment_ids
+from mask2former.utils.label_maps import VOID, read_label_map, relabeled, write_segment_ids
 
 SPLITS = ("train", "val", "test")
 FIRST_INSTANCE = 1000  # below it values of *_instanceIds.png are labels: stuff, or a group of things
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 class Annotated(NamedTuple):
-    """What the JSON says of one picture."""
+    """What the JSON says of one image."""
 
     image: Row
     annotation: Row
@@ -74,10 +74,10 @@ KINDS: dict[str, Callable[[Path, str, int], None]] = {"semantic": make_semantic,
 def write_train_ids(label_ids: Path, path: Path) -> None:
     """One PNG of train ids."""
     try:
-        labels = relabelled(read_label_map(label_ids), train_ids())
+        labels = relabeled(read_label_map(label_ids), train_ids())
     except ValueError as error:
         raise DatasetError(f"{label_ids}: {error}") from error
-    preparation.save_picture(path, labels.astype(np.uint8))
+    preparation.save_image(path, labels.astype(np.uint8))
 
 
 def write_panoptic(instance_ids: Path, path: Path) -> Annotated:
@@ -99,10 +99,10 @@ def write_panoptic(instance_ids: Path, path: Path) -> Annotated:
 
 
 def _annotated(name: str, size: tuple[int, ...], segments: list[Row]) -> Annotated:
-    """Names as the published JSON has them, also that of the picture, which is no file's name."""
+    """Names as the published JSON has them, also that of the image, which is no file's name."""
     image_id = name.removesuffix(INSTANCE_IDS)
-    picture = name.replace("_instanceIds", "_leftImg8bit")
-    image = {"id": image_id, "width": size[1], "height": size[0], "file_name": picture}
+    stem = name.replace("_instanceIds", "_leftImg8bit")
+    image = {"id": image_id, "width": size[1], "height": size[0], "file_name": stem}
     file_name = name.replace("_instanceIds", "_panoptic")
     return Annotated(image, {"image_id": image_id, "file_name": file_name, "segments_info": segments})
 
@@ -118,9 +118,9 @@ def panoptic_content(found: list[Annotated]) -> Row:
         for row in table("cityscapes_labels")
         if not row["ignoreInEval"]
     ]
-    annotations = [picture.annotation for picture in found]
+    annotations = [image.annotation for image in found]
     return {
-        "images": [picture.image for picture in found],
+        "images": [image.image for image in found],
         "annotations": annotations,
         "categories": categories,
     }

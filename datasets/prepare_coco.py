@@ -62,7 +62,7 @@ def write_semantic(job: Job, path: Path) -> None:
     """The semantic PNG of one panoptic PNG."""
     panoptic, segments = job
     labels = semantic_from_panoptic(read_segment_ids(panoptic), segments, IGNORE_LABEL)
-    preparation.save_picture(path, labels.astype(np.uint8))
+    preparation.save_image(path, labels.astype(np.uint8))
 
 
 if __name__ == "__main__":

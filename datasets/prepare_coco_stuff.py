@@ -1,8 +1,8 @@
-"""COCO-Stuff 10k, version 1.1: pictures by split, and semantic labels of the 171 classes.
+"""COCO-Stuff 10k, version 1.1: images by split, and semantic labels of the 171 classes.
 
 Makes below coco/coco_stuff_10k/
   images_detectron2/{train,test}/*.jpg, copies
-  annotations_detectron2/{train,test}/*.png: 0..170, 255 where nothing is labelled
+  annotations_detectron2/{train,test}/*.png: 0..170, 255 where nothing is labeled
 
 from images/, annotations/*.mat and imageLists/. Classes are the labels 1..182 but eleven that never occur.
 """
@@ -20,7 +20,7 @@ from scipy.io import loadmat
 from mask2former.data import preparation
 from mask2former.data.datasets.coco_stuff import contiguous_ids
 from mask2former.data.errors import DatasetError
-from mask2former.utils.label_maps import IGNORE_LABEL, relabelled
+from mask2former.utils.label_maps import IGNORE_LABEL, relabeled
 
 SPLITS = ("train", "test")
 
@@ -36,10 +36,10 @@ def prepare(arguments: Namespace) -> None:
     for split in preparation.present({split: folder / "imageLists" / f"{split}.txt" for split in SPLITS}):
         names = (folder / "imageLists" / f"{split}.txt").read_text().split()
         labels = {f"{name}.png": folder / "annotations" / f"{name}.mat" for name in names}
-        pictures = {f"{name}.jpg": folder / "images" / f"{name}.jpg" for name in names}
+        images = {f"{name}.jpg": folder / "images" / f"{name}.jpg" for name in names}
         for kind, jobs, make in (
             ("annotations_detectron2", labels, write_labels),
-            ("images_detectron2", pictures, copy_picture),
+            ("images_detectron2", images, copy_image),
         ):
             preparation.make_folder(folder / kind / split, jobs, make, workers=arguments.workers)
 
@@ -49,18 +49,18 @@ def write_labels(path: Path, target: Path) -> None:
     try:
         with path.open("rb") as file:
             content = loadmat(file, variable_names=["S"])
-        labels = relabelled(content["S"], {0: IGNORE_LABEL, **contiguous_ids()})
+        labels = relabeled(content["S"], {0: IGNORE_LABEL, **contiguous_ids()})
     except NotImplementedError:
         raise DatasetError(
             f"{path}: a file of MATLAB 7.3, as in version 1.0 of COCO-Stuff 10k; version 1.1 is needed"
         ) from None
     except Exception as error:  # scipy reports damage by many kinds of error
         raise DatasetError(f"{path}: no labels can be read ({error})") from error
-    preparation.save_picture(target, labels.astype(np.uint8))
+    preparation.save_image(target, labels.astype(np.uint8))
 
 
-def copy_picture(path: Path, target: Path) -> None:
-    """A picture, as it is."""
+def copy_image(path: Path, target: Path) -> None:
+    """An image, as it is."""
     shutil.copyfile(path, target)
 
 

@@ -14,12 +14,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="the folder of all datasets")
     for split, count in SPLITS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"pictures in {split}")
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"images in {split}")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     counts = {split: getattr(arguments, split) for split in SPLITS}
     folder = write_shapes(arguments.root, counts, arguments.seed)
-    print(f"{folder}: {', '.join(f'{count} pictures in {split}' for split, count in counts.items())}")
+    print(f"{folder}: {', '.join(f'{count} images in {split}' for split, count in counts.items())}")
 
 
 if __name__ == "__main__":

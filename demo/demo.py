@@ -1,4 +1,4 @@
-"""Draw what a trained model sees in pictures: `python demo/demo.py --input img.jpg`; see also `--help`."""
+"""Draw what a trained model sees in images: `python demo/demo.py --input img.jpg`; see also `--help`."""
 
 import sys
 from pathlib import Path

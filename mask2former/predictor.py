@@ -1,6 +1,6 @@
-"""Segmenting pictures with a trained model: from a path, an address or an array to a `Result`.
+"""Segmenting images with a trained model: from a path, an address or an array to a `Result`.
 
-Letters: `H, W` the original picture's sides in pixels, `h, w` those of the resized one, `K` classes.
+Shapes: `H, W` the original image's sides in pixels, `h, w` those of the resized one, `K` classes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
 from mask2former.utils.image_io import Array, ImageSource, read_image
-from mask2former.utils.visualize import Colour, class_colours
+from mask2former.utils.visualize import Color, class_colors
 from mask2former.weights import model_zoo as zoo
 from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
 
@@ -35,7 +35,7 @@ class UntrainedModelError(ValueError):
 
 
 class Predictor:
-    """Segments pictures.
+    """Segments images.
 
     Args:
         cfg_or_checkpoint: a config whose MODEL.WEIGHTS is a trained model; or a checkpoint of this project,
@@ -77,20 +77,20 @@ class Predictor:
         self.predict = compact_predict(cfg, self.model)
         num_classes = self.model.criterion.num_classes
         metadata = checkpoint.metadata or checkpoint_metadata(cfg)
-        self.class_names, self.colours = class_names_and_colours(metadata, num_classes)
+        self.class_names, self.colors = class_names_and_colors(metadata, num_classes)
 
     @overload
     def __call__(self, source: ImageSource) -> Result: ...
     @overload
     def __call__(self, source: Sources, batch_size: int = 1) -> list[Result]: ...
     def __call__(self, source: ImageSource | Sources, batch_size: int = 1) -> Result | list[Result]:
-        """Segment one picture, or several, up to `batch_size` at a time.
+        """Segment one image, or several, up to `batch_size` at a time.
 
-        Pictures go through the model together only where they fill the same frame, so that a result does not
-        depend on the pictures beside it.
+        Images go through the model together only where they fill the same frame, so that a result does not
+        depend on the images beside it.
 
         Raises:
-            ImageError: a source is not a picture; the message names it.
+            ImageError: a source is not an image; the message names it.
         """
         if not isinstance(source, (list, tuple)):
             return self._predict([read_image(source)])[0]
@@ -103,7 +103,7 @@ class Predictor:
         return [results[i] for i in range(len(images))]
 
     def _batches(self, images: Sequence[Array], batch_size: int) -> Iterator[list[int]]:
-        """The numbers of pictures that are padded to the same size, `batch_size` at a time."""
+        """The numbers of images that are padded to the same size, `batch_size` at a time."""
         frames: dict[tuple[int, ...], list[int]] = {}
         for i, image in enumerate(images):
             divisor = self.model.size_divisibility
@@ -114,7 +114,7 @@ class Predictor:
             yield from (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))
 
     def _predict(self, images: Sequence[Array]) -> list[Result]:
-        """Results of pictures (H, W, 3) in one batch."""
+        """Results of images (H, W, 3) in one batch."""
         outputs = self.predict([self.mapper.inputs(image) for image in images])
         return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
 
@@ -132,7 +132,7 @@ class Predictor:
             facts["instances"] = self._above_threshold(candidates)
             if not len(facts["instances"]):
                 facts["empty_reasons"]["instance"] = self._no_instances(candidates)
-        return Result(image, self.class_names, colours=self.colours, **facts)
+        return Result(image, self.class_names, colors=self.colors, **facts)
 
     def _above_threshold(self, candidates: Instances) -> Instances:
         visible = candidates.pred_masks.areas() > 0
@@ -193,14 +193,12 @@ def require_trained_weights(cfg: CfgNode) -> None:
         )
 
 
-def class_names_and_colours(metadata: Mapping[str, Any], num_classes: int) -> tuple[list[str], list[Colour]]:
-    """The K names and RGB colours of a model's classes, made up where the metadata has none for so many."""
+def class_names_and_colors(metadata: Mapping[str, Any], num_classes: int) -> tuple[list[str], list[Color]]:
+    """The K names and RGB colors of a model's classes, made up where the metadata has none for so many."""
     for kind in ("stuff", "thing"):
         names = metadata.get(f"{kind}_classes") or ()
         if len(names) == num_classes:
-            colours = metadata.get(f"{kind}_colors") or ()
-            known = len(colours) == num_classes
-            return list(names), [
-                tuple(colour) for colour in (colours if known else class_colours(num_classes))
-            ]
-    return [f"class {k}" for k in range(num_classes)], class_colours(num_classes)
+            colors = metadata.get(f"{kind}_colors") or ()
+            known = len(colors) == num_classes
+            return list(names), [tuple(color) for color in (colors if known else class_colors(num_classes))]
+    return [f"class {k}" for k in range(num_classes)], class_colors(num_classes)

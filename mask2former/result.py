@@ -1,6 +1,6 @@
-"""What a prediction hands out for a picture: label map, segments, instances, and ways to see and keep them.
+"""What a prediction hands out for an image: label map, segments, instances, and ways to see and keep them.
 
-Letters: `H, W` the original picture's sides in pixels, `K` classes, `N` instances.
+Shapes: `H, W` the original image's sides in pixels, `K` classes, `N` instances.
 """
 
 import json
@@ -18,9 +18,9 @@ from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import write_segment_ids
 from mask2former.utils.visualize import (
     Array,
-    Colour,
+    Color,
     Region,
-    class_colours,
+    class_colors,
     draw_regions,
     enlarge,
     result_regions,
@@ -36,7 +36,7 @@ class Panoptic(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """The prediction for one picture at its original size; what the model was not asked for is None.
+    """The prediction for one image at its original size; what the model was not asked for is None.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -46,7 +46,7 @@ class Result:
         instances: by falling score: `pred_masks` (`RunLengthMasks`: iterate for one (H, W) bool tensor after
             the other, `dense()` for all at once), `pred_boxes` (N, 4) XYXY in pixels, `scores` (N,),
             `pred_classes` (N,); only those above the score threshold.
-        colours: RGB of each class.
+        colors: RGB of each class.
         empty_reasons: for a task without anything found, why.
     """
 
@@ -55,7 +55,7 @@ class Result:
     semantic: Array | None = None
     panoptic: Panoptic | None = None
     instances: Instances | None = None
-    colours: Sequence[Colour] = ()
+    colors: Sequence[Color] = ()
     empty_reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -76,10 +76,10 @@ class Result:
         return self.empty_reasons.get(task or self.tasks[0])
 
     def draw(self, task: str | None = None, *, scale: int = 1) -> Array:
-        """The picture with a task's result over it, uint8 RGB; by default the first of `tasks`.
+        """The image with a task's result over it, uint8 RGB; by default the first of `tasks`.
 
         Args:
-            scale: how many times to enlarge, so that on a tiny picture the labels leave something to see.
+            scale: how many times to enlarge, so that on a tiny image the labels leave something to see.
 
         Returns:
             (scale * H, scale * W, 3).
@@ -121,8 +121,8 @@ class Result:
         return {task: result for task, result in results.items() if result is not None}
 
     def _regions(self, task: str) -> list[Region]:
-        colours = self.colours or class_colours(len(self.class_names))
-        return result_regions(task, self._found()[task], self.class_names, colours)
+        colors = self.colors or class_colors(len(self.class_names))
+        return result_regions(task, self._found()[task], self.class_names, colors)
 
 
 def _write_overlay(result: Result, path: Path) -> None:

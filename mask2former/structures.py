@@ -1,6 +1,6 @@
 """What travels between data, model and evaluation: the shape of a feature map, and an image's instances.
 
-Letters: `N` instances of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
+Shapes: `N` instances of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
 """
 
 from __future__ import annotations

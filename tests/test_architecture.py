@@ -8,10 +8,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mask2former"
 FILES = sorted(PACKAGE.rglob("*.py"))
 GROUND = {"structures", "registry", "distributed", "version", "storage", "shared_records"}
-PICTURES = {"label_files", "image_io"}
+IMAGES = {"label_files", "image_io"}
 MAY_IMPORT = {
     **{name: {"structures"} for name in sorted(GROUND)},
-    **{name: {"storage"} for name in sorted(PICTURES)},
+    **{name: {"storage"} for name in sorted(IMAGES)},
     "shared_records": {"distributed"},
     "config": {"config_keys", "config_yaml"},
     "config_keys": set(),
@@ -19,8 +19,8 @@ MAY_IMPORT = {
     "ops": GROUND,
     "doctor": {"version", "ops"},
     "modeling": GROUND | {"ops"},
-    "data": GROUND | PICTURES,
-    "evaluation": GROUND | PICTURES,
+    "data": GROUND | IMAGES,
+    "evaluation": GROUND | IMAGES,
     "visualize": GROUND,
     "zoo": set(),
 }

@@ -1,4 +1,4 @@
-"""The predictor against the model itself, on pictures of several kinds, from checkpoints on disk."""
+"""The predictor against the model itself, on images of several kinds, from checkpoints on disk."""
 
 import json
 from pathlib import Path
@@ -15,12 +15,12 @@ from mask2former.engine.build import build_model
 from mask2former.predictor import (
     Predictor,
     UntrainedModelError,
-    class_names_and_colours,
+    class_names_and_colors,
     stored_config,
 )
 from mask2former.utils.image_io import ImageError
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
-from mask2former.utils.visualize import class_colours
+from mask2former.utils.visualize import class_colors
 from mask2former.weights.load import WeightsError, read_checkpoint
 
 
@@ -34,18 +34,18 @@ def predictor(checkpoint):
     return Predictor(checkpoint)
 
 
-def picture(height=90, width=140, seed=0):
+def random_image(height=90, width=140, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def test_a_checkpoint_is_enough_alone(checkpoint, predictor):
     assert predictor.class_names == NAMES
-    assert predictor.colours == [tuple(colour) for colour in METADATA["stuff_colors"]]
+    assert predictor.colors == [tuple(color) for color in METADATA["stuff_colors"]]
     assert Path(predictor.cfg.MODEL.WEIGHTS) == checkpoint
 
 
 def test_results_are_the_models_at_the_original_size(predictor):
-    image = picture()
+    image = random_image()
     result = predictor(image)
     resized = np.asarray(Image.fromarray(image).resize((100, 64), Image.Resampling.BILINEAR))
     inputs = {"image": torch.from_numpy(resized.copy()).permute(2, 0, 1), "height": 90, "width": 140}
@@ -62,31 +62,36 @@ def test_results_are_the_models_at_the_original_size(predictor):
 
 
 def test_longest_side_is_limited(predictor):
-    seen = predictor.mapper.inputs(picture(20, 200))["image"]
+    seen = predictor.mapper.inputs(random_image(20, 200))["image"]
     assert tuple(seen.shape) == (3, 13, 128)
 
 
 def test_bgr_models_get_bgr(checkpoint):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
-    image = picture(64, 64)
+    image = random_image(64, 64)
     rgb = Predictor(cfg).mapper.inputs(image)["image"]
     cfg.INPUT.FORMAT = "BGR"
     torch.testing.assert_close(Predictor(cfg).mapper.inputs(image)["image"], rgb.flip(0))
 
 
 def test_all_kinds_of_sources(predictor, tmp_path):
-    image = picture()
+    image = random_image()
     Image.fromarray(image).save(tmp_path / "a.png")
     expected = predictor(image).semantic
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)):
         np.testing.assert_array_equal(predictor(source).semantic, expected)
-    grey = predictor(image[..., 0])
-    assert grey.semantic.shape == (90, 140)
+    gray = predictor(image[..., 0])
+    assert gray.semantic.shape == (90, 140)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_a_list_gives_what_each_picture_gives_alone(predictor, batch_size):
-    images = [picture(90, 140, 1), picture(64, 64, 2), picture(88, 140, 3), picture(128, 128, 4)]
+def test_a_list_gives_what_each_image_gives_alone(predictor, batch_size):
+    images = [
+        random_image(90, 140, 1),
+        random_image(64, 64, 2),
+        random_image(88, 140, 3),
+        random_image(128, 128, 4),
+    ]
     results = predictor(images, batch_size=batch_size)
     for image, result in zip(images, results, strict=True):
         alone = predictor(image)
@@ -98,17 +103,17 @@ def test_a_list_gives_what_each_picture_gives_alone(predictor, batch_size):
 
 
 def test_wrong_sources_and_batch_size(predictor, tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ImageError, match=r"text\.jpg"):
-        predictor([picture(), tmp_path / "text.jpg"])
+        predictor([random_image(), tmp_path / "text.jpg"])
     with pytest.raises(ValueError, match="batch_size is 0"):
-        predictor([picture()], batch_size=0)
+        predictor([random_image()], batch_size=0)
 
 
 def test_the_score_threshold_decides_and_an_empty_result_says_why(checkpoint):
-    candidates = Predictor(checkpoint, score_threshold=0.0)(picture()).instances
+    candidates = Predictor(checkpoint, score_threshold=0.0)(random_image()).instances
     assert len(candidates) == 10 * 2  # queries times thing classes
-    strict = Predictor(checkpoint, score_threshold=0.99)(picture())
+    strict = Predictor(checkpoint, score_threshold=0.99)(random_image())
     assert len(strict.instances) == 0
     assert "none of 20 instances has a score of 0.99 or more" in strict.why_empty("instance")
     assert f"the best has {candidates.scores.max():.2f}" in strict.why_empty("instance")
@@ -119,19 +124,19 @@ def test_the_score_threshold_decides_and_an_empty_result_says_why(checkpoint):
 def test_an_empty_panoptic_result_says_why(checkpoint):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 1.0
-    result = Predictor(cfg)(picture())
+    result = Predictor(cfg)(random_image())
     assert result.panoptic.segments == []
     assert not result.panoptic.ids.any()
     assert "a probability above 1 (MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD)" in result.why_empty()
     cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
     cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 1.5
-    assert "keeps 1.5 of its mask" in Predictor(cfg)(picture()).why_empty("panoptic")
+    assert "keeps 1.5 of its mask" in Predictor(cfg)(random_image()).why_empty("panoptic")
 
 
 def test_a_semantic_model_has_labels_alone(checkpoint):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
-    result = Predictor(cfg)(picture())
+    result = Predictor(cfg)(random_image())
     assert (result.tasks, result.panoptic, result.instances) == (["semantic"], None, None)
     assert result.draw().shape == (90, 140, 3)
     assert result.draw(scale=3).shape == (270, 420, 3)
@@ -140,7 +145,7 @@ def test_a_semantic_model_has_labels_alone(checkpoint):
 
 
 def test_save(predictor, tmp_path):
-    result = predictor(picture())
+    result = predictor(random_image())
     result.save(tmp_path / "new/overlay.png")
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "new/overlay.png")), result.draw("panoptic")
@@ -173,7 +178,9 @@ def test_published_checkpoints_need_a_config(checkpoint, tmp_path):
     cfg.MODEL.WEIGHTS = str(bare)
     with_config = Predictor(cfg)
     assert with_config.class_names == ["class 0", "class 1", "class 2", "class 3"]
-    np.testing.assert_array_equal(with_config(picture()).semantic, Predictor(checkpoint)(picture()).semantic)
+    np.testing.assert_array_equal(
+        with_config(random_image()).semantic, Predictor(checkpoint)(random_image()).semantic
+    )
 
 
 @pytest.mark.parametrize(
@@ -218,8 +225,8 @@ def test_names_of_published_datasets_come_from_their_metadata(checkpoint, tmp_pa
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1), (2, 2, 4)])
-def test_pictures_of_extreme_shape(predictor, tmp_path, shape):
-    result = predictor(picture(*shape[:2])[..., 0] if len(shape) == 2 else np.zeros(shape, np.uint8))
+def test_images_of_extreme_shape(predictor, tmp_path, shape):
+    result = predictor(random_image(*shape[:2])[..., 0] if len(shape) == 2 else np.zeros(shape, np.uint8))
     assert result.semantic.shape == result.panoptic.ids.shape == shape[:2]
     assert result.instances.pred_masks.shape[1:] == shape[:2]
     for task in result.tasks:
@@ -231,33 +238,33 @@ def test_a_model_of_one_task(checkpoint, predictor, task):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     for other in ("semantic", "instance", "panoptic"):
         cfg.MODEL.MASK_FORMER.TEST[f"{other.upper()}_ON"] = other == task
-    result = Predictor(cfg)(picture())
+    result = Predictor(cfg)(random_image())
     assert result.tasks == [task]
     if task == "instance":
         assert set(result.instances.pred_classes.tolist()) <= {0, 1}
-        torch.testing.assert_close(result.instances.scores, predictor(picture()).instances.scores)
+        torch.testing.assert_close(result.instances.scores, predictor(random_image()).instances.scores)
     if task == "panoptic":
-        assert result.panoptic.segments == predictor(picture()).panoptic.segments
+        assert result.panoptic.segments == predictor(random_image()).panoptic.segments
 
 
 @pytest.mark.parametrize("what", ["semantic", "panoptic"])
 def test_ids_are_not_saved_with_loss(predictor, tmp_path, what):
     with pytest.raises(ValueError, match=r"labels\.jpg: ids are saved as \.png"):
-        predictor(picture()).save(tmp_path / "labels.jpg", what)
+        predictor(random_image()).save(tmp_path / "labels.jpg", what)
     assert not list(tmp_path.iterdir())
 
 
 def test_names_where_metadata_has_none_for_so_many():
     metadata = {"stuff_classes": None, "thing_classes": ["a"], "thing_colors": [[1, 2, 3]] * 2}
-    assert class_names_and_colours(metadata, 1) == (["a"], class_colours(1))
-    names, colours = class_names_and_colours({"thing_classes": ["a"], "stuff_classes": ["a", "b"]}, 1)
-    assert (names, colours) == (["a"], class_colours(1))
-    names, colours = class_names_and_colours({}, 2)
-    assert (names, len(colours)) == (["class 0", "class 1"], 2)
+    assert class_names_and_colors(metadata, 1) == (["a"], class_colors(1))
+    names, colors = class_names_and_colors({"thing_classes": ["a"], "stuff_classes": ["a", "b"]}, 1)
+    assert (names, colors) == (["a"], class_colors(1))
+    names, colors = class_names_and_colors({}, 2)
+    assert (names, len(colors)) == (["class 0", "class 1"], 2)
 
 
 def test_bf16_gives_a_result_and_an_unknown_precision_an_error(checkpoint):
-    result = Predictor(checkpoint, precision="bf16")(picture())
+    result = Predictor(checkpoint, precision="bf16")(random_image())
     assert result.panoptic is not None and result.panoptic.ids.shape == (90, 140)
     with pytest.raises(ValueError, match="precision is 'fp8'; known are fp32, bf16"):
         Predictor(checkpoint, precision="fp8")

@@ -1,4 +1,4 @@
-"""Real COCO pictures, with crowds and void, through the training command: a few steps and the evaluation."""
+"""Real COCO images, with crowds and void, through the training command: a few steps and the evaluation."""
 
 import json
 import math
@@ -33,18 +33,18 @@ def write_things(source, categories, target):
 
 @pytest.fixture
 def instances(shared, tmp_path, monkeypatch):
-    """32 pictures to train on, 6 to evaluate."""
+    """32 images to train on, 6 to evaluate."""
     source = shared / "data" / "samples" / "super_gradients_tinycoco"
     for split in SPLITS:
         annotations = f"annotations/instances_{split}2017.json"
-        pictures = source / "images" / f"{split}2017"
-        lay_out(tmp_path, {annotations: source / annotations, f"{split}2017": pictures})
+        images = source / "images" / f"{split}2017"
+        lay_out(tmp_path, {annotations: source / annotations, f"{split}2017": images})
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
 
 
 @pytest.fixture
 def panoptic(shared, tmp_path, monkeypatch):
-    """Two pictures, both to train on and to evaluate."""
+    """Two images, both to train on and to evaluate."""
     source = shared / "data" / "samples" / "panopticapi_sample"
     categories = json.loads((source / "panoptic_examples.json").read_text())["categories"]
     for split in SPLITS:
@@ -80,13 +80,13 @@ def test_instances(instances, tmp_path):
         tmp_path / "run", "coco_2017_train", "coco_2017_val", "coco_instance_lsj", ()
     )
     assert_finite(losses)
-    assert "left out 2 of 32 pictures, which show no instance" in (tmp_path / "run" / "log.txt").read_text()
+    assert "left out 2 of 32 images, which show no instance" in (tmp_path / "run" / "log.txt").read_text()
     truth = json.loads((tmp_path / "coco/annotations/instances_val2017.json").read_text())
     ids = {category["id"]: category["name"] for category in truth["categories"]}
     assert {item["image_id"] for item in found} <= {image["id"] for image in truth["images"]}
     assert {item["category_id"] for item in found} <= ids.keys()
     annotated = {ids[item["category_id"]] for item in truth["annotations"] if not item["iscrowd"]}
-    assert annotated == {  # a class that no picture shows has no AP
+    assert annotated == {  # a class that no image shows has no AP
         name.removeprefix("segm/AP-")
         for name, value in results.items()
         if name.startswith("segm/AP-") and value is not None and not math.isnan(value)

@@ -93,7 +93,7 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
-    "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training pictures are padded to; -1: none
+    "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training images are padded to; -1: none
     "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop, and smallest and largest scale
     "INPUT.MIN_SCALE": 0.1,
     "INPUT.MAX_SCALE": 2.0,
@@ -108,7 +108,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.STRATEGY": "ddp",  # several processes: "ddp", all weights in each; "fsdp", a part of each weight
     "SOLVER.IMS_PER_BATCH": 16,
     "SOLVER.ACCUMULATION_STEPS": 1,
-    "SOLVER.REFERENCE_BATCH": 0,  # pictures a step, by accumulation, where IMS_PER_BATCH is less; 0: that
+    "SOLVER.REFERENCE_BATCH": 0,  # images a step, by accumulation, where IMS_PER_BATCH is less; 0: that
     "SOLVER.MAX_ITER": 40000,
     "SOLVER.EPOCHS": 0.0,  # passes through DATASETS.TRAIN instead of MAX_ITER, which follows; 0: MAX_ITER
     "SOLVER.BASE_LR": 0.001,
@@ -137,8 +137,8 @@ DEFAULTS: dict[str, Any] = {
     "TEST.DETECTIONS_PER_IMAGE": 100,
     "TEST.BOUNDARY": False,  # boundary AP and PQ beside the plain ones
     "TEST.SAVE_PREDICTIONS": False,  # in the formats that the datasets' authors take
-    "TEST.RECOUNT_AREAS": False,  # panoptic truth: areas as the PNG shows them, not as the JSON says
-    "TEST.AUG.ENABLED": False,  # semantic scores averaged over sizes and mirrored pictures
+    "TEST.RECOUNT_AREAS": False,  # panoptic ground truth: areas as the PNG shows them, not as the JSON says
+    "TEST.AUG.ENABLED": False,  # semantic scores averaged over sizes and mirrored images
     "TEST.AUG.MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
     "TEST.AUG.MAX_SIZE": 4000,
     "TEST.AUG.FLIP": True,

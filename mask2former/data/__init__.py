@@ -7,7 +7,7 @@ from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.data.datasets import (
     register_coco_instances,
     register_coco_panoptic,
-    register_own_data,
+    register_custom_dataset,
     register_semantic,
 )
 from mask2former.data.errors import DatasetError
@@ -25,6 +25,6 @@ __all__ = [
     "build_train_mapper",
     "register_coco_instances",
     "register_coco_panoptic",
-    "register_own_data",
+    "register_custom_dataset",
     "register_semantic",
 ]

@@ -1,10 +1,10 @@
 """Augmentation: each draws, from a given generator, one transform that is then the same for all it touches.
 
-`augment` runs a list of them over a picture and its segments. A transform changes the picture, and, if it
+`augment` runs a list of them over an image and its segments. A transform changes the image, and, if it
 moves pixels, the `View` from which the masks are cut afterwards. The two lists of the published recipes are
 `large_scale_jitter` (COCO) and `shortest_edge_crop` (ADE20K, Cityscapes, Mapillary Vistas).
 
-Letters: `H, W` the sides of the picture before a transform, `h, w` after it, in pixels.
+Shapes: `H, W` the sides of the image before a transform, `h, w` after it, in pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.ground_truth.readers import Segments
 
-GREY = 128
+GRAY = 128
 CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted
 Rng = np.random.Generator
 FLIP_AXES = {"none": None, "vertical": 0, "horizontal": 1}
@@ -30,7 +30,7 @@ SAMPLING_IS_RANGED = {"choice": False, "range": True}
 
 
 class Scene(NamedTuple):
-    """A picture (H, W, 3) uint8 RGB on its way, the view of the original that it shows, and what is in it."""
+    """An image (H, W, 3) uint8 RGB on its way, the view of the original that it shows, and what is in it."""
 
     image: np.ndarray
     view: View
@@ -43,7 +43,7 @@ class Scene(NamedTuple):
 
 
 class Transform(Protocol):
-    """What an augmentation draws: deterministic, the same for the picture and its masks."""
+    """What an augmentation draws: deterministic, the same for the image and its masks."""
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 -> (h, w, 3) uint8."""
@@ -80,7 +80,7 @@ class Flip(NamedTuple):
 
 
 class Resize(NamedTuple):
-    """Resized as Pillow does: the picture bilinear with antialiasing, masks to the nearest pixel."""
+    """Resized as Pillow does: the image bilinear with antialiasing, masks to the nearest pixel."""
 
     height: int
     width: int
@@ -89,8 +89,8 @@ class Resize(NamedTuple):
         """See `Transform`."""
         if image.shape[:2] == (self.height, self.width):
             return image
-        picture = Image.fromarray(np.ascontiguousarray(image))
-        return np.asarray(picture.resize((self.width, self.height), Image.Resampling.BILINEAR))
+        source = Image.fromarray(np.ascontiguousarray(image))
+        return np.asarray(source.resize((self.width, self.height), Image.Resampling.BILINEAR))
 
     def apply_view(self, view: View) -> View:
         """See `Transform`."""
@@ -100,7 +100,7 @@ class Resize(NamedTuple):
 class FastResize(Resize):
     """The same by torch, in a third of the time; a few values in a thousand are off Pillow's by one level.
 
-    For training; what is evaluated is resized exactly as the published models' pictures were.
+    For training; what is evaluated is resized exactly as the published models' images were.
     """
 
     __slots__ = ()
@@ -113,7 +113,7 @@ class FastResize(Resize):
 
 
 class Crop(NamedTuple):
-    """Cut out; the rectangle lies inside the picture."""
+    """Cut out; the rectangle lies inside the image."""
 
     top: int
     left: int
@@ -130,7 +130,7 @@ class Crop(NamedTuple):
 
 
 class Pad(NamedTuple):
-    """Extended at the bottom and right: the picture with grey, masks with nothing."""
+    """Extended at the bottom and right: the image with gray, masks with nothing."""
 
     bottom: int
     right: int
@@ -139,7 +139,7 @@ class Pad(NamedTuple):
         """See `Transform`."""
         height, width, channels = image.shape
         # One plane after the other, as the model takes them: the only time that the pixels are rearranged.
-        planes = np.full((channels, height + self.bottom, width + self.right), GREY, np.uint8)
+        planes = np.full((channels, height + self.bottom, width + self.right), GRAY, np.uint8)
         padded = planes.transpose(1, 2, 0)
         padded[:height, :width] = image
         return padded
@@ -149,8 +149,8 @@ class Pad(NamedTuple):
         return View(view.rows.padded(self.bottom), view.cols.padded(self.right))
 
 
-class Recolour(NamedTuple):
-    """Colour operations `(function, amount)`, applied in order; no pixel moves."""
+class Recolor(NamedTuple):
+    """Color operations `(function, amount)`, applied in order; no pixel moves."""
 
     operations: tuple[tuple[Callable[[np.ndarray, float], np.ndarray], float], ...]
 
@@ -166,7 +166,7 @@ class Recolour(NamedTuple):
 
 
 def random_flip(scene: Scene, rng: Rng, *, axis: int | None) -> Flip:
-    """Mirror one picture in two along `axis`."""
+    """Mirror one image in two along `axis`."""
     return Flip(axis if rng.random() < 0.5 else None)
 
 
@@ -276,15 +276,15 @@ def change_hue(image: np.ndarray, shift: float) -> np.ndarray:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
-def random_colour(scene: Scene, rng: Rng) -> Recolour:
-    """The colour jitter of SSD (Liu et al., 2016): each operation in one picture of two."""
+def random_color(scene: Scene, rng: Rng) -> Recolor:
+    """The color jitter of SSD (Liu et al., 2016): each operation in one image of two."""
     brightness = (change_brightness, rng.uniform(-32, 32))
     contrast = (change_contrast, rng.uniform(0.5, 1.5))
     saturation = (change_saturation, rng.uniform(0.5, 1.5))
     hue = (change_hue, int(rng.integers(-18, 18, endpoint=True)))
     early_contrast = rng.random() < 0.5
     order = (contrast, saturation, hue) if early_contrast else (saturation, hue, contrast)
-    return Recolour(tuple(operation for operation in (brightness, *order) if rng.random() < 0.5))
+    return Recolor(tuple(operation for operation in (brightness, *order) if rng.random() < 0.5))
 
 
 def large_scale_jitter(cfg: Any) -> list[Augmentation]:
@@ -299,14 +299,14 @@ def large_scale_jitter(cfg: Any) -> list[Augmentation]:
 
 
 def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
-    """Resize by the shorter side, crop, colour, flip and pad: the recipe of the other datasets."""
+    """Resize by the shorter side, crop, color, flip and pad: the recipe of the other datasets."""
     steps = [_shortest_edge_step(cfg)]
     if cfg.INPUT.CROP.ENABLED:
         steps.append(_crop_step(cfg))
     if cfg.INPUT.COLOR_AUG_SSD:
-        steps.append(random_colour)
+        steps.append(random_color)
     steps.append(_flip_step(cfg))
-    if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # in spite of its name a size: pictures are padded to this square
+    if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # in spite of its name a size: images are padded to this square
         steps.append(partial(pad_to, size=cfg.INPUT.SIZE_DIVISIBILITY))
     return steps
 

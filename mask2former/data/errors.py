@@ -60,5 +60,5 @@ def each_converted(
 
 
 def broken_record(record: dict[str, Any], what: str, file: str | None = None) -> DatasetError:
-    """The error for one record; `file` is the culprit where it is not the picture itself."""
+    """The error for one record; `file` is the culprit where it is not the image itself."""
     return DatasetError(f"{file or record.get('file_name')}, image id {record.get('image_id')!r}: {what}")

@@ -5,7 +5,7 @@ stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, in as many piece
 of W on the r-th of W equal parts of each piece. A run therefore continues exactly after a resume, and sees
 the same with any number of processes and workers.
 
-Letters: `B` images of a step over all processes, `b` those of this process, `N` records.
+Shapes: `B` images of a step over all processes, `b` those of this process, `N` records.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class TrainBatches:
 def share_of_step(step: Sequence[T], *, part: int, parts: int, pieces: int) -> list[T]:
     """What process `part` of `parts` has of a step whose losses accumulate over `pieces` of it, one by one.
 
-    A piece's loss is divided by its objects, so a piece must show the same pictures however many processes
+    A piece's loss is divided by its objects, so a piece must show the same images however many processes
     there are. Where a step cannot be divided so, each has one part of it.
     """
     size, rest = divmod(len(step), parts * pieces)
@@ -145,7 +145,7 @@ def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -
             one (a single process only).
 
     Raises:
-        DatasetError: a dataset is unknown or broken, or no picture is left to train on.
+        DatasetError: a dataset is unknown or broken, or no image is left to train on.
         ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
     """
     trained, metadata = training_records(cfg)
@@ -167,7 +167,7 @@ def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -
 
 
 def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> Loader:
-    """This process's part of the dataset, each picture once, in order; all processes must ask together."""
+    """This process's part of the dataset, each image once, in order; all processes must ask together."""
     records = dataset_records(dataset_name).records
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
     own = records.chosen(slice(*bounds[rank() : rank() + 2]))
@@ -182,7 +182,7 @@ def training_records(cfg: Any) -> tuple[DatasetRecords, Metadata]:
     All processes must ask together.
 
     Raises:
-        DatasetError: a dataset is unknown or broken, or no picture is left.
+        DatasetError: a dataset is unknown or broken, or no image is left.
     """
     found, metadata = read_datasets(cfg.DATASETS.TRAIN)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
@@ -194,8 +194,8 @@ def training_records(cfg: Any) -> tuple[DatasetRecords, Metadata]:
     return found, metadata
 
 
-def pictures_an_epoch(cfg: Any) -> float:
-    """How many pictures an epoch of training shows on average; those that are repeated count as often.
+def images_an_epoch(cfg: Any) -> float:
+    """How many images an epoch of training shows on average; those that are repeated count as often.
 
     Raises:
         DatasetError, ValueError: as `training_records`; or an unknown DATALOADER.SAMPLER_TRAIN.
@@ -207,14 +207,14 @@ def pictures_an_epoch(cfg: Any) -> float:
 def without_empty(found: DatasetRecords) -> DatasetRecords:
     """The records with an instance that is no crowd; those that know no `annotations` are all kept."""
     if left_out := int(found.empty.sum()):
-        logger.info("left out %d of %d pictures, which show no instance", left_out, len(found.records))
+        logger.info("left out %d of %d images, which show no instance", left_out, len(found.records))
     return found.chosen(np.flatnonzero(~found.empty))
 
 
 def repeat_factors(shown: Sequence[Sequence[int]], threshold: float, sqrt: bool = True) -> np.ndarray:
     """How often each record (N,) stands in an epoch: more than once if it shows a rare category.
 
-    A category on a share f of the pictures wants max(1, threshold / f), or the square root of that; a picture
+    A category on a share f of the images wants max(1, threshold / f), or the square root of that; an image
     goes by its most wanting category (LVIS, Gupta et al., 2019, appendix B).
 
     Args:
@@ -223,9 +223,9 @@ def repeat_factors(shown: Sequence[Sequence[int]], threshold: float, sqrt: bool 
         sqrt: whether to take the root.
     """
     present = list(shown)
-    pictures = Counter(itertools.chain.from_iterable(present))
+    images = Counter(itertools.chain.from_iterable(present))
     power = 0.5 if sqrt else 1.0
-    wanted = {c: max(1.0, (threshold * len(present) / count) ** power) for c, count in pictures.items()}
+    wanted = {c: max(1.0, (threshold * len(present) / count) ** power) for c, count in images.items()}
     return np.array([max((wanted[c] for c in categories), default=1.0) for categories in present])
 
 

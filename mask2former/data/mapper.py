@@ -3,7 +3,7 @@
 INPUT.DATASET_MAPPER_NAME keeps the published names; each stands for how the ground truth is read and which
 augmentations it goes through. Everything after that is the same for all.
 
-Letters: `N` segments left after augmentation, `H, W` the original picture's sides, `h, w` the new one's.
+Shapes: `N` segments left after augmentation, `H, W` the original image's sides, `h, w` the new one's.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TestMapper:
         edges: lengths in pixels that the shorter side is resized to.
         max_size: what the longer side may be at most.
         image_format: the order of the channels.
-        as_views: give "views", the picture at every one of `edges`, instead of "image" at the first.
+        as_views: give "views", the image at every one of `edges`, instead of "image" at the first.
     """
 
     __test__ = False  # not a test case, whatever its name suggests to pytest
@@ -98,12 +98,12 @@ class TestMapper:
         self.as_views = as_views
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """The sample; `height` and `width` are those of the original picture, in pixels."""
+        """The sample; `height` and `width` are those of the original image, in pixels."""
         kept = {key: value for key, value in record.items() if key != "annotations"}
         return {**kept, **self.inputs(record_image(record))}
 
     def inputs(self, image: np.ndarray) -> dict[str, Any]:
-        """What the model takes of a picture (H, W, 3) uint8 RGB."""
+        """What the model takes of an image (H, W, 3) uint8 RGB."""
         height, width = image.shape[:2]
         views = [
             to_tensor(step.apply_image(image), self.image_format) for step in self.resizes((height, width))
@@ -112,7 +112,7 @@ class TestMapper:
         return {**shown, "height": height, "width": width}
 
     def resizes(self, size: tuple[int, int]) -> list[Resize]:
-        """How a picture (H, W) is resized, one for each of its views."""
+        """How an image (H, W) is resized, one for each of its views."""
         return [resize_shortest_edge(size, edge, self.max_size) for edge in self.edges]
 
 
@@ -138,7 +138,7 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
 def build_test_mapper(cfg: Any) -> TestMapper:
     """The mapper for evaluation: shortest side INPUT.MIN_SIZE_TEST, longest at most MAX_SIZE_TEST.
 
-    With TEST.AUG it makes a view for each of its MIN_SIZES, of the original picture as well.
+    With TEST.AUG it makes a view for each of its MIN_SIZES, of the original image as well.
     """
     augmented = cfg.TEST.AUG.ENABLED
     return TestMapper(
@@ -150,10 +150,10 @@ def build_test_mapper(cfg: Any) -> TestMapper:
 
 
 def record_image(record: Record) -> np.ndarray:
-    """The record's picture (H, W, 3) uint8 RGB, upright by its EXIF tag.
+    """The record's image (H, W, 3) uint8 RGB, upright by its EXIF tag.
 
     Raises:
-        DatasetError: no such file, not a picture, or not of the record's height and width.
+        DatasetError: no such file, not an image, or not of the record's height and width.
     """
     if "file_name" not in record:
         raise broken_record(record, f"no 'file_name' among {sorted(record)}")

@@ -131,9 +131,9 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def save_picture(path: Path, picture: np.ndarray[Any, Any]) -> None:
+def save_image(path: Path, image: np.ndarray[Any, Any]) -> None:
     """Write (H, W) uint8 or uint16, or (H, W, 3) uint8, in the format that the suffix tells."""
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
 
 
 def extent(mask: np.ndarray[Any, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 What a loader must know of every record is found out by the one that has them all at hand, so that the others
 need not go through them. Within `records_remembered` a dataset is read once.
 
-Letters: `N` records.
+Shapes: `N` records.
 """
 
 from __future__ import annotations

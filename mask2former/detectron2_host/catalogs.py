@@ -30,7 +30,7 @@ class MirroredMetadata(Metadata):
 def facts_there(name: str) -> dict[str, Any]:
     """Facts about a dataset of ours as Detectron2 reads them.
 
-    Its Visualizer looks up a thing's name and colour in `thing_classes` and `thing_colors` by the class id.
+    Its Visualizer looks up a thing's name and color in `thing_classes` and `thing_colors` by the class id.
     So, where things do not come first among the classes, those lists are of all classes, as in Detectron2's
     own panoptic datasets.
     """

@@ -18,7 +18,7 @@ class DatasetMapper:
 
     Args:
         cfg: its INPUT keys and the first dataset of DATASETS.TRAIN decide.
-        is_train: read the truth and augment; otherwise resize for testing.
+        is_train: read the ground truth and augment; otherwise resize for testing.
 
     Raises:
         ValueError: INPUT.DATASET_MAPPER_NAME is not known.

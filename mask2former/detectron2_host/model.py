@@ -1,6 +1,6 @@
 """The model as Detectron2 builds, fills and calls it.
 
-Letters: `K` classes, `H, W` an image's sides in pixels.
+Shapes: `K` classes, `H, W` an image's sides in pixels.
 """
 
 import math
@@ -66,7 +66,7 @@ def build_host_mask_former(cfg: Any) -> HostMaskFormer:
 
 def _common_divisibility(asked: int, backbone: nn.Module) -> int:
     """What a batch's sides are multiples of: SIZE_DIVISIBILITY, if positive, and what the backbone needs."""
-    needed = getattr(backbone, "size_divisibility", 0)  # Detectron2's tell; ours take pictures of any size
+    needed = getattr(backbone, "size_divisibility", 0)  # Detectron2's tell; ours take images of any size
     return math.lcm(max(asked, 1), max(needed, 1))
 
 
@@ -81,12 +81,12 @@ def _check_refused(cfg: Any) -> None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without the wrapper that synchronises processes."""
+    """The model without the wrapper that synchronizes processes."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class SemanticSegmentorWithTTA(nn.Module):
-    """A model whose semantic scores are averaged over sizes and mirrored pictures: TEST.AUG.
+    """A model whose semantic scores are averaged over sizes and mirrored images: TEST.AUG.
 
     Args:
         cfg: says which sizes, and whether mirrored, in TEST.AUG.
@@ -108,7 +108,7 @@ class SemanticSegmentorWithTTA(nn.Module):
         self.mapper = build_test_mapper(cfg)
 
     def forward(self, batched_inputs: Inputs) -> list[dict[str, Any]]:
-        """`sem_seg` (K, H, W) of each picture, from its file, or from "image" where it names none."""
+        """`sem_seg` (K, H, W) of each image, from its file, or from "image" where it names none."""
         inputs = [self._views(inputs) for inputs in batched_inputs]
         return self.model.predict_views(inputs, mirror=self.mirror)
 

@@ -65,7 +65,7 @@ def join_registries() -> None:
 
 
 def _for_detectron2(build: Builder) -> Any:
-    """Our builder of a backbone, with what Detectron2's models ask of one: ours take pictures of any size."""
+    """Our builder of a backbone, with what Detectron2's models ask of one: ours take images of any size."""
 
     def build_there(cfg: Any, shape: HostShapeSpec) -> Backbone:
         backbone = build(cfg, shape)

@@ -1,6 +1,6 @@
 """The seam: our types and Detectron2's, into each other.
 
-Letters: `N` instances of one image, `H, W` the image's sides in pixels.
+Shapes: `N` instances of one image, `H, W` the image's sides in pixels.
 """
 
 from collections.abc import Mapping

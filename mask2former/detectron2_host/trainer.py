@@ -41,9 +41,7 @@ class Trainer(DefaultTrainer):
         apply_schedule(cfg)
         dtype = _checked_dtype(cfg)
         if cfg.VIS_PERIOD:
-            logger.warning(
-                "VIS_PERIOD is %d, but Detectron2's loop draws none of our pictures", cfg.VIS_PERIOD
-            )
+            logger.warning("VIS_PERIOD is %d, but Detectron2's loop draws none of our images", cfg.VIS_PERIOD)
         cfg.SOLVER.AMP.ENABLED = dtype is not None
         self._seed_is_drawn = cfg.SEED < 0
         cfg.SEED = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
@@ -55,7 +53,7 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """With `resume` continue OUTPUT_DIR's last checkpoint, if there is one; else read MODEL.WEIGHTS.
 
-        A resumed run sees the pictures that the unbroken one would have seen.
+        A resumed run sees the images that the unbroken one would have seen.
 
         Raises:
             WeightsError: MODEL.WEIGHTS cannot be read, or does not fit and MODEL.WEIGHTS_STRICT is set.
@@ -83,7 +81,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Loader:
-        """Each picture of the dataset once; with TEST.AUG, several views of it."""
+        """Each image of the dataset once; with TEST.AUG, several views of it."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod

@@ -58,7 +58,7 @@ EVALUATORS: dict[str, dict[str, type]] = {
         "panoptic": COCOPanopticEvaluator,
     },
 }
-NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # of each picture that is scored
+NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # of each image that is scored
 TRUTH = {"instance": ["json_file"], "panoptic": ["panoptic_json", "panoptic_root"]}  # facts that are paths
 OPTIONS = {  # of evaluators: name -> key of TEST
     "save_predictions": "SAVE_PREDICTIONS",
@@ -77,7 +77,7 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
 
     Raises:
         ValueError: its metadata names no evaluator type that is known, or none for these tasks, or files of
-            truth are not there.
+            ground truth are not there.
     """
     metadata = MetadataCatalog.get(dataset)
     kind = metadata.get("evaluator_type")
@@ -96,7 +96,9 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
     if len(tasks) > 1 and table.get("instance") is COCOEvaluator and metadata.get("json_file") is None:
         tasks = [task for task in tasks if task != "instance"]
     if unmeasured := [task for task in tasks_on(cfg) if task not in tasks]:
-        logger.info("%s output is not measured: '%s' has no truth for it", ", ".join(unmeasured), dataset)
+        logger.info(
+            "%s output is not measured: '%s' has no ground truth for it", ", ".join(unmeasured), dataset
+        )
     for path in (metadata.get(key) for task in tasks for key in TRUTH.get(task, ())):
         if path is not None:
             require(path)  # says which command makes it
@@ -136,7 +138,9 @@ def check_test_datasets(cfg: CfgNode) -> None:
 
 
 def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None:
-    """A ValueError unless pictures have the one kind of truth that all metrics of Cityscapes' own need."""
+    """A ValueError unless images have the one kind of ground truth that all metrics of Cityscapes' own
+    need.
+    """
     for record in records:
         if "instance_ids_file_name" not in record:
             raise ValueError(

@@ -61,7 +61,7 @@ class MetricsLog:
         return iteration in self._evaluated
 
     def write_image(self, iteration: int, name: str, image: NDArray[Any]) -> None:
-        """A picture (H, W, 3) uint8 for TensorBoard."""
+        """An image (H, W, 3) uint8 for TensorBoard."""
         self.events.add_image(name, image, iteration, dataformats="HWC")
 
     def close(self) -> None:

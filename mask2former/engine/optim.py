@@ -1,4 +1,4 @@
-"""Optimiser, rate schedule and gradient clipping: the paper's training recipe, from SOLVER.*.
+"""Optimizer, rate schedule and gradient clipping: the paper's training recipe, from SOLVER.*.
 
 Parameters with the same rate and decay share a group, so that the fused kernels see few, long lists.
 """
@@ -56,7 +56,7 @@ def parameter_groups(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """The optimiser SOLVER.OPTIMIZER over the groups of `model`, fused where the device can.
+    """The optimizer SOLVER.OPTIMIZER over the groups of `model`, fused where the device can.
 
     Raises:
         ValueError: SOLVER.OPTIMIZER is not known.
@@ -133,7 +133,7 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in SCHEDULES:
         raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is '{name}'; known are: {', '.join(sorted(SCHEDULES))}")
-    # A step skipped for a non-finite gradient advances the schedule but not the optimiser; torch would warn.
+    # A step skipped for a non-finite gradient advances the schedule but not the optimizer; torch would warn.
     warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
     shape, rise = SCHEDULES[name](cfg.SOLVER), warmup(cfg.SOLVER)
     return LambdaLR(optimizer, lambda step: shape(step) * rise(step))

@@ -2,7 +2,7 @@
 
 Under "fsdp" (torch's `fully_shard`) a process keeps a part of every weight, of its gradient and of the
 optimizer's state; a block's weights are gathered while it computes. Outside of the training loop the model is
-whole: evaluation and pictures work on a copy, as processes have different numbers of pictures and must not
+whole: evaluation and images work on a copy, as processes have different numbers of images and must not
 wait for each other.
 """
 
@@ -34,7 +34,7 @@ SENDS_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _known else 
 UNITS = (SwinBlock, ResidualBlock, EncoderLayer)
 
 
-def synchronised(cfg: CfgNode, model: nn.Module) -> nn.Module:
+def parallelize(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """`model` with the main process's weights, averaging its gradients over processes if there are several.
 
     Raises:
@@ -55,7 +55,7 @@ def synchronised(cfg: CfgNode, model: nn.Module) -> nn.Module:
 def _replicate(model: nn.Module, accumulation: int) -> nn.Module:
     """Every process with all weights.
 
-    The graph is static: whatever the pictures hold, the criterion's terms hang on the same parameters; so
+    The graph is static: whatever the images hold, the criterion's terms hang on the same parameters; so
     parameters that a backbone of others does not use are found in the first step, once. Not so with
     accumulation: torch's static graph fails at it (an assertion, in the second piece of the first step).
     Gradients live in the buckets, which spares a copy of the model. Buckets have torch's 25 MB: the 168 MB

@@ -1,4 +1,4 @@
-"""One training run: model, optimiser, data, trainer and hooks from a config, fresh or resumed."""
+"""One training run: model, optimizer, data, trainer and hooks from a config, fresh or resumed."""
 
 import logging
 import secrets
@@ -18,12 +18,12 @@ from mask2former.engine.checkpoint.run_identity import note_job
 from mask2former.engine.checkpoint.sharded import with_tensors
 from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
 from mask2former.engine.hooks.preemption import PreemptionHook, saved_when_told
-from mask2former.engine.hooks.query_overflow import CrowdedPicturesHook
+from mask2former.engine.hooks.query_overflow import QueryOverflowHook
 from mask2former.engine.hooks.standard import CheckpointHook, EvaluationHook, Hook, ProgressHook
-from mask2former.engine.hooks.visualization import PictureHook
+from mask2former.engine.hooks.visualization import VisualizationHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
-from mask2former.engine.parallel import in_parts_as, synchronised
+from mask2former.engine.parallel import in_parts_as, parallelize
 from mask2former.engine.setup.dataset_facts import (
     checkpoint_metadata,
     class_names,
@@ -35,7 +35,7 @@ from mask2former.engine.trainer import Trainer, autocast_dtype
 from mask2former.engine.whereabouts import noted
 from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
-from mask2former.utils.comm import barrier, is_main_process, of_main_process, world_size
+from mask2former.utils.comm import barrier, broadcast_object, is_main_process, world_size
 from mask2former.weights.load import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def _common_seed(seed: int, saved: dict[str, Any] | None) -> int:
         return seed
     if saved is not None:
         return int(saved["seed"])
-    return int(of_main_process(secrets.randbelow(2**31)))
+    return int(broadcast_object(secrets.randbelow(2**31)))
 
 
 def _begin_with_weights(cfg: CfgNode, model: nn.Module) -> None:
@@ -105,7 +105,7 @@ def _tell_of_sync_norm(model: nn.Module) -> None:
     if on_cpu and world_size() > 1:
         logger.info("SyncBN on CPUs: statistics over all processes, as on GPUs, by this project's own sums")
     elif on_cpu:
-        logger.info("SyncBN of one process is plain batch norm: statistics of its own pictures")
+        logger.info("SyncBN of one process is plain batch norm: statistics of its own images")
 
 
 def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
@@ -124,7 +124,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} is too small for {world_size()} processes x "
             f"SOLVER.ACCUMULATION_STEPS {solver.ACCUMULATION_STEPS}"
         )
-    wrapped = synchronised(cfg, model)
+    wrapped = parallelize(cfg, model)
     optimizer = build_optimizer(cfg, model)
     return Trainer(
         model=wrapped,
@@ -171,7 +171,7 @@ def _hooks(
     return [
         ProgressHook(metrics),
         checkpoints,
-        PictureHook(
+        VisualizationHook(
             period=cfg.VIS_PERIOD,
             names=class_names(dataset_metadata(cfg)),
             image_format=cfg.INPUT.FORMAT,
@@ -179,7 +179,7 @@ def _hooks(
             metrics=metrics,
             whole=partial(whole_model, cfg),
         ),
-        CrowdedPicturesHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES),
+        QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES),
         evaluation,
         PreemptionHook(),
     ]

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
 from mask2former.engine.parallel import in_parts_as
-from mask2former.utils.comm import gather_objects, rank, sum_over_processes, world_size
+from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def describe_image(sample: dict[str, Any]) -> str:
 class Trainer:
     """Runs `model` until `done`, the number of steps behind it, reaches `max_iter`.
 
-    `model(batch)` returns weighted losses by name; their sum is what is minimised. With `accumulation` n, a
+    `model(batch)` returns weighted losses by name; their sum is what is minimized. With `accumulation` n, a
     step's images pass in n pieces and their losses are averaged, weighted by the pieces' lengths.
     """
 
@@ -166,7 +166,7 @@ class Trainer:
 
     @property
     def plain_model(self) -> nn.Module:
-        """The model without the wrapper that synchronises processes."""
+        """The model without the wrapper that synchronizes processes."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     @property
@@ -253,7 +253,7 @@ class Trainer:
         terms: dict[str, Tensor] = {}
         for number, part in enumerate(split(batch, self.accumulation), start=1):
             share = len(part) / len(batch)
-            with self._synchronised(number == self.accumulation):
+            with self._parallelize(number == self.accumulation):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                     losses = {name: loss * share for name, loss in self.model(part).items()}
                 self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
@@ -261,7 +261,7 @@ class Trainer:
                 terms[name] = terms[name] + loss.detach() if name in terms else loss.detach()
         return terms
 
-    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
+    def _parallelize(self, last: bool) -> AbstractContextManager[None]:
         """Processes exchange gradients in the last backward pass of a step only."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
@@ -272,7 +272,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         norm = self.clip(self.model.parameters())
         local = torch.stack([*terms.values(), norm]).float()
-        *means, grad_norm = (sum_over_processes(local) / world_size()).tolist()
+        *means, grad_norm = (all_reduce_sum(local) / world_size()).tolist()
         skipped = not all(map(math.isfinite, (*means, grad_norm)))
         if skipped and self._overflowed(means):
             logger.info("step %d skipped: float16 overflowed, its scale is lowered", self.done)

@@ -1,6 +1,6 @@
-"""Evaluation of semantic models over several sizes of a picture, plain and mirrored: TEST.AUG.
+"""Evaluation of semantic models over several sizes of an image, plain and mirrored: TEST.AUG.
 
-Each view is the original picture resized so that its shorter side is one of MIN_SIZES, the longer at most
+Each view is the original image resized so that its shorter side is one of MIN_SIZES, the longer at most
 MAX_SIZE; with FLIP its mirror image too. The scores of all views at the original size are averaged.
 """
 
@@ -63,7 +63,5 @@ def evaluation_predict(cfg: CfgNode, model: nn.Module) -> Predict | None:
     if isinstance(model, MaskFormer):
         return compact_predict(cfg, model)
     if cfg.TEST.AUG.ENABLED:
-        raise ValueError(
-            f"TEST.AUG.ENABLED is True, but a {type(model).__name__} takes one view of a picture"
-        )
+        raise ValueError(f"TEST.AUG.ENABLED is True, but a {type(model).__name__} takes one view of an image")
     return None

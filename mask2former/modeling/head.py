@@ -1,6 +1,6 @@
 """The head: a pixel decoder and, on what it makes of the backbone's maps, a transformer decoder.
 
-Letters: `B` images, `C` channels, `h, w` the sides of a map.
+Shapes: `B` images, `C` channels, `h, w` the sides of a map.
 """
 
 from typing import Any

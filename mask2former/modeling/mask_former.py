@@ -1,6 +1,6 @@
-"""The meta-architecture: normalise and pad, backbone, head, then losses or results.
+"""The meta-architecture: normalize and pad, backbone, head, then losses or results.
 
-Letters: `B` images, `K` classes, `N` targets of an image, `H, W` the padded image's sides, `h, w` an image's
+Shapes: `B` images, `K` classes, `N` targets of an image, `H, W` the padded image's sides, `h, w` an image's
 own.
 """
 
@@ -32,7 +32,7 @@ class MaskFormer(nn.Module):
     points.
 
     Args:
-        backbone: normalised images (B, 3, H, W) -> maps by name.
+        backbone: normalized images (B, 3, H, W) -> maps by name.
         sem_seg_head: maps by name -> predictions.
         pixel_mean, pixel_std: of each channel, in 0..255.
         size_divisibility: batches are padded at the right and bottom to a multiple of it.
@@ -86,7 +86,7 @@ class MaskFormer(nn.Module):
         return self.pixel_mean.device
 
     def network(self, images: Tensor) -> Predictions:
-        """Predict from normalised, padded images (B, 3, H, W); the control flow depends on shapes alone."""
+        """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone."""
         return self.sem_seg_head(self.backbone(images))
 
     def forward(self, batched_inputs: Inputs) -> dict[str, Tensor] | list[dict[str, Any]]:
@@ -129,7 +129,7 @@ class MaskFormer(nn.Module):
     def predict_views(
         self, batched_inputs: Inputs, *, mirror: bool, compact: bool = False
     ) -> list[dict[str, Any]]:
-        """Semantic results, averaged over the views of each picture.
+        """Semantic results, averaged over the views of each image.
 
         Args:
             batched_inputs: as for `predict`, but instead of "image" a list "views" of such, and always with
@@ -143,16 +143,16 @@ class MaskFormer(nn.Module):
         return [self._average(inputs, mirror, compact) for inputs in batched_inputs]
 
     def _average(self, inputs: Mapping[str, Any], mirror: bool, compact: bool) -> dict[str, Any]:
-        """The averaged result of one picture; views go through the network one by one."""
-        pictures = list(product(inputs["views"], (False, True) if mirror else (False,)))
+        """The averaged result of one image; views go through the network one by one."""
+        variants = list(product(inputs["views"], (False, True) if mirror else (False,)))
 
         def views() -> Iterator[View]:
-            for image, mirrored in pictures:
+            for image, mirrored in variants:
                 shown = {**inputs, "image": image.flip(-1) if mirrored else image}
                 (view,) = self._views([shown])
                 yield view._replace(mirrored=mirrored)
 
-        pixels = [image[0].numel() for image, _ in pictures]
+        pixels = [image[0].numel() for image, _ in variants]
         return infer_views(views(), pixels, self.inference, compact=compact)
 
     def _views(self, batched_inputs: Inputs) -> list[View]:
@@ -175,7 +175,7 @@ class MaskFormer(nn.Module):
         return torch.autocast(self.device.type, self.precision)
 
     def _images(self, batched_inputs: Inputs) -> Tensor:
-        """Normalised images in one batch (B, 3, H, W), zero where padded."""
+        """Normalized images in one batch (B, 3, H, W), zero where padded."""
         for inputs in batched_inputs:
             shape = inputs["image"].shape
             if len(shape) != 3 or shape[0] != len(self.pixel_mean):

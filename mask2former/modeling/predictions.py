@@ -3,7 +3,7 @@
 Dense mask logits are large (`Q` maps an image and prediction) and most are never needed: the loss reads them
 at points and for matched queries, inference for the last prediction. So they are products taken on demand.
 
-Letters: `B` images, `Q` queries, `K` classes, `C` channels, `H, W` the padded image's sides.
+Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `H, W` the padded image's sides.
 """
 
 from dataclasses import dataclass

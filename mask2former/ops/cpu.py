@@ -4,7 +4,7 @@
 pointers and sizes. It computes on as many threads as torch, and on the same ones: its OpenMP calls are left
 open when it is linked, and the OpenMP library that torch has loaded answers them. So torch is imported first.
 
-Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `D` channels of a head.
+Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `D` channels of a head.
 """
 
 import ctypes

@@ -6,7 +6,7 @@ cells of their level from `reference` (1 or B, Lq, 1 or L, 2), itself in [0, 1],
 softmax over L and P is taken inside. Values are of any float type; all else is float32, or float64 with
 float64 values. Shapes come flat: H_0, W_0, H_1, W_1, ...
 
-Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head.
 """
 

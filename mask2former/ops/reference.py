@@ -2,7 +2,7 @@
 
 All is computed in the type of the points: float32, or float64 for float64 values.
 
-Letters: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head, `N` heads of all images (B heads), `H, W` the sides of a map.
 """
 
@@ -49,7 +49,7 @@ def backward(
         of_weights = (_sample(level) * grad_heads).sum(1)  # (N, Lq, P)
         of_maps, of_grid = torch.ops.aten.grid_sampler_2d_backward(
             grad_heads * level.weights, level.maps, level.grid, 0, 0, False, (True, True)
-        )  # bilinear, zeros outside, edges not at the outer cells' centres
+        )  # bilinear, zeros outside, edges not at the outer cells' centers
         grad_value[:, level.cells] = of_maps.reshape(batch, heads, channels, -1).permute(0, 3, 1, 2)
         of_locations = 2 * of_grid.unflatten(0, (batch, heads)).transpose(1, 2)
         height, width = shapes[level.number] if reference is not None else (1, 1)
@@ -84,8 +84,8 @@ def _levels(
         locations = points[:, :, :, index]
         if reference is not None:
             x, y = locations.unbind(-1)
-            centres = reference[:, :, min(index, reference.shape[2] - 1), None, None]
-            locations = centres + torch.stack((x / width, y / height), dim=-1)
+            centers = reference[:, :, min(index, reference.shape[2] - 1), None, None]
+            locations = centers + torch.stack((x / width, y / height), dim=-1)
         # Points that are far away or nowhere would give NaN weights, or integers that overflow.
         grid = (2 * locations - 1).nan_to_num(nan=FAR).clamp(-FAR, FAR)
         yield _Level(

@@ -1,7 +1,7 @@
 """The command `python -m mask2former.tools.analyze`: what a model's parts cost, counted and timed.
 
 The counts need neither weights nor memory: see `mask2former/tools/flops.py`. The times are those of the model
-with fresh weights and a picture of noise, on MODEL.DEVICE; in panoptic post-processing every query is kept,
+with fresh weights and an image of noise, on MODEL.DEVICE; in panoptic post-processing every query is kept,
 which is the most it can have to do.
 """
 
@@ -37,12 +37,12 @@ from mask2former.tools.flops import (
 )
 from mask2former.weights import model_zoo as zoo
 
-PADDING = "normalise and pad"
+PADDING = "normalize and pad"
 MILLION, GIGA = 1e6, 1e9
 
 
 def side(text: str) -> int:
-    """A side of a picture, for argparse."""
+    """A side of an image, for argparse."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a side is a number of pixels, at least 1, not '{text}'")
     return int(text)
@@ -56,7 +56,7 @@ def count(text: str) -> int:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What is to be analysed: one config with its keys, or all published ones."""
+    """What is to be analyzed: one config with its keys, or all published ones."""
     parser = argparse.ArgumentParser(
         description="Parameters, multiply-adds, activations and times of a model's parts.",
         epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --runs 0",
@@ -69,7 +69,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs=2,
         type=side,
         metavar=("H", "W"),
-        help="of the picture, in pixels; default: the commonest of the dataset, resized as for evaluation",
+        help="of the image, in pixels; default: the commonest of the dataset, resized as for evaluation",
     )
     flag("--runs", type=count, default=5, metavar="N", help="timed runs, after one untimed; 0: none")
     flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
@@ -102,7 +102,7 @@ class Stopwatch:
 
 
 def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
-    """Median seconds that each part takes for a picture of `size`, and "all", over `runs` runs."""
+    """Median seconds that each part takes for an image of `size`, and "all", over `runs` runs."""
     model.inference = replace(model.inference, object_mask_threshold=0.0)
     pixels = torch.randint(0, 256, (len(model.pixel_mean), *size), generator=torch.Generator().manual_seed(0))
     image = pixels.to(model.device, torch.uint8)
@@ -154,7 +154,7 @@ def footnotes(cost: Cost, seconds: Mapping[str, float], model_device: torch.devi
         is_gpu = model_device.type == "cuda"
         machine = torch.cuda.get_device_name(model_device) if is_gpu else str(model_device)
         lines.append(
-            f"{1 / seconds['all']:.2f} pictures a second, median of {runs}, on {machine}, "
+            f"{1 / seconds['all']:.2f} images a second, median of {runs}, on {machine}, "
             f"{torch.get_num_threads()} CPU threads"
         )
     if cost.uncounted:
@@ -163,8 +163,8 @@ def footnotes(cost: Cost, seconds: Mapping[str, float], model_device: torch.devi
     return lines
 
 
-def analyse(cfg: CfgNode, size: Size, runs: int) -> str:
-    """The report on one config, for a picture of `size`.
+def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
+    """The report on one config, for an image of `size`.
 
     Raises:
         ValueError: the config is wrong, or its model has other parts.
@@ -172,7 +172,7 @@ def analyse(cfg: CfgNode, size: Size, runs: int) -> str:
     """
     cost = count_cost(cfg, size)
     height, width = padded(size, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
-    title = f"a picture of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
+    title = f"an image of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
     device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
     if runs:
         seconds = time_parts(cast(MaskFormer, build_model(cfg).eval()), size, runs)
@@ -181,7 +181,7 @@ def analyse(cfg: CfgNode, size: Size, runs: int) -> str:
 
 
 def published_row(config: str, backbone: str) -> list[str]:
-    """A config's parameters and mean flops over its dataset's usual pictures, as published and here."""
+    """A config's parameters and mean flops over its dataset's usual images, as published and here."""
     cfg = load_config(config)
     counted = [(share, count_cost(cfg, size)) for size, share in usual_sizes(cfg).items()]
     parameters = sum(counted[0][1].parameters.values()) / MILLION
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = load_config(args.config_file, args.opts)
         apply_dataset_facts(cfg, typed_keys(args.opts))
         size = tuple(args.size) if args.size else next(iter(usual_sizes(cfg)))
-        print(analyse(cfg, size, args.runs))
+        print(analyze(cfg, size, args.runs))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """The command `python -m mask2former.tools.check_dataset`: can a dataset be trained on, what does it hold?
 
-Every picture is decoded and every annotation made into masks, by the code that training uses. A broken record
+Every image is decoded and every annotation made into masks, by the code that training uses. A broken record
 is reported and the rest go on. Eight samples are drawn with their ground truth: a look at them shows what no
 program sees.
 """
@@ -26,7 +26,7 @@ from mask2former.data.catalog import Record
 from mask2former.data.checks.record import RecordFacts, Warned, look_into, task_of
 from mask2former.data.checks.summary import SHARED, Statistics, repeated
 from mask2former.data.custom.dataset import REGISTER, find_format, forget
-from mask2former.data.custom.duplicates import shared_pictures
+from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.errors import errors_collected
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.mapper import record_image
@@ -34,8 +34,8 @@ from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.visualize import (
     Array,
-    Colour,
-    class_colours,
+    Color,
+    class_colors,
     draw_regions,
     enlarge,
     legible_scale,
@@ -64,10 +64,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     flag = parser.add_argument
     flag("name", nargs="?", metavar="NAME", help="a dataset known by name, such as coco_2017_train")
-    flag("--images", metavar="DIR", help="instead of a name: the pictures of your own data,")
+    flag("--images", metavar="DIR", help="instead of a name: the images of your own data,")
     flag("--annotations", metavar="FILE_OR_DIR", help="its COCO JSON, or folder of label PNGs,")
     flag("--classes", metavar="FILE", help="and the names of its classes, where those do not tell")
-    flag("--against", metavar="NAME", help="another dataset that should share no picture with this one")
+    flag("--against", metavar="NAME", help="another dataset that should share no image with this one")
     flag("--output", metavar="DIR", type=Path, help="where samples go (default: output/check_dataset/NAME)")
     flag("--limit", metavar="N", type=whole_number, help="look at the first N records only")
     flag("--workers", metavar="N", type=whole_number, default=os.cpu_count() or 1, help="processes")
@@ -86,7 +86,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def checked(records: Sequence[Record], metadata: Metadata, workers: int) -> Iterator[RecordFacts]:
     """What each record holds, in order, with progress."""
     look = partial(look_into, metadata=metadata)
-    progress = partial(tqdm, total=len(records), unit="picture", disable=None)
+    progress = partial(tqdm, total=len(records), unit="image", disable=None)
     if workers == 1:
         yield from progress(map(look, records))
         return
@@ -125,14 +125,14 @@ def examine(
     return statistics, telling
 
 
-def class_palette(metadata: Metadata, names_fact: str, num_classes: int) -> list[Colour]:
-    """The colours that the dataset has for its classes, else ours."""
+def class_palette(metadata: Metadata, names_fact: str, num_classes: int) -> list[Color]:
+    """The colors that the dataset has for its classes, else ours."""
     given = metadata.get(names_fact.replace("classes", "colors")) or ()
-    return [tuple(colour) for colour in given] if len(given) == num_classes else class_colours(num_classes)
+    return [tuple(color) for color in given] if len(given) == num_classes else class_colors(num_classes)
 
 
 def draw_truth(record: Record, metadata: Metadata) -> Array:
-    """The picture (H, W, 3) with the regions that training would be shown, enlarged where it is tiny."""
+    """The image (H, W, 3) with the regions that training would be shown, enlarged where it is tiny."""
     image, task = record_image(record), task_of(record)
     assert task is not None
     segments = task.reader(record, metadata, image.shape[:2])
@@ -170,20 +170,20 @@ def card_text(card: dict[str, Any]) -> str:
 
 
 def _overview(card: dict[str, Any]) -> list[list[Any]]:
-    objects, share = card["objects_in_a_picture"], card["share_of_pixels_without_class"]
+    objects, share = card["objects_in_an_image"], card["share_of_pixels_without_class"]
     most = f"{objects['most']}, in {objects['most_in']}" if objects["most"] else "0"
     forms = ", ".join(f"{count} {form}" for form, count in card["representation"].items())
     return [
         ["dataset", card["dataset"]],
-        ["pictures", card["pictures"]],
-        ["sizes", _size_line(card["picture_sizes"])],
-        ["annotations", forms or "none: pictures alone"],
-        ["without objects", card["pictures_without_objects"]],
+        ["images", card["images"]],
+        ["sizes", _size_line(card["image_sizes"])],
+        ["annotations", forms or "none: images alone"],
+        ["without objects", card["images_without_objects"]],
         ["crowd regions", card["crowd_regions"]],
-        ["objects", f"{objects['mean'] or 0:.1f} a picture, at most {most}"],
+        ["objects", f"{objects['mean'] or 0:.1f} an image, at most {most}"],
         [
             "queries",
-            f"{objects['queries']}; pictures with more objects: {objects['pictures_with_more_than_queries']}",
+            f"{objects['queries']}; images with more objects: {objects['images_with_more_than_queries']}",
         ],
         *([] if share is None else [["pixels without class", f"{share:.2%}"]]),
     ]
@@ -197,7 +197,7 @@ def _size_line(sizes: dict[str, Any]) -> str:
     )
     return (
         f"{sizes['different']} different, from {smallest} to {largest} (width x height); "
-        f"most often {commonest} ({sizes['pictures_of_commonest']})"
+        f"most often {commonest} ({sizes['images_of_commonest']})"
     )
 
 
@@ -219,10 +219,10 @@ def _class_table(card: dict[str, Any]) -> str:
     classes, unseen = card["classes"], card["never_seen"]
     if not classes:
         return ""
-    cells = [[entry["name"], entry["pictures"], entry["objects"]] for entry in classes if entry["objects"]]
+    cells = [[entry["name"], entry["images"], entry["objects"]] for entry in classes if entry["objects"]]
     length = max(1, -(-len(cells) // CLASS_COLUMNS))
     rows = [[cell for entry in cells[i::length] for cell in entry] for i in range(length)]
-    heads = ["class", "pictures", "objects"] * min(CLASS_COLUMNS, len(cells))
+    heads = ["class", "images", "objects"] * min(CLASS_COLUMNS, len(cells))
     never = f"never seen, {len(unseen)} of {len(classes)}: {', '.join(unseen)}" if unseen else ""
     return "\n".join(filter(None, [tabulate(rows, heads) if cells else "", never]))
 
@@ -234,7 +234,7 @@ def _listed(title: str, items: Sequence[str], count: int = 0) -> str:
 
 
 def overlap(records: Sequence[Record], other: str) -> list[Warned]:
-    """A warning for each picture that the dataset `other` holds too.
+    """A warning for each image that the dataset `other` holds too.
 
     Raises:
         DatasetError: there is no such dataset, or it cannot be read.
@@ -242,10 +242,10 @@ def overlap(records: Sequence[Record], other: str) -> list[Warned]:
     with errors_collected():  # what is broken there is not asked
         others = DatasetCatalog.get(other)
     ours, theirs = ([r["file_name"] for r in some if "file_name" in r] for some in (records, others))
-    return [Warned(SHARED, f"{a}: {b}") for a, b in shared_pictures(ours, theirs)]
+    return [Warned(SHARED, f"{a}: {b}") for a, b in shared_images(ours, theirs)]
 
 
-def name_own_data(images: str, annotations: str, classes: str | None) -> str:
+def name_custom_data(images: str, annotations: str, classes: str | None) -> str:
     """Make files known by a name, which is returned. What is broken among them, the records will show."""
     forget(OWN)
     with errors_collected():
@@ -260,7 +260,7 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DatasetError: there is no such dataset, or its files as a whole cannot be read.
     """
-    name = args.name or name_own_data(args.images, args.annotations, args.classes)
+    name = args.name or name_custom_data(args.images, args.annotations, args.classes)
     with errors_collected() as errors:
         records = DatasetCatalog.get(name)
     records = records[: args.limit]

@@ -1,6 +1,6 @@
-"""The command `mask2former-demo`: draw what a trained model sees in pictures.
+"""The command `mask2former-demo`: draw what a trained model sees in images.
 
-Each picture's drawing gets the picture's name in the output folder. A picture that cannot be read is reported
+Each image's drawing gets the image's name in the output folder. An image that cannot be read is reported
 and the rest go on; the exit code then is 1.
 """
 
@@ -37,12 +37,12 @@ FOUND = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags of the published demo."""
     parser = argparse.ArgumentParser(
-        description="Draw what a trained model sees in pictures.",
+        description="Draw what a trained model sees in images.",
         epilog=f"Example: --input a.jpg --opts {WEIGHTS} model_final.pth",
     )
     flag = parser.add_argument
-    flag("--input", required=True, nargs="+", metavar="PICTURE", help="files, folders, globs or addresses")
-    flag("--output", default="output", help="folder, or for one picture a file (default: ./output)")
+    flag("--input", required=True, nargs="+", metavar="IMAGE", help="files, folders, globs or addresses")
+    flag("--output", default="output", help="folder, or for one image a file (default: ./output)")
     flag("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
     flag("--task", choices=FOUND, help="what to draw; default: the first of these that the model is set to")
     flag(
@@ -57,12 +57,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def find_pictures(inputs: Iterable[str]) -> list[str]:
-    """The pictures that files, folders, globs and addresses stand for, in order.
+def find_images(inputs: Iterable[str]) -> list[str]:
+    """The images that files, folders, globs and addresses stand for, in order.
 
     A folder or glob without any is kept as it is: reading it fails with a message that names it.
     """
-    pictures = []
+    images = []
     for item in inputs:
         if Path(item).is_dir():
             files = sorted(str(path) for path in Path(item).iterdir() if path.suffix.lower() in EXTENSIONS)
@@ -70,24 +70,24 @@ def find_pictures(inputs: Iterable[str]) -> list[str]:
             files = [item]
         else:
             files = sorted(glob.glob(item, recursive=True))
-        pictures += files or [item]
-    return pictures
+        images += files or [item]
+    return images
 
 
-def output_paths(pictures: Sequence[str], output: str) -> list[Path]:
-    """Where each drawing goes: below the folder `output`, or to `output` itself if it names a picture.
+def output_paths(images: Sequence[str], output: str) -> list[Path]:
+    """Where each drawing goes: below the folder `output`, or to `output` itself if it names an image.
 
     Raises:
         ValueError: one file for several drawings.
     """
     target = Path(output)
     if target.suffix.lower() in EXTENSIONS and not target.is_dir():
-        if len(pictures) > 1:
-            raise ValueError(f"--output {output} is one file for {len(pictures)} pictures; give a folder")
+        if len(images) > 1:
+            raise ValueError(f"--output {output} is one file for {len(images)} images; give a folder")
         return [target]
     paths: dict[Path, None] = {}  # in order, and quick to look up for a folder of thousands
-    for picture in pictures:
-        name = Path(urlparse(picture).path if is_address(picture) else picture)
+    for image in images:
+        name = Path(urlparse(image).path if is_address(image) else image)
         suffix = name.suffix if name.suffix.lower() in EXTENSIONS else ".png"
         number, path = 1, target / f"{name.stem}{suffix}"
         while path in paths:
@@ -96,12 +96,12 @@ def output_paths(pictures: Sequence[str], output: str) -> list[Path]:
     return list(paths)
 
 
-def check_nothing_is_overwritten(pictures: Sequence[str], paths: Sequence[Path]) -> None:
-    """Raise ValueError where a drawing would take the place of one of the pictures."""
-    sources = {Path(picture).resolve() for picture in pictures if not is_address(picture)}
+def check_nothing_is_overwritten(images: Sequence[str], paths: Sequence[Path]) -> None:
+    """Raise ValueError where a drawing would take the place of one of the images."""
+    sources = {Path(image).resolve() for image in images if not is_address(image)}
     for path in paths:
         if path.resolve() in sources:
-            raise ValueError(f"the drawing {path} would overwrite the picture itself; give another --output")
+            raise ValueError(f"the drawing {path} would overwrite the image itself; give another --output")
 
 
 def build_config(args: argparse.Namespace) -> CfgNode:
@@ -129,33 +129,33 @@ def how_to_get_weights(config_file: str) -> str:
     """The line to type, with the published checkpoint of that config where there is one."""
     address = zoo.published_weights(config_file)
     line = f"Add to the command:\n  --opts {WEIGHTS} {address or 'path/to/model_final.pth'}"
-    return f"{line}\n{zoo.licence_notice()}" if address else line
+    return f"{line}\n{zoo.license_notice()}" if address else line
 
 
-def draw_one(predictor: Predictor, picture: str, path: Path, task: str | None) -> str:
-    """Segment and draw one picture; what to tell about it.
+def draw_one(predictor: Predictor, image: str, path: Path, task: str | None) -> str:
+    """Segment and draw one image; what to tell about it.
 
     Raises:
         ValueError, OSError: it cannot be read, or the drawing not be written.
     """
-    result = predictor(picture)
+    result = predictor(image)
     task = task or result.tasks[0]
     write_image(path, result.draw(task, scale=legible_scale(result.image)))
     found = f"{result.count(task)} {FOUND[task]}"
-    return f"{picture}: {result.why_empty(task) or found} -> {path}"
+    return f"{image}: {result.why_empty(task) or found} -> {path}"
 
 
-def draw_all(predictor: Predictor, pictures: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
-    """Draw every picture that can be; how many could not."""
+def draw_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
+    """Draw every image that can be; how many could not."""
     failed = 0
-    progress = tqdm(list(zip(pictures, paths, strict=True)), unit="picture", disable=len(pictures) == 1)
-    for picture, path in progress:
+    progress = tqdm(list(zip(images, paths, strict=True)), unit="image", disable=len(images) == 1)
+    for image, path in progress:
         try:
-            progress.write(draw_one(predictor, picture, path, task))
+            progress.write(draw_one(predictor, image, path, task))
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
-            reason = str(error).removeprefix(f"{picture}: ")
-            progress.write(f"error: {picture}: {reason}", file=sys.stderr)
+            reason = str(error).removeprefix(f"{image}: ")
+            progress.write(f"error: {image}: {reason}", file=sys.stderr)
     return failed
 
 
@@ -165,9 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logger()
     try:
         cfg = build_config(args)
-        pictures = find_pictures(args.input)
-        paths = output_paths(pictures, args.output)
-        check_nothing_is_overwritten(pictures, paths)
+        images = find_images(args.input)
+        paths = output_paths(images, args.output)
+        check_nothing_is_overwritten(images, paths)
         threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
         predictor = Predictor(cfg, score_threshold=threshold, precision=args.precision)
     except UntrainedModelError as error:
@@ -176,9 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    failed = draw_all(predictor, pictures, paths, args.task)
+    failed = draw_all(predictor, images, paths, args.task)
     if failed:
-        print(f"error: {failed} of {len(pictures)} pictures could not be drawn", file=sys.stderr)
+        print(f"error: {failed} of {len(images)} images could not be drawn", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -8,7 +8,7 @@ operators that fvcore does not know: fused attention, sampling for deformable at
 fvcore itself traces a real forward pass, never a fake one, and the largest configs would take it minutes and
 gigabytes; the tests compare with it on a small one.
 
-Letters: `B` images, `Q` queries, `N` keys, `C` channels, `L` levels, `H, W` the padded image's sides.
+Shapes: `B` images, `Q` queries, `N` keys, `C` channels, `L` levels, `H, W` the padded image's sides.
 """
 
 from collections import Counter
@@ -49,13 +49,13 @@ SAMPLING, NORM, RESIZING = "sampling", "norm", "resizing"
 KINDS = (CONVOLUTION, PRODUCT, ATTENTION, SAMPLING, NORM, RESIZING)
 ACTIVE_KINDS = (CONVOLUTION, PRODUCT, ATTENTION, SAMPLING)  # whose outputs are activations
 
-PICTURES: dict[str, dict[Size, float]] = {
+IMAGES: dict[str, dict[Size, float]] = {
     "coco": {(480, 640): 0.7, (427, 640): 0.3},
     "ade20k": {(512, 512): 1.0},
     "cityscapes": {(1024, 2048): 1.0},
     "mapillary": {(3000, 4000): 1.0},
-}  # dataset -> sides of its pictures and their share; COCO's shares are fitted (docs/costs.md)
-USUAL_PICTURE = {(480, 640): 1.0}
+}  # dataset -> sides of its images and their share; COCO's shares are fitted (docs/costs.md)
+USUAL_IMAGE = {(480, 640): 1.0}
 
 
 class Rule(NamedTuple):
@@ -244,15 +244,15 @@ def padded(size: Size, divisor: int) -> Size:
 
 
 def usual_sizes(cfg: CfgNode) -> dict[Size, float]:
-    """The sizes of a dataset's pictures as evaluation resizes them, the commonest first, with their shares.
+    """The sizes of a dataset's images as evaluation resizes them, the commonest first, with their shares.
 
-    The dataset is known by the start of its name; pictures of others are taken to be 640 x 480.
+    The dataset is known by the start of its name; images of others are taken to be 640 x 480.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    pictures = PICTURES.get(names[0].split("_")[0], USUAL_PICTURE) if names else USUAL_PICTURE
+    images = IMAGES.get(names[0].split("_")[0], USUAL_IMAGE) if names else USUAL_IMAGE
     sizes = {}
-    for picture, share in pictures.items():
-        resized = resize_shortest_edge(picture, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    for image, share in images.items():
+        resized = resize_shortest_edge(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         sizes[resized.height, resized.width] = share
     return sizes
 

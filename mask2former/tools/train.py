@@ -23,7 +23,7 @@ from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigte
 from mask2former.engine.launch.failures import first_failure
 from mask2former.engine.launch.launcher import add_arguments, launch
 from mask2former.engine.logger import describe_environment, setup_logger
-from mask2former.engine.setup.custom_data import Given, apply_own_data
+from mask2former.engine.setup.custom_data import Given, apply_custom_data
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 from mask2former.engine.setup.device import launched_device
 from mask2former.engine.setup.expected_results import expected_results
@@ -68,9 +68,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags for somebody's own data; docs/own_data.md describes them."""
-    flag = parser.add_argument_group("your own data (docs/own_data.md)").add_argument
-    flag("--train-images", metavar="DIR", help="a folder of pictures to train on,")
+    """The flags for somebody's own data; docs/custom_datasets.md describes them."""
+    flag = parser.add_argument_group("your own data (docs/custom_datasets.md)").add_argument
+    flag("--train-images", metavar="DIR", help="a folder of images to train on,")
     flag(
         "--train-annotations",
         metavar="FILE_OR_DIR",
@@ -81,7 +81,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     flag(
         "--classes", "--train-classes", metavar="FILE", help="names of the classes in label PNGs, one a line"
     )
-    flag("--overfit", type=int, metavar="N", help="train and test on the first N pictures, to see it learn")
+    flag("--overfit", type=int, metavar="N", help="train and test on the first N images, to see it learn")
     flag(
         "--save-predictions", action="store_true", help="write them in the official formats, when evaluating"
     )
@@ -106,7 +106,7 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
         logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
     cfg.MODEL.DEVICE = launched_device(cfg.MODEL.DEVICE, device, args.num_gpus)
     given = Given(**{name: getattr(args, name) for name in Given._fields})
-    apply_own_data(cfg, given, typed, test_only=args.eval_only)
+    apply_custom_data(cfg, given, typed, test_only=args.eval_only)
     if args.overfit is not None:
         apply_overfit(cfg, args.overfit, typed)
     if args.eval_only and cfg.DATASETS.TEST:

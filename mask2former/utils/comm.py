@@ -175,7 +175,7 @@ def is_main_process() -> bool:
     return rank() == 0
 
 
-def sum_over_processes(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """A fresh tensor: the sum of `value` over all processes. No gradient passes."""
     total = value.detach().clone()
     if is_distributed():
@@ -183,10 +183,10 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return total
 
 
-def in_any_process(fact: bool) -> bool:
+def all_reduce_any(fact: bool) -> bool:
     """Whether it is so in at least one process."""
     device = "cuda" if is_distributed() and dist.get_backend() == "nccl" else "cpu"  # NCCL knows no other
-    return bool(sum_over_processes(torch.tensor(int(fact), device=device)))
+    return bool(all_reduce_sum(torch.tensor(int(fact), device=device)))
 
 
 def gather_objects(item: Any) -> list[Any]:
@@ -198,7 +198,7 @@ def gather_objects(item: Any) -> list[Any]:
     return items or []
 
 
-def gather_everywhere(item: Any) -> list[Any]:
+def all_gather_object(item: Any) -> list[Any]:
     """The picklable items of all processes in order of rank, in all processes."""
     if not is_distributed():
         return [item]
@@ -207,7 +207,7 @@ def gather_everywhere(item: Any) -> list[Any]:
     return items
 
 
-def of_main_process(item: Any) -> Any:
+def broadcast_object(item: Any) -> Any:
     """The main process's picklable item, in all processes."""
     items = [item]
     if is_distributed():

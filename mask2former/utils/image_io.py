@@ -1,8 +1,8 @@
-"""Reading a picture from wherever it comes (path, web address, array, Pillow image), and writing one.
+"""Reading an image from wherever it comes (path, web address, array, Pillow image), and writing one.
 
-Whatever its format, what comes out is what a viewer shows: turned as EXIF says, three colours of 8 bits.
+Whatever its format, what comes out is what a viewer shows: turned as EXIF says, three colors of 8 bits.
 
-Letters: `H, W` the picture's sides in pixels.
+Shapes: `H, W` the image's sides in pixels.
 """
 
 import tempfile
@@ -20,22 +20,22 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Image.Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's grey pictures of 16 bits
-UPRIGHT = 1  # EXIF's orientation of a picture that needs no turning
+WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
+UPRIGHT = 1  # EXIF's orientation of an image that needs no turning
 
 
 class ImageError(ValueError):
-    """A source that is no usable picture; says which and why."""
+    """A source that is no usable image; says which and why."""
 
 
 def read_image(source: ImageSource) -> Array:
-    """The picture (H, W, 3) uint8 RGB.
+    """The image (H, W, 3) uint8 RGB.
 
-    Grey becomes three equal channels, transparency is dropped, and 16 bits are scaled to 8. An array is
+    Gray becomes three equal channels, transparency is dropped, and 16 bits are scaled to 8. An array is
     (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of bool, uint8 or uint16, in the order RGB.
 
     Raises:
-        ImageError: no such file, not a picture, a truncated one, or an array of another kind.
+        ImageError: no such file, not an image, a truncated one, or an array of another kind.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -43,7 +43,7 @@ def read_image(source: ImageSource) -> Array:
         return _from_pillow(source, "the given image")
     if not isinstance(source, str | PathLike):
         raise ImageError(
-            f"a {type(source).__name__} is no picture; give a path, an address, an array or a Pillow image"
+            f"a {type(source).__name__} is no image; give a path, an address, an array or a Pillow image"
         )
     name = fspath(source)
     if not is_address(name):
@@ -53,7 +53,7 @@ def read_image(source: ImageSource) -> Array:
 
 
 def is_address(name: str) -> bool:
-    """Whether the picture lies in the web."""
+    """Whether the image lies in the web."""
     return name.startswith(("http://", "https://"))
 
 
@@ -68,7 +68,7 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
     try:
         Image.fromarray(image).save(path, quality=95)
     except (ValueError, KeyError) as error:
-        raise ImageError(f"{path}: its suffix tells no picture format; use .png or .jpg") from error
+        raise ImageError(f"{path}: its suffix tells no image format; use .png or .jpg") from error
 
 
 def _download(address: str, folder: str) -> str:
@@ -83,39 +83,39 @@ def _download(address: str, folder: str) -> str:
 
 def _from_file(path: str, name: str) -> Array:
     try:
-        with located(path).open("rb") as file, Image.open(file) as picture:
-            return _from_pillow(picture, name)
+        with located(path).open("rb") as file, Image.open(file) as image:
+            return _from_pillow(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder, not a picture") from None
+        raise ImageError(f"{name}: is a folder, not an image") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: is not a picture that Pillow can read") from None
+        raise ImageError(f"{name}: is not an image that Pillow can read") from None
     except ImageError:
         raise
     except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
         raise ImageError(f"{name}: cannot be read ({error})") from error
 
 
-def _from_pillow(picture: Image.Image, name: str) -> Array:
-    if picture.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
-        picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
+def _from_pillow(image: Image.Image, name: str) -> Array:
+    if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
         raise ImageError(f"{name}: holds floats, whose range is unknown; save it with 8 or 16 bits")
-    if picture.mode in WIDE_MODES:
-        return _from_array(np.asarray(picture).clip(0, 2**16 - 1).astype(np.uint16))
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    if image.mode in WIDE_MODES:
+        return _from_array(np.asarray(image).clip(0, 2**16 - 1).astype(np.uint16))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _from_array(array: Array) -> Array:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(f"an array of shape {array.shape} is no picture; expected (H, W) or (H, W, 3)")
+        raise ImageError(f"an array of shape {array.shape} is no image; expected (H, W) or (H, W, 3)")
     if array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:
         array = (array // 257).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype} is no picture; expected uint8 from 0 to 255")
+        raise ImageError(f"an array of {array.dtype} is no image; expected uint8 from 0 to 255")
     return np.ascontiguousarray(np.broadcast_to(array[..., :3], (*array.shape[:2], 3)))

@@ -1,8 +1,8 @@
-"""Pictures that hold labels instead of colours: semantic label maps and panoptic segment ids.
+"""Images that hold labels instead of colors: semantic label maps and panoptic segment ids.
 
 A panoptic PNG is RGB; the id of a pixel's segment is R + 256 * G + 65536 * B, and 0 is void.
 
-Letters: `H, W` the picture's sides in pixels.
+Shapes: `H, W` the image's sides in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ SEGMENT_MODES = ("RGB", "RGBA")
 
 
 def read_label_map(path: PathLike) -> Array:
-    """The label of each pixel, (H, W) integers: grey values of 8 or 16 bits, or the indices of a palette.
+    """The label of each pixel, (H, W) integers: gray values of 8 or 16 bits, or the indices of a palette.
 
     Raises:
-        ValueError: the file is missing, no readable picture, or has colour channels.
+        ValueError: the file is missing, no readable image, or has color channels.
     """
     labels = np.asarray(_open(path, LABEL_MODES))
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def relabelled(labels: Array, table: Mapping[int, int]) -> Array:
+def relabeled(labels: Array, table: Mapping[int, int]) -> Array:
     """Labels (H, W) int32, each value of a file replaced by what `table`, which is not empty, says of it.
 
     Raises:
@@ -54,13 +54,13 @@ def read_segment_ids(path: PathLike) -> Array:
     """The segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
 
     Raises:
-        ValueError: the file is missing, no readable picture, or not in colour.
+        ValueError: the file is missing, no readable image, or not in color.
     """
-    picture = _open(path, SEGMENT_MODES)
-    if picture.mode != "RGB":
-        picture = picture.convert("RGB")  # drops alpha
-    four_bytes = np.frombuffer(picture.tobytes("raw", "RGBX"), "<u4")
-    return four_bytes.reshape(picture.height, picture.width) & np.uint32(MAX_SEGMENT_ID)
+    image = _open(path, SEGMENT_MODES)
+    if image.mode != "RGB":
+        image = image.convert("RGB")  # drops alpha
+    four_bytes = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4")
+    return four_bytes.reshape(image.height, image.width) & np.uint32(MAX_SEGMENT_ID)
 
 
 def semantic_from_panoptic(ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int) -> Array:
@@ -79,19 +79,19 @@ def write_segment_ids(path: PathLike, ids: Array) -> None:
 
 
 def write_label_map(path: PathLike, labels: Array) -> None:
-    """Write labels (H, W), uint8 or uint16, as a grey PNG of as many bits."""
+    """Write labels (H, W), uint8 or uint16, as a gray PNG of as many bits."""
     Image.fromarray(labels).save(path)
 
 
 def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
-    """The decoded picture."""
+    """The decoded image."""
     try:
-        with located(path).open("rb") as file, Image.open(file) as picture:
-            picture.load()
+        with located(path).open("rb") as file, Image.open(file) as image:
+            image.load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
-        raise ValueError(f"{path}: not a readable picture ({error})") from error
-    if picture.mode not in modes:
-        raise ValueError(f"{path}: the picture's mode is {picture.mode}, expected one of {', '.join(modes)}")
-    return picture
+        raise ValueError(f"{path}: not a readable image ({error})") from error
+    if image.mode not in modes:
+        raise ValueError(f"{path}: the image's mode is {image.mode}, expected one of {', '.join(modes)}")
+    return image

@@ -4,7 +4,7 @@ Records are pickled one by one into one buffer. A list of dicts would be copied 
 since reading an object writes its reference count. Where several processes run, the buffer is a file without
 a name in memory, which the others map: it is in no folder, and gone with the last of them, however they end.
 
-Letters: `N` records.
+Shapes: `N` records.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mask2former.utils.comm import gather_everywhere, rank, world_size
+from mask2former.utils.comm import all_gather_object, rank, world_size
 
 logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, Any]
@@ -105,16 +105,16 @@ def read_once_a_machine(read: Read) -> tuple[PackedRecords, Any]:
     """
     if world_size() == 1 or not hasattr(os, "memfd_create"):
         return _read_alone(read)
-    machines = gather_everywhere(_machine())
+    machines = all_gather_object(_machine())
     reader = machines.index(machines[rank()])
     with os.fdopen(os.memfd_create("records"), "wb") as file:
         found = _place_or_error(read, file) if rank() == reader else None
-        places = gather_everywhere(_portable(found))
+        places = all_gather_object(_portable(found))
         if errors := [(number, place) for number, place in enumerate(places) if isinstance(place, Exception)]:
             number, error = errors[0]  # the same in all processes
             raise found if number == rank() and isinstance(found, Exception) else error
         shared = _open(places[reader])
-        gather_everywhere(None)  # from here on all have the file
+        all_gather_object(None)  # from here on all have the file
     if shared is None:
         logger.info("what process %d has read cannot be seen here; this process reads it again", reader)
         return _read_alone(read)

@@ -4,7 +4,7 @@ Names are translated (`weight_names.py`), shapes compared, and what may differ b
 head for another number of classes starts anew, queries are cut or multiplied, Swin's position tables are
 interpolated. All else that does not fit is an error, and then the model is left as it was.
 
-Letters: `Q` queries, `C` channels, `w` the side of a Swin window in tokens, `A` its attention heads.
+Shapes: `Q` queries, `C` channels, `w` the side of a Swin window in tokens, `A` its attention heads.
 """
 
 import logging
@@ -137,7 +137,7 @@ ADAPTATIONS = (
     Adaptation(
         r"\.class_embed\.(weight|bias)$",
         _keep_initial,
-        "re-initialised: class head ({} -> {} classes)",
+        "re-initialized: class head ({} -> {} classes)",
         lambda rows: rows - 1,  # the last is "no object"
     ),
     Adaptation(r"\.query_feat\.weight$", _resize_queries, "resized: query features ({} -> {})"),
@@ -190,7 +190,7 @@ def _fit(
 
 def _count_parameters(report: LoadReport, model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """How much of the model is the file's, and whether its head is."""
-    started_anew = {name for name, note in report.adapted.items() if note.startswith("re-initialised")}
+    started_anew = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     filled = {name for name in sizes if name in values and name not in started_anew}
     head = {name for name in sizes if name.startswith(HEAD)}

@@ -1,4 +1,4 @@
-"""The published models: addresses, figures and licence of their weights, from the table `model_zoo.json`."""
+"""The published models: addresses, figures and license of their weights, from the table `model_zoo.json`."""
 
 import json
 from functools import cache
@@ -11,7 +11,7 @@ TABLE = "model_zoo.json"
 
 @cache
 def table() -> dict[str, Any]:
-    """The whole table: `root`, `licence`, `backbones` and, by config file, `models`."""
+    """The whole table: `root`, `license`, `backbones` and, by config file, `models`."""
     return json.loads(resources.files("mask2former.weights").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
@@ -20,12 +20,12 @@ def root() -> str:
     return table()["root"]
 
 
-def licence_notice() -> str:
+def license_notice() -> str:
     """What a download of published weights says."""
-    licence = table()["licence"]
+    license = table()["license"]
     return (
-        f"These weights are published by the authors of Mask2Former under {licence['name']} "
-        f"({licence['url']}): non-commercial use only. The licence of this program does not cover them."
+        f"These weights are published by the authors of Mask2Former under {license['name']} "
+        f"({license['url']}): non-commercial use only. The license of this program does not cover them."
     )
 
 

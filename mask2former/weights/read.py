@@ -49,7 +49,7 @@ class WeightsError(ValueError):
 class Checkpoint:
     """What a file holds: tensors under the file's own names, and what came with them.
 
-    `config` is the YAML text and `metadata` the class names, thing ids and colours that this project's own
+    `config` is the YAML text and `metadata` the class names, thing ids and colors that this project's own
     checkpoints carry; `extra` is everything else (optimizer, iteration, ...).
     """
 
@@ -61,7 +61,7 @@ class Checkpoint:
 
 
 class WebFiles(HTTPURLHandler):
-    """Downloads, kept in iopath's cache; says whose licence comes with the published weights."""
+    """Downloads, kept in iopath's cache; says whose license comes with the published weights."""
 
     DETECTRON2 = "detectron2://"
     DETECTRON2_HOST = "dl.fbaipublicfiles.com"
@@ -92,7 +92,7 @@ class WebFiles(HTTPURLHandler):
     ) -> str:
         url = self.address(path)
         if url.startswith(zoo.root()) and not self.cached_file(url).is_file():
-            logger.warning("%s", zoo.licence_notice())
+            logger.warning("%s", zoo.license_notice())
         return super()._get_local_path(url, force, cache_dir or self.cache_dir(url), **kwargs)
 
 

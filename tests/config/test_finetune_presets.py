@@ -49,8 +49,8 @@ def test_a_preset_has_no_data_of_its_own(preset):
 
 
 @pytest.fixture
-def own_data(tiny_shapes):
-    """The drawn pictures as somebody's COCO panoptic files, which are known by a name of his."""
+def custom_data(tiny_shapes):
+    """The drawn images as somebody's COCO panoptic files, which are known by a name of his."""
     root = tiny_shapes / "shapes"
     places = (root / "train", root / "panoptic_train", root / "annotations/panoptic_train.json")
     register_coco_panoptic("own", {}, *places)
@@ -59,9 +59,9 @@ def own_data(tiny_shapes):
         catalog.remove("own")
 
 
-def test_a_preset_on_other_data(own_data, tmp_path, caplog):
+def test_a_preset_on_other_data(custom_data, tmp_path, caplog):
     tiny = {key: value for key, value in OPTIONS.items() if not key.startswith("SOLVER.")}
-    tiny |= {"DATASETS.TRAIN": (own_data,), "OUTPUT_DIR": str(tmp_path), "SOLVER.EPOCHS": 4}
+    tiny |= {"DATASETS.TRAIN": (custom_data,), "OUTPUT_DIR": str(tmp_path), "SOLVER.EPOCHS": 4}
     tiny |= {"MODEL.WEIGHTS": "", "TEST.EVAL_PERIOD": 0}
     cfg = load_config("finetune/panoptic_R50.yaml", [part for item in tiny.items() for part in item])
     published = cfg.clone()
@@ -71,6 +71,6 @@ def test_a_preset_on_other_data(own_data, tmp_path, caplog):
     with caplog.at_level(logging.INFO, "mask2former"):
         apply_dataset_facts(cfg)
         train(cfg, resume=False, typed_keys=tiny)
-    assert "re-initialised: class head (133 -> 5 classes)" in caplog.text
+    assert "re-initialized: class head (133 -> 5 classes)" in caplog.text
     done = config_from_text((tmp_path / "config.yaml").read_text(), "written").SOLVER
-    assert (done.MAX_ITER, done.IMS_PER_BATCH, done.ACCUMULATION_STEPS) == (2, 16, 8)  # 24 pictures
+    assert (done.MAX_ITER, done.IMS_PER_BATCH, done.ACCUMULATION_STEPS) == (2, 16, 8)  # 24 images

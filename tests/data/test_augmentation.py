@@ -26,7 +26,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def scene_of(masks, classes=None):
-    """A picture of noise with the given masks (N, H, W)."""
+    """An image of noise with the given masks (N, H, W)."""
     masks = np.asarray(masks, dtype=bool)
     height, width = masks.shape[1:]
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -41,8 +41,8 @@ def empty_scene(height, width):
 @given(sides, st.integers(1, 90))
 def test_nearest_pixels_are_pillows_on_both_axes(size, new_size):
     line = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
-    picture = Image.fromarray(np.stack([line] * 3))
-    expected = np.asarray(picture.resize((new_size, 3), Image.Resampling.NEAREST))[0]
+    image = Image.fromarray(np.stack([line] * 3))
+    expected = np.asarray(image.resize((new_size, 3), Image.Resampling.NEAREST))[0]
     np.testing.assert_array_equal(line[nearest_pixels(size, new_size)], expected)
     upright = Image.fromarray(np.stack([line] * 3, axis=1))
     expected = np.asarray(upright.resize((3, new_size), Image.Resampling.NEAREST))[:, 0]
@@ -50,7 +50,7 @@ def test_nearest_pixels_are_pillows_on_both_axes(size, new_size):
 
 
 @given(sides, sides, sides, sides)
-def test_pictures_are_resized_as_pillow_does(height, width, new_height, new_width):
+def test_images_are_resized_as_pillow_does(height, width, new_height, new_width):
     image = empty_scene(height, width).image
     expected = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(Resize(new_height, new_width).apply_image(image), np.asarray(expected))
@@ -66,7 +66,7 @@ def off_pillow(size, new_size):
 
 @settings(max_examples=200)
 @given(st.tuples(sides, sides), st.tuples(sides, sides))
-def test_for_training_pictures_are_resized_within_two_levels_of_pillow(size, new_size):
+def test_for_training_images_are_resized_within_two_levels_of_pillow(size, new_size):
     """Both round twice, after each axis: one value in 10^8 is off by two."""
     assert off_pillow(size, new_size).max() <= 2
 
@@ -80,8 +80,8 @@ def by_hand(step, array, nearest):
     """One transform of an array (H, W) or (H, W, 3), by Pillow and numpy."""
     if isinstance(step, Resize):
         method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-        picture = Image.fromarray(np.ascontiguousarray(array))
-        return np.asarray(picture.resize((step.width, step.height), method))
+        image = Image.fromarray(np.ascontiguousarray(array))
+        return np.asarray(image.resize((step.width, step.height), method))
     if isinstance(step, Flip):
         return {None: array, 0: array[::-1], 1: array[:, ::-1]}[step.axis]
     if isinstance(step, Crop):
@@ -95,7 +95,7 @@ def by_hand(step, array, nearest):
 
 @st.composite
 def chains(draw):
-    """A picture's size and up to five transforms that fit one another."""
+    """An image's size and up to five transforms that fit one another."""
     size = first = (draw(sides), draw(sides))
     steps = []
     for kind in draw(st.lists(st.sampled_from([Flip, Resize, Crop, Pad]), max_size=5)):
@@ -149,7 +149,7 @@ def test_large_scale_jitter_always_fills_its_square(height, width, seed):
     assert (np.diff(rows[rows >= 0]) >= 0).all()
 
 
-def test_jitter_that_is_off_fits_the_picture_into_the_square():
+def test_jitter_that_is_off_fits_the_image_into_the_square():
     masks = [rectangle((20, 40), 5, 10, 10, 30)]
     result = augment(scene_of(masks), lsj(40, 1.0, 1.0, "none"), np.random.default_rng(3))
     np.testing.assert_array_equal(result.image[:20], scene_of(masks).image)
@@ -234,7 +234,7 @@ def test_crops_have_the_sizes_of_their_kind_and_reach_everywhere(kind, size, hei
 
 
 def test_a_crop_is_not_left_to_one_category():
-    """Classes left and right, the middle unlabelled: only crops over the border are mixed enough."""
+    """Classes left and right, the middle unlabeled: only crops over the border are mixed enough."""
     left, right = rectangle((10, 40), 0, 0, 10, 19), rectangle((10, 40), 0, 21, 10, 40)
     scene = scene_of([left, right], classes=[4, 2])
 
@@ -265,22 +265,22 @@ def test_padding_never_cuts():
     assert aug.pad_to(empty_scene(30, 50), np.random.default_rng(0), size=40) == Pad(10, 0)
 
 
-def test_colour_operations():
+def test_color_operations():
     image = np.array([[[250, 10, 128], [200, 0, 0]]], dtype=np.uint8)
     assert aug.change_brightness(image, 20).tolist() == [[[255, 30, 148], [220, 20, 20]]]
     assert aug.change_brightness(image, -20).tolist() == [[[230, 0, 108], [180, 0, 0]]]
     assert aug.change_contrast(image, 0.5).tolist() == [[[125, 5, 64], [100, 0, 0]]]
     assert aug.change_contrast(image, 1.5)[0, 1].tolist() == [255, 0, 0]
-    assert aug.change_saturation(image, 0.0)[0, 1].tolist() == [200, 200, 200]  # grey of the same value
+    assert aug.change_saturation(image, 0.0)[0, 1].tolist() == [200, 200, 200]  # gray of the same value
     assert aug.change_hue(image, 60)[0, 1].tolist() == [0, 200, 0]  # red turned by 120 degrees
     assert aug.change_hue(image, -60)[0, 1].tolist() == [0, 0, 200]
     for operation, nothing in ((aug.change_brightness, 0), (aug.change_contrast, 1)):
         np.testing.assert_array_equal(operation(image, nothing), image)
 
 
-def test_colour_jitter_draws_each_operation_half_the_time():
+def test_color_jitter_draws_each_operation_half_the_time():
     scene = empty_scene(2, 2)
-    drawn = [aug.random_colour(scene, np.random.default_rng(s)).operations for s in range(400)]
+    drawn = [aug.random_color(scene, np.random.default_rng(s)).operations for s in range(400)]
     limits = {
         aug.change_brightness: (-32, 32),
         aug.change_contrast: (0.5, 1.5),
@@ -297,9 +297,9 @@ def test_colour_jitter_draws_each_operation_half_the_time():
     assert orders == {(first, contrast, saturation, hue), (first, saturation, hue, contrast)}
 
 
-def test_colour_moves_no_pixel():
+def test_color_moves_no_pixel():
     scene = scene_of([rectangle((6, 6), 0, 0, 3, 3)])
-    result = augment(scene, [aug.random_colour], np.random.default_rng(1))
+    result = augment(scene, [aug.random_color], np.random.default_rng(1))
     assert (result.image != scene.image).any()
     assert result.image.dtype == np.uint8
     before, after = (all_masks(each.segments, each.view) for each in (scene, result))
@@ -324,7 +324,7 @@ def test_the_recipe_of_the_other_datasets_pads_to_a_square():
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", (20, 20)
     cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.SIZE_DIVISIBILITY = True, 24
     names = [getattr(step, "func", step).__name__ for step in aug.shortest_edge_crop(cfg)]
-    assert names == ["random_shortest_edge", "random_crop", "random_colour", "random_flip", "pad_to"]
+    assert names == ["random_shortest_edge", "random_crop", "random_color", "random_flip", "pad_to"]
     for seed in range(20):
         result = augment(empty_scene(18, 40), aug.shortest_edge_crop(cfg), np.random.default_rng(seed))
         assert result.image.shape == (24, 24, 3)

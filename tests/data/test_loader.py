@@ -97,7 +97,7 @@ def test_sample_seeds_differ_and_fit_a_torch_generator():
 
 
 def test_rare_categories_repeat():
-    """Category 0 is on 4 of 4 pictures, 1 on one of 4: it wants 0.5 / 0.25 times, or the root of that."""
+    """Category 0 is on 4 of 4 images, 1 on one of 4: it wants 0.5 / 0.25 times, or the root of that."""
     shown = [(0,), (0,), (0,), (0, 1)]
     np.testing.assert_allclose(repeat_factors(shown, 0.5), [1, 1, 1, 2**0.5])
     np.testing.assert_allclose(repeat_factors(shown, 0.5, sqrt=False), [1, 1, 1, 2])
@@ -132,8 +132,8 @@ def test_workers_change_nothing(cfg):
 def test_a_worker_hands_on_what_is_broken(cfg, drawn):
     cfg.DATALOADER.NUM_WORKERS = 1
     batches = build_train_loader(cfg)
-    for picture in drawn.images.iterdir():
-        picture.unlink()
+    for image in drawn.images.iterdir():
+        image.unlink()
     with pytest.raises(DatasetError, match=r"^\S+000\d\.png, image id \d: no such file$"):
         take(batches, 1)
 
@@ -151,7 +151,7 @@ def test_samplers_by_name(cfg, names):
         build_train_loader(cfg)
 
 
-def test_empty_pictures_are_filtered_if_asked(cfg):
+def test_empty_images_are_filtered_if_asked(cfg):
     def images_seen():
         return {sample["image_id"] for batch in take(build_train_loader(cfg), 8) for sample in batch}
 
@@ -197,7 +197,7 @@ def test_datasets_can_be_joined_if_they_agree(cfg, names):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_in_evaluation_each_picture_comes_once(cfg, names, monkeypatch, processes, batch_size):
+def test_in_evaluation_each_image_comes_once(cfg, names, monkeypatch, processes, batch_size):
     monkeypatch.setattr(loader, "world_size", lambda: processes)
     seen = []
     for part in range(processes):

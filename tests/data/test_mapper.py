@@ -1,4 +1,4 @@
-"""The one mapper: what each published name yields, and that picture and masks stay together."""
+"""The one mapper: what each published name yields, and that image and masks stay together."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from synthetic_coco import COLOURS, given_segments, picked, rectangle
+from synthetic_coco import COLORS, given_segments, picked, rectangle
 
 from mask2former.config import get_cfg
 from mask2former.data import (
@@ -38,10 +38,10 @@ def only_flips_and_crops(cfg):
 
 @pytest.mark.parametrize("mapper_name", MAPPERS)
 def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
-    """Each class has one colour in the picture; wherever a mask goes, that colour goes."""
+    """Each class has one color in the image; wherever a mask goes, that color goes."""
     only_flips_and_crops(cfg)
     mapper, records = mapper_of(cfg, names, mapper_name)
-    colours = [COLOURS[category] for category in (0, 7, 90, 200)]
+    colors = [COLORS[category] for category in (0, 7, 90, 200)]
     seen = set()
     for seed in range(12):
         sample = mapper(records[0], seed)
@@ -51,14 +51,14 @@ def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
         assert classes.dtype == torch.int64
         assert masks.flatten(1).any(1).all()
         for label, mask in zip(classes.tolist(), masks, strict=True):
-            same_colour = (sample["image"] == torch.tensor(colours[label])[:, None, None]).all(0)
-            assert torch.equal(mask, same_colour)
+            same_color = (sample["image"] == torch.tensor(colors[label])[:, None, None]).all(0)
+            assert torch.equal(mask, same_color)
             seen.add(label)
     assert seen == ({0, 1} if "instance" in mapper_name else {0, 1, 2, 3})
 
 
 def noise_record(folder):
-    """A picture of 40x56 pixels with two instances, the first of two polygons."""
+    """An image of 40x56 pixels with two instances, the first of two polygons."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "noise.png")
     star = [10.03, 3.41, 30.27, 20.13, 3.77, 22.09, 25.61, 2.17, 17.33, 33.71]
@@ -71,14 +71,14 @@ def noise_record(folder):
 
 
 def published(record, steps):
-    """Picture and masks by the published order: corners are moved, then drawn by pycocotools."""
+    """Image and masks by the published order: corners are moved, then drawn by pycocotools."""
     flip, resize, crop, pad = steps
-    picture = Image.open(record["file_name"])
+    image = Image.open(record["file_name"])
     if flip.axis == 1:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    size = picture.size
-    picture = np.asarray(picture.resize((resize.width, resize.height), Image.Resampling.BILINEAR))
-    picture = picture[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    size = image.size
+    image = np.asarray(image.resize((resize.width, resize.height), Image.Resampling.BILINEAR))
+    image = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     padding = ((0, pad.bottom), (0, pad.right))
     masks = []
     for annotation in record["annotations"]:
@@ -90,7 +90,7 @@ def published(record, steps):
             polygons.append(np.stack([x, y], axis=1).ravel().tolist())
         drawn = coco_mask.decode(coco_mask.frPyObjects(polygons, crop.height, crop.width)).any(-1)
         masks.append(np.pad(drawn, padding))
-    return np.pad(picture, (*padding, (0, 0)), constant_values=128), np.array(masks)
+    return np.pad(image, (*padding, (0, 0)), constant_values=128), np.array(masks)
 
 
 def test_large_scale_jitter_is_the_published_one(cfg, names, tmp_path):
@@ -124,7 +124,7 @@ def test_what_a_sample_holds(cfg, names, drawn):
     assert sample["instances"].image_size == (32, 32)
 
 
-def test_pictures_without_objects_are_legal(cfg, names):
+def test_images_without_objects_are_legal(cfg, names):
     mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
     for record in records[2:]:
         instances = mapper(record, seed=0)["instances"]
@@ -157,7 +157,7 @@ def test_channel_order(cfg, names):
     bgr, _ = mapper_of(cfg, names, "coco_instance_lsj")
     assert torch.equal(rgb(records[0], 1)["image"].flip(0), bgr(records[0], 1)["image"])
     test_image = build_test_mapper(cfg)({**records[0]})["image"]
-    assert test_image[:, 0, 0].tolist() == list(COLOURS[90])[::-1]
+    assert test_image[:, 0, 0].tolist() == list(COLORS[90])[::-1]
 
 
 @pytest.mark.parametrize(
@@ -177,19 +177,19 @@ def test_unknown_choices_list_the_known(cfg, names, key, value, message):
         build_train_mapper(cfg, MetadataCatalog.get(names["instance"]))
 
 
-def test_for_evaluation_pictures_are_resized_and_records_kept(cfg, names, drawn):
+def test_for_evaluation_images_are_resized_and_records_kept(cfg, names, drawn):
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 12, 100
     record = DatasetCatalog.get(names["panoptic"])[0]
     sample = build_test_mapper(cfg)(record)
-    picture = Image.open(drawn.images / "0001.png").resize((16, 12), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), np.asarray(picture))
+    image = Image.open(drawn.images / "0001.png").resize((16, 12), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), np.asarray(image))
     assert (sample["height"], sample["width"]) == (24, 32)
     assert sample["pan_seg_file_name"] == record["pan_seg_file_name"]
     assert sample["segments_info"] == record["segments_info"]
     assert "annotations" not in build_test_mapper(cfg)(DatasetCatalog.get(names["instance"])[0])
 
 
-def test_pictures_are_turned_upright(tmp_path):
+def test_images_are_turned_upright(tmp_path):
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[0, 0] = 255
     exif = Image.Exif()
@@ -201,7 +201,7 @@ def test_pictures_are_turned_upright(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK"])
-def test_pictures_of_any_mode_become_colour(tmp_path, mode):
+def test_images_of_any_mode_become_color(tmp_path, mode):
     suffix = "jpg" if mode == "CMYK" else "png"
     Image.fromarray(np.full((5, 4, 3), 255, np.uint8)).convert(mode).save(tmp_path / f"a.{suffix}")
     image = record_image({"file_name": tmp_path / f"a.{suffix}", "image_id": 1})
@@ -209,12 +209,12 @@ def test_pictures_of_any_mode_become_colour(tmp_path, mode):
     assert (image >= 253).all()
 
 
-def test_pictures_that_cannot_be_used(tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
+def test_images_that_cannot_be_used(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
     Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
     for name, message in (
         ("gone.jpg", "gone.jpg, image id 9: no such file"),
-        ("text.jpg", "id 9: is not a picture"),
+        ("text.jpg", "id 9: is not an image"),
     ):
         with pytest.raises(DatasetError, match=message):
             record_image({"file_name": str(tmp_path / name), "image_id": 9})

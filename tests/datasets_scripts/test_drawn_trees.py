@@ -28,15 +28,15 @@ def test_a_seed_gives_the_same_files_and_another_one_others(tmp_path: Path, tree
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
-def test_counts_say_how_many_pictures_there_are(tmp_path: Path, tree: ModuleType):
+def test_counts_say_how_many_images_there_are(tmp_path: Path, tree: ModuleType):
     split = "test" if tree is coco_stuff else "val"
     tree.draw(tmp_path, counts={"train": 2, split: 1})
-    pictures = [
+    images = [
         path
         for path in tmp_path.rglob("*")
         if path.suffix == ".jpg" or path.name.endswith("_leftImg8bit.png")
     ]
-    assert len(pictures) == 3
+    assert len(images) == 3
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_cityscapes_labels_are_those_that_its_tools_draw(tmp_path: Path):
             assert np.array_equal(np.asarray(drawn), np.asarray(expected)), (path, name)
 
 
-def test_the_first_cityscapes_picture_has_all_special_cases(tmp_path: Path):
+def test_the_first_cityscapes_image_has_all_special_cases(tmp_path: Path):
     cityscapes.draw(tmp_path)
     folder = tmp_path / "cityscapes" / "gtFine" / "val" / "frankfurt"
     objects = json.loads((folder / "frankfurt_000000_000019_gtFine_polygons.json").read_text())["objects"]
     assert {"cargroup", "license plate", "ego vehicle", "caravan"} <= {row["label"] for row in objects}
-    picture = Image.open(folder / "frankfurt_000000_000019_gtFine_instanceIds.png")
-    values, areas = np.unique(np.asarray(picture), return_counts=True)
-    assert picture.mode == "I;16" and {26, 33, 29000} <= set(values.tolist())  # groups of cars and bicycles
+    image = Image.open(folder / "frankfurt_000000_000019_gtFine_instanceIds.png")
+    values, areas = np.unique(np.asarray(image), return_counts=True)
+    assert image.mode == "I;16" and {26, 33, 29000} <= set(values.tolist())  # groups of cars and bicycles
     assert any(24000 <= value < 25000 and area < 100 for value, area in zip(values, areas, strict=True))
     assert sum(value >= 24000 and area >= 100 for value, area in zip(values, areas, strict=True)) >= 5
 

@@ -168,7 +168,7 @@ def test_a_broken_input_is_named_and_the_rest_is_made_later(
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(SystemExit, match="1"):
         run("prepare_coco", root, workers=workers)
-    assert f"{path}: not a readable picture" in capsys.readouterr().err
+    assert f"{path}: not a readable image" in capsys.readouterr().err
     assert not (root / "coco" / "panoptic_semseg_train2017").exists()
     path.write_bytes(content)
     run("prepare_coco", root, workers=workers)

@@ -87,7 +87,7 @@ def test_things_lie_over_stuff_whose_stored_area_is_that_before(tmp_path: Path):
     assert 0 not in {row["id"] for row in rows} and len({row["id"] for row in rows}) == len(rows)
 
 
-def test_pictures_without_things_are_listed(tmp_path: Path):
+def test_images_without_things_are_listed(tmp_path: Path):
     ade20k.draw(tmp_path)
     run("prepare_ade20k", tmp_path)
     content = json.loads((tmp_path / FOLDER / "ade20k_instance_val.json").read_text())
@@ -109,9 +109,9 @@ def test_without_the_archive_of_instances_labels_are_made(tmp_path: Path):
 
 
 def overwrite(path: Path, value: tuple[int, ...] | int) -> None:
-    picture = np.array(Image.open(path))
-    picture[0, 0] = value
-    Image.fromarray(picture).save(path)
+    image = np.array(Image.open(path))
+    image[0, 0] = value
+    Image.fromarray(image).save(path)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_labels_are_those_of_the_objects(tmp_path: Path):
     assert {classes[165], classes[1831], classes[401], 65535} == seen
 
 
-def test_pictures_lie_beside_their_labels(tmp_path: Path):
+def test_images_lie_beside_their_labels(tmp_path: Path):
     ade20k_full.draw(tmp_path)
     run("prepare_ade20k_full", tmp_path)
     for kind, suffix in (("images", "jpg"), ("annotations", "tif")):
@@ -50,14 +50,14 @@ def test_pictures_lie_beside_their_labels(tmp_path: Path):
         ((777, 601), (662, 512)),
     ],
 )
-def test_large_pictures_are_reduced(tmp_path: Path, size: tuple[int, int], reduced: tuple[int, int]):
+def test_large_images_are_reduced(tmp_path: Path, size: tuple[int, int], reduced: tuple[int, int]):
     seg = np.zeros((*size, 3), np.uint8)
     seg[: size[0] // 2] = (110, 2855 % 256, 1)  # tree
     Image.fromarray(seg).save(tmp_path / "a_seg.png")
     Image.new("L", size[::-1], 90).save(tmp_path / "a.jpg")
     script = load("prepare_ade20k_full")
     script.write_labels(tmp_path / "a_seg.png", tmp_path / "a.tif")
-    script.write_picture(tmp_path / "a_seg.png", tmp_path / "b.jpg")
+    script.write_image(tmp_path / "a_seg.png", tmp_path / "b.jpg")
     labels = np.asarray(Image.open(tmp_path / "a.tif"))
     assert labels.shape == reduced and Image.open(tmp_path / "b.jpg").size == reduced[::-1]
     assert set(np.unique(labels)) == {3, 65535}  # nothing between them
@@ -65,14 +65,14 @@ def test_large_pictures_are_reduced(tmp_path: Path, size: tuple[int, int], reduc
     assert set(np.unique(labels[reduced[0] // 2 + 1 :])) == {65535}
 
 
-def test_a_picture_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_an_image_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
     ade20k_full.draw(tmp_path)
     path = next((tmp_path / FOLDER).rglob("ADE_val_00000001.jpg"))
     Image.new("RGB", (9, 5)).save(path)
     with pytest.raises(SystemExit):
         run("prepare_ade20k_full", tmp_path)
     assert f"{path}: (5, 9) (height, width)" in capsys.readouterr().err
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     with pytest.raises(SystemExit):
         run("prepare_ade20k_full", tmp_path)
-    assert f"{path}: not a readable picture" in capsys.readouterr().err
+    assert f"{path}: not a readable image" in capsys.readouterr().err

@@ -27,14 +27,14 @@ def test_labels_follow_the_used_ones(tmp_path: Path):
     assert seen == classes.keys()
 
 
-def test_pictures_are_copied_by_split(tmp_path: Path):
+def test_images_are_copied_by_split(tmp_path: Path):
     coco_stuff.draw(tmp_path)
     run("prepare_coco_stuff", tmp_path)
     folder = tmp_path / FOLDER
-    pictures = contents(folder / "images")
+    images = contents(folder / "images")
     for split, count in coco_stuff.COUNTS.items():
         copies = contents(folder / "images_detectron2" / split)
-        assert len(copies) == count and copies.items() <= pictures.items()
+        assert len(copies) == count and copies.items() <= images.items()
         labels = contents(folder / "annotations_detectron2" / split)
         assert {Path(name).stem for name in labels} == {Path(name).stem for name in copies}
 

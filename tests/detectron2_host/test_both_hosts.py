@@ -65,11 +65,11 @@ def test_the_predictor_of_detectron2_gives_what_ours_gives(our_cfg, host_cfg, tm
     cfg, weights = our_cfg(MODEL__WEIGHTS=str(tmp_path / "model.pth")), tmp_path / "model.pth"
     torch.manual_seed(0)
     torch.save({"model": mask2former.build_model(cfg).state_dict()}, weights)
-    picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
-    cv2.imwrite(str(tmp_path / "picture.png"), picture[:, :, ::-1])
-    ours = mask2former.Predictor(cfg, score_threshold=0.0)(str(tmp_path / "picture.png"))
-    # Detectron2 resizes by Pillow, as we do, but pictures of the test size are left alone by both.
-    theirs = DefaultPredictor(host_cfg(MODEL__WEIGHTS=str(weights)))(picture[:, :, ::-1])
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "image.png"), image[:, :, ::-1])
+    ours = mask2former.Predictor(cfg, score_threshold=0.0)(str(tmp_path / "image.png"))
+    # Detectron2 resizes by Pillow, as we do, but images of the test size are left alone by both.
+    theirs = DefaultPredictor(host_cfg(MODEL__WEIGHTS=str(weights)))(image[:, :, ::-1])
     assert np.array_equal(ours.semantic, theirs["sem_seg"].argmax(0).numpy())
     assert np.array_equal(ours.panoptic.ids, theirs["panoptic_seg"][0].numpy())
 

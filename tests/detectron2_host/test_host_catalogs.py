@@ -91,8 +91,8 @@ def test_each_thing_has_its_name_where_the_visualizer_looks():
         assert facts.thing_colors[number] == facts.stuff_colors[number]
     ids = torch.ones(20, 30, dtype=torch.int32)
     segments = [{"id": 1, "isthing": True, "category_id": max(facts.thing_ids)}]
-    picture = Visualizer(np.zeros((20, 30, 3), np.uint8), facts).draw_panoptic_seg(ids, segments)
-    assert picture.get_image().any()
+    image = Visualizer(np.zeros((20, 30, 3), np.uint8), facts).draw_panoptic_seg(ids, segments)
+    assert image.get_image().any()
 
 
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
@@ -118,7 +118,7 @@ def test_a_coco_file_registered_there_tells_its_classes_when_it_is_read(
 
 def records_of_detectron2(file):
     """One rectangle, in each form that Detectron2 takes, and a crowd; beside what we have no use for."""
-    Image.new("RGB", (80, 60), "grey").save(file)
+    Image.new("RGB", (80, 60), "gray").save(file)
     mask = np.zeros((60, 80), np.uint8, order="F")
     mask[20:50, 10:40] = 1
     corners = [10.0, 20.0, 40.0, 20.0, 40.0, 50.0, 10.0, 50.0]
@@ -138,7 +138,7 @@ def records_of_detectron2(file):
 
 def test_records_as_detectron2_has_them_with_classes_that_nobody_names(host_cfg, forgotten, tmp_path):
     forgotten.append("plain")
-    HostDatasets.register("plain", lambda: records_of_detectron2(tmp_path / "picture.png"))
+    HostDatasets.register("plain", lambda: records_of_detectron2(tmp_path / "image.png"))
     cfg = host_cfg(
         DATASETS__TRAIN=("plain",),
         INPUT__DATASET_MAPPER_NAME="mask_former_instance",

@@ -36,12 +36,12 @@ def test_evaluating_without_weights_is_an_error(tiny_shapes, tmp_path):
         main(parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options]))
 
 
-def test_somebodys_own_data_resumed_and_saved(tiny_shapes, tmp_path):
+def test_somebodys_custom_data_resumed_and_saved(tiny_shapes, tmp_path):
     folder = tiny_shapes / "shapes"
     data = []
     for split in ("train", "val"):
-        pictures, annotations = folder / split, folder / "annotations" / f"instances_{split}.json"
-        data += [f"--{split}-images", str(pictures), f"--{split}-annotations", str(annotations)]
+        images, annotations = folder / split, folder / "annotations" / f"instances_{split}.json"
+        data += [f"--{split}-images", str(images), f"--{split}-annotations", str(annotations)]
     flags = ("--num-gpus", "0", *data, *tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=1))
     assert main(arguments(*flags)) == 0
     assert main(arguments("--resume", *flags, "SOLVER.MAX_ITER", "2")) == 0

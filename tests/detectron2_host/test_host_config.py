@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(
     path
     for path in CONFIGS.rglob("*.yaml")
-    if path.parent.name != "_base_" and not path.name.startswith("Base-")
+    if "_base_" not in path.parts and not path.name.startswith("Base-")
 )
 
 

@@ -30,7 +30,7 @@ TOLERANCE = {"abs": 1e-4, "nan_ok": True}
 
 @pytest.fixture(scope="session")
 def shapes_with_sem_seg(tmp_path_factory):
-    """Six shapes pictures with label maps, which Detectron2's SemSegEvaluator reads."""
+    """Six shapes images with label maps, which Detectron2's SemSegEvaluator reads."""
     root = write_shapes(tmp_path_factory.mktemp("evaluated"), {"val": 6})
     annotations = root / "annotations"
     for row in json.loads((annotations / "panoptic_val.json").read_text())["annotations"]:
@@ -55,7 +55,7 @@ def shapes_with_sem_seg(tmp_path_factory):
 
 
 class HalfRight(nn.Module):
-    """Predicts the truth, spoilt: masks shifted, some missing, some of a wrong class, scores drawn."""
+    """Predicts the ground truth, spoilt: masks shifted, some missing, some of a wrong class, scores drawn."""
 
     def forward(self, batch):
         return [output_to_detectron2(self._predict(record)) for record in batch]
@@ -142,8 +142,8 @@ def test_the_visualizer_draws_our_results(shapes_with_sem_seg):
     plain = np.full((record["height"], record["width"], 3), 128, np.uint8)
 
     def draw(method, *results):
-        picture = getattr(Visualizer(plain, HostMetadata.get(NAME)), method)(*results).get_image()
-        assert picture.shape == plain.shape and (picture != 128).any()
+        image = getattr(Visualizer(plain, HostMetadata.get(NAME)), method)(*results).get_image()
+        assert image.shape == plain.shape and (image != 128).any()
 
     draw("draw_instance_predictions", result["instances"])
     draw("draw_sem_seg", result["sem_seg"].argmax(0))

@@ -15,7 +15,7 @@ from mask2former.tools.train import parse_arguments
 FLAGS = ["--config-file", str(CONFIG)]
 
 
-def synchronised(model, **options):
+def parallelize(model, **options):
     """As Detectron2's function, which takes every process for one with a GPU."""
     several = torch.distributed.is_initialized()
     return DistributedDataParallel(model, **options) if several else model
@@ -24,14 +24,14 @@ def synchronised(model, **options):
 def work_on_cpu(args):
     """What a process does."""
     torch.set_num_threads(1)
-    defaults.create_ddp_model = synchronised
+    defaults.create_ddp_model = parallelize
     work(args, "cpu")
 
 
 @pytest.fixture
 def trained(tiny_shapes, tmp_path, monkeypatch):
     """The folders of the same run, by one process and by two."""
-    monkeypatch.setattr(defaults, "create_ddp_model", synchronised)
+    monkeypatch.setattr(defaults, "create_ddp_model", parallelize)
     folders = {count: tmp_path / str(count) for count in (1, 2)}
     for count, folder in folders.items():
         args = parse_arguments([*FLAGS, *tiny_options(OUTPUT_DIR=str(folder))])

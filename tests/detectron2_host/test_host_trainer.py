@@ -112,7 +112,7 @@ def test_what_detectron2s_loop_cannot_do_is_said(host_cfg):
 
 def test_epochs_decide_the_steps_in_a_script_too(host_cfg, tmp_path, caplog):
     trainer = Trainer(host_cfg(SOLVER__EPOCHS=2.0, VIS_PERIOD=10, OUTPUT_DIR=str(tmp_path)))
-    assert trainer.max_iter == 6  # two epochs of six pictures, two a step
+    assert trainer.max_iter == 6  # two epochs of six images, two a step
     assert "VIS_PERIOD is 10" in caplog.text
 
 
@@ -130,7 +130,7 @@ def test_augmented_evaluation_is_the_standalone_hosts(host_cfg, our_cfg, tmp_pat
     model.load_state_dict(theirs.state_dict())
     expected = evaluate(ours, model, tmp_path / "ours")["sem_seg"]
     assert Trainer.test(cfg, theirs)["sem_seg"] == pytest.approx(expected, abs=1e-4, nan_ok=True)
-    # As the public script does it: Detectron2's own loop, with pictures of one size that are read anew.
+    # As the public script does it: Detectron2's own loop, with images of one size that are read anew.
     plain = host_cfg(OUTPUT_DIR=str(tmp_path), **{**SEMANTIC, "TEST__AUG__ENABLED": False})
     name = "shapes_panoptic_val"
     loader = Trainer.build_test_loader(plain, name)
@@ -141,7 +141,7 @@ def test_augmented_evaluation_is_the_standalone_hosts(host_cfg, our_cfg, tmp_pat
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_a_picture_without_a_file_is_augmented_too(host_cfg, order):
+def test_an_image_without_a_file_is_augmented_too(host_cfg, order):
     cfg = host_cfg(INPUT__FORMAT=order, **SEMANTIC)
     model = SemanticSegmentorWithTTA(cfg, Trainer.build_model(cfg).eval())
     record = DatasetCatalog.get("shapes_panoptic_val")[0]

@@ -96,12 +96,12 @@ def test_panoptic_training_evaluation_and_demo(run, datasets, tmp_path):
     assert "HostMaskFormer(" in run("train_net.py", config)  # the model printed is ours
     metrics = metrics_of(tmp_path)
     assert {"panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "loss_dice_0", "total_loss"} <= metrics.keys()
-    pictures = sorted((datasets / "coco" / "val2017").glob("*.jpg"))
+    images = sorted((datasets / "coco" / "val2017").glob("*.jpg"))
     (tmp_path / "drawn").mkdir()
-    flags = ["--input", *map(str, pictures), "--output", str(tmp_path / "drawn"), "--opts"]
+    flags = ["--input", *map(str, images), "--output", str(tmp_path / "drawn"), "--opts"]
     run("demo/demo.py", config, *flags, MODEL__WEIGHTS=str(tmp_path / WEIGHTS))
-    for picture in pictures:
-        assert Image.open(tmp_path / "drawn" / picture.name).size == Image.open(picture).size
+    for image in images:
+        assert Image.open(tmp_path / "drawn" / image.name).size == Image.open(image).size
 
 
 def test_instance_training_resumed(run, tmp_path):

@@ -184,7 +184,7 @@ def test_our_swin_works_under_mask_rcnn(mask_rcnn):
 
 
 class OneBatch(DefaultTrainer):
-    """Detectron2's trainer, with nothing of ours but the pictures."""
+    """Detectron2's trainer, with nothing of ours but the images."""
 
     @classmethod
     def build_train_loader(cls, cfg):

@@ -40,7 +40,7 @@ def test_a_recipe_runs(title, elsewhere):
     [
         *("README.md", "CONTRIBUTING.md", "docs/architecture.md"),
         *("docs/model_zoo.md", "docs/benchmarks.md", "docs/costs.md"),
-        *("docs/evaluation.md", "docs/own_data.md", "docs/detectron2.md", "datasets/README.md"),
+        *("docs/evaluation.md", "docs/custom_datasets.md", "docs/detectron2.md", "datasets/README.md"),
         "docs/scaling.md",
     ],
 )

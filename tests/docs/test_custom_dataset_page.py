@@ -1,4 +1,4 @@
-"""docs/own_data.md runs as it stands: data is drawn, trained on, and used."""
+"""docs/custom_datasets.md runs as it stands: data is drawn, trained on, and used."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from mask2former.tools.train import main
 
 __all__ = ["restored_log"]
 
-PAGE = (Path(__file__).parents[2] / "docs" / "own_data.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "custom_datasets.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMAND = "mask2former-train"
 
@@ -28,7 +28,7 @@ def test_all_blocks_run_in_a_row(elsewhere):
     assert [language for language, _ in BLOCKS] == ["python", "sh", "python"] * 3 + ["python"]
     for number, (language, code) in enumerate(BLOCKS, 1):
         if language == "python":
-            exec(compile(code, f"docs/own_data.md, block {number}", "exec"), {"__name__": "page"})
+            exec(compile(code, f"docs/custom_datasets.md, block {number}", "exec"), {"__name__": "page"})
             continue
         command, *argv = shlex.split(code.replace("\\\n", " "))
         assert command == COMMAND

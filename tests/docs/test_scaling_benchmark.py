@@ -41,7 +41,7 @@ def test_an_exchange_is_counted_and_can_be_left_out(group, monkeypatch):
     exchange = watch_exchange(model)
     model(torch.ones(2, 30)).sum().backward()
     assert sum(exchanged) == 30 * 7 and exchange.bytes == 4 * 30 * 7
-    assert (model.module.weight.grad == 1).all()  # each of two pictures gives 1, and the exchange halves
+    assert (model.module.weight.grad == 1).all()  # each of two images gives 1, and the exchange halves
     exchange.left_out = True
     model.zero_grad()
     model(torch.ones(2, 30)).sum().backward()
@@ -74,7 +74,7 @@ def test_the_table():
         Side(1, 2): Times(2.0, 0.0, 2.0, 0.0, 0.0, 0),
         Side(2, 1): Times(2.5, 0.0, 2.0, 0.5, 0.25, 99),
     }
-    last = rows(times, pictures=10)[-1]
+    last = rows(times, images=10)[-1]
     assert last == ["2 x 1", "4.00", "1.60x", "0.80x", "2.50 s", "0.00 s", "2.00 s", "0.50 s"]
 
 

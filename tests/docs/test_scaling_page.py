@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.parallel import is_sharded, synchronised
+from mask2former.engine.parallel import is_sharded, parallelize
 from mask2former.tools.train import parse_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -97,12 +97,12 @@ def test_what_fsdp_keeps_and_sends(pretended, monkeypatch):
     model = build_model(tiny_config())
     weights = weights_of(model)
 
-    def forward(pictures):  # pretended processes send nothing: what is gathered is no weight, and has no loss
-        last = model.network(pictures)
+    def forward(images):  # pretended processes send nothing: what is gathered is no weight, and has no loss
+        last = model.network(images)
         return last.mask_logits().sum() + sum(layer.class_logits.sum() for layer in last.layers)
 
     model.forward = forward
-    sharded = synchronised(tiny_config(SOLVER__STRATEGY="fsdp"), model)
+    sharded = parallelize(tiny_config(SOLVER__STRATEGY="fsdp"), model)
     assert is_sharded(sharded) and len(weights.units) > 8
     kept = sum(parameter.to_local().numel() for parameter in sharded.parameters())
     assert kept == costs.share(weights.in_units, pretended) + costs.share(weights.rest, pretended)
@@ -142,14 +142,14 @@ def test_a_command_is_taken(words):
 
 
 def test_the_table_of_rates():
-    """It starts from the published schedule; so many times more pictures a step, so many fewer steps."""
+    """It starts from the published schedule; so many times more images a step, so many fewer steps."""
     cfg = load_config(CONFIG)
     batch, steps, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR
     found = re.findall(r"^\| (\d+) \| ([\d,]+) \| (0\.\d+) \| (0\.\d+) \|$", PAGE, re.MULTILINE)
     assert [int(row[0]) for row in found] == [batch, 64, 512]
     for row in found:
-        pictures, printed, root, linear = (float(cell.replace(",", "")) for cell in row)
-        growth = pictures / batch
+        images, printed, root, linear = (float(cell.replace(",", "")) for cell in row)
+        growth = images / batch
         assert printed == math.ceil(steps / growth)
         assert (root, linear) == pytest.approx((rate * growth**0.5, rate * growth), rel=0.01)
 

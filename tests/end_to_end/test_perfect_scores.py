@@ -152,7 +152,7 @@ def test_perfect_answers(case: Case, root: Path, answers: Answers, tmp_path: Pat
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_empty_answers(case: Case, root: Path, answers: Answers, tmp_path: Path, capsys: Any) -> None:
     shown = {label for one in answers.values() for label in one["label_map"].unique().tolist()}
-    wrong = min({*range(19)} - shown)  # a class that is nowhere in the truth
+    wrong = min({*range(19)} - shown)  # a class that is nowhere in the ground truth
     results = evaluated(case, {name: emptied(one, wrong) for name, one in answers.items()}, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)

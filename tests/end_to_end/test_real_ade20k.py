@@ -1,4 +1,4 @@
-"""Three real pictures of ADE20K: prepared, trained on for two steps, and one of them evaluated."""
+"""Three real images of ADE20K: prepared, trained on for two steps, and one of them evaluated."""
 
 import json
 import math

@@ -31,7 +31,7 @@ def test_training_and_evaluation(case: Case, config: str, root: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.task == "semantic"], ids=str)
-def test_several_views_of_a_picture(case: Case, root: Path, tmp_path: Path) -> None:
+def test_several_views_of_an_image(case: Case, root: Path, tmp_path: Path) -> None:
     options = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": [32, 48], "OUTPUT_DIR": tmp_path / "run"}
     assert main(["--config-file", case.config, *case.options(**options)]) == 0
     assert 0 <= read_metrics(tmp_path / "run/metrics.json")[-1]["sem_seg/mIoU"] <= 100

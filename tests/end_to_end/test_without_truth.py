@@ -1,4 +1,5 @@
-"""Test sets whose truth is withheld: predictions are saved in the official formats, and nothing is scored."""
+"""Test sets whose ground truth is withheld: predictions are saved in the official formats, and nothing is
+scored."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,7 @@ from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 
 BY_NAME = {str(case): case for case in CASES}
 BERLIN = "berlin_000000_000019_pred"
-TEST_SETS = {  # name -> the case with its config; how it is drawn, with truth; what is there instead
+TEST_SETS = {  # name -> the case with its config; how it is drawn, with ground truth; what is there instead
     "coco_2017_test-dev": (
         "coco-instance",
         coco.draw,

@@ -1,4 +1,4 @@
-"""What tests of training share: the drawn pictures, a log restored after each test, quick commands."""
+"""What tests of training share: the drawn images, a log restored after each test, quick commands."""
 
 import pytest
 from process_runs import Server

@@ -116,7 +116,7 @@ def test_a_coco_file_of_a_user_tells_its_classes(tmp_path):
 
 
 def test_checkpoint_metadata_is_plain(register):
-    cfg = register("with_colours", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4)
+    cfg = register("with_colors", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4)
     apply_dataset_facts(cfg)
     assert checkpoint_metadata(cfg) == {
         "thing_classes": ["cat", "dog"],

@@ -105,7 +105,7 @@ def test_an_instance_dataset_measures_ap_of_a_model_that_does_all(tiny_shapes, t
     cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,))
     with caplog.at_level(logging.INFO, logger="mask2former.engine.evaluate"):
         assert list(evaluate(cfg, build_model(cfg), tmp_path)) == ["segm"]
-    line = "semantic, panoptic output is not measured: 'instances_alone' has no truth for it"
+    line = "semantic, panoptic output is not measured: 'instances_alone' has no ground truth for it"
     assert line in caplog.messages
 
 
@@ -133,8 +133,8 @@ THING, STUFF = 7, 10  # contiguous
 CATEGORIES = [{"id": 3 * c + 1, "name": f"class {c}", "isthing": int(c % 5 != 0)} for c in range(K)]
 
 
-def draw_two_pictures(root: Path):
-    """Two pictures alike: an object upon stuff, and 133 classes, of which things are scattered."""
+def draw_two_images(root: Path):
+    """Two images alike: an object upon stuff, and 133 classes, of which things are scattered."""
     ids = np.full(SIZE, 2)
     ids[4:12, 5:15] = 1
     rle = mask_utils.encode(np.asfortranarray(ids == 1, np.uint8))
@@ -160,7 +160,7 @@ def draw_two_pictures(root: Path):
 
 
 class Sure(nn.Module):
-    """A model that sees the first picture as it is, and takes all things of the second rather for stuff."""
+    """A model that sees the first image as it is, and takes all things of the second rather for stuff."""
 
     def __init__(self, cfg, thing_mask):
         super().__init__()
@@ -182,16 +182,16 @@ class Sure(nn.Module):
 
 def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):
     """AP is of the things among the best 100 pairs of query and class, of whatever class: 27 kinds of stuff
-    of 6 queries leave no place for the object of the second picture.
+    of 6 queries leave no place for the object of the second image.
     """
-    thing_mask = draw_two_pictures(tmp_path)
+    thing_mask = draw_two_images(tmp_path)
     files = tmp_path, tmp_path / "pngs", tmp_path / "panoptic.json", tmp_path / "instances.json"
     name = registered(register_coco_panoptic, "scattered_things", *files)
     cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,))
     apply_dataset_facts(cfg)
     results = evaluate(cfg, Sure(cfg, thing_mask), tmp_path / "out")
     assert list(results) == ["sem_seg", "segm", "panoptic_seg"]
-    assert results["segm"]["AP"] == pytest.approx(100 * 51 / 101)  # found in one of two pictures
+    assert results["segm"]["AP"] == pytest.approx(100 * 51 / 101)  # found in one of two images
     assert results["panoptic_seg"][f"PQ-class {THING}"] == pytest.approx(100 / 1.5)
     assert results["sem_seg"][f"IoU-class {THING}"] == pytest.approx(50)
 

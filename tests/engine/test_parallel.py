@@ -49,17 +49,17 @@ class Recorder(Hook):
         self.steps.append({**last.losses, "norm": last.grad_norm, "skipped": float(last.skipped)})
 
 
-def pictures(step, numbers, poisoned):
-    """The pictures `numbers` of a step; the last of step 1 is not finite if it shall be `poisoned`."""
+def images(step, numbers, poisoned):
+    """The images `numbers` of a step; the last of step 1 is not finite if it shall be `poisoned`."""
     found = [random_sample(10 * step + number, OBJECTS[number]) for number in numbers]
-    for number, picture in zip(numbers, found, strict=True):
+    for number, image in zip(numbers, found, strict=True):
         if poisoned and (step, number) == (1, 3):
-            picture["image"] = torch.full_like(picture["image"], math.nan, dtype=torch.float32)
+            image["image"] = torch.full_like(image["image"], math.nan, dtype=torch.float32)
     return found
 
 
 def train_share(name, **changes):
-    """What each step left, and the whole weights after them; each process has its share of the pictures."""
+    """What each step left, and the whole weights after them; each process has its share of the images."""
     options = {"SOLVER__BASE_LR": 0.001, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": STEPS}
     cfg = tiny_config(**options, **RECIPES[name], **changes)
     torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
@@ -70,7 +70,7 @@ def train_share(name, **changes):
     trainer.hooks = [recorder]
     pieces = cfg.SOLVER.ACCUMULATION_STEPS
     numbers = share_of_step(range(4), part=rank(), parts=world_size(), pieces=pieces)
-    trainer.train([pictures(step, numbers, name == "poisoned") for step in range(STEPS)])
+    trainer.train([images(step, numbers, name == "poisoned") for step in range(STEPS)])
     return recorder.steps, gathered(trainer.plain_model.state_dict())
 
 

@@ -31,7 +31,7 @@ Output = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """A dataset, how its files come about, and the truth of its label maps: a folder and flags."""
+    """A dataset, how its files come about, and the ground truth of its label maps: a folder and flags."""
 
     name: str
     tree: ModuleType
@@ -90,7 +90,7 @@ def run(script: Path, root: Path) -> None:
 
 
 def perfect(record: dict[str, Any], metadata: Any) -> Output:
-    """What a model would return that sees the truth; crowds are not found."""
+    """What a model would return that sees the ground truth; crowds are not found."""
     output: Output = {}
     if "sem_seg_file_name" in record or "pan_seg_file_name" in record:
         labels = true_labels(record, metadata.ignore_label)[1].astype(np.int32)

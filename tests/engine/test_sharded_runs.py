@@ -107,7 +107,7 @@ def test_processes_with_parts_leave_parts_and_one_final_file(runs):
     assert min(sizes) > 0.4 * sum(sizes)  # each wrote about half
     assert (runs / "two" / POINTER).read_text() == FINAL and not list((runs / "two").glob("*.unfinished"))
     assert final(runs / "two").keys() == final(runs / "one").keys()
-    assert (runs / "two" / "pictures" / "step_0000003.jpg").is_file()
+    assert (runs / "two" / "images" / "step_0000003.jpg").is_file()
 
 
 @pytest.mark.parametrize("name", ["two", *CONTINUED])

@@ -15,13 +15,13 @@ INF = float("inf")
 
 
 def sample(name, value=1.0):
-    """A picture whose loss is `value` times the weights' sum of squares."""
+    """An image whose loss is `value` times the weights' sum of squares."""
     targets = Instances((4, 6), gt_classes=torch.zeros(2, dtype=torch.int64))
     return {"file_name": name, "image": torch.full((3, 4, 6), float(value)), "instances": targets}
 
 
 class Squares(nn.Module):
-    """Two losses, quadratic in the weights and linear in the mean of each picture."""
+    """Two losses, quadratic in the weights and linear in the mean of each image."""
 
     def __init__(self):
         super().__init__()

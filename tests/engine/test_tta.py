@@ -44,22 +44,22 @@ def opinionated(model):
 
 @pytest.fixture
 def uneven(tiny_shapes, tmp_path, monkeypatch):
-    """The drawn test set with a picture that is no square."""
-    monkeypatch.setattr("mask2former.data.mapper.read_image", lambda path: PICTURE)
-    monkeypatch.setattr("mask2former.data.mapper.record_image", lambda record: PICTURE)
+    """The drawn test set with an image that is no square."""
+    monkeypatch.setattr("mask2former.data.mapper.read_image", lambda path: IMAGE)
+    monkeypatch.setattr("mask2former.data.mapper.record_image", lambda record: IMAGE)
 
 
-PICTURE = torch.randint(
+IMAGE = torch.randint(
     0, 256, (70, 90, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
 ).numpy()
 
 
-def test_the_loader_gives_the_picture_at_every_size(uneven):
+def test_the_loader_gives_the_image_at_every_size(uneven):
     sample = next(iter(build_test_loader(semantic_config(), "shapes_panoptic_val")))[0]
     assert "image" not in sample and (sample["height"], sample["width"]) == (70, 90)
     assert [tuple(view.shape) for view in sample["views"]] == [(3, 48, 62), (3, 64, 82), (3, 100, 129)]
     for view, size in zip(sample["views"], SIZES, strict=True):
-        expected = resize_shortest_edge((70, 90), size, 200).apply_image(PICTURE)  # of the original
+        expected = resize_shortest_edge((70, 90), size, 200).apply_image(IMAGE)  # of the original
         assert torch.equal(view, torch.tensor(expected).permute(2, 0, 1))
     limited = next(iter(build_test_loader(semantic_config(TEST__AUG__MAX_SIZE=90), "shapes_panoptic_val")))[0]
     assert [max(view.shape) for view in limited["views"]] == [62, 82, 90]
@@ -131,9 +131,9 @@ def test_the_predictor_averages_too(tmp_path):
     cfg.merge_from_list(["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96)])
     averaging = Predictor(cfg)
     averaging.model.load_state_dict(plain.model.state_dict())
-    inputs = averaging.mapper.inputs(PICTURE)
+    inputs = averaging.mapper.inputs(IMAGE)
     expected = averaging.model.predict_views([inputs], mirror=True, compact=True)[0]["label_map"]
-    pictures = [PICTURE, PICTURE[:, :60]]
-    results = averaging(pictures, batch_size=2)
+    images = [IMAGE, IMAGE[:, :60]]
+    results = averaging(images, batch_size=2)
     assert (results[0].semantic == expected.numpy()).all() and results[1].semantic.shape == (70, 60)
-    assert (results[0].semantic != plain(PICTURE).semantic).any()
+    assert (results[0].semantic != plain(IMAGE).semantic).any()

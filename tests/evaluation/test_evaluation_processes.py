@@ -19,7 +19,7 @@ KINDS = {COCOPanopticEvaluator: BOUNDARY, COCOEvaluator: BOUNDARY, SemSegEvaluat
 
 
 def evaluate_share(folder: Path, rank: int, world_size: int, image_ids: tuple[int, ...]) -> Results:
-    """Draw the data set, and evaluate every `world_size`-th picture of it from `rank` on."""
+    """Draw the data set, and evaluate every `world_size`-th image of it from `rank` on."""
     drawn = DrawnSet(folder / f"data{rank}", image_ids)
     records = drawn.records(drawn.disturbed)[rank::world_size]
     evaluators = DatasetEvaluators(
@@ -38,7 +38,7 @@ def process(rank: int, folder: Path, image_ids: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("image_ids", [IMAGE_IDS, IMAGE_IDS[:1]])
 def test_two_processes_equal_one(tmp_path: Path, image_ids: tuple[int, ...]) -> None:
-    """The second set has fewer pictures than processes."""
+    """The second set has fewer images than processes."""
     (tmp_path / "two").mkdir()
     mp.spawn(process, (tmp_path / "two", image_ids), nprocs=2)
     alone = evaluate_share(tmp_path / "one", 0, 1, image_ids)

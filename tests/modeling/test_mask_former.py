@@ -52,10 +52,10 @@ def tiny_model():
     return build().eval()
 
 
-def picture(h, w, objects=2, seed=0, **fields):
+def random_image(h, w, objects=2, seed=0, **fields):
     random = torch.Generator().manual_seed(seed)
     return {
-        "file_name": f"picture{seed}.png",
+        "file_name": f"image{seed}.png",
         "image": torch.randint(256, (3, h, w), generator=random, dtype=torch.uint8),
         "instances": Instances(
             (h, w),
@@ -79,9 +79,9 @@ def test_state_holds_the_class_weights_but_not_the_pixel_statistics():
     assert all(name.startswith(("backbone.", "sem_seg_head.", "criterion.")) for name in names)
 
 
-def test_images_are_normalised_then_padded_with_zeros():
+def test_images_are_normalized_then_padded_with_zeros():
     model = tiny_model()
-    small, large = picture(20, 40), picture(33, 30)
+    small, large = random_image(20, 40), random_image(33, 30)
     batch = model._images([small, large])
     assert batch.shape == (2, 3, 64, 64)
     for image, inputs in zip(batch, (small, large), strict=True):
@@ -93,7 +93,7 @@ def test_images_are_normalised_then_padded_with_zeros():
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.int64])
 def test_images_may_be_of_any_kind_of_number(kind):
-    inputs = picture(40, 50)
+    inputs = random_image(40, 50)
     expected = tiny_model()([inputs])[0]["sem_seg"]
     result = tiny_model()([{**inputs, "image": inputs["image"].to(kind)}])[0]["sem_seg"]
     torch.testing.assert_close(result, expected)
@@ -101,15 +101,15 @@ def test_images_may_be_of_any_kind_of_number(kind):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_models_and_results_can_be_copied_and_pickled(copied):
-    expected = tiny_model()([picture(40, 50)])[0]
-    result = copied(copied(tiny_model())([picture(40, 50)])[0])
+    expected = tiny_model()([random_image(40, 50)])[0]
+    result = copied(copied(tiny_model())([random_image(40, 50)])[0])
     assert torch.equal(result["sem_seg"], expected["sem_seg"])
     for name, value in expected["instances"].get_fields().items():
         assert torch.equal(result["instances"].get_fields()[name], value)
 
 
 def test_results_have_the_size_asked_for():
-    inputs = [picture(40, 50, height=30, width=61), picture(64, 33, seed=1)]
+    inputs = [random_image(40, 50, height=30, width=61), random_image(64, 33, seed=1)]
     results = tiny_model()(inputs)
     for result, size in zip(results, [(30, 61), (64, 33)], strict=True):
         assert result["sem_seg"].shape == (CLASSES, *size)
@@ -123,16 +123,16 @@ def test_results_have_the_size_asked_for():
 
 
 def test_label_maps_instead_of_scores():
-    inputs = [picture(40, 50, height=30, width=61)]
+    inputs = [random_image(40, 50, height=30, width=61)]
     scores = tiny_model()(inputs)[0]["sem_seg"]
     result = tiny_model().predict(inputs, compact=True)[0]
     assert "sem_seg" not in result
     assert torch.equal(result["label_map"].long(), scores.argmax(0))
 
 
-def test_a_picture_alone_equals_itself_in_a_batch_padded_to_the_same_size():
+def test_an_image_alone_equals_itself_in_a_batch_padded_to_the_same_size():
     model = tiny_model()
-    inputs = [picture(50, 33), picture(64, 64, seed=1), picture(20, 60, seed=2)]
+    inputs = [random_image(50, 33), random_image(64, 64, seed=1), random_image(20, 60, seed=2)]
     images = model._images(inputs)
     with torch.no_grad():
         together = model.network(images)
@@ -142,7 +142,7 @@ def test_a_picture_alone_equals_itself_in_a_batch_padded_to_the_same_size():
             for layer, single in zip(together.layers, alone.layers, strict=True):
                 assert torch.allclose(layer.class_logits[i], single.class_logits[0], atol=1e-5)
     results = model(inputs)
-    alone = model([inputs[0], {"image": torch.zeros(3, 64, 64)}])[0]  # another neighbour, the same padding
+    alone = model([inputs[0], {"image": torch.zeros(3, 64, 64)}])[0]  # another neighbor, the same padding
     assert torch.allclose(results[0]["sem_seg"], alone["sem_seg"], atol=1e-5)
     assert torch.equal(results[0]["panoptic_seg"][0], alone["panoptic_seg"][0])
 
@@ -153,7 +153,7 @@ BATCHES = {"normal": [2, 3], "half empty": [0, 2], "all empty": [0, 0], "more ob
 @pytest.mark.parametrize("counts", BATCHES.values(), ids=BATCHES.keys())
 def test_training_gives_the_same_terms_and_finite_gradients(counts):
     model = build(("MODEL.RESNETS.NORM", "BN")).train()
-    losses = model([picture(50, 60, n, seed=i) for i, n in enumerate(counts)])
+    losses = model([random_image(50, 60, n, seed=i) for i, n in enumerate(counts)])
     assert set(losses) == KEYS
     torch.stack(list(losses.values())).sum().backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -168,7 +168,7 @@ def test_training_gives_the_same_terms_and_finite_gradients(counts):
 )
 def test_the_smallest_heads_train_and_predict(options):
     model = build(options, ("MODEL.MASK_FORMER.THING_IDS", [0]))
-    inputs = picture(40, 40, 2)
+    inputs = random_image(40, 40, 2)
     inputs["instances"].gt_classes.zero_()
     assert all(torch.isfinite(loss) for loss in model.train()([inputs]).values())
     found = model.eval()([inputs])[0]["instances"]
@@ -177,7 +177,7 @@ def test_the_smallest_heads_train_and_predict(options):
 
 def test_seeds_make_losses_repeatable():
     model = tiny_model()
-    seeded = [{**picture(50, 60, seed=i), "seed": i} for i in range(2)]
+    seeded = [{**random_image(50, 60, seed=i), "seed": i} for i in range(2)]
     with torch.no_grad():
         first, second = model.losses(seeded), model.losses(seeded)
         swapped = model.losses(seeded[::-1])
@@ -187,7 +187,7 @@ def test_seeds_make_losses_repeatable():
 
 def test_deep_supervision_off_leaves_the_last_prediction():
     model = build(("MODEL.MASK_FORMER.DEEP_SUPERVISION", False)).train()
-    assert set(model([picture(40, 40)])) == {"loss_ce", "loss_mask", "loss_dice"}
+    assert set(model([random_image(40, 40)])) == {"loss_ce", "loss_mask", "loss_dice"}
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
@@ -195,15 +195,15 @@ def test_deep_supervision_off_leaves_the_last_prediction():
 def test_autocast_trains_and_predicts_in_float32(kind, norm):
     model = build(("MODEL.RESNETS.NORM", norm)).train()
     with torch.autocast("cpu", kind):
-        losses = model([picture(40, 40)])
-        result = model.eval()([picture(40, 40)])[0]
+        losses = model([random_image(40, 40)])
+        result = model.eval()([random_image(40, 40)])[0]
     assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
     for scores in (result["sem_seg"], result["instances"].scores):
         assert scores.dtype == torch.float32 and torch.isfinite(scores).all()
 
 
 def test_recomputing_changes_neither_losses_nor_gradients():
-    inputs = [{**picture(50, 60), "seed": 1}]
+    inputs = [{**random_image(50, 60), "seed": 1}]
 
     def step(checkpointing):
         model = build(("MODEL.RESNETS.NORM", "BN"), ("MODEL.ACTIVATION_CHECKPOINTING", checkpointing)).train()
@@ -215,7 +215,7 @@ def test_recomputing_changes_neither_losses_nor_gradients():
     torch.testing.assert_close(step(True), step(False))
 
 
-def test_the_network_has_one_graph_for_all_pictures_of_a_size():
+def test_the_network_has_one_graph_for_all_images_of_a_size():
     model = tiny_model()
     exported = torch.export.export(Network(model), (torch.randn(1, 3, 64, 96),), strict=False).module()
     images = torch.randn(1, 3, 64, 96)
@@ -240,7 +240,7 @@ class Network(torch.nn.Module):
 
 
 WRONG = {
-    "grey": ({"image": torch.zeros(1, 40, 40)}, "(1, 40, 40)"),
+    "gray": ({"image": torch.zeros(1, 40, 40)}, "(1, 40, 40)"),
     "no channels": ({"image": torch.zeros(40, 40)}, "(40, 40)"),
     "no targets": ({"image": torch.zeros(3, 40, 40)}, "instances"),
 }
@@ -254,12 +254,12 @@ def test_bad_inputs_are_named(inputs, said):
 
 
 def test_targets_that_do_not_fit_are_named():
-    inputs = picture(40, 40)
-    other = picture(20, 20)
-    with pytest.raises(ValueError, match=r"picture0.png.*\(2, 20, 20\)"):
+    inputs = random_image(40, 40)
+    other = random_image(20, 20)
+    with pytest.raises(ValueError, match=r"image0.png.*\(2, 20, 20\)"):
         tiny_model().losses([{**inputs, "instances": other["instances"]}])
     inputs["instances"].gt_classes[0] = CLASSES
-    with pytest.raises(ValueError, match=rf"picture0.png.*\[{CLASSES}\].*NUM_CLASSES"):
+    with pytest.raises(ValueError, match=rf"image0.png.*\[{CLASSES}\].*NUM_CLASSES"):
         tiny_model().losses([inputs])
 
 
@@ -292,9 +292,9 @@ def test_options_reach_the_model():
     assert model.inference.memory_budget == 7 * 2**20
     assert model.inference.resize_first
     assert model.tasks == ("semantic", "instance")
-    assert model._images([picture(40, 70)]).shape == (1, 3, 64, 128)
+    assert model._images([random_image(40, 70)]).shape == (1, 3, 64, 128)
     assert model.criterion.empty_weight[-1] == 0.25
-    result = model([picture(40, 70)])[0]
+    result = model([random_image(40, 70)])[0]
     assert len(result["instances"]) == 3 and "panoptic_seg" not in result
 
 
@@ -303,7 +303,7 @@ def test_instances_alone_are_things_alone_where_things_are_known():
         ("MODEL.MASK_FORMER.THING_IDS", [1]),
         ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),
     ).eval()
-    assert model([picture(40, 70)])[0]["instances"].pred_classes.unique().tolist() == [1]
+    assert model([random_image(40, 70)])[0]["instances"].pred_classes.unique().tolist() == [1]
 
 
 def test_the_builder_is_the_registered_one():

@@ -40,7 +40,7 @@ def draw_features(batch=2, height=64, width=96, seed=1):
     }
 
 
-def randomise(decoder):
+def randomize(decoder):
     """Offsets and attention weights that depend on the query, which they do not at the start."""
     for layer in decoder.transformer.encoder.layers:
         torch.nn.init.normal_(layer.self_attn.sampling_offsets.weight, std=0.1)
@@ -52,7 +52,7 @@ def randomise(decoder):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_without_gradients_it_is_the_same(norm, layout, monkeypatch):
     monkeypatch.setattr(pieces, "CACHED", 5000)
-    decoder = randomise(build(num_layers=2, norm=norm))
+    decoder = randomize(build(num_layers=2, norm=norm))
     features = {name: x.contiguous(memory_format=layout) for name, x in draw_features().items()}
     mask_features, memory = decoder(features)
     before = {name: x.clone() for name, x in features.items()}
@@ -109,7 +109,7 @@ def test_without_layers_the_rest_is_plain_torch():
 
 
 def test_layer_is_post_norm_with_positions_in_the_query_alone():
-    decoder, features = randomise(build()), draw_features()
+    decoder, features = randomize(build()), draw_features()
     (layer,) = decoder.transformer.encoder.layers
     seen = {}
     layer.self_attn.register_forward_pre_hook(lambda _, args: seen.update(query=args[0], value=args[1]))
@@ -139,20 +139,20 @@ def test_level_vectors_go_from_coarse_to_fine():
 
 def test_names_in_any_order():
     features = draw_features()
-    expected = randomise(build())(features)[0]
-    other = randomise(build(transformer_in_features=COARSE[::-1], input_shape=dict(reversed(SHAPES.items()))))
+    expected = randomize(build())(features)[0]
+    other = randomize(build(transformer_in_features=COARSE[::-1], input_shape=dict(reversed(SHAPES.items()))))
     torch.testing.assert_close(other(features)[0], expected)
 
 
 def test_an_image_alone_equals_itself_in_a_batch():
-    decoder, features = randomise(build()), draw_features()
+    decoder, features = randomize(build()), draw_features()
     together = decoder(features)[0]
     alone = decoder({name: x[1:] for name, x in features.items()})[0]
     torch.testing.assert_close(alone, together[1:], atol=1e-5, rtol=1e-5)
 
 
 def test_float32_under_autocast():
-    decoder, features = randomise(build()), draw_features()
+    decoder, features = randomize(build()), draw_features()
     expected, _ = decoder(features)
     with torch.autocast("cpu", torch.bfloat16):
         result, memory = decoder(features)
@@ -164,7 +164,7 @@ def test_float32_under_autocast():
 def test_activation_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
-        decoder = randomise(build(num_layers=2, activation_checkpointing=checkpointing))
+        decoder = randomize(build(num_layers=2, activation_checkpointing=checkpointing))
         decoder(draw_features())[0].square().mean().backward()
         gradients.append([p.grad for p in decoder.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -58,9 +58,9 @@ def test_places_to_sample_stay_exact(monkeypatch):
     seen = []
     compute = attention.ms_deform_attn_from_offsets
 
-    def record(value, shapes, centres, offsets, logits):
-        seen.append((value.dtype, centres.dtype, offsets.dtype))
-        return compute(value, shapes, centres, offsets, logits)
+    def record(value, shapes, centers, offsets, logits):
+        seen.append((value.dtype, centers.dtype, offsets.dtype))
+        return compute(value, shapes, centers, offsets, logits)
 
     monkeypatch.setattr(attention, "ms_deform_attn_from_offsets", record)
     model = tiny()

@@ -87,14 +87,14 @@ def test_threads_change_no_bit(threads):
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9, -3e9])
 def test_points_nowhere_read_nothing(odd):
-    for value, points, weights, centres in cases(**WIDE):
+    for value, points, weights, centers in cases(**WIDE):
         moved = points.clone()
         moved[:, ::2, ..., 0] = odd
         moved[:, ::3, ..., 1] = odd
         away = points.clone()
         away[moved != points] = 1e6
-        mine, _ = both(SHAPES, (value, moved, weights, centres))
-        expected, exact = both(SHAPES, (value, away, weights, centres))
+        mine, _ = both(SHAPES, (value, moved, weights, centers))
+        expected, exact = both(SHAPES, (value, away, weights, centers))
         assert all(torch.equal(a, b) for a, b in zip(mine, expected, strict=True))
         torch.testing.assert_close(mine[0].double(), exact[0], atol=2e-5, rtol=2e-4)
 
@@ -110,9 +110,9 @@ def test_values_that_no_point_reads_do_not_matter():
 
 
 def test_logits_of_any_size():
-    value, offsets, logits, centres = draw_fused(**WIDE)
+    value, offsets, logits, centers = draw_fused(**WIDE)
     for scaled in (logits * 100, logits + 1e4, logits - 1e4, logits * 0 - 1e30):
-        assert_equal_backends(SHAPES, (value, offsets, scaled, centres), atol=2e-3, rtol=2e-3)
+        assert_equal_backends(SHAPES, (value, offsets, scaled, centers), atol=2e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -164,30 +164,30 @@ def test_a_point_that_is_nowhere_adds_nothing(backend, place, form):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_cell_is_a_tent(backend):
-    """The value of a single cell at (dx, dy) cells from its centre is worth (1 - |dx|)(1 - |dy|)."""
+    """The value of a single cell at (dx, dy) cells from its center is worth (1 - |dx|)(1 - |dy|)."""
     steps = torch.tensor([-1.5, -1.0, -0.75, 0.0, 0.25, 1.0, 1.5])
     offsets = torch.cartesian_prod(steps, steps).view(1, -1, 1, 1, 1, 2)
     expected = (1 - offsets.abs()).clamp(min=0).prod(-1).view(1, -1, 1)
     with asking_for(backend) as device:
         one = torch.ones(1, 1, 1, 1, device=device)
         logits = torch.zeros(offsets.shape[:-1], device=device)
-        centre = torch.full((1, offsets.shape[1], 1, 2), 0.5, device=device)
-        result = ms_deform_attn_from_offsets(one, ((1, 1),), centre, offsets.to(device), logits)
+        center = torch.full((1, offsets.shape[1], 1, 2), 0.5, device=device)
+        result = ms_deform_attn_from_offsets(one, ((1, 1),), center, offsets.to(device), logits)
         torch.testing.assert_close(result.cpu(), expected)
         locations = offsets.to(device) + 0.5
         torch.testing.assert_close(ms_deform_attn(one, ((1, 1),), locations, logits + 1).cpu(), expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_cell_centres_return_the_cells(backend):
+def test_cell_centers_return_the_cells(backend):
     value, _, _ = draw(((2, 3),), batch=1, heads=1)
     x, y = (torch.arange(3) + 0.5) / 3, (torch.arange(2) + 0.5) / 2
-    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, 6, 1, 1, 1, 2)
+    centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, 6, 1, 1, 1, 2)
     with asking_for(backend) as device:
         tensors = (
             value.float().to(device),
             ((2, 3),),
-            centres.to(device),
+            centers.to(device),
             torch.ones(1, 6, 1, 1, 1).to(device),
         )
         torch.testing.assert_close(ms_deform_attn(*tensors).cpu(), value.float().flatten(2))

@@ -1,6 +1,6 @@
-"""Small drawn Cityscapes pictures, predictions for them, and cityscapesscripts' evaluators as an oracle.
+"""Small drawn Cityscapes images, predictions for them, and cityscapesscripts' evaluators as an oracle.
 
-Names of files and ids of labels are Cityscapes' own; the pictures are much smaller.
+Names of files and ids of labels are Cityscapes' own; the images are much smaller.
 """
 
 import copy
@@ -81,9 +81,9 @@ def scene(*regions: tuple[int, np.ndarray]) -> np.ndarray:
     return ids
 
 
-def save_truth(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+def save_truth(folder: Path, images: dict[str, np.ndarray]) -> Path:
     """`<city>/<id>_gtFine_{instanceIds,labelIds}.png`; returns the folder."""
-    for image_id, ids in pictures.items():
+    for image_id, ids in images.items():
         city = folder / image_id.split("_")[0]
         city.mkdir(parents=True, exist_ok=True)
         Image.fromarray(ids.astype(np.uint16)).save(city / f"{image_id}_gtFine_instanceIds.png")
@@ -104,14 +104,14 @@ def save_found(folder: Path, found: dict[str, Found]) -> Path:
     return folder
 
 
-def records(folder: Path, pictures: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Dataset dicts of saved pictures."""
+def records(folder: Path, images: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Dataset dicts of saved images."""
     return [
         {
             "image_id": image_id,
             "instance_ids_file_name": str(next(folder.rglob(f"{image_id}*instanceIds.png"))),
         }
-        for image_id in pictures
+        for image_id in images
     ]
 
 

@@ -67,7 +67,7 @@ def draw_map(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]
 def disturb(
     ids: np.ndarray, segments: Sequence[dict[str, Any]], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A prediction that is somewhat like the truth: shifted, with a hole, a few categories changed."""
+    """A prediction that is somewhat like the ground truth: shifted, with a hole, a few categories changed."""
     found = np.roll(ids, rng.integers(-2, 3, 2), (0, 1))
     y, x = rng.integers(0, (20, 28))
     found[y : y + 4, x : x + 8] = rng.choice([0, 77, *(segment["id"] for segment in segments)])
@@ -122,7 +122,7 @@ def save_instances(file: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[s
 
 
 class DrawnSet:
-    """A data set on disk with the truth of the three tasks, and predictions for it."""
+    """A data set on disk with the ground truth of the three tasks, and predictions for it."""
 
     def __init__(self, folder: Path, image_ids: Sequence[Any] = (5, 2, 11), seed: int = 0) -> None:
         rng = np.random.default_rng(seed)

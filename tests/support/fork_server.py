@@ -4,7 +4,7 @@ Reads a JSON object a line: the arguments of the training command, variables for
 There it leaves what the command printed, and beside it the process id (.pid) and in the end the exit code
 (.code). Launched processes are forked, too. Metrics are written often and files slowly, to give a killer time
 to strike; TEST_SLOW_STEP, TEST_SLOW_LOADER, TEST_RAISE and TEST_FULL_DISK make trouble in one step of one
-process. In the evaluation of number TEST_LONG_EVALUATION, from 0, a picture takes until SIGTERM comes.
+process. In the evaluation of number TEST_LONG_EVALUATION, from 0, an image takes until SIGTERM comes.
 """
 
 import dataclasses

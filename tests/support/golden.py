@@ -1,7 +1,8 @@
 """Golden answers: what the public implementation computes, with weights drawn from the names of the tensors.
 
 tests/golden_files/golden holds a trimmed copy of the recorded files (made by trim_golden.py beside it): every
-key, but of the large ones only every so many queries, channels or pixels. `Golden.error` trims its argument alike.
+key, but of the large ones only every so many queries, channels or pixels. `Golden.error` trims its argument
+alike.
 """
 
 import json

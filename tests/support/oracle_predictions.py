@@ -1,7 +1,7 @@
-"""What a model that knows the truth would answer, from the files as downloaded.
+"""What a model that knows the ground truth would answer, from the files as downloaded.
 
 They are read with numpy, Pillow, json, scipy and pycocotools alone, by the rules of the datasets' authors.
-Pictures are told by the names of their files; classes are numbered as the semantic and panoptic datasets do.
+Images are told by the names of their files; classes are numbered as the semantic and panoptic datasets do.
 Crowds, and what the authors leave out, are not found.
 """
 
@@ -48,7 +48,7 @@ class Region(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Of a picture: its classes (H, W), -1 for none; the segments, which do not overlap; the objects."""
+    """Of an image: its classes (H, W), -1 for none; the segments, which do not overlap; the objects."""
 
     labels: np.ndarray
     segments: list[Region]
@@ -205,7 +205,7 @@ def answer(truth: Truth, things: Sequence[int], *, renumbered: bool) -> dict[str
     masks = np.array([region.mask for region in truth.objects], bool).reshape(-1, *size)
     classes = [things.index(c) if renumbered else c for c, _ in truth.objects]
     return {
-        "label_map": torch.from_numpy(np.maximum(truth.labels, 0)),  # what has no truth counts nowhere
+        "label_map": torch.from_numpy(np.maximum(truth.labels, 0)),  # what has no ground truth counts nowhere
         "panoptic_seg": (torch.from_numpy(ids), infos),
         "instances": Instances(
             size,
@@ -226,7 +226,7 @@ def emptied(answer: dict[str, Any], wrong: int) -> dict[str, Any]:
 
 
 class Knowing(nn.Module):
-    """A model that answers what it was told, by the names of pictures."""
+    """A model that answers what it was told, by the names of images."""
 
     def __init__(self, answers: dict[str, dict[str, Any]]) -> None:
         super().__init__()

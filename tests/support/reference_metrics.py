@@ -13,7 +13,7 @@ Iou = Callable[[np.ndarray, np.ndarray, bool], float]
 
 
 def slow_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """What `distance` erosions by 3 x 3 pixels take off; outside of the picture nothing is of the mask."""
+    """What `distance` erosions by 3 x 3 pixels take off; outside of the image nothing is of the mask."""
     left = np.pad(mask.astype(bool), 1)
     for _ in range(distance):
         shifted = [np.roll(left, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]

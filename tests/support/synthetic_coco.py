@@ -1,4 +1,5 @@
-"""A tiny drawn dataset in COCO's two formats, with every kind of annotation, and its truth as arrays."""
+"""A tiny drawn dataset in COCO's two formats, with every kind of annotation, and its ground truth as
+arrays."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ CATEGORIES = [
     {"id": 7, "name": "box", "isthing": 1, "color": [0, 0, 200]},
     {"id": 90, "name": "sky", "isthing": 0, "color": [9, 9, 9]},
 ]
-COLOURS = {0: (250, 10, 10), 7: (10, 10, 250), 90: (120, 190, 240), 200: (60, 160, 60)}
+COLORS = {0: (250, 10, 10), 7: (10, 10, 250), 90: (120, 190, 240), 200: (60, 160, 60)}
 BIG_ID = 70_000  # a segment id that needs all three bytes
 
 
@@ -97,7 +98,7 @@ class Drawn:
 
 
 def write_dataset(root: Path) -> Drawn:
-    """Picture 1: donut and box. 2: box and a crowd of donuts. 3: a crowd alone. 5: stuff alone."""
+    """Image 1: donut and box. 2: box and a crowd of donuts. 3: a crowd alone. 5: stuff alone."""
     drawn = Drawn(root)
     big, small = (24, 32), (20, 16)
     drawn.masks = {
@@ -132,7 +133,7 @@ def write_dataset(root: Path) -> Drawn:
                     "bbox": [0, 0, 1, 1],
                 }
             )
-        segments = _write_pictures(drawn, name, image_id, size)
+        segments = _write_images(drawn, name, image_id, size)
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
     things = [category for category in CATEGORIES if category["isthing"]]
     write_json(drawn.instances_json, {"images": images, "annotations": instances, "categories": things})
@@ -140,17 +141,17 @@ def write_dataset(root: Path) -> Drawn:
     return drawn
 
 
-def _write_pictures(drawn: Drawn, name: str, image_id: int, size: tuple[int, int]) -> list[dict]:
+def _write_images(drawn: Drawn, name: str, image_id: int, size: tuple[int, int]) -> list[dict]:
     """Sky over ground, a void row at the bottom, the things on top; ids differ in all three bytes."""
     sky, ground = rectangle(size, 0, 0, 11, size[1]), rectangle(size, 11, 0, size[0] - 1, size[1])
     layers = [(90, sky, False), (200, ground, False), *drawn.masks[image_id]]
-    picture, ids = np.zeros((*size, 3), np.uint8), np.zeros(size, np.int64)
+    image, ids = np.zeros((*size, 3), np.uint8), np.zeros(size, np.int64)
     segments = []
     for number, (category, mask, crowd) in enumerate(layers, start=1):
         segment_id = number * BIG_ID
-        picture[mask], ids[mask] = COLOURS[category], segment_id
+        image[mask], ids[mask] = COLORS[category], segment_id
         segments.append({"id": segment_id, "category_id": category, "iscrowd": int(crowd), "area": 1})
-    Image.fromarray(picture).save(drawn.images / f"{name}.png")
+    Image.fromarray(image).save(drawn.images / f"{name}.png")
     channels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
     Image.fromarray(channels).save(drawn.panoptic_root / f"{name}.png")
     return segments

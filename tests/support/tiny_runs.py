@@ -1,4 +1,4 @@
-"""What tests of training share: a config that takes milliseconds a step, and pictures drawn for it."""
+"""What tests of training share: a config that takes milliseconds a step, and images drawn for it."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ CONFIG = next((Path(__file__).parents[2] / "configs" / "shapes").rglob("*.yaml")
 
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.NORM": "FrozenBN",  # batch statistics would depend on how pictures are shared out
+    "MODEL.RESNETS.NORM": "FrozenBN",  # batch statistics would depend on how images are shared out
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
@@ -50,7 +50,7 @@ def tiny_config(**changes):
 
 @pytest.fixture(scope="session")
 def tiny_shapes(tmp_path_factory):
-    """A few drawn pictures, under DETECTRON2_DATASETS for the rest of the session."""
+    """A few drawn images, under DETECTRON2_DATASETS for the rest of the session."""
     root = tmp_path_factory.mktemp("datasets")
     write_shapes(root, {"train": 6, "val": 2})
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def tiny_shapes(tmp_path_factory):
 
 
 def random_sample(number, objects, side=64):
-    """A picture of noise with `objects` random boxes."""
+    """An image of noise with `objects` random boxes."""
     generator = torch.Generator().manual_seed(number)
     masks = torch.zeros(objects, side, side, dtype=torch.bool)
     for mask in masks:

@@ -1,4 +1,4 @@
-"""What tests of training share: the drawn pictures, and a log restored after each test."""
+"""What tests of training share: the drawn images, and a log restored after each test."""
 
 from tiny_runs import restored_log, tiny_shapes
 

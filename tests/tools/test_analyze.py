@@ -35,7 +35,7 @@ def test_a_report(capsys):
     assert flops == pytest.approx(cost.flops["backbone"].total() / 1e9, abs=0.006)
     assert activations == pytest.approx(cost.activations["backbone"] / 1e6, abs=0.06)
     assert milliseconds > 0
-    assert re.search(r"[\d.]+ pictures a second, median of 2, on cpu", out)
+    assert re.search(r"[\d.]+ images a second, median of 2, on cpu", out)
     assert (
         f"as published, with mask logits at full size after every layer: {cost.published_flops / 1e9:.2f}"
         in out
@@ -85,7 +85,7 @@ def test_each_second_goes_to_its_part(monkeypatch):
         return infer(*inputs, **options)
 
     monkeypatch.setattr(mask_former, "infer", slow_infer)
-    expected = {"normalise and pad": 0, **seconds, "post-processing": 4000, "all": 4321}
+    expected = {"normalize and pad": 0, **seconds, "post-processing": 4000, "all": 4321}
     assert time_parts(model, (64, 64), runs=3) == expected
 
 

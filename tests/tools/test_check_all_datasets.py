@@ -11,7 +11,7 @@ from datasets_scripts.script_runs import run
 from mask2former.tools.check_dataset import main
 
 SCRIPTS = {"ade20k", "ade20k_full", "cityscapes", "coco", "coco_stuff"}  # the trees that one prepares
-# Tree, name without its split, and what a picture has: one file of a kind, or any number of masks.
+# Tree, name without its split, and what an image has: one file of a kind, or any number of masks.
 DATASETS = [
     ("ade20k", "ade20k_sem_seg_{}", {"label PNG": "one"}),
     ("ade20k", "ade20k_instance_{}", {"RLE": "any"}),
@@ -27,7 +27,7 @@ DATASETS = [
     ("mapillary", "mapillary_vistas_sem_seg_{}", {"label PNG": "one"}),
     ("mapillary", "mapillary_vistas_panoptic_{}", {"panoptic PNG": "one", "label PNG": "one"}),
 ]
-NO_TRUTH = {"cityscapes": "test", "mapillary": "test"}  # splits whose truth is withheld
+NO_TRUTH = {"cityscapes": "test", "mapillary": "test"}  # splits whose ground truth is withheld
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +54,16 @@ def test_a_prepared_dataset_is_sound(tree, name, forms, root_of, monkeypatch, tm
         code = main([name.format(split), "--workers", "1", "--json", "--output", str(tmp_path / split)])
         card = json.loads(capsys.readouterr().out)
         assert (code, card["broken"], card["warnings"]) == (0, {"count": 0, "first": []}, {})
-        assert card["pictures"] == counts[split]
+        assert card["images"] == counts[split]
         shown, files = card["representation"], {k: counts[split] for k, n in forms.items() if n == "one"}
         assert shown and shown.keys() <= forms.keys() and files.items() <= shown.items()
-        # The last picture of a split shows no things, which is all that an instance dataset knows.
-        assert card["pictures_without_objects"] == ("any" in forms.values())
-        assert len(list((tmp_path / split).iterdir())) == counts[split] - card["pictures_without_objects"]
+        # The last image of a split shows no things, which is all that an instance dataset knows.
+        assert card["images_without_objects"] == ("any" in forms.values())
+        assert len(list((tmp_path / split).iterdir())) == counts[split] - card["images_without_objects"]
 
 
 @pytest.mark.parametrize("task", ["sem_seg", "instance_seg"])
-def test_pictures_whose_truth_is_withheld(task, root_of, monkeypatch, tmp_path, capsys):
+def test_images_whose_truth_is_withheld(task, root_of, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root_of("cityscapes")))
     assert main([f"cityscapes_fine_{task}_test", "--workers", "1", "--output", str(tmp_path)]) == 0
-    assert "none: pictures alone" in capsys.readouterr().out
+    assert "none: images alone" in capsys.readouterr().out

@@ -40,13 +40,13 @@ def truth(shapes, split="train"):
 
 def test_the_card_tells_what_the_annotation_file_tells(shapes, capsys):
     card = card_of(capsys, TRAIN, "--workers", "1")
-    pictures = [Counter(s["category_id"] for s in row["segments_info"]) for row in truth(shapes)]
-    assert card["pictures"] == len(pictures) == 6
+    images = [Counter(s["category_id"] for s in row["segments_info"]) for row in truth(shapes)]
+    assert card["images"] == len(images) == 6
     assert card["classes"] == [
         {
             "name": category["name"],
-            "pictures": sum(category["id"] in picture for picture in pictures),
-            "objects": sum(picture[category["id"]] for picture in pictures),
+            "images": sum(category["id"] in image for image in images),
+            "objects": sum(image[category["id"]] for image in images),
         }
         for category in CATEGORIES
     ]
@@ -60,7 +60,7 @@ def test_the_card_tells_what_the_annotation_file_tells(shapes, capsys):
             max(own),
         )
         assert sizes["small"] == sum(area < 1024 for area in own)
-    assert card["objects_in_a_picture"]["most"] == max(picture.total() for picture in pictures)
+    assert card["objects_in_an_image"]["most"] == max(image.total() for image in images)
     assert card["share_of_pixels_without_class"] == 0
     assert card["broken"]["count"] == 0
     assert card["warnings"] == {}
@@ -75,13 +75,13 @@ def test_a_sample_shows_the_truth(shapes, capsys):
     card = card_of(capsys, TRAIN, "--workers", "1")
     assert len(card["samples"]) == 6
     assert card["samples"][0] == f"output/check_dataset/{TRAIN}/sample_1_000001.png"
-    picture = np.asarray(Image.open(shapes / "train" / "000001.jpg")).astype(int)
+    image = np.asarray(Image.open(shapes / "train" / "000001.jpg")).astype(int)
     drawn = np.asarray(Image.open(card["samples"][0])).astype(int)
     assert drawn.shape == (512, 512, 3)  # four times as large, to be legible
     ids = read_segment_ids(shapes / "panoptic_train" / "000001.png")
-    for category in CATEGORIES[3:]:  # the stuff, of one colour
+    for category in CATEGORIES[3:]:  # the stuff, of one color
         rows, columns = np.nonzero(ids // 1000 == category["id"])
-        tinted = (picture[rows, columns] + category["color"]) // 2
+        tinted = (image[rows, columns] + category["color"]) // 2
         as_drawn = drawn[4 * rows + 2, 4 * columns + 2]
         share = (np.abs(as_drawn - tinted).max(1) <= 1).mean()
         assert share > 0.7  # elsewhere are outlines and the name
@@ -100,14 +100,14 @@ def test_broken_records_are_counted_and_do_not_stop_it(shapes, capsys):
     assert "BROKEN RECORDS: 3" in out
     reasons = out[out.index("BROKEN") :]
     assert "train/000001.jpg, image id 1: no such file" in reasons
-    assert f"{png}, image id 2: not a readable picture" in reasons
+    assert f"{png}, image id 2: not a readable image" in reasons
     assert "panoptic_train.json, image id 3: category_id 77 is not among the categories" in reasons
     assert len(list((shapes.parents[1] / "output" / "check_dataset" / TRAIN).iterdir())) == 3
 
 
 @pytest.mark.parametrize(("task", "broken"), [("sem_seg", 1), ("instance_seg", 1), ("panoptic", 2)])
-def test_pictures_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeypatch, capsys):
-    """The panoptic JSON and the label maps both name the picture."""
+def test_images_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeypatch, capsys):
+    """The panoptic JSON and the label maps both name the image."""
     cityscapes.draw(tmp_path)
     script_runs.run("prepare_cityscapes", tmp_path)
     (gone, *_) = (tmp_path / "cityscapes" / "leftImg8bit" / "val").rglob("frankfurt_000000*")
@@ -115,7 +115,7 @@ def test_pictures_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeyp
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     name = f"cityscapes_fine_{task}_val"
     card = card_of(capsys, name, "--workers", "1", "--output", str(tmp_path / "out"), code=1)
-    assert (card["broken"]["count"], card["pictures"]) == (broken, 2)
+    assert (card["broken"]["count"], card["images"]) == (broken, 2)
     assert all("frankfurt_000000" in reason for reason in card["broken"]["first"])
 
 
@@ -135,21 +135,21 @@ def test_the_text_of_a_card(shapes, capsys):
     assert main([TRAIN, "--queries", "3", "--workers", "1", "--output", "here"]) == 0
     lines = capsys.readouterr().out.splitlines()
     told = {line[:20].strip(): line[20:].strip() for line in lines if line}
-    assert told["pictures"] == "6"
+    assert told["images"] == "6"
     assert told["sizes"].endswith("most often 128 x 128 (6)")
     assert told["annotations"] == "6 panoptic PNG"
-    # Each picture has two textures and three shapes or more.
-    assert told["queries"] == "3; pictures with more objects: 6"
+    # Each image has two textures and three shapes or more.
+    assert told["queries"] == "3; images with more objects: 6"
     assert "no record is broken" in lines
     assert (shapes.parents[1] / "here" / "sample_6_000006.png").exists()
 
 
 def test_only_the_first_records(shapes, capsys):
     card = card_of(capsys, TRAIN, "--limit", "2", "--workers", "1")
-    assert card["pictures"] == len(card["samples"]) == 2
+    assert card["images"] == len(card["samples"]) == 2
 
 
-def test_pictures_that_another_dataset_has(shapes, capsys):
+def test_images_that_another_dataset_has(shapes, capsys):
     shutil.copy(shapes / "train" / "000003.jpg", shapes / "val" / "000002.jpg")
     card = card_of(capsys, TRAIN, "--against", "shapes_panoptic_val", "--workers", "1")
     ((kind, found),) = card["warnings"].items()
@@ -176,12 +176,12 @@ def test_doubtful_annotations(registered, shapes, capsys):
     path.write_text(json.dumps(content))
     card = card_of(capsys, registered, "--workers", "1")
     counts = {kind: found["count"] for kind, found in card["warnings"].items()}
-    # The picture that is listed twice shows all of its objects twice.
+    # The image that is listed twice shows all of its objects twice.
     assert counts == {
         "boxes that do not fit their masks": 2,
         "objects whose mask is empty; training leaves them out": 2,
         "image ids that several records have": 1,
-        "pictures that several records show": 1,
+        "images that several records show": 1,
     }
     assert card["never_seen"] == ["star"]
     assert main([registered, "--workers", "1"]) == 0
@@ -190,11 +190,11 @@ def test_doubtful_annotations(registered, shapes, capsys):
     assert "boxes that do not fit their masks: 2\n  " in out
 
 
-def test_pictures_without_annotations(shapes, capsys, monkeypatch):
+def test_images_without_annotations(shapes, capsys, monkeypatch):
     DatasetCatalog.register("alone", lambda: [{"file_name": str(shapes / "val" / "000001.jpg")}])
     try:
         assert main(["alone", "--workers", "1"]) == 0
-        assert "none: pictures alone" in capsys.readouterr().out
+        assert "none: images alone" in capsys.readouterr().out
         DatasetCatalog.remove("alone")
         record = {"file_name": "a.jpg", "annotations": []}
         DatasetCatalog.register("alone", lambda: [record])
@@ -215,10 +215,10 @@ def test_without_an_ignore_label_it_is_255_as_in_configs(shapes, capsys):
     finally:
         DatasetCatalog.remove("ignored")
         MetadataCatalog.remove("ignored")
-    assert card["share_of_pixels_without_class"] == card["pictures_without_objects"] == 1
+    assert card["share_of_pixels_without_class"] == card["images_without_objects"] == 1
 
 
-def test_real_pictures_agree_with_pycocotools(shared: Path, capsys, tmp_path):
+def test_real_images_agree_with_pycocotools(shared: Path, capsys, tmp_path):
     from pycocotools.coco import COCO
 
     root = shared / "data" / "samples" / "super_gradients_tinycoco"
@@ -260,25 +260,25 @@ def test_data_without_a_name(shapes, capsys, kind):
 
 
 def test_label_maps_without_a_name(shapes, capsys):
-    """One file is no picture, and one holds a label that has no name."""
+    """One file is no image, and one holds a label that has no name."""
     (shapes / "labels").mkdir()
     for path in sorted((shapes / "panoptic_train").iterdir()):
         labels = (read_segment_ids(path) // 1000).astype(np.uint8)
         Image.fromarray(labels).save(shapes / "labels" / path.name)
-    (shapes / "labels" / "000002.png").write_bytes(b"no picture")
+    (shapes / "labels" / "000002.png").write_bytes(b"no image")
     Image.fromarray(np.full((128, 128), 77, np.uint8)).save(shapes / "labels" / "000004.png")
     classes = shapes / "classes.txt"
     classes.write_text("".join(f"{category['id']} {category['name']}\n" for category in CATEGORIES))
     card = card_of(capsys, *own(shapes, shapes / "labels", "--classes", str(classes)), code=1)
     assert card["broken"]["count"] == 2
     first, second = card["broken"]["first"]
-    assert "labels/000002.png" in first and "not a readable picture" in first
+    assert "labels/000002.png" in first and "not a readable image" in first
     assert "labels/000004.png" in second and "label 77" in second
     sound = [row for row in truth(shapes) if row["image_id"] not in (2, 4)]
     present = [{segment["category_id"] for segment in row["segments_info"]} for row in sound]
     for entry, category in zip(card["classes"], CATEGORIES, strict=True):
-        pictures = sum(category["id"] in picture for picture in present)
-        assert (entry["pictures"], entry["objects"]) == (pictures, pictures)
+        images = sum(category["id"] in image for image in present)
+        assert (entry["images"], entry["objects"]) == (images, images)
 
 
 def test_broken_data_without_a_name(shapes, capsys):
@@ -289,7 +289,7 @@ def test_broken_data_without_a_name(shapes, capsys):
     assert "expected one of: a COCO instance JSON" in capsys.readouterr().err
 
 
-def test_a_card_of_cityscapes_counted_from_its_pictures(tmp_path, monkeypatch, capsys):
+def test_a_card_of_cityscapes_counted_from_its_images(tmp_path, monkeypatch, capsys):
     cityscapes.draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -303,20 +303,20 @@ def test_a_card_of_cityscapes_counted_from_its_pictures(tmp_path, monkeypatch, c
     assert card["classes"] == [
         {
             "name": name,
-            "pictures": sum(label in picture for picture in labels),
-            "objects": sum(picture[label] for picture in labels),
+            "images": sum(label in image for image in labels),
+            "objects": sum(image[label] for image in labels),
         }
         for name, label in zip(names, label_ids, strict=True)
     ]
     assert card["crowd_regions"] == sum(int(np.isin(label_ids, ids).sum()) for ids in found) >= 2
-    assert card["pictures_without_objects"] == 1  # the last
-    counts = [picture.total() for picture in labels]
-    assert card["objects_in_a_picture"]["most"] == max(counts)
-    more = card["objects_in_a_picture"]["pictures_with_more_than_queries"]
+    assert card["images_without_objects"] == 1  # the last
+    counts = [image.total() for image in labels]
+    assert card["objects_in_an_image"]["most"] == max(counts)
+    more = card["objects_in_an_image"]["images_with_more_than_queries"]
     assert more == sum(count > 5 for count in counts) > 0
     objects = sum(counts) + card["crowd_regions"]
     assert card["representation"] == {"RLE": objects}
-    assert card["picture_sizes"]["commonest"] == [80, 160]
+    assert card["image_sizes"]["commonest"] == [80, 160]
 
 
 @pytest.mark.parametrize(

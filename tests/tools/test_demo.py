@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_checkpoint import TINY, save_tiny_checkpoint
 
 from mask2former.predictor import Predictor
-from mask2former.tools.demo import find_pictures, main, output_paths
+from mask2former.tools.demo import find_images, main, output_paths
 
 ROOT = Path(__file__).parents[2]
 SCALE = 5  # 90 pixels five times are below 512
@@ -23,18 +23,18 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """Two pictures in `in/`, which also holds something else; the working directory is theirs."""
+def images(tmp_path, monkeypatch):
+    """Two images in `in/`, which also holds something else; the working directory is theirs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     for seed, name in enumerate(["a.png", "b.JPG"]):
         pixels = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "in" / name)
-    (tmp_path / "in/notes.txt").write_text("no picture")
+    (tmp_path / "in/notes.txt").write_text("no image")
     return tmp_path
 
 
-def test_one_picture_and_a_checkpoint_are_enough(pictures, checkpoint, capsys):
+def test_one_image_and_a_checkpoint_are_enough(images, checkpoint, capsys):
     assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     expected = Predictor(checkpoint)("in/a.png")
     np.testing.assert_array_equal(
@@ -43,14 +43,14 @@ def test_one_picture_and_a_checkpoint_are_enough(pictures, checkpoint, capsys):
     assert f"in/a.png: {len(expected.panoptic.segments)} segments -> output/a.png" in capsys.readouterr().out
 
 
-def test_precision(pictures, checkpoint):
+def test_precision(images, checkpoint):
     arguments = ["--input", "in/a.png", "--precision", "bf16", "--opts", "MODEL.WEIGHTS", checkpoint]
     assert main(arguments) == 0
     expected = Predictor(checkpoint, precision="bf16")("in/a.png").draw("panoptic", scale=SCALE)
     np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), expected)
 
 
-def test_output_file_task_and_threshold(pictures, checkpoint, capsys):
+def test_output_file_task_and_threshold(images, checkpoint, capsys):
     arguments = ["--input", "in/a.png", "--output", "drawn.png", "--task", "instance"]
     assert main([*arguments, "--confidence-threshold", "0.55", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     expected = Predictor(checkpoint, score_threshold=0.55)("in/a.png")
@@ -61,7 +61,7 @@ def test_output_file_task_and_threshold(pictures, checkpoint, capsys):
 @pytest.mark.parametrize(
     ("task", "key"), [("instance", "score threshold"), ("panoptic", "OBJECT_MASK_THRESHOLD")]
 )
-def test_an_empty_result_says_why(pictures, checkpoint, capsys, task, key):
+def test_an_empty_result_says_why(images, checkpoint, capsys, task, key):
     arguments = ["--input", "in/a.png", "--task", task, "--confidence-threshold", "1.0"]
     assert main([*arguments, "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     out = capsys.readouterr().out
@@ -71,31 +71,31 @@ def test_an_empty_result_says_why(pictures, checkpoint, capsys, task, key):
     np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), np.asarray(untouched))
 
 
-def test_a_picture_of_ordinary_size_keeps_it(pictures, checkpoint):
+def test_an_image_of_ordinary_size_keeps_it(images, checkpoint):
     Image.new("RGB", (300, 40), "green").save("wide.png")
     assert main(["--input", "wide.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     assert Image.open("output/wide.png").size == (300, 40)
 
 
-def test_a_folder_with_a_bad_picture(pictures, checkpoint, capsys):
-    (pictures / "in/aa.jpg").write_bytes(b"\xff\xd8 broken")
+def test_a_folder_with_a_bad_image(images, checkpoint, capsys):
+    (images / "in/aa.jpg").write_bytes(b"\xff\xd8 broken")
     assert main(["--input", "in", "gone*.png", "--output", "out", "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.JPG"]
     err = capsys.readouterr().err
-    assert "in/aa.jpg: is not a picture" in err
+    assert "in/aa.jpg: is not an image" in err
     assert "gone*.png: no such file" in err
-    assert "2 of 4 pictures could not be drawn" in err
+    assert "2 of 4 images could not be drawn" in err
 
 
 @pytest.mark.parametrize("output", ["in", "in/a.png"])
-def test_a_picture_is_not_overwritten_by_its_drawing(pictures, checkpoint, capsys, output):
+def test_an_image_is_not_overwritten_by_its_drawing(images, checkpoint, capsys, output):
     before = Path("in/a.png").read_bytes()
     assert main(["--input", "in/a.png", "--output", output, "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
-    assert "in/a.png would overwrite the picture" in capsys.readouterr().err
+    assert "in/a.png would overwrite the image" in capsys.readouterr().err
     assert Path("in/a.png").read_bytes() == before
 
 
-def test_a_given_config_with_bare_weights(pictures, checkpoint):
+def test_a_given_config_with_bare_weights(images, checkpoint):
     opts = [str(part) for item in TINY.items() for part in item]
     arguments = ["--input", "in/a.png", "--config-file", COCO_R50, "--opts", *opts]
     assert main([*arguments, "MODEL.WEIGHTS", checkpoint]) == 0
@@ -113,7 +113,7 @@ def test_a_given_config_with_bare_weights(pictures, checkpoint):
         (["--config-file", "own.yaml"], "--opts MODEL.WEIGHTS path/to/model_final.pth"),
     ],
 )
-def test_without_trained_weights_it_refuses_and_shows_the_line(pictures, capsys, arguments, message):
+def test_without_trained_weights_it_refuses_and_shows_the_line(images, capsys, arguments, message):
     Path("own.yaml").write_text("SEED: 1\n")
     assert main(["--input", "in/a.png", *arguments]) == 1
     err = capsys.readouterr().err
@@ -133,24 +133,24 @@ def test_without_trained_weights_it_refuses_and_shows_the_line(pictures, capsys,
         (["--config-file", "x" * 300], "File name too long"),
     ],
 )
-def test_mistakes_are_one_line(pictures, capsys, arguments, message):
+def test_mistakes_are_one_line(images, capsys, arguments, message):
     assert main(["--input", "in/a.png", *arguments]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert message in err
 
 
-def test_find_pictures(pictures):
-    assert find_pictures(["in"]) == ["in/a.png", "in/b.JPG"]
-    assert find_pictures(["in/*.png", "in/b.JPG"]) == ["in/a.png", "in/b.JPG"]
-    assert find_pictures(["**/*.png"]) == ["in/a.png"]
-    assert find_pictures(["none*.png", "https://host/x.png?a=*"]) == ["none*.png", "https://host/x.png?a=*"]
+def test_find_images(images):
+    assert find_images(["in"]) == ["in/a.png", "in/b.JPG"]
+    assert find_images(["in/*.png", "in/b.JPG"]) == ["in/a.png", "in/b.JPG"]
+    assert find_images(["**/*.png"]) == ["in/a.png"]
+    assert find_images(["none*.png", "https://host/x.png?a=*"]) == ["none*.png", "https://host/x.png?a=*"]
     Path("[odd].png").touch()
-    assert find_pictures(["[odd].png"]) == ["[odd].png"]
+    assert find_images(["[odd].png"]) == ["[odd].png"]
 
 
 def test_output_paths():
-    pictures = [
+    images = [
         "x/a.jpg",
         "y/a.jpg",
         "z/a.jpg",
@@ -159,15 +159,15 @@ def test_output_paths():
         "c.tiff",
     ]
     names = ["a.jpg", "a_2.jpg", "a_3.jpg", "b.png", "image.png", "c.tiff"]
-    assert output_paths(pictures, "out") == [Path("out") / name for name in names]
+    assert output_paths(images, "out") == [Path("out") / name for name in names]
     assert output_paths(["a.jpg"], "out/b.png") == [Path("out/b.png")]
-    with pytest.raises(ValueError, match="one file for 6 pictures"):
-        output_paths(pictures, "b.png")
+    with pytest.raises(ValueError, match="one file for 6 images"):
+        output_paths(images, "b.png")
 
 
-def test_the_script_runs_from_anywhere(pictures):
+def test_the_script_runs_from_anywhere(images):
     command = [sys.executable, str(ROOT / "demo/demo.py"), "--input", "in/a.png"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=pictures)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=images)
     assert run.returncode == 1
     assert "noise" in run.stderr
     assert "Traceback" not in run.stderr

@@ -175,7 +175,7 @@ def test_a_frozen_config_is_left_as_it_is():
 
 
 def published(task, config):
-    """Millions of parameters, and mean GFLOPs over COCO's pictures as published."""
+    """Millions of parameters, and mean GFLOPs over COCO's images as published."""
     cfg = load_config(f"coco/{task}-segmentation/{config}")
     costs = [(share, count_cost(cfg, size)) for size, share in usual_sizes(cfg).items()]
     flops = sum(share * cost.published_flops for share, cost in costs) / 1e9
@@ -184,7 +184,7 @@ def published(task, config):
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_the_paper_s_figures(task):
-    """Pictures are fitted so that R50 takes 226 GFLOPs; the others then must come out by themselves."""
+    """Images are fitted so that R50 takes 226 GFLOPs; the others then must come out by themselves."""
     (r50, fitted), (r101, r101_flops), (swin_l, swin_l_flops) = (
         published(task, config) for config in (R50, R101, SWIN_L)
     )
@@ -208,7 +208,7 @@ def test_usual_sizes(config, sizes):
     assert usual_sizes(load_config(config)) == sizes
 
 
-def test_without_a_dataset_pictures_are_four_to_three():
+def test_without_a_dataset_images_are_four_to_three():
     sizes = usual_sizes(load_config(f"coco/panoptic-segmentation/{R50}", ["DATASETS.TRAIN", ()]))
     assert list(sizes) == [(800, 1067), (800, 1199)]  # the test set tells
     opts = ["DATASETS.TRAIN", (), "DATASETS.TEST", ()]

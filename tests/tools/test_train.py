@@ -60,7 +60,7 @@ def trained(tiny_shapes, tmp_path_factory):
 
 def test_the_run_folder_is_complete(trained):
     names = {path.name for path in trained.iterdir()}
-    assert {"config.yaml", "log.txt", "metrics.json", "last_checkpoint", "inference", "pictures"} <= names
+    assert {"config.yaml", "log.txt", "metrics.json", "last_checkpoint", "inference", "images"} <= names
     assert {"model_0000001.pth", "model_0000003.pth", "model_final.pth"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert (trained / "last_checkpoint").read_text() == "model_final.pth"
@@ -80,10 +80,10 @@ def test_the_metrics_have_losses_and_two_evaluations(trained):
     assert {"panoptic_seg/PQ", "segm/AP", "sem_seg/mIoU"} <= lines[0].keys()
 
 
-def test_pictures_show_target_and_prediction(trained):
-    pictures = sorted((trained / "pictures").iterdir())
-    assert [path.name for path in pictures] == ["step_0000001.jpg", "step_0000003.jpg"]
-    assert Image.open(pictures[0]).size == (128, 64)
+def test_images_show_target_and_prediction(trained):
+    images = sorted((trained / "images").iterdir())
+    assert [path.name for path in images] == ["step_0000001.jpg", "step_0000003.jpg"]
+    assert Image.open(images[0]).size == (128, 64)
 
 
 def test_the_checkpoint_is_enough_alone(trained):
@@ -162,16 +162,16 @@ def test_what_a_user_gets_wrong_is_said_in_one_message(
 
 
 @pytest.mark.parametrize("flags", [(), ("--num-processes", "2")])
-def test_a_broken_picture_found_by_a_worker_is_named_in_one_line(tmp_path, monkeypatch, flags):
+def test_a_broken_image_found_by_a_worker_is_named_in_one_line(tmp_path, monkeypatch, flags):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_shapes(tmp_path, {"train": 2, "val": 2})
-    for picture in (tmp_path / "shapes/train").iterdir():
-        picture.write_bytes(b"no picture")
+    for image in (tmp_path / "shapes/train").iterdir():
+        image.write_bytes(b"no image")
     done = run_command(*arguments(tmp_path / "run", *flags, DATALOADER__NUM_WORKERS=1))
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "shapes/train/00000" in last
-    assert last.endswith("is not a picture that Pillow can read")
+    assert last.endswith("is not an image that Pillow can read")
 
 
 def test_a_config_file_that_is_not_there(capsys):

@@ -85,12 +85,12 @@ FOLLOWS = [  # task, config, mapper, outputs, classes, things
 @pytest.mark.parametrize(("task", "config", "mapper", "on", "classes", "things"), FOLLOWS)
 def test_the_config_follows_from_the_data(shapes, tmp_path, task, config, mapper, on, classes, things):
     cfg = configured(config, shapes, task, tmp_path)
-    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("own_train",), ("own_val",))
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("custom_train",), ("custom_val",))
     assert (mapper, on) == (cfg.INPUT.DATASET_MAPPER_NAME, outputs(cfg))
     assert (classes, things) == (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, list(cfg.MODEL.MASK_FORMER.THING_IDS))
     log = (tmp_path / "log.txt").read_text()
-    assert f"'own_train': {task} data, 6 pictures, {classes} classes" in log
-    assert "DATASETS.TRAIN: ('own_train',), as --train-images says, instead of" in log
+    assert f"'custom_train': {task} data, 6 images, {classes} classes" in log
+    assert "DATASETS.TRAIN: ('custom_train',), as --train-images says, instead of" in log
 
 
 def test_jitter_becomes_crops_of_the_same_sizes_for_labels(shapes, tmp_path):
@@ -106,16 +106,21 @@ def test_typed_values_that_the_data_allows_are_kept(shapes, tmp_path):
     typed = [MAPPER, "mask_former_panoptic", "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "False"]
     cfg = configured(LSJ, shapes, "panoptic", tmp_path, *typed)
     assert (cfg.INPUT.DATASET_MAPPER_NAME, outputs(cfg)) == ("mask_former_panoptic", (True, False, True))
-    assert MetadataCatalog.get("own_val").get("json_file") is None  # AP would need it
+    assert MetadataCatalog.get("custom_val").get("json_file") is None  # AP would need it
 
 
 CONFLICTS = [
-    ("instance", MAPPER, "coco_panoptic_lsj", "was given as coco_panoptic_lsj, but dataset 'own_train' says"),
-    ("instance", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "but dataset 'own_train' says False"),
-    ("semantic", "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True", "but dataset 'own_train' says False"),
-    ("semantic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "was given as 4, but dataset 'own_train' says 5"),
+    (
+        "instance",
+        MAPPER,
+        "coco_panoptic_lsj",
+        "was given as coco_panoptic_lsj, but dataset 'custom_train' says",
+    ),
+    ("instance", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "True", "but dataset 'custom_train' says False"),
+    ("semantic", "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True", "but dataset 'custom_train' says False"),
+    ("semantic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "4", "was given as 4, but dataset 'custom_train' says 5"),
     ("panoptic", "DATASETS.TRAIN", "('coco_2017_train',)", "but --train-images says"),
-    ("panoptic", "MODEL.MASK_FORMER.THING_IDS", "[3]", r"\[3\], but dataset 'own_train' says \[0, 1, 2\]"),
+    ("panoptic", "MODEL.MASK_FORMER.THING_IDS", "[3]", r"\[3\], but dataset 'custom_train' says \[0, 1, 2\]"),
 ]
 
 
@@ -137,7 +142,7 @@ WRONG_FLAGS = [
     (["--eval-only", "--train-images", "a", "--train-annotations", "b"], "--eval-only needs data to test on"),
     (["--classes", "c.txt"], "--classes belongs to --train-images"),
     (["--train-images", "nowhere", "--train-annotations", "b"], "nowhere does not exist"),
-    (["DATASETS.TRAIN", "('own_train',)"], "give --train-images, --train-annotations"),
+    (["DATASETS.TRAIN", "('custom_train',)"], "give --train-images, --train-annotations"),
 ]
 
 
@@ -181,10 +186,10 @@ def test_train_evaluate_and_predict(shapes, tmp_path, task):
 def test_resume_and_evaluation_want_the_flags_again(shapes, tmp_path, capsys):
     assert run(shapes, "instance", tmp_path, splits=("train",), SOLVER__MAX_ITER=1) == 0
     saved = ["--config-file", str(tmp_path / "config.yaml"), "--resume"]
-    for name in ("own_train", "own_val"):
+    for name in ("custom_train", "custom_val"):
         DatasetCatalog._loaders.pop(name, None)
     assert main([*saved, "MODEL.DEVICE", "cpu"]) == 1
-    assert "the config names 'own_train', which is data given by flags" in capsys.readouterr().err
+    assert "the config names 'custom_train', which is data given by flags" in capsys.readouterr().err
     assert main([*saved, *flags(shapes, "instance"), "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu"]) == 0
     assert main([*saved, "--eval-only", *flags(shapes, "instance", "val"), "MODEL.DEVICE", "cpu"]) == 0
     assert "AP50" in capsys.readouterr().out
@@ -196,7 +201,7 @@ def test_a_model_of_other_classes_is_fine_tuned_with_a_new_head(shapes, tmp_path
     options = {"MODEL__WEIGHTS": weights, "SOLVER__MAX_ITER": 1, "splits": ("train",)}
     assert run(shapes, "instance", tmp_path / "three", **options) == 0
     log = (tmp_path / "three" / "log.txt").read_text()
-    assert "re-initialised: class head (5 -> 3 classes)" in log and "other classes" not in log
+    assert "re-initialized: class head (5 -> 3 classes)" in log and "other classes" not in log
     before, after = (
         torch.load(path / "model_final.pth", weights_only=True)["model"]
         for path in (weights.parent, tmp_path / "three")
@@ -235,9 +240,9 @@ def test_truth_without_areas_is_an_error_before_training(shapes, tmp_path, capsy
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_overfitting_on_own_data(shapes, tmp_path):
+def test_overfitting_on_custom_data(shapes, tmp_path):
     assert run(shapes, "panoptic", tmp_path, "--overfit", "2", splits=("train",)) == 0
-    assert "overfitting on 2 pictures of 'own_train'" in (tmp_path / "log.txt").read_text()
+    assert "overfitting on 2 images of 'custom_train'" in (tmp_path / "log.txt").read_text()
     assert "panoptic_seg/PQ" in read_metrics(tmp_path / "metrics.json")[-1]
 
 
@@ -247,6 +252,6 @@ def test_two_processes_look_at_the_data_each_and_tell_once(shapes, tmp_path):
     options = tiny_options(SOLVER__MAX_ITER=2, OUTPUT_DIR=tmp_path)
     done = run_command("--config-file", str(CONFIG), *given, "--num-processes", "2", *options)
     assert done.returncode == 0, done.stderr[-3000:]
-    for told in ("'own_train': panoptic data, 6 pictures", "6 pictures are both trained on and tested on"):
+    for told in ("'custom_train': panoptic data, 6 images", "6 images are both trained on and tested on"):
         assert done.stdout.count(told) == 1
     assert {"segm/AP", "panoptic_seg/PQ"} <= read_metrics(tmp_path / "metrics.json")[-1].keys()

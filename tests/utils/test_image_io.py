@@ -1,4 +1,4 @@
-"""Pictures of every kind on disk, and files that are none."""
+"""Images of every kind on disk, and files that are none."""
 
 import threading
 from functools import partial
@@ -19,8 +19,8 @@ def rgb():
     return np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
 
 
-def saved(folder, picture, name="picture.png", **options):
-    picture.save(folder / name, **options)
+def saved(folder, image, name="image.png", **options):
+    image.save(folder / name, **options)
     return folder / name
 
 
@@ -38,13 +38,13 @@ def test_exif_rotation_is_applied(tmp_path, rgb):
     np.testing.assert_array_equal(read_image(path), np.rot90(rgb))
 
 
-def test_grey_and_bilevel(tmp_path, rgb):
-    grey = rgb[..., 0]
-    expected = np.stack([grey] * 3, axis=-1)
-    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(grey))), expected)
-    np.testing.assert_array_equal(read_image(grey), expected)
-    np.testing.assert_array_equal(read_image(grey[..., None]), expected)
-    mask = grey > 127
+def test_gray_and_bilevel(tmp_path, rgb):
+    gray = rgb[..., 0]
+    expected = np.stack([gray] * 3, axis=-1)
+    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(gray))), expected)
+    np.testing.assert_array_equal(read_image(gray), expected)
+    np.testing.assert_array_equal(read_image(gray[..., None]), expected)
+    mask = gray > 127
     np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(mask)))[..., 0], mask * 255)
     np.testing.assert_array_equal(read_image(mask)[..., 2], mask * 255)
 
@@ -56,9 +56,9 @@ def test_transparency_is_dropped(tmp_path, rgb):
 
 
 def test_palette(tmp_path):
-    picture = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), mode="P")
-    picture.putpalette([10, 20, 30, 200, 100, 50])
-    image = read_image(saved(tmp_path, picture))
+    palette = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    image = read_image(saved(tmp_path, palette))
     assert image.tolist() == [[[10, 20, 30], [200, 100, 50]], [[200, 100, 50], [10, 20, 30]]]
 
 
@@ -82,10 +82,10 @@ def test_a_result_may_be_written_to(tmp_path, rgb):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not a picture", "not a picture"), (b"", "not a picture"), (None, "no such file")],
+    [(b"not an image", "not an image"), (b"", "not an image"), (None, "no such file")],
 )
-def test_files_that_are_no_pictures_are_named(tmp_path, content, message):
-    path = tmp_path / "picture.jpg"
+def test_files_that_are_no_images_are_named(tmp_path, content, message):
+    path = tmp_path / "image.jpg"
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ImageError, match=message) as error:
@@ -93,7 +93,7 @@ def test_files_that_are_no_pictures_are_named(tmp_path, content, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["picture.jpg", "picture.png"])
+@pytest.mark.parametrize("name", ["image.jpg", "image.png"])
 def test_truncated_file(tmp_path, name):
     big = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(big), name)
@@ -116,12 +116,12 @@ def test_damage_that_pillow_reports_by_other_errors(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("source", [None, 5, b"a.png", iter(["a.png"])])
-def test_what_is_neither_path_nor_picture(source):
-    with pytest.raises(ImageError, match=rf"a {type(source).__name__} is no picture; give a path"):
+def test_what_is_neither_path_nor_image(source):
+    with pytest.raises(ImageError, match=rf"a {type(source).__name__} is no image; give a path"):
         read_image(source)
 
 
-def test_folder_and_float_picture(tmp_path):
+def test_folder_and_float_image(tmp_path):
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
     path = saved(tmp_path, Image.fromarray(np.ones((H, W), np.float32)), "float.tiff")
@@ -139,7 +139,7 @@ def test_folder_and_float_picture(tmp_path):
     ],
 )
 def test_wrong_arrays(array):
-    with pytest.raises(ImageError, match="is no picture"):
+    with pytest.raises(ImageError, match="is no image"):
         read_image(array)
 
 
@@ -149,9 +149,9 @@ def test_addresses_are_read_anew_each_time(tmp_path, rgb):
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        np.testing.assert_array_equal(read_image(f"{address}/picture.png"), rgb)
+        np.testing.assert_array_equal(read_image(f"{address}/image.png"), rgb)
         Image.fromarray(rgb[::-1]).save(path)
-        np.testing.assert_array_equal(read_image(f"{address}/picture.png"), rgb[::-1])
+        np.testing.assert_array_equal(read_image(f"{address}/image.png"), rgb[::-1])
         with pytest.raises(ImageError, match=r"/gone\.png: cannot be downloaded"):
             read_image(f"{address}/gone.png")
         server.shutdown()
@@ -159,11 +159,11 @@ def test_addresses_are_read_anew_each_time(tmp_path, rgb):
 
 def test_an_address_does_not_lead_out_of_the_download_folder():
     with pytest.raises(ImageError, match=r"must not hold '\.\.'"):
-        read_image("http://127.0.0.1:1/../../picture.png")
+        read_image("http://127.0.0.1:1/../../image.png")
 
 
 def test_write_makes_the_folder_and_checks_the_suffix(tmp_path, rgb):
-    write_image(tmp_path / "new/folder/picture.png", rgb)
-    np.testing.assert_array_equal(read_image(tmp_path / "new/folder/picture.png"), rgb)
-    with pytest.raises(ImageError, match=r"picture\.xyz: its suffix"):
-        write_image(tmp_path / "picture.xyz", rgb)
+    write_image(tmp_path / "new/folder/image.png", rgb)
+    np.testing.assert_array_equal(read_image(tmp_path / "new/folder/image.png"), rgb)
+    with pytest.raises(ImageError, match=r"image\.xyz: its suffix"):
+        write_image(tmp_path / "image.xyz", rgb)

@@ -1,4 +1,4 @@
-"""Label pictures: what is written is read, in every mode of PNG that labels come in."""
+"""Label images: what is written is read, in every mode of PNG that labels come in."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from PIL import Image
 from mask2former.utils.label_maps import (
     read_label_map,
     read_segment_ids,
-    relabelled,
+    relabeled,
     semantic_from_panoptic,
     write_segment_ids,
 )
@@ -35,13 +35,13 @@ def test_alpha_is_no_part_of_an_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_grey_labels(tmp_path: Path, dtype: type) -> None:
+def test_gray_labels(tmp_path: Path, dtype: type) -> None:
     labels = np.array([[0, 1, 2], [254, 255, np.iinfo(dtype).max]], dtype)
     Image.fromarray(labels).save(tmp_path / "labels.png")
     np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), labels)
 
 
-def test_labels_of_palette_and_bilevel_pictures(tmp_path: Path) -> None:
+def test_labels_of_palette_and_bilevel_images(tmp_path: Path) -> None:
     palette = Image.fromarray(np.array([[0, 3], [1, 2]], np.uint8)).convert("P")
     palette.putpalette([9, 9, 9] * 256)
     palette.save(tmp_path / "p.png")
@@ -55,20 +55,20 @@ def test_labels_of_palette_and_bilevel_pictures(tmp_path: Path) -> None:
 def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.png: no such file"):
         read_label_map(tmp_path / "absent.png")
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.png: not a readable picture"):
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"text\.png: not a readable image"):
         read_segment_ids(tmp_path / "text.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)).save(
         tmp_path / "rgb.png"
     )
-    with pytest.raises(ValueError, match=r"rgb\.png: the picture's mode is RGB"):
+    with pytest.raises(ValueError, match=r"rgb\.png: the image's mode is RGB"):
         read_label_map(tmp_path / "rgb.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "rgb.png").read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"cut\.png: not a readable picture"):
+    with pytest.raises(ValueError, match=r"cut\.png: not a readable image"):
         read_segment_ids(tmp_path / "cut.png")
-    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "grey.png")
-    with pytest.raises(ValueError, match=r"grey\.png: the picture's mode is L"):
-        read_segment_ids(tmp_path / "grey.png")
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "gray.png")
+    with pytest.raises(ValueError, match=r"gray\.png: the image's mode is L"):
+        read_segment_ids(tmp_path / "gray.png")
 
 
 def test_labels_of_segments() -> None:
@@ -82,18 +82,18 @@ def test_labels_of_segments() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
-def test_relabelled_replaces_each_value(kind):
+def test_relabeled_replaces_each_value(kind):
     labels = np.array([[7, 255, 7], [0, 8, 8]], kind)
     table = {0: 255, 7: 0, 8: 1, 255: 255}
     expected = [[table[int(value)] for value in row] for row in labels]
-    assert relabelled(labels, table).tolist() == expected
+    assert relabeled(labels, table).tolist() == expected
 
 
 @pytest.mark.parametrize("label", [3, 9, 200, 70_000, -1])
 def test_a_label_that_the_table_lacks_is_named(label):
     with pytest.raises(ValueError, match=f"label {label} is not among"):
-        relabelled(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
+        relabeled(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
 
 
-def test_nothing_is_relabelled_to_nothing():
-    assert relabelled(np.zeros((0, 4), np.uint8), {1: 0}).shape == (0, 4)
+def test_nothing_is_relabeled_to_nothing():
+    assert relabeled(np.zeros((0, 4), np.uint8), {1: 0}).shape == (0, 4)

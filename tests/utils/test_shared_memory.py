@@ -24,10 +24,10 @@ from mask2former.data import (
 from mask2former.data.loader import sample_seed, sample_stream
 from mask2former.data.records import dataset_records, records_remembered
 from mask2former.engine.evaluate import check_test_datasets
-from mask2former.engine.setup.custom_data import Given, apply_own_data
+from mask2former.engine.setup.custom_data import Given, apply_custom_data
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 from mask2former.utils import shared_memory as shared_records
-from mask2former.utils.comm import gather_everywhere, rank
+from mask2former.utils.comm import all_gather_object, rank
 from mask2former.utils.shared_memory import PackedRecords, read_once_a_machine
 
 RECORDS = [{"file_name": "a", "counts": [1, 2]}, {}, {"mask": b"\x00\xff", "nested": {"x": (1.5, None)}}]
@@ -61,7 +61,7 @@ def all_of(error, match):
 
     with pytest.raises(type(error) if isinstance(error, DatasetError) else Exception, match=match):
         read_once_a_machine(fail)
-    assert gather_everywhere(rank()) == [*range(dist.get_world_size())]
+    assert all_gather_object(rank()) == [*range(dist.get_world_size())]
 
 
 def note_reading(folder):
@@ -151,7 +151,7 @@ def are_killed(folder):
     (folder / "survivor").touch()
 
 
-def use_own_data(folder):
+def use_custom_data(folder):
     """The JSON is parsed once, whatever is asked of it; the streams of both processes are the one stream."""
     parsed = []
     load = json.load
@@ -162,22 +162,22 @@ def use_own_data(folder):
     )
     images, file = str(folder / "images"), str(folder / "instances.json")
     with records_remembered():
-        apply_own_data(cfg, Given(images, file, images, file))
-        dataset_records("own_train")
+        apply_custom_data(cfg, Given(images, file, images, file))
+        dataset_records("custom_train")
         apply_dataset_facts(cfg)
         batches = iter(build_train_loader(cfg))
         check_test_datasets(cfg)
-        tested = [sample["image_id"] for batch in build_test_loader(cfg, "own_val") for sample in batch]
+        tested = [sample["image_id"] for batch in build_test_loader(cfg, "custom_val") for sample in batch]
     assert parsed.count(file) == (rank() == 0)
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
     steps = [[(sample["image_id"], sample["seed"]) for sample in next(batches)] for _ in range(3)]
     (folder / f"samples{rank()}.json").write_text(json.dumps([steps, tested]))
 
 
-def draw_own_data(folder):
+def draw_custom_data(folder):
     (folder / "images").mkdir()
     for number in range(5):
-        Image.new("RGB", (32, 24), "grey").save(folder / f"images/{number}.png")
+        Image.new("RGB", (32, 24), "gray").save(folder / f"images/{number}.png")
     images = [{"id": n, "file_name": f"{n}.png", "height": 24, "width": 32} for n in range(5)]
     triangle = {"segmentation": [[3, 3, 20, 3, 20, 20]], "area": 144.5, "bbox": [3, 3, 17, 17], "iscrowd": 0}
     annotations = [{"id": n, "image_id": n, "category_id": 5 + n % 2, **triangle} for n in range(4)]
@@ -190,13 +190,13 @@ def work(number, folder):
     os.environ["TMPDIR"] = str(folder / "temporary")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
     last = are_killed if folder.name == "killed" else use_machines
-    for job in (share_and_fail, read_datasets_once, use_own_data, last):
+    for job in (share_and_fail, read_datasets_once, use_custom_data, last):
         job(folder)
 
 
 def prepared(folder):
     (folder / "temporary").mkdir(parents=True)
-    draw_own_data(folder)
+    draw_custom_data(folder)
     return folder
 
 
@@ -206,7 +206,7 @@ def test_one_process_of_a_machine_reads(tmp_path: Path):
     (first, one), (second, other) = (json.loads((folder / f"samples{n}.json").read_text()) for n in range(2))
     assert one + other == [0, 1, 2, 3, 4]
     shares = [a + b for a, b in zip(first, second, strict=True)]
-    stream = sample_stream(np.ones(4), 3)  # the fifth picture is empty
+    stream = sample_stream(np.ones(4), 3)  # the fifth image is empty
     assert shares == [
         [[index, sample_seed(3, number)] for number, index in islice(stream, 4)] for _ in range(3)
     ]

@@ -123,13 +123,13 @@ def test_errors_of_a_client_of_its_own(monkeypatch):
 
 
 def test_files_are_read_whole_or_again(store):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
-    labels = picture[..., 0]
-    Image.fromarray(picture).save(store / "picture.png")
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
+    labels = image[..., 0]
+    Image.fromarray(image).save(store / "image.png")
     Image.fromarray(labels).save(store / "labels.png")
     (store / "x.json").write_text(json.dumps({"a": "é" * 1000}), encoding="utf-8")
     for _ in range(4):
-        np.testing.assert_array_equal(read_image("flaky://picture.png"), picture)
+        np.testing.assert_array_equal(read_image("flaky://image.png"), image)
         np.testing.assert_array_equal(read_label_map("flaky://labels.png"), labels)
         assert read_json("flaky://x.json", "a") == {"a": "é" * 1000}
 

@@ -1,4 +1,4 @@
-"""Overlays: right pixels, stable colours, labels that can be read at any size."""
+"""Overlays: right pixels, stable colors, labels that can be read at any size."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import ImageDraw
 from mask2former.structures import Instances
 from mask2former.utils.visualize import (
     Region,
-    class_colours,
+    class_colors,
     draw_regions,
     instance_regions,
     legible_scale,
@@ -19,7 +19,7 @@ from mask2former.utils.visualize import (
 )
 
 NAMES = ["cat", "dog", "sky"]
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def square_mask(side, top, left, size):
@@ -42,15 +42,15 @@ def texts(monkeypatch):
     return written
 
 
-def test_class_colours_do_not_depend_on_their_number_and_differ():
-    many = class_colours(200)
-    assert class_colours(7) == many[:7]
+def test_class_colors_do_not_depend_on_their_number_and_differ():
+    many = class_colors(200)
+    assert class_colors(7) == many[:7]
     assert len(set(many)) == 200
     distances = np.abs(np.diff(np.array(many), axis=0)).sum(1)
     assert distances.min() > 60
 
 
-def test_instances_of_a_class_are_shades_of_its_colour():
+def test_instances_of_a_class_are_shades_of_its_color():
     instances = Instances(
         (8, 8),
         pred_masks=torch.from_numpy(
@@ -59,39 +59,39 @@ def test_instances_of_a_class_are_shades_of_its_colour():
         pred_classes=torch.tensor([0, 0, 1]),
         scores=torch.tensor([0.9, 0.8, 0.7]),
     )
-    regions = instance_regions(instances, NAMES, COLOURS)
+    regions = instance_regions(instances, NAMES, COLORS)
     assert [region.mask.sum() for region in regions] == [16, 9, 4]  # small ones come last, on top
     assert [region.text for region in regions] == ["dog 70%", "cat 80%", "cat 90%"]
-    assert [region.colour for region in regions] == [(0, 255, 0), shade((255, 0, 0), 1), (255, 0, 0)]
+    assert [region.color for region in regions] == [(0, 255, 0), shade((255, 0, 0), 1), (255, 0, 0)]
     assert len({shade((200, 100, 50), number) for number in range(5)}) == 5
 
 
 def test_semantic_and_panoptic_regions():
     labels = np.array([[0, 0], [2, 255]])
-    regions = semantic_regions(labels, NAMES, COLOURS)
-    assert [(region.text, region.colour, region.mask.sum()) for region in regions] == [
-        ("cat", COLOURS[0], 2),
-        ("sky", COLOURS[2], 1),
+    regions = semantic_regions(labels, NAMES, COLORS)
+    assert [(region.text, region.color, region.mask.sum()) for region in regions] == [
+        ("cat", COLORS[0], 2),
+        ("sky", COLORS[2], 1),
     ]
     ids = np.array([[1, 0], [2, 2]])
     segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 1}]
-    first, second = panoptic_regions(ids, segments, NAMES, COLOURS)
+    first, second = panoptic_regions(ids, segments, NAMES, COLORS)
     assert (first.mask.tolist(), second.mask.tolist()) == (
         [[True, False], [False, False]],
         [[False] * 2, [True] * 2],
     )
-    assert (first.colour, second.colour) == (COLOURS[1], shade(COLOURS[1], 1))
+    assert (first.color, second.color) == (COLORS[1], shade(COLORS[1], 1))
 
 
 def test_masks_of_any_origin():
     masks = [square_mask(8, 0, 0, 2), square_mask(8, 0, 0, 4), square_mask(8, 4, 4, 3)]
-    regions = mask_regions(iter(masks), [2, 0, 2], NAMES, COLOURS)
+    regions = mask_regions(iter(masks), [2, 0, 2], NAMES, COLORS)
     assert [(region.text, region.mask.sum()) for region in regions] == [("cat", 16), ("sky", 9), ("sky", 4)]
-    assert [region.colour for region in regions] == [COLOURS[0], shade(COLOURS[2], 1), COLOURS[2]]
+    assert [region.color for region in regions] == [COLORS[0], shade(COLORS[2], 1), COLORS[2]]
 
 
 @pytest.mark.parametrize(("side", "scale"), [(128, 4), (300, 1), (256, 2), (4000, 1)])
-def test_tiny_pictures_are_enlarged_to_be_legible(side, scale):
+def test_tiny_images_are_enlarged_to_be_legible(side, scale):
     assert legible_scale(np.zeros((side, side // 2, 3), np.uint8)) == scale
 
 
@@ -102,7 +102,7 @@ def test_a_region_is_tinted_half_and_the_rest_is_left_alone():
     assert (image == 100).all()
     assert (drawn[~mask] == 100).all()
     assert drawn[14, 14].tolist() == [150, 50, 75]
-    assert drawn[10, 10].tolist() == [200, 0, 50]  # the outline is in the full colour
+    assert drawn[10, 10].tolist() == [200, 0, 50]  # the outline is in the full color
 
 
 def test_nothing_to_draw():

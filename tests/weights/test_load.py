@@ -186,7 +186,7 @@ def test_swin_backbone(tmp_path, converted):
 
 
 def test_swin_backbone_with_another_window(tmp_path):
-    """A table is interpolated as a picture of offsets: a plane stays a plane, a constant a constant."""
+    """A table is interpolated as an image of offsets: a plane stays a plane, a constant a constant."""
     small, large = build(SWIN), build(SWIN, {"MODEL.SWIN.WINDOW_SIZE": 4})
     tensors = {
         name.removeprefix("backbone."): tensor
@@ -194,13 +194,13 @@ def test_swin_backbone_with_another_window(tmp_path):
         if name in backbone_names(small) and not name.startswith("backbone.norm")
     }
     table = "layers.1.blocks.0.attn.relative_position_bias_table"
-    picture = torch.stack([torch.full((5, 5), 7.0), torch.rand(5, 5)])  # (A, 2w - 1, 2w - 1)
-    tensors[table] = picture.flatten(1).T
+    image = torch.stack([torch.full((5, 5), 7.0), torch.rand(5, 5)])  # (A, 2w - 1, 2w - 1)
+    tensors[table] = image.flatten(1).T
     index = large.state_dict()[f"backbone.{table}".replace("bias_table", "index")].clone()
     report = load_weights(large, saved(tmp_path, tensors))
     resized = large.state_dict()[f"backbone.{table}"].T.reshape(2, 7, 7)
     assert torch.allclose(resized[0], torch.tensor(7.0))
-    expected = F.interpolate(picture[None], (7, 7), mode="bicubic")[0]
+    expected = F.interpolate(image[None], (7, 7), mode="bicubic")[0]
     assert torch.allclose(resized, expected)
     assert torch.equal(large.state_dict()[f"backbone.{table}".replace("bias_table", "index")], index)
     assert "interpolated: relative position tables (window 3 -> 4)" in report.summary()
@@ -252,7 +252,7 @@ def test_another_number_of_classes(tmp_path, caplog):
     assert_filled(other, initial)
     assert_filled(other, {name: tensor for name, tensor in tensors.items() if name not in initial})
     assert report.adapted.keys() == CLASS_HEAD
-    assert "re-initialised: class head (5 -> 2 classes)" in report.summary()
+    assert "re-initialized: class head (5 -> 2 classes)" in report.summary()
     assert report.summary() in caplog.text
     assert not report.has_trained_head
     parameters = {name: parameter.numel() for name, parameter in other.named_parameters()}

@@ -78,11 +78,11 @@ def test_the_page_shows_the_table():
         assert f"({zoo.published_weights(config)})" in row["weights"]
 
 
-def test_the_page_states_the_licence():
+def test_the_page_states_the_license():
     page = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
-    licence = zoo.table()["licence"]
-    assert licence["name"] in page and licence["url"] in page
-    assert licence["name"] in zoo.licence_notice()
+    license = zoo.table()["license"]
+    assert license["name"] in page and license["url"] in page
+    assert license["name"] in zoo.license_notice()
 
 
 def test_the_page_says_what_every_backbone_file_is_converted_from():

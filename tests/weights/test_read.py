@@ -194,7 +194,7 @@ def test_tensors_that_cannot_be_copied_are_refused(tmp_path, odd):
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_missing_file_and_its_neighbours(tmp_path):
+def test_a_missing_file_and_its_neighbors(tmp_path):
     write_torch(tmp_path / "model_final.pth")
     with pytest.raises(WeightsError, match=r"no such file; in .* there is model_final\.pth"):
         read_checkpoint(tmp_path / "model_fina.pth")
@@ -283,7 +283,7 @@ def test_an_unreachable_host(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("x.pth*") if path.suffix != ".lock"]
 
 
-def test_the_licence_of_published_weights_is_told_once(web, monkeypatch, caplog):
+def test_the_license_of_published_weights_is_told_once(web, monkeypatch, caplog):
     folder, root, _ = web
     monkeypatch.setitem(zoo.table(), "root", root)
     write_zoo_pickle(folder / "x.pkl")
@@ -293,7 +293,7 @@ def test_the_licence_of_published_weights_is_told_once(web, monkeypatch, caplog)
     assert len(told) == 1
 
 
-def test_no_licence_is_told_of_other_files(web, caplog):
+def test_no_license_is_told_of_other_files(web, caplog):
     folder, root, _ = web
     write_zoo_pickle(folder / "x.pkl")
     read_checkpoint(root + "x.pkl")

@@ -125,7 +125,7 @@ def test_a_backbone_alone_and_a_stranger():
 
 
 def test_renaming_twice_is_renaming_once():
-    """For our own scheme: the others' results are recognised as ours and not renamed again."""
+    """For our own scheme: the others' results are recognized as ours and not renamed again."""
     for scheme in SCHEMES:
         for theirs in ("layer1.0.bn1.weight", "stem.conv1.weight", "sem_seg_head.x.static_query.weight"):
             ours = rename(theirs, scheme.renames)

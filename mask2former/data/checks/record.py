@@ -1,8 +1,8 @@
-"""One record looked into: its picture decoded and its masks made as training makes them, then let go.
+"""One record looked into: its image decoded and its masks made as training makes them, then let go.
 
 What is kept are a few numbers, so that processes can share the work and a dataset of any size fits in memory.
 
-Letters: `N` regions of one picture, `H, W` its sides in pixels.
+Shapes: `N` regions of one image, `H, W` its sides in pixels.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class RecordFacts:
         areas: their pixels.
         crowds: regions marked `iscrowd`.
         forms: how many annotations, or files, there are of each representation.
-        unlabelled: pixels of no region, where regions are to cover the picture; else None.
+        unlabeled: pixels of no region, where regions are to cover the image; else None.
     """
 
     file_name: str
@@ -68,7 +68,7 @@ class RecordFacts:
     areas: list[int] = field(default_factory=list)
     crowds: int = 0
     forms: Counter[str] = field(default_factory=Counter)
-    unlabelled: int | None = None
+    unlabeled: int | None = None
     warnings: list[Warned] = field(default_factory=list)
 
     def count(self, category: int, area: int) -> None:
@@ -77,7 +77,7 @@ class RecordFacts:
         self.areas.append(area)
 
     def warn(self, kind: str, what: str, file: str | None = None) -> None:
-        """One warning more, about `file` if not the picture."""
+        """One warning more, about `file` if not the image."""
         self.warnings.append(Warned(kind, f"{file or self.file_name}: {what}"))
 
 
@@ -96,7 +96,7 @@ def task_of(record: Record) -> Task | None:
 
 
 def look_into(record: Record, metadata: Metadata) -> RecordFacts:
-    """Decode the record's picture and make all its masks; whatever is wrong with it is its `error`."""
+    """Decode the record's image and make all its masks; whatever is wrong with it is its `error`."""
     name = str(record.get("file_name"))
     try:
         facts = RecordFacts(name, size=record_image(record).shape[:2])
@@ -163,11 +163,11 @@ def _count_map(facts: RecordFacts, segments: MapSegments) -> None:
     pixels = np.bincount(segments.id_map.ravel(), minlength=int(segments.ids.max(initial=0)) + 1)
     for category, segment_id in zip(segments.classes, segments.ids, strict=True):
         facts.count(int(category), int(pixels[segment_id]))
-    facts.unlabelled = int(pixels.sum() - pixels[np.unique(segments.ids)].sum())
+    facts.unlabeled = int(pixels.sum() - pixels[np.unique(segments.ids)].sum())
 
 
 def _different(values: np.ndarray) -> set[int]:
-    """The values of a map (H, W); only the first of equal neighbours is looked at."""
+    """The values of a map (H, W); only the first of equal neighbors is looked at."""
     flat = values.ravel()
     return set(flat[np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))].tolist())
 

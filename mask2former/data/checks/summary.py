@@ -1,6 +1,6 @@
 """What a dataset holds, summed up over its records; and what only a look at all of them shows.
 
-Letters: `H, W` the sides of a picture in pixels.
+Shapes: `H, W` the sides of an image in pixels.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ GROUPS = "things", "stuff", "objects"  # the last where a dataset does not tell 
 SHOWN = 10  # of broken records and of each kind of warning
 REPEATED = {
     "image_id": "image ids that several records have",
-    "file_name": "pictures that several records show",
+    "file_name": "images that several records show",
 }
-SHARED = "pictures that the other dataset holds too"
+SHARED = "images that the other dataset holds too"
 
 
 @dataclass
@@ -39,24 +39,24 @@ class Statistics:
 
     names: Sequence[str]
     things: frozenset[int] | None = None
-    pictures: int = 0
+    images: int = 0
     broken: int = 0
     first_broken: list[str] = field(default_factory=list)
     crowds: int = 0
     objects_of: Counter[int] = field(default_factory=Counter)
-    pictures_of: Counter[int] = field(default_factory=Counter)
+    images_of: Counter[int] = field(default_factory=Counter)
     areas: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
     sizes: Counter[Size] = field(default_factory=Counter)
     objects_in: Counter[int] = field(default_factory=Counter)
     most: tuple[int, str] = (0, "")
     forms: Counter[str] = field(default_factory=Counter)
-    unlabelled: list[int] = field(default_factory=lambda: [0, 0])
+    unlabeled: list[int] = field(default_factory=lambda: [0, 0])
     warned: Counter[str] = field(default_factory=Counter)
     first_warned: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, facts: RecordFacts) -> None:
         """Count one record."""
-        self.pictures += 1
+        self.images += 1
         if facts.error:
             self.add_broken(facts.error)
             return
@@ -64,14 +64,14 @@ class Statistics:
         self.forms.update(facts.forms)
         self.sizes[facts.size] += 1
         self.objects_of.update(facts.classes)
-        self.pictures_of.update(set(facts.classes))
+        self.images_of.update(set(facts.classes))
         self.objects_in[len(facts.classes)] += 1
         self.most = max(self.most, (len(facts.classes), facts.file_name), key=lambda pair: pair[0])
         for category, area in zip(facts.classes, facts.areas, strict=True):
             self.areas[self._group(category)].append(area)
-        if facts.unlabelled is not None:
-            self.unlabelled[0] += facts.unlabelled
-            self.unlabelled[1] += facts.size[0] * facts.size[1]
+        if facts.unlabeled is not None:
+            self.unlabeled[0] += facts.unlabeled
+            self.unlabeled[1] += facts.size[0] * facts.size[1]
         for warned in facts.warnings:
             self.add_warning(warned)
 
@@ -92,27 +92,27 @@ class Statistics:
         return things if category in self.things else stuff
 
     def card(self, queries: int) -> dict[str, Any]:
-        """All of it as JSON takes it; `queries` is how many objects the model can tell in a picture."""
+        """All of it as JSON takes it; `queries` is how many objects the model can tell in an image."""
         return {
-            "pictures": self.pictures,
+            "images": self.images,
             "broken": {"count": self.broken, "first": self.first_broken},
-            "pictures_without_objects": self.objects_in[0],
+            "images_without_objects": self.objects_in[0],
             "crowd_regions": self.crowds,
             "representation": dict(self.forms),
-            "share_of_pixels_without_class": _share(*self.unlabelled),
-            "picture_sizes": size_facts(self.sizes),
-            "objects_in_a_picture": {
+            "share_of_pixels_without_class": _share(*self.unlabeled),
+            "image_sizes": size_facts(self.sizes),
+            "objects_in_an_image": {
                 "mean": _share(self.objects_of.total(), self.objects_in.total()),
                 "most": self.most[0],
                 "most_in": self.most[1],
                 "queries": queries,
-                "pictures_with_more_than_queries": sum(
-                    pictures for objects, pictures in self.objects_in.items() if objects > queries
+                "images_with_more_than_queries": sum(
+                    images for objects, images in self.objects_in.items() if objects > queries
                 ),
             },
             "object_sizes": {group: area_facts(self.areas[group]) for group in GROUPS if group in self.areas},
             "classes": [
-                {"name": name, "pictures": self.pictures_of[k], "objects": self.objects_of[k]}
+                {"name": name, "images": self.images_of[k], "objects": self.objects_of[k]}
                 for k, name in enumerate(self.names)
             ],
             "never_seen": [name for k, name in enumerate(self.names) if not self.objects_of[k]],
@@ -136,7 +136,7 @@ def area_facts(areas: Sequence[int]) -> dict[str, Any]:
 
 
 def size_facts(sizes: Mapping[Size, int]) -> dict[str, Any]:
-    """Which sizes (H, W) pictures have, by their areas, and the commonest."""
+    """Which sizes (H, W) images have, by their areas, and the commonest."""
     if not sizes:
         return {}
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
@@ -146,12 +146,12 @@ def size_facts(sizes: Mapping[Size, int]) -> dict[str, Any]:
         "smallest": list(by_area[0]),
         "largest": list(by_area[-1]),
         "commonest": list(commonest),
-        "pictures_of_commonest": sizes[commonest],
+        "images_of_commonest": sizes[commonest],
     }
 
 
 def repeated(records: Iterable[Record]) -> list[Warned]:
-    """A warning for each image id and each picture that several records have."""
+    """A warning for each image id and each image that several records have."""
     seen: dict[str, Counter[str]] = {key: Counter() for key in REPEATED}
     for record in records:
         for key, counter in seen.items():

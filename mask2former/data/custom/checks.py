@@ -1,9 +1,9 @@
 """What is wrong with somebody's data, found before training: from the JSON, listed folders and file heads.
 
-No picture is decoded here, and of the heads a spread of `LOOKED_AT` is read. `tools/check_dataset.py` looks
+No image is decoded here, and of the heads a spread of `LOOKED_AT` is read. `tools/check_dataset.py` looks
 at everything.
 
-Letters: `H, W` a picture's sides in pixels.
+Shapes: `H, W` an image's sides in pixels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from mask2former.data.catalog import Record
-from mask2former.data.custom.duplicates import shared_pictures
+from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.files import read_json
 from mask2former.data.datasets.registration import Facts
@@ -30,7 +30,7 @@ from mask2former.utils.storage import PathLike, files_below, located, names_in
 logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
-ORIENTATION, TURNED = 0x0112, range(5, 9)  # EXIF's tag, and its values for pictures that lie on their side
+ORIENTATION, TURNED = 0x0112, range(5, 9)  # EXIF's tag, and its values for images that lie on their side
 SLACK = 1.0  # pixels beyond the border that nobody is told of
 
 
@@ -70,7 +70,7 @@ def check_areas(path: PathLike) -> None:
 
 
 def check_files(records: Sequence[Record], image_root: PathLike) -> None:
-    """Look for the files of all records, folder by folder; tell of pictures that no record names.
+    """Look for the files of all records, folder by folder; tell of images that no record names.
 
     Raises:
         DatasetError: files are missing, with where they may be meant to be.
@@ -88,7 +88,7 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
     named = {located(record["file_name"]) for record in records}
     if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
         logger.warning(
-            "%s: %d pictures have no annotations, and are not used: %s",
+            "%s: %d images have no annotations, and are not used: %s",
             image_root,
             len(unnamed),
             some(unnamed),
@@ -96,12 +96,12 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
 
 
 def _hint(missing: Path, image_root: Path) -> str:
-    """Where a missing picture lies, if that is easily found."""
+    """Where a missing image lies, if that is easily found."""
     if not missing.is_relative_to(image_root):
         return ""
     for candidate in (image_root.parent / missing.relative_to(image_root), image_root / missing.name):
         if candidate.is_file():
-            return f" ({candidate} does; 'file_name' is a path below the folder of pictures)"
+            return f" ({candidate} does; 'file_name' is a path below the folder of images)"
     return ""
 
 
@@ -109,7 +109,7 @@ def check_sizes(records: Sequence[Record]) -> None:
     """Compare the sizes that a spread of files has with one another and with what the annotations say.
 
     Raises:
-        DatasetError: they differ, or a file is no picture.
+        DatasetError: they differ, or a file is no image.
     """
     for record in spread(records, LOOKED_AT):
         size = _upright_size(record, "file_name")
@@ -118,18 +118,18 @@ def check_sizes(records: Sequence[Record]) -> None:
             raise broken_record(record, f"(height, width) is {size}, the annotations say {expected}")
         for key in FILE_KEYS[1:]:
             if key in record and (other := _upright_size(record, key)) != size:
-                what = f"(height, width) is {other}, the picture's is {size}"
+                what = f"(height, width) is {other}, the image's is {size}"
                 raise broken_record(record, what, record[key])
 
 
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """(H, W) as a viewer shows it; the pixels are not read."""
     try:
-        with located(record[key]).open("rb") as file, Image.open(file) as picture:
-            turned = picture.getexif().get(ORIENTATION) in TURNED
-            return picture.size if turned else picture.size[::-1]
+        with located(record[key]).open("rb") as file, Image.open(file) as image:
+            turned = image.getexif().get(ORIENTATION) in TURNED
+            return image.size if turned else image.size[::-1]
     except Exception as error:  # Pillow reports damage by many kinds of error
-        raise broken_record(record, f"no readable picture ({error})", record[key]) from error
+        raise broken_record(record, f"no readable image ({error})", record[key]) from error
 
 
 def check_annotations(records: Sequence[Record], classes: Sequence[str], path: PathLike) -> None:
@@ -151,9 +151,9 @@ def check_annotations(records: Sequence[Record], classes: Sequence[str], path: P
     if largest <= 1:
         raise DatasetError(f"{path}: all coordinates lie between 0 and 1; they must be pixels, not shares")
     if outside:
-        logger.warning("%s: %d annotations reach beyond their picture; they are cut off there", path, outside)
+        logger.warning("%s: %d annotations reach beyond their image; they are cut off there", path, outside)
     empty = sum(not record["annotations"] for record in records)
-    logger.info("%s: %d of %d pictures have no annotations", path, empty, len(records))
+    logger.info("%s: %d of %d images have no annotations", path, empty, len(records))
     tell_unused(path, classes, present)
 
 
@@ -164,7 +164,7 @@ def tell_unused(path: PathLike, classes: Sequence[str], present: Collection[int]
 
 
 def _reach(record: Record, annotation: Facts) -> tuple[bool, float]:
-    """Whether polygons or box leave the picture, and the largest coordinate; infinite where it has an RLE."""
+    """Whether polygons or box leave the image, and the largest coordinate; infinite where it has an RLE."""
     size = np.array([record["width"], record["height"]])
     polygons = annotation["segmentation"] if isinstance(annotation["segmentation"], list) else []
     try:
@@ -175,18 +175,16 @@ def _reach(record: Record, annotation: Facts) -> tuple[bool, float]:
     except (TypeError, ValueError) as error:
         raise broken_record(record, f"a polygon or box is no list of numbers: {error}") from error
     if not (np.abs(corners) <= FAR * size.max()).all():
-        raise broken_record(
-            record, f"an annotation has a point more than {FAR} times the picture's side away"
-        )
+        raise broken_record(record, f"an annotation has a point more than {FAR} times the image's side away")
     beyond = (corners < -SLACK).any() or (corners > size + SLACK).any()
     return bool(beyond), max((float(points.max()) for points in flat), default=float("inf"))
 
 
-def tell_overlap(pictures: Sequence[str], others: Sequence[str]) -> None:
-    """Warn where pictures to test on are among those to train on, by path or by content."""
-    if shared := shared_pictures(pictures, others):
+def tell_overlap(images: Sequence[str], others: Sequence[str]) -> None:
+    """Warn where images to test on are among those to train on, by path or by content."""
+    if shared := shared_images(images, others):
         listed = some([f"{ours} = {theirs}" for ours, theirs in shared])
-        logger.warning("%d pictures are both trained on and tested on: %s", len(shared), listed)
+        logger.warning("%d images are both trained on and tested on: %s", len(shared), listed)
 
 
 def check_same_classes(path: PathLike, classes: Sequence[str], trained: Sequence[str]) -> None:

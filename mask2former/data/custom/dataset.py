@@ -1,7 +1,7 @@
 """Anybody's own data: which format it has, what follows from it, and a name for it in the catalogs.
 
 Formats are told apart by content: a COCO instance JSON; a COCO panoptic JSON, whose PNGs lie in a folder of
-its name; a folder of label PNGs. See docs/own_data.md.
+its name; a folder of label PNGs. See docs/custom_datasets.md.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from mask2former.utils.storage import located
 EXPECTED = (
     "expected one of: a COCO instance JSON ('images', 'categories', 'annotations' with 'segmentation'); a "
     "COCO panoptic JSON ('annotations' with 'segments_info', PNGs in a folder of the JSON's name); a folder "
-    "of label PNGs. See docs/own_data.md"
+    "of label PNGs. See docs/custom_datasets.md"
 )
 # Signs of formats that are none of those: keys of a JSON, suffixes of files.
 FOREIGN_KEYS = {
@@ -57,7 +57,7 @@ FOREIGN_KEYS = {
 FOREIGN_SUFFIXES = {
     ".xml": "Pascal VOC's",
     ".txt": "YOLO's",
-    ".json": "a JSON for each picture, such as labelme's",
+    ".json": "a JSON for each image, such as labelme's",
     ".jpg": "JPEG, which changes values: labels must be PNG",
     ".jpeg": "JPEG, which changes values: labels must be PNG",
     ".csv": "a table",
@@ -67,7 +67,7 @@ FOREIGN_SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class OwnData:
+class CustomDataset:
     """What follows from somebody's data.
 
     Attributes:
@@ -77,7 +77,7 @@ class OwnData:
         mappers: values that INPUT.DATASET_MAPPER_NAME can have for it.
         classes: their names, in the order of contiguous ids.
         thing_ids: contiguous ids of those that have instances.
-        pictures: paths of all its pictures with annotations.
+        images: paths of all its images with annotations.
         labels: of label PNGs, what their values mean.
     """
 
@@ -87,7 +87,7 @@ class OwnData:
     mappers: tuple[str, ...]
     classes: tuple[str, ...]
     thing_ids: tuple[int, ...]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     labels: Labels | None = None
 
 
@@ -98,14 +98,19 @@ MAPPERS = {
 }
 
 
-def register_own_data(
-    name: str, images: str, annotations: str, classes: str | None = None, *, trained: OwnData | None = None
-) -> OwnData:
+def register_custom_dataset(
+    name: str,
+    images: str,
+    annotations: str,
+    classes: str | None = None,
+    *,
+    trained: CustomDataset | None = None,
+) -> CustomDataset:
     """Make data of any of the formats known as `name`, once it was checked; what follows from it.
 
     Args:
         name: the new dataset.
-        images: a folder of pictures.
+        images: a folder of images.
         annotations: a JSON, or a folder of label PNGs.
         classes: a file that names the classes of label PNGs; see `own_labels`.
         trained: the training data, whose classes this data to test on must have.
@@ -121,14 +126,14 @@ def register_own_data(
         own = _checked(name, task, images, annotations, labels)
         if trained is not None:
             check_same_classes(annotations, own.classes, trained.classes)
-            tell_overlap(trained.pictures, own.pictures)
+            tell_overlap(trained.images, own.images)
     except DatasetError:
         forget(name)
         raise
     return own
 
 
-def register_as_found(own: OwnData, facts: Facts) -> None:
+def register_as_found(own: CustomDataset, facts: Facts) -> None:
     """Make known, without a look at the data, what another process has registered with these facts."""
     table = None if own.labels is None else own.labels.table
     load: dict[str, Load] = {
@@ -140,9 +145,9 @@ def register_as_found(own: OwnData, facts: Facts) -> None:
 
 
 def find_format(
-    images: str, annotations: str, classes: str | None = None, *, trained: OwnData | None = None
+    images: str, annotations: str, classes: str | None = None, *, trained: CustomDataset | None = None
 ) -> tuple[str, Labels | None]:
-    """The task that data is for, and what the values of label PNGs mean; see `register_own_data`.
+    """The task that data is for, and what the values of label PNGs mean; see `register_custom_dataset`.
 
     Raises:
         DatasetError: of no known format, or not what the other arguments say.
@@ -255,23 +260,23 @@ def find_panoptic_root(panoptic_json: Path) -> str:
     raise DatasetError(f"{panoptic_json}: its PNG {png} is in none of {', '.join(map(str, candidates))}")
 
 
-def _checked(name: str, task: str, images: str, annotations: str, labels: Labels | None) -> OwnData:
+def _checked(name: str, task: str, images: str, annotations: str, labels: Labels | None) -> CustomDataset:
     """Look through the dataset that was registered as `name`."""
     records, metadata = read_here(name), MetadataCatalog.get(name)
     names = metadata.thing_classes if task == "instance" else metadata.stuff_classes
     if not records:
-        raise DatasetError(f"{annotations}: there is no picture in it")
+        raise DatasetError(f"{annotations}: there is no image in it")
     check_files(records, images)
     check_sizes(records)
     _check_task(task, records, names, annotations)
-    return OwnData(
+    return CustomDataset(
         name=name,
         task=task,
         evaluator_type=metadata.evaluator_type,
         mappers=MAPPERS[task],
         classes=tuple(names),
         thing_ids=_thing_ids(metadata),
-        pictures=tuple(record["file_name"] for record in records),
+        images=tuple(record["file_name"] for record in records),
         labels=labels,
     )
 

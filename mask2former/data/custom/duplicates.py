@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def shared_pictures(files: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+def shared_images(files: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of a file and one of the others with the same content; files that do not exist share nothing."""
     sized = {side: _by_length(paths) for side, paths in (("files", files), ("others", others))}
     pairs = []

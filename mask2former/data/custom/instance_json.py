@@ -1,4 +1,6 @@
-"""The truth that AP is measured against, from panoptic annotations: their things, as a COCO instance JSON."""
+"""The ground truth that AP is measured against, from panoptic annotations: their things, as a COCO instance
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ def instance_truth(records: Sequence[Record], metadata: Metadata) -> dict[str, l
     """The content of a COCO instance JSON with all things of panoptic `records`; all PNGs are read.
 
     Raises:
-        DatasetError: a PNG is missing, broken, or of another size than its picture.
+        DatasetError: a PNG is missing, broken, or of another size than its image.
     """
     ids = {number: category for category, number in metadata.thing_dataset_id_to_contiguous_id.items()}
     with ThreadPoolExecutor() as pool:

@@ -30,7 +30,7 @@ WIDE_IGNORE_LABEL = 65535  # where there are so many classes that 255 is one
 LOOKED_AT = 200  # files that are opened before training, where a classes file tells what is in the others
 EXPLAIN = "a classes file with lines VALUE NAME says what is meant, as `0 background` and `255 crack`"
 NOT_LABELS = (
-    "Labels are one number a pixel: grey values of 8 or 16 bits, or a palette. Colours that stand for "
+    "Labels are one number a pixel: gray values of 8 or 16 bits, or a palette. Colors that stand for "
     "classes must be translated to numbers first"
 )
 

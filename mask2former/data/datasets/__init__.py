@@ -2,7 +2,7 @@
 
 import functools
 
-from mask2former.data.custom.dataset import register_own_data
+from mask2former.data.custom.dataset import register_custom_dataset
 from mask2former.data.datasets.ade20k import register_ade20k
 from mask2former.data.datasets.cityscapes import register_cityscapes
 from mask2former.data.datasets.coco import (
@@ -20,7 +20,12 @@ from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import register_semantic
 from mask2former.data.datasets.shapes import CATEGORIES, SPLITS
 
-__all__ = ["register_coco_instances", "register_coco_panoptic", "register_own_data", "register_semantic"]
+__all__ = [
+    "register_coco_instances",
+    "register_coco_panoptic",
+    "register_custom_dataset",
+    "register_semantic",
+]
 
 SHAPES = {
     f"shapes_panoptic_{split}": {

@@ -1,7 +1,7 @@
 """ADE20K: SceneParse150 as semantic, instance and panoptic dataset, and the full set of 847 classes.
 
 The 100 things of the 150 classes lie scattered among them. Label maps are those of `annotations_detectron2`,
-whose values are contiguous ids; the ids of pictures are their names.
+whose values are contiguous ids; the ids of images are their names.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FULL_IGNORE_LABEL = 65535
 def register_ade20k() -> None:
     """ADE20K under its published names."""
     for split, long in SPLITS.items():
-        pictures = {"image_root": f"{FOLDER}/images/{long}"}
-        semantic = {**pictures, "sem_seg_root": f"{FOLDER}/annotations_detectron2/{long}"}
-        instance = {**pictures, "json_file": f"{FOLDER}/ade20k_instance_{split}.json"}
+        images = {"image_root": f"{FOLDER}/images/{long}"}
+        semantic = {**images, "sem_seg_root": f"{FOLDER}/annotations_detectron2/{long}"}
+        instance = {**images, "json_file": f"{FOLDER}/ade20k_instance_{split}.json"}
         panoptic = {
             **semantic,
             **instance,

@@ -2,9 +2,10 @@
 
 Classes are the 19 labels that the benchmark evaluates, in the order of train ids. A file of instance ids
 holds at each pixel the id of its label, or, of a single object, that id times 1000 plus a number; where it is
-missing, it is drawn from the polygons. Of the test set, whose truth is withheld, there are pictures alone.
+missing, it is drawn from the polygons. Of the test set, whose ground truth is withheld, there are images
+alone.
 
-Letters: `H, W` the picture's sides in pixels.
+Shapes: `H, W` the image's sides in pixels.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
 from mask2former.utils.storage import located
 
 SPLITS = ("train", "val", "test")
-PICTURE_SUFFIX, TRUTH_SUFFIX = "_leftImg8bit", "_gtFine_"
+IMAGE_SUFFIX, TRUTH_SUFFIX = "_leftImg8bit", "_gtFine_"
 INSTANCES_PER_LABEL = 1000  # id of an object = id of its label * this + its number
 GROUP = "group"  # what ends the label of several objects that were not told apart
 SEMANTIC_TRUTH = {"labelTrainIds": ".png", "labelIds": ".png"}  # kind -> suffix; one of them is enough
@@ -45,9 +46,9 @@ SLOW_SECONDS = 5.0  # a progress bar is shown after that
 
 
 class Frame(NamedTuple):
-    """A picture and its annotations: `truth` is kind -> file, as "instanceIds" -> "..._instanceIds.png"."""
+    """An image and its annotations: `truth` is kind -> file, as "instanceIds" -> "..._instanceIds.png"."""
 
-    picture: str
+    image: str
     truth: dict[str, str]
 
 
@@ -57,7 +58,7 @@ def register_cityscapes() -> None:
         paths = {"image_root": f"cityscapes/leftImg8bit/{split}", "gt_dir": f"cityscapes/gtFine/{split}"}
         load: tuple[Callable[[Metadata], list[Record]], ...] = (load_semantic, load_instances)
         if split == "test":
-            load = load_pictures, load_pictures
+            load = load_images, load_images
         register_below_root(f"cityscapes_fine_sem_seg_{split}", paths, semantic_facts, load[0])
         register_below_root(f"cityscapes_fine_instance_seg_{split}", paths, instance_facts, load[1])
     for split in ("train", "val"):
@@ -118,9 +119,9 @@ def train_ids() -> dict[int, int]:
     }
 
 
-def load_pictures(metadata: Metadata) -> list[Record]:
+def load_images(metadata: Metadata) -> list[Record]:
     """Records of `image_root` without annotations."""
-    frames = [Frame(picture, {}) for picture in _pictures(metadata).values()]
+    frames = [Frame(image, {}) for image in _images(metadata).values()]
     return _records(frames, _frame_record)
 
 
@@ -128,7 +129,7 @@ def load_semantic(metadata: Metadata) -> list[Record]:
     """Records with label maps: of train ids where they have been made, else of label ids.
 
     Raises:
-        DatasetError: a folder is missing, there is nothing in it, or annotations have no picture.
+        DatasetError: a folder is missing, there is nothing in it, or annotations have no image.
     """
     return _records(
         _frames(metadata, SEMANTIC_TRUTH), lambda frame: {**_frame_record(frame), **_labels(frame)}
@@ -145,10 +146,10 @@ def load_instances(metadata: Metadata) -> list[Record]:
 
 
 def load_panoptic_frames(metadata: Metadata) -> list[Record]:
-    """Panoptic records, with the label maps and the instance ids of the same pictures.
+    """Panoptic records, with the label maps and the instance ids of the same images.
 
     Raises:
-        DatasetError: as `load_semantic`, or the panoptic JSON names a picture that is not there.
+        DatasetError: as `load_semantic`, or the panoptic JSON names an image that is not there.
     """
     records = load_panoptic(metadata)
     frames = {_image_id(frame): frame for frame in _frames(metadata, SEMANTIC_TRUTH)}
@@ -158,26 +159,26 @@ def load_panoptic_frames(metadata: Metadata) -> list[Record]:
         if frame is None:
             where = f"{metadata.image_root} and {metadata.gt_dir}"
             raise DatasetError(
-                f"{metadata.panoptic_json}, image id {record['image_id']!r}: no such picture in {where}"
+                f"{metadata.panoptic_json}, image id {record['image_id']!r}: no such image in {where}"
             )
-        # The JSON names pictures in a way of its own: ..._gtFine_leftImg8bit.png, without their folders.
-        return {**record, "file_name": frame.picture, **_instance_ids(frame), **_labels(frame)}
+        # The JSON names images in a way of its own: ..._gtFine_leftImg8bit.png, without their folders.
+        return {**record, "file_name": frame.image, **_instance_ids(frame), **_labels(frame)}
 
     return each_converted(complete, records)
 
 
-def _pictures(metadata: Metadata) -> dict[str, str]:
+def _images(metadata: Metadata) -> dict[str, str]:
     """`<city>/<image id>` -> file."""
     files = files_by_name(metadata.image_root, [".png"])
-    pictures = {name.removesuffix(PICTURE_SUFFIX): file for name, file in files.items()}
-    if not pictures:
-        raise DatasetError(f"{metadata.image_root}: there are no pictures")
-    return pictures
+    images = {name.removesuffix(IMAGE_SUFFIX): file for name, file in files.items()}
+    if not images:
+        raise DatasetError(f"{metadata.image_root}: there are no images")
+    return images
 
 
 def _frames(metadata: Metadata, kinds: Mapping[str, str]) -> list[Frame]:
-    """The pictures that have annotations of one of `kinds` (kind -> suffix), with all their annotations."""
-    pictures, truth = _pictures(metadata), dict[str, dict[str, str]]()
+    """The images that have annotations of one of `kinds` (kind -> suffix), with all their annotations."""
+    images, truth = _images(metadata), dict[str, dict[str, str]]()
     for name, file in files_by_name(metadata.gt_dir, [".png", ".json"]).items():
         frame, _, kind = name.partition(TRUTH_SUFFIX)
         truth.setdefault(frame, {})[kind] = file
@@ -185,13 +186,13 @@ def _frames(metadata: Metadata, kinds: Mapping[str, str]) -> list[Frame]:
     if not usable:
         wanted = " or ".join(f"*{TRUTH_SUFFIX}{kind}{suffix}" for kind, suffix in kinds.items())
         raise DatasetError(f"{metadata.gt_dir}: there are no files {wanted}")
-    names = paired_names(pictures, usable, metadata.image_root, metadata.gt_dir)
-    return [Frame(pictures[name], usable[name]) for name in names]
+    names = paired_names(images, usable, metadata.image_root, metadata.gt_dir)
+    return [Frame(images[name], usable[name]) for name in names]
 
 
 def _records(frames: list[Frame], convert: Callable[[Frame], Record]) -> list[Record]:
-    """`convert(frame)` of each, by several threads: decoding pictures is most of the work."""
-    progress = functools.partial(tqdm, desc="reading Cityscapes", unit="picture", delay=SLOW_SECONDS)
+    """`convert(frame)` of each, by several threads: decoding images is most of the work."""
+    progress = functools.partial(tqdm, desc="reading Cityscapes", unit="image", delay=SLOW_SECONDS)
     with ThreadPoolExecutor() as pool:
         return each_converted(
             convert, frames, lambda one, items: progress(pool.map(one, items), total=len(frames))
@@ -199,17 +200,17 @@ def _records(frames: list[Frame], convert: Callable[[Frame], Record]) -> list[Re
 
 
 def _image_id(frame: Frame) -> str:
-    return Path(frame.picture).stem.removesuffix(PICTURE_SUFFIX)
+    return Path(frame.image).stem.removesuffix(IMAGE_SUFFIX)
 
 
 def _frame_record(frame: Frame) -> Record:
     try:
-        with located(frame.picture).open("rb") as file, Image.open(file) as picture:
-            width, height = picture.size
+        with located(frame.image).open("rb") as file, Image.open(file) as image:
+            width, height = image.size
     except OSError as error:
-        raise DatasetError(f"{frame.picture}: not a readable picture ({error})") from error
+        raise DatasetError(f"{frame.image}: not a readable image ({error})") from error
     return {
-        "file_name": frame.picture,
+        "file_name": frame.image,
         "image_id": _image_id(frame),
         "height": height,
         "width": width,
@@ -259,8 +260,8 @@ def draw_instance_ids(content: Facts) -> np.ndarray:
         ValueError: there is no such label.
     """
     labels = {row["name"]: row for row in table("cityscapes_labels")}
-    picture = Image.new("I", (content["imgWidth"], content["imgHeight"]), labels["unlabeled"]["id"])
-    drawer, numbers = ImageDraw.Draw(picture), dict.fromkeys(labels, 0)
+    image = Image.new("I", (content["imgWidth"], content["imgHeight"]), labels["unlabeled"]["id"])
+    drawer, numbers = ImageDraw.Draw(image), dict.fromkeys(labels, 0)
     for item in content["objects"]:
         name = item["label"]
         is_group = name not in labels and name.endswith(GROUP)
@@ -274,7 +275,7 @@ def draw_instance_ids(content: Facts) -> np.ndarray:
             value = value * INSTANCES_PER_LABEL + numbers[name]
             numbers[name] += 1
         drawer.polygon([tuple(point) for point in item["polygon"]], fill=value)
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def instances(ids: np.ndarray) -> list[Facts]:

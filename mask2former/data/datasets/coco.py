@@ -36,8 +36,8 @@ PANOPTIC_FACTS: Facts = {
 
 # Below the root of all datasets.
 INSTANCES = {
-    name: {"image_root": f"coco/{pictures}2017", "json_file": f"coco/annotations/{annotations}2017.json"}
-    for name, pictures, annotations in (
+    name: {"image_root": f"coco/{images}2017", "json_file": f"coco/annotations/{annotations}2017.json"}
+    for name, images, annotations in (
         ("coco_2017_train", "train", "instances_train"),
         ("coco_2017_val", "val", "instances_val"),
         ("coco_2017_test-dev", "test", "image_info_test-dev"),
@@ -57,7 +57,7 @@ PANOPTIC = {
 
 
 def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, image_root: PathLike) -> None:
-    """Make a COCO instance JSON and a folder of pictures known as `name`.
+    """Make a COCO instance JSON and a folder of images known as `name`.
 
     `metadata` holds facts beyond those; the classes are those of the JSON's `categories`.
     """
@@ -75,7 +75,7 @@ def register_coco_panoptic(
     instances_json: PathLike | None = None,
     sem_seg_root: PathLike | None = None,
 ) -> None:
-    """Make a COCO panoptic JSON, its folder of PNGs and a folder of pictures known as `name`.
+    """Make a COCO panoptic JSON, its folder of PNGs and a folder of images known as `name`.
 
     `sem_seg_root` holds label maps with contiguous ids; without it, or where that folder does not exist, they
     are derived from the panoptic PNGs. `instances_json` is what AP is measured against, if at all.
@@ -112,13 +112,13 @@ def _coco_panoptic_facts() -> Facts:
 
 
 def instance_categories(categories: list[Facts]) -> Facts:
-    """The facts that follow from the categories of an instance JSON: names, colours, ids."""
+    """The facts that follow from the categories of an instance JSON: names, colors, ids."""
     ids = {category["id"]: i for i, category in enumerate(categories)}
     return {
         "thing_classes": [category["name"] for category in categories],
         "thing_dataset_id_to_contiguous_id": ids,
         "thing_ids": list(ids.values()),
-        **_colours("thing_colors", categories),
+        **_colors("thing_colors", categories),
     }
 
 
@@ -132,8 +132,8 @@ def panoptic_categories(categories: list[Facts]) -> Facts:
         "thing_dataset_id_to_contiguous_id": {thing["id"]: ids[thing["id"]] for thing in things},
         "stuff_dataset_id_to_contiguous_id": ids,
         "thing_ids": [ids[thing["id"]] for thing in things],
-        **_colours("thing_colors", things),
-        **_colours("stuff_colors", categories),
+        **_colors("thing_colors", things),
+        **_colors("stuff_colors", categories),
     }
 
 
@@ -153,13 +153,13 @@ def categories_in(path: PathLike, *keys: str) -> list[Facts]:
     return sorted(categories, key=lambda category: category["id"])
 
 
-def _colours(key: str, categories: list[Facts]) -> Facts:
+def _colors(key: str, categories: list[Facts]) -> Facts:
     known = all("color" in category for category in categories)
     return {key: [category["color"] for category in categories]} if known else {}
 
 
 def load_instances(metadata: Metadata, image_file: ImageFile = itemgetter("file_name")) -> list[Record]:
-    """The records of `json_file` and `image_root`, one for each picture that the JSON lists.
+    """The records of `json_file` and `image_root`, one for each image that the JSON lists.
 
     A file without `annotations` (as those of COCO's test sets) gives records without. `image_file` tells the
     path below `image_root` of one of its `images`.
@@ -168,7 +168,7 @@ def load_instances(metadata: Metadata, image_file: ImageFile = itemgetter("file_
         DatasetError: a file or folder is missing, or the JSON is broken.
     """
     path = metadata.json_file
-    content = read_json(path, "images")  # before the pictures: a script may have to make it
+    content = read_json(path, "images")  # before the images: a script may have to make it
     root = require(metadata.image_root)
     records = _converted(path, content["images"], _image_record, root, image_file)
     if "annotations" in content:
@@ -198,7 +198,7 @@ def _instances_by_image(
 
 
 def load_panoptic(metadata: Metadata) -> list[Record]:
-    """The records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated picture.
+    """The records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated image.
 
     They name label maps in `sem_seg_root` where that folder exists.
 

@@ -1,4 +1,4 @@
-"""COCO-Stuff 10k: 171 classes, which are the 182 labels without the things that occur in no picture."""
+"""COCO-Stuff 10k: 171 classes, which are the 182 labels without the things that occur in no image."""
 
 from __future__ import annotations
 

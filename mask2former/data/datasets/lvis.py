@@ -1,6 +1,6 @@
-"""LVIS v1: instances of 1203 classes on COCO's pictures.
+"""LVIS v1: instances of 1203 classes on COCO's images.
 
-The classes are those of its files. A picture lies where its `coco_url` says, since LVIS divides the pictures
+The classes are those of its files. An image lies where its `coco_url` says, since LVIS divides the images
 among its sets in another way than COCO does.
 """
 

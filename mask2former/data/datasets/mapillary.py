@@ -1,8 +1,8 @@
 """Mapillary Vistas: v1.2 with 65 classes, and v2.0, whose classes stand in its own files.
 
-Both versions share their pictures. Annotations of v1.2 lie in `{split}/v1.2`, or, in older downloads, in
-`{split}` itself. Label maps hold numbers of labels; v1.2 keeps the last, 65, for unlabelled pixels. The ids
-of pictures are their names.
+Both versions share their images. Annotations of v1.2 lie in `{split}/v1.2`, or, in older downloads, in
+`{split}` itself. Label maps hold numbers of labels; v1.2 keeps the last, 65, for unlabeled pixels. The ids
+of images are their names.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def _panoptic_classes() -> Facts:
 
 def _label_facts() -> Facts:
     labels = {row["label_id"]: row["evaluate"] for row in table("mapillary_vistas_v1.2_66")}
-    (unlabelled,) = (label for label, evaluated in labels.items() if not evaluated)
+    (unlabeled,) = (label for label, evaluated in labels.items() if not evaluated)
     official = [label for label, evaluated in labels.items() if evaluated]
-    return {"ignore_label": unlabelled, "official_label_ids": official}
+    return {"ignore_label": unlabeled, "official_label_ids": official}
 
 
 def _load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:

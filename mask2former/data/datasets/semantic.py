@@ -1,4 +1,4 @@
-"""Semantic datasets of any origin: a folder of pictures, and a folder of label PNGs of the same names."""
+"""Semantic datasets of any origin: a folder of images, and a folder of label PNGs of the same names."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def register_semantic(
     label_root: PathLike,
     label_ids: Mapping[int, int] | None = None,
 ) -> None:
-    """Make a folder of pictures and a folder of label PNGs known as `name`.
+    """Make a folder of images and a folder of label PNGs known as `name`.
 
-    Files belong together where their paths below the two folders differ in nothing but the suffix. Pictures
-    without labels are left out with a warning; labels without a picture are an error.
+    Files belong together where their paths below the two folders differ in nothing but the suffix. Images
+    without labels are left out with a warning; labels without an image are an error.
 
     Args:
         name: the new dataset.
         metadata: further facts: `stuff_classes`, the names in the order of their contiguous ids; perhaps
             `stuff_colors` and `ignore_label` (255).
-        image_root: pictures, also in folders below it.
-        label_root: PNGs or TIFFs of 8 or 16 bits: grey values or indices of a palette.
+        image_root: images, also in folders below it.
+        label_root: PNGs or TIFFs of 8 or 16 bits: gray values or indices of a palette.
         label_ids: the contiguous id, or the ignore label, of each value in them; None: values are those ids.
     """
     roots = {"image_root": str(image_root), "sem_seg_root": str(label_root)}
@@ -47,14 +47,14 @@ def load_semantic(metadata: Metadata, label_ids: Mapping[int, int] | None = None
     """The records of `image_root` and `sem_seg_root`, in the order of their names; `image_id` is the name.
 
     Raises:
-        DatasetError: a folder is missing, two files share a name, labels have no picture, or nothing is left.
+        DatasetError: a folder is missing, two files share a name, labels have no image, or nothing is left.
     """
     labels = files_by_name(metadata.sem_seg_root, LABEL_EXTENSIONS)  # first: a script may have to make them
-    pictures = files_by_name(metadata.image_root, EXTENSIONS)
-    names = paired_names(pictures, labels, metadata.image_root, metadata.sem_seg_root)
+    images = files_by_name(metadata.image_root, EXTENSIONS)
+    names = paired_names(images, labels, metadata.image_root, metadata.sem_seg_root)
     table = {} if label_ids is None else {"sem_seg_label_ids": dict(label_ids)}
     return [
-        {"file_name": pictures[name], "image_id": name, "sem_seg_file_name": labels[name], **table}
+        {"file_name": images[name], "image_id": name, "sem_seg_file_name": labels[name], **table}
         for name in names
     ]
 
@@ -76,29 +76,29 @@ def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]
 
 
 def paired_names(
-    pictures: Collection[str], labels: Collection[str], image_root: str, label_root: str
+    images: Collection[str], labels: Collection[str], image_root: str, label_root: str
 ) -> list[str]:
-    """The names that have both a picture and labels. Pictures without labels are told of in a warning.
+    """The names that have both an image and labels. Images without labels are told of in a warning.
 
     Raises:
-        DatasetError: there are no pictures or no labels, or labels without a picture.
+        DatasetError: there are no images or no labels, or labels without an image.
     """
-    for root, names, what in ((image_root, pictures, "pictures"), (label_root, labels, "label files")):
+    for root, names, what in ((image_root, images, "images"), (label_root, labels, "label files")):
         if not names:
             raise DatasetError(f"{root}: there are no {what}")
-    if lonely := [name for name in labels if name not in pictures]:
+    if lonely := [name for name in labels if name not in images]:
         stop_or_note(
             DatasetError(
-                f"{label_root}: {len(lonely)} of {len(labels)} label files have no picture in {image_root}: "
-                f"{_some(lonely)} (one that is there: {next(iter(pictures))})"
+                f"{label_root}: {len(lonely)} of {len(labels)} label files have no image in {image_root}: "
+                f"{_some(lonely)} (one that is there: {next(iter(images))})"
             )
         )
-    if unlabelled := [name for name in pictures if name not in labels]:
+    if unlabeled := [name for name in images if name not in labels]:
         logger.warning(
-            "%s: left out %d of %d pictures, which have no labels in %s: %s",
-            *(image_root, len(unlabelled), len(pictures), label_root, _some(unlabelled)),
+            "%s: left out %d of %d images, which have no labels in %s: %s",
+            *(image_root, len(unlabeled), len(images), label_root, _some(unlabeled)),
         )
-    return [name for name in pictures if name in labels]
+    return [name for name in images if name in labels]
 
 
 def _some(names: list[str]) -> str:

@@ -1,11 +1,11 @@
-"""The embedded dataset: pictures of circles, squares and triangles over two textures, drawn by us.
+"""The embedded dataset: images of circles, squares and triangles over two textures, drawn by us.
 
-Every picture follows from (seed, number) alone. `write_shapes` puts them on disk exactly as COCO lays out its
+Every image follows from (seed, number) alone. `write_shapes` puts them on disk exactly as COCO lays out its
 panoptic and instance annotations, and COCO's reader reads them, so that the small example exercises the code
-that real data does. Textures vary about colours of their own; shapes hide one another, wear any colour, are
+that real data does. Textures vary about colors of their own; shapes hide one another, wear any color, are
 noisy and slightly turned: only its form tells the class of a shape.
 
-Letters: `H, W` the sides of a picture in pixels.
+Shapes: `H, W` the sides of an image in pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mask2former.utils.label_maps import write_segment_ids
 SIDE = 128
 SPLITS = {"train": 3000, "val": 150}
 MAX_TURN = np.pi / 12  # of a shape, either way
-LABEL_DIVISOR = 1000  # segment id = category id * LABEL_DIVISOR + number in the picture
+LABEL_DIVISOR = 1000  # segment id = category id * LABEL_DIVISOR + number in the image
 
 CATEGORIES: list[dict[str, Any]] = [
     {"id": 1, "name": "circle", "isthing": 1, "color": [220, 60, 60]},
@@ -43,33 +43,33 @@ Array = NDArray[Any]
 Rng = np.random.Generator
 
 
-class Picture(NamedTuple):
-    """A drawn picture: `image` (H, W, 3) uint8 RGB, and `segment_ids` (H, W) int64."""
+class DrawnImage(NamedTuple):
+    """A drawn image: `image` (H, W, 3) uint8 RGB, and `segment_ids` (H, W) int64."""
 
     image: Array
     segment_ids: Array
 
 
 def _stripes(rng: Rng, side: int) -> Array:
-    """Slanted stripes: (H, W) bool, true in one of the two colours."""
+    """Slanted stripes: (H, W) bool, true in one of the two colors."""
     y, x = np.mgrid[:side, :side]
     angle = rng.uniform(0, np.pi)
     return (x * np.cos(angle) + y * np.sin(angle)) % 10 < 5
 
 
 def _checks(rng: Rng, side: int) -> Array:
-    """A chessboard: (H, W) bool, true in one of the two colours."""
+    """A chessboard: (H, W) bool, true in one of the two colors."""
     y, x = np.mgrid[:side, :side] + rng.integers(0, 12, (2, 1, 1))
     return (x // 6 + y // 6) % 2 == 0
 
 
 def _polygon(corners: int) -> Callable[[Rng, Array, float], Array]:
-    """A drawer of regular polygons, slightly turned: (rng, centre, radius) -> (corners, 2) xy."""
+    """A drawer of regular polygons, slightly turned: (rng, center, radius) -> (corners, 2) xy."""
 
-    def vertices(rng: Rng, centre: Array, radius: float) -> Array:
+    def vertices(rng: Rng, center: Array, radius: float) -> Array:
         flat_bottom = np.pi / 2 - np.pi / corners
         angles = flat_bottom + rng.uniform(-MAX_TURN, MAX_TURN) + 2 * np.pi * np.arange(corners) / corners
-        return centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        return center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
     return vertices
 
@@ -89,7 +89,7 @@ def _paint(rng: Rng, image: Array, where: Array, colors: Array) -> None:
     image[where] = colors + noise
 
 
-def draw_picture(rng: Rng, side: int = SIDE) -> Picture:
+def draw_image(rng: Rng, side: int = SIDE) -> DrawnImage:
     """Two textures on either side of a line, and three to seven shapes that may hide one another."""
     image = np.zeros((side, side, 3))
     ids = np.zeros((side, side), dtype=np.int64)
@@ -105,12 +105,12 @@ def draw_picture(rng: Rng, side: int = SIDE) -> Picture:
     for number in range(1, 1 + int(rng.integers(3, 8))):
         category = THINGS[rng.integers(len(THINGS))]
         vertices, size = FORMS[category["name"]]
-        centre, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.07, 0.18) * side
+        center, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.07, 0.18) * side
         inside = np.zeros((side, side), dtype=np.uint8)
-        cv2.fillPoly(inside, [np.rint(vertices(rng, centre, radius)).astype(np.int32)], 1)
+        cv2.fillPoly(inside, [np.rint(vertices(rng, center, radius)).astype(np.int32)], 1)
         _paint(rng, image, inside > 0, rng.uniform(0, 255, 3))
         ids[inside > 0] = category["id"] * LABEL_DIVISOR + number
-    return Picture(np.clip(image, 0, 255).astype(np.uint8), ids)
+    return DrawnImage(np.clip(image, 0, 255).astype(np.uint8), ids)
 
 
 def _bounding_box(mask: Array) -> list[int]:
@@ -138,11 +138,11 @@ def _instance(mask: Array, segment: dict[str, Any], image_id: int) -> dict[str, 
     return {**segment, "image_id": image_id, "segmentation": segmentation}
 
 
-def _write_picture(root: Path, split: str, image_id: int, picture: Picture) -> tuple[dict, dict, list[dict]]:
-    """Write a picture and its PNG of ids; return its rows of images, panoptic and instance annotations."""
+def _write_image(root: Path, split: str, image_id: int, drawn: DrawnImage) -> tuple[dict, dict, list[dict]]:
+    """Write an image and its PNG of ids; return its rows of images, panoptic and instance annotations."""
     name = f"{image_id:06d}"
-    Image.fromarray(picture.image).save(root / split / f"{name}.jpg", quality=92)
-    ids = picture.segment_ids
+    Image.fromarray(drawn.image).save(root / split / f"{name}.jpg", quality=92)
+    ids = drawn.segment_ids
     write_segment_ids(root / f"panoptic_{split}" / f"{name}.png", ids)
     masks = {int(segment_id): ids == segment_id for segment_id in np.unique(ids)}
     segments = {segment_id: _segment(mask, segment_id) for segment_id, mask in masks.items()}
@@ -159,14 +159,14 @@ def _write_picture(root: Path, split: str, image_id: int, picture: Picture) -> t
 
 
 def _write_split(root: Path, split: str, count: int, seed: int) -> None:
-    """Draw `count` pictures and write them with both kinds of annotations."""
+    """Draw `count` images and write them with both kinds of annotations."""
     for folder in (split, f"panoptic_{split}", "annotations"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     images, panoptic, instances = [], [], []
-    for image_id in tqdm(range(1, count + 1), desc=f"drawing {split}", unit="picture"):
-        # The split takes part in the seed: train and val must not share pictures.
+    for image_id in tqdm(range(1, count + 1), desc=f"drawing {split}", unit="image"):
+        # The split takes part in the seed: train and val must not share images.
         rng = np.random.default_rng([seed, list(SPLITS).index(split), image_id])
-        rows = _write_picture(root, split, image_id, draw_picture(rng))
+        rows = _write_image(root, split, image_id, draw_image(rng))
         images.append(rows[0])
         panoptic.append(rows[1])
         instances += rows[2]

@@ -1,9 +1,9 @@
-"""Where each pixel of an augmented picture comes from, and where each point of the original goes.
+"""Where each pixel of an augmented image comes from, and where each point of the original goes.
 
 Flip, resize to the nearest pixel, crop and pad move whole rows and columns. On each axis, any chain of them
 is therefore a list of indices for pixels and a line for coordinates; a mask is made once, after the chain.
 
-Letters: `H, W` the original picture's sides, `h, w` those of the augmented one, in pixels; `n` one of those.
+Shapes: `H, W` the original image's sides, `h, w` those of the augmented one, in pixels; `n` one of those.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class View(NamedTuple):
 
     @classmethod
     def whole(cls, height: int, width: int) -> View:
-        """The view of a picture as it is."""
+        """The view of an image as it is."""
         return cls(Axis.whole(height), Axis.whole(width))
 
     @property

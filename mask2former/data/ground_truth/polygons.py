@@ -1,10 +1,10 @@
 """Polygons as masks of a view: moved to where the view shows them, then drawn as pycocotools draws them.
 
-That is the order of the published mappers: borders stay smooth however much the picture is enlarged. Drawing
+That is the order of the published mappers: borders stay smooth however much the image is enlarged. Drawing
 is done in the polygons' bounding box alone. pycocotools rounds corners to fifths of a pixel before it walks
 along the borders; since that is done here first, whole pixels can be taken off without changing the result.
 
-Letters: `P` corners of a polygon, `h, w` the view's sides, `b, d` those of a bounding box, in pixels.
+Shapes: `P` corners of a polygon, `h, w` the view's sides, `b, d` those of a bounding box, in pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 from mask2former.data.ground_truth.geometry import Axis, View
 
 FIFTHS = 5
-FAR = 100  # in sides of the picture: coordinates beyond that would take pycocotools memory without end
+FAR = 100  # in sides of the image: coordinates beyond that would take pycocotools memory without end
 
 
 class Patch(NamedTuple):
@@ -46,7 +46,7 @@ def is_polygon(points: Any) -> bool:
 
 
 def draw_polygons(polygons: Sequence[Any], view: View, size: tuple[int, int]) -> Patch:
-    """The union of polygons x0, y0, x1, y1, ... in pixels of the picture of `size` (H, W), seen by `view`.
+    """The union of polygons x0, y0, x1, y1, ... in pixels of the image of `size` (H, W), seen by `view`.
 
     Raises:
         ValueError: no polygon, one of fewer than three points, or a point far outside or nowhere at all.
@@ -55,7 +55,7 @@ def draw_polygons(polygons: Sequence[Any], view: View, size: tuple[int, int]) ->
         raise ValueError("a polygon is a list of at least three points x, y")
     corners = np.concatenate([np.asarray(points, dtype=np.float64) for points in polygons]).reshape(-1, 2)
     if not (np.abs(corners) <= FAR * max(size)).all():
-        raise ValueError(f"a point lies outside of {FAR} times the picture's side")
+        raise ValueError(f"a point lies outside of {FAR} times the image's side")
     x, cols = _placed(corners[:, 0], view.cols)
     y, rows = _placed(corners[:, 1], view.rows)
     height, width = rows.stop - rows.start, cols.stop - cols.start

@@ -2,9 +2,9 @@
 
 A reader takes a record (Detectron2's dataset dict) and the dataset's metadata, checks the record, and returns
 the segments that are trained on; regions marked `iscrowd` are not among them. Masks are made when asked for,
-as a view of the picture shows them: `segments.visible(view)`.
+as a view of the image shows them: `segments.visible(view)`.
 
-Letters: `N` segments of one image, `n` those that a view shows; `H, W` the sides of its original picture,
+Shapes: `N` segments of one image, `n` those that a view shows; `H, W` the sides of its original image,
 `h, w` of the view, in pixels.
 """
 
@@ -22,7 +22,7 @@ from mask2former.data.errors import broken_record
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.ground_truth.polygons import Patch, draw_polygons
 from mask2former.data.ground_truth.rle import count_pixels
-from mask2former.utils.label_maps import read_label_map, read_segment_ids, relabelled, semantic_from_panoptic
+from mask2former.utils.label_maps import read_label_map, read_segment_ids, relabeled, semantic_from_panoptic
 
 Size = tuple[int, int]
 
@@ -136,7 +136,7 @@ def semantic_map(record: Record, metadata: Metadata, size: Size) -> np.ndarray:
     """
     if "sem_seg_file_name" in record:
         table = record.get("sem_seg_label_ids")
-        read = read_label_map if table is None else lambda path: relabelled(read_label_map(path), table)
+        read = read_label_map if table is None else lambda path: relabeled(read_label_map(path), table)
         return _read_map(record, "sem_seg_file_name", read, size)
     ids = read_panoptic_png(record, size)
     return semantic_from_panoptic(ids, _value(record, "segments_info"), metadata.ignore_label)
@@ -151,7 +151,7 @@ def draw_mask(segmentation: Any, size: Size, view: View, record: Record) -> Patc
     """What `view` shows of polygons, of an RLE dict with counts as list, str or bytes, or of an (H, W) array.
 
     Raises:
-        DatasetError: it is none of these, is broken, or has another size than the picture.
+        DatasetError: it is none of these, is broken, or has another size than the image.
     """
     if not isinstance(segmentation, list | dict | np.ndarray):
         raise broken_record(record, f"'segmentation' is {_shown(segmentation)}: not polygons, RLE or array")
@@ -162,7 +162,7 @@ def draw_mask(segmentation: Any, size: Size, view: View, record: Record) -> Patc
     except Exception as error:  # pycocotools raises bare ones
         raise broken_record(record, f"mask {_shown(segmentation)} cannot be decoded: {error!r}") from error
     if mask.shape != size:
-        raise broken_record(record, f"a mask of (height, width) {mask.shape} for a picture of {size}")
+        raise broken_record(record, f"a mask of (height, width) {mask.shape} for an image of {size}")
     return Patch.whole(view.take(mask.astype(bool, order="C")))  # pycocotools hands out columns
 
 
@@ -182,7 +182,7 @@ def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size:
     except ValueError as error:
         raise broken_record(record, str(error).removeprefix(f"{path}: "), path) from error
     if values.shape != size:
-        raise broken_record(record, f"(height, width) is {values.shape}, the picture's is {size}", path)
+        raise broken_record(record, f"(height, width) is {values.shape}, the image's is {size}", path)
     return values.astype(np.int32)
 
 

@@ -19,7 +19,7 @@ import torch
 from mask2former.engine.checkpoint.lock import hold
 from mask2former.engine.checkpoint.sharded import read_run, write_parts
 from mask2former.utils.atomic_files import UNFINISHED, atomic_write, sync_folder
-from mask2former.utils.comm import in_any_process, is_main_process, of_main_process
+from mask2former.utils.comm import all_reduce_any, broadcast_object, is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ LOCK = ".lock"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError)
 RUN_STATE = {"model", "optimizer", "iteration", "window", "scaler", "seed"}
 RUN_FILES = ("model_*.pth", "model_*.parts", POINTER, "metrics.json", "events.out.tfevents.*")
-RUN_COMPANIONS = ("config.yaml", "pictures", "inference")  # by which alone a run is not known
+RUN_COMPANIONS = ("config.yaml", "images", "inference")  # by which alone a run is not known
 
 
 class RunFolder:
@@ -101,7 +101,7 @@ class RunFolder:
         """
         content = self._last()
         step = None if content is None else content["iteration"]
-        if in_any_process(step != of_main_process(step)):
+        if all_reduce_any(step != broadcast_object(step)):
             raise ValueError(
                 "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
             )

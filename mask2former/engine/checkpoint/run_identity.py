@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from mask2former.utils.atomic_files import atomic_write
-from mask2former.utils.comm import launch_id, of_main_process
+from mask2former.utils.comm import broadcast_object, launch_id
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def continues_own_run(folder: Path) -> bool:
     An earlier run there is not to be continued. The main process decides.
     """
     noted, job = folder / JOB_FILE, _job()
-    own = bool(of_main_process(bool(job) and noted.is_file() and noted.read_text() == job))
+    own = bool(broadcast_object(bool(job) and noted.is_file() and noted.read_text() == job))
     if own:
         logger.info("this launch has begun the run in %s: it goes on from its last checkpoint", folder)
     return own

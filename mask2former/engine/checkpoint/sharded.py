@@ -5,7 +5,7 @@ pieces lie; and `run.pth`, all that is no tensor. Any number of processes reads 
 all checkpoints, reading runs no code: `.metadata` is a pickle, and is read only if it names nothing but
 dtypes and torch's classes of descriptions.
 
-Letters: `P` is the number of a parameter in the optimizer's groups, in order.
+Shapes: `P` is the number of a parameter in the optimizer's groups, in order.
 """
 
 import importlib

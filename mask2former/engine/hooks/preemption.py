@@ -14,7 +14,7 @@ from typing import Any
 from mask2former.engine.hooks.standard import CheckpointHook
 from mask2former.engine.trainer import Hook, Trainer
 from mask2former.evaluation.evaluator import Results
-from mask2former.utils.comm import barrier, has_failure, has_stop, in_any_process, note_stop
+from mask2former.utils.comm import all_reduce_any, barrier, has_failure, has_stop, note_stop
 
 PREEMPTED = 75  # the exit code: "temporary failure, try again" (EX_TEMPFAIL of sysexits.h)
 
@@ -55,7 +55,7 @@ def leave_if_told() -> None:
     Raises:
         PreemptedError: a process got SIGTERM.
     """
-    if in_any_process(was_told_to_stop()):
+    if all_reduce_any(was_told_to_stop()):
         raise PreemptedError("stopped by SIGTERM")
 
 

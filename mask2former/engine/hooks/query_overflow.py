@@ -10,10 +10,10 @@ logger = logging.getLogger(__name__)
 KEY = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 
 
-class CrowdedPicturesHook(Hook):
-    """Warns at the first picture with more objects than queries, and sums up at the end.
+class QueryOverflowHook(Hook):
+    """Warns at the first image with more objects than queries, and sums up at the end.
 
-    Of several processes the main one warns, of a picture of its own; the sum is that of all.
+    Of several processes the main one warns, of an image of its own; the sum is that of all.
     """
 
     def __init__(self, num_queries: int) -> None:
@@ -21,7 +21,7 @@ class CrowdedPicturesHook(Hook):
         self.seen = self.crowded = self.most = 0
 
     def after_step(self, trainer: Trainer) -> None:
-        """Count the step's pictures."""
+        """Count the step's images."""
         assert trainer.last is not None
         for sample in trainer.last.batch:
             objects = len(sample["instances"])

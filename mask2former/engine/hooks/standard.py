@@ -1,4 +1,4 @@
-"""What happens around training steps: progress and curves, checkpoints, evaluation, pictures.
+"""What happens around training steps: progress and curves, checkpoints, evaluation, images.
 
 Their order matters: a step's line is written before the checkpoint that ends with it, so that a resumed run
 neither misses nor repeats a line; the checkpoint comes before the evaluation, which may take long or fail.
@@ -20,7 +20,7 @@ from mask2former.engine.checkpoint.run_folder import FINAL, PARTS_SUFFIX, SUFFIX
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.parallel import gathered, is_sharded
 from mask2former.engine.trainer import Hook, Trainer, is_due
-from mask2former.utils.comm import is_main_process, sum_over_processes
+from mask2former.utils.comm import all_reduce_sum, is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class EvaluationHook(Hook):
     def before_train(self, trainer: Trainer) -> None:
         """Make up for an evaluation during which the run was killed, after its checkpoint."""
         missing = self.metrics is not None and not self.metrics.has_results(trainer.done - 1)
-        if sum_over_processes(torch.tensor(int(missing), device=trainer.device)):
+        if all_reduce_sum(torch.tensor(int(missing), device=trainer.device)):
             self.after_step(trainer)
 
     def after_step(self, trainer: Trainer) -> None:

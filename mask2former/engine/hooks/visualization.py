@@ -1,6 +1,6 @@
-"""What the model makes of a training picture, beside what it should: VIS_PERIOD's pictures.
+"""What the model makes of a training image, beside what it should: VIS_PERIOD's images.
 
-Letters: `H, W` the picture's sides in pixels.
+Shapes: `H, W` the image's sides in pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from torch import nn
 from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, is_due
-from mask2former.utils.visualize import Region, class_colours, draw_regions, mask_regions, result_regions
+from mask2former.utils.visualize import Region, class_colors, draw_regions, mask_regions, result_regions
 
-FOLDER = "pictures"
+FOLDER = "images"
 LEAST_SCORE = 0.5  # of an instance that is drawn
 
 Array = NDArray[Any]
@@ -28,12 +28,12 @@ def target_regions(sample: dict[str, Any], names: Sequence[str]) -> list[Region]
     """The true objects of a training sample, the largest first."""
     targets = sample["instances"]
     masks = (mask.cpu().numpy() for mask in targets.gt_masks)
-    return mask_regions(masks, targets.gt_classes.tolist(), names, class_colours(len(names)))
+    return mask_regions(masks, targets.gt_classes.tolist(), names, class_colors(len(names)))
 
 
 def predicted_regions(output: dict[str, Any], names: Sequence[str]) -> list[Region]:
-    """The model's result for one picture: panoptic if it makes one, else instances, else classes."""
-    return result_regions(*_most_telling(output), names, class_colours(len(names)))
+    """The model's result for one image: panoptic if it makes one, else instances, else classes."""
+    return result_regions(*_most_telling(output), names, class_colors(len(names)))
 
 
 def _most_telling(output: dict[str, Any]) -> tuple[str, Any]:
@@ -48,22 +48,22 @@ def _most_telling(output: dict[str, Any]) -> tuple[str, Any]:
 
 
 def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], image_format: str) -> Array:
-    """The picture with its true objects, and to the right with the predicted ones: (H, 2W, 3) uint8 RGB.
+    """The image with its true objects, and to the right with the predicted ones: (H, 2W, 3) uint8 RGB.
 
     `image_format` is the order of the sample's channels, "RGB" or "BGR".
     """
-    picture = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
+    image = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
     model.eval()
     with torch.inference_mode():
         output = model([{"image": sample["image"]}])[0]
     model.train()
-    drawn = [draw_regions(picture, target_regions(sample, names))]
-    drawn.append(draw_regions(picture, predicted_regions(output, names)))
+    drawn = [draw_regions(image, target_regions(sample, names))]
+    drawn.append(draw_regions(image, predicted_regions(output, names)))
     return np.concatenate(drawn, axis=1)
 
 
-class PictureHook(Hook):
-    """Every `period` steps (0: never), one of the step's pictures: to a file and to TensorBoard.
+class VisualizationHook(Hook):
+    """Every `period` steps (0: never), one of the step's images: to a file and to TensorBoard.
 
     `whole` makes a model that the main process can use alone; every process calls it.
     """

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
-from mask2former.data.custom.dataset import OwnData, forget, register_as_found, register_own_data
+from mask2former.data.custom.dataset import CustomDataset, forget, register_as_found, register_custom_dataset
 from mask2former.data.custom.instance_json import instance_truth
 from mask2former.data.datasets.files import each_file_parsed_once
 from mask2former.data.records import dataset_records
@@ -27,7 +27,7 @@ from mask2former.utils.shared_memory import read_once_a_machine
 
 logger = logging.getLogger(__name__)
 
-TRAIN, VAL = "own_train", "own_val"
+TRAIN, VAL = "custom_train", "custom_val"
 OUTPUTS = {
     "semantic": ("SEMANTIC",),
     "instance": ("INSTANCE",),
@@ -47,7 +47,7 @@ class Given(NamedTuple):
     classes: str | None = None
 
 
-def apply_own_data(
+def apply_custom_data(
     cfg: CfgNode, given: Given, typed_keys: Collection[str] = (), *, test_only: bool = False
 ) -> None:
     """Register the data and write into `cfg` what follows from it; `typed_keys` are those the user typed.
@@ -91,7 +91,7 @@ def _told_once() -> Iterator[None]:
         logging.disable(before)
 
 
-def _register_everywhere(given: Given) -> tuple[OwnData | None, OwnData | None]:
+def _register_everywhere(given: Given) -> tuple[CustomDataset | None, CustomDataset | None]:
     """`_register` in one process of each machine, and in the others what that one found out."""
 
     def look() -> tuple[list[Any], Any]:
@@ -106,14 +106,14 @@ def _register_everywhere(given: Given) -> tuple[OwnData | None, OwnData | None]:
     return found
 
 
-def _register(given: Given) -> tuple[OwnData | None, OwnData | None]:
+def _register(given: Given) -> tuple[CustomDataset | None, CustomDataset | None]:
     """The data to train on and to test on, registered and checked."""
     train = val = None
     if given.train_images and given.train_annotations:
-        train = register_own_data(TRAIN, given.train_images, given.train_annotations, given.classes)
+        train = register_custom_dataset(TRAIN, given.train_images, given.train_annotations, given.classes)
     if given.val_images and given.val_annotations:
         paths = given.val_images, given.val_annotations
-        val = register_own_data(VAL, *paths, given.classes, trained=train)
+        val = register_custom_dataset(VAL, *paths, given.classes, trained=train)
         if val.task == "instance":
             check_areas(given.val_annotations)
     _log(train, val)
@@ -145,18 +145,18 @@ def _check_names(cfg: CfgNode) -> None:
             )
 
 
-def _log(train: OwnData | None, val: OwnData | None) -> None:
+def _log(train: CustomDataset | None, val: CustomDataset | None) -> None:
     for own in filter(None, (train, val)):
         things = f", {len(own.thing_ids)} of them things" if own.task == "panoptic" else ""
         logger.info(
-            "'%s': %s data, %d pictures, %d classes%s: %s",
-            *(own.name, own.task, len(own.pictures), len(own.classes), things, ", ".join(own.classes)),
+            "'%s': %s data, %d images, %d classes%s: %s",
+            *(own.name, own.task, len(own.images), len(own.classes), things, ", ".join(own.classes)),
         )
     if val is None:
         logger.info("without --val-images and --val-annotations nothing is evaluated")
 
 
-def _facts(cfg: CfgNode, own: OwnData) -> dict[str, Any]:
+def _facts(cfg: CfgNode, own: CustomDataset) -> dict[str, Any]:
     """Keys that cannot have another value: how annotations are read, and outputs that they cannot teach."""
     facts: dict[str, Any] = {}
     if cfg.INPUT.DATASET_MAPPER_NAME not in own.mappers:
@@ -165,19 +165,19 @@ def _facts(cfg: CfgNode, own: OwnData) -> dict[str, Any]:
     return {**facts, **{f"MODEL.MASK_FORMER.TEST.{output}_ON": False for output in sorted(off)}}
 
 
-def _mapper(cfg: CfgNode, own: OwnData) -> str:
+def _mapper(cfg: CfgNode, own: CustomDataset) -> str:
     """The mapper of the config's family, where there is one."""
     jitter = cfg.INPUT.DATASET_MAPPER_NAME.endswith(LARGE_SCALE_JITTER)
     matching = [name for name in own.mappers if name.endswith(LARGE_SCALE_JITTER) == jitter]
     return (matching or own.mappers)[0]
 
 
-def _outputs(own: OwnData) -> list[str]:
+def _outputs(own: CustomDataset) -> list[str]:
     """The outputs that the data teaches; none of instances where there are no things."""
     return [output for output in OUTPUTS[own.task] if output != "INSTANCE" or own.thing_ids]
 
 
-def _choices(cfg: CfgNode, own: OwnData) -> dict[str, Any]:
+def _choices(cfg: CfgNode, own: CustomDataset) -> dict[str, Any]:
     """Keys that follow from the data unless somebody typed them."""
     outputs = {f"MODEL.MASK_FORMER.TEST.{output}_ON": True for output in _outputs(own)}
     crops = cfg.INPUT.SIZE_DIVISIBILITY > 0 or cfg.INPUT.CROP.ENABLED
@@ -198,8 +198,10 @@ def _jitter_by_crops(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _measure_instances(val: OwnData, output_dir: Path) -> None:
-    """Give panoptic data to test on the truth that AP is measured against; it is written to `output_dir`."""
+def _measure_instances(val: CustomDataset, output_dir: Path) -> None:
+    """Give panoptic data to test on the ground truth that AP is measured against; it is written to
+    `output_dir`.
+    """
     target = output_dir / f"{val.name}_instances.json"
     metadata = MetadataCatalog.get(val.name)
     records = dataset_records(val.name).records

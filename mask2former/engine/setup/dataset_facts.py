@@ -90,7 +90,7 @@ def warn_of_other_classes(cfg: CfgNode, checkpoint: Checkpoint) -> None:
 
 
 def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:
-    """What a checkpoint must know about its classes to be enough alone: names, colours, things."""
+    """What a checkpoint must know about its classes to be enough alone: names, colors, things."""
     metadata = dataset_metadata(cfg)
     kept = {key: [_plain(item) for item in metadata[key]] for key in SAVED_METADATA if key in metadata}
     return {**kept, "thing_ids": list(cfg.MODEL.MASK_FORMER.THING_IDS)}

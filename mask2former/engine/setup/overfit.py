@@ -1,7 +1,8 @@
-"""`--overfit N`: a few pictures are both training and test set, as a check that learning works at all.
+"""`--overfit N`: a few images are both training and test set, as a check that learning works at all.
 
-The pictures become a dataset of their own, `<name>_overfit_<N>`, whose truth is that of the first training
-dataset cut down to them. Nothing is augmented, training and test show a picture at the same size, and the
+The images become a dataset of their own, `<name>_overfit_<N>`, whose ground truth is that of the first
+training
+dataset cut down to them. Nothing is augmented, training and test show an image at the same size, and the
 schedule is short.
 """
 
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 STEPS = 500
 FOLDER = "overfit"  # below OUTPUT_DIR
 TRUTH_FILES = ("json_file", "panoptic_json")  # metadata that names a JSON of COCO's kind
-UNCHANGED: dict[str, Any] = {  # keys by which a picture comes as it is
+UNCHANGED: dict[str, Any] = {  # keys by which an image comes as it is
     "INPUT.RANDOM_FLIP": "none",
     "INPUT.CROP.ENABLED": False,
     "INPUT.COLOR_AUG_SSD": False,
@@ -45,29 +46,29 @@ UNCHANGED: dict[str, Any] = {  # keys by which a picture comes as it is
 }
 HEALTHY = (
     "A healthy run: total_loss falls to a fraction of what it was, and at the end the scores on these very "
-    "pictures are far above those of any real test, mIoU and PQ towards 100. If the loss falls and scores "
-    "stay low, pictures, annotations and classes do not fit together (VIS_PERIOD draws them). If the loss "
+    "images are far above those of any real test, mIoU and PQ towards 100. If the loss falls and scores "
+    "stay low, images, annotations and classes do not fit together (VIS_PERIOD draws them). If the loss "
     "stays, look at SOLVER.BASE_LR and MODEL.WEIGHTS, and give SOLVER.MAX_ITER more steps"
 )
 
 
 def apply_overfit(cfg: CfgNode, number: int, typed_keys: Collection[str] = ()) -> None:
-    """Make `cfg` train on the first `number` annotated pictures of DATASETS.TRAIN, and test on them.
+    """Make `cfg` train on the first `number` annotated images of DATASETS.TRAIN, and test on them.
 
-    Typed keys stay as typed. The derived dataset is registered; its truth is written below OUTPUT_DIR.
+    Typed keys stay as typed. The derived dataset is registered; its ground truth is written below OUTPUT_DIR.
 
     Raises:
-        ValueError: no picture is asked for.
-        DatasetError: there is no training dataset, or it cannot be read or has no annotated picture.
+        ValueError: no image is asked for.
+        DatasetError: there is no training dataset, or it cannot be read or has no annotated image.
     """
     if number < 1:
-        raise ValueError(f"--overfit is {number}; it takes a number of pictures, at least 1")
+        raise ValueError(f"--overfit is {number}; it takes a number of images, at least 1")
     if not cfg.DATASETS.TRAIN:
         raise DatasetError("--overfit needs a dataset: DATASETS.TRAIN is empty")
     source = cfg.DATASETS.TRAIN[0]
     records = [*islice(filter(shows_objects, dataset_records(source).records), number)]
     if not records:
-        raise DatasetError(f"nothing to overfit on: no picture of '{source}' has annotations")
+        raise DatasetError(f"nothing to overfit on: no image of '{source}' has annotations")
     name = f"{source}_overfit_{number}"
     _register(name, records, MetadataCatalog.get(source), output_folder(cfg) / FOLDER)
     settings = {**UNCHANGED, **_sizes(cfg), **_batch(cfg, len(records))}
@@ -75,11 +76,11 @@ def apply_overfit(cfg: CfgNode, number: int, typed_keys: Collection[str] = ()) -
     kept = set(typed_keys) - {"DATASETS.TRAIN", "DATASETS.TEST"}
     cfg.merge_from_list([part for key, value in settings.items() if key not in kept for part in (key, value)])
     _shorten(cfg.SOLVER, kept)
-    logger.info("overfitting on %d pictures of '%s', tested on the same. %s", len(records), source, HEALTHY)
+    logger.info("overfitting on %d images of '%s', tested on the same. %s", len(records), source, HEALTHY)
 
 
 def shows_objects(record: Record) -> bool:
-    """Whether there is something to learn from the picture, as far as the record itself tells."""
+    """Whether there is something to learn from the image, as far as the record itself tells."""
     objects = record.get("annotations", record.get("segments_info"))
     return objects is None or any(not item.get("iscrowd", 0) for item in objects)
 
@@ -99,7 +100,7 @@ def _register(name: str, records: list[Record], source: Metadata, folder: Path) 
 
 
 def _cut_down(file: str, image_ids: Container[Any], target: Path) -> str:
-    """Write to `target` what a truth in COCO's format says of some images; its path."""
+    """Write to `target` what a ground truth in COCO's format says of some images; its path."""
     if is_main_process():
         content = json.loads(located(file).read_text(encoding="utf-8"))
         for rows, key in (("images", "id"), ("annotations", "image_id")):
@@ -113,10 +114,10 @@ def _cut_down(file: str, image_ids: Container[Any], target: Path) -> str:
 
 
 def _sizes(cfg: CfgNode) -> dict[str, Any]:
-    """The keys by which training shows whole pictures as large as its crops were, and testing the same."""
+    """The keys by which training shows whole images as large as its crops were, and testing the same."""
     given = cfg.INPUT
     _, augmentations = MAPPERS.get(given.DATASET_MAPPER_NAME, (None, None))
-    if augmentations is large_scale_jitter:  # it fits pictures into a square
+    if augmentations is large_scale_jitter:  # it fits images into a square
         return {"INPUT.MIN_SIZE_TEST": given.IMAGE_SIZE, "INPUT.MAX_SIZE_TEST": given.IMAGE_SIZE}
     crop = min(given.CROP.SIZE) if given.CROP.ENABLED and given.CROP.TYPE == "absolute" else None
     edge = min(given.MIN_SIZE_TEST, crop or given.MIN_SIZE_TEST)
@@ -127,10 +128,10 @@ def _sizes(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _batch(cfg: CfgNode, pictures: int) -> dict[str, Any]:
-    """The keys by which no step shows a picture twice, where there are pictures enough."""
+def _batch(cfg: CfgNode, images: int) -> dict[str, Any]:
+    """The keys by which no step shows an image twice, where there are images enough."""
     processes = world_size()
-    batch = max(processes, min(cfg.SOLVER.IMS_PER_BATCH, pictures) // processes * processes)
+    batch = max(processes, min(cfg.SOLVER.IMS_PER_BATCH, images) // processes * processes)
     return {
         "SOLVER.IMS_PER_BATCH": batch,
         "SOLVER.REFERENCE_BATCH": 0,

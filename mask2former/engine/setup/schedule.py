@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from fvcore.common.config import CfgNode
 
-from mask2former.data.loader import pictures_an_epoch
+from mask2former.data.loader import images_an_epoch
 from mask2former.utils.comm import world_size
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ PIECES = "SOLVER.ACCUMULATION_STEPS"
 def apply_schedule(cfg: CfgNode, typed_keys: Collection[str] = ()) -> None:
     """Write into `cfg.SOLVER` what EPOCHS and REFERENCE_BATCH decide; `typed_keys` are those the user typed.
 
-    A step has REFERENCE_BATCH pictures, IMS_PER_BATCH of them at once, if that is less; its loss is the mean
-    over such pieces, each of them normalised by its own objects. EPOCHS decide MAX_ITER, and STEPS are scaled
+    A step has REFERENCE_BATCH images, IMS_PER_BATCH of them at once, if that is less; its loss is the mean
+    over such pieces, each of them normalized by its own objects. EPOCHS decide MAX_ITER, and STEPS are scaled
     with it; a typed MAX_ITER goes before EPOCHS of a config file.
 
     Raises:
@@ -41,11 +41,11 @@ def _apply_reference_batch(cfg: CfgNode, typed_keys: Collection[str]) -> None:
     reference, at_once = solver.REFERENCE_BATCH, solver.IMS_PER_BATCH
     if reference < 0 or at_once < 1:
         raise ValueError(
-            f"{REFERENCE} is {reference} and SOLVER.IMS_PER_BATCH {at_once}: no numbers of pictures"
+            f"{REFERENCE} is {reference} and SOLVER.IMS_PER_BATCH {at_once}: no numbers of images"
         )
     if reference <= at_once:
         if 0 < reference < at_once:
-            logger.info("steps have %d pictures, more than %s %d", at_once, REFERENCE, reference)
+            logger.info("steps have %d images, more than %s %d", at_once, REFERENCE, reference)
         return
     if reference % at_once or at_once % world_size():
         raise ValueError(_cannot_be_made_up(reference, at_once))
@@ -53,21 +53,21 @@ def _apply_reference_batch(cfg: CfgNode, typed_keys: Collection[str]) -> None:
     if PIECES in typed_keys and pieces != solver.ACCUMULATION_STEPS:
         raise ValueError(
             f"{PIECES} was given as {solver.ACCUMULATION_STEPS}, but {REFERENCE} {reference} with "
-            f"{at_once} pictures at once (SOLVER.IMS_PER_BATCH) makes it {pieces}: change the latter instead"
+            f"{at_once} images at once (SOLVER.IMS_PER_BATCH) makes it {pieces}: change the latter instead"
         )
-    logger.info("a step is %d pictures, as %s says: %d times %d", reference, REFERENCE, pieces, at_once)
+    logger.info("a step is %d images, as %s says: %d times %d", reference, REFERENCE, pieces, at_once)
     solver.IMS_PER_BATCH, solver.ACCUMULATION_STEPS = reference, pieces
 
 
 def _cannot_be_made_up(reference: int, at_once: int) -> str:
-    """What to say of a step that so many pictures at once do not divide, with the nearest that would do."""
+    """What to say of a step that so many images at once do not divide, with the nearest that would do."""
     processes = world_size()
     fitting = [n for n in range(processes, reference + 1, processes) if reference % n == 0]
     if not fitting:
         return f"{REFERENCE} is {reference}: {processes} processes cannot share that evenly"
     nearest = sorted(sorted(fitting, key=lambda n: abs(n - at_once))[:2])
     return (
-        f"{REFERENCE} {reference} cannot be made up of {at_once} pictures at once on {processes} processes: "
+        f"{REFERENCE} {reference} cannot be made up of {at_once} images at once on {processes} processes: "
         f"SOLVER.IMS_PER_BATCH can be {' or '.join(map(str, nearest))}"
     )
 
@@ -84,11 +84,11 @@ def _apply_epochs(cfg: CfgNode, typed_keys: Collection[str]) -> None:
         solver.EPOCHS = 0.0
     if not solver.EPOCHS:
         return
-    pictures = pictures_an_epoch(cfg)
-    steps = math.ceil(solver.EPOCHS * pictures / solver.IMS_PER_BATCH)
+    images = images_an_epoch(cfg)
+    steps = math.ceil(solver.EPOCHS * images / solver.IMS_PER_BATCH)
     logger.info(
-        "%g epochs of %.6g pictures, %d a step: SOLVER.MAX_ITER is %d",
-        *(solver.EPOCHS, pictures, solver.IMS_PER_BATCH, steps),
+        "%g epochs of %.6g images, %d a step: SOLVER.MAX_ITER is %d",
+        *(solver.EPOCHS, images, solver.IMS_PER_BATCH, steps),
     )
     set_max_iter(solver, steps, scale_steps="SOLVER.STEPS" not in typed)
 

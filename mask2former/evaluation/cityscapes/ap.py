@@ -1,10 +1,10 @@
 """Cityscapes' average precision of instance masks, and with it COCO's boundary AP of the same.
 
 As a command: `python -m mask2former.evaluation.cityscapes.ap --gt-dir gtFine/val --pred-dir predictions
-[--boundary] [--workers N] [--json]`. The truth is `*_instanceIds.png` at any depth below its folder;
+[--boundary] [--workers N] [--json]`. The ground truth is `*_instanceIds.png` at any depth below its folder;
 predictions are in the benchmark's format, see `cityscapes_submission`.
 
-Letters: `H, W` the picture's sides in pixels, `P` predictions, `C` labels, `T` IoU thresholds.
+Shapes: `H, W` the image's sides in pixels, `P` predictions, `C` labels, `T` IoU thresholds.
 """
 
 import argparse
@@ -55,8 +55,10 @@ AP50 = 0  # place among the thresholds
 
 
 @dataclass(frozen=True)
-class ScoredPicture:
-    """What is kept of a picture: its matches, and for boundary AP its truth and results as COCO has them."""
+class ScoredImage:
+    """What is kept of an image: its matches, and for boundary AP its ground truth and results as COCO has
+    them.
+    """
 
     matches: Matches
     image: Record = field(default_factory=dict)
@@ -64,17 +66,17 @@ class ScoredPicture:
     results: list[Record] = field(default_factory=list)
 
 
-def score_picture(
+def score_image(
     image_id: object, truth: InstanceMap, found: FoundObjects, labels: Labels, *, boundary: bool
-) -> ScoredPicture:
-    """Compare what was found in a picture with its truth.
+) -> ScoredImage:
+    """Compare what was found in an image with its truth.
 
     Raises:
         ValueError: the masks have another size than the truth.
     """
     matches = match(truth, *found, labels)
     if not boundary:
-        return ScoredPicture(matches)
+        return ScoredImage(matches)
     evaluated = {label.id for label in object_labels(labels)}
     height, width = truth.pixels.shape
     results = [
@@ -83,30 +85,30 @@ def score_picture(
         if label_id in evaluated
     ]
     image = {"id": image_id, "height": height, "width": width}
-    return ScoredPicture(matches, image, _annotations(image_id, truth, evaluated), results)
+    return ScoredImage(matches, image, _annotations(image_id, truth, evaluated), results)
 
 
-def summary(pictures: Sequence[ScoredPicture], labels: Labels) -> OrderedDict[str, float]:
+def summary(images: Sequence[ScoredImage], labels: Labels) -> OrderedDict[str, float]:
     """AP and AP50 in percent, of all labels and of each.
 
-    Where pictures were scored for it, `boundary_AP` and so on are `coco_ap.average_precision` by boundaries.
+    Where images were scored for it, `boundary_AP` and so on are `coco_ap.average_precision` by boundaries.
     A label without an object to be found is left out of the means and is NaN itself.
     """
     evaluated = object_labels(labels)
-    matches = joined([picture.matches for picture in pictures])
+    matches = joined([image.matches for image in images])
     table = precision_table(matches, [label.id for label in evaluated])
     results = OrderedDict(AP=_mean(table), AP50=_mean(table[:, AP50]))
     for label, row in zip(evaluated, table, strict=True):
         results |= {f"AP-{label.name}": _mean(row), f"AP50-{label.name}": _mean(row[[AP50]])}
-    if any(picture.image for picture in pictures):
-        results |= _boundary(pictures, labels)
+    if any(image.image for image in images):
+        results |= _boundary(images, labels)
     return results
 
 
 def score_folders(
     gt_dir: PathLike, pred_dir: PathLike, *, boundary: bool = False, workers: int = 1
 ) -> OrderedDict[str, float]:
-    """The metrics of saved predictions, see `summary`; `workers` threads score the pictures.
+    """The metrics of saved predictions, see `summary`; `workers` threads score the images.
 
     Raises:
         ValueError: a file is missing or broken, or is one of several; the message names it.
@@ -115,10 +117,10 @@ def score_folders(
     truths = truth_files(gt_dir)
     predictions = prediction_files(pred_dir, truths, ".txt")
 
-    def score(image_id: str) -> ScoredPicture:
+    def score(image_id: str) -> ScoredImage:
         truth = read_instance_map(truths[image_id], labels)
         found = read_objects(predictions[image_id], pred_dir, truth, labels)
-        return score_picture(image_id, truth, found, labels, boundary=boundary)
+        return score_image(image_id, truth, found, labels, boundary=boundary)
 
     with ThreadPoolExecutor(workers) as pool:
         return summary(list(tqdm(pool.map(score, truths), "AP", len(truths), disable=None)), labels)
@@ -127,7 +129,7 @@ def score_folders(
 class CityscapesInstanceEvaluator:
     """Cityscapes' AP of a model's `instances`.
 
-    Masks are compared when a picture comes. Only numbers are kept, and run-length codes if `boundary` is on.
+    Masks are compared when an image comes. Only numbers are kept, and run-length codes if `boundary` is on.
 
     Args:
         metadata: has `labels` (the table of Cityscapes' labels) and `thing_dataset_id_to_contiguous_id`.
@@ -151,16 +153,16 @@ class CityscapesInstanceEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all pictures."""
-        self._pictures: list[ScoredPicture] = []
+        """Forget all images."""
+        self._images: list[ScoredImage] = []
         self._unscored = 0
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
         """Score a batch: outputs with `instances`, inputs with `image_id` and `instance_ids_file_name`.
 
         Raises:
-            ValueError: the truth is missing, broken or of another size; where predictions are saved, a
-                picture may have no `instance_ids_file_name`, and is not scored.
+            ValueError: the ground truth is missing, broken or of another size; where predictions are saved, a
+                image may have no `instance_ids_file_name`, and is not scored.
         """
         for record, output in zip(inputs, outputs, strict=True):
             instances, image_id = output["instances"], record["image_id"]
@@ -175,24 +177,22 @@ class CityscapesInstanceEvaluator:
             if truth is None:
                 self._unscored += 1
                 continue
-            self._pictures.append(
-                score_picture(image_id, truth, found, self._labels, boundary=self._boundary)
-            )
+            self._images.append(score_image(image_id, truth, found, self._labels, boundary=self._boundary))
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
-        """`{"segm": {"AP": …}}` over the pictures of all processes; empty but on the main process.
+        """`{"segm": {"AP": …}}` over the images of all processes; empty but on the main process.
 
-        It is empty, too, if no picture has a truth.
+        It is empty, too, if no image has a truth.
         """
-        gathered = distributed.gather_objects((self._pictures, self._unscored))
+        gathered = distributed.gather_objects((self._images, self._unscored))
         if not distributed.is_main_process():
             return OrderedDict()
-        pictures = [picture for share, _ in gathered for picture in share]
+        images = [image for share, _ in gathered for image in share]
         unscored = sum(number for _, number in gathered)
-        tell_unscored(len(pictures), unscored)
-        if unscored and not pictures:
+        tell_unscored(len(images), unscored)
+        if unscored and not images:
             return OrderedDict()
-        return OrderedDict(segm=summary(pictures, self._labels))
+        return OrderedDict(segm=summary(images, self._labels))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--pred-dir", required=True, help="the folder of the predictions' .txt files and masks"
     )
     parser.add_argument("--boundary", action="store_true", help="measure boundary AP too")
-    parser.add_argument("--workers", type=int, default=1, help="threads that score pictures")
+    parser.add_argument("--workers", type=int, default=1, help="threads that score images")
     return run_command(
         parser,
         lambda args: score_folders(args.gt_dir, args.pred_dir, boundary=args.boundary, workers=args.workers),
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _annotations(image_id: object, truth: InstanceMap, evaluated: Iterable[int]) -> list[Record]:
-    """The true objects of a picture as COCO has them; groups are crowds."""
+    """The true objects of an image as COCO has them; groups are crowds."""
     columns = truth.pixels.T.ravel()
     starts = np.append(0, np.flatnonzero(columns[1:] != columns[:-1]) + 1)
     runs, run_ids = np.stack([starts, np.append(starts[1:], columns.size)], 1), columns[starts]
@@ -235,14 +235,14 @@ def _annotations(image_id: object, truth: InstanceMap, evaluated: Iterable[int])
     ]
 
 
-def _boundary(pictures: Sequence[ScoredPicture], labels: Labels) -> dict[str, float]:
+def _boundary(images: Sequence[ScoredImage], labels: Labels) -> dict[str, float]:
     """COCO's boundary AP."""
     truth = {
-        "images": [picture.image for picture in pictures],
-        "annotations": [annotation for picture in pictures for annotation in picture.annotations],
+        "images": [image.image for image in images],
+        "annotations": [annotation for image in images for annotation in image.annotations],
         "categories": [{"id": label.id, "name": label.name} for label in object_labels(labels)],
     }
-    results = [result for picture in pictures for result in picture.results]
+    results = [result for image in images for result in image.results]
     scores = coco_ap.average_precision(truth, results, boundary_ratio=RATIOS["cityscapes_instance"])
     return {f"boundary_{name}": value for name, value in scores.items()}
 

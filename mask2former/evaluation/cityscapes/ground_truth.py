@@ -1,9 +1,9 @@
-"""What Cityscapes' metrics share: the table of labels, the pictures of instance ids, and how files are found.
+"""What Cityscapes' metrics share: the table of labels, the images of instance ids, and how files are found.
 
-A pixel of an instance picture holds the id of a label, or that id * 1000 + a number for one object of it.
+A pixel of an instance image holds the id of a label, or that id * 1000 + a number for one object of it.
 Where a label that has objects stands alone, it is a group of them that nobody separated.
 
-Letters: `H, W` the picture's sides in pixels, `I` ids that occur in it.
+Shapes: `H, W` the image's sides in pixels, `I` ids that occur in it.
 """
 
 import logging
@@ -43,7 +43,7 @@ Labels = dict[int, Label]  # by id
 
 @dataclass(frozen=True)
 class InstanceMap:
-    """A picture of instance ids: its pixels (H, W), the ids in it (I,) in order, and their labels (I,)."""
+    """An image of instance ids: its pixels (H, W), the ids in it (I,) in order, and their labels (I,)."""
 
     pixels: Array
     ids: Array
@@ -68,7 +68,7 @@ class InstanceMap:
 
 
 def read_labels(records: Sequence[Mapping[str, Any]], where: object) -> Labels:
-    """The labels by id; those below 0 are left out, as no picture holds them.
+    """The labels by id; those below 0 are left out, as no image holds them.
 
     Raises:
         ValueError: a record lacks a key, or two have the same id.
@@ -96,10 +96,10 @@ def object_labels(labels: Labels) -> list[Label]:
 
 
 def read_instance_map(path: PathLike, labels: Labels) -> InstanceMap:
-    """The instance ids of a picture.
+    """The instance ids of an image.
 
     Raises:
-        ValueError: no readable picture, or an id whose label is unknown or has no objects.
+        ValueError: no readable image, or an id whose label is unknown or has no objects.
     """
     pixels = read_label_map(path)
     ids = np.flatnonzero(np.bincount(pixels.ravel()))
@@ -115,7 +115,7 @@ def read_instance_map(path: PathLike, labels: Labels) -> InstanceMap:
 
 
 def truth_of(record: Mapping[str, Any], labels: Labels, *, needed: bool) -> InstanceMap | None:
-    """The instance ids of a dataset dict's picture; None where it tells no file and none is needed.
+    """The instance ids of a dataset dict's image; None where it tells no file and none is needed.
 
     Raises:
         ValueError: it tells none, or one that is missing or broken.
@@ -127,9 +127,9 @@ def truth_of(record: Mapping[str, Any], labels: Labels, *, needed: bool) -> Inst
 
 
 def tell_unscored(scored: int, unscored: int) -> None:
-    """A warning where pictures without a truth were saved only."""
+    """A warning where images without a ground truth were saved only."""
     if unscored:
-        logger.warning("%d of %d pictures have no truth: saved, not scored", unscored, scored + unscored)
+        logger.warning("%d of %d images have no ground truth: saved, not scored", unscored, scored + unscored)
 
 
 def check_size(pred: Sequence[int], truth: InstanceMap, where: object) -> None:
@@ -141,16 +141,16 @@ def check_size(pred: Sequence[int], truth: InstanceMap, where: object) -> None:
 
 
 def truth_files(folder: PathLike) -> dict[str, Path]:
-    """The instance pictures at any depth below a folder, by the picture's id `<city>_<sequence>_<frame>`.
+    """The instance images at any depth below a folder, by the image's id `<city>_<sequence>_<frame>`.
 
     Raises:
-        ValueError: there is none, or two of one picture.
+        ValueError: there is none, or two of one image.
     """
     files: dict[str, Path] = {}
     for path in _files_ending(folder, TRUTH_ENDING):
         image_id = path.name.removesuffix(TRUTH_ENDING).rpartition("_")[0]  # less "_gtFine" or "_gtCoarse"
         if image_id in files:
-            raise ValueError(f"{path} and {files[image_id]} are of the same picture")
+            raise ValueError(f"{path} and {files[image_id]} are of the same image")
         files[image_id] = path
     if not files:
         raise ValueError(f"{folder}: no files *{TRUTH_ENDING}")
@@ -158,10 +158,10 @@ def truth_files(folder: PathLike) -> dict[str, Path]:
 
 
 def prediction_files(folder: PathLike, image_ids: Iterable[str], suffix: str) -> dict[str, Path]:
-    """The one file `<image id>*<suffix>` of each picture, at any depth below a folder.
+    """The one file `<image id>*<suffix>` of each image, at any depth below a folder.
 
     Raises:
-        ValueError: a picture has none, or several.
+        ValueError: an image has none, or several.
     """
     files = _files_ending(folder, suffix)
     found: dict[str, Path] = {}

@@ -1,10 +1,10 @@
 """Cityscapes' IoU of label maps: of classes and of categories, and both with objects of equal weight (iIoU).
 
 As a command: `python -m mask2former.evaluation.cityscapes.iou --gt-dir gtFine/val --pred-dir predictions
-[--json]`. The truth is `*_instanceIds.png` at any depth below its folder; predictions are PNGs of
-Cityscapes' label ids, one of a picture, `<city>_<sequence>_<frame>*.png`.
+[--json]`. The ground truth is `*_instanceIds.png` at any depth below its folder; predictions are PNGs of
+Cityscapes' label ids, one of an image, `<city>_<sequence>_<frame>*.png`.
 
-Letters: `H, W` the picture's sides in pixels, `I` true ids, `L` label ids, from 0 on.
+Shapes: `H, W` the image's sides in pixels, `I` true ids, `L` label ids, from 0 on.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from mask2former.evaluation.cityscapes.submission import submission_folder, writ
 from mask2former.evaluation.common.metadata import required_attribute
 from mask2former.evaluation.common.report import run_command
 from mask2former.utils import comm as distributed
-from mask2former.utils.label_maps import Array, read_label_map, relabelled
+from mask2former.utils.label_maps import Array, read_label_map, relabeled
 from mask2former.utils.storage import PathLike
 
 UNLABELED = 0
@@ -53,9 +53,10 @@ AVERAGE_SIZE = {  # pixels of an object in Cityscapes' training set, as the benc
 
 @dataclass
 class Counts:
-    """Pixels over pictures.
+    """Pixels over images.
 
-    `confusion` is (L, L), rows the truth, columns the prediction. `objects` is (3, L) by the label of true
+    `confusion` is (L, L), rows the ground truth, columns the prediction. `objects` is (3, L) by the label of
+    true
     objects: pixels predicted as the label, as any of its category, and all; each object weighs as much as one
     of average size.
     """
@@ -65,21 +66,21 @@ class Counts:
 
     @classmethod
     def empty(cls, labels: Labels) -> "Counts":
-        """Counts of no picture."""
+        """Counts of no image."""
         side = max(labels) + 1
         return cls(np.zeros((side, side), np.int64), np.zeros((3, side)))
 
     def add(self, other: "Counts") -> None:
-        """Add those of other pictures."""
+        """Add those of other images."""
         self.confusion += other.confusion
         self.objects += other.objects
 
 
 def count(truth: InstanceMap, pred: Array, labels: Labels, where: object) -> Counts:
-    """The counts of one picture; `pred` (H, W) holds ids of labels.
+    """The counts of one image; `pred` (H, W) holds ids of labels.
 
     Raises:
-        ValueError: the prediction has another size than the truth, or an unknown label.
+        ValueError: the prediction has another size than the ground truth, or an unknown label.
     """
     check_size(pred.shape, truth, where)
     side = max(labels) + 1
@@ -103,8 +104,8 @@ def count(truth: InstanceMap, pred: Array, labels: Labels, where: object) -> Cou
 def iou_metrics(counts: Counts, labels: Labels) -> OrderedDict[str, float]:
     """In percent: `IoU`, `iIoU` over classes, `IoU_category`, `iIoU_category` over categories, and of each.
 
-    `mIoU`, the name with other data sets, is `IoU`. A class or category that is neither in the truth nor
-    predicted is left out of the means and is NaN itself; one that is predicted only is 0.
+    `mIoU`, the name with other data sets, is `IoU`. A class or category that is neither in the ground truth
+    nor predicted is left out of the means and is NaN itself; one that is predicted only is 0.
     """
     evaluated = [label.id for label in labels.values() if not label.is_ignored]
     categories = {labels[id].category: _ids(labels, labels[id].category) for id in evaluated}
@@ -161,7 +162,7 @@ class CityscapesSemSegEvaluator:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all pictures."""
+        """Forget all images."""
         self._counts, self._scored, self._unscored = Counts.empty(self._labels), 0, 0
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
@@ -170,12 +171,12 @@ class CityscapesSemSegEvaluator:
         That is the file `instance_ids_file_name`. The ignored label is a prediction of nothing.
 
         Raises:
-            ValueError: the truth is missing, broken or of another size, or a label is no class; where
-                predictions are saved, a picture may have no `instance_ids_file_name`, and is not counted.
+            ValueError: the ground truth is missing, broken or of another size, or a label is no class; where
+                predictions are saved, an image may have no `instance_ids_file_name`, and is not counted.
         """
         for record, output in zip(inputs, outputs, strict=True):
             labels = output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)
-            pred = relabelled(labels.cpu().numpy(), self._label_ids)
+            pred = relabeled(labels.cpu().numpy(), self._label_ids)
             if self._folder is not None:
                 write_labels(self._folder, record["image_id"], pred)
             truth = truth_of(record, self._labels, needed=self._folder is None)
@@ -186,9 +187,9 @@ class CityscapesSemSegEvaluator:
             self._scored += 1
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
-        """`{"sem_seg": {"IoU": …}}` over the pictures of all processes; empty but on the main process.
+        """`{"sem_seg": {"IoU": …}}` over the images of all processes; empty but on the main process.
 
-        It is empty, too, if no picture has a truth.
+        It is empty, too, if no image has a truth.
         """
         gathered = distributed.gather_objects((self._counts, self._scored, self._unscored))
         if not distributed.is_main_process():
@@ -220,7 +221,7 @@ def _ids(labels: Labels, category: str) -> list[int]:
 
 
 def _iou(counts: Counts, metric: str, ids: list[int], evaluated: list[int]) -> float:
-    """The IoU of a group of labels; NaN if it is neither in the truth nor predicted.
+    """The IoU of a group of labels; NaN if it is neither in the ground truth nor predicted.
 
     Pixels of an evaluated label outside of the group are wrong; what was found on ignored ones is not.
     """

@@ -3,7 +3,7 @@
 They are not COCO's: groups and small objects excuse what lies on them, a mask that finds one of those is
 neither right nor wrong, any number of masks can count, and precision is not interpolated.
 
-Letters: `H, W` the picture's sides in pixels, `I` true ids, `P` predictions, `M` pairs of both, `C` labels,
+Shapes: `H, W` the image's sides in pixels, `I` true ids, `P` predictions, `M` pairs of both, `C` labels,
 `T` IoU thresholds.
 """
 
@@ -22,11 +22,12 @@ SMALL = 100  # pixels; objects below are not to be found
 
 @dataclass(frozen=True)
 class Matches:
-    """What is left of pictures when their masks were compared.
+    """What is left of images when their masks were compared.
 
-    Of the truth: label (I,), and whether it is to be found (I,). Of predictions: label (P,), score (P,),
+    Of the ground truth: label (I,), and whether it is to be found (I,). Of predictions: label (P,), score
+    (P,),
     share of pixels that excuse it (P,). Of pairs of one label with an IoU above the lowest threshold: places
-    of prediction and truth (M,), IoU (M,).
+    of prediction and ground truth (M,), IoU (M,).
     """
 
     true_label: Array
@@ -57,7 +58,7 @@ def match(
     scores: Sequence[float],
     labels: Labels,
 ) -> Matches:
-    """Compare the masks (P, H, W) of a picture with its truth; `label_ids` and `scores` are theirs.
+    """Compare the masks (P, H, W) of an image with its ground truth; `label_ids` and `scores` are theirs.
 
     Empty masks, and masks of labels without evaluated objects, count nowhere.
 
@@ -91,15 +92,15 @@ def match(
     )
 
 
-def joined(pictures: Sequence[Matches]) -> Matches:
-    """The matches of several pictures as those of one."""
-    if not pictures:
+def joined(images: Sequence[Matches]) -> Matches:
+    """The matches of several images as those of one."""
+    if not images:
         nothing = np.zeros(0, np.int64)
         return Matches(nothing, nothing > 0, *[nothing] * 6)
-    first_pred = np.cumsum([0, *(len(matches.label) for matches in pictures)])
-    first_true = np.cumsum([0, *(len(matches.true_label) for matches in pictures)])
-    table = {name: np.concatenate([getattr(m, name) for m in pictures]) for name in Matches.__annotations__}
-    pairs = [len(matches.iou) for matches in pictures]
+    first_pred = np.cumsum([0, *(len(matches.label) for matches in images)])
+    first_true = np.cumsum([0, *(len(matches.true_label) for matches in images)])
+    table = {name: np.concatenate([getattr(m, name) for m in images]) for name in Matches.__annotations__}
+    pairs = [len(matches.iou) for matches in images]
     table["pred_place"] += np.repeat(first_pred[:-1], pairs)
     table["true_place"] += np.repeat(first_true[:-1], pairs)
     return Matches(**table)
@@ -133,7 +134,7 @@ def average_precision(is_hit: Array, scores: Array, missed: int) -> float:
     """The area below the curve of precision over recall, as Cityscapes takes it.
 
     The curve has a point for each score, of what has this score or a higher one, and ends at recall 0 and
-    precision 1; a point's precision holds half-way to its neighbours.
+    precision 1; a point's precision holds half-way to its neighbors.
 
     Args:
         is_hit: (P,) bool, whether a prediction is right.

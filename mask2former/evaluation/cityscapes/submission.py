@@ -1,9 +1,9 @@
 """Predictions in the formats that Cityscapes' benchmark takes, written and read.
 
-Of a picture's objects a text file `<image id>_pred.txt` has a line each, `mask.png labelId score`, and the
+Of an image's objects a text file `<image id>_pred.txt` has a line each, `mask.png labelId score`, and the
 masks lie in a folder next to it; of its label map a PNG `<image id>_pred.png` holds Cityscapes' ids.
 
-Letters: `H, W` the picture's sides in pixels, `P` predictions.
+Shapes: `H, W` the image's sides in pixels, `P` predictions.
 """
 
 import math
@@ -25,7 +25,7 @@ from mask2former.utils.storage import PathLike
 
 
 class FoundObjects(NamedTuple):
-    """The masks (P, H, W) that were found in a picture, the ids of their labels, and scores."""
+    """The masks (P, H, W) that were found in an image, the ids of their labels, and scores."""
 
     masks: RunLengthMasks
     label_ids: list[int]
@@ -52,7 +52,7 @@ def write_labels(folder: Path, image_id: object, label_ids: Array) -> None:
 
 
 def write_objects(folder: Path, image_id: object, objects: FoundObjects) -> None:
-    """Write the text file of a picture and the masks it names; those of an earlier time are removed."""
+    """Write the text file of an image and the masks it names; those of an earlier time are removed."""
     name, lines = _name(image_id), []
     (folder / name).mkdir(parents=True, exist_ok=True)
     for old in (folder / name).glob("*.png"):

@@ -5,7 +5,8 @@ As a command: `python -m mask2former.evaluation.coco.ap --gt instances.json --re
 
 The metrics are those of COCO: IoU 0.50 to 0.95, 101 points of recall, at most 100 results an image and
 category, sizes by the area of the mask. Boxes in the results are dropped, as they would take the place of the
-mask's area. LVIS differs: its truth is not complete, so a result counts only where the image was searched for
+mask's area. LVIS differs: its ground truth is not complete, so a result counts only where the image was
+searched for
 its category, and as surplus only where it was searched for all objects of it; and at most 300 results an
 image count, of all categories together.
 
@@ -68,16 +69,17 @@ def average_precision(
 ) -> Scores:
     """AP in percent (AP, AP50, AP75, APs, APm, APl; LVIS': APr, APc, APf too) and `AP-name` of each category.
 
-    A mean over nothing (no object of that size or category in the truth) is NaN; no result at all is 0.
+    A mean over nothing (no object of that size or category in the ground truth) is NaN; no result at all is
+    0.
 
     Args:
         truth: the content of COCO's instance JSON; image ids may be strings.
         results: items with `image_id`, `category_id`, `segmentation` (compressed RLE), `score`.
-        boundary_ratio: measure boundary AP, with boundaries of this part of the picture's diagonal: IoU is
+        boundary_ratio: measure boundary AP, with boundaries of this part of the image's diagonal: IoU is
             the lesser of the masks' and the boundaries'.
         lvis_style: measure by LVIS' rules; images then have `neg_category_ids` and
             `not_exhaustive_category_ids`, categories `frequency`.
-        gt_file: name of the truth in messages.
+        gt_file: name of the ground truth in messages.
         results_file: name of the results in messages.
 
     Raises:
@@ -136,7 +138,7 @@ class COCOEvaluator:
         boundary: bool = False,
     ) -> None:
         self._gt_file = required_attribute(metadata, "json_file")
-        if not located(self._gt_file).is_file():  # said before the model runs over all pictures
+        if not located(self._gt_file).is_file():  # said before the model runs over all images
             raise ValueError(f"{self._gt_file}: no such file")
         self._category_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._ratio = ratio_of(metadata) if boundary else None
@@ -168,7 +170,7 @@ class COCOEvaluator:
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
         """`{"segm": {"AP": …}}` over the images of all processes; empty but on the main process.
 
-        A truth without annotations (test-dev) gives no metrics, only the file of results.
+        A ground truth without annotations (test-dev) gives no metrics, only the file of results.
         """
         gathered = distributed.gather_objects(self._results)
         if not distributed.is_main_process():
@@ -251,7 +253,7 @@ def _that_count(
 
 
 def _mean(precisions: Array) -> float:
-    """Mean in percent of the entries that have a truth; NaN where none has."""
+    """Mean in percent of the entries that have a ground truth; NaN where none has."""
     valid = precisions[precisions > -1]
     return float(100 * valid.mean()) if valid.size else float("nan")
 

@@ -62,7 +62,7 @@ def with_numbers(
 def precisions(
     truth: COCO, found: COCO, *, boundary_ratio: float | None = None, lvis_style: bool = False
 ) -> Array:
-    """The table of precisions (T, R, K, A) at the most results; -1 where the truth has no object."""
+    """The table of precisions (T, R, K, A) at the most results; -1 where the ground truth has no object."""
     evaluation = evaluation_of(truth, found, boundary_ratio=boundary_ratio, lvis_style=lvis_style)
     if not truth.imgs or not truth.cats:
         params = evaluation.params
@@ -92,7 +92,7 @@ def evaluation_of(
 class BoundaryEvaluation(COCOeval_faster):
     """The library's evaluation by boundaries, with their published width.
 
-    Of a half pixel the library always takes the lower number, as of the 13.5 for pictures of 405 x 540.
+    Of a half pixel the library always takes the lower number, as of the 13.5 for images of 405 x 540.
     """
 
     def _prepare(self) -> None:

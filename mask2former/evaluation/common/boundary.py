@@ -1,9 +1,9 @@
 """The boundary of masks, as Boundary IoU (Cheng et al., CVPR 2021) defines it.
 
 A pixel of a segment is on its boundary if, no further than `distance` columns and rows away, there is a pixel
-that is not of the segment; what lies outside of the picture is not.
+that is not of the segment; what lies outside of the image is not.
 
-Letters: `H, W` the picture's sides in pixels.
+Shapes: `H, W` the image's sides in pixels.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 
 from mask2former.utils.label_maps import Array
 
-RATIO = 0.02  # of the picture's diagonal
+RATIO = 0.02  # of the image's diagonal
 RATIOS = {"cityscapes_instance": 0.005, "cityscapes_panoptic_seg": 0.005}  # by evaluator type, if another
 
 
@@ -31,8 +31,8 @@ def boundary_distance(height: int, width: int, ratio: float) -> int:
 def boundaries(labels: Array, distance: int) -> Array:
     """Which pixels (H, W) bool of a map of labels (H, W) are on the boundary of what has their label.
 
-    A pixel is inside if the square of `2 * distance + 1` about it is in the picture and of one label: no two
-    neighbours in it differ. Squares are taken for all labels at once, as sums over rows, then columns.
+    A pixel is inside if the square of `2 * distance + 1` about it is in the image and of one label: no two
+    neighbors in it differ. Squares are taken for all labels at once, as sums over rows, then columns.
     """
     on_boundary = np.ones(labels.shape, bool)
     side = 2 * distance + 1

@@ -1,6 +1,6 @@
 """Masks as COCO's compressed run-length codes.
 
-Letters: `N` masks of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
+Shapes: `N` masks of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
 """
 
 from typing import Any

@@ -3,7 +3,7 @@
 An image's matches are counted per category, counts are added over the data set, and `quality` turns them into
 PQ, SQ and RQ. Boundary PQ counts with the lesser of a pair's IoU and its Boundary IoU.
 
-Letters: `H, W` the image's sides in pixels, `G` true segments, `P` predicted segments, `C` categories, `V`
+Shapes: `H, W` the image's sides in pixels, `G` true segments, `P` predicted segments, `C` categories, `V`
 versions of the metric: the plain one, and the boundary's where it is asked for.
 Counts are (V, 4, C) float64; the rows are the sum of the IoUs of the matches, and the numbers of matches
 (TP), of predicted segments (FP) and of true segments (FN) left without one.
@@ -40,7 +40,7 @@ class Rules:
     Args:
         recount_areas: the area of a true segment is what its map shows, not what its list says; a segment
             that the map does not show is none.
-        boundary_ratio: count for Boundary PQ too, with boundaries of this part of the picture's diagonal.
+        boundary_ratio: count for Boundary PQ too, with boundaries of this part of the image's diagonal.
     """
 
     recount_areas: bool = False
@@ -82,7 +82,7 @@ def read_categories(records: list[dict[str, Any]], where: object) -> Categories:
 def read_segments(
     records: Sequence[Mapping[str, Any]], categories: Categories, where: object, *, truth: bool
 ) -> Segments:
-    """The `segments_info` of an image; of the truth, `area` and `iscrowd` are read too.
+    """The `segments_info` of an image; of the ground truth, `area` and `iscrowd` are read too.
 
     Raises:
         ValueError: a key is missing, an id is out of range or listed twice, or a category is unknown.
@@ -141,7 +141,9 @@ def count_matches(
         ValueError: the maps differ in size, or the predicted map and its list differ.
     """
     if gt_map.shape != pred_map.shape:
-        raise ValueError(f"{where}: the prediction is {pred_map.shape} pixels, the truth {gt_map.shape}")
+        raise ValueError(
+            f"{where}: the prediction is {pred_map.shape} pixels, the ground truth {gt_map.shape}"
+        )
     shared = overlaps(gt_map, gt.ids, pred_map, pred.ids)
     _check_listing(shared, pred_map, pred, where)
     if rules.recount_areas:
@@ -172,7 +174,7 @@ def _boundary_overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: 
 
 
 def _ious(shared: Array, gt: Segments, pairs: Array, where: object) -> Array:
-    """IoU (G, P) of the `pairs` (G, P) bool, 0 elsewhere; void in the truth is not of the union."""
+    """IoU (G, P) of the `pairs` (G, P) bool, 0 elsewhere; void in the ground truth is not of the union."""
     inter, pred_void, pred_area = shared[1:-1, 1:-1], shared[VOID, 1:-1], shared[:, 1:-1].sum(0)
     union = pred_area - pred_void + gt.area[:, None] - inter
     if (pairs & (union <= 0)).any():
@@ -200,7 +202,7 @@ def _counts(
 def quality(counts: Array, categories: Categories) -> OrderedDict[str, float]:
     """PQ, SQ, RQ of counts (V, 4, C) in percent: over all categories, things (_th), stuff (_st), and of each.
 
-    Names of the boundary's metrics begin with `boundary_`. A category that is neither in the truth nor
+    Names of the boundary's metrics begin with `boundary_`. A category that is neither in the ground truth nor
     predicted is left out of the means and is NaN itself, as is the mean of no categories; `n`, `n_th`, `n_st`
     are the numbers of categories averaged.
     """

@@ -4,7 +4,7 @@ As a command: `python -m mask2former.evaluation.panoptic.quality --gt-json truth
 --pred-json predictions.json --pred-dir predictions [--boundary [RATIO]] [--recount-areas] [--workers N]
 [--json]`.
 
-Letters: `H, W` the image's sides in pixels, `C` categories.
+Shapes: `H, W` the image's sides in pixels, `C` categories.
 """
 
 import argparse
@@ -88,7 +88,7 @@ class PanopticTruth:
         """Counts (V, 4, C) of a prediction: its map (H, W) of segment ids and what it says of them.
 
         Raises:
-            ValueError: truth or prediction breaks the rules; the message calls the prediction `pred`.
+            ValueError: ground truth or prediction breaks the rules; the message calls the prediction `pred`.
         """
         gt_map = read_segment_ids(self.png_dir / self.png_name(image_id))
         of_truth, of_pred = f"{self.json_file}: image {image_id}", f"{pred}: image {image_id}"
@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--recount-areas",
         action="store_true",
-        help="areas of the truth from its PNGs, not its JSON file",
+        help="areas of the ground truth from its PNGs, not its JSON file",
     )
     parser.add_argument("--workers", type=int, default=1, help="threads that score images")
     return run_command(

@@ -4,8 +4,9 @@ As a command on two folders of label maps: `python -m mask2former.evaluation.sem
 --pred-dir predictions (--num-classes K | --label-ids 1-150) [--pred-label-ids 1-150] [--ignore-label 255]
 [--json]`.
 
-Letters: `K` classes, `H, W` the image's sides in pixels. A confusion matrix is (K + 1, K + 1) pixels, rows
-the truth, columns the prediction; the last row and column are the ignored label. A pixel with ignored truth
+Shapes: `K` classes, `H, W` the image's sides in pixels. A confusion matrix is (K + 1, K + 1) pixels, rows
+the ground truth, columns the prediction; the last row and column are the ignored label. A pixel with ignored
+ground truth
 counts nowhere; one that is predicted as ignored is a miss of its true class, and of no predicted one.
 """
 
@@ -33,7 +34,7 @@ from mask2former.utils.label_maps import (
     Array,
     read_label_map,
     read_segment_ids,
-    relabelled,
+    relabeled,
     semantic_from_panoptic,
     write_label_map,
 )
@@ -67,7 +68,7 @@ def confusion_matrix(truth_bins: Array, pred_bins: Array, num_classes: int) -> A
 def mean_iou(confusion: Array, class_names: Sequence[str]) -> OrderedDict[str, float]:
     """In percent: mIoU, fwIoU (weighted by frequency), mACC, pACC, and `IoU-`, `ACC-` of each class.
 
-    Classes without a pixel of truth are left out of the means and are NaN themselves.
+    Classes without a pixel of ground truth are left out of the means and are NaN themselves.
     """
     classes = slice(len(class_names))
     hits = confusion.diagonal()[classes].astype(np.float64)
@@ -108,14 +109,16 @@ def mean_iou_of_folders(
         ignore_label: the one that is none.
 
     Raises:
-        ValueError: there is no picture, a prediction is missing, sizes differ, or a label is out of range.
+        ValueError: there is no image, a prediction is missing, sizes differ, or a label is out of range.
     """
     pred_label_ids = label_ids if pred_label_ids is None else pred_label_ids
     for labels in (label_ids, pred_label_ids):
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(f"the classes are the labels {[*labels]}: expected 1 or more, and none twice")
     if len(pred_label_ids) != len(label_ids):
-        raise ValueError(f"the predictions have {len(pred_label_ids)} classes, the truth {len(label_ids)}")
+        raise ValueError(
+            f"the predictions have {len(pred_label_ids)} classes, the ground truth {len(label_ids)}"
+        )
     names = sorted(path.relative_to(located(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
     if not names:
         raise ValueError(f"{gt_dir}: no PNG or TIFF files")
@@ -136,13 +139,13 @@ def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array
     if isinstance(label_ids, range):
         return bins_of(read_label_map(file), len(label_ids), ignore_label, file)
     places = {label: place for place, label in enumerate(label_ids)}
-    return _read_relabelled(file, {**places, ignore_label: len(label_ids)})
+    return _read_relabeled(file, {**places, ignore_label: len(label_ids)})
 
 
-def _read_relabelled(file: PathLike, table: Mapping[int, int]) -> Array:
+def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
     """The labels of a file (H, W) as the table translates them; an error names the file."""
     try:
-        return relabelled(read_label_map(file), table)
+        return relabeled(read_label_map(file), table)
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
@@ -154,8 +157,8 @@ class SemSegEvaluator:
         metadata: has `stuff_classes` (the names of all K classes) and `ignore_label`; where it has
             `stuff_dataset_id_to_contiguous_id`, the file holds the data set's category ids.
         output_dir: where the predictions are written; None writes none.
-        save_predictions: write label maps `submission/semantic/<name of the picture>.png` too, with the
-            `official_label_ids` and `official_ignore_label` of the metadata if it has them. Pictures then
+        save_predictions: write label maps `submission/semantic/<name of the image>.png` too, with the
+            `official_label_ids` and `official_ignore_label` of the metadata if it has them. Images then
             need not have a truth.
     """
 
@@ -190,7 +193,8 @@ class SemSegEvaluator:
         `segments_info`.
 
         Raises:
-            ValueError: no file of truth, a label that is no class, or a size other than the prediction's.
+            ValueError: no file of ground truth, a label that is no class, or a size other than the
+            prediction's.
         """
         for record, output in zip(inputs, outputs, strict=True):
             labels = (output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)).cpu()
@@ -209,7 +213,7 @@ class SemSegEvaluator:
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
         """`{"sem_seg": {"mIoU": …}}` over the images of all processes; empty but on the main process.
 
-        Where predictions are saved and no picture has a truth there are no metrics.
+        Where predictions are saved and no image has a ground truth there are no metrics.
         """
         gathered = distributed.gather_objects((self._confusion, self._predictions, self._written))
         if not distributed.is_main_process():
@@ -219,12 +223,12 @@ class SemSegEvaluator:
             write_json(self._output_dir / "sem_seg_predictions.json", list(chain(*predictions)))
         if twice := [name for name, count in Counter(chain(*written)).items() if count > 1]:
             logger.error(
-                "%s: pictures of different folders have one name; the last label map of each was kept: %s",
+                "%s: images of different folders have one name; the last label map of each was kept: %s",
                 *(self._folder, ", ".join(twice)),
             )
         confusion = np.sum(confusions, axis=0)
         if self._folder is not None and not confusion.any():
-            logger.info("no picture has a truth: label maps are saved in %s, not scored", self._folder)
+            logger.info("no image has a ground truth: label maps are saved in %s, not scored", self._folder)
             return OrderedDict()
         return OrderedDict(sem_seg=mean_iou(confusion, self._names))
 
@@ -248,7 +252,8 @@ class SemSegEvaluator:
 
 
 def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Array]:
-    """The file of an image's truth and its labels (H, W), from the semantic PNG or else the panoptic one.
+    """The file of an image's ground truth and its labels (H, W), from the semantic PNG or else the panoptic
+    one.
 
     `sem_seg_label_ids` translates the values of a semantic PNG. Of a panoptic PNG every listed segment,
     crowds too, is its class, and the rest is ignored.
@@ -260,7 +265,7 @@ def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Arra
     if panoptic is None or (semantic is not None and located(semantic).is_file()):
         file = str(require(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
         table = record.get("sem_seg_label_ids")
-        return file, read_label_map(file) if table is None else _read_relabelled(file, table)
+        return file, read_label_map(file) if table is None else _read_relabeled(file, table)
     segments = require(record, "segments_info", panoptic)
     return str(panoptic), semantic_from_panoptic(read_segment_ids(panoptic), segments, ignore_label)
 
@@ -308,7 +313,7 @@ def _labels(text: str) -> list[int]:
 
 def _check_sizes(truth: Array, pred: Array, where: object) -> None:
     if truth.shape != pred.shape:
-        raise ValueError(f"{where}: the prediction is {pred.shape} pixels, the truth {truth.shape}")
+        raise ValueError(f"{where}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from mask2former.structures import ShapeSpec
 
 
 class Backbone(nn.Module):
-    """A network from normalised images (B, 3, H, W) to maps by name (B, C, H / stride, W / stride).
+    """A network from normalized images (B, 3, H, W) to maps by name (B, C, H / stride, W / stride).
 
     Args:
         shapes: every map that the network could hand out.

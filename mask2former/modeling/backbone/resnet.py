@@ -1,6 +1,6 @@
 """ResNet 18 to 152 with Detectron2's names: `stem.conv1`, then stages `res2` .. `res5` of residual blocks.
 
-Letters: `B` images, `C` channels, `H, W` the padded image's sides.
+Shapes: `B` images, `C` channels, `H, W` the padded image's sides.
 "Deep Residual Learning for Image Recognition" (CVPR 2016).
 """
 
@@ -176,7 +176,7 @@ class ResNet(Backbone):
             freeze(self.get_submodule(name))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised -> the wanted maps, channels last in memory."""
+        """(B, 3, H, W) normalized -> the wanted maps, channels last in memory."""
         # Convolutions keep the layout, and compute in it: row by row, a CPU reorders before and after each.
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         maps = {"stem": x}

@@ -1,6 +1,6 @@
 """Swin Transformer: attention inside windows, every other block's windows shifted by half a window.
 
-Letters: `B` images, `C` channels, `H, W` the sides of a map in tokens (padded ones in window code),
+Shapes: `B` images, `C` channels, `H, W` the sides of a map in tokens (padded ones in window code),
 `M` windows of an image, `T` tokens of a window (its side squared), `h` heads. Maps are (B, H, W, C) inside.
 "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021).
 """
@@ -173,7 +173,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Halves the resolution: four neighbours become one token of twice the width."""
+    """Halves the resolution: four neighbors become one token of twice the width."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -183,8 +183,8 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H/2, W/2, 2C), sides rounded up."""
         x = pad_to_multiple(x, 2).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
-        neighbours = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # the published order: down before right
-        return self.reduction(self.norm(neighbours))
+        neighbors = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # the published order: down before right
+        return self.reduction(self.norm(neighbors))
 
 
 class SwinStage(nn.Module):
@@ -313,10 +313,10 @@ class SwinTransformer(Backbone):
             self.layers.append(SwinStage(widths[i], merging, **block))
             if name in self.output_shape():
                 self.add_module(f"norm{i}", nn.LayerNorm(widths[i]))
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalised -> the wanted maps (B, C, H / stride, W / stride), sides rounded up."""
+        """(B, 3, H, W) normalized -> the wanted maps (B, C, H / stride, W / stride), sides rounded up."""
         x = self.patch_embed(images)
         if self.absolute_pos_embed is not None:
             position = F.interpolate(self.absolute_pos_embed, x.shape[1:3], mode="bicubic")
@@ -354,7 +354,7 @@ def _drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
     return [[last * (sum(depths[:i]) + j) / steps for j in range(depth)] for i, depth in enumerate(depths)]
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     """As Swin's authors: small normal matrices, biases zero; norms and the patch convolution are torch's."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

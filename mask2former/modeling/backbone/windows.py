@@ -1,6 +1,6 @@
 """Windows of a map: cutting, joining, shifting, and which tokens of a window may see each other.
 
-Letters: `B` images, `C` channels, `H, W` the padded sides of a map in tokens, `N` tokens of an unpadded map,
+Shapes: `B` images, `C` channels, `H, W` the padded sides of a map in tokens, `N` tokens of an unpadded map,
 `M` windows of an image, `T` tokens of a window (its side squared).
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-REGION_PENALTY = -100.0  # on logits between tokens that only the cyclic shift made neighbours
+REGION_PENALTY = -100.0  # on logits between tokens that only the cyclic shift made neighbors
 
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
@@ -39,7 +39,7 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
     """What shifted windows add to their logits: (M, T, T), REGION_PENALTY between regions and 0 within.
 
     `height` and `width` are the padded map's. Rolling by half a window brings the first rows and columns
-    next to the last; three bands along each axis tell which tokens were neighbours before.
+    next to the last; three bands along each axis tell which tokens were neighbors before.
     """
 
     def bands(size: int) -> Tensor:

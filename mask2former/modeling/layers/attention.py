@@ -2,7 +2,7 @@
 
 Parameters are named as published checkpoints name them. Sequences are batch-first throughout.
 
-Letters: `B` images, `Q` queries, `N` keys, `S` cells of all maps laid end to end, `L` levels, `P` points,
+Shapes: `B` images, `Q` queries, `N` keys, `S` cells of all maps laid end to end, `L` levels, `P` points,
 `C` channels.
 """
 
@@ -17,10 +17,10 @@ from mask2former.ops import ms_deform_attn_from_offsets
 
 
 class MapSequence(NamedTuple):
-    """L maps laid end to end: shapes (H, W); cell centres (S, 2), xy in [0, 1]."""
+    """L maps laid end to end: shapes (H, W); cell centers (S, 2), xy in [0, 1]."""
 
     shapes: tuple[tuple[int, int], ...]
-    centres: Tensor
+    centers: Tensor
 
 
 def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> MapSequence:
@@ -28,11 +28,11 @@ def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> M
 
     Filled in on the device itself, as a CUDA graph would refuse a copy from the host.
     """
-    return MapSequence(shapes, torch.cat([_cell_centres(shape, device) for shape in shapes]))
+    return MapSequence(shapes, torch.cat([_cell_centers(shape, device) for shape in shapes]))
 
 
-def _cell_centres(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Centres (H * W, 2) of a map's cells, x then y, in [0, 1], row by row."""
+def _cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Centers (H * W, 2) of a map's cells, x then y, in [0, 1], row by row."""
     y, x = ((torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size for size in shape)
     return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1).flatten(0, 1)
 
@@ -71,16 +71,16 @@ class MSDeformAttn(nn.Module):
 
     def forward(self, query: Tensor, value: Tensor, maps: MapSequence) -> Tensor:
         """Attend from every cell: query and value (B, S, C) -> (B, S, C)."""
-        return self.attend(query, self.project(value), maps.shapes, maps.centres)
+        return self.attend(query, self.project(value), maps.shapes, maps.centers)
 
     def project(self, value: Tensor) -> Tensor:
         """What `attend` samples, of value (B, S, C): (B, S, heads, C / heads)."""
         return self.value_proj(value).unflatten(-1, (self.num_heads, -1))
 
     def attend(
-        self, query: Tensor, values: Tensor, shapes: tuple[tuple[int, int], ...], centres: Tensor
+        self, query: Tensor, values: Tensor, shapes: tuple[tuple[int, int], ...], centers: Tensor
     ) -> Tensor:
-        """Attend from any Q cells, query (B, Q, C) with centres (Q, 2), to projected values -> (B, Q, C)."""
+        """Attend from any Q cells, query (B, Q, C) with centers (Q, 2), to projected values -> (B, Q, C)."""
         samples = (self.num_heads, self.num_levels, self.num_points)
         # In half precision, places on a large map would be off by a part of a cell.
         with torch.autocast(query.device.type, enabled=False):
@@ -88,7 +88,7 @@ class MSDeformAttn(nn.Module):
         attended = ms_deform_attn_from_offsets(
             values,
             shapes,
-            centres[None, :, None],
+            centers[None, :, None],
             offsets.unflatten(-1, (*samples, 2)),
             self.attention_weights(query).unflatten(-1, samples),
         )

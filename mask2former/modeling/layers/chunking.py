@@ -3,7 +3,7 @@
 Tokens are normed, projected and rectified each for itself. Done for all at once, every step writes tens of
 megabytes of fresh memory that the next one reads back; on a CPU that costs about as much as the products.
 
-Letters: `N` rows of a sequence, be they tokens or windows of tokens.
+Shapes: `N` rows of a sequence, be they tokens or windows of tokens.
 """
 
 from collections.abc import Callable, Iterator

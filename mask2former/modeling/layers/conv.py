@@ -2,7 +2,7 @@
 
 Checkpoints name `conv1.weight`, `conv1.norm.weight`.
 
-Letters: `B` images, `C` channels, `H, W` the sides of a map.
+Shapes: `B` images, `C` channels, `H, W` the sides of a map.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 What lies between is four times as wide as the input, and in the pixel decoder a third of what a training step
 has to keep. Computed piece by piece it never leaves the cache, and one product more brings it back.
 
-Letters: `N` rows, `C` channels of a row, `F` channels between the layers.
+Shapes: `N` rows, `C` channels of a row, `F` channels between the layers.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Norms by their config names, and batch norm as a constant.
 
-Letters: `B` images, `C` channels, `H, W` the sides of a map, `n` values of one channel over all processes.
+Shapes: `B` images, `C` channels, `H, W` the sides of a map, `n` values of one channel over all processes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mask2former.utils.comm import sum_over_processes, world_size
+from mask2former.utils.comm import all_reduce_sum, world_size
 
 GROUPS = 32  # of GroupNorm, as the published models have it
 
@@ -71,16 +71,16 @@ class SyncBatchNorm(nn.BatchNorm2d):
         if x.device.type != "cpu":
             return nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, self), x)
         alone = not self.training or world_size() == 1
-        return super().forward(x) if alone else self._normalise_over_processes(x)
+        return super().forward(x) if alone else self._normalize_over_processes(x)
 
-    def _normalise_over_processes(self, x: Tensor) -> Tensor:
-        n = sum_over_processes(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))
+    def _normalize_over_processes(self, x: Tensor) -> Tensor:
+        n = all_reduce_sum(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))
         mean = _Sum.apply(x.float().sum((0, 2, 3))) / n
-        centred = x - _per_channel(mean, x)
-        variance = _Sum.apply(centred.float().square().sum((0, 2, 3))) / n
+        centerd = x - _per_channel(mean, x)
+        variance = _Sum.apply(centerd.float().square().sum((0, 2, 3))) / n
         self._update_running(mean.detach(), (variance * n / (n - 1)).detach())
         scale = self.weight * (variance + self.eps).rsqrt()
-        return torch.addcmul(_per_channel(self.bias, x), centred, _per_channel(scale, x))
+        return torch.addcmul(_per_channel(self.bias, x), centerd, _per_channel(scale, x))
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
@@ -92,15 +92,15 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """`sum_over_processes` that lets gradients pass: every process's loss depends on the sum."""
+    """`all_reduce_sum` that lets gradients pass: every process's loss depends on the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return sum_over_processes(x)
+        return all_reduce_sum(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return sum_over_processes(gradient)
+        return all_reduce_sum(gradient)
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Sine position encoding of the cells of a map, normalised so that every map spans one period.
+"""Sine position encoding of the cells of a map, normalized so that every map spans one period.
 
 It depends on sizes alone. Rows and columns are encoded apart and only then spread over the map, so that sines
 are taken of H + W coordinates and not of H * W: cheap enough to need no cache.
 
-Letters: `C` channels, `H, W` the sides of a map.
+Shapes: `C` channels, `H, W` the sides of a map.
 """
 
 import math

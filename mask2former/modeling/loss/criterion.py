@@ -4,7 +4,7 @@ Everything happens in float32 whatever autocast says, and the same terms come ou
 without targets the mask terms are exact zeros that hang on the graph, so all processes have the same
 gradients to exchange.
 
-Letters: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors of
+Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors of
 the image that has most), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides.
 """
 
@@ -23,7 +23,7 @@ from mask2former.modeling.loss.points import (
 )
 from mask2former.modeling.predictions import Predictions
 from mask2former.structures import Instances
-from mask2former.utils.comm import sum_over_processes, world_size
+from mask2former.utils.comm import all_reduce_sum, world_size
 
 
 class SetCriterion(nn.Module):
@@ -91,7 +91,7 @@ class SetCriterion(nn.Module):
             generators = seeded_generators(seeds, len(targets), features.device)
             queries = self._match(class_logits, mask_embed, features, targets, image_size, generators)
             wanted = self._wanted_classes(queries, targets, class_logits.shape[2])
-            class_total, target_total = self._normalisers(wanted, targets)
+            class_total, target_total = self._normalizers(wanted, targets)
             ce = self._class_losses(class_logits, wanted) / class_total
             mask, dice = self._mask_losses(mask_embed, features, queries, targets, image_size, generators)
         terms = {
@@ -130,14 +130,14 @@ class SetCriterion(nn.Module):
         column = queries.where(queries != UNMATCHED, num_queries)  # the last column catches what has no query
         return wanted.scatter(2, column, classes.expand(num_layers, -1, -1))[..., :num_queries]
 
-    def _normalisers(self, wanted: Tensor, targets: list[Instances]) -> tuple[Tensor, Tensor]:
+    def _normalizers(self, wanted: Tensor, targets: list[Instances]) -> tuple[Tensor, Tensor]:
         """Class weights (L,) and targets () of the whole batch, per process.
 
         The average of gradients over processes then is the gradient of one process with all images.
         """
         class_total = self.empty_weight[wanted].sum((1, 2))
         num_targets = class_total.new_full((1,), sum(len(target) for target in targets))
-        totals = sum_over_processes(torch.cat([class_total, num_targets]))
+        totals = all_reduce_sum(torch.cat([class_total, num_targets]))
         smallest = torch.finfo(totals.dtype).tiny  # NO_OBJECT_WEIGHT 0 without any target
         return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 

@@ -5,7 +5,7 @@ The cost of a pair needs mask logits at random points only, so features are read
 by the embeddings; dense logits are never made. All cost matrices travel to the host in one copy, where scipy
 solves them.
 
-Letters: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors
+Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors
 those of the image that has most, the rest filled up with zeros), `P` points, `C` channels.
 """
 

@@ -1,9 +1,9 @@
 """Losses at points: drawing them, and reading maps and masks there without resizing either.
 
-A point is (x, y) in [0, 1], relative to the padded image; reading is bilinear between pixel centres
+A point is (x, y) in [0, 1], relative to the padded image; reading is bilinear between pixel centers
 (`align_corners=False`) and zero outside, so a mask of ones reads 0.25 at its very corner.
 
-Letters: `B` images or maps, `C` channels, `N` masks, `T` maps that draw their own points, `S` sets of points,
+Shapes: `B` images or maps, `C` channels, `N` masks, `T` maps that draw their own points, `S` sets of points,
 `P` points of a set, `H, W` the padded image's sides, `h, w` those of a map or of an unpadded mask.
 """
 
@@ -83,7 +83,7 @@ def uncertain_points(
 
     Of `num_points * oversample_ratio` uniform points, those with the smallest |logit| become the share
     `importance_sample_ratio` of the result. The logit is read before its size is taken: between -1 and +1
-    lies an undecided point, though both neighbours are decided.
+    lies an undecided point, though both neighbors are decided.
 
     Args:
         logits: (T, h, w) mask logits, which cover the padded image.

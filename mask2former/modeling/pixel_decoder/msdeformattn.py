@@ -4,7 +4,7 @@ Section 3.2.1 of the paper. With gradients all of it runs in float32 even under 
 models were trained: half-precision gradients of the bilinear sampling are poor (off by tenths of their norm).
 Without gradients it follows autocast, but for the places to sample.
 
-Letters: `B` images, `C` channels, `L` levels, `S` cells of the L maps laid end to end, `h, w` the sides of a
+Shapes: `B` images, `C` channels, `L` levels, `S` cells of the L maps laid end to end, `h, w` the sides of a
 map, `H, W` the sides of the padded image.
 """
 
@@ -54,11 +54,11 @@ class EncoderLayer(nn.Module):
         for image in x.split(1):
             values = self.self_attn.project(image)
 
-            def update(x: Tensor, position: Tensor, centres: Tensor, values: Tensor = values) -> Tensor:
-                attended = self.self_attn.attend((x + position)[None], values, maps.shapes, centres)
+            def update(x: Tensor, position: Tensor, centers: Tensor, values: Tensor = values) -> Tensor:
+                attended = self.self_attn.attend((x + position)[None], values, maps.shapes, centers)
                 return self._update(x, attended[0])
 
-            in_pieces(update, self.linear1.out_features, image[0], image[0], position, maps.centres)
+            in_pieces(update, self.linear1.out_features, image[0], image[0], position, maps.centers)
 
     def _update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Cells x (..., C) after the layer, given what attention adds to them, of the same shape."""

@@ -2,7 +2,7 @@
 
 Queries are chosen before their masks are resized, and masks are resized tile by tile, where they can matter.
 
-Letters: `Q` queries, `K` classes, `h, w` the sides of the mask logits, `H, W` the output's in pixels.
+Shapes: `Q` queries, `K` classes, `h, w` the sides of the mask logits, `H, W` the output's in pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -130,7 +130,7 @@ def infer(
 def infer_views(
     views: Iterator[View], pixels: Sequence[int], options: InferenceOptions, *, compact: bool = False
 ) -> dict[str, Any]:
-    """The semantic result of one picture, averaged over views of it that are made one by one.
+    """The semantic result of one image, averaged over views of it that are made one by one.
 
     Held are either the logits of all views or the sum of the scores, whichever is less: at most K numbers a
     pixel, and with a compact result often far fewer. Beside them there are a view's own logits, and what the

@@ -2,7 +2,7 @@
 
 A mask is resized only where it can be: in the box of what its positive logits reach.
 
-Letters: `Q` queries, `K` classes, `n` distinct queries chosen, `N` instances, `m` runs of a mask, `h, w` the
+Shapes: `Q` queries, `K` classes, `n` distinct queries chosen, `N` instances, `m` runs of a mask, `h, w` the
 sides of the mask logits, `R, C` those of a part of a mask, `H, W` the output's in pixels.
 """
 

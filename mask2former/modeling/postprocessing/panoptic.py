@@ -1,6 +1,6 @@
 """Panoptic segmentation: each pixel goes to one query, and queries that keep their masks are segments.
 
-Letters: `Q` queries, `K` classes, `n` queries above the threshold, `k` those that matter in a tile, `h, w`
+Shapes: `Q` queries, `K` classes, `n` queries above the threshold, `k` those that matter in a tile, `h, w`
 the sides of the mask logits, `R, C` those of a tile, `H, W` the output's in pixels.
 """
 

@@ -4,7 +4,7 @@ A class's score is the sum over queries of class times mask probability, of mask
 model of semantic segmentation alone may be evaluated with scores at the image's size instead, which are then
 resized themselves.
 
-Letters: `Q` queries, `K` classes, `k` those asked for, `h, w` the sides of the mask logits, `R, C` those of a
+Shapes: `Q` queries, `K` classes, `k` those asked for, `h, w` the sides of the mask logits, `R, C` those of a
 tile, `H, W` the output's in pixels.
 """
 
@@ -36,7 +36,7 @@ class Claims(NamedTuple):
 
 
 class View(NamedTuple):
-    """What the network made of a picture: class logits (Q, K+1) and mask logits (Q, h, w).
+    """What the network made of an image: class logits (Q, K+1) and mask logits (Q, h, w).
 
     A mirrored one saw left and right swapped; its scores are swapped back.
     """

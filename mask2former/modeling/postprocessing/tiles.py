@@ -7,7 +7,7 @@ alone: one matrix an axis does it, and the few of its entries that a tile of the
 Whatever is resized lies between the least and the largest of the numbers it is mixed from. So it is known
 before resizing which maps can matter in a tile, and only those are resized.
 
-Letters: `n` maps, `s` the length of a map's axis, `t` the length it is resized to, `r, c` rows and columns of
+Shapes: `n` maps, `s` the length of a map's axis, `t` the length it is resized to, `r, c` rows and columns of
 what a tile is made of, `R, C` its own, `H, W` the sides of the output.
 """
 
@@ -102,9 +102,9 @@ class Resizing(NamedTuple):
         return self.rows.part(tile.rows).T @ (source @ self.columns.part(tile.columns))
 
     def bounds(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """The least and the largest of each neighbourhood in a tile's source.
+        """The least and the largest of each neighborhood in a tile's source.
 
-        A pixel of the tile lies in one neighbourhood at least, and its value between these two.
+        A pixel of the tile lies in one neighborhood at least, and its value between these two.
         """
         windows = min(self.rows.reach, source.shape[1]), min(self.columns.reach, source.shape[2])
         return -sliding_max(-source, windows), sliding_max(source, windows)

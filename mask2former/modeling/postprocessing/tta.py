@@ -1,6 +1,6 @@
-"""Semantic segmentation of a picture from several views of it: its sizes, and their mirror images.
+"""Semantic segmentation of an image from several views of it: its sizes, and their mirror images.
 
-Letters: `K` classes, `H, W` the output's sides in pixels.
+Shapes: `K` classes, `H, W` the output's sides in pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def mean_label_map(views: Sequence[View], *, resize_first: bool, memory_budget: 
 def _summed(sources: Sequence[Callable[[Tile], Claims]], tile: Tile) -> Claims:
     """What classes can score in all views together.
 
-    The neighbourhoods that views are bounded in differ, so each is bounded over the whole tile: (K, 1).
+    The neighborhoods that views are bounded in differ, so each is bounded over the whole tile: (K, 1).
     """
     lower, upper, scores = zip(*(_over_the_tile(claims_in(tile)) for claims_in in sources), strict=True)
     return Claims(sum(lower), sum(upper), lambda some: reduce(Tensor.add_, (of(some) for of in scores)))

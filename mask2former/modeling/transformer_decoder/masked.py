@@ -4,7 +4,7 @@ Section 3.2 of the paper. A query is blocked from the cells where its mask logit
 is negative. Resizing and the product with the embeddings are both linear, so the mask features are resized,
 once a level, and dense mask logits are never computed.
 
-Letters: `B` images, `Q` queries, `K` classes, `C` channels, `L` levels, `N` cells of one level, `h, w` its
+Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `L` levels, `N` cells of one level, `h, w` its
 sides, `H, W` the sides of the padded image.
 """
 

@@ -5,7 +5,7 @@
 //
 // How the time is kept short:
 // - The points of a group of heads are placed together by loops over points (points.h); then each point is sampled by
-//   loops over channels, 32, 8 or 1 at a time. Both kinds vectorise.
+//   loops over channels, 32, 8 or 1 at a time. Both kinds vectorize.
 // - Forward, and the gradients of points and weights, are parallel over queries. The gradient of the value is a pass
 //   of its own, in which one thread owns what it adds to: some heads and, with more threads than heads, some rows of
 //   each map. To each cell is added in the order of the queries, so no result depends on the number of threads.

@@ -5,7 +5,7 @@
 // tests run. Nothing is included: NVRTC may find no headers where it runs.
 //
 // A team of lanes, a power of two within a warp, computes one head of one query; each lane owns as many channels
-// as one wide load brings. Neighbouring teams have neighbouring queries of the same head, whose cells mostly
+// as one wide load brings. Neighboring teams have neighboring queries of the same head, whose cells mostly
 // coincide, so that the L1 cache serves them. Locations and sums are float32 whatever the type of the values.
 //
 // The grid is (tiles of queries, heads, images). Letters: L levels, P points of a level, D channels of a head.
@@ -193,7 +193,7 @@ struct Work {
     }
 };
 
-// A coordinate in cells is origin + scale * point; the centre of the first cell is 0.
+// A coordinate in cells is origin + scale * point; the center of the first cell is 0.
 struct Axis {
     float origin, scale;
     __device__ Axis(bool is_fused, const float* reference, int which, int side)

@@ -1,4 +1,4 @@
-// Half precision and bfloat16, by integer arithmetic: it vectorises, and needs no type that only some compilers have.
+// Half precision and bfloat16, by integer arithmetic: it vectorizes, and needs no type that only some compilers have.
 
 #pragma once
 

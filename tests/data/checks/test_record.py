@@ -35,7 +35,7 @@ def look(names, task, record):
 
 
 def with_annotation(names, **changes):
-    """Picture 1, its second annotation (the box) changed."""
+    """Image 1, its second annotation (the box) changed."""
     record = record_of(names, "instance")
     record["annotations"][1].update(changes)
     return record
@@ -49,7 +49,7 @@ def test_instances_are_counted_without_crowds(names):
     assert [fact.crowds for fact in facts] == [0, 1, 1, 0]
     assert facts[0].forms == Counter({"uncompressed RLE": 1, "polygons": 1})
     assert facts[1].forms == Counter({"RLE": 1, "uncompressed RLE": 1})
-    assert all(fact.unlabelled is None and fact.error is None for fact in facts)
+    assert all(fact.unlabeled is None and fact.error is None for fact in facts)
 
 
 def test_panoptic_segments_are_counted_and_what_they_leave(names):
@@ -59,7 +59,7 @@ def test_panoptic_segments_are_counted_and_what_they_leave(names):
     assert facts[0].areas == [11 * 32 - 74 - 10, 12 * 32 - 10 - 90, 84, 100]
     assert facts[1].areas == [11 * 16 - 56, 16, 56]
     assert facts[3].areas == [11 * 16, 8 * 16]
-    assert [fact.unlabelled for fact in facts] == [32, 8 * 16, 16 + 8 * 8, 16]
+    assert [fact.unlabeled for fact in facts] == [32, 8 * 16, 16 + 8 * 8, 16]
     assert [fact.crowds for fact in facts] == [0, 1, 1, 0]
     assert facts[0].forms == Counter({"panoptic PNG": 1})
     assert not any(fact.warnings for fact in facts)
@@ -76,20 +76,20 @@ def semantic(tmp_path, labels, **changes):
 def test_the_classes_of_a_label_map(tmp_path):
     labels = np.array([[1, 1, 255], [0, 1, 255]], np.uint8)
     facts = look_into(*semantic(tmp_path, labels))
-    assert (facts.classes, facts.areas, facts.unlabelled) == ([0, 1], [1, 3], 2)
+    assert (facts.classes, facts.areas, facts.unlabeled) == ([0, 1], [1, 3], 2)
     assert facts.forms == Counter({"label PNG": 1})
     translated = look_into(*semantic(tmp_path, labels, sem_seg_label_ids={0: 255, 1: 0, 255: 1}))
-    assert (translated.classes, translated.areas, translated.unlabelled) == ([0, 1], [3, 2], 1)
+    assert (translated.classes, translated.areas, translated.unlabeled) == ([0, 1], [3, 2], 1)
 
 
-def test_a_picture_alone_is_decoded(names):
+def test_an_image_alone_is_decoded(names):
     record = record_of(names, "instance")
     del record["annotations"]
     assert task_of(record) is None
     facts = look(names, "instance", record)
     assert (facts.error, facts.size, facts.classes) == (None, BIG, [])
-    Path(record["file_name"]).write_bytes(b"no picture")
-    assert "is not a picture" in look(names, "instance", record).error
+    Path(record["file_name"]).write_bytes(b"no image")
+    assert "is not an image" in look(names, "instance", record).error
 
 
 def test_the_box_of_a_mask(names):
@@ -128,7 +128,7 @@ def test_ids_that_are_not_listed_or_twice(names):
     record["segments_info"].append(record["segments_info"][0])
     facts = look(names, "panoptic", record)
     assert {w.kind for w in facts.warnings} == {UNLISTED, TWICE_LISTED}
-    assert facts.unlabelled == 32 + 100  # void and the box, which is not listed
+    assert facts.unlabeled == 32 + 100  # void and the box, which is not listed
 
 
 def test_the_label_map_beside_a_panoptic_png_is_read_too(names, tmp_path):
@@ -147,24 +147,24 @@ def truncate(path):
     Path(path).write_bytes(content[: len(content) // 2])
 
 
-def recolour(path):
+def recolor(path):
     """Take away the first segment's pixels."""
     ids = read_segment_ids(path)
     write_segment_ids(path, np.where(ids == ids[0, 0], 0, ids))
 
 
 BREAKS = {
-    "missing picture": ("instance", lambda r: Path(r["file_name"]).unlink(), "no such file"),
-    "truncated picture": ("instance", lambda r: truncate(r["file_name"]), "truncated"),
-    "picture of another size": ("panoptic", lambda r: r.update(height=99), "the annotations say (99, 32)"),
+    "missing image": ("instance", lambda r: Path(r["file_name"]).unlink(), "no such file"),
+    "truncated image": ("instance", lambda r: truncate(r["file_name"]), "truncated"),
+    "image of another size": ("panoptic", lambda r: r.update(height=99), "the annotations say (99, 32)"),
     "missing PNG": ("panoptic", lambda r: Path(r["pan_seg_file_name"]).unlink(), "no such file"),
-    "truncated PNG": ("panoptic", lambda r: truncate(r["pan_seg_file_name"]), "not a readable picture"),
+    "truncated PNG": ("panoptic", lambda r: truncate(r["pan_seg_file_name"]), "not a readable image"),
     "PNG of another size": (
         "panoptic",
         lambda r: write_segment_ids(r["pan_seg_file_name"], np.ones((3, 4), int)),
         "(height, width) is (3, 4)",
     ),
-    "id that the PNG lacks": ("panoptic", lambda r: recolour(r["pan_seg_file_name"]), "no pixel has the id"),
+    "id that the PNG lacks": ("panoptic", lambda r: recolor(r["pan_seg_file_name"]), "no pixel has the id"),
     "unknown class": ("panoptic", lambda r: r["segments_info"][0].update(category_id=4), "class 4"),
     "class of no number": ("panoptic", lambda r: r["segments_info"][0].update(category_id=None), "TypeError"),
     "no segments": ("panoptic", lambda r: r.pop("segments_info"), "segments_info"),

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from synthetic_coco import write_json
 
-from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_own_data
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
 from mask2former.data.custom.dataset import find_task, forget
 
 NAME = "own_broken_data_of_a_test"
@@ -28,7 +28,7 @@ def changed(path, change):
 
 def register(drawn, task="instance", **options):
     path = {"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task]
-    return register_own_data(NAME, str(drawn.images), str(path), **options)
+    return register_custom_dataset(NAME, str(drawn.images), str(path), **options)
 
 
 def set_all_polygons(points):
@@ -47,7 +47,7 @@ ERRORS = [  # task, change of the JSON, message
     ("instance", lambda c: c["annotations"][0].update(image_id=77), "image id 77: no such id among 'images'"),
     ("instance", lambda c: c["annotations"][0].update(category_id=3), "category_id 3 is not among"),
     ("instance", lambda c: c.update(annotations=[]), "not one annotation has a mask"),
-    ("instance", lambda c: c.update(images=[], annotations=[]), "there is no picture in it"),
+    ("instance", lambda c: c.update(images=[], annotations=[]), "there is no image in it"),
     ("instance", lambda c: c["images"][0].update(width=33), r"\(24, 32\), the annotations say \(24, 33\)"),
     ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not shares"),
     (
@@ -88,14 +88,14 @@ def outside(content):
     content["annotations"][1]["segmentation"] = [[-50, -50, 300, -50, 300, 300]]
 
 
-DECISIONS = [  # change of the instance JSON, what the log says, pictures left
+DECISIONS = [  # change of the instance JSON, what the log says, images left
     (lambda c: c["annotations"][1].update(id=c["annotations"][0]["id"]), "annotations: the id", 4),
     (lambda c: c["images"][1].update(file_name="0001.png", height=24, width=32), "occurs more than once", 4),
-    (outside, "1 annotations reach beyond their picture; they are cut off there", 4),
+    (outside, "1 annotations reach beyond their image; they are cut off there", 4),
     (lambda c: c["annotations"][0].update(bbox=[-90, 0, 10, 10]), "1 annotations reach beyond", 4),
     (lambda c: c["annotations"][1].update(segmentation=[]), "left out 1 annotations without an RLE", 4),
     (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "no annotation is of the classes cat", 4),
-    (lambda c: c["images"].pop(), "1 pictures have no annotations, and are not used", 3),
+    (lambda c: c["images"].pop(), "1 images have no annotations, and are not used", 3),
 ]
 
 
@@ -103,7 +103,7 @@ DECISIONS = [  # change of the instance JSON, what the log says, pictures left
 def test_decisions_are_logged(drawn, caplog, change, message, left):
     changed(drawn.instances_json, change)
     with caplog.at_level(logging.WARNING):
-        assert len(register(drawn).pictures) == left
+        assert len(register(drawn).images) == left
     assert message in caplog.text
 
 
@@ -113,7 +113,7 @@ def test_sound_data_gives_no_warning(drawn, caplog):
     assert not caplog.text
 
 
-def test_missing_pictures_are_counted_with_where_they_may_be_meant_to_be(drawn):
+def test_missing_images_are_counted_with_where_they_may_be_meant_to_be(drawn):
     (drawn.images / "0002.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files that .* do not exist: .*0002\.png$"):
         register(drawn)
@@ -129,12 +129,12 @@ def test_missing_pictures_are_counted_with_where_they_may_be_meant_to_be(drawn):
         DatasetError, match=r"4 of 4 files .*\(.*images/0001\.png does; 'file_name' is a path"
     ):
         register(drawn)
-    assert len(register_own_data(NAME, str(drawn.root), str(drawn.instances_json)).pictures) == 4
+    assert len(register_custom_dataset(NAME, str(drawn.root), str(drawn.instances_json)).images) == 4
 
 
-def test_a_file_that_is_no_picture(drawn):
-    (drawn.images / "0001.png").write_text("no picture")
-    with pytest.raises(DatasetError, match=r"0001\.png, image id 1: no readable picture"):
+def test_a_file_that_is_no_image(drawn):
+    (drawn.images / "0001.png").write_text("no image")
+    with pytest.raises(DatasetError, match=r"0001\.png, image id 1: no readable image"):
         register(drawn)
 
 
@@ -166,10 +166,10 @@ def test_other_formats_are_named_with_what_is_expected(tmp_path, file, content, 
     assert "expected one of: a COCO instance JSON" in str(caught.value)
 
 
-def test_a_json_for_each_picture(tmp_path):
+def test_a_json_for_each_image(tmp_path):
     for name in "ab":
         write_json(tmp_path / f"{name}.json", {})
-    with pytest.raises(DatasetError, match="but files of a JSON for each picture, such as labelme's"):
+    with pytest.raises(DatasetError, match="but files of a JSON for each image, such as labelme's"):
         find_task(str(tmp_path))
 
 
@@ -183,12 +183,12 @@ def test_a_name_that_is_taken_stays_as_it_is(drawn):
 def test_what_is_not_there(drawn, tmp_path):
     for images, annotations in ((tmp_path / "none", drawn.instances_json), (drawn.images, tmp_path / "none")):
         with pytest.raises(DatasetError, match="none does not exist"):
-            register_own_data(NAME, str(images), str(annotations))
+            register_custom_dataset(NAME, str(images), str(annotations))
 
 
 @pytest.fixture
 def trained(drawn):
-    own = register_own_data("own_trained_of_a_test", str(drawn.images), str(drawn.instances_json))
+    own = register_custom_dataset("own_trained_of_a_test", str(drawn.images), str(drawn.instances_json))
     yield own
     forget("own_trained_of_a_test")
 
@@ -215,11 +215,11 @@ def test_tasks_differ(drawn, trained):
         register(drawn, "panoptic", trained=trained)
 
 
-def test_pictures_trained_on_and_tested_on_are_told_of(drawn, trained, caplog, tmp_path):
+def test_images_trained_on_and_tested_on_are_told_of(drawn, trained, caplog, tmp_path):
     copies = tmp_path / "copies"
     shutil.copytree(drawn.images, copies)
-    with Image.open(copies / "0001.png") as picture:
-        Image.eval(picture, lambda value: 255 - value).save(copies / "0001.png")
+    with Image.open(copies / "0001.png") as image:
+        Image.eval(image, lambda value: 255 - value).save(copies / "0001.png")
     with caplog.at_level(logging.WARNING):
-        register_own_data(NAME, str(copies), str(drawn.instances_json), trained=trained)
-    assert "3 pictures are both trained on and tested on" in caplog.text
+        register_custom_dataset(NAME, str(copies), str(drawn.instances_json), trained=trained)
+    assert "3 images are both trained on and tested on" in caplog.text

@@ -8,13 +8,13 @@ import pytest
 from PIL import Image
 from synthetic_coco import write_json
 
-from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_own_data
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
 from mask2former.data.custom.dataset import forget
 from mask2former.data.custom.instance_json import instance_truth
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.ground_truth.readers import read_semantic
 
-NAME = "own_data_of_a_test"
+NAME = "custom_data_of_a_test"
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +25,13 @@ def _forgotten():
 
 @pytest.fixture
 def draw_labels(tmp_path):
-    """Draws label PNGs, each a row of the given values, with a picture each; returns both folders."""
+    """Draws label PNGs, each a row of the given values, with an image each; returns both folders."""
 
-    def draw(*pictures, mode=np.uint8, folder="train"):
-        roots = tmp_path / folder / "pictures", tmp_path / folder / "labels"
+    def draw(*images, mode=np.uint8, folder="train"):
+        roots = tmp_path / folder / "images", tmp_path / folder / "labels"
         for root in roots:
             root.mkdir(parents=True)
-        for number, values in enumerate(pictures):
+        for number, values in enumerate(images):
             labels = np.repeat(np.array(values, mode)[None], 3, axis=0)
             Image.fromarray(labels).save(roots[1] / f"{number}.png")
             Image.new("RGB", labels.shape[::-1]).save(roots[0] / f"{number}.jpg")
@@ -53,15 +53,15 @@ def classes_read(record, ignore_label=255):
 
 
 def test_instances(drawn):
-    own = register_own_data(NAME, str(drawn.images), str(drawn.instances_json))
+    own = register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json))
     assert (own.task, own.evaluator_type) == ("instance", "coco")
     assert own.mappers == ("coco_instance_lsj", "mask_former_instance")
     assert (own.classes, own.thing_ids) == (("donut", "box"), (0, 1))  # ids 0 and 7
-    assert len(DatasetCatalog.get(NAME)) == len(own.pictures) == 4
+    assert len(DatasetCatalog.get(NAME)) == len(own.images) == 4
 
 
 def test_panoptic(drawn):
-    own = register_own_data(NAME, str(drawn.images), str(drawn.panoptic_json))
+    own = register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
     assert (own.task, own.evaluator_type) == ("panoptic", "coco_panoptic_seg")
     assert own.mappers == ("coco_panoptic_lsj", "mask_former_panoptic")
     assert (own.classes, own.thing_ids) == (("donut", "box", "sky", "ground"), (0, 1))
@@ -72,21 +72,23 @@ def test_panoptic_without_things_or_without_stuff(drawn, isthing, things):
     content = json.loads(drawn.panoptic_json.read_text())
     content["categories"] = [{**category, "isthing": isthing} for category in content["categories"]]
     write_json(drawn.panoptic_json, content)
-    assert register_own_data(NAME, str(drawn.images), str(drawn.panoptic_json)).thing_ids == things
+    assert register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json)).thing_ids == things
 
 
 def test_panoptic_pngs_lie_where_coco_has_them(drawn):
     folder = drawn.root / "annotations"
     folder.mkdir()
-    register_own_data(NAME, str(drawn.images), str(drawn.panoptic_json.rename(folder / "panoptic.json")))
+    register_custom_dataset(
+        NAME, str(drawn.images), str(drawn.panoptic_json.rename(folder / "panoptic.json"))
+    )
     assert MetadataCatalog.get(NAME).panoptic_root == str(drawn.panoptic_root)
     drawn.panoptic_root.rename(drawn.root / "elsewhere")
     with pytest.raises(DatasetError, match=r"its PNG 0001\.png is in none of .*annotations/panoptic, "):
-        register_own_data(NAME + "_2", str(drawn.images), str(folder / "panoptic.json"))
+        register_custom_dataset(NAME + "_2", str(drawn.images), str(folder / "panoptic.json"))
 
 
 def test_the_truth_for_ap_is_the_things_of_the_pngs(drawn):
-    register_own_data(NAME, str(drawn.images), str(drawn.panoptic_json))
+    register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
     truth = instance_truth(DatasetCatalog.get(NAME), MetadataCatalog.get(NAME))
     assert truth["categories"] == [{"id": 0, "name": "donut"}, {"id": 7, "name": "box"}]
     assert [image["id"] for image in truth["images"]] == [1, 2, 3, 5]
@@ -101,7 +103,7 @@ def test_the_truth_for_ap_is_the_things_of_the_pngs(drawn):
 
 
 def test_labels_without_names_are_the_values_found(draw_labels):
-    own = register_own_data(NAME, *draw_labels([0, 9, 9, 255], [9, 40, 40, 40]))
+    own = register_custom_dataset(NAME, *draw_labels([0, 9, 9, 255], [9, 40, 40, 40]))
     assert (own.task, own.evaluator_type, own.mappers) == ("semantic", "sem_seg", ("mask_former_semantic",))
     assert (own.classes, own.thing_ids) == (("label 0", "label 9", "label 40"), ())
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1, 1, 255], [1, 2, 2, 2]]
@@ -109,11 +111,11 @@ def test_labels_without_names_are_the_values_found(draw_labels):
 
 
 def test_one_class_with_the_value_0(draw_labels):
-    assert register_own_data(NAME, *draw_labels([0, 0])).classes == ("label 0",)
+    assert register_custom_dataset(NAME, *draw_labels([0, 0])).classes == ("label 0",)
 
 
 def test_masks_of_0_and_255_are_two_classes_and_that_is_said(draw_labels, caplog):
-    own = register_own_data(NAME, *draw_labels([0, 255], [0, 0]))
+    own = register_custom_dataset(NAME, *draw_labels([0, 255], [0, 0]))
     assert own.classes == ("background", "foreground")
     assert "0 and 255: taken for background and foreground" in caplog.text
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1], [0, 0]]
@@ -142,14 +144,14 @@ CLASS_FILES = [  # name, content, values in a PNG, classes, how the values are r
 @pytest.mark.parametrize(("file", "content", "values", "classes", "expected"), CLASS_FILES)
 def test_a_classes_file(draw_labels, tmp_path, file, content, values, classes, expected):
     (tmp_path / file).write_text(content, encoding="utf-8")
-    own = register_own_data(NAME, *draw_labels(values), str(tmp_path / file))
+    own = register_custom_dataset(NAME, *draw_labels(values), str(tmp_path / file))
     assert own.classes == classes
     assert classes_read(DatasetCatalog.get(NAME)[0]) == expected
 
 
 def test_more_classes_than_a_byte_has_values(draw_labels):
     values = [*range(400)]
-    own = register_own_data(NAME, *draw_labels(values, mode=np.uint16))
+    own = register_custom_dataset(NAME, *draw_labels(values, mode=np.uint16))
     assert len(own.classes) == 399  # 255 is left out, as it is elsewhere
     expected = [number - (number > 255) if number != 255 else 65535 for number in values]
     assert classes_read(DatasetCatalog.get(NAME)[0], ignore_label=65535) == expected
@@ -174,62 +176,64 @@ WRONG_CLASS_FILES = [
 def test_a_wrong_classes_file(draw_labels, tmp_path, file, content, values, message):
     (tmp_path / file).write_text(content)
     with pytest.raises(DatasetError, match=message):
-        register_own_data(NAME, *draw_labels(values), str(tmp_path / file))
+        register_custom_dataset(NAME, *draw_labels(values), str(tmp_path / file))
     assert NAME not in DatasetCatalog
 
 
 def test_a_classes_file_is_for_labels_alone(drawn, tmp_path):
     with pytest.raises(DatasetError, match=r"names its classes; c\.txt is for label PNGs"):
-        register_own_data(NAME, str(drawn.images), str(drawn.instances_json), "c.txt")
+        register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json), "c.txt")
 
 
 def test_all_ignored(draw_labels):
     with pytest.raises(DatasetError, match="there is no class, all is to be ignored"):
-        register_own_data(NAME, *draw_labels([255, 255]))
+        register_custom_dataset(NAME, *draw_labels([255, 255]))
 
 
 def test_labels_to_test_on_mean_what_those_trained_on_do(draw_labels):
-    trained = register_own_data(NAME, *draw_labels([0, 9, 40]))
+    trained = register_custom_dataset(NAME, *draw_labels([0, 9, 40]))
     try:
-        own = register_own_data(NAME + "_val", *draw_labels([40, 40, 255], folder="val"), trained=trained)
+        own = register_custom_dataset(
+            NAME + "_val", *draw_labels([40, 40, 255], folder="val"), trained=trained
+        )
         assert own.classes == trained.classes
         assert DatasetCatalog.get(NAME + "_val")[0]["sem_seg_label_ids"][40] == 2
     finally:
         forget(NAME + "_val")
     with pytest.raises(DatasetError, match="label 41 has no name in the labels trained on"):
-        register_own_data(NAME + "_val", *draw_labels([41], folder="other"), trained=trained)
+        register_custom_dataset(NAME + "_val", *draw_labels([41], folder="other"), trained=trained)
 
 
-def test_colours_instead_of_labels(draw_labels):
-    pictures, labels = draw_labels([0, 1])
+def test_colors_instead_of_labels(draw_labels):
+    images, labels = draw_labels([0, 1])
     Image.new("RGB", (2, 3)).save(f"{labels}/0.png")
-    with pytest.raises(DatasetError, match=r"0\.png: the picture's mode is RGB.*one number a pixel"):
-        register_own_data(NAME, pictures, labels)
+    with pytest.raises(DatasetError, match=r"0\.png: the image's mode is RGB.*one number a pixel"):
+        register_custom_dataset(NAME, images, labels)
 
 
 def test_labels_of_another_size(draw_labels):
-    pictures, labels = draw_labels([0, 1], [0, 1])
+    images, labels = draw_labels([0, 1], [0, 1])
     Image.new("L", (5, 4)).save(f"{labels}/1.png")
     with pytest.raises(
         DatasetError, match=r"labels/1\.png, image id '1': \(height, width\) is \(4, 5\), the"
     ):
-        register_own_data(NAME, pictures, labels)
+        register_custom_dataset(NAME, images, labels)
 
 
-def test_labels_without_pictures_and_pictures_without_labels(draw_labels, caplog, tmp_path):
-    pictures, labels = draw_labels([0, 1], [0, 1])
+def test_labels_without_images_and_images_without_labels(draw_labels, caplog, tmp_path):
+    images, labels = draw_labels([0, 1], [0, 1])
     (tmp_path / "train/labels/1.png").unlink()
     with caplog.at_level(logging.WARNING):
-        assert len(register_own_data(NAME, pictures, labels).pictures) == 1
-    assert "left out 1 of 2 pictures, which have no labels" in caplog.text
-    (tmp_path / "train/pictures/0.jpg").unlink()
-    with pytest.raises(DatasetError, match="label files have no picture"):
-        register_own_data(NAME + "_2", pictures, labels)
+        assert len(register_custom_dataset(NAME, images, labels).images) == 1
+    assert "left out 1 of 2 images, which have no labels" in caplog.text
+    (tmp_path / "train/images/0.jpg").unlink()
+    with pytest.raises(DatasetError, match="label files have no image"):
+        register_custom_dataset(NAME + "_2", images, labels)
 
 
-def test_pictures_on_their_side_fit_annotations_of_what_is_seen(draw_labels):
-    pictures, labels = draw_labels([0, 1])  # 3 high, 2 wide
+def test_images_on_their_side_fit_annotations_of_what_is_seen(draw_labels):
+    images, labels = draw_labels([0, 1])  # 3 high, 2 wide
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (3, 2)).save(f"{pictures}/0.jpg", exif=exif)
-    assert register_own_data(NAME, pictures, labels).classes == ("label 0", "label 1")
+    Image.new("RGB", (3, 2)).save(f"{images}/0.jpg", exif=exif)
+    assert register_custom_dataset(NAME, images, labels).classes == ("label 0", "label 1")

@@ -54,14 +54,14 @@ def check_records(folder, split, count):
         assert things == expected
 
 
-def test_drawn_pictures(tree):
+def test_drawn_images(tree):
     check_records(tree, "val", ade20k.COUNTS["val"])
     assert isinstance(DatasetCatalog.get("ade20k_panoptic_val")[0]["image_id"], str)
     counts = [len(record["annotations"]) for record in DatasetCatalog.get("ade20k_instance_val")]
     assert 0 in counts and max(counts) > 1
 
 
-def test_real_pictures_as_the_published_scripts_prepared_them(shared, monkeypatch, tmp_path):
+def test_real_images_as_the_published_scripts_prepared_them(shared, monkeypatch, tmp_path):
     sample = shared / "data/samples/ade20k_challenge_derived"
     folder = tmp_path / "ADEChallengeData2016"
     folder.mkdir()

@@ -123,7 +123,7 @@ def test_panoptic_records(tree):
         assert "sem_seg_file_name" in record
 
 
-def test_the_test_set_has_pictures_alone(tree):
+def test_the_test_set_has_images_alone(tree):
     for name in ("cityscapes_fine_sem_seg_test", "cityscapes_fine_instance_seg_test"):
         (record,) = DatasetCatalog.get(name)
         assert record.keys() == {"file_name", "image_id", "height", "width"}
@@ -131,12 +131,12 @@ def test_the_test_set_has_pictures_alone(tree):
 
 Break = namedtuple("Break", "file content message")
 BROKEN = [
-    Break("instanceIds.png", b"", r"_instanceIds\.png: not a readable picture"),
+    Break("instanceIds.png", b"", r"_instanceIds\.png: not a readable image"),
     Break("instanceIds.png", np.full((4, 4), 60001, np.uint16), r"instance id 60001 is of label 60, "),
     Break("polygons.json", {"imgHeight": 4, "imgWidth": 4}, r"_polygons\.json has no 'objects'"),
     Break("polygons.json", [{"label": "unicorn", "polygon": []}], r"json: there is no label 'unicorn'"),
     Break("polygons.json", [{"label": "car"}], r"json: an object has no 'polygon'"),
-    Break("leftImg8bit.png", b"no", r"leftImg8bit\.png: not a readable picture"),
+    Break("leftImg8bit.png", b"no", r"leftImg8bit\.png: not a readable image"),
 ]
 
 
@@ -172,16 +172,16 @@ def test_truth_of_another_kind_is_none(tree, task, wanted):
         DatasetCatalog.get(f"cityscapes_fine_{task}_train")
 
 
-def test_a_picture_of_the_panoptic_json_that_is_not_there(tree):
+def test_an_image_of_the_panoptic_json_that_is_not_there(tree):
     prepare("prepare_cityscapes.py", tree.parent)
     shutil.rmtree(tree / "leftImg8bit/val/munster")
     shutil.rmtree(tree / "gtFine/val/munster")
-    with pytest.raises(DatasetError, match=r"panoptic_val\.json, image id 'munster_.*': no such picture"):
+    with pytest.raises(DatasetError, match=r"panoptic_val\.json, image id 'munster_.*': no such image"):
         DatasetCatalog.get("cityscapes_fine_panoptic_val")
 
 
 def test_the_layout_of_another_tool(shared, monkeypatch, tmp_path):
-    """Datumaro's sample: a picture of one row, whose files of instance ids have 8 or 16 bits."""
+    """Datumaro's sample: an image of one row, whose files of instance ids have 8 or 16 bits."""
     sample = shared / "data/samples/datumaro_synthetic/cityscapes_dataset"
     for folder, crowds in (("dataset", [1]), ("train_dataset", [0])):  # 24 and 24001
         root = tmp_path / folder

@@ -125,7 +125,7 @@ def test_registering_reads_nothing_and_given_facts_win(tmp_path):
         MetadataCatalog.remove("later")
 
 
-def test_pictures_alone_make_records_without_annotations(names, drawn):
+def test_images_alone_make_records_without_annotations(names, drawn):
     content = json.loads(drawn.instances_json.read_text())
     del content["annotations"]
     write_json(drawn.instances_json, content)
@@ -230,8 +230,8 @@ def test_real_panoptic_annotations(monkeypatch, tmp_path):
         np.testing.assert_array_equal(semantic_map(record, metadata, size), np.asarray(golden))
 
 
-@pytest.mark.parametrize(("split", "pictures"), [("train", 32), ("val", 6)])
-def test_real_instances_agree_with_pycocotools(shared, split, pictures, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("split", "images"), [("train", 32), ("val", 6)])
+def test_real_instances_agree_with_pycocotools(shared, split, images, monkeypatch, tmp_path):
     sample = shared / "data/samples/super_gradients_tinycoco"
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco/annotations").symlink_to(sample / "annotations")
@@ -240,7 +240,7 @@ def test_real_instances_agree_with_pycocotools(shared, split, pictures, monkeypa
     name = f"coco_2017_{split}"
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     official = COCO(metadata.json_file)
-    assert len(records) == pictures
+    assert len(records) == images
     for record in records:
         annotations = official.loadAnns(official.getAnnIds(record["image_id"], iscrowd=False))
         segments = read_instances(record, metadata, (record["height"], record["width"]))

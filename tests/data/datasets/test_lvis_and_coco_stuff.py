@@ -40,7 +40,7 @@ def test_lvis_records(root):
         assert list(segments.classes) == [a["category_id"] - 1 for a in annotations]
 
 
-def test_a_picture_of_lvis_without_address(root):
+def test_an_image_of_lvis_without_address(root):
     lvis.draw(root)
     path = root / "lvis/lvis_v1_val.json"
     content = json.loads(path.read_text())

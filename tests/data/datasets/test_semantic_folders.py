@@ -1,4 +1,4 @@
-"""Folders of pictures and label PNGs: which files belong together, and what is wrong with the others."""
+"""Folders of images and label PNGs: which files belong together, and what is wrong with the others."""
 
 import logging
 from pathlib import Path
@@ -49,19 +49,19 @@ def test_files_pair_by_their_names(roots):
     np.testing.assert_array_equal(semantic_map(records[2], metadata, SIZE), expected)
 
 
-def test_pictures_without_labels_are_left_out_with_a_warning(roots, caplog):
+def test_images_without_labels_are_left_out_with_a_warning(roots, caplog):
     images, _ = roots
     touch(images, "lone.png")
     with caplog.at_level(logging.WARNING):
         assert len(DatasetCatalog.get("folders")) == 3
-    assert "left out 1 of 4 pictures, which have no labels" in caplog.text and "lone" in caplog.text
+    assert "left out 1 of 4 images, which have no labels" in caplog.text and "lone" in caplog.text
 
 
-def test_labels_without_a_picture_are_an_error(roots):
+def test_labels_without_an_image_are_an_error(roots):
     _, labels = roots
     touch(labels, *(f"z{i}.png" for i in range(5)))
     with pytest.raises(
-        DatasetError, match=r"labels: 5 of 8 label files have no picture in .*images: z0, z1, z2, \.\.\. "
+        DatasetError, match=r"labels: 5 of 8 label files have no image in .*images: z0, z1, z2, \.\.\. "
     ):
         DatasetCatalog.get("folders")
 
@@ -74,7 +74,7 @@ def test_two_files_of_one_name(roots):
 
 
 @pytest.mark.parametrize(
-    ("which", "what"), [(0, "images: there are no pictures"), (1, "labels: there are no label files")]
+    ("which", "what"), [(0, "images: there are no images"), (1, "labels: there are no label files")]
 )
 def test_an_empty_folder(roots, which, what):
     for path in [path for path in roots[which].rglob("*") if path.is_file()]:

@@ -23,8 +23,8 @@ def read_ids(path: Path) -> np.ndarray:
     return colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
 
 
-def test_a_picture_follows_from_its_seed_alone():
-    first, again, other = (shapes.draw_picture(np.random.default_rng(seed)) for seed in (5, 5, 6))
+def test_an_image_follows_from_its_seed_alone():
+    first, again, other = (shapes.draw_image(np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert np.array_equal(first.image, again.image) and np.array_equal(first.segment_ids, again.segment_ids)
     assert not np.array_equal(first.segment_ids, other.segment_ids)
 
@@ -32,7 +32,7 @@ def test_a_picture_follows_from_its_seed_alone():
 def test_every_pixel_belongs_to_a_known_category_and_both_textures_show():
     known = {category["id"] for category in shapes.CATEGORIES}
     for seed in range(20):
-        ids = np.unique(shapes.draw_picture(np.random.default_rng(seed)).segment_ids)
+        ids = np.unique(shapes.draw_image(np.random.default_rng(seed)).segment_ids)
         categories = set((ids // shapes.LABEL_DIVISOR).tolist())
         assert {4, 5} <= categories <= known
         assert len(ids) <= 9  # two textures, at most seven shapes
@@ -70,19 +70,19 @@ def test_train_and_val_differ(folder: Path):
 
 
 def test_the_same_dataset_is_not_drawn_twice_and_another_replaces_it(folder: Path):
-    picture = folder / "train" / "000001.jpg"
-    before, content = picture.stat().st_mtime_ns, picture.read_bytes()
+    image = folder / "train" / "000001.jpg"
+    before, content = image.stat().st_mtime_ns, image.read_bytes()
     shapes.write_shapes(folder.parent, COUNTS)
-    assert picture.stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
     shapes.write_shapes(folder.parent, COUNTS, seed=1)
-    assert picture.read_bytes() != content
+    assert image.read_bytes() != content
 
 
 def test_an_interrupted_run_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "_write_picture", fail)
+    monkeypatch.setattr(shapes, "_write_image", fail)
     with pytest.raises(KeyboardInterrupt):
         shapes.write_shapes(tmp_path, COUNTS)
     assert not (tmp_path / "shapes").exists()

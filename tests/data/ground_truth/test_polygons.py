@@ -74,7 +74,7 @@ coordinates = st.integers(-80, 320).map(lambda quarters: quarters / 4 + OFF)
 @settings(max_examples=300)
 @given(chains(), st.lists(flat(coordinates), min_size=1, max_size=3), st.integers(0, 5), st.integers(0, 5))
 def test_polygons_are_moved_then_drawn(chain, polygons, bottom, right):
-    """Also where they reach beyond the picture, into which padding they do not."""
+    """Also where they reach beyond the image, into which padding they do not."""
     first, steps = chain
     view = View.whole(*first)
     for step in steps:

@@ -90,19 +90,19 @@ def test_instances_are_the_drawn_ones_without_crowds(names, drawn, index, image_
 
 
 @pytest.mark.parametrize(("index", "classes"), [(0, [2, 3, 0, 1]), (1, [2, 3, 1]), (2, [2, 3]), (3, [2, 3])])
-def test_panoptic_segments_are_the_colours_of_the_picture(names, index, classes):
+def test_panoptic_segments_are_the_colors_of_the_image(names, index, classes):
     segments, record = read(names, "panoptic", index)
-    picture = np.asarray(Image.open(record["file_name"]))
+    image = np.asarray(Image.open(record["file_name"]))
     masks = all_masks(segments, whole(record))
     assert segments.classes.tolist() == classes
     assert masks.sum(0).max() == 1
     for mask in masks:
-        colours = np.unique(picture[mask], axis=0)
-        assert len(colours) == 1
-        np.testing.assert_array_equal((picture == colours[0]).all(-1), mask)
+        colors = np.unique(image[mask], axis=0)
+        assert len(colors) == 1
+        np.testing.assert_array_equal((image == colors[0]).all(-1), mask)
 
 
-def test_semantic_labels_derived_from_the_panoptic_picture(names):
+def test_semantic_labels_derived_from_the_panoptic_image(names):
     segments, record = read(names, "semantic", 1)
     metadata = MetadataCatalog.get(names["panoptic"])
     labels = semantic_map(record, metadata, (20, 16))
@@ -115,7 +115,7 @@ def test_semantic_labels_derived_from_the_panoptic_picture(names):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_semantic_picture_without_the_ignored(tmp_path, dtype):
+def test_semantic_image_without_the_ignored(tmp_path, dtype):
     labels = np.array([[0, 2, 2], [255, 255, 0]], dtype=dtype)
     Image.fromarray(labels).save(tmp_path / "labels.png")
     record = {**RECORD, "sem_seg_file_name": tmp_path / "labels.png"}
@@ -156,7 +156,7 @@ def test_both_kinds_of_segments_show_the_same(data):
 
 
 @pytest.mark.parametrize("count", [3, 255, 300])
-def test_panoptic_pictures_of_any_number_of_segments(tmp_path, count):
+def test_panoptic_images_of_any_number_of_segments(tmp_path, count):
     ids = (np.arange(count) * 977 + 5).reshape(1, -1)
     write_segment_ids(tmp_path / "ids.png", ids)
     infos = [{"id": int(i), "category_id": 0, "iscrowd": 0} for i in ids[0, 1:]]  # the first is void
@@ -171,7 +171,7 @@ def test_panoptic_pictures_of_any_number_of_segments(tmp_path, count):
     [
         (
             uncompressed_rle(donut((24, 30))),
-            r"a mask of \(height, width\) \(24, 30\) for a picture of \(24, 32\)",
+            r"a mask of \(height, width\) \(24, 30\) for an image of \(24, 32\)",
         ),
         (compressed_rle(donut((32, 24))), r"a mask of \(height, width\) \(32, 24\)"),
         (np.zeros((3, 3), bool), r"a mask of \(height, width\) \(3, 3\)"),
@@ -181,7 +181,7 @@ def test_panoptic_pictures_of_any_number_of_segments(tmp_path, count):
         ({"counts": [768]}, "cannot be decoded: KeyError"),
         ([[1, 2, 3, 4]], "at least three points"),
         ([], "at least three points"),
-        ([[1, 2, 3, 4, 5, float("nan")]], "a point lies outside of 100 times the picture's side"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "a point lies outside of 100 times the image's side"),
         ([[1, 2, 3, 4, 5, 1e300]], "a point lies outside"),
         ([[1, 2, 3, 4, 5, "a"]], "cannot be decoded: ValueError"),
         ([7], "at least three points"),
@@ -195,7 +195,7 @@ def test_a_mask_that_cannot_be_used(segmentation, message):
     assert "a.png, image id 7: " in str(caught.value)
 
 
-def small_picture(drawn):
+def small_image(drawn):
     Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(drawn.root / "small.png")
     return str(drawn.root / "small.png")
 
@@ -205,13 +205,13 @@ def small_labels(drawn):
     return str(drawn.root / "tiny.png")
 
 
-def grey_picture(drawn):
-    Image.fromarray(np.full((24, 32), 77, np.uint8)).save(drawn.root / "grey.png")
-    return str(drawn.root / "grey.png")
+def gray_image(drawn):
+    Image.fromarray(np.full((24, 32), 77, np.uint8)).save(drawn.root / "gray.png")
+    return str(drawn.root / "gray.png")
 
 
 def text_file(drawn):
-    (drawn.root / "text.png").write_text("no picture")
+    (drawn.root / "text.png").write_text("no image")
     return str(drawn.root / "text.png")
 
 
@@ -220,16 +220,16 @@ BROKEN = [  # task, changes to the first record, what the message says besides t
     ("instance", {"annotations": [{"category_id": 2}]}, r"0001\.png.*class 2, but there are 2 \(0\.\.1\)"),
     ("instance", {"annotations": [{"segmentation": []}]}, r"0001\.png.*no 'category_id' among"),
     ("panoptic", {"pan_seg_file_name": "/no/such.png"}, r"^/no/such\.png.*no such file"),
-    ("panoptic", {"pan_seg_file_name": text_file}, r"text\.png.*not a readable picture"),
-    ("panoptic", {"pan_seg_file_name": small_picture}, r"small\.png.*\(3, 4\), the picture's is \(24, 32\)"),
-    ("panoptic", {"pan_seg_file_name": grey_picture}, r"grey\.png.*mode is L"),
+    ("panoptic", {"pan_seg_file_name": text_file}, r"text\.png.*not a readable image"),
+    ("panoptic", {"pan_seg_file_name": small_image}, r"small\.png.*\(3, 4\), the image's is \(24, 32\)"),
+    ("panoptic", {"pan_seg_file_name": gray_image}, r"gray\.png.*mode is L"),
     ("panoptic", {"segments_info": [{**SKY, "id": 4}]}, r"0001\.png.*no pixel has the id 4 "),
     ("panoptic", {"segments_info": [{**SKY, "category_id": 4}]}, r"class 4, but there are 4 \(0\.\.3\)"),
     ("panoptic", {"segments_info": [{"category_id": 1}]}, "no 'id' among"),
     ("semantic", {"sem_seg_file_name": "/no/such.png"}, r"^/no/such\.png.*no such file"),
-    ("semantic", {"sem_seg_file_name": small_picture}, r"small\.png.*mode is RGB"),
-    ("semantic", {"sem_seg_file_name": small_labels}, r"tiny\.png.*\(3, 4\), the picture's is \(24, 32\)"),
-    ("semantic", {"sem_seg_file_name": grey_picture}, r"grey\.png.*label 77; valid are 0\.\.3, and 255"),
+    ("semantic", {"sem_seg_file_name": small_image}, r"small\.png.*mode is RGB"),
+    ("semantic", {"sem_seg_file_name": small_labels}, r"tiny\.png.*\(3, 4\), the image's is \(24, 32\)"),
+    ("semantic", {"sem_seg_file_name": gray_image}, r"gray\.png.*label 77; valid are 0\.\.3, and 255"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Pictures with more objects than queries: told, and trained on."""
+"""Images with more objects than queries: told, and trained on."""
 
 import logging
 from types import SimpleNamespace
@@ -9,12 +9,12 @@ from tiny_runs import random_sample, tiny_config
 
 from mask2former.engine.build import build_model
 from mask2former.engine.hooks import query_overflow as crowded
-from mask2former.engine.hooks.query_overflow import CrowdedPicturesHook
+from mask2former.engine.hooks.query_overflow import QueryOverflowHook
 from mask2former.engine.train import train
 
 
 def run(hook, *counts):
-    """Steps of one picture each with so many objects."""
+    """Steps of one image each with so many objects."""
     for number, objects in enumerate(counts):
         sample = random_sample(number, objects)
         hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[sample])))
@@ -23,7 +23,7 @@ def run(hook, *counts):
 
 def test_the_first_is_named_and_all_are_counted_at_the_end(caplog):
     with caplog.at_level(logging.WARNING, "mask2former"):
-        run(CrowdedPicturesHook(3), 2, 3, 5, 0, 9, 4)
+        run(QueryOverflowHook(3), 2, 3, 5, 0, 9, 4)
     first, last = (record.getMessage() for record in caplog.records)
     assert "2.jpg shows 5 objects to 3 queries: each step leaves 2 of them out" in first
     assert "3 of 6 training samples" in last and "at most 9" in last
@@ -34,16 +34,16 @@ def test_of_several_processes_the_main_one_warns(caplog, monkeypatch):
     monkeypatch.setattr(crowded, "is_main_process", lambda: False)
     monkeypatch.setattr(crowded, "gather_objects", lambda item: [])  # as elsewhere than on the main process
     with caplog.at_level(logging.WARNING, "mask2former"):
-        run(crowded.CrowdedPicturesHook(3), 5, 6)
+        run(crowded.QueryOverflowHook(3), 5, 6)
     assert not caplog.records
     monkeypatch.setattr(crowded, "gather_objects", lambda item: [item, (10, 4, 20)])  # of two processes
-    run(crowded.CrowdedPicturesHook(3), 2, 5)
+    run(crowded.QueryOverflowHook(3), 2, 5)
     assert "5 of 12 training samples had more objects than the 3 queries, at most 20" in caplog.text
 
 
 def test_enough_queries_say_nothing(caplog):
     with caplog.at_level(logging.WARNING, "mask2former"):
-        run(CrowdedPicturesHook(3), 0, 3, 2)
+        run(QueryOverflowHook(3), 0, 3, 2)
     assert not caplog.records
 
 

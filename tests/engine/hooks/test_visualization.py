@@ -1,4 +1,4 @@
-"""The pictures that a run draws of itself: colours as in the file, targets left, the prediction right."""
+"""The images that a run draws of itself: colors as in the file, targets left, the prediction right."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from mask2former.engine.hooks.visualization import draw_sample
 from mask2former.structures import Instances
-from mask2former.utils.visualize import class_colours
+from mask2former.utils.visualize import class_colors
 
 NAMES = ["cat", "sky"]
 RED, BLUE = (200, 10, 20), (20, 10, 200)
@@ -33,7 +33,7 @@ def mask(top, left, bottom, right):
 
 
 def sample(image_format):
-    """A red picture with a blue right half, and a cat in the left upper corner."""
+    """A red image with a blue right half, and a cat in the left upper corner."""
     image = torch.tensor(RED, dtype=torch.uint8)[:, None, None].repeat(1, *SIZE)
     image[:, :, 20:] = torch.tensor(BLUE, dtype=torch.uint8)[:, None, None]
     targets = Instances(SIZE, gt_classes=torch.tensor([0]), gt_masks=mask(0, 0, 6, 6))
@@ -63,12 +63,12 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("task", OUTPUTS)
-def test_target_and_prediction_over_the_picture_as_it_was(task, image_format):
+def test_target_and_prediction_over_the_image_as_it_was(task, image_format):
     model = Fixed(OUTPUTS[task]).train()
     drawn = draw_sample(model, sample(image_format), NAMES, image_format)
     assert model.training
     assert drawn.shape == (30, 80, 3)
-    cat, sky = np.array(class_colours(2))
+    cat, sky = np.array(class_colors(2))
     left, right = drawn[:, :40], drawn[:, 40:]
     for half in (left, right):
         assert (half[10:, :20] == RED).all()

@@ -187,7 +187,7 @@ def test_sigterm_ends_an_evaluation_and_none_is_lost(server, unbroken, tmp_path)
 def test_who_waits_in_vain_names_the_process_and_what_it_is_at(server, tmp_path):
     late = {
         "TEST_SLOW_STEP": r"in step 5 with \S+\.jpg \(64 x 64, \d objects\)",
-        "TEST_SLOW_LOADER": "reading the pictures of step 5",
+        "TEST_SLOW_LOADER": "reading the images of step 5",
     }
     flags = (*TWO, "--timeout", "6")
     commands = [server.start(tmp_path / name, *flags, environ={name: "1 5 1000"}, **RUN) for name in late]

@@ -86,17 +86,17 @@ OBJECTS = {"mixed": (3, 1, 8, 2), "one process always empty": (3, 2, 0, 0), "all
 STEPS = 4
 
 
-def step_pictures(step, numbers, objects, poison):
-    """The pictures `numbers` of a step; `poison` is the (step, number) of one that is not finite."""
-    pictures = [random_sample(10 * step + number, objects[number]) for number in numbers]
-    for number, picture in zip(numbers, pictures, strict=True):
+def step_images(step, numbers, objects, poison):
+    """The images `numbers` of a step; `poison` is the (step, number) of one that is not finite."""
+    images = [random_sample(10 * step + number, objects[number]) for number in numbers]
+    for number, image in zip(numbers, images, strict=True):
         if (step, number) == poison:
-            picture["image"] = torch.full_like(picture["image"], float("nan"), dtype=torch.float32)
-    return pictures
+            image["image"] = torch.full_like(image["image"], float("nan"), dtype=torch.float32)
+    return images
 
 
 def train_share(objects, poison=None, steps=STEPS, **changes):
-    """Losses of each step and the weights after them; each process takes its part of the same pictures."""
+    """Losses of each step and the weights after them; each process takes its part of the same images."""
     cfg = tiny_config(SOLVER__MAX_ITER=steps, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
     cfg.SOLVER.BASE_LR = 0.01
     torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it,
@@ -109,7 +109,7 @@ def train_share(objects, poison=None, steps=STEPS, **changes):
     trainer.hooks = [recorder]
     share = 4 // world_size()
     numbers = range(rank() * share, (rank() + 1) * share)
-    trainer.train([step_pictures(step, numbers, objects, poison) for step in range(steps)])
+    trainer.train([step_images(step, numbers, objects, poison) for step in range(steps)])
     return recorder.losses, trainer.plain_model.state_dict()
 
 
@@ -141,7 +141,7 @@ def test_two_processes_train_as_one(two_processes, name):
         torch.testing.assert_close(two_processes[0][name][1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
 
 
-def test_a_non_finite_picture_of_one_process_makes_both_skip_the_step(two_processes):
+def test_a_non_finite_image_of_one_process_makes_both_skip_the_step(two_processes):
     losses, weights = train_share(OBJECTS["mixed"], poison=(1, 3))
     assert [math.isfinite(sum(step.values())) for step in losses] == [True, False, True, True]
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())

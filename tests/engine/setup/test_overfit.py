@@ -1,4 +1,4 @@
-"""A few pictures as training and test set, for each task."""
+"""A few images as training and test set, for each task."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def task_config(folder, *tasks, **changes):
 
 @pytest.fixture
 def as_instances(tiny_shapes):
-    """The drawn training set as a user's COCO file, its first picture without objects."""
+    """The drawn training set as a user's COCO file, its first image without objects."""
     root = tiny_shapes / "shapes"
     content = json.loads((root / "annotations/instances_train.json").read_text())
     first = content["images"][0]["id"]
@@ -43,7 +43,7 @@ def as_instances(tiny_shapes):
         catalog.remove("first_is_empty")
 
 
-def test_the_pictures_are_the_first_of_training_and_their_truth_is_cut_down(tiny_shapes, tmp_path):
+def test_the_images_are_the_first_of_training_and_their_truth_is_cut_down(tiny_shapes, tmp_path):
     cfg = tiny_config(OUTPUT_DIR=tmp_path)
     source = DatasetCatalog.get("shapes_panoptic_train")
     apply_overfit(cfg, 3)
@@ -77,7 +77,7 @@ def test_the_pictures_are_the_first_of_training_and_their_truth_is_cut_down(tiny
         },
     ],
 )
-def test_training_shows_the_pictures_of_the_test_unchanged(tiny_shapes, tmp_path, changes):
+def test_training_shows_the_images_of_the_test_unchanged(tiny_shapes, tmp_path, changes):
     cfg = tiny_config(OUTPUT_DIR=tmp_path, **changes)
     apply_overfit(cfg, 2)
     tested = {
@@ -103,13 +103,13 @@ def test_each_task_is_trained_and_measured_on_them(tiny_shapes, tmp_path, tasks,
     cfg = task_config(tmp_path, *tasks)
     with caplog.at_level(logging.INFO, "mask2former"):
         apply_overfit(cfg, 2, {"SOLVER.MAX_ITER"})
-    assert "overfitting on 2 pictures of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
+    assert "overfitting on 2 images of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
     apply_dataset_facts(cfg)
     results = train(cfg, resume=False)
     assert list(results) == [metric]
 
 
-def test_pictures_without_objects_are_left_out(as_instances, tmp_path):
+def test_images_without_objects_are_left_out(as_instances, tmp_path):
     cfg = task_config(tmp_path, "INSTANCE", DATASETS__TRAIN=(as_instances,), DATASETS__TEST=())
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
     apply_overfit(cfg, 2, {"SOLVER.MAX_ITER"})
@@ -154,7 +154,7 @@ def test_the_schedule_is_short_and_typed_keys_stay(tiny_shapes, tmp_path):
 @pytest.mark.parametrize(
     ("number", "train_on", "message"),
     [
-        (0, ("shapes_panoptic_train",), r"--overfit is 0; it takes a number of pictures"),
+        (0, ("shapes_panoptic_train",), r"--overfit is 0; it takes a number of images"),
         (4, (), r"DATASETS\.TRAIN is empty"),
         (4, ("shapes_panoptic_trian",), r"no dataset is called 'shapes_panoptic_trian'"),
     ],
@@ -164,8 +164,8 @@ def test_what_cannot_be_overfitted_on(tiny_shapes, tmp_path, number, train_on, m
         apply_overfit(tiny_config(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=train_on), number)
 
 
-def test_no_picture_has_annotations(tmp_path):
+def test_no_image_has_annotations(tmp_path):
     DatasetCatalog.register("bare", lambda: [{"file_name": "a.png", "annotations": []}])
-    with pytest.raises(DatasetError, match="no picture of 'bare' has annotations"):
+    with pytest.raises(DatasetError, match="no image of 'bare' has annotations"):
         apply_overfit(tiny_config(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=("bare",)), 4)
     DatasetCatalog.remove("bare")

@@ -8,7 +8,7 @@ from tiny_runs import tiny_config
 
 from mask2former.config import config_from_text
 from mask2former.data import DatasetCatalog
-from mask2former.data.loader import build_train_loader, pictures_an_epoch
+from mask2former.data.loader import build_train_loader, images_an_epoch
 from mask2former.engine.build import build_model
 from mask2former.engine.setup import schedule
 from mask2former.engine.setup.schedule import apply_schedule
@@ -20,7 +20,7 @@ EPOCHS, MAX_ITER, STEPS = "SOLVER.EPOCHS", "SOLVER.MAX_ITER", "SOLVER.STEPS"
 
 
 def config(**solver):
-    """Six pictures for training (see `tiny_shapes`)."""
+    """Six images for training (see `tiny_shapes`)."""
     return tiny_config(**{f"SOLVER__{key}": value for key, value in solver.items()})
 
 
@@ -39,7 +39,7 @@ def test_the_rate_falls_at_the_same_shares(tiny_shapes, caplog):
     with caplog.at_level(logging.INFO, "mask2former"):
         apply_schedule(cfg, {EPOCHS})
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (300, (150, 270))
-    assert "100 epochs of 6 pictures, 2 a step: SOLVER.MAX_ITER is 300" in caplog.text
+    assert "100 epochs of 6 images, 2 a step: SOLVER.MAX_ITER is 300" in caplog.text
     saved = config_from_text(cfg.dump(), "saved")
     apply_schedule(saved)
     assert saved == cfg
@@ -50,11 +50,11 @@ def test_epochs_count_what_is_trained_on(tiny_shapes, monkeypatch):
     records = [{"annotations": [{"category_id": label}]} for label in [0] * 9 + [1]]
     records.append({"annotations": [crowd]})
     monkeypatch.setattr(DatasetCatalog, "get", lambda name: records)
-    assert pictures_an_epoch(tiny_config()) == 10
+    assert images_an_epoch(tiny_config()) == 10
     cfg = tiny_config(
         DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.4
     )
-    assert pictures_an_epoch(cfg) == pytest.approx(9 + 2)  # class 1 on a tenth: the square root of 4
+    assert images_an_epoch(cfg) == pytest.approx(9 + 2)  # class 1 on a tenth: the square root of 4
 
 
 def test_typed_steps_go_before_epochs_of_a_file(tiny_shapes):
@@ -83,7 +83,7 @@ def test_no_epochs_leave_everything_and_read_nothing(monkeypatch):
 
 
 @pytest.mark.parametrize(("at_once", "pieces"), [(1, 4), (2, 2), (4, 1)])
-def test_a_reference_batch_is_the_same_pictures_in_other_pieces(tiny_shapes, at_once, pieces):
+def test_a_reference_batch_is_the_same_images_in_other_pieces(tiny_shapes, at_once, pieces):
     cfg = config(REFERENCE_BATCH=4, IMS_PER_BATCH=at_once)
     whole = config(IMS_PER_BATCH=4)
     apply_schedule(cfg)
@@ -117,11 +117,11 @@ def test_a_batch_that_is_large_enough_stays(reference):
 @pytest.mark.parametrize(
     ("reference", "at_once", "processes", "message"),
     [
-        (16, 6, 1, r"REFERENCE_BATCH 16 cannot be made up of 6 pictures.*IMS_PER_BATCH can be 4 or 8"),
-        (16, 3, 2, r"3 pictures at once on 2 processes.*can be 2 or 4"),
+        (16, 6, 1, r"REFERENCE_BATCH 16 cannot be made up of 6 images.*IMS_PER_BATCH can be 4 or 8"),
+        (16, 3, 2, r"3 images at once on 2 processes.*can be 2 or 4"),
         (16, 1, 4, r"can be 4 or 8"),
         (7, 3, 2, r"REFERENCE_BATCH is 7: 2 processes cannot share that evenly"),
-        (-4, 3, 1, r"REFERENCE_BATCH is -4 and SOLVER\.IMS_PER_BATCH 3: no numbers of pictures"),
+        (-4, 3, 1, r"REFERENCE_BATCH is -4 and SOLVER\.IMS_PER_BATCH 3: no numbers of images"),
         (4, 0, 1, r"SOLVER\.IMS_PER_BATCH 0: no numbers"),
     ],
 )

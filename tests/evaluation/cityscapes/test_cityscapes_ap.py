@@ -35,14 +35,14 @@ class DrawnFiles:
 
     def __init__(self, folder: Path, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        self.pictures = {image_id: draw(rng) for image_id in IDS}
-        self.found = {image_id: find(ids, rng) for image_id, ids in self.pictures.items()}
-        self.truth = save_truth(folder / "gtFine/val", self.pictures)
-        self.records = records(self.truth, self.pictures)
+        self.images = {image_id: draw(rng) for image_id in IDS}
+        self.found = {image_id: find(ids, rng) for image_id, ids in self.images.items()}
+        self.truth = save_truth(folder / "gtFine/val", self.images)
+        self.records = records(self.truth, self.images)
         self.folder = folder
 
     def evaluate(self, things: range = range(8), as_runs: bool = False, **options: Any) -> dict[str, float]:
-        """What the evaluator says of the predictions, picture by picture."""
+        """What the evaluator says of the predictions, image by image."""
         evaluator = CityscapesInstanceEvaluator(
             metadata=metadata(things), output_dir=self.folder / "inference", **options
         )
@@ -56,7 +56,7 @@ def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     drawn = DrawnFiles(tmp_path, seed)
     predictions = save_found(tmp_path / "found", drawn.found)
     official = Oracle(tmp_path / "oracle", monkeypatch).instances(drawn.truth, predictions)
-    table = table_of([(drawn.pictures[image_id], drawn.found[image_id]) for image_id in IDS])
+    table = table_of([(drawn.images[image_id], drawn.found[image_id]) for image_id in IDS])
     np.testing.assert_allclose(table, official["resultApMatrix"][0], rtol=0, atol=1e-13)
     assert np.nanmax(table) > 0
 
@@ -96,7 +96,7 @@ def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
     drawn = DrawnFiles(tmp_path)
     drawn.found = {
         image_id: [(ids == value, value // 1000, 0.5) for value in np.unique(ids).tolist() if value >= 1000]
-        for image_id, ids in drawn.pictures.items()
+        for image_id, ids in drawn.images.items()
     }
     perfect = drawn.evaluate(boundary=True)
     assert [perfect[name] for name in ("AP", "AP50", "AP-car", "boundary_AP", "boundary_AP50")] == [100] * 5
@@ -109,7 +109,7 @@ def test_boundary_ap_is_that_of_the_same_objects_as_coco_has_them(tmp_path: Path
     drawn = DrawnFiles(tmp_path)
     results = drawn.evaluate(boundary=True)
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": i} for i in THINGS]}
-    for image_id, ids in drawn.pictures.items():
+    for image_id, ids in drawn.images.items():
         truth["images"].append({"id": image_id, "height": SIZE[0], "width": SIZE[1]})
         for value in np.unique(ids).tolist():
             label = value // 1000 if value >= 1000 else value
@@ -137,7 +137,7 @@ def test_boundary_ap_is_that_of_the_same_objects_as_coco_has_them(tmp_path: Path
     assert score_folders(drawn.truth, saved, boundary=True) == pytest.approx(results, nan_ok=True)
 
 
-def test_pictures_without_a_truth_are_saved_and_not_scored(tmp_path: Path) -> None:
+def test_images_without_a_truth_are_saved_and_not_scored(tmp_path: Path) -> None:
     drawn = DrawnFiles(tmp_path)
     secret, output = {"image_id": "berlin_000000_000019"}, instances(drawn.found[IDS[0]])
     saving = CityscapesInstanceEvaluator(metadata=metadata(), output_dir=tmp_path, save_predictions=True)

@@ -40,7 +40,7 @@ def labels_of(ids: np.ndarray) -> np.ndarray:
 
 
 def disturb(ids: np.ndarray, rng: np.random.Generator, labels: list[int]) -> np.ndarray:
-    """A label map like the truth: shifted, made of `labels` alone, with boxes of them over it."""
+    """A label map like the ground truth: shifted, made of `labels` alone, with boxes of them over it."""
     found = np.roll(labels_of(ids), rng.integers(-2, 3, 2), (0, 1))
     found[~np.isin(found, labels)] = rng.choice(labels)
     for _ in range(3):
@@ -72,10 +72,10 @@ def assert_equal(results: dict[str, float], official: dict[str, Any]) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    pictures = {image_id: draw(rng) for image_id in IDS}
-    truth = save_truth(tmp_path / "truth", pictures)
+    images = {image_id: draw(rng) for image_id in IDS}
+    truth = save_truth(tmp_path / "truth", images)
     every = [*range(34)] if seed % 2 else [7, 24, 25, 26, 29, 30]  # ignored ones, too, can be predicted
-    found = save_found(tmp_path / "found", {i: disturb(ids, rng, every) for i, ids in pictures.items()})
+    found = save_found(tmp_path / "found", {i: disturb(ids, rng, every) for i, ids in images.items()})
     results = score_folders(truth, found)
     assert_equal(results, Oracle(tmp_path / "oracle", monkeypatch).pixels(truth, found))
     assert 1 < results["IoU"] < 99
@@ -118,11 +118,11 @@ def test_evaluator_equals_the_command_and_cityscapesscripts_on_what_it_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     rng = np.random.default_rng(0)
-    pictures = {image_id: draw(rng) for image_id in IDS}
-    truth = save_truth(tmp_path / "truth", pictures)
-    outputs = model_outputs({i: disturb(ids, rng, CLASSES) for i, ids in pictures.items()}, kind)
+    images = {image_id: draw(rng) for image_id in IDS}
+    truth = save_truth(tmp_path / "truth", images)
+    outputs = model_outputs({i: disturb(ids, rng, CLASSES) for i, ids in images.items()}, kind)
     evaluator = CityscapesSemSegEvaluator(metadata=metadata(), output_dir=tmp_path, save_predictions=True)
-    evaluator.process(records(truth, pictures), outputs)
+    evaluator.process(records(truth, images), outputs)
     results = evaluator.evaluate()["sem_seg"]
 
     saved = tmp_path / "submission/semantic"
@@ -136,11 +136,11 @@ def test_evaluator_equals_the_command_and_cityscapesscripts_on_what_it_saved(
 
 def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = {image_id: draw(rng) for image_id in IDS}
-    inputs = records(save_truth(tmp_path / "truth", pictures), pictures)
+    images = {image_id: draw(rng) for image_id in IDS}
+    inputs = records(save_truth(tmp_path / "truth", images), images)
     table = {label: place for place, label in enumerate(CLASSES)}
     contiguous = np.vectorize(lambda label: table.get(label, 255))
-    perfect = [{"label_map": torch.from_numpy(contiguous(labels_of(ids)))} for ids in pictures.values()]
+    perfect = [{"label_map": torch.from_numpy(contiguous(labels_of(ids)))} for ids in images.values()]
     evaluator = CityscapesSemSegEvaluator(metadata=metadata(), output_dir=tmp_path / "inference")
     for outputs, expected in ((perfect, 100), ([{"label_map": torch.full(SIZE, 255)}] * 3, 0)):
         evaluator.reset()
@@ -152,7 +152,7 @@ def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
     assert np.isnan(evaluator.evaluate()["sem_seg"]["IoU"])
 
 
-def test_pictures_without_a_truth_are_saved_and_not_counted(tmp_path: Path) -> None:
+def test_images_without_a_truth_are_saved_and_not_counted(tmp_path: Path) -> None:
     secret, output = {"image_id": "berlin_000000_000019"}, {"label_map": torch.tensor([[0, 255], [18, 1]])}
     saving = CityscapesSemSegEvaluator(metadata=metadata(), output_dir=tmp_path, save_predictions=True)
     saving.process([secret], [output])
@@ -164,8 +164,8 @@ def test_pictures_without_a_truth_are_saved_and_not_counted(tmp_path: Path) -> N
 
 
 def test_bad_predictions_are_named(tmp_path: Path) -> None:
-    pictures = {IDS[0]: draw(np.random.default_rng(0))}
-    inputs = records(save_truth(tmp_path, pictures), pictures)
+    images = {IDS[0]: draw(np.random.default_rng(0))}
+    inputs = records(save_truth(tmp_path, images), images)
     evaluator = CityscapesSemSegEvaluator(metadata=metadata())
     with pytest.raises(ValueError, match="label 19 is not among the known labels"):
         evaluator.process(inputs, [{"label_map": torch.full(SIZE, 19)}])
@@ -178,8 +178,8 @@ def test_bad_predictions_are_named(tmp_path: Path) -> None:
 
 
 def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pictures = {"a_0_0": np.array([[7, 26001]])}
-    truth = save_truth(tmp_path / "truth", pictures)
+    images = {"a_0_0": np.array([[7, 26001]])}
+    truth = save_truth(tmp_path / "truth", images)
     (tmp_path / "nothing").mkdir()
     for found, message in [
         (tmp_path / "nothing", "nothing: no file of the name a_0_0*.png"),
@@ -189,7 +189,7 @@ def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.Ca
             "a_0_0_leftImg8bit.png: label 255 is not",
         ),
         (
-            save_found(tmp_path / "two", {"a_0_0": pictures["a_0_0"], "a_0_0_b": pictures["a_0_0"]}),
+            save_found(tmp_path / "two", {"a_0_0": images["a_0_0"], "a_0_0_b": images["a_0_0"]}),
             "several files",
         ),
     ]:

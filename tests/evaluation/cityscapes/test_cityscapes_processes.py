@@ -1,4 +1,4 @@
-"""Two real processes that share Cityscapes' pictures find what one finds."""
+"""Two real processes that share Cityscapes' images find what one finds."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ from mask2former.evaluation.evaluator import DatasetEvaluators, Results
 
 
 def evaluate_share(folder: Path, rank: int, world_size: int) -> Results:
-    """Draw the pictures, and evaluate every `world_size`-th of them from `rank` on; save what was found."""
+    """Draw the images, and evaluate every `world_size`-th of them from `rank` on; save what was found."""
     rng = np.random.default_rng(0)
-    pictures = {image_id: draw(rng) for image_id in IDS}
+    images = {image_id: draw(rng) for image_id in IDS}
     outputs = [
         {**instances(find(ids, rng)), "label_map": torch.from_numpy(rng.integers(0, 19, SIZE))}
-        for ids in pictures.values()
+        for ids in images.values()
     ]
-    inputs = records(save_truth(folder / f"truth{rank}", pictures), pictures)
+    inputs = records(save_truth(folder / f"truth{rank}", images), images)
     options = {"metadata": metadata(), "output_dir": folder, "save_predictions": True}
     evaluator = DatasetEvaluators(
         [CityscapesInstanceEvaluator(boundary=True, **options), CityscapesSemSegEvaluator(**options)]

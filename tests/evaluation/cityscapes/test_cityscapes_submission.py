@@ -53,7 +53,7 @@ def test_command_names_files_that_are_missing_or_several(
         (truth, tmp_path / "nothing", "nothing: no file of the name a_0_0*.txt"),
         (truth, several, "a_0_0_too.txt of the name a_0_0*.txt"),
         (tmp_path / "nothing", several, "nothing: no files *_instanceIds.png"),
-        (twice, several, "are of the same picture"),
+        (twice, several, "are of the same image"),
     ]:
         assert main(["--gt-dir", str(gt), "--pred-dir", str(found)]) == 2
         error = capsys.readouterr().err

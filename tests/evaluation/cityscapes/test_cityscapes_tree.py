@@ -20,7 +20,7 @@ from mask2former.structures import Instances
 
 @pytest.fixture
 def gt_fine(tmp_path: Path) -> Path:
-    """The folder of the truth, with COCO's panoptic files as cityscapesscripts prepares them."""
+    """The folder of the ground truth, with COCO's panoptic files as cityscapesscripts prepares them."""
     script = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
     cityscapes.draw(tmp_path)
     folder = tmp_path / "cityscapes/gtFine"
@@ -28,8 +28,8 @@ def gt_fine(tmp_path: Path) -> Path:
     return folder
 
 
-def pictures(gt_fine: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """The dataset dict and instance ids of each picture."""
+def images(gt_fine: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """The dataset dict and instance ids of each image."""
     for file in sorted((gt_fine / "val").rglob("*_instanceIds.png")):
         image_id = file.name.removesuffix("_gtFine_instanceIds.png")
         yield (
@@ -71,7 +71,7 @@ def evaluate(gt_fine: Path, outputs: list[dict[str, Any]]) -> dict[str, dict[str
         CityscapesSemSegEvaluator(metadata=facts, output_dir=gt_fine, save_predictions=True),
         COCOPanopticEvaluator(metadata=facts, output_dir=gt_fine),
     ]
-    inputs = [record for record, _ in pictures(gt_fine)]
+    inputs = [record for record, _ in images(gt_fine)]
     batches = [[record] for record in inputs]
     results = iter(outputs)
     return inference_on_dataset(
@@ -83,7 +83,7 @@ def evaluate(gt_fine: Path, outputs: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 def test_perfect_and_empty_predictions(gt_fine: Path) -> None:
-    maps = [ids for _, ids in pictures(gt_fine)]
+    maps = [ids for _, ids in images(gt_fine)]
     perfect = evaluate(gt_fine, [output_of(ids) for ids in maps])
     empty = evaluate(gt_fine, [output_of(np.zeros_like(ids)) for ids in maps])
     for task, metrics in {
@@ -99,7 +99,7 @@ def test_all_metrics_equal_cityscapesscripts(
     gt_fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    disturbed = [np.roll(ids, rng.integers(-3, 4, 2), (0, 1)) for _, ids in pictures(gt_fine)]
+    disturbed = [np.roll(ids, rng.integers(-3, 4, 2), (0, 1)) for _, ids in images(gt_fine)]
     results = evaluate(gt_fine, [output_of(ids) for ids in disturbed])
     submission, oracle = gt_fine / "submission", Oracle(tmp_path / "oracle", monkeypatch)
 

@@ -72,7 +72,7 @@ def test_equals_pycocotools(tmp_path: Path, seed: int) -> None:
     assert 5 < scores["AP"] < 95
 
 
-def one_picture(ids: tuple[Any, ...] = (1,)) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def one_image(ids: tuple[Any, ...] = (1,)) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A circle of 100 pixels and a box, and a result with 77 of the circle's pixels."""
     mask, found, box = np.zeros((3, 20, 20), bool)
     mask[:10, :10] = box[15:, 15:] = True
@@ -91,22 +91,22 @@ def one_picture(ids: tuple[Any, ...] = (1,)) -> tuple[dict[str, Any], list[dict[
 
 
 def test_a_case_worked_out_by_hand() -> None:
-    # IoU 0.77 passes 0.50 to 0.75, six of ten thresholds; the box has no result, "absent" no truth
-    scores = average_precision(*one_picture())
+    # IoU 0.77 passes 0.50 to 0.75, six of ten thresholds; the box has no result, "absent" no ground truth
+    scores = average_precision(*one_image())
     expected = {"AP-circle": 60, "AP-box": 0, "AP": 30, "AP50": 50, "AP75": 50, "APs": 30}
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
     assert all(np.isnan(scores[name]) for name in ("APm", "APl", "AP-absent"))
 
 
 def test_a_box_in_a_result_does_not_change_its_size() -> None:
-    truth, results = one_picture()
+    truth, results = one_image()
     boxed = [{**results[0], "bbox": [0, 0, 2000, 2000], "keypoints": []}]
     assert average_precision(truth, boxed) == pytest.approx(average_precision(truth, results), nan_ok=True)
 
 
 def test_string_ids_give_the_same() -> None:
-    expected = average_precision(*one_picture())
-    truth, results = one_picture(("ADE_val_2", "ADE_val_10"))
+    expected = average_precision(*one_image())
+    truth, results = one_image(("ADE_val_2", "ADE_val_10"))
     before = json.dumps([truth, results])
     assert average_precision(truth, results) == pytest.approx(expected, nan_ok=True)
     assert json.dumps([truth, results]) == before  # numbers are given in memory only
@@ -129,7 +129,7 @@ def test_perfect_and_empty_results_through_files(
 
 @pytest.mark.parametrize("part", ["images", "annotations", "categories"])
 def test_a_truth_with_nothing_in_it(part: str) -> None:
-    truth, _ = one_picture()
+    truth, _ = one_image()
     emptied = {"images": ("images", "annotations"), "categories": ("categories", "annotations")}.get(
         part, (part,)
     )
@@ -198,7 +198,7 @@ def test_a_truth_without_annotations_is_saved_not_scored(tmp_path: Path) -> None
     ],
 )
 def test_bad_results_are_named(change: dict[str, Any], message: str) -> None:
-    truth, results = one_picture()
+    truth, results = one_image()
     changed = {key: value for key, value in {**results[0], **change}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         average_precision(truth, [changed])
@@ -216,7 +216,7 @@ def test_bad_results_are_named(change: dict[str, Any], message: str) -> None:
     ],
 )
 def test_bad_truth_is_named(change: dict[str, Any], message: str) -> None:
-    truth, results = one_picture()
+    truth, results = one_image()
     target = truth if change.keys() <= truth.keys() else truth["annotations"][0]
     target.update(change)
     with pytest.raises(ValueError, match=message):
@@ -231,7 +231,7 @@ def test_the_truth_must_be_there_before_a_model_runs(tmp_path: Path) -> None:
 
 
 def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    truth, results = one_picture()
+    truth, results = one_image()
     files = {"truth.json": truth, "results.json": results, "unannotated.json": {**truth, "annotations": [{}]}}
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))

@@ -31,11 +31,11 @@ def box(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def draw(seed: int, pictures: int = 10) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Pictures searched for some categories, for some of these not exhaustively; results near and far."""
+def draw(seed: int, count: int = 10) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Images searched for some categories, for some of these not exhaustively; results near and far."""
     rng = np.random.default_rng(seed)
     images, annotations, results = [], [], []
-    for image_id in range(1, pictures + 1):
+    for image_id in range(1, count + 1):
         objects = [
             (int(rng.choice([4, 9, 2])), box(*rng.integers((0, 0, 4, 4), (20, 20, 20, 20))))
             for _ in range(rng.integers(0, 4))
@@ -83,8 +83,8 @@ def test_equals_the_slow_version(seed: int) -> None:
     assert bounded == pytest.approx(expected, nan_ok=True) and bounded["AP"] < scores["AP"]
 
 
-def one_picture(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A "frequent" box that is found second, after a surplus result, in a picture `searched` so."""
+def one_image(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A "frequent" box that is found second, after a surplus result, in an image `searched` so."""
     there, elsewhere = box(0, 0, 10, 10), box(20, 20, 10, 10)
     record = {"image_id": "a", "category_id": 4}
     image = {"neg_category_ids": [], "not_exhaustive_category_ids": [], **searched}
@@ -102,11 +102,11 @@ def one_picture(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, A
 
 def test_cases_worked_out_by_hand() -> None:
     # One of two results is right: precision 1/2 at every recall. Not exhaustive: the surplus is no mistake
-    assert average_precision(*one_picture(), lvis_style=True)["APf"] == pytest.approx(50)
-    truth, results = one_picture(not_exhaustive_category_ids=[4])
+    assert average_precision(*one_image(), lvis_style=True)["APf"] == pytest.approx(50)
+    truth, results = one_image(not_exhaustive_category_ids=[4])
     scores = average_precision(truth, results, lvis_style=True)
     assert scores["APf"] == scores["AP"] == pytest.approx(100) and np.isnan(scores["APr"])
-    # "Fabled" has an object in another picture only; in this one it is a mistake if it was searched for
+    # "Fabled" has an object in another image only; in this one it is a mistake if it was searched for
     elsewhere = {**truth["images"][0], "id": "b"}
     annotation = {**truth["annotations"][0], "id": 2, "image_id": "b", "category_id": 7}
     found = [
@@ -122,7 +122,7 @@ def test_cases_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize(("before", "expected"), [(299, 100), (300, 0)])
 def test_300_results_of_all_categories_count(before: int, expected: float) -> None:
-    truth, results = one_picture()
+    truth, results = one_image()
     others = [{**results[0], "category_id": 2 + 5 * (number % 2), "score": 0.95} for number in range(before)]
     assert average_precision(truth, [*others, results[1]], lvis_style=True)["AP"] == pytest.approx(expected)
 
@@ -135,7 +135,7 @@ def test_300_results_of_all_categories_count(before: int, expected: float) -> No
     ],
 )
 def test_what_the_truth_lacks_is_named(change: tuple[str, str, Any], message: str) -> None:
-    truth, results = one_picture()
+    truth, results = one_image()
     part, key, value = change
     truth[part] = [{**truth[part][0], key: value}, *truth[part][1:]]
     with pytest.raises(ValueError, match=message):

@@ -173,7 +173,12 @@ GOOD = {"id": 1, "category_id": 4, "area": 1, "iscrowd": 0}
             [(5, 4)],
             r"image 1: true segment 1 covers more pixels than its area",
         ),
-        ([GOOD], [[1], [1]], [(5, 4)], r"image 1: the prediction is \(1, 2\) pixels, the truth \(2, 1\)"),
+        (
+            [GOOD],
+            [[1], [1]],
+            [(5, 4)],
+            r"image 1: the prediction is \(1, 2\) pixels, the ground truth \(2, 1\)",
+        ),
     ],
 )
 def test_broken_input_is_named(gt: Infos, gt_map: Any, pred: list[tuple[Any, int]], message: str) -> None:

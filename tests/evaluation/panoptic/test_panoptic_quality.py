@@ -16,7 +16,7 @@ GROUPS = {"": "All", "_th": "Things", "_st": "Stuff"}
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_official_answer_on_real_pictures(shared: Path, workers: int) -> None:
+def test_official_answer_on_real_images(shared: Path, workers: int) -> None:
     sample = shared / "data/samples/panopticapi_sample"
     golden = sample / "golden_pq"
     results = panoptic_quality(
@@ -159,7 +159,7 @@ def test_names_of_files_in_folders_stay_apart_and_inside(tmp_path: Path) -> None
     assert len(list((tmp_path / "out/panoptic/predictions").iterdir())) == 3
 
 
-def test_every_picture_is_needed_once(tmp_path: Path) -> None:
+def test_every_image_is_needed_once(tmp_path: Path) -> None:
     drawn = DrawnSet(tmp_path)
     records, evaluator = drawn.records(drawn.maps), COCOPanopticEvaluator(metadata=drawn.metadata)
     with pytest.raises(ValueError, match=r"truth\.json: 1 images have no prediction, among them 11"):

@@ -55,7 +55,8 @@ def slow_scores(
 
 def test_a_case_worked_out_by_hand() -> None:
     scores = scores_of([([[0, 0, 1], [1, 255, 2]], [[0, 1, 1], [1, 3, 0]])], "abcd")
-    # a: 1 hit of 3 pixels in either; b: 2 of 3; c: 0 of 2; d is predicted only where the truth is ignored
+    # a: 1 hit of 3 pixels in either; b: 2 of 3; c: 0 of 2; d is predicted only where the ground truth is
+    # ignored
     expected = {
         "IoU-a": 100 / 3,
         "IoU-b": 200 / 3,
@@ -103,7 +104,7 @@ def test_perfect_and_empty_folders(tmp_path: Path) -> None:
     assert [nothing[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")] == [0] * 4
 
 
-def test_command_on_real_pictures(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_on_real_images(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sample = shared / "data/samples/panopticapi_sample/golden_semseg"
     arguments = ["--gt-dir", str(sample), "--pred-dir", str(sample), "--num-classes", "133"]
     assert main([*arguments, "--json"]) == 0
@@ -118,7 +119,7 @@ def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.Ca
     small = save_labels(tmp_path / "small", {"a.png": [[0]]})
     (tmp_path / "nothing").mkdir()
     for gt, pred, classes, message in [
-        (truth, small, 4, "small/a.png: the prediction is (1, 1) pixels, the truth (1, 2)"),
+        (truth, small, 4, "small/a.png: the prediction is (1, 1) pixels, the ground truth (1, 2)"),
         (truth, truth, 3, "a.png: label 3 is neither one of the 3 classes nor the ignored label 255"),
         (truth, tmp_path / "nothing", 4, "a.png: no such file"),
         (tmp_path / "nothing", truth, 4, "nothing: no PNG or TIFF files"),
@@ -181,7 +182,7 @@ def test_label_maps_count_as_the_scores_that_they_are_made_of(tmp_path: Path) ->
     assert found == pytest.approx(expected, nan_ok=True) and 5 < found["mIoU"] < 95
 
 
-def test_labels_from_panoptic_pictures_equal_the_published_script(shared: Path) -> None:
+def test_labels_from_panoptic_images_equal_the_published_script(shared: Path) -> None:
     sample = shared / "data/samples/panopticapi_sample"
     content = json.loads((sample / "panoptic_examples.json").read_text())
     contiguous = {category["id"]: place for place, category in enumerate(content["categories"])}
@@ -204,7 +205,9 @@ def test_bad_records_are_named(tmp_path: Path) -> None:
     save_labels(tmp_path, {"large.png": [[4, 0], [0, 0]], "wide.png": [[0, 0, 0]]})
     with pytest.raises(ValueError, match=r"large\.png: label 4 is neither one of the 4 classes"):
         evaluator.process([{"sem_seg_file_name": str(tmp_path / "large.png"), "file_name": "x"}], [output])
-    with pytest.raises(ValueError, match=r"wide\.png: the prediction is \(2, 2\) pixels, the truth \(1, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"wide\.png: the prediction is \(2, 2\) pixels, the ground truth \(1, 3\)"
+    ):
         evaluator.process([{"sem_seg_file_name": str(tmp_path / "wide.png"), "file_name": "x"}], [output])
     save_labels(tmp_path, {"raw.png": [[7, 8]]})
     record = {"sem_seg_file_name": str(tmp_path / "raw.png"), "file_name": "x"}

@@ -29,7 +29,7 @@ CLASSES = {"ade20k": 150, "mapillary": 65, "ade20k_full": 847, "with gaps": 5}
 
 
 def draw(kind: str, folder: Path) -> tuple[SimpleNamespace, list[dict[str, Any]]]:
-    """Metadata, and records whose truth lies in `folder` as published, contiguous in `prepared`."""
+    """Metadata, and records whose ground truth lies in `folder` as published, contiguous in `prepared`."""
     official, ignore, official_ignore, _ = KINDS[kind]
     rng, count = np.random.default_rng(0), CLASSES[kind]
     metadata = SimpleNamespace(
@@ -45,10 +45,10 @@ def draw(kind: str, folder: Path) -> tuple[SimpleNamespace, list[dict[str, Any]]
         places = rng.integers(0, count + 1, (6, 8))
         pred = np.where(rng.random(places.shape) < 0.7, places, 0) % count
         labels = np.where(places == count, ignore, places)
-        for where, picture in (("official", values[places]), ("prepared", labels)):
+        for where, image in (("official", values[places]), ("prepared", labels)):
             file = folder / where / f"{name}.{suffix}"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture.astype(np.uint8 if picture.max() < 256 else np.uint16)).save(file)
+            Image.fromarray(image.astype(np.uint8 if image.max() < 256 else np.uint16)).save(file)
         output = {"label_map": torch.from_numpy(pred).int()}
         truth = str(folder / f"prepared/{name}.{suffix}")
         records.append({"file_name": f"x/{name}.jpg", "sem_seg_file_name": truth, "output": output})
@@ -70,9 +70,9 @@ def test_files_are_scored_as_the_model_was(
     official, _, official_ignore, flags = KINDS[kind]
     expected = np.array(official)[pred % len(official)] if official else pred.numpy()
     expected[0, :2] = official_ignore
-    picture = Image.open(saved / "a.png")
-    np.testing.assert_array_equal(np.asarray(picture), expected)
-    assert picture.mode == ("L" if kind in ("ade20k", "mapillary") else "I;16")
+    image = Image.open(saved / "a.png")
+    np.testing.assert_array_equal(np.asarray(image), expected)
+    assert image.mode == ("L" if kind in ("ade20k", "mapillary") else "I;16")
 
     assert main(["--gt-dir", str(tmp_path / "official"), "--pred-dir", str(saved), *flags, "--json"]) == 0
     from_files = json.loads(capsys.readouterr().out)
@@ -91,10 +91,10 @@ def test_truth_and_predictions_of_other_labels(tmp_path: Path, capsys: pytest.Ca
     assert main([*folders, "--num-classes", "5", "--pred-label-ids", "1-3,7,400", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mIoU"] == pytest.approx(results["mIoU"])
     assert main([*folders, "--num-classes", "5", "--pred-label-ids", "1-3"]) == 2
-    assert "the predictions have 3 classes, the truth 5" in capsys.readouterr().err
+    assert "the predictions have 3 classes, the ground truth 5" in capsys.readouterr().err
 
 
-def test_pictures_without_a_truth_are_saved_not_scored(tmp_path: Path) -> None:
+def test_images_without_a_truth_are_saved_not_scored(tmp_path: Path) -> None:
     metadata, records = draw("ade20k", tmp_path)
     bare = [{key: record[key] for key in ("file_name", "output")} for record in records]
     evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
@@ -104,13 +104,13 @@ def test_pictures_without_a_truth_are_saved_not_scored(tmp_path: Path) -> None:
         inference_on_dataset(Replay(), [bare], SemSegEvaluator(metadata=metadata))
 
 
-def test_pictures_of_one_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_of_one_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metadata, records = draw("ade20k", tmp_path)
     records[1]["file_name"] = "y/a.jpg"
     evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
     with caplog.at_level(logging.ERROR):
         assert inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]["mIoU"]
-    assert "submission/semantic: pictures of different folders have one name" in caplog.text
+    assert "submission/semantic: images of different folders have one name" in caplog.text
     assert caplog.messages[-1].endswith(": a.png")
 
 

@@ -102,7 +102,7 @@ def test_only_what_is_wanted_is_built() -> None:
     assert {name.split(".")[0] for name in model.state_dict()} == {"stem", "res2", "res3"}
 
 
-def test_a_picture_alone_equals_itself_in_a_batch() -> None:
+def test_an_image_alone_equals_itself_in_a_batch() -> None:
     model = small(norm="FrozenBN")
     images = torch.randn(3, 3, 40, 56)
     alone, together = model(images[1:2]), model(images)

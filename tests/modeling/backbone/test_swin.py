@@ -119,7 +119,7 @@ def test_inference_changes_no_argument_in_place() -> None:
 
 
 @torch.no_grad()
-def test_merging_takes_neighbours_down_before_right() -> None:
+def test_merging_takes_neighbors_down_before_right() -> None:
     torch.manual_seed(0)
     merging = PatchMerging(3)
     x = torch.randn(1, 3, 5, 3)
@@ -146,7 +146,7 @@ def test_no_data_dependent_control_flow() -> None:
     assert maps["res5"].shape == (1, 768, 25, 42)
 
 
-def test_a_picture_alone_equals_itself_in_a_batch() -> None:
+def test_an_image_alone_equals_itself_in_a_batch() -> None:
     model = small()
     images = torch.randn(3, 3, 40, 56)
     alone, together = model(images[1:2]), model(images)

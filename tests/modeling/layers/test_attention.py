@@ -108,7 +108,7 @@ def test_deformable_offsets_are_in_cells_of_the_sampled_level():
     offsets = [[[0.0, 0.0], [0.0, 0.0]], [[0.5, 0.0], [0.0, 9.0]]]
     module = plain_deformable(offsets, [[0.1, 0.2], [0.3, 0.4]], levels=2)
     result = module(torch.zeros(1, 5, 2), value, map_sequence(((2, 2), (1, 1)), value.device))
-    # From (0.25, 0.25) the point in the single cell is at (0.75, 0.25): off its centre by a quarter each way.
+    # From (0.25, 0.25) the point in the single cell is at (0.75, 0.25): off its center by a quarter each way.
     torch.testing.assert_close(result[0, 0], 0.3 * value[0, 0] + 0.3 * 0.75**2 * value[0, 4])
     # The single cell finds the middle of the 2 x 2 map, and half of itself.
     torch.testing.assert_close(result[0, 4], 0.3 * value[0, :4].mean(0) + 0.3 * 0.5 * value[0, 4])
@@ -151,13 +151,13 @@ def test_deformable_exports(deformable):
     torch.testing.assert_close(exported(x), deformable(x))
 
 
-def test_deformable_is_the_softmax_of_points_around_the_centres(deformable):
+def test_deformable_is_the_softmax_of_points_around_the_centers(deformable):
     """Written with the plain form of the operator."""
     x, samples = torch.randn(2, 16, 16), (2, 2, 3)
     module = deformable.module
     maps = map_sequence(((3, 4), (2, 2)), x.device)
     offsets = module.sampling_offsets(x).unflatten(-1, (*samples, 2))
-    locations = maps.centres[:, None, None, None] + offsets / torch.tensor([[4, 3], [2, 2]])[:, None]
+    locations = maps.centers[:, None, None, None] + offsets / torch.tensor([[4, 3], [2, 2]])[:, None]
     weights = module.attention_weights(x).unflatten(-1, (2, 6)).softmax(-1).unflatten(-1, (2, 3))
     values = module.value_proj(x).unflatten(-1, (2, 8))
     expected = module.output_proj(ms_deform_attn(values, maps.shapes, locations, weights))
@@ -166,4 +166,4 @@ def test_deformable_is_the_softmax_of_points_around_the_centres(deformable):
 
 def test_map_sequence():
     maps = map_sequence(((1, 2), (2, 1)), torch.device("cpu"))
-    assert maps.centres.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]
+    assert maps.centers.tolist() == [[0.25, 0.5], [0.75, 0.5], [0.5, 0.25], [0.5, 0.75]]

@@ -11,7 +11,7 @@ from mask2former.modeling.loss.matcher import LossWeights
 from mask2former.modeling.loss.points import random_points, uncertain_points
 from mask2former.modeling.predictions import Prediction, Predictions
 from mask2former.structures import Instances
-from mask2former.utils.comm import sum_over_processes
+from mask2former.utils.comm import all_reduce_sum
 
 SIZE = (32, 48)
 CLASSES = 3
@@ -356,7 +356,7 @@ def one_of_two(rank, folder):
     results = []
     for counts in SPREAD:
         losses, gradient = losses_and_gradient(Toy(), [2 * rank, 2 * rank + 1], counts)
-        results.append((losses, sum_over_processes(gradient) / 2))  # as DistributedDataParallel averages
+        results.append((losses, all_reduce_sum(gradient) / 2))  # as DistributedDataParallel averages
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()

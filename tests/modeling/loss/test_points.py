@@ -20,7 +20,7 @@ def generator(seed=0):
 
 
 def read_slowly(image, x, y):
-    """Bilinear between pixel centres, pixel by pixel, zero outside; x and y in pixels."""
+    """Bilinear between pixel centers, pixel by pixel, zero outside; x and y in pixels."""
     height, width = image.shape
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
     total = 0.0

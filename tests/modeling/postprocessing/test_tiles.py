@@ -53,7 +53,7 @@ def test_tiles_together_are_the_whole_and_keep_their_bounds(image, output, strid
     assert torch.allclose(found, resize_whole(maps, sizes), atol=1e-5)
 
 
-def test_a_large_picture_is_placed_as_the_whole():
+def test_a_large_image_is_placed_as_the_whole():
     sizes = Sizes((1216, 32), (1201, 30), (1999, 45))
     maps = torch.randn(1, 304, 8)
     tile = Tile(range(1900, 1999), range(45))
@@ -62,8 +62,8 @@ def test_a_large_picture_is_placed_as_the_whole():
     assert torch.allclose(found, resize_whole(maps, sizes)[:, 1900:], atol=1e-4)
 
 
-def test_each_pixel_lies_within_the_bounds_of_one_neighbourhood():
-    # A single peak: neighbourhoods away from it are bounded by 0, the pixels between are made of it
+def test_each_pixel_lies_within_the_bounds_of_one_neighborhood():
+    # A single peak: neighborhoods away from it are bounded by 0, the pixels between are made of it
     maps = torch.zeros(1, 8, 8)
     maps[0, 4, 4] = 1
     resizing = to_output(maps, Sizes((32, 32), (32, 32), (120, 120)))

@@ -18,7 +18,7 @@ OUTPUT = (37, 50)
 
 
 def drawn_views(shapes, mirror, *, queries=5, classes=4, output=OUTPUT, seed=0):
-    """Views of random logits, of pictures (H, W) padded to multiples of 32; blocks of mask, not noise."""
+    """Views of random logits, of images (H, W) padded to multiples of 32; blocks of mask, not noise."""
     generator = torch.Generator().manual_seed(seed)
     views = []
     for height, width in shapes:
@@ -111,7 +111,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_a_large_picture_of_many_classes_is_never_held_as_scores():
+def test_a_large_image_of_many_classes_is_never_held_as_scores():
     budget, output = 4 * 2**20, (600, 800)
     views = drawn_views([(64, 96), (96, 128)], mirror=True, queries=20, classes=150, output=output)
     with LargestTensor() as seen:

@@ -116,7 +116,7 @@ def close(found, wanted, tolerance):
 
 
 def between_cells(shapes, points, weights, origin):
-    """Where both coordinates are clear of a cell's centre, at which the gradient of points jumps."""
+    """Where both coordinates are clear of a cell's center, at which the gradient of points jumps."""
     sides = torch.tensor([[width, height] for height, width in shapes])[:, None]
     cells = points * sides if origin is None else origin[:, :, None, :, None] * sides + points
     return ((cells - 0.5 - (cells - 0.5).round()).abs() > 1e-5).all(-1, keepdim=True)

@@ -4,18 +4,18 @@ One module a dataset (`from drawn_trees import cityscapes`), each with
 
     draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> None
 
-which writes below `root`, the folder that $DETECTRON2_DATASETS names. `counts` says how many pictures each
+which writes below `root`, the folder that $DETECTRON2_DATASETS names. `counts` says how many images each
 split has (`COUNTS` of the module otherwise); the same seed gives the same files, byte for byte. Nothing here
 uses the project's readers: files are written with numpy, Pillow, json, scipy and pycocotools alone.
 
-    ade20k      ADEChallengeData2016/: pictures (one of them grey), labels 0..150, instances as RGB
-    ade20k_full ADE20K_2021_17_01/images/ADE/: pictures with *_seg.png and JSON in folders of scenes
+    ade20k      ADEChallengeData2016/: images (one of them gray), labels 0..150, instances as RGB
+    ade20k_full ADE20K_2021_17_01/images/ADE/: images with *_seg.png and JSON in folders of scenes
     cityscapes  cityscapes/{leftImg8bit,gtFine}/: groups, ignored labels, a license plate, small objects
     coco        coco/: instances (polygons in parts, crowds as RLE) and panoptic (crowds, void)
     coco_stuff  coco/coco_stuff_10k/: version 1.1, MATLAB files of labels 0..182
-    lvis        lvis/: version 1, pictures in coco/
+    lvis        lvis/: version 1, images in coco/
     mapillary   mapillary_vistas/: `layout="flat"` or "v1.2" (nested, beside a v2.0 with made-up classes)
 
-Pictures: two kinds of stuff on either side of a line, things of a colour of their class over them, noise. The
-first picture of a split has all the special cases; the last one of a split of two or more has no things.
+Images: two kinds of stuff on either side of a line, things of a color of their class over them, noise. The
+first image of a split has all the special cases; the last one of a split of two or more has no things.
 """

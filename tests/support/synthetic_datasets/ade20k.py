@@ -1,6 +1,6 @@
 """ADEChallengeData2016, with the archive of instances unpacked into it.
 
-Labels: 0 nothing, else 1..150. Instances: R the class of 1..100, G the number in the picture. As in the real
+Labels: 0 nothing, else 1..150. Instances: R the class of 1..100, G the number in the image. As in the real
 files instances may lie over pixels that the labels call stuff, and things of the labels may have no instance.
 """
 
@@ -23,16 +23,16 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
         for i in range(count):
             empty = count > 1 and i == count - 1
             name = f"ADE_{split}_{i + 1:08d}"
-            _draw_picture(folder, FOLDERS[split], name, np.random.default_rng([seed, number, i]), i, empty)
+            _draw_image(folder, FOLDERS[split], name, np.random.default_rng([seed, number, i]), i, empty)
     _write_object_info(folder)
 
 
-def _draw_picture(
+def _draw_image(
     folder: Path, split: str, name: str, rng: np.random.Generator, number: int, empty: bool
 ) -> None:
     scene = random_scene(rng, SIZES[number % 2], stuff=STUFF, things=() if empty else THINGS, overlap=True)
-    picture = photograph(rng, scene.labels())
-    save(picture.convert("L") if number == 1 else picture, folder / "images" / split / f"{name}.jpg")
+    image = photograph(rng, scene.labels())
+    save(image.convert("L") if number == 1 else image, folder / "images" / split / f"{name}.jpg")
     labels = _labels(scene)
     save((labels + 1).astype(np.uint8), folder / "annotations" / split / f"{name}.png")
     save(_instances(scene), folder / "annotations_instance" / split / f"{name}.png")

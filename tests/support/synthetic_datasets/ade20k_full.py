@@ -1,4 +1,4 @@
-"""ADE20K_2021_17_01: pictures in folders of scenes; *_seg.png: class R // 10 * 256 + G, instance B."""
+"""ADE20K_2021_17_01: images in folders of scenes; *_seg.png: class R // 10 * 256 + G, instance B."""
 
 from pathlib import Path
 
@@ -21,10 +21,10 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             things = () if count > 1 and i == count - 1 else THINGS
             scene = random_scene(rng, (48 + 8 * i, 64), stuff=STUFF, things=things, overlap=True)
             path = folder / FOLDERS[split] / SCENES[i % 2] / f"ADE_{split}_{i + 1:08d}"
-            _write_picture(path, scene, rng)
+            _write_image(path, scene, rng)
 
 
-def _write_picture(path: Path, scene: Scene, rng: np.random.Generator) -> None:
+def _write_image(path: Path, scene: Scene, rng: np.random.Generator) -> None:
     labels = scene.labels(nothing=0)
     save(photograph(rng, labels), path.with_suffix(".jpg"))
     rgb = np.stack([labels // 256 * 10, labels % 256, np.zeros_like(labels)], axis=-1)

@@ -1,7 +1,7 @@
 """Cityscapes: leftImg8bit and gtFine. All kinds of labels are drawn from polygons, as the authors' tools do.
 
-The first picture of train and val has groups, a license plate (label -1, which is not drawn), ego vehicle and
-caravan (ignored), a person below 100 pixels and things that hide others. The truth of test is a dummy.
+The first image of train and val has groups, a license plate (label -1, which is not drawn), ego vehicle and
+caravan (ignored), a person below 100 pixels and things that hide others. The ground truth of test is a dummy.
 """
 
 from pathlib import Path
@@ -31,8 +31,8 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             objects = _dummies() if split == "test" else _objects(rng, things, special=i == 0)
             name = f"{city}_{i:06d}_000019"
             _write_truth(root / "cityscapes" / "gtFine" / split / city, name, objects)
-            picture = photograph(rng, _drawn(objects, "ids").astype(np.int64))
-            save(picture, root / "cityscapes" / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+            image = photograph(rng, _drawn(objects, "ids").astype(np.int64))
+            save(image, root / "cityscapes" / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
 
 
 def _objects(rng: np.random.Generator, things: tuple[str, ...], *, special: bool) -> list[Object]:
@@ -81,11 +81,11 @@ def _value(objects: list[Object], number: int, kind: str) -> Any:
 def _drawn(objects: list[Object], kind: str) -> np.ndarray:
     """The objects over one another: (H, W), or (H, W, 4) for `color`."""
     mode, background = ("RGBA", (0, 0, 0, 255)) if kind == "color" else ("I", 0)
-    picture = Image.new(mode, SIZE[::-1], background)
+    image = Image.new(mode, SIZE[::-1], background)
     for number, (name, polygon) in enumerate(objects):
         if name != "license plate":  # its id is negative
-            ImageDraw.Draw(picture).polygon(polygon, fill=_value(objects, number, kind))
-    return np.asarray(picture)
+            ImageDraw.Draw(image).polygon(polygon, fill=_value(objects, number, kind))
+    return np.asarray(image)
 
 
 def _write_truth(folder: Path, name: str, objects: list[Object]) -> None:

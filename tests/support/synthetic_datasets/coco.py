@@ -1,6 +1,6 @@
 """COCO 2017: instances and panoptic annotations, with the archives of panoptic PNGs unpacked.
 
-The first picture of a split has a crowd (RLE, uncompressed) and a thing of two polygons. Things never
+The first image of a split has a crowd (RLE, uncompressed) and a thing of two polygons. Things never
 overlap, so panoptic segments and instances are the same pixels.
 """
 
@@ -22,7 +22,7 @@ from synthetic_datasets.drawing import (
     save,
     save_json,
     segment,
-    segment_colours,
+    segment_colors,
 )
 
 COUNTS = {"train": 3, "val": 2}
@@ -34,16 +34,16 @@ Row = dict[str, Any]
 
 def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> None:
     for number, (split, count) in enumerate((counts or COUNTS).items()):
-        pictures = {}
+        images = {}
         for i in range(count):
             rng = np.random.default_rng([seed, number, i])
             things = () if count > 1 and i == count - 1 else THINGS
             scene = random_scene(rng, SIZES[i % 2], stuff=STUFF, things=things, fill=fill_as_coco)
-            pictures[1000 * (number + 1) + 17 * i] = scene
-            picture_id = 1000 * (number + 1) + 17 * i
-            save(photograph(rng, scene.labels()), root / "coco" / f"{split}2017" / f"{picture_id:012d}.jpg")
-        _write_instances(root / "coco", split, pictures)
-        _write_panoptic(root / "coco", split, pictures)
+            images[1000 * (number + 1) + 17 * i] = scene
+            image_id = 1000 * (number + 1) + 17 * i
+            save(photograph(rng, scene.labels()), root / "coco" / f"{split}2017" / f"{image_id:012d}.jpg")
+        _write_instances(root / "coco", split, images)
+        _write_panoptic(root / "coco", split, images)
 
 
 def fill_as_coco(polygon: Polygon, size: Size) -> np.ndarray:
@@ -52,9 +52,9 @@ def fill_as_coco(polygon: Polygon, size: Size) -> np.ndarray:
     return coco_mask.decode(coco_mask.frPyObjects([points], *size))[..., 0] > 0
 
 
-def image_row(picture_id: int, size: Size, folder: str) -> Row:
+def image_row(image_id: int, size: Size, folder: str) -> Row:
     """A row of `images` as the 2017 files have it."""
-    name = f"{picture_id:012d}.jpg"
+    name = f"{image_id:012d}.jpg"
     return {
         "license": 4,
         "file_name": name,
@@ -63,16 +63,16 @@ def image_row(picture_id: int, size: Size, folder: str) -> Row:
         "width": size[1],
         "date_captured": "2013-11-14 17:02:52",
         "flickr_url": f"http://farm1.staticflickr.com/1/{name}",
-        "id": picture_id,
+        "id": image_id,
     }
 
 
-def instance_row(thing: Region, picture_id: int) -> Row:
+def instance_row(thing: Region, image_id: int) -> Row:
     """A row of `annotations`, as a polygon; the caller adds the id."""
     return {
         "segmentation": [[float(value) for point in thing.polygon for value in point]],
         "area": float(thing.mask.sum()),
-        "image_id": picture_id,
+        "image_id": image_id,
         "bbox": [float(value) for value in box_of(thing.mask)],
         "category_id": thing.category,
     }
@@ -82,8 +82,8 @@ def head(description: str) -> Row:
     return {"info": {"description": description, "year": 2017}, "licenses": [{"id": 4, "name": "CC BY 2.0"}]}
 
 
-def _instances(scene: Scene, picture_id: int, special: bool) -> list[Row]:
-    rows = [{**instance_row(thing, picture_id), "iscrowd": 0} for thing in scene.things]
+def _instances(scene: Scene, image_id: int, special: bool) -> list[Row]:
+    rows = [{**instance_row(thing, image_id), "iscrowd": 0} for thing in scene.things]
     if special:  # the last thing is a crowd, the first one is cut in two
         rows[-1] |= {"iscrowd": 1, "segmentation": _run_lengths(scene.things[-1].mask)}
         rows[0]["segmentation"].append(_inside(rows[0]["segmentation"][0]))
@@ -103,32 +103,32 @@ def _run_lengths(mask: np.ndarray) -> Row:
     return {"counts": [int(n) for n in np.diff(np.concatenate([[0], ends]))], "size": [*mask.shape]}
 
 
-def _write_instances(folder: Path, split: str, pictures: dict[int, Scene]) -> None:
+def _write_instances(folder: Path, split: str, images: dict[int, Scene]) -> None:
     rows = [
         row
-        for number, (picture_id, scene) in enumerate(pictures.items())
-        for row in _instances(scene, picture_id, special=number == 0 and bool(scene.things))
+        for number, (image_id, scene) in enumerate(images.items())
+        for row in _instances(scene, image_id, special=number == 0 and bool(scene.things))
     ]
     things = [row for row in read_table("coco_panoptic_133.json") if row["isthing"]]
     content = {
         **head("COCO 2017 Dataset"),
-        "images": [image_row(i, scene.size, f"{split}2017") for i, scene in pictures.items()],
+        "images": [image_row(i, scene.size, f"{split}2017") for i, scene in images.items()],
         "annotations": [{**row, "id": 900_000 + number} for number, row in enumerate(rows)],
         "categories": [{key: row[key] for key in ("supercategory", "id", "name")} for row in things],
     }
     save_json(content, folder / "annotations" / f"instances_{split}2017.json")
 
 
-def _write_panoptic(folder: Path, split: str, pictures: dict[int, Scene]) -> None:
+def _write_panoptic(folder: Path, split: str, images: dict[int, Scene]) -> None:
     annotations = []
-    for number, (picture_id, scene) in enumerate(pictures.items()):
+    for number, (image_id, scene) in enumerate(images.items()):
         ids, rows = _segments(scene, special=number == 0)
-        name = f"{picture_id:012d}.png"
-        save(segment_colours(ids), folder / f"panoptic_{split}2017" / name)
-        annotations.append({"segments_info": rows, "file_name": name, "image_id": picture_id})
+        name = f"{image_id:012d}.png"
+        save(segment_colors(ids), folder / f"panoptic_{split}2017" / name)
+        annotations.append({"segments_info": rows, "file_name": name, "image_id": image_id})
     content = {
         **head("COCO 2018 Panoptic Dataset"),
-        "images": [image_row(i, scene.size, f"{split}2017") for i, scene in pictures.items()],
+        "images": [image_row(i, scene.size, f"{split}2017") for i, scene in images.items()],
         "annotations": annotations,
         "categories": read_table("coco_panoptic_133.json"),
     }

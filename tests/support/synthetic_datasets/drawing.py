@@ -1,6 +1,6 @@
 """Scenes that all drawn trees are made of: stuff on either side of a line, and things over it.
 
-Letters: `H, W` the sides of a picture in pixels.
+Shapes: `H, W` the sides of an image in pixels.
 """
 
 import json
@@ -66,9 +66,9 @@ def painted(size: Size, layers: Sequence[tuple[np.ndarray, int]], nothing: int) 
 
 def fill_polygon(polygon: Polygon, size: Size) -> np.ndarray:
     """The pixels that Pillow fills, as Cityscapes' tools do; (H, W) bool."""
-    picture = Image.new("L", size[::-1])
-    ImageDraw.Draw(picture).polygon(polygon, fill=1)
-    return np.asarray(picture) > 0
+    image = Image.new("L", size[::-1])
+    ImageDraw.Draw(image).polygon(polygon, fill=1)
+    return np.asarray(image) > 0
 
 
 def random_scene(
@@ -117,23 +117,23 @@ def _things(
     return regions
 
 
-def colour_of(category: int) -> np.ndarray:
-    """A colour of its own for each class, (3,)."""
+def color_of(category: int) -> np.ndarray:
+    """A color of its own for each class, (3,)."""
     return np.random.default_rng([99, category + 1]).integers(30, 226, 3)
 
 
 def photograph(rng: np.random.Generator, labels: np.ndarray) -> Image.Image:
-    """Each class in its colour, with noise: an RGB picture."""
-    colours = np.array([colour_of(int(label)) for label in np.unique(labels)])
-    image = colours[np.unique(labels, return_inverse=True)[1]].reshape(*labels.shape, 3)
+    """Each class in its color, with noise: an RGB image."""
+    colors = np.array([color_of(int(label)) for label in np.unique(labels)])
+    image = colors[np.unique(labels, return_inverse=True)[1]].reshape(*labels.shape, 3)
     return Image.fromarray(np.clip(image + rng.normal(0, 12, image.shape), 0, 255).astype(np.uint8))
 
 
-def save(picture: Image.Image | np.ndarray, path: Path) -> None:
+def save(image: Image.Image | np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    picture.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    image.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
 
 
 def save_json(content: Any, path: Path) -> None:
@@ -141,7 +141,7 @@ def save_json(content: Any, path: Path) -> None:
     path.write_text(json.dumps(content))
 
 
-def segment_colours(ids: np.ndarray) -> np.ndarray:
+def segment_colors(ids: np.ndarray) -> np.ndarray:
     """Segment ids (H, W) as the RGB of a panoptic PNG."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
 

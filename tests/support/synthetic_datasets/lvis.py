@@ -1,4 +1,4 @@
-"""LVIS v1: one JSON a split, whose pictures lie where their `coco_url` says; some of val's are in train2017.
+"""LVIS v1: one JSON a split, whose images lie where their `coco_url` says; some of val's are in train2017.
 
 The names of the 1203 classes are made up.
 """
@@ -25,10 +25,10 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             rng = np.random.default_rng([seed, number, i])
             things = () if count > 1 and i == count - 1 else THINGS
             scene = random_scene(rng, SIZES[i % 2], stuff=STUFF, things=things, fill=fill_as_coco)
-            picture_id, folder = 50_000 + 1000 * number + i, "train2017" if i == 0 else f"{split}2017"
-            save(photograph(rng, scene.labels()), root / "coco" / folder / f"{picture_id:012d}.jpg")
-            images.append(_image(picture_id, scene, folder))
-            annotations += [instance_row(thing, picture_id) for thing in scene.things]
+            image_id, folder = 50_000 + 1000 * number + i, "train2017" if i == 0 else f"{split}2017"
+            save(photograph(rng, scene.labels()), root / "coco" / folder / f"{image_id:012d}.jpg")
+            images.append(_image(image_id, scene, folder))
+            annotations += [instance_row(thing, image_id) for thing in scene.things]
         content = {
             **head("LVIS v1"),
             "images": images,
@@ -38,9 +38,9 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
         save_json(content, root / "lvis" / f"lvis_v1_{split}.json")
 
 
-def _image(picture_id: int, scene: Scene, folder: str) -> dict[str, Any]:
+def _image(image_id: int, scene: Scene, folder: str) -> dict[str, Any]:
     """As in the real files there is no `file_name`; class 9 is known to be absent, class 3 not all marked."""
-    row = image_row(picture_id, scene.size, folder)
+    row = image_row(image_id, scene.size, folder)
     del row["file_name"]
     return {**row, "neg_category_ids": [9], "not_exhaustive_category_ids": [3] if scene.things else []}
 

@@ -15,14 +15,14 @@ from PIL import Image
 
 from synthetic_datasets.drawing import (
     Scene,
-    colour_of,
+    color_of,
     photograph,
     random_scene,
     read_table,
     save,
     save_json,
     segment,
-    segment_colours,
+    segment_colors,
 )
 
 COUNTS = {"train": 3, "val": 2, "test": 1}
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 class Version(NamedTuple):
-    """A set of classes: `labels` as in the config file, the last one unlabelled."""
+    """A set of classes: `labels` as in the config file, the last one unlabeled."""
 
     name: str
     panoptic_json: str
@@ -54,7 +54,7 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None, lay
         }
         save_json(config, folder / name)
     for number, (split, count) in enumerate((counts or COUNTS).items()):
-        scenes = _draw_pictures(folder / FOLDERS[split] / "images", [seed, number], count)
+        scenes = _draw_images(folder / FOLDERS[split] / "images", [seed, number], count)
         if split == "test":
             continue
         for version in versions:
@@ -62,7 +62,7 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None, lay
             _write_truth(folder / FOLDERS[split] / nested, version, scenes)
 
 
-def _draw_pictures(folder: Path, seed: list[int], count: int) -> dict[str, Scene]:
+def _draw_images(folder: Path, seed: list[int], count: int) -> dict[str, Scene]:
     """The scenes by the names of their files, which may begin with a dash."""
     scenes = {}
     for i in range(count):
@@ -87,7 +87,7 @@ def _version_2() -> Version:
         {
             "name": f"object--made-up--{number}",
             "readable": f"Made Up {number}",
-            "color": [int(value) for value in colour_of(number)],
+            "color": [int(value) for value in color_of(number)],
             "instances": number % 2 == 0,
             "evaluate": True,
         }
@@ -106,7 +106,7 @@ def _write_truth(folder: Path, version: Version, scenes: dict[str, Scene]) -> No
             instances[mask] += count
         save(instances.astype(np.uint16), folder / "instances" / f"{name}.png")
         ids, rows = _segments(scene, special=number == 0)
-        save(segment_colours(ids), folder / "panoptic" / f"{name}.png")
+        save(segment_colors(ids), folder / "panoptic" / f"{name}.png")
         annotations.append({"image_id": name, "file_name": f"{name}.png", "segments_info": rows})
         if version.name == "v2.0":
             save_json(_polygons(scene, version), folder / "polygons" / f"{name}.json")
@@ -125,13 +125,13 @@ def _write_truth(folder: Path, version: Version, scenes: dict[str, Scene]) -> No
 
 
 def _write_labels(path: Path, labels: np.ndarray, version: Version) -> None:
-    picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette([value for row in version.labels for value in row["color"]])
-    save(picture, path)
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([value for row in version.labels for value in row["color"]])
+    save(image, path)
 
 
 def _segments(scene: Scene, special: bool) -> tuple[np.ndarray, list[Row]]:
-    """Ids (H, W) and rows; in special pictures the last thing is a crowd."""
+    """Ids (H, W) and rows; in special images the last thing is a crowd."""
     classes = [region.category for region in scene.stuff + scene.things]
     masks = [region.mask for region in scene.stuff + scene.things]
     ids = np.zeros(scene.size, np.int64)
