@@ -57,7 +57,7 @@ def test_large_images_are_reduced(tmp_path: Path, size: tuple[int, int], reduced
     Image.new("L", size[::-1], 90).save(tmp_path / "a.jpg")
     script = load("prepare_ade20k_full")
     script.write_labels(tmp_path / "a_seg.png", tmp_path / "a.tif")
-    script.write_image(tmp_path / "a_seg.png", tmp_path / "b.jpg")
+    script.write_resized_image(tmp_path / "a_seg.png", tmp_path / "b.jpg")
     labels = np.asarray(Image.open(tmp_path / "a.tif"))
     assert labels.shape == reduced and Image.open(tmp_path / "b.jpg").size == reduced[::-1]
     assert set(np.unique(labels)) == {3, 65535}  # nothing between them

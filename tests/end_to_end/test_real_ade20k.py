@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_cases import ALL_METRICS, CASES, Case
-from datasets_scripts.script_runs import run
 from PIL import Image
+from script_runs import run
 
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main

@@ -165,6 +165,6 @@ def test_the_device_of_a_process_and_that_of_the_config_agree(monkeypatch):
     assert launched_device("cpu", "cuda", None) == "cpu"  # one process, and nobody typed --num-gpus
     with pytest.raises(ValueError, match=r"--num-gpus 1, but MODEL\.DEVICE is 'cpu'.*--num-processes"):
         launched_device("cpu", "cuda", 1)
-    monkeypatch.setattr("mask2former.engine.build.world_size", lambda: 2)
+    monkeypatch.setattr("mask2former.engine.setup.device.world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"launched on GPUs, but MODEL\.DEVICE is 'cpu'"):
         launched_device("cpu", "cuda", None)

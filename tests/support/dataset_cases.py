@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from datasets_scripts.script_runs import run
+from script_runs import run
 from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from tiny_runs import OPTIONS
 

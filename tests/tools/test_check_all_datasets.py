@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from datasets_scripts.script_runs import run
+from script_runs import run
 
 from mask2former.tools.check_dataset import main
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets_scripts import script_runs
+import script_runs
 from PIL import Image
 from synthetic_datasets import cityscapes
 
