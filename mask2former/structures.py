@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,17 @@ class ShapeSpec(NamedTuple):
 
     channels: int
     stride: int = 1
+
+
+def runs(*values: np.ndarray) -> np.ndarray:
+    """Return the runs of equal values in a flat array: (m, 2) int64, first index and the one after the last.
+
+    With several arrays of one length, a run ends where any of them changes. Label maps have some thousands of
+    runs where they have some 100,000 pixels, so work that is done once a run is nearly free.
+    """
+    changes = np.logical_or.reduce([flat[1:] != flat[:-1] for flat in values])
+    edges, size = np.flatnonzero(changes) + 1, len(values[0])
+    return np.stack([np.append(0, edges), np.append(edges, size)], axis=1)[:size]
 
 
 class RunLengthMasks:

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from mask2former.evaluation.common.rle import encode_masks
-from mask2former.structures import Instances, RunLengthMasks
+from mask2former.structures import Instances, RunLengthMasks, runs
 
 
 def run_lengths(masks):
@@ -27,6 +28,19 @@ def draw(count, height, width, share, seed=0):
     return torch.rand(count, height, width, generator=torch.Generator().manual_seed(seed)) < share
 
 
+@pytest.mark.parametrize(
+    ("arrays", "expected"),
+    [
+        ([[7, 7, 1, 7]], [[0, 2], [2, 3], [3, 4]]),
+        ([[7, 7, 1, 1], [0, 0, 0, 2]], [[0, 2], [2, 3], [3, 4]]),
+        ([[5]], [[0, 1]]),
+        ([[]], []),
+    ],
+)
+def test_runs_end_where_a_value_changes(arrays, expected):
+    assert runs(*map(np.array, arrays)).tolist() == expected
+
+
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     count=st.integers(0, 3),
@@ -39,8 +53,8 @@ def test_they_are_the_dense_masks(size, count, share, seed):
     assert masks.shape == dense.shape and len(masks) == count
     assert torch.equal(masks.dense(), dense)
     assert torch.equal(masks.areas(), dense.flatten(1).sum(1))
-    for mask, runs, box in zip(dense, masks, masks.boxes().tolist(), strict=True):
-        assert torch.equal(runs, mask)
+    for mask, mask_of_runs, box in zip(dense, masks, masks.boxes().tolist(), strict=True):
+        assert torch.equal(mask_of_runs, mask)
         y, x = mask.nonzero(as_tuple=True)
         assert box == ([x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else [0, 0, 0, 0])
     assert encode_masks(masks) == encode_masks(dense)

@@ -22,6 +22,7 @@ from mask2former.data.errors import broken_record
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.ground_truth.polygons import Patch, draw_polygons
 from mask2former.data.ground_truth.rle import count_pixels
+from mask2former.structures import runs
 from mask2former.utils.label_maps import read_label_map, read_segment_ids, relabeled, semantic_from_panoptic
 
 Size = tuple[int, int]
@@ -202,13 +203,13 @@ def _numbered(ids: np.ndarray, id_map: np.ndarray) -> tuple[np.ndarray, np.ndarr
     The map is worked on run by run of equal pixels; ids that are not among the given become 0.
     """
     flat = id_map.ravel()
-    starts = np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))
-    runs = flat[starts]
+    starts, ends = runs(flat).T
+    run_ids = flat[starts]
     different, index = np.unique(ids, return_inverse=True)
-    numbers = np.searchsorted(different, runs) + 1
-    numbers[~np.isin(runs, different)] = 0
+    numbers = np.searchsorted(different, run_ids) + 1
+    numbers[~np.isin(run_ids, different)] = 0
     small = np.min_scalar_type(len(different))
-    number_map = np.repeat(numbers.astype(small), np.diff(starts, append=flat.size))
+    number_map = np.repeat(numbers.astype(small), ends - starts)
     return (index + 1).astype(small), number_map.reshape(id_map.shape)
 
 
