@@ -18,12 +18,11 @@ import numpy as np
 
 from mask2former.data import preparation
 from mask2former.data.datasets.cityscapes import train_ids
-from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
+from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import VOID, read_label_map, relabeled, write_segment_ids
 
 SPLITS = ("train", "val", "test")
-FIRST_INSTANCE = 1000  # below it values of *_instanceIds.png are labels: stuff, or a group of things
 LABEL_IDS, INSTANCE_IDS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
 Row = dict[str, Any]
 
@@ -83,15 +82,16 @@ def write_train_ids(label_ids: Path, path: Path) -> None:
 def write_panoptic(instance_ids: Path, path: Path) -> Annotated:
     """One panoptic PNG and its rows; segment ids are the values of `instance_ids`, ignored labels void."""
     values = read_label_map(instance_ids).astype(np.int64)
-    labels = {row["id"]: row for row in table("cityscapes_labels")}
+    labels = {row["id"]: row for row in label_table()}
     ids, segments = np.full_like(values, VOID), []
-    for value in np.unique(values).tolist():
-        label = labels.get(value if value < FIRST_INSTANCE else value // FIRST_INSTANCE)
+    present = np.unique(values)
+    for value, label_id in zip(present.tolist(), label_ids_of(present).tolist(), strict=True):
+        label = labels.get(label_id)
         if label is None:
             raise DatasetError(f"{instance_ids}: value {value} belongs to none of Cityscapes' labels")
         if not label["ignoreInEval"]:
             ids[values == value] = value
-            group = value < FIRST_INSTANCE and label["hasInstances"]
+            group = value < INSTANCES_PER_LABEL and label["hasInstances"]
             extent = preparation.extent(values == value)
             segments.append({"id": value, "category_id": label["id"], **extent, "iscrowd": int(group)})
     write_segment_ids(path, ids)
@@ -115,7 +115,7 @@ def panoptic_content(found: list[Annotated]) -> Row:
             "supercategory": row["category"],
             "isthing": int(row["hasInstances"]),
         }
-        for row in table("cityscapes_labels")
+        for row in label_table()
         if not row["ignoreInEval"]
     ]
     annotations = [image.annotation for image in found]

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.evaluation.cityscapes.ground_truth import LABELS_FILE, InstanceMap, published_labels
+from mask2former.evaluation.cityscapes.ground_truth import InstanceMap, published_labels
 from mask2former.evaluation.cityscapes.matching import joined, match, precision_table
 from mask2former.structures import Instances, RunLengthMasks
+from mask2former.utils.cityscapes_labels import label_table
 
 SIZE = (48, 72)
 ROAD = 7
@@ -31,11 +32,10 @@ Found = list[tuple[np.ndarray, int, float]]  # mask, id of the label, score
 
 def metadata(things: Sequence[int] = range(8)) -> SimpleNamespace:
     """Of a data set whose things have the given contiguous ids."""
-    labels = json.loads(LABELS_FILE.read_text())
     return SimpleNamespace(
         name="drawn",
         evaluator_type="cityscapes_instance",
-        labels=labels,
+        labels=label_table(),
         official_label_ids=CLASSES,
         ignore_label=255,
         thing_dataset_id_to_contiguous_id=dict(zip(THINGS, things, strict=True)),

@@ -29,16 +29,16 @@ from mask2former.data.datasets.coco import (
     load_panoptic,
     panoptic_categories,
 )
-from mask2former.data.datasets.files import read_json, table
+from mask2former.data.datasets.files import read_json
 from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import files_by_name, paired_names
 from mask2former.data.errors import DatasetError, each_converted
+from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
 from mask2former.utils.storage import located
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIX, TRUTH_SUFFIX = "_leftImg8bit", "_gtFine_"
-INSTANCES_PER_LABEL = 1000  # id of an object = id of its label * this + its number
 GROUP = "group"  # what ends the label of several objects that were not told apart
 SEMANTIC_TRUTH = {"labelTrainIds": ".png", "labelIds": ".png"}  # kind -> suffix; one of them is enough
 INSTANCE_TRUTH = {"instanceIds": ".png", "polygons": ".json"}
@@ -74,7 +74,7 @@ def register_cityscapes() -> None:
 @functools.cache
 def evaluated_labels() -> list[Facts]:
     """The rows of the label table that are classes, in the order of their train ids."""
-    rows = [row for row in table("cityscapes_labels") if not row["ignoreInEval"]]
+    rows = [row for row in label_table() if not row["ignoreInEval"]]
     return sorted(rows, key=lambda row: row["trainId"])
 
 
@@ -107,16 +107,13 @@ def panoptic_facts() -> Facts:
 
 
 def _label_facts(rows: list[Facts]) -> Facts:
-    return {"official_label_ids": [row["id"] for row in rows], "labels": table("cityscapes_labels")}
+    return {"official_label_ids": [row["id"] for row in rows], "labels": label_table()}
 
 
 @functools.cache
 def train_ids() -> dict[int, int]:
     """The contiguous id, or the ignore label, of each value in a file of label ids; -1 is a byte of 255."""
-    return {
-        row["id"] % 256: IGNORE_LABEL if row["ignoreInEval"] else row["trainId"]
-        for row in table("cityscapes_labels")
-    }
+    return {row["id"] % 256: IGNORE_LABEL if row["ignoreInEval"] else row["trainId"] for row in label_table()}
 
 
 def load_images(metadata: Metadata) -> list[Record]:
@@ -236,7 +233,7 @@ def _instance_record(frame: Frame) -> Record:
 def _instances_of_ids(truth: dict[str, str]) -> list[Facts]:
     file = truth["instanceIds"]
     try:
-        return instances(read_label_map(file))
+        return annotations_of(read_label_map(file))
     except ValueError as error:
         raise DatasetError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
@@ -245,7 +242,7 @@ def _instances_of_polygons(truth: dict[str, str]) -> list[Facts]:
     file = truth["polygons"]
     content = read_json(file, "imgHeight", "imgWidth", "objects")
     try:
-        return instances(draw_instance_ids(content))
+        return annotations_of(draw_instance_ids(content))
     except KeyError as key:
         raise DatasetError(f"{file}: an object has no {key}") from key
     except (ValueError, TypeError) as error:
@@ -259,7 +256,7 @@ def draw_instance_ids(content: Facts) -> np.ndarray:
         KeyError: an object lacks its label or polygon.
         ValueError: there is no such label.
     """
-    labels = {row["name"]: row for row in table("cityscapes_labels")}
+    labels = {row["name"]: row for row in label_table()}
     image = Image.new("I", (content["imgWidth"], content["imgHeight"]), labels["unlabeled"]["id"])
     drawer, numbers = ImageDraw.Draw(image), dict.fromkeys(labels, 0)
     for item in content["objects"]:
@@ -278,19 +275,19 @@ def draw_instance_ids(content: Facts) -> np.ndarray:
     return np.asarray(image)
 
 
-def instances(ids: np.ndarray) -> list[Facts]:
-    """Instance ids (H, W) -> annotations of the things in it; those without a number are crowds.
+def annotations_of(ids: np.ndarray) -> list[Facts]:
+    """Return annotations of the things in a map of instance ids (H, W); a thing without a number is a crowd.
 
     Raises:
         ValueError: an id is of a label that there is not.
     """
-    known = {row["id"] for row in table("cityscapes_labels")}
+    known = {row["id"] for row in label_table()}
     contiguous = instance_facts()["thing_dataset_id_to_contiguous_id"]
     runs = _Runs.of(ids)
     annotations = []
-    for value in np.unique(runs.values).tolist():
+    present = np.unique(runs.values)
+    for value, label in zip(present.tolist(), label_ids_of(present).tolist(), strict=True):
         is_crowd = value < INSTANCES_PER_LABEL
-        label = value if is_crowd else value // INSTANCES_PER_LABEL
         if label not in known:
             raise ValueError(f"instance id {value} is of label {label}, which there is not")
         if label in contiguous:

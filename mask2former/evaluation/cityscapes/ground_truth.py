@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.evaluation.common.json_files import read_json, require, unique_by
+from mask2former.evaluation.common.json_files import require, unique_by
 from mask2former.evaluation.common.metadata import required_attribute
+from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import Array, read_label_map
 from mask2former.utils.storage import PathLike, files_below
 
 logger = logging.getLogger(__name__)
 
-LABELS_FILE = Path(__file__).parents[2] / "data/datasets/metadata/cityscapes_labels.json"
-OBJECTS_PER_LABEL = 1000
 TRUTH_ENDING = "_instanceIds.png"
 
 
@@ -53,7 +52,7 @@ class InstanceMap:
     @property
     def is_object(self) -> Array:
         """(I,) bool: whether it is one object."""
-        return self.ids >= OBJECTS_PER_LABEL
+        return self.ids >= INSTANCES_PER_LABEL
 
     @cached_property
     def areas(self) -> Array:
@@ -87,7 +86,7 @@ def labels_of(metadata: Any) -> Labels:
 
 def published_labels() -> Labels:
     """Cityscapes' own labels, for files without metadata."""
-    return read_labels(read_json(LABELS_FILE, list), LABELS_FILE)
+    return read_labels(label_table(), "Cityscapes' label table")
 
 
 def object_labels(labels: Labels) -> list[Label]:
@@ -103,11 +102,11 @@ def read_instance_map(path: PathLike, labels: Labels) -> InstanceMap:
     """
     pixels = read_label_map(path)
     ids = np.flatnonzero(np.bincount(pixels.ravel()))
-    label_ids = np.where(ids < OBJECTS_PER_LABEL, ids, ids // OBJECTS_PER_LABEL)
+    label_ids = label_ids_of(ids)
     for id, label in zip(ids.tolist(), label_ids.tolist(), strict=True):
         if label not in labels:
             raise ValueError(f"{path}: instance id {id} is of label {label}, which is unknown")
-        if id >= OBJECTS_PER_LABEL and not labels[label].has_objects:
+        if id >= INSTANCES_PER_LABEL and not labels[label].has_objects:
             raise ValueError(
                 f"{path}: instance id {id} is an object of '{labels[label].name}', which has none"
             )

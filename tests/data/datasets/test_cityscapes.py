@@ -15,11 +15,11 @@ from pycocotools import mask as coco_mask
 from synthetic_datasets import cityscapes as drawn
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
-from mask2former.data.datasets.cityscapes import draw_instance_ids, instances
-from mask2former.data.datasets.files import table
+from mask2former.data.datasets.cityscapes import annotations_of, draw_instance_ids
 from mask2former.data.ground_truth.readers import read_panoptic, semantic_map
+from mask2former.utils.cityscapes_labels import label_table
 
-TRAIN_IDS = {row["id"]: row["trainId"] for row in table("cityscapes_labels")}
+TRAIN_IDS = {row["id"]: row["trainId"] for row in label_table()}
 LABELS_OF_THINGS = (24, 25, 26, 27, 28, 31, 32, 33)
 THINGS = {label: i for i, label in enumerate(LABELS_OF_THINGS)}
 
@@ -87,7 +87,7 @@ IDS = st.sampled_from([0, 7, 24, 26, 24000, 24001, 26003, 29001, 33000])
 
 @given(arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=IDS))
 def test_run_lengths_of_any_map(ids):
-    check_instances(instances(ids), ids)
+    check_instances(annotations_of(ids), ids)
 
 
 def test_semantic_records_before_and_after_preparation(tree):

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from synthetic_datasets.drawing import Polygon, photograph, random_scene, read_table, save, save_json
+from mask2former.utils.cityscapes_labels import label_table
+from synthetic_datasets.drawing import Polygon, photograph, random_scene, save, save_json
 
 COUNTS = {"train": 3, "val": 3, "test": 1}
 CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt", "munster"), "test": ("berlin",)}
 SIZE = (80, 160)  # the real ones have (1024, 2048)
-LABELS: dict[str, dict[str, Any]] = {row["name"]: row for row in read_table("cityscapes_labels.json")}
+LABELS: dict[str, dict[str, Any]] = {row["name"]: row for row in label_table()}
 STUFF = ("road", "building", "vegetation", "sky", "sidewalk")
 THINGS = ("car", "person", "rider", "bicycle", "car", "truck")
 
