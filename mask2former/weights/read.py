@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from iopath.common.file_io import HTTPURLHandler, PathManager, get_cache_dir
 from safetensors import SafetensorError, safe_open
@@ -259,6 +260,12 @@ FORMATS = (
 )
 
 
+def _tensor(value: Tensor | np.ndarray) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.from_numpy(np.asarray(value).astype(value.dtype.newbyteorder("="), order="C"))
+
+
 def _checkpoint(source: str, contents: Any) -> Checkpoint:
     """Sort what a file holds into weights and the rest."""
     if not isinstance(contents, Mapping):
@@ -266,7 +273,9 @@ def _checkpoint(source: str, contents: Any) -> Checkpoint:
     rest = dict(contents)
     wrapper = next((key for key in STATE_DICT_KEYS if isinstance(rest.get(key), Mapping)), None)
     state = dict(rest.pop(wrapper)) if wrapper else rest
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: _tensor(value) for name, value in state.items() if isinstance(value, Tensor | np.ndarray)
+    }
     if not tensors:
         keys = ", ".join(map(str, list(contents)[:10])) or "none"
         raise WeightsError(source, f"holds no weights; its keys are: {keys}")
