@@ -27,7 +27,7 @@ class HostPaths(PathHandler):
         if found == path:  # of no handler's: to Detectron2 it is a file of this machine
             raise FileNotFoundError(
                 f"{path}: no handler that reads it is registered, neither at Detectron2's PathManager nor at "
-                "mask2former.utils.storage.path_manager"
+                "mask2former.storage.path_manager"
             )
         return found
 

@@ -24,7 +24,8 @@ from mask2former.predictor import (
     require_trained_weights,
     stored_config,
 )
-from mask2former.utils.image_io import EXTENSIONS, is_address, write_image
+from mask2former.utils.image_io import EXTENSIONS, write_image
+from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
 from mask2former.weights import model_zoo as zoo
 from mask2former.weights.load import read_checkpoint
@@ -66,7 +67,7 @@ def find_images(inputs: Iterable[str]) -> list[str]:
     for item in inputs:
         if Path(item).is_dir():
             files = sorted(str(path) for path in Path(item).iterdir() if path.suffix.lower() in EXTENSIONS)
-        elif is_address(item) or Path(item).exists():
+        elif is_remote(item) or Path(item).exists():
             files = [item]
         else:
             files = sorted(glob.glob(item, recursive=True))
@@ -87,7 +88,7 @@ def output_paths(images: Sequence[str], output: str) -> list[Path]:
         return [target]
     paths: dict[Path, None] = {}  # in order, and quick to look up for a folder of thousands
     for image in images:
-        name = Path(urlparse(image).path if is_address(image) else image)
+        name = Path(urlparse(image).path if is_remote(image) else image)
         suffix = name.suffix if name.suffix.lower() in EXTENSIONS else ".png"
         number, path = 1, target / f"{name.stem}{suffix}"
         while path in paths:
@@ -98,7 +99,7 @@ def output_paths(images: Sequence[str], output: str) -> list[Path]:
 
 def check_nothing_is_overwritten(images: Sequence[str], paths: Sequence[Path]) -> None:
     """Raise ValueError where a drawing would take the place of one of the images."""
-    sources = {Path(image).resolve() for image in images if not is_address(image)}
+    sources = {Path(image).resolve() for image in images if not is_remote(image)}
     for path in paths:
         if path.resolve() in sources:
             raise ValueError(f"the drawing {path} would overwrite the image itself; give another --output")

@@ -5,16 +5,14 @@ Whatever its format, what comes out is what a viewer shows: turned as EXIF says,
 Shapes: `H, W` the image's sides in pixels.
 """
 
-import tempfile
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from mask2former.utils.storage import located, path_manager
+from mask2former.utils.storage import to_path
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Image.Image
@@ -45,16 +43,7 @@ def read_image(source: ImageSource) -> Array:
         raise ImageError(
             f"a {type(source).__name__} is no image; give a path, an address, an array or a Pillow image"
         )
-    name = fspath(source)
-    if not is_address(name):
-        return _from_file(name, name)
-    with tempfile.TemporaryDirectory() as folder:
-        return _from_file(_download(name, folder), name)
-
-
-def is_address(name: str) -> bool:
-    """Whether the image lies in the web."""
-    return name.startswith(("http://", "https://"))
+    return _from_file(fspath(source))
 
 
 def write_image(path: str | PathLike[str], image: Array) -> None:
@@ -71,19 +60,9 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
         raise ImageError(f"{path}: its suffix tells no image format; use .png or .jpg") from error
 
 
-def _download(address: str, folder: str) -> str:
-    """The path of a fresh copy: what lies at an address may have changed since the last time."""
-    if ".." in urlparse(address).path.split("/"):  # iopath would follow it out of the folder
-        raise ImageError(f"{address}: an address must not hold '..'")
+def _from_file(name: str) -> Array:
     try:
-        return path_manager.get_local_path(address, force=True, cache_dir=folder)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{address}: cannot be downloaded ({error})") from error
-
-
-def _from_file(path: str, name: str) -> Array:
-    try:
-        with located(path).open("rb") as file, Image.open(file) as image:
+        with to_path(name).open("rb") as file, Image.open(file) as image:
             return _from_pillow(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -86,7 +86,7 @@ def write_label_map(path: PathLike, labels: Array) -> None:
 def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
     """The decoded image."""
     try:
-        with located(path).open("rb") as file, Image.open(file) as image:
+        with to_path(path).open("rb") as file, Image.open(file) as image:
             image.load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None

@@ -1,9 +1,9 @@
-"""Files wherever they lie: on this machine, or at an address `scheme://…` that a handler of iopath's reads.
+"""Read and write files on local disk or at a URL `scheme://...`, through one iopath PathManager.
 
-    from mask2former.utils.storage import path_manager
+    from mask2former.storage import path_manager
     path_manager.register_handler(S3PathHandler())
 
-`located` makes a path of either; what is done with an address is tried again when it fails.
+`to_path` turns either into a path object. Every access to a URL is retried when it fails.
 """
 
 from __future__ import annotations
@@ -15,71 +15,119 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PosixPath
 from typing import Any, NoReturn, TypeVar
+from urllib.error import HTTPError
+from urllib.parse import urlparse
+from urllib.request import urlopen
 
-from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager
+from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager, get_cache_dir
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
-WAITS = (0.02, 0.2, 1.0, 5.0)  # seconds between tries
-LASTING = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+WAITS = (0.02, 0.2, 1.0, 5.0)  # seconds between attempts
+# Errors that another attempt would not mend
+PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 MISTAKES = (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # of two letters at least: `C:` is a disk
+TRANSIENT_STATUS = (408, 429)  # of HTTP's 4xx: request time-out, too many requests
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # at least two letters: `C:` is a drive
+DETECTRON2, DETECTRON2_HOST = "detectron2://", "dl.fbaipublicfiles.com"
 
 
-class _Unregistered(PathHandler):
-    """Stands in for the handlers that nobody has registered."""
+class UnknownScheme(PathHandler):
+    """Fallback handler that raises an error with advice."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [""]  # iopath asks the longest prefix first, and so this one last
+        return [""]  # iopath tries longer prefixes first
 
     def _refuse(self, path: str, *_: Any, **__: Any) -> NoReturn:
         scheme = path.partition("://")[0]
         raise ValueError(
-            f"{path}: nothing is registered that reads {scheme}://; give iopath's handler of it to "
-            "mask2former.utils.storage.path_manager.register_handler (docs/storage.md)"
+            f"{path}: no handler for {scheme}:// is registered; pass iopath's handler to "
+            "mask2former.storage.path_manager.register_handler (docs/storage.md)"
         )
 
     _open = _get_local_path = _exists = _isfile = _isdir = _ls = _mkdirs = _refuse
 
 
+class WebFiles(HTTPURLHandler):
+    """Handler of web URLs: `open` reads the current content, `get_local_path` downloads to iopath's cache."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [*super()._get_supported_prefixes(), DETECTRON2]
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
+        assert mode == "rb"
+        with _permanent_errors(path):
+            return urlopen(web_url(path))
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **_: Any) -> str:
+        url = web_url(path)
+        with _permanent_errors(path):
+            return super()._get_local_path(url, force, cache_dir or web_cache(url))
+
+
+@contextmanager
+def _permanent_errors(url: str) -> Iterator[None]:
+    """Raise FileNotFoundError for an HTTP status that another attempt would not change."""
+    try:
+        yield
+    except HTTPError as error:
+        if error.code // 100 == 4 and error.code not in TRANSIENT_STATUS:
+            raise FileNotFoundError(f"{url}: {error}") from error
+        raise
+
+
+def web_url(path: str) -> str:
+    """Replace the `detectron2://` of a URL, if it has that, by the web host it stands for."""
+    return path.replace(DETECTRON2, f"https://{DETECTRON2_HOST}/detectron2/", 1)
+
+
+def web_cache(url: str) -> str:
+    """Return the folder that keeps downloads of a URL's host: `model_final.pth` is the file name of many.
+
+    Files of Detectron2's own host are kept where Detectron2 keeps them.
+    """
+    host, root = urlparse(url).netloc, get_cache_dir()
+    return root if host == DETECTRON2_HOST else os.path.join(root, host.replace(":", "_"))
+
+
 path_manager = PathManager()
-path_manager.register_handler(_Unregistered())
-path_manager.register_handler(HTTPURLHandler())
+path_manager.register_handler(UnknownScheme())
+path_manager.register_handler(WebFiles())
 
 
-def is_remote(name: PathLike) -> bool:
-    """Whether `name` is an address; also of one that went through `Path`, which keeps one slash of two."""
-    return SCHEME.match(os.fspath(name)) is not None
+def is_remote(path: PathLike) -> bool:
+    """Return True if `path` is a URL, also one that went through `Path`, which drops one of its slashes."""
+    return SCHEME.match(os.fspath(path)) is not None
 
 
-def located(name: PathLike) -> Path:
-    """The path, on this machine or remote, `~` being the home."""
-    return RemotePath(name) if is_remote(name) else Path(name).expanduser()
+def to_path(path: PathLike) -> Path:
+    """Return a `RemotePath` for a URL, else a local path with `~` expanded."""
+    return RemotePath(path) if is_remote(path) else Path(path).expanduser()
 
 
 class RemotePath(PosixPath):
-    """An address as a path that is read like any other; whatever writes is not meant for it."""
+    """URL with the interface of a path, for reading only."""
 
     def __str__(self) -> str:
         return SCHEME.sub(r"\1://", super().__str__(), count=1)
 
     def absolute(self) -> RemotePath:
-        """As it is."""
+        """Return the URL as it is."""
         return self
 
     def expanduser(self) -> RemotePath:
-        """As it is."""
+        """Return the URL as it is."""
         return self
 
     def open(self, mode: str = "r", buffering: int = -1, encoding: Any = None, *_: Any, **__: Any) -> Any:
-        """The content, which was read whole: what breaks off halfway can be tried again as a whole only."""
+        """Return the content as a stream in memory. It is read at once: only a whole read can be retried."""
         assert mode in ("r", "rb")
-        content = io.BytesIO(persistently(self._read))
+        content = io.BytesIO(retry(self._read))
         return content if mode == "rb" else io.TextIOWrapper(content, encoding or "utf-8")
 
     def _read(self) -> bytes:
@@ -87,125 +135,126 @@ class RemotePath(PosixPath):
             return bytes(file.read())
 
     def exists(self, **_: Any) -> bool:
-        """Whether there is a file or a folder."""
+        """Return True if there is a file or a folder."""
         return self.is_file() or self.is_dir()
 
     def is_file(self, **_: Any) -> bool:
-        """Whether there is a file; where its handler cannot tell, that shows when it is read."""
+        """Return True if there is a file, or if the handler cannot answer that."""
         try:
-            return persistently(lambda: path_manager.isfile(str(self)))
+            return retry(lambda: path_manager.isfile(str(self)))
         except NotImplementedError:
             return True
 
     def is_dir(self, **_: Any) -> bool:
-        """Whether there is a folder, which in a store of objects is one if something is in it."""
+        """Return True if there is a folder; in an object store, a prefix with objects below it."""
         try:
-            return persistently(lambda: path_manager.isdir(self._folder)) or any(self.iterdir())
-        except (NotImplementedError, *LASTING):
+            return retry(lambda: path_manager.isdir(self._folder)) or any(self.iterdir())
+        except (NotImplementedError, *PERMANENT):
             return False
 
     def iterdir(self) -> Generator[RemotePath, None, None]:
-        """What is in the folder. Handlers tell names, or whole keys, also that of the folder itself."""
-        for found in persistently(lambda: path_manager.ls(self._folder)):
+        """Yield the entries of the folder."""
+        # Handlers list names or whole keys, some also the key of the folder itself
+        for found in retry(lambda: path_manager.ls(self._folder)):
             if not self._folder.endswith(f"/{found}"):
                 yield self / found.rstrip("/").rpartition("/")[2]
 
     @property
     def _folder(self) -> str:
-        """The address as handlers of stores of objects want that of a folder."""
+        """Return the URL with the trailing slash that handlers of object stores expect of a folder."""
         return f"{self}/"
 
 
 def files_below(root: PathLike, extensions: Collection[str]) -> Iterator[Path]:
-    """The files of these suffixes at any depth; hidden ones are left out."""
-    folder = located(root)
+    """Yield the files with one of the suffixes at any depth, without hidden files."""
+    folder = to_path(root)
     if not is_remote(folder):
         for place, _, names in os.walk(folder, followlinks=True):
-            yield from (path for path in (Path(place, name) for name in names) if _wanted(path, extensions))
+            yield from (path for name in names if _is_wanted(path := Path(place, name), extensions))
         return
     for path in folder.iterdir():
-        if _wanted(path, extensions):
+        if _is_wanted(path, extensions):
             yield path
         elif path.is_dir():
             yield from files_below(path, extensions)
 
 
-def _wanted(path: Path, extensions: Collection[str]) -> bool:
+def _is_wanted(path: Path, extensions: Collection[str]) -> bool:
     return path.suffix.lower() in extensions and not path.name.startswith(".")
 
 
 def names_in(folder: Path) -> set[str]:
-    """The names in a folder; none if there is no such folder."""
+    """Return the names in a folder; an empty set if the folder does not exist."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def local_copy(path: PathLike) -> Path:
-    """The file on this machine: itself, or the copy that the address's handler makes, and perhaps keeps.
+    """Return the local file itself, or the copy of a remote file that its handler makes and may cache.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the file cannot be read.
     """
-    address = str(located(path))
-    return Path(persistently(lambda: path_manager.get_local_path(address)))
+    url = str(to_path(path))
+    return Path(retry(lambda: path_manager.get_local_path(url)))
 
 
-def download(address: Path, file: Path) -> None:
-    """Write what is at an address now to a file; the folder is made.
+def download(url: Path, file: Path) -> None:
+    """Copy the current content of `url` to a local file, creating its folder.
 
     Raises:
-        OSError: that cannot be done.
+        OSError: `url` cannot be read.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    persistently(lambda: _copy_to_local(address, file))
+
+    def copy() -> None:
+        with path_manager.open(str(url), "rb") as source, open(file, "wb") as target:
+            shutil.copyfileobj(source, target)
+
+    retry(copy)
 
 
-def _copy_to_local(address: Path, file: Path) -> None:
-    with path_manager.open(str(address), "rb") as source, open(file, "wb") as target:
-        shutil.copyfileobj(source, target)
-
-
-def upload(file: Path, address: Path) -> None:
-    """Copy a file to an address, where another may lie, in a folder that is there.
-
-    Raises:
-        OSError: that cannot be done.
-    """
-    persistently(lambda: _copy_from_local(file, address))
-
-
-def _copy_from_local(file: Path, address: Path) -> None:
-    if path_manager.copy_from_local(str(file), str(address), overwrite=True) is False:  # some say it so
-        raise OSError(f"{address}: its handler could not copy {file} there")
-
-
-def make_folder(address: Path) -> None:
-    """Make a folder, and those above it.
+def upload(file: Path, url: Path) -> None:
+    """Copy a local file to `url`, whose folder must exist; overwrite what is there.
 
     Raises:
-        OSError: that cannot be done.
+        OSError: `url` cannot be written.
     """
-    persistently(lambda: path_manager.mkdirs(f"{address}/"))
+
+    def copy() -> None:
+        if path_manager.copy_from_local(str(file), str(url), overwrite=True) is False:  # some do not raise
+            raise OSError(f"{url}: its handler could not copy {file} there")
+
+    retry(copy)
 
 
-def remove(address: Path) -> None:
-    """Delete a file, where its handler can."""
+def make_folder(url: Path) -> None:
+    """Create a remote folder and its parents.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    retry(lambda: path_manager.mkdirs(f"{url}/"))
+
+
+def remove(url: Path) -> None:
+    """Delete a remote file if its handler can delete."""
     with suppress(NotImplementedError):
-        persistently(lambda: path_manager.rm(str(address)))
+        retry(lambda: path_manager.rm(str(url)))
 
 
-def persistently(action: Callable[[], T]) -> T:
-    """What `action` gives, which is tried again where it fails for a reason that may pass.
+def retry(action: Callable[[], T]) -> T:
+    """Return the result of `action`, retried after errors that may be transient.
 
     Raises:
-        OSError: it went on failing, or will, as there is no such file.
+        OSError: all attempts failed, or the error is permanent, as for a missing file.
     """
     for wait in WAITS:
         try:
             return action()
-        except LASTING + MISTAKES:
+        except PERMANENT + MISTAKES:
             raise
-        except Exception as error:  # the clients of storages have errors of their own
-            logger.warning("%s; trying again in %g s", error, wait)
+        except Exception as error:  # clients of object stores have their own error classes
+            logger.warning("%s; retrying in %g s", error, wait)
             time.sleep(wait)
     try:
         return action()

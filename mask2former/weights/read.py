@@ -19,11 +19,11 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from iopath.common.file_io import HTTPURLHandler, PathManager, get_cache_dir
+from iopath.common.file_io import get_cache_dir
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former.utils.storage import is_remote, local_copy
+from mask2former.utils.storage import is_remote, local_copy, web_cache, web_url
 from mask2former.weights import model_zoo as zoo
 from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, load_plain_pickle
 
@@ -61,64 +61,22 @@ class Checkpoint:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class WebFiles(HTTPURLHandler):
-    """Downloads, kept in iopath's cache; says whose license comes with the published weights."""
-
-    DETECTRON2 = "detectron2://"
-    DETECTRON2_HOST = "dl.fbaipublicfiles.com"
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return ["http://", "https://", self.DETECTRON2]
-
-    def address(self, path: str) -> str:
-        """The web address."""
-        return path.replace(self.DETECTRON2, f"https://{self.DETECTRON2_HOST}/detectron2/", 1)
-
-    def cache_dir(self, url: str) -> str:
-        """A folder for each host: iopath leaves the host out, and `model_final.pth` is everybody's.
-
-        Detectron2's own host stays at the root, where Detectron2 has put its files before.
-        """
-        host = urlparse(url).netloc.replace(":", "_")
-        root = get_cache_dir()
-        return root if host == self.DETECTRON2_HOST else os.path.join(root, host)
-
-    def cached_file(self, url: str) -> Path:
-        """Where the file of that address lies, or will."""
-        folder = os.path.dirname(urlparse(url).path.lstrip("/"))
-        return Path(self.cache_dir(url), folder, url.rsplit("/", 1)[-1])
-
-    def _get_local_path(
-        self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any
-    ) -> str:
-        url = self.address(path)
-        if url.startswith(zoo.root()) and not self.cached_file(url).is_file():
-            logger.warning("%s", zoo.license_notice())
-        return super()._get_local_path(url, force, cache_dir or self.cache_dir(url), **kwargs)
-
-
-web_files = WebFiles()
-path_manager = PathManager()
-path_manager.register_handler(web_files)
-
-
-def is_address(source: str | Path) -> bool:
-    """Whether the weights lie in the web."""
-    return str(source).startswith(tuple(web_files._get_supported_prefixes()))
-
-
 def local_file(source: str | Path) -> Path:
-    """The file on this machine, downloaded if `source` is an address that is not in the cache yet.
+    """Return the local file, downloaded if `source` is a URL that is not in the cache yet.
 
     Raises:
-        WeightsError: there is no such file, or it cannot be had.
+        WeightsError: the file does not exist or cannot be downloaded.
     """
     if not is_remote(source):
         return _existing(Path(source).expanduser())
-    if ".." in urlparse(str(source)).path.split("/"):  # iopath would follow it out of its cache
-        raise WeightsError(source, "an address must not hold '..'")
+    url = urlparse(web_url(str(source)))
+    if ".." in url.path.split("/"):  # iopath would follow it out of its cache
+        raise WeightsError(source, "a URL must not contain '..'")
+    cached = Path(web_cache(url.geturl()), url.path.lstrip("/"))
+    if url.geturl().startswith(zoo.root()) and not cached.is_file():
+        logger.warning("%s", zoo.license_notice())
     try:
-        return Path(path_manager.get_local_path(str(source))) if is_address(source) else local_copy(source)
+        return local_copy(source)
     except (OSError, ValueError) as error:
         advice = "download it by other means and set MODEL.WEIGHTS to the file"
         raise WeightsError(source, f"cannot be downloaded ({error}); {advice}") from error
@@ -155,8 +113,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         contents = _read(file)
         return _checkpoint(str(source), contents)
     except WeightsError as error:
-        if is_address(source):
-            file.unlink(missing_ok=True)
+        if is_remote(source) and file.is_relative_to(get_cache_dir()):
+            file.unlink()
             raise WeightsError(source, f"{error.reason} (the download was deleted)") from error
         raise
 

@@ -143,23 +143,18 @@ def test_wrong_arrays(array):
         read_image(array)
 
 
-def test_addresses_are_read_anew_each_time(tmp_path, rgb):
+def test_a_url_is_read_without_a_cache(tmp_path, rgb):
     path = saved(tmp_path, Image.fromarray(rgb))
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        np.testing.assert_array_equal(read_image(f"{address}/image.png"), rgb)
+        url = f"http://127.0.0.1:{server.server_port}"
+        np.testing.assert_array_equal(read_image(f"{url}/image.png"), rgb)
         Image.fromarray(rgb[::-1]).save(path)
-        np.testing.assert_array_equal(read_image(f"{address}/image.png"), rgb[::-1])
-        with pytest.raises(ImageError, match=r"/gone\.png: cannot be downloaded"):
-            read_image(f"{address}/gone.png")
+        np.testing.assert_array_equal(read_image(f"{url}/image.png"), rgb[::-1])
+        with pytest.raises(ImageError, match=r"/gone\.png: no such file"):
+            read_image(f"{url}/gone.png")
         server.shutdown()
-
-
-def test_an_address_does_not_lead_out_of_the_download_folder():
-    with pytest.raises(ImageError, match=r"must not hold '\.\.'"):
-        read_image("http://127.0.0.1:1/../../image.png")
 
 
 def test_write_makes_the_folder_and_checks_the_suffix(tmp_path, rgb):

@@ -13,7 +13,6 @@ import torch
 from flaky_storage import FlakyStorage
 from hypothesis import given
 from hypothesis import strategies as st
-from iopath.common.file_io import HTTPURLHandler
 from PIL import Image
 
 from mask2former.data.datasets.files import read_json
@@ -24,12 +23,13 @@ from mask2former.utils.image_io import read_image
 from mask2former.utils.label_maps import read_label_map
 from mask2former.utils.storage import (
     RemotePath,
+    WebFiles,
     files_below,
     is_remote,
-    located,
     make_folder,
     path_manager,
-    persistently,
+    retry,
+    to_path,
     upload,
 )
 from mask2former.weights.load import read_checkpoint
@@ -61,23 +61,23 @@ NAMES = st.text(st.sampled_from("abc._-"), min_size=1).filter(lambda name: name 
 
 @given(st.lists(NAMES, min_size=1, max_size=4))
 def test_an_address_is_taken_apart_like_a_path(names):
-    address = located("s3://" + "/".join(names))
+    address = to_path("s3://" + "/".join(names))
     path = Path("/s3", *names)
     assert str(address) == "s3://" + "/".join(names)
     assert (address.name, address.stem, address.suffix) == (path.name, path.stem, path.suffix)
     assert str(address / "x") == f"{address}/x" and (address / "x").parent == address
     assert str((address / "x.png").relative_to(address)) == "x.png"
-    assert pickle.loads(pickle.dumps(address)) == address == located(Path(str(address)))
+    assert pickle.loads(pickle.dumps(address)) == address == to_path(Path(str(address)))
 
 
 @pytest.mark.parametrize("name", ["a/b", "/a", "C:/a", "~/a", "", ".", "a:b"])
 def test_what_is_no_address(name):
     assert not is_remote(name)
-    assert located(name) == Path(name).expanduser() and not isinstance(located(name), RemotePath)
+    assert to_path(name) == Path(name).expanduser() and not isinstance(to_path(name), RemotePath)
 
 
 def test_a_scheme_that_nobody_reads():
-    with pytest.raises(ValueError, match=r"^nowhere://x/y\.json: nothing is registered .* nowhere://;"):
+    with pytest.raises(ValueError, match=r"^nowhere://x/y\.json: no handler for nowhere:// is registered;"):
         read_json("nowhere://x/y.json")
 
 
@@ -86,15 +86,15 @@ def test_a_file_that_is_not_there_is_not_waited_for(steady, monkeypatch):
     with pytest.raises(DatasetError, match=r"flaky://x\.json does not exist"):
         read_json("flaky://x.json")
     with pytest.raises(FileNotFoundError):
-        located("flaky://x.json").read_text()
+        to_path("flaky://x.json").read_text()
 
 
 def test_what_goes_on_failing_is_said(steady, caplog):
     path_manager.register_handler(FlakyStorage([True]))
     (steady / "x.json").write_text("{}")
     with pytest.raises(OSError, match="the storage is busy"):
-        located("flaky://x.json").read_text()
-    assert caplog.text.count("trying again") == len(storage.WAITS)
+        to_path("flaky://x.json").read_text()
+    assert caplog.text.count("retrying") == len(storage.WAITS)
 
 
 def test_what_fails_for_another_reason_is_not_tried_again():
@@ -105,7 +105,7 @@ def test_what_fails_for_another_reason_is_not_tried_again():
         raise TypeError
 
     with pytest.raises(TypeError):
-        persistently(action)
+        retry(action)
     assert len(calls) == 1
 
 
@@ -119,7 +119,7 @@ def test_errors_of_a_client_of_its_own(monkeypatch):
         raise ClientError("the endpoint is away")
 
     with pytest.raises(OSError, match="the endpoint is away"):
-        persistently(action)
+        retry(action)
 
 
 def test_files_are_read_whole_or_again(store):
@@ -164,8 +164,8 @@ def test_folders_are_looked_through_to_any_depth(store):
 def test_uploads_are_whole_in_the_end(store, tmp_path):
     for number in range(8):
         (tmp_path / "file").write_bytes(bytes([number]) * 1000)
-        make_folder(located("flaky://new/folder"))
-        upload(tmp_path / "file", located("flaky://new/folder/file"))
+        make_folder(to_path("flaky://new/folder"))
+        upload(tmp_path / "file", to_path("flaky://new/folder/file"))
         assert (store / "new/folder/file").read_bytes() == bytes([number]) * 1000
 
 
@@ -173,7 +173,7 @@ def test_a_handler_that_returns_its_failure(steady, tmp_path, monkeypatch):
     monkeypatch.setattr(FlakyStorage, "_copy_from_local", lambda *_, **__: False)
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"flaky://file: its handler could not copy"):
-        upload(tmp_path / "file", located("flaky://file"))
+        upload(tmp_path / "file", to_path("flaky://file"))
 
 
 def test_the_script_of_the_page(steady, monkeypatch, capsys):
@@ -187,11 +187,11 @@ def test_the_script_of_the_page(steady, monkeypatch, capsys):
         exec(script, {"__name__": "__main__"})
     assert end.value.code == 0 and "--config-file" in capsys.readouterr().out
     (steady / "x.txt").write_text("read by the handler of the page")
-    assert located("flaky://x.txt").read_text() == "read by the handler of the page"
+    assert to_path("flaky://x.txt").read_text() == "read by the handler of the page"
 
 
 def test_handlers_that_only_open(monkeypatch):
     """As the one for web addresses: what it cannot tell shows when the file is read."""
-    monkeypatch.setattr(HTTPURLHandler, "_open", lambda self, path, mode, **_: io.BytesIO(b'{"a": 1}'))
+    monkeypatch.setattr(WebFiles, "_open", lambda self, path, mode, **_: io.BytesIO(b'{"a": 1}'))
     assert read_json("http://host/x.json") == {"a": 1}
-    assert not located("http://host/x").is_dir()
+    assert not to_path("http://host/x").is_dir()

@@ -28,7 +28,7 @@ from mask2former.data.ground_truth.readers import (
     read_semantic,
 )
 from mask2former.data.mapper import record_image
-from mask2former.utils.storage import located
+from mask2former.utils.storage import to_path
 
 SOME = 5  # ids of one warning
 BOX_SLACK = 2, 0.1  # pixels, and share of the longer side, that a box may be off its mask's
@@ -140,7 +140,7 @@ def _look_into_panoptic(facts: RecordFacts, record: Record, metadata: Metadata) 
     if unlisted := _different(read_panoptic_png(record, facts.size)) - {0, *listed}:
         facts.warn(UNLISTED, f"ids {sorted(unlisted)[:SOME]}", png)
     label_map = record.get("sem_seg_file_name")
-    if label_map and located(label_map).is_file():
+    if label_map and to_path(label_map).is_file():
         read_semantic(record, metadata, facts.size)  # which raises what is wrong with it
         facts.forms["label PNG"] += 1
     elif label_map:

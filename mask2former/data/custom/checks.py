@@ -25,7 +25,7 @@ from mask2former.data.datasets.registration import Facts
 from mask2former.data.errors import DatasetError, broken_record
 from mask2former.data.ground_truth.polygons import FAR
 from mask2former.utils.image_io import EXTENSIONS
-from mask2former.utils.storage import PathLike, files_below, located, names_in
+from mask2former.utils.storage import PathLike, files_below, names_in, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +77,15 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
     """
     contents: dict[Path, set[str]] = defaultdict(set)
     for key in FILE_KEYS:
-        paths = [located(record[key]) for record in records if key in record]
+        paths = [to_path(record[key]) for record in records if key in record]
         for folder in {path.parent for path in paths} - contents.keys():
             contents[folder] = names_in(folder)
         if missing := [path for path in paths if path.name not in contents[path.parent]]:
             raise DatasetError(
                 f"{len(missing)} of {len(paths)} files that the annotations name do not exist: "
-                f"{some(missing)}{_hint(missing[0], located(image_root))}"
+                f"{some(missing)}{_hint(missing[0], to_path(image_root))}"
             )
-    named = {located(record["file_name"]) for record in records}
+    named = {to_path(record["file_name"]) for record in records}
     if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
         logger.warning(
             "%s: %d images have no annotations, and are not used: %s",
@@ -125,7 +125,7 @@ def check_sizes(records: Sequence[Record]) -> None:
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """(H, W) as a viewer shows it; the pixels are not read."""
     try:
-        with located(record[key]).open("rb") as file, Image.open(file) as image:
+        with to_path(record[key]).open("rb") as file, Image.open(file) as image:
             turned = image.getexif().get(ORIENTATION) in TURNED
             return image.size if turned else image.size[::-1]
     except Exception as error:  # Pillow reports damage by many kinds of error

@@ -38,7 +38,7 @@ from mask2former.data.datasets.semantic import (
 )
 from mask2former.data.errors import DatasetError
 from mask2former.data.records import read_here
-from mask2former.utils.storage import located
+from mask2former.utils.storage import to_path
 
 EXPECTED = (
     "expected one of: a COCO instance JSON ('images', 'categories', 'annotations' with 'segmentation'); a "
@@ -222,7 +222,7 @@ def _register_instances(name: str, images: str, annotations: str, labels: Labels
 
 
 def _register_panoptic(name: str, images: str, annotations: str, labels: Labels | None) -> None:
-    register_coco_panoptic(name, {}, images, find_panoptic_root(located(annotations)), annotations)
+    register_coco_panoptic(name, {}, images, find_panoptic_root(to_path(annotations)), annotations)
 
 
 def _register_labels(name: str, images: str, annotations: str, labels: Labels | None) -> None:

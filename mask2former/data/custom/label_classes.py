@@ -19,7 +19,7 @@ import numpy as np
 
 from mask2former.data.errors import DatasetError, each_converted
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def existing(path: PathLike) -> Path:
     Raises:
         DatasetError: it does not exist.
     """
-    place = located(path)
+    place = to_path(path)
     if not place.exists():
         raise DatasetError(f"{path} does not exist; it was looked for as {place.absolute()}")
     return place

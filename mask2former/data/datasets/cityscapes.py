@@ -35,7 +35,7 @@ from mask2former.data.datasets.semantic import files_by_name, paired_names
 from mask2former.data.errors import DatasetError, each_converted
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
-from mask2former.utils.storage import located
+from mask2former.utils.storage import to_path
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIX, TRUTH_SUFFIX = "_leftImg8bit", "_gtFine_"
@@ -202,7 +202,7 @@ def _image_id(frame: Frame) -> str:
 
 def _frame_record(frame: Frame) -> Record:
     try:
-        with located(frame.image).open("rb") as file, Image.open(file) as image:
+        with to_path(frame.image).open("rb") as file, Image.open(file) as image:
             width, height = image.size
     except OSError as error:
         raise DatasetError(f"{frame.image}: not a readable image ({error})") from error

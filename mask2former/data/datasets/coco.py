@@ -21,7 +21,7 @@ from mask2former.data.datasets.registration import Facts, register, register_bel
 from mask2former.data.errors import DatasetError, each_converted
 from mask2former.data.ground_truth.polygons import is_polygon
 from mask2former.utils.label_maps import IGNORE_LABEL
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 logger = logging.getLogger(__name__)
 ImageFile = Callable[[Facts], str]
@@ -297,4 +297,4 @@ def _brief(item: Facts) -> str:
 
 
 def _existing(folder: str | None) -> Path | None:
-    return located(folder) if folder and located(folder).is_dir() else None
+    return to_path(folder) if folder and to_path(folder).is_dir() else None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.data.errors import DatasetError
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 METADATA = Path(__file__).parent / "metadata"
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -33,7 +33,7 @@ _parsed: ContextVar[dict[str, Any] | None] = ContextVar("parsed", default=None)
 
 def datasets_root() -> Path:
     """The folder of all datasets, perhaps at an address: $DETECTRON2_DATASETS as it is now, or ./datasets."""
-    return located(os.environ.get(ROOT_VARIABLE) or "datasets")
+    return to_path(os.environ.get(ROOT_VARIABLE) or "datasets")
 
 
 def require(path: PathLike) -> Path:
@@ -43,7 +43,7 @@ def require(path: PathLike) -> Path:
         DatasetError: it does not; the message says where it was looked for, how to make it, or where else it
             could lie.
     """
-    place = located(path)
+    place = to_path(path)
     if not place.exists():
         here = os.environ.get(ROOT_VARIABLE)
         state = f"is {here}" if here else "is not set: ./datasets is taken"

@@ -24,7 +24,7 @@ from mask2former.engine.checkpoint.run_identity import JOB_FILE
 from mask2former.engine.metrics_log import METRICS_FILE
 from mask2former.utils.atomic_files import UNFINISHED
 from mask2former.utils.comm import barrier, gather_objects, is_main_process, rank
-from mask2former.utils.storage import download, is_remote, located, make_folder, names_in, remove, upload
+from mask2former.utils.storage import download, is_remote, make_folder, names_in, remove, to_path, upload
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class MirroredFolder(RunFolder):
     def __init__(self, address: str) -> None:
         name = f"{hashlib.sha256(address.encode()).hexdigest()[:16]}_{rank() // _processes_here()}"
         super().__init__(Path(get_cache_dir()) / "runs" / name)
-        self.address = located(address)
+        self.address = to_path(address)
         self._copied: dict[Path, tuple[int, int]] = {}
         self._made: set[Path] = set()
 

@@ -24,7 +24,7 @@ from mask2former.engine.checkpoint.remote import output_folder
 from mask2former.engine.setup.schedule import set_max_iter
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process, world_size
-from mask2former.utils.storage import located
+from mask2former.utils.storage import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _register(name: str, records: list[Record], source: Metadata, folder: Path) 
     facts = {key: value for key, value in source.as_dict().items() if key != "name"}
     ids = {record.get("image_id") for record in records}
     for key in TRUTH_FILES:
-        if located(facts.get(key) or "").is_file():
+        if to_path(facts.get(key) or "").is_file():
             facts[key] = _cut_down(facts[key], ids, folder / f"{key}.json")
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
@@ -102,7 +102,7 @@ def _register(name: str, records: list[Record], source: Metadata, folder: Path) 
 def _cut_down(file: str, image_ids: Container[Any], target: Path) -> str:
     """Write to `target` what a ground truth in COCO's format says of some images; its path."""
     if is_main_process():
-        content = json.loads(located(file).read_text(encoding="utf-8"))
+        content = json.loads(to_path(file).read_text(encoding="utf-8"))
         for rows, key in (("images", "id"), ("annotations", "image_id")):
             if rows in content:
                 content[rows] = [row for row in content[rows] if row[key] in image_ids]

@@ -37,7 +37,7 @@ from mask2former.evaluation.common.report import run_command
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.utils import comm as distributed
 from mask2former.utils.label_maps import Array
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 Record = dict[str, Any]
 Scores = OrderedDict[str, float]
@@ -138,7 +138,7 @@ class COCOEvaluator:
         boundary: bool = False,
     ) -> None:
         self._gt_file = required_attribute(metadata, "json_file")
-        if not located(self._gt_file).is_file():  # said before the model runs over all images
+        if not to_path(self._gt_file).is_file():  # said before the model runs over all images
             raise ValueError(f"{self._gt_file}: no such file")
         self._category_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._ratio = ratio_of(metadata) if boundary else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 SUBMISSION = "submission"  # the folder, below an evaluation's, of what the data sets' authors take
 
@@ -22,7 +22,7 @@ def read_json(path: PathLike, kind: type) -> Any:
         ValueError: the file is missing, not JSON, or holds something else.
     """
     try:
-        content = json.loads(located(path).read_text(encoding="utf-8"))
+        content = json.loads(to_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -41,7 +41,7 @@ from mask2former.evaluation.panoptic.counts import (
 from mask2former.utils import comm as distributed
 from mask2former.utils.label_maps import Array, read_segment_ids, write_segment_ids
 from mask2former.utils.shared_memory import read_once_a_machine
-from mask2former.utils.storage import PathLike, located
+from mask2former.utils.storage import PathLike, to_path
 
 Annotation = dict[str, Any]
 ImageId = int | str
@@ -55,7 +55,7 @@ class PanopticTruth:
     """
 
     def __init__(self, json_file: PathLike, png_dir: PathLike, rules: Rules = PLAIN) -> None:
-        self.json_file, self.png_dir, self._rules = json_file, located(png_dir), rules
+        self.json_file, self.png_dir, self._rules = json_file, to_path(png_dir), rules
         annotations, (self.categories, image_ids) = read_once_a_machine(partial(_read_truth, json_file))
         self._annotations = annotations
         self._places = {image_id: place for place, image_id in enumerate(image_ids)}
@@ -146,7 +146,7 @@ def panoptic_quality(
 
     def score(image_id: ImageId) -> Array:
         prediction = predictions[image_id]
-        pred_map = read_segment_ids(located(pred_dir) / str(require(prediction, "file_name", pred_json)))
+        pred_map = read_segment_ids(to_path(pred_dir) / str(require(prediction, "file_name", pred_json)))
         segments = require_list(prediction, "segments_info", f"{pred_json}: image {image_id}")
         return truth.score(image_id, pred_map, segments, pred_json)
 

@@ -38,7 +38,7 @@ from mask2former.utils.label_maps import (
     semantic_from_panoptic,
     write_label_map,
 )
-from mask2former.utils.storage import PathLike, files_below, located
+from mask2former.utils.storage import PathLike, files_below, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -119,15 +119,15 @@ def mean_iou_of_folders(
         raise ValueError(
             f"the predictions have {len(pred_label_ids)} classes, the ground truth {len(label_ids)}"
         )
-    names = sorted(path.relative_to(located(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
+    names = sorted(path.relative_to(to_path(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
     if not names:
         raise ValueError(f"{gt_dir}: no PNG or TIFF files")
     num_classes = len(label_ids)
     confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     for name in tqdm(names, "mIoU", disable=None):
-        file = located(pred_dir) / name
+        file = to_path(pred_dir) / name
         file = file if file.is_file() else file.with_suffix(".png")
-        truth = _read_bins(located(gt_dir) / name, label_ids, ignore_label)
+        truth = _read_bins(to_path(gt_dir) / name, label_ids, ignore_label)
         pred = _read_bins(file, pred_label_ids, ignore_label)
         _check_sizes(truth, pred, file)
         confusion += confusion_matrix(truth, pred, num_classes)
@@ -262,7 +262,7 @@ def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Arra
         ValueError: the image has neither file, or a label has no translation.
     """
     semantic, panoptic = record.get("sem_seg_file_name"), record.get("pan_seg_file_name")
-    if panoptic is None or (semantic is not None and located(semantic).is_file()):
+    if panoptic is None or (semantic is not None and to_path(semantic).is_file()):
         file = str(require(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
         table = record.get("sem_seg_label_ids")
         return file, read_label_map(file) if table is None else _read_relabeled(file, table)
