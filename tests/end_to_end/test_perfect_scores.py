@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cityscapes_drawings import Oracle
 from dataset_cases import ALL_METRICS, CASES, Case
-from evaluation.cityscapes_drawings import Oracle
 from oracle_predictions import ADE20K_STUFF, THINGS, TRUTHS, Knowing, ade20k, answer, emptied
 
 from mask2former.config import load_config
