@@ -38,7 +38,7 @@ def root_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def root(tree: str) -> Path:
         if tree not in made:
             made[tree] = tmp_path_factory.mktemp(tree)
-            importlib.import_module(f"drawn_trees.{tree}").draw(made[tree])
+            importlib.import_module(f"synthetic_datasets.{tree}").draw(made[tree])
             if tree in SCRIPTS:
                 run(f"prepare_{tree}", made[tree])
         return made[tree]
@@ -49,7 +49,7 @@ def root_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.mark.parametrize(("tree", "name", "forms"), DATASETS, ids=[name for _, name, _ in DATASETS])
 def test_a_prepared_dataset_is_sound(tree, name, forms, root_of, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root_of(tree)))
-    counts = importlib.import_module(f"drawn_trees.{tree}").COUNTS
+    counts = importlib.import_module(f"synthetic_datasets.{tree}").COUNTS
     for split in counts.keys() - {NO_TRUTH.get(tree)}:
         code = main([name.format(split), "--workers", "1", "--json", "--output", str(tmp_path / split)])
         card = json.loads(capsys.readouterr().out)

@@ -1,6 +1,6 @@
 """Tiny datasets, drawn, laid out on disk exactly as the real ones are when they were downloaded and unpacked.
 
-One module a dataset (`from drawn_trees import cityscapes`), each with
+One module a dataset (`from synthetic_datasets import cityscapes`), each with
 
     draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> None
 
