@@ -214,8 +214,8 @@ def _free_box(
     """A box of `size` (width, height) around the anchor, moved up or down past the boxes in its way."""
     width, height = size
     left = max(0, min(anchor[0] - width // 2, limits[0] - width))
-    centerd, lowest = anchor[1] - height // 2, limits[1] - height
-    tops = [max(0, min(centerd + step * height, lowest)) for step in (0, 1, -1, 2, -2, 3, -3)]
+    centered, lowest = anchor[1] - height // 2, limits[1] - height
+    tops = [max(0, min(centered + step * height, lowest)) for step in (0, 1, -1, 2, -2, 3, -3)]
     boxes = [(left, top, left + width, top + height) for top in tops]
     free = (box for box in boxes if not any(_overlap(box, other) for other in taken))
     return next(free, None)

@@ -76,11 +76,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def _normalize_over_processes(self, x: Tensor) -> Tensor:
         n = all_reduce_sum(x.new_tensor(x.numel() / x.shape[1], dtype=torch.float32))
         mean = _Sum.apply(x.float().sum((0, 2, 3))) / n
-        centerd = x - _per_channel(mean, x)
-        variance = _Sum.apply(centerd.float().square().sum((0, 2, 3))) / n
+        centered = x - _per_channel(mean, x)
+        variance = _Sum.apply(centered.float().square().sum((0, 2, 3))) / n
         self._update_running(mean.detach(), (variance * n / (n - 1)).detach())
         scale = self.weight * (variance + self.eps).rsqrt()
-        return torch.addcmul(_per_channel(self.bias, x), centerd, _per_channel(scale, x))
+        return torch.addcmul(_per_channel(self.bias, x), centered, _per_channel(scale, x))
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
