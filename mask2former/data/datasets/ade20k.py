@@ -1,7 +1,7 @@
 """ADE20K: SceneParse150 as semantic, instance and panoptic dataset, and the full set of 847 classes.
 
-The 100 things of the 150 classes lie scattered among them. Label maps are those of `annotations_detectron2`,
-whose values are contiguous ids; the ids of images are their names.
+The ids of the 100 things are scattered among the 150 classes. Label maps are those of
+`annotations_detectron2`, whose values are contiguous ids; the id of an image is its name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FULL_IGNORE_LABEL = 65535
 
 
 def register_ade20k() -> None:
-    """ADE20K under its published names."""
+    """Register ADE20K under its published names."""
     for split, long in SPLITS.items():
         images = {"image_root": f"{FOLDER}/images/{long}"}
         semantic = {**images, "sem_seg_root": f"{FOLDER}/annotations_detectron2/{long}"}
@@ -50,47 +50,50 @@ def register_ade20k() -> None:
 
 @functools.cache
 def semantic_facts() -> Facts:
-    """150 classes."""
+    """Return the facts of the 150 classes."""
     rows = table("ade20k_150")
     return {
         **SEMANTIC_FACTS,
         "stuff_classes": [row["name"] for row in rows],
         "stuff_colors": [row["color"] for row in rows],
-        **_label_facts(rows),
+        **_submission_facts(),
     }
-
-
-def _label_facts(rows: list[Facts]) -> Facts:
-    return {"official_label_ids": [row["png_value"] for row in rows], "official_ignore_label": 0}
 
 
 @functools.cache
 def instance_facts() -> Facts:
-    """The 100 things, numbered 0..99 in the order of the 150."""
+    """Return the facts of the 100 things, numbered 0..99 in the order of the 150 classes."""
     things = [row for row in table("ade20k_150") if row["isthing"]]
     return {**INSTANCE_FACTS, **instance_categories(things)}
 
 
 @functools.cache
 def panoptic_facts() -> Facts:
-    """150 classes, 100 of them things."""
-    rows = table("ade20k_150")
+    """Return the facts of the 150 classes, 100 of which are things."""
+    categories = panoptic_categories(table("ade20k_150"))
     return {
         **PANOPTIC_FACTS,
-        **panoptic_categories(rows),
+        **categories,
         "evaluator_type": "ade20k_panoptic_seg",
-        **_label_facts(rows),
+        **_submission_facts(),
+    }
+
+
+def _submission_facts() -> Facts:
+    return {
+        "official_label_ids": [row["png_value"] for row in table("ade20k_150")],
+        "official_ignore_label": 0,
     }
 
 
 @functools.cache
 def full_facts() -> Facts:
-    """847 classes."""
+    """Return the facts of the 847 classes."""
     names = [row["name"] for row in table("ade20k_full_847")]
     return {**SEMANTIC_FACTS, "stuff_classes": names, "ignore_label": FULL_IGNORE_LABEL}
 
 
 def load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:
-    """Panoptic records whose label maps must be there: panoptic PNGs leave out pixels that those count."""
+    """Return panoptic records; the label maps must exist, as they label more pixels than the PNGs."""
     require(metadata.sem_seg_root)
     return load_panoptic(metadata)

@@ -1,7 +1,7 @@
-"""COCO's two formats, instances and panoptic, for COCO 2017 itself and for anybody's files.
+"""COCO's two formats, instances and panoptic, for COCO 2017 itself and for custom datasets.
 
-Registering reads nothing: files are read when the dataset is got from the catalog, categories when a fact is
-asked for that was not given. Contiguous class ids follow the order of the dataset's category ids.
+Registering reads nothing. Annotations are read with the records, categories when a fact is needed that was
+not given. Contiguous class ids follow the order of the dataset's category ids.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Container
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,8 @@ from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.storage import PathLike, to_path
 
 logger = logging.getLogger(__name__)
-ImageFile = Callable[[Facts], str]
+Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
 XYWH = 1  # Detectron2's BoxMode.XYWH_ABS
-UNKNOWN_IMAGE = "no such id among 'images'"
 INSTANCE_FACTS: Facts = {"evaluator_type": "coco"}
 PANOPTIC_FACTS: Facts = {
     "evaluator_type": "coco_panoptic_seg",
@@ -34,7 +33,7 @@ PANOPTIC_FACTS: Facts = {
     "label_divisor": 1000,
 }
 
-# Below the root of all datasets.
+# Paths below the root of all datasets.
 INSTANCES = {
     name: {"image_root": f"coco/{images}2017", "json_file": f"coco/annotations/{annotations}2017.json"}
     for name, images, annotations in (
@@ -57,9 +56,9 @@ PANOPTIC = {
 
 
 def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, image_root: PathLike) -> None:
-    """Make a COCO instance JSON and a folder of images known as `name`.
+    """Register a COCO instance JSON and its folder of images as `name`.
 
-    `metadata` holds facts beyond those; the classes are those of the JSON's `categories`.
+    `metadata` holds further facts. The classes are the JSON's `categories`.
     """
     facts = {"json_file": str(json_file), "image_root": str(image_root), **INSTANCE_FACTS, **metadata}
     derived = functools.cache(lambda: instance_categories(categories_in(json_file)))
@@ -75,10 +74,17 @@ def register_coco_panoptic(
     instances_json: PathLike | None = None,
     sem_seg_root: PathLike | None = None,
 ) -> None:
-    """Make a COCO panoptic JSON, its folder of PNGs and a folder of images known as `name`.
+    """Register a COCO panoptic JSON, its folder of PNGs and its folder of images as `name`.
 
-    `sem_seg_root` holds label maps with contiguous ids; without it, or where that folder does not exist, they
-    are derived from the panoptic PNGs. `instances_json` is what AP is measured against, if at all.
+    Args:
+        name: the new dataset.
+        metadata: further facts.
+        image_root: the images.
+        panoptic_root: the panoptic PNGs.
+        panoptic_json: the annotations; the classes are its `categories`.
+        instances_json: the ground truth for AP, which is not measured without it.
+        sem_seg_root: label maps with contiguous ids. Without them, or where that folder does not exist, they
+            are derived from the panoptic PNGs.
     """
     paths = {
         "image_root": image_root,
@@ -93,7 +99,7 @@ def register_coco_panoptic(
 
 
 def register_coco() -> None:
-    """COCO 2017 under its published names."""
+    """Register COCO 2017 under its published names."""
     for name, paths in INSTANCES.items():
         register_below_root(name, paths, _coco_instance_facts, load_instances)
     for name, paths in PANOPTIC.items():
@@ -111,8 +117,8 @@ def _coco_panoptic_facts() -> Facts:
     return {**PANOPTIC_FACTS, **panoptic_categories(table("coco_panoptic_133"))}
 
 
-def instance_categories(categories: list[Facts]) -> Facts:
-    """The facts that follow from the categories of an instance JSON: names, colors, ids."""
+def instance_categories(categories: list[Row]) -> Facts:
+    """Return the facts that follow from the categories of an instance JSON: names, colors, ids."""
     ids = {category["id"]: i for i, category in enumerate(categories)}
     return {
         "thing_classes": [category["name"] for category in categories],
@@ -122,83 +128,75 @@ def instance_categories(categories: list[Facts]) -> Facts:
     }
 
 
-def panoptic_categories(categories: list[Facts]) -> Facts:
-    """The same of a panoptic JSON: `stuff_` facts are of all classes, `thing_` facts of things alone."""
+def panoptic_categories(categories: list[Row]) -> Facts:
+    """Return the same for a panoptic JSON: `stuff_` facts cover all classes, `thing_` facts the things."""
     ids = {category["id"]: i for i, category in enumerate(categories)}
     things = [category for category in categories if category["isthing"]]
+    thing_ids = {thing["id"]: ids[thing["id"]] for thing in things}
     return {
         "thing_classes": [category["name"] for category in things],
         "stuff_classes": [category["name"] for category in categories],
-        "thing_dataset_id_to_contiguous_id": {thing["id"]: ids[thing["id"]] for thing in things},
+        "thing_dataset_id_to_contiguous_id": thing_ids,
         "stuff_dataset_id_to_contiguous_id": ids,
-        "thing_ids": [ids[thing["id"]] for thing in things],
+        "thing_ids": list(thing_ids.values()),
         **_colors("thing_colors", things),
         **_colors("stuff_colors", categories),
     }
 
 
-def categories_in(path: PathLike, *keys: str) -> list[Facts]:
-    """The categories of a COCO JSON in the order of their ids; each has `id`, `name` and `keys`.
+def categories_in(path: PathLike, *keys: str) -> list[Row]:
+    """Return the categories of a COCO JSON, sorted by id; each has `id`, `name` and `keys`.
 
     Raises:
-        DatasetError: no such file, one of those is missing, or an id occurs twice.
+        DatasetError: the file is missing, a key is missing, or an id occurs twice.
     """
-    categories: list[Facts] = read_json(path, "categories")["categories"]
+    categories: list[Row] = read_json(path, "categories")["categories"]
     for key, category in itertools.product(("id", "name", *keys), categories):
         if key not in category:
             raise DatasetError(f"{path}, categories: no '{key}' in {_brief(category)}")
     ids = Counter(category["id"] for category in categories)
     if twice := [str(number) for number, count in ids.items() if count > 1]:
         raise DatasetError(f"{path}, categories: the id {', '.join(twice)} occurs twice")
-    return sorted(categories, key=lambda category: category["id"])
+    return sorted(categories, key=itemgetter("id"))
 
 
-def _colors(key: str, categories: list[Facts]) -> Facts:
+def _colors(key: str, categories: list[Row]) -> Facts:
     known = all("color" in category for category in categories)
     return {key: [category["color"] for category in categories]} if known else {}
 
 
-def load_instances(metadata: Metadata, image_file: ImageFile = itemgetter("file_name")) -> list[Record]:
-    """The records of `json_file` and `image_root`, one for each image that the JSON lists.
+def load_instances(
+    metadata: Metadata, image_file: Callable[[Row], str] = itemgetter("file_name")
+) -> list[Record]:
+    """Return the records of `json_file` and `image_root`, one for each image that the JSON lists.
 
-    A file without `annotations` (as those of COCO's test sets) gives records without. `image_file` tells the
-    path below `image_root` of one of its `images`.
+    A file without `annotations` (as those of COCO's test sets) gives records without them. `image_file`
+    returns the path below `image_root` of a row of `images`.
 
     Raises:
         DatasetError: a file or folder is missing, or the JSON is broken.
     """
-    path = metadata.json_file
+    path, ids = metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
     content = read_json(path, "images")  # before the images: a script may have to make it
     root = require(metadata.image_root)
-    records = _converted(path, content["images"], _image_record, root, image_file)
+    records = _convert_rows(path, content["images"], lambda row: _image_record(row, root / image_file(row)))
     if "annotations" in content:
-        grouped = _instances_by_image(
-            path,
-            content["annotations"],
-            {record["image_id"] for record in records},
-            metadata.thing_dataset_id_to_contiguous_id,
-        )
+        annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
         for record in records:
-            record["annotations"] = grouped.get(record["image_id"], [])
+            record["annotations"] = annotations[record["image_id"]]
+        rows = _convert_rows(path, content["annotations"], lambda row: _instance(row, annotations, ids))
+        masked = [row for row in rows if row["segmentation"]]
+        for row in masked:
+            annotations[row["image_id"]].append(row)
+        if dropped := len(rows) - len(masked):
+            logger.warning(
+                "%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped
+            )
     return records
 
 
-def _instances_by_image(
-    path: str, annotations: list[Facts], images: set[Any], ids: dict[int, int]
-) -> dict[Any, list[Facts]]:
-    grouped = defaultdict(list)
-    instances = _converted(path, annotations, _instance, images, ids)
-    for instance in instances:
-        if instance["segmentation"]:
-            grouped[instance["image_id"]].append(instance)
-    dropped = len(instances) - sum(map(len, grouped.values()))
-    if dropped:
-        logger.warning("%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped)
-    return grouped
-
-
 def load_panoptic(metadata: Metadata) -> list[Record]:
-    """The records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated image.
+    """Return the records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated image.
 
     They name label maps in `sem_seg_root` where that folder exists.
 
@@ -209,58 +207,46 @@ def load_panoptic(metadata: Metadata) -> list[Record]:
     things = metadata.thing_dataset_id_to_contiguous_id
     content = read_json(path, "images", "annotations")
     images = {image["id"]: image for image in content["images"]}
-    roots = (
-        require(metadata.image_root),
-        require(metadata.panoptic_root),
-        _existing(metadata.get("sem_seg_root")),
-    )
-    return _converted(path, content["annotations"], _panoptic_record, images, roots, ids, things)
+    image_root, panoptic_root = require(metadata.image_root), require(metadata.panoptic_root)
+    sem_seg_root = metadata.get("sem_seg_root")
+    has_label_maps = bool(sem_seg_root) and to_path(sem_seg_root).is_dir()
+
+    def convert(row: Row) -> Record:
+        image = images[_known_image(row, images)]
+        png = row["file_name"]
+        return {
+            **_image_record(image, image_root / image["file_name"]),
+            "pan_seg_file_name": str(panoptic_root / png),
+            **({"sem_seg_file_name": str(to_path(sem_seg_root) / png)} if has_label_maps else {}),
+            "segments_info": [_segment(segment, ids, things) for segment in row["segments_info"]],
+        }
+
+    return _convert_rows(path, content["annotations"], convert)
 
 
-def _image_record(image: Facts, root: Path, image_file: ImageFile = itemgetter("file_name")) -> Record:
+def _image_record(image: Row, file: Path) -> Record:
     return {
-        "file_name": str(root / image_file(image)),
+        "file_name": str(file),
         "image_id": image["id"],
         "height": image["height"],
         "width": image["width"],
     }
 
 
-def _instance(annotation: Facts, images: set[Any], ids: dict[int, int]) -> Facts:
-    if annotation["image_id"] not in images:
-        raise DatasetError(UNKNOWN_IMAGE)
-    shape = annotation["segmentation"]
+def _instance(row: Row, images: Container[Any], ids: dict[int, int]) -> Row:
+    image_id, shape = _known_image(row, images), row["segmentation"]
     if isinstance(shape, list):
         shape = [points for points in shape if is_polygon(points)]
     return {
-        "image_id": annotation["image_id"],
-        "category_id": _contiguous(annotation, ids),
-        "iscrowd": annotation.get("iscrowd", 0),
+        "image_id": image_id,
+        "category_id": _contiguous(row, ids),
+        "iscrowd": row.get("iscrowd", 0),
         "segmentation": shape,
-        **({"bbox": annotation["bbox"], "bbox_mode": XYWH} if "bbox" in annotation else {}),
+        **({"bbox": row["bbox"], "bbox_mode": XYWH} if "bbox" in row else {}),
     }
 
 
-def _panoptic_record(
-    annotation: Facts,
-    images: dict[Any, Facts],
-    roots: tuple[Path, Path, Path | None],
-    ids: dict[int, int],
-    things: Collection[int],
-) -> Record:
-    if annotation["image_id"] not in images:
-        raise DatasetError(UNKNOWN_IMAGE)
-    image_root, panoptic_root, sem_seg_root = roots
-    semantic = {"sem_seg_file_name": str(sem_seg_root / annotation["file_name"])} if sem_seg_root else {}
-    return {
-        **_image_record(images[annotation["image_id"]], image_root),
-        "pan_seg_file_name": str(panoptic_root / annotation["file_name"]),
-        **semantic,
-        "segments_info": [_segment(segment, ids, things) for segment in annotation["segments_info"]],
-    }
-
-
-def _segment(segment: Facts, ids: dict[int, int], things: Collection[int]) -> Facts:
+def _segment(segment: Row, ids: dict[int, int], things: Container[int]) -> Row:
     return {
         "id": segment["id"],
         "category_id": _contiguous(segment, ids),
@@ -269,32 +255,34 @@ def _segment(segment: Facts, ids: dict[int, int], things: Collection[int]) -> Fa
     }
 
 
-def _contiguous(item: Facts, ids: dict[int, int]) -> int:
-    category = item["category_id"]
+def _known_image(row: Row, images: Container[Any]) -> Any:
+    if row["image_id"] not in images:
+        raise DatasetError("no such id among 'images'")
+    return row["image_id"]
+
+
+def _contiguous(row: Row, ids: dict[int, int]) -> int:
+    category = row["category_id"]
     if category not in ids:
         raise DatasetError(f"category_id {category!r} is not among the categories {list(ids)}")
     return ids[category]
 
 
-def _converted(path: str, items: list[Facts], convert: Callable[..., Facts], *arguments: Any) -> list[Facts]:
-    """`convert(item, *arguments)` of each; what is wrong with an item is reported with its file and image."""
+def _convert_rows(path: str, rows: list[Row], convert: Callable[[Row], Row]) -> list[Row]:
+    """Return `convert(row)` of each row; its errors get the file and the image id."""
 
-    def convert_one(item: Facts) -> Facts:
+    def convert_one(row: Row) -> Row:
         try:
-            return convert(item, *arguments)
+            return convert(row)
         except KeyError as key:
-            what = f"no {key} in {_brief(item)}"
+            what = f"no {key} in {_brief(row)}"
         except DatasetError as error:
             what = str(error)
-        raise DatasetError(f"{path}, image id {item.get('image_id', item.get('id'))!r}: {what}")
+        raise DatasetError(f"{path}, image id {row.get('image_id', row.get('id'))!r}: {what}")
 
-    return each_converted(convert_one, items)
+    return each_converted(convert_one, rows)
 
 
-def _brief(item: Facts) -> str:
-    text = repr(item)
+def _brief(row: Row) -> str:
+    text = repr(row)
     return text if len(text) <= 200 else text[:197] + "..."
-
-
-def _existing(folder: str | None) -> Path | None:
-    return to_path(folder) if folder and to_path(folder).is_dir() else None

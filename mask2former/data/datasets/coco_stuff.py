@@ -9,11 +9,11 @@ from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
 
 FOLDER = "coco/coco_stuff_10k"
-FIRST_STUFF = 92  # the labels below it are things, of which COCO's own list lacks the unused
+FIRST_STUFF = 92  # labels below it are things; COCO's list of things lacks those that are in no image
 
 
 def register_coco_stuff() -> None:
-    """COCO-Stuff 10k under its published names."""
+    """Register COCO-Stuff 10k under its published names."""
     for split in ("train", "test"):
         paths = {
             "image_root": f"{FOLDER}/images_detectron2/{split}",
@@ -24,14 +24,14 @@ def register_coco_stuff() -> None:
 
 @functools.cache
 def semantic_facts() -> Facts:
-    """171 classes."""
+    """Return the facts of the 171 classes."""
     names = {row["id"]: row["name"] for row in table("coco_stuff_labels_183")}
     return {**SEMANTIC_FACTS, "stuff_classes": [names[label] for label in contiguous_ids()]}
 
 
 @functools.cache
 def contiguous_ids() -> dict[int, int]:
-    """The contiguous id of each label that is a class."""
+    """Return the contiguous id of each label that is a class."""
     things = {row["id"] for row in table("coco_panoptic_133") if row["isthing"]}
     labels = [row["id"] for row in table("coco_stuff_labels_183")]
     used = [label for label in labels if label in things or label >= FIRST_STUFF]

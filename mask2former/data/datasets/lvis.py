@@ -1,7 +1,7 @@
 """LVIS v1: instances of 1203 classes on COCO's images.
 
-The classes are those of its files. An image lies where its `coco_url` says, since LVIS divides the images
-among its sets in another way than COCO does.
+The classes are read from its files. LVIS does not split COCO's images as COCO does, so the folder of an image
+is taken from its `coco_url`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.datasets.coco import categories_in, instance_categories, load_instances
+from mask2former.data.datasets.coco import Row, categories_in, instance_categories, load_instances
 from mask2former.data.datasets.files import datasets_root
 from mask2former.data.datasets.registration import Facts, register
 
@@ -22,7 +22,7 @@ JSON_FILES = {
 
 
 def register_lvis() -> None:
-    """LVIS v1 under its published names."""
+    """Register LVIS v1 under its published names."""
     for name, file in JSON_FILES.items():
         register(name, {"evaluator_type": "lvis"}, functools.partial(_facts, f"lvis/{file}.json"), _load)
 
@@ -42,6 +42,6 @@ def _load(metadata: Metadata) -> list[Record]:
     return load_instances(metadata, image_file=_path_in_url)
 
 
-def _path_in_url(image: Facts) -> str:
-    """`train2017/000000391895.jpg` of `http://images.cocodataset.org/train2017/000000391895.jpg`."""
+def _path_in_url(image: Row) -> str:
+    """Return `train2017/000000391895.jpg` for `http://images.cocodataset.org/train2017/000000391895.jpg`."""
     return "/".join(image["coco_url"].split("/")[-2:])

@@ -1,8 +1,7 @@
-"""Mapillary Vistas: v1.2 with 65 classes, and v2.0, whose classes stand in its own files.
+"""Mapillary Vistas: v1.2 with 65 classes, and v2.0, whose classes are read from its files.
 
 Both versions share their images. Annotations of v1.2 lie in `{split}/v1.2`, or, in older downloads, in
-`{split}` itself. Label maps hold numbers of labels; v1.2 keeps the last, 65, for unlabeled pixels. The ids
-of images are their names.
+`{split}` itself. In its label maps 65, the last label, means unlabeled. The id of an image is its name.
 """
 
 from __future__ import annotations
@@ -11,9 +10,15 @@ import functools
 from collections.abc import Callable
 
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.datasets.coco import PANOPTIC_FACTS, categories_in, load_panoptic, panoptic_categories
+from mask2former.data.datasets.coco import (
+    PANOPTIC_FACTS,
+    Row,
+    categories_in,
+    load_panoptic,
+    panoptic_categories,
+)
 from mask2former.data.datasets.files import datasets_root, read_json, require, table
-from mask2former.data.datasets.registration import Facts, register
+from mask2former.data.datasets.registration import Facts, Load, register
 from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
 from mask2former.utils.label_maps import IGNORE_LABEL
 
@@ -24,8 +29,8 @@ PANOPTIC: Facts = {"evaluator_type": "mapillary_vistas_panoptic_seg"}
 
 
 def register_mapillary() -> None:
-    """v1.2 under its published names, and v2.0 as `mapillary_vistas_v2_...`."""
-    datasets: dict[str, tuple[Facts, Callable[[str], Facts], Callable[[Metadata], list[Record]]]] = {
+    """Register v1.2 under its published names, and v2.0 as `mapillary_vistas_v2_...`."""
+    datasets: dict[str, tuple[Facts, Callable[[str], Facts], Load]] = {
         "sem_seg": (SEMANTIC, _semantic_v1, load_semantic),
         "panoptic": (PANOPTIC, _panoptic_v1, _load_panoptic_and_semantic),
         "v2_sem_seg": (SEMANTIC, _semantic_v2, _load_semantic_v2),
@@ -38,7 +43,8 @@ def register_mapillary() -> None:
 
 def _semantic_v1(split: str) -> Facts:
     paths = {"image_root": _path(split, "images"), "sem_seg_root": _path(_annotated_v1(split), "labels")}
-    return {**paths, **_semantic_classes()}
+    shared = ("stuff_classes", "stuff_colors", "ignore_label", "official_label_ids")
+    return {**paths, **{key: _panoptic_classes()[key] for key in shared}}
 
 
 def _panoptic_v1(split: str) -> Facts:
@@ -53,29 +59,19 @@ def _panoptic_v1(split: str) -> Facts:
 
 
 @functools.cache
-def _semantic_classes() -> Facts:
-    """65 classes."""
-    rows = [row for row in table("mapillary_vistas_v1.2_66") if row["evaluate"]]
-    return {
-        "stuff_classes": [row["readable"] for row in rows],
-        "stuff_colors": [row["color"] for row in rows],
-        **_label_facts(),
-    }
-
-
-@functools.cache
 def _panoptic_classes() -> Facts:
-    """65 classes, 37 of them things."""
-    rows = [row for row in table("mapillary_vistas_v1.2_66") if row["evaluate"]]
-    categories = [{**row, "id": row["panoptic_category_id"], "name": row["readable"]} for row in rows]
-    return {**PANOPTIC_FACTS, **panoptic_categories(categories), **_label_facts()}
-
-
-def _label_facts() -> Facts:
-    labels = {row["label_id"]: row["evaluate"] for row in table("mapillary_vistas_v1.2_66")}
-    (unlabeled,) = (label for label, evaluated in labels.items() if not evaluated)
-    official = [label for label, evaluated in labels.items() if evaluated]
-    return {"ignore_label": unlabeled, "official_label_ids": official}
+    """Return the facts of the 65 classes, 37 of which are things."""
+    rows = table("mapillary_vistas_v1.2_66")
+    classes = [row for row in rows if row["evaluate"]]
+    (unlabeled,) = (row["label_id"] for row in rows if not row["evaluate"])
+    return {
+        **PANOPTIC_FACTS,
+        **panoptic_categories(
+            [{**row, "id": row["panoptic_category_id"], "name": row["readable"]} for row in classes]
+        ),
+        "ignore_label": unlabeled,
+        "official_label_ids": [row["label_id"] for row in classes],
+    }
 
 
 def _load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:
@@ -84,7 +80,7 @@ def _load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:
 
 
 def _semantic_v2(split: str) -> Facts:
-    """The classes are the labels that the dataset's own file says to evaluate."""
+    """Return the facts of v2.0; its classes are the labels that `config_v2.0.json` marks `evaluate`."""
     labels = _labels_v2(_path("config_v2.0.json"))
     official = [number for number, label in enumerate(labels) if label["evaluate"]]
     return {
@@ -106,7 +102,7 @@ def _load_semantic_v2(metadata: Metadata) -> list[Record]:
 
 
 def _panoptic_v2(split: str) -> Facts:
-    """The classes are the categories of the panoptic JSON."""
+    """Return the facts of v2.0; its classes are the categories of the panoptic JSON."""
     json_file = _path(split, "v2.0", "panoptic", "panoptic_2020.json")
     return {
         "image_root": _path(split, "images"),
@@ -123,8 +119,8 @@ def _panoptic_classes_v2(json_file: str) -> Facts:
 
 
 @functools.cache
-def _labels_v2(file: str) -> list[Facts]:
-    labels: list[Facts] = read_json(file, "labels")["labels"]
+def _labels_v2(file: str) -> list[Row]:
+    labels: list[Row] = read_json(file, "labels")["labels"]
     return labels
 
 

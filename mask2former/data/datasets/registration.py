@@ -1,4 +1,4 @@
-"""How a dataset becomes known by name. Nothing is read then: neither its files nor its facts."""
+"""Registration of datasets by name. It reads nothing: neither the files nor the facts that stand in them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
 from mask2former.data.datasets.files import datasets_root, each_file_parsed_once
 
-Facts = dict[str, Any]
+Facts = dict[str, Any]  # attributes of `Metadata` by name
 Load = Callable[[Metadata], list[Record]]
 
 
 def register(name: str, facts: Facts, derived: Callable[[], Facts], load: Load) -> None:
-    """Make known as `name` what `load(metadata)` reads; `derived()` is asked for what `facts` do not tell."""
+    """Register a dataset whose records are `load(metadata)`.
+
+    `facts` are known now; `derived()` returns the other facts, and is called when one of them is needed.
+    """
     metadata = MetadataCatalog.get(name)
 
     def read() -> list[Record]:
@@ -25,7 +28,7 @@ def register(name: str, facts: Facts, derived: Callable[[], Facts], load: Load) 
 
 
 def register_below_root(name: str, paths: dict[str, str], facts: Callable[[], Facts], load: Load) -> None:
-    """The same for a dataset below the root of all datasets.
+    """Register a dataset whose files lie below the root of all datasets.
 
     `paths` (fact -> path below the root) follow $DETECTRON2_DATASETS as it is when they are used.
     """

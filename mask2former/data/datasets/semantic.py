@@ -1,4 +1,4 @@
-"""Semantic datasets of any origin: a folder of images, and a folder of label PNGs of the same names."""
+"""Semantic datasets: a folder of images, and a folder of label PNGs with the same names."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def register_semantic(
     label_root: PathLike,
     label_ids: Mapping[int, int] | None = None,
 ) -> None:
-    """Make a folder of images and a folder of label PNGs known as `name`.
+    """Register a folder of images and a folder of label PNGs as `name`.
 
-    Files belong together where their paths below the two folders differ in nothing but the suffix. Images
-    without labels are left out with a warning; labels without an image are an error.
+    An image and its label PNG have the same path below their folders, except for the suffix. Images without
+    labels are left out with a warning; labels without an image are an error.
 
     Args:
         name: the new dataset.
-        metadata: further facts: `stuff_classes`, the names in the order of their contiguous ids; perhaps
-            `stuff_colors` and `ignore_label` (255).
+        metadata: further facts: `stuff_classes`, the names in the order of contiguous ids; optionally
+            `stuff_colors` and `ignore_label` (default: 255).
         image_root: images, also in folders below it.
         label_root: PNGs or TIFFs of 8 or 16 bits: gray values or indices of a palette.
-        label_ids: the contiguous id, or the ignore label, of each value in them; None: values are those ids.
+        label_ids: value -> contiguous id or ignore label; None: the values are contiguous ids.
     """
     roots = {"image_root": str(image_root), "sem_seg_root": str(label_root)}
     facts = {**roots, **SEMANTIC_FACTS, **metadata}
@@ -44,7 +44,7 @@ def register_semantic(
 
 
 def load_semantic(metadata: Metadata, label_ids: Mapping[int, int] | None = None) -> list[Record]:
-    """The records of `image_root` and `sem_seg_root`, in the order of their names; `image_id` is the name.
+    """Return the records of `image_root` and `sem_seg_root`, sorted by name; `image_id` is the name.
 
     Raises:
         DatasetError: a folder is missing, two files share a name, labels have no image, or nothing is left.
@@ -60,10 +60,10 @@ def load_semantic(metadata: Metadata, label_ids: Mapping[int, int] | None = None
 
 
 def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]:
-    """The files at any depth below `root`, sorted: path below it without suffix -> whole path.
+    """Return the files at any depth below `root`, sorted: path below it without suffix -> whole path.
 
     Raises:
-        DatasetError: there is no such folder, or two files have the same name.
+        DatasetError: the folder is missing, or two files have the same name.
     """
     found: dict[str, str] = {}
     folder = require(root)
@@ -78,7 +78,7 @@ def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]
 def paired_names(
     images: Collection[str], labels: Collection[str], image_root: str, label_root: str
 ) -> list[str]:
-    """The names that have both an image and labels. Images without labels are told of in a warning.
+    """Return the names that have both an image and labels. Warn of images without labels.
 
     Raises:
         DatasetError: there are no images or no labels, or labels without an image.
@@ -86,11 +86,11 @@ def paired_names(
     for root, names, what in ((image_root, images, "images"), (label_root, labels, "label files")):
         if not names:
             raise DatasetError(f"{root}: there are no {what}")
-    if lonely := [name for name in labels if name not in images]:
+    if unpaired := [name for name in labels if name not in images]:
         stop_or_note(
             DatasetError(
-                f"{label_root}: {len(lonely)} of {len(labels)} label files have no image in {image_root}: "
-                f"{_some(lonely)} (one that is there: {next(iter(images))})"
+                f"{label_root}: {len(unpaired)} of {len(labels)} label files have no image in {image_root}: "
+                f"{_some(unpaired)} (one that is there: {next(iter(images))})"
             )
         )
     if unlabeled := [name for name in images if name not in labels]:

@@ -1,36 +1,37 @@
-"""The embedded dataset: images of circles, squares and triangles over two textures, drawn by us.
+"""The embedded dataset `shapes`: synthetic images of circles, squares and triangles over two textures.
 
-Every image follows from (seed, number) alone. `write_shapes` puts them on disk exactly as COCO lays out its
-panoptic and instance annotations, and COCO's reader reads them, so that the small example exercises the code
-that real data does. Textures vary about colors of their own; shapes hide one another, wear any color, are
-noisy and slightly turned: only its form tells the class of a shape.
+Each image follows from (seed, number) alone. `write_shapes` writes them in COCO's layout and formats, and
+COCO's reader reads them, so the small example runs the code that real datasets run. Colors vary, shapes hide
+one another, are noisy and slightly rotated: the class of a shape is its form alone.
 
 Shapes: `H, W` the sides of an image in pixels.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from mask2former.utils.label_maps import write_segment_ids
+from mask2former.data.datasets.coco import PANOPTIC_FACTS, Row, load_panoptic, panoptic_categories
+from mask2former.data.datasets.registration import Facts, register_below_root
+from mask2former.utils.label_maps import Array, write_segment_ids
 
 SIDE = 128
 SPLITS = {"train": 3000, "val": 150}
-MAX_TURN = np.pi / 12  # of a shape, either way
-LABEL_DIVISOR = 1000  # segment id = category id * LABEL_DIVISOR + number in the image
+MAX_ROTATION = np.pi / 12  # of a shape, either way
+LABEL_DIVISOR = 1000  # segment id = category id * LABEL_DIVISOR + number of the segment
 
-CATEGORIES: list[dict[str, Any]] = [
+CATEGORIES: list[Row] = [
     {"id": 1, "name": "circle", "isthing": 1, "color": [220, 60, 60]},
     {"id": 2, "name": "square", "isthing": 1, "color": [60, 160, 70]},
     {"id": 3, "name": "triangle", "isthing": 1, "color": [60, 90, 220]},
@@ -39,42 +40,58 @@ CATEGORIES: list[dict[str, Any]] = [
 ]
 THINGS = [category for category in CATEGORIES if category["isthing"]]
 
-Array = NDArray[Any]
 Rng = np.random.Generator
 
 
-class DrawnImage(NamedTuple):
-    """A drawn image: `image` (H, W, 3) uint8 RGB, and `segment_ids` (H, W) int64."""
+def register_shapes() -> None:
+    """Register both splits."""
+    for split in SPLITS:
+        paths = {
+            "image_root": f"shapes/{split}",
+            "panoptic_root": f"shapes/panoptic_{split}",
+            "panoptic_json": f"shapes/annotations/panoptic_{split}.json",
+            "json_file": f"shapes/annotations/instances_{split}.json",
+        }
+        register_below_root(f"shapes_panoptic_{split}", paths, _facts, load_panoptic)
+
+
+@functools.cache
+def _facts() -> Facts:
+    return {**PANOPTIC_FACTS, **panoptic_categories(CATEGORIES)}
+
+
+class SyntheticImage(NamedTuple):
+    """`image` (H, W, 3) uint8 RGB, and `segment_ids` (H, W) int64."""
 
     image: Array
     segment_ids: Array
 
 
 def _stripes(rng: Rng, side: int) -> Array:
-    """Slanted stripes: (H, W) bool, true in one of the two colors."""
+    """Return slanted stripes: (H, W) bool, True for the first of two colors."""
     y, x = np.mgrid[:side, :side]
     angle = rng.uniform(0, np.pi)
     return (x * np.cos(angle) + y * np.sin(angle)) % 10 < 5
 
 
 def _checks(rng: Rng, side: int) -> Array:
-    """A chessboard: (H, W) bool, true in one of the two colors."""
+    """Return a chessboard: (H, W) bool, True for the first of two colors."""
     y, x = np.mgrid[:side, :side] + rng.integers(0, 12, (2, 1, 1))
     return (x // 6 + y // 6) % 2 == 0
 
 
 def _polygon(corners: int) -> Callable[[Rng, Array, float], Array]:
-    """A drawer of regular polygons, slightly turned: (rng, center, radius) -> (corners, 2) xy."""
+    """Return a function (rng, center, radius) -> vertices (corners, 2) xy of a slightly rotated polygon."""
 
     def vertices(rng: Rng, center: Array, radius: float) -> Array:
-        flat_bottom = np.pi / 2 - np.pi / corners
-        angles = flat_bottom + rng.uniform(-MAX_TURN, MAX_TURN) + 2 * np.pi * np.arange(corners) / corners
+        start = np.pi / 2 - np.pi / corners + rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+        angles = start + 2 * np.pi * np.arange(corners) / corners
         return center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
     return vertices
 
 
-# Radii differ so that the areas of the three forms are alike, and a polygon of many corners is a circle.
+# Factors of the radius make the areas of the three forms similar. A polygon of many corners is a circle.
 FORMS: dict[str, tuple[Callable[[Rng, Array, float], Array], float]] = {
     "circle": (_polygon(48), 1.0),
     "square": (_polygon(4), 1.25),
@@ -84,13 +101,13 @@ TEXTURES = {"stripes": _stripes, "checks": _checks}
 
 
 def _paint(rng: Rng, image: Array, where: Array, colors: Array) -> None:
-    """Fill the pixels `where` with `colors` (3,) or (n, 3), and noise of a strength of its own."""
+    """Fill the pixels `where` with `colors` (3,) or (n, 3) and noise of random strength."""
     noise = rng.normal(0, rng.uniform(8, 28), (int(where.sum()), 3))
     image[where] = colors + noise
 
 
-def draw_image(rng: Rng, side: int = SIDE) -> DrawnImage:
-    """Two textures on either side of a line, and three to seven shapes that may hide one another."""
+def draw_image(rng: Rng, side: int = SIDE) -> SyntheticImage:
+    """Draw two textures, one on each side of a line, and three to seven shapes that may hide one another."""
     image = np.zeros((side, side, 3))
     ids = np.zeros((side, side), dtype=np.int64)
     y, x = np.mgrid[:side, :side]
@@ -110,52 +127,36 @@ def draw_image(rng: Rng, side: int = SIDE) -> DrawnImage:
         cv2.fillPoly(inside, [np.rint(vertices(rng, center, radius)).astype(np.int32)], 1)
         _paint(rng, image, inside > 0, rng.uniform(0, 255, 3))
         ids[inside > 0] = category["id"] * LABEL_DIVISOR + number
-    return DrawnImage(np.clip(image, 0, 255).astype(np.uint8), ids)
+    return SyntheticImage(np.clip(image, 0, 255).astype(np.uint8), ids)
 
 
-def _bounding_box(mask: Array) -> list[int]:
-    """XYWH in pixels."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]
-
-
-def _segment(mask: Array, segment_id: int) -> dict[str, Any]:
-    """A row of `segments_info`, of what is visible."""
-    return {
+def _segment(mask: Array, segment_id: int) -> tuple[Row, Row]:
+    """Return the row of `segments_info` for a mask (H, W), and the mask's compressed RLE."""
+    code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    segment = {
         "id": segment_id,
         "category_id": segment_id // LABEL_DIVISOR,
         "area": int(mask.sum()),
-        "bbox": _bounding_box(mask),
+        "bbox": [int(value) for value in rle.toBbox(code)],
         "iscrowd": 0,
     }
+    return segment, {"size": code["size"], "counts": code["counts"].decode()}
 
 
-def _instance(mask: Array, segment: dict[str, Any], image_id: int) -> dict[str, Any]:
-    """A row of the instance annotations, with a compressed RLE; its id is added by the caller."""
-    code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    segmentation = {"size": code["size"], "counts": code["counts"].decode()}
-    return {**segment, "image_id": image_id, "segmentation": segmentation}
-
-
-def _write_image(root: Path, split: str, image_id: int, drawn: DrawnImage) -> tuple[dict, dict, list[dict]]:
-    """Write an image and its PNG of ids; return its rows of images, panoptic and instance annotations."""
-    name = f"{image_id:06d}"
-    Image.fromarray(drawn.image).save(root / split / f"{name}.jpg", quality=92)
-    ids = drawn.segment_ids
+def _write_image(root: Path, split: str, image_id: int, rng: Rng) -> tuple[Row, Row, list[Row]]:
+    """Draw and write an image and its PNG; return its rows of images, panoptic and instance annotations."""
+    name, (image, ids) = f"{image_id:06d}", draw_image(rng)
+    Image.fromarray(image).save(root / split / f"{name}.jpg", quality=92)
     write_segment_ids(root / f"panoptic_{split}" / f"{name}.png", ids)
-    masks = {int(segment_id): ids == segment_id for segment_id in np.unique(ids)}
-    segments = {segment_id: _segment(mask, segment_id) for segment_id, mask in masks.items()}
-    thing_ids = {category["id"] for category in THINGS}
-    instances = [
-        _instance(masks[segment_id], segment, image_id)
-        for segment_id, segment in segments.items()
-        if segment["category_id"] in thing_ids
-    ]
+    segments, instances = [], []
+    for segment_id in np.unique(ids).tolist():
+        segment, segmentation = _segment(ids == segment_id, segment_id)
+        segments.append(segment)
+        if segment["category_id"] in [category["id"] for category in THINGS]:
+            instances.append({**segment, "image_id": image_id, "segmentation": segmentation})
     height, width = ids.shape
-    image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
-    panoptic = {"image_id": image_id, "file_name": f"{name}.png", "segments_info": [*segments.values()]}
-    return image, panoptic, instances
+    row = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
+    return row, {"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments}, instances
 
 
 def _write_split(root: Path, split: str, count: int, seed: int) -> None:
@@ -164,25 +165,23 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
         (root / folder).mkdir(parents=True, exist_ok=True)
     images, panoptic, instances = [], [], []
     for image_id in tqdm(range(1, count + 1), desc=f"drawing {split}", unit="image"):
-        # The split takes part in the seed: train and val must not share images.
+        # The split is part of the seed: train and val must not share images.
         rng = np.random.default_rng([seed, list(SPLITS).index(split), image_id])
-        rows = _write_image(root, split, image_id, draw_image(rng))
-        images.append(rows[0])
-        panoptic.append(rows[1])
-        instances += rows[2]
+        image, segments, things = _write_image(root, split, image_id, rng)
+        images.append(image)
+        panoptic.append(segments)
+        instances += things
     for number, instance in enumerate(instances, start=1):
         instance["id"] = number
-    common = {"images": images, "categories": CATEGORIES}
-    annotations = root / "annotations"
-    (annotations / f"panoptic_{split}.json").write_text(json.dumps({**common, "annotations": panoptic}))
-    common["categories"] = THINGS
-    (annotations / f"instances_{split}.json").write_text(json.dumps({**common, "annotations": instances}))
+    for kind, categories, rows in (("panoptic", CATEGORIES, panoptic), ("instances", THINGS, instances)):
+        content = {"images": images, "categories": categories, "annotations": rows}
+        (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
 
 
 def write_shapes(root: Path, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
-    """Draw the dataset into `root`/shapes unless the same one is there already; returns that folder.
+    """Draw the dataset into `root`/shapes unless the same dataset is there already; return that folder.
 
-    It appears whole or not at all: an interrupted run leaves nothing that would be taken for the dataset.
+    The folder appears whole or not at all: an interrupted run leaves nothing that looks like the dataset.
     """
     counts = counts or SPLITS
     target, stamp = root / "shapes", json.dumps({"version": 1, "counts": counts, "seed": seed, "side": SIDE})
