@@ -1,0 +1,28 @@
+"""Draw docs/images/coffee_segmented.jpg: the photograph beside its ground truth, annotated by hand.
+
+    python scripts/draw_readme_image.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from mask2former.utils.image_io import read_image, write_image
+from mask2former.utils.label_maps import read_label_map
+from mask2former.utils.visualize import Region, class_colors, draw_regions
+
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+NAMES = {1: "saucer", 2: "cup", 3: "spoon", 4: "table"}  # 0 is unlabeled
+
+
+def photo_and_overlay() -> np.ndarray:
+    """Return the photograph (H, W, 3) and its overlay side by side, (H, 2 W, 3) uint8 RGB."""
+    photo = read_image(IMAGES / "coffee.jpg")
+    labels = read_label_map(IMAGES / "coffee_labels.png")
+    colors = class_colors(len(NAMES) + 1)
+    regions = [Region(labels == label, colors[label], name) for label, name in NAMES.items()]
+    return np.concatenate([photo, draw_regions(photo, regions)], axis=1)
+
+
+if __name__ == "__main__":
+    write_image(IMAGES / "coffee_segmented.jpg", photo_and_overlay())
