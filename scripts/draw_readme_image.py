@@ -1,6 +1,6 @@
 """Draw docs/images/coffee_segmented.jpg: the photograph beside its ground truth, annotated by hand.
 
-    python scripts/draw_readme_image.py
+python scripts/draw_readme_image.py
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The one error of this package that users meet: a dataset that cannot be used as it is."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -62,3 +62,8 @@ def each_converted(
 def broken_record(record: dict[str, Any], what: str, file: str | None = None) -> DatasetError:
     """The error for one record; `file` is the culprit where it is not the image itself."""
     return DatasetError(f"{file or record.get('file_name')}, image id {record.get('image_id')!r}: {what}")
+
+
+def first_few(values: Sequence[Any], count: int = 3) -> str:
+    """Return the first of some values for a message, and ", ..." if there are more."""
+    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")

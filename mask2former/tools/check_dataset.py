@@ -25,7 +25,7 @@ from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCat
 from mask2former.data.catalog import Record
 from mask2former.data.checks.record import RecordFacts, Warned, look_into, task_of
 from mask2former.data.checks.summary import SHARED, Statistics, repeated
-from mask2former.data.custom.dataset import REGISTER, find_format, forget
+from mask2former.data.custom.dataset import forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.errors import errors_collected
 from mask2former.data.ground_truth.geometry import View
@@ -249,8 +249,7 @@ def name_custom_data(images: str, annotations: str, classes: str | None) -> str:
     """Make files known by a name, which is returned. What is broken among them, the records will show."""
     forget(OWN)
     with errors_collected():
-        task, labels = find_format(images, annotations, classes)
-    REGISTER[task](OWN, images, annotations, labels)
+        register_files(OWN, images, annotations, classes)
     return OWN
 
 

@@ -1,1 +1,1 @@
-"""Custom datasets: annotations of a user's own, found out and checked."""
+"""Custom datasets: their format is recognized, their files are checked, and they are registered."""

@@ -1,7 +1,7 @@
-"""What is wrong with somebody's data, found before training: from the JSON, listed folders and file heads.
+"""Checks of a custom dataset before training, which read the JSON, file lists and some image headers.
 
-No image is decoded here, and of the heads a spread of `LOOKED_AT` is read. `tools/check_dataset.py` looks
-at everything.
+No image is decoded here, and headers are read of `LOOKED_AT` images at most. The command
+`mask2former check-dataset` decodes everything.
 
 Shapes: `H, W` an image's sides in pixels.
 """
@@ -20,9 +20,9 @@ from PIL import Image
 from mask2former.data.catalog import Record
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
+from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import read_json
-from mask2former.data.datasets.registration import Facts
-from mask2former.data.errors import DatasetError, broken_record
+from mask2former.data.errors import DatasetError, broken_record, first_few
 from mask2former.data.ground_truth.polygons import FAR
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.storage import PathLike, files_below, names_in, to_path
@@ -30,50 +30,50 @@ from mask2former.utils.storage import PathLike, files_below, names_in, to_path
 logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
-ORIENTATION, TURNED = 0x0112, range(5, 9)  # EXIF's tag, and its values for images that lie on their side
-SLACK = 1.0  # pixels beyond the border that nobody is told of
+ORIENTATION, ROTATED = 0x0112, range(5, 9)  # EXIF's tag, and its values for images rotated by 90 degrees
+SLACK = 1.0  # pixels beyond the border that no warning mentions
 
 
-def check_ids(path: PathLike, content: Facts) -> None:
-    """Look for ids of a COCO JSON that occur twice: of images, of annotations, and of annotated images.
+def check_ids(path: PathLike, content: Row) -> None:
+    """Check that the ids of images, annotations and annotated images in a COCO JSON are unique.
 
-    Nothing here uses the ids of annotations, so that those are only told of.
+    Nothing uses the ids of annotations and a file name may occur twice, so those only cause a warning.
 
     Raises:
-        DatasetError: images share an id, or panoptic annotations an image.
+        DatasetError: two images share an id, or two panoptic annotations an image.
     """
     images, annotations = content["images"], content["annotations"]
     panoptic = [annotation for annotation in annotations if "segments_info" in annotation]
     for where, rows, key in (("images", images, "id"), ("annotations", panoptic, "image_id")):
-        if twice := _repeated(rows, key):
-            raise DatasetError(f"{path}, {where}: the {key} {some(twice)} occurs more than once")
+        if repeated := _repeated(rows, key):
+            raise DatasetError(f"{path}, {where}: the {key} {first_few(repeated)} occurs more than once")
     for where, rows, key in (("images", images, "file_name"), ("annotations", annotations, "id")):
-        if twice := _repeated(rows, key):
-            logger.warning("%s, %s: the %s %s occurs more than once", path, where, key, some(twice))
+        if repeated := _repeated(rows, key):
+            logger.warning("%s, %s: the %s %s occurs more than once", path, where, key, first_few(repeated))
 
 
-def _repeated(rows: Iterable[Facts], key: str) -> list[Any]:
+def _repeated(rows: Iterable[Row], key: str) -> list[Any]:
     counts = Counter(row[key] for row in rows if key in row)
     return [value for value, count in counts.items() if count > 1]
 
 
 def check_areas(path: PathLike) -> None:
-    """Raise where annotations of an instance JSON have no area: AP is measured by it.
+    """Check that the annotations of an instance JSON have an area, which AP needs.
 
     Raises:
-        DatasetError: the first that has none.
+        DatasetError: an annotation has no area.
     """
     for annotation in read_json(path, "annotations")["annotations"]:
         if "area" not in annotation:
             image = annotation.get("image_id")
-            raise DatasetError(f"{path}, image id {image!r}: an annotation has no 'area', which AP goes by")
+            raise DatasetError(f"{path}, image id {image!r}: an annotation has no 'area', which AP needs")
 
 
 def check_files(records: Sequence[Record], image_root: PathLike) -> None:
-    """Look for the files of all records, folder by folder; tell of images that no record names.
+    """Check that the files of all records exist, and warn of images that no record names.
 
     Raises:
-        DatasetError: files are missing, with where they may be meant to be.
+        DatasetError: files are missing; the message says where they may lie.
     """
     contents: dict[Path, set[str]] = defaultdict(set)
     for key in FILE_KEYS:
@@ -83,20 +83,16 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
         if missing := [path for path in paths if path.name not in contents[path.parent]]:
             raise DatasetError(
                 f"{len(missing)} of {len(paths)} files that the annotations name do not exist: "
-                f"{some(missing)}{_hint(missing[0], to_path(image_root))}"
+                f"{first_few(missing)}{_hint(missing[0], to_path(image_root))}"
             )
     named = {to_path(record["file_name"]) for record in records}
     if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
-        logger.warning(
-            "%s: %d images have no annotations, and are not used: %s",
-            image_root,
-            len(unnamed),
-            some(unnamed),
-        )
+        message = "%s: %d images have no annotations and are not used: %s"
+        logger.warning(message, image_root, len(unnamed), first_few(unnamed))
 
 
 def _hint(missing: Path, image_root: Path) -> str:
-    """Where a missing image lies, if that is easily found."""
+    """Return where a missing image lies, if it is in an obvious place."""
     if not missing.is_relative_to(image_root):
         return ""
     for candidate in (image_root.parent / missing.relative_to(image_root), image_root / missing.name):
@@ -106,10 +102,10 @@ def _hint(missing: Path, image_root: Path) -> str:
 
 
 def check_sizes(records: Sequence[Record]) -> None:
-    """Compare the sizes that a spread of files has with one another and with what the annotations say.
+    """Compare the sizes of at most `LOOKED_AT` images with those of their PNGs and annotations.
 
     Raises:
-        DatasetError: they differ, or a file is no image.
+        DatasetError: they differ, or a file is not a readable image.
     """
     for record in spread(records, LOOKED_AT):
         size = _upright_size(record, "file_name")
@@ -123,87 +119,84 @@ def check_sizes(records: Sequence[Record]) -> None:
 
 
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
-    """(H, W) as a viewer shows it; the pixels are not read."""
+    """Return (H, W) as a viewer shows the image, from its header."""
     try:
         with to_path(record[key]).open("rb") as file, Image.open(file) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            return image.size if turned else image.size[::-1]
+            rotated = image.getexif().get(ORIENTATION) in ROTATED
+            return image.size if rotated else image.size[::-1]
     except Exception as error:  # Pillow reports damage by many kinds of error
-        raise broken_record(record, f"no readable image ({error})", record[key]) from error
+        raise broken_record(record, f"not a readable image ({error})", record[key]) from error
 
 
 def check_annotations(records: Sequence[Record], classes: Sequence[str], path: PathLike) -> None:
-    """Look at all annotations of instances: is there one, are coordinates pixels, do they stay inside?
+    """Check all instance annotations: masks exist, and coordinates are pixels. Log what else is unusual.
 
     Raises:
-        DatasetError: there are no masks, or coordinates that cannot be meant.
+        DatasetError: there are no masks, or coordinates are not plausible.
     """
     present: Counter[int] = Counter()
-    outside, largest = 0, 0.0
+    num_outside, largest = 0, 0.0
     for record in records:
+        size = np.array([record["width"], record["height"]])
         for annotation in record["annotations"]:
             present[annotation["category_id"]] += not annotation["iscrowd"]
-            beyond, reach = _reach(record, annotation)
-            outside += beyond
-            largest = max(largest, reach)
+            polygons, box = _points(record, annotation)
+            corners = np.concatenate([*polygons, box])
+            if not (np.abs(corners) <= FAR * size.max()).all():
+                what = f"an annotation has a point more than {FAR} times the image's side away"
+                raise broken_record(record, what)
+            num_outside += bool((corners < -SLACK).any() or (corners > size + SLACK).any())
+            largest = max([largest, *(float(points.max()) for points in polygons)]) if polygons else np.inf
     if not present.total():
-        raise DatasetError(f"{path}: not one annotation has a mask; boxes alone cannot be trained on")
+        raise DatasetError(f"{path}: no annotation has a mask; boxes alone cannot be trained on")
     if largest <= 1:
-        raise DatasetError(f"{path}: all coordinates lie between 0 and 1; they must be pixels, not shares")
-    if outside:
-        logger.warning("%s: %d annotations reach beyond their image; they are cut off there", path, outside)
+        raise DatasetError(
+            f"{path}: all coordinates lie between 0 and 1; they must be pixels, not fractions of the image"
+        )
+    if num_outside:
+        logger.warning("%s: %d annotations reach beyond their image and are clipped", path, num_outside)
     empty = sum(not record["annotations"] for record in records)
     logger.info("%s: %d of %d images have no annotations", path, empty, len(records))
-    tell_unused(path, classes, present)
+    warn_of_unused_classes(path, classes, present)
 
 
-def tell_unused(path: PathLike, classes: Sequence[str], present: Collection[int]) -> None:
-    """Warn of classes that nothing is of: models with them learn that they do not exist."""
-    if unused := [name for number, name in enumerate(classes) if number not in present]:
-        logger.warning("%s: no annotation is of the classes %s", path, some(unused))
-
-
-def _reach(record: Record, annotation: Facts) -> tuple[bool, float]:
-    """Whether polygons or box leave the image, and the largest coordinate; infinite where it has an RLE."""
-    size = np.array([record["width"], record["height"]])
+def _points(record: Record, annotation: Row) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the polygons (none for an RLE) and the two corners of the box, each (n, 2) xy."""
     polygons = annotation["segmentation"] if isinstance(annotation["segmentation"], list) else []
     try:
         x, y, width, height = annotation.get("bbox") or (0, 0, 0, 0)
-        box = np.array([x, y, x + width, y + height], np.float64)
-        flat = [np.asarray(points, np.float64) for points in polygons]
-        corners = np.concatenate([*flat, box]).reshape(-1, 2)
+        box = np.array([[x, y], [x + width, y + height]], np.float64)
+        return [np.fromiter(points, np.float64).reshape(-1, 2) for points in polygons], box
     except (TypeError, ValueError) as error:
-        raise broken_record(record, f"a polygon or box is no list of numbers: {error}") from error
-    if not (np.abs(corners) <= FAR * size.max()).all():
-        raise broken_record(record, f"an annotation has a point more than {FAR} times the image's side away")
-    beyond = (corners < -SLACK).any() or (corners > size + SLACK).any()
-    return bool(beyond), max((float(points.max()) for points in flat), default=float("inf"))
+        raise broken_record(record, f"a polygon or box is not a list of numbers: {error}") from error
 
 
-def tell_overlap(images: Sequence[str], others: Sequence[str]) -> None:
-    """Warn where images to test on are among those to train on, by path or by content."""
-    if shared := shared_images(images, others):
-        listed = some([f"{ours} = {theirs}" for ours, theirs in shared])
-        logger.warning("%d images are both trained on and tested on: %s", len(shared), listed)
+def warn_of_unused_classes(path: PathLike, classes: Sequence[str], present: Collection[int]) -> None:
+    """Warn of classes without annotations: a model learns that they do not exist."""
+    if unused := [name for number, name in enumerate(classes) if number not in present]:
+        logger.warning("%s: no annotation is of the classes %s", path, first_few(unused))
 
 
-def check_same_classes(path: PathLike, classes: Sequence[str], trained: Sequence[str]) -> None:
-    """Compare the classes of the data to test on with those `trained` on, in the order of their ids.
+def warn_of_overlap(train_images: Sequence[str], test_images: Sequence[str]) -> None:
+    """Warn if images to test on are among those to train on, by path or by content."""
+    if shared := shared_images(train_images, test_images):
+        pairs = first_few([f"{train} = {test}" for train, test in shared])
+        logger.warning("%d images are both trained on and tested on: %s", len(shared), pairs)
+
+
+def check_same_classes(path: PathLike, classes: Sequence[str], train_classes: Sequence[str]) -> None:
+    """Compare the classes to test on with the classes to train on, in the order of their ids.
 
     Raises:
-        DatasetError: what is in one of them alone, or that the order differs.
+        DatasetError: they differ; the message says how.
     """
-    if list(classes) == list(trained):
+    if list(classes) == list(train_classes):
         return
-    more, fewer = sorted(set(classes) - set(trained)), sorted(set(trained) - set(classes))
+    more = sorted(set(classes) - set(train_classes))
+    fewer = sorted(set(train_classes) - set(classes))
     differences = [
-        f"only here: {some(more)}" if more else "",
-        f"only in the training data: {some(fewer)}" if fewer else "",
+        f"only here: {first_few(more)}" if more else "",
+        f"only in the training data: {first_few(fewer)}" if fewer else "",
     ]
     what = "; ".join(filter(None, differences)) or "the order of their ids"
     raise DatasetError(f"{path}: its {len(classes)} classes are not those trained on ({what})")
-
-
-def some(values: Sequence[Any]) -> str:
-    """The first of them, for a message."""
-    return ", ".join(map(str, values[:3])) + (", ..." if len(values) > 3 else "")

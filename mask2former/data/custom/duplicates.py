@@ -9,21 +9,18 @@ from pathlib import Path
 
 
 def shared_images(files: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of a file and one of the others with the same content; files that do not exist share nothing."""
-    sized = {side: _by_length(paths) for side, paths in (("files", files), ("others", others))}
+    """Return pairs of a file and one of the others with the same content; ignore files that do not exist."""
+    by_length, others_by_length = _by_length(files), _by_length(others)
     pairs = []
-    for length in sized["files"].keys() & sized["others"].keys():
-        contents = {_digest(path): path for path in sized["others"][length]}
-        pairs += [
-            (path, contents[digest])
-            for path in sized["files"][length]
-            if (digest := _digest(path)) in contents
-        ]
+    for length in by_length.keys() & others_by_length.keys():
+        contents = {_digest(path): path for path in others_by_length[length]}
+        for path in by_length[length]:
+            if other := contents.get(_digest(path)):
+                pairs.append((path, other))
     return sorted(pairs)
 
 
 def _by_length(paths: Iterable[str]) -> dict[int, set[str]]:
-    """The files of each length in bytes."""
     found = defaultdict(set)
     for path in map(Path, paths):
         if path.is_file():

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import require
 from mask2former.data.datasets.registration import Facts, register
-from mask2former.data.errors import DatasetError, stop_or_note
+from mask2former.data.errors import DatasetError, first_few, stop_or_note
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.storage import PathLike, files_below
@@ -90,16 +90,12 @@ def paired_names(
         stop_or_note(
             DatasetError(
                 f"{label_root}: {len(unpaired)} of {len(labels)} label files have no image in {image_root}: "
-                f"{_some(unpaired)} (one that is there: {next(iter(images))})"
+                f"{first_few(unpaired)} (one that is there: {next(iter(images))})"
             )
         )
     if unlabeled := [name for name in images if name not in labels]:
         logger.warning(
             "%s: left out %d of %d images, which have no labels in %s: %s",
-            *(image_root, len(unlabeled), len(images), label_root, _some(unlabeled)),
+            *(image_root, len(unlabeled), len(images), label_root, first_few(unlabeled)),
         )
     return [name for name in images if name in labels]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

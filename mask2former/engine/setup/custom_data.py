@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
 from mask2former.data.custom.dataset import CustomDataset, forget, register_as_found, register_custom_dataset
-from mask2former.data.custom.instance_json import instance_truth
+from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.datasets.files import each_file_parsed_once
 from mask2former.data.records import dataset_records
 from mask2former.engine.checkpoint.remote import output_folder
@@ -113,7 +113,7 @@ def _register(given: Given) -> tuple[CustomDataset | None, CustomDataset | None]
         train = register_custom_dataset(TRAIN, given.train_images, given.train_annotations, given.classes)
     if given.val_images and given.val_annotations:
         paths = given.val_images, given.val_annotations
-        val = register_custom_dataset(VAL, *paths, given.classes, trained=train)
+        val = register_custom_dataset(VAL, *paths, given.classes, train_dataset=train)
         if val.task == "instance":
             check_areas(given.val_annotations)
     _log(train, val)
@@ -207,9 +207,9 @@ def _measure_instances(val: CustomDataset, output_dir: Path) -> None:
     records = dataset_records(val.name).records
     if is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
-        truth = instance_truth(records, metadata)
+        content = instance_json(records, metadata)
         with atomic_write(target) as file:
-            file.write(json.dumps(truth).encode())
+            file.write(json.dumps(content).encode())
         logger.info("AP of '%s' is measured against its panoptic PNGs' things, in %s", val.name, target)
     barrier()
     metadata.json_file = str(target)

@@ -46,10 +46,10 @@ ERRORS = [  # task, change of the JSON, message
     ("instance", lambda c: c["categories"][1].update(id=0), "categories: the id 0 occurs twice"),
     ("instance", lambda c: c["annotations"][0].update(image_id=77), "image id 77: no such id among 'images'"),
     ("instance", lambda c: c["annotations"][0].update(category_id=3), "category_id 3 is not among"),
-    ("instance", lambda c: c.update(annotations=[]), "not one annotation has a mask"),
+    ("instance", lambda c: c.update(annotations=[]), "no annotation has a mask"),
     ("instance", lambda c: c.update(images=[], annotations=[]), "there is no image in it"),
     ("instance", lambda c: c["images"][0].update(width=33), r"\(24, 32\), the annotations say \(24, 33\)"),
-    ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not shares"),
+    ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not fractions"),
     (
         "instance",
         set_all_polygons([0, 0, 9, 0, 9, 4e9]),
@@ -59,15 +59,15 @@ ERRORS = [  # task, change of the JSON, message
     (
         "instance",
         set_all_polygons([0, 0, 9, 0, 9, "x"]),
-        "image id 1: a polygon or box is no list of numbers",
+        "image id 1: a polygon or box is not a list of numbers",
     ),
     (
         "instance",
         lambda c: c["annotations"][0].update(bbox=[1, 2, 3]),
-        "image id 1: a polygon or box is no list",
+        "image id 1: a polygon or box is not a list",
     ),
     ("panoptic", lambda c: c["annotations"][1].update(image_id=1), "the image_id 1 occurs more than once"),
-    ("instance", set_all_polygons([[0, 0], [9, 0], [9, 5], [9, 6], [8, 6], [7, 6]]), "is no list of numbers"),
+    ("instance", set_all_polygons([[0, 0], [9, 0], [9, 5], [9, 6], [8, 6], [7, 6]]), "is not a list of"),
     ("instance", lambda c: c["images"][0].update(height="24"), r"the annotations say \('24', 32\)"),
     ("panoptic", lambda c: c["annotations"][0].pop("file_name"), "its first annotation has no 'file_name'"),
     ("panoptic", lambda c: c["annotations"][1].pop("file_name"), "image id 2: no 'file_name'"),
@@ -91,11 +91,11 @@ def outside(content):
 DECISIONS = [  # change of the instance JSON, what the log says, images left
     (lambda c: c["annotations"][1].update(id=c["annotations"][0]["id"]), "annotations: the id", 4),
     (lambda c: c["images"][1].update(file_name="0001.png", height=24, width=32), "occurs more than once", 4),
-    (outside, "1 annotations reach beyond their image; they are cut off there", 4),
+    (outside, "1 annotations reach beyond their image and are clipped", 4),
     (lambda c: c["annotations"][0].update(bbox=[-90, 0, 10, 10]), "1 annotations reach beyond", 4),
     (lambda c: c["annotations"][1].update(segmentation=[]), "left out 1 annotations without an RLE", 4),
     (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "no annotation is of the classes cat", 4),
-    (lambda c: c["images"].pop(), "1 images have no annotations, and are not used", 3),
+    (lambda c: c["images"].pop(), "1 images have no annotations and are not used", 3),
 ]
 
 
@@ -134,7 +134,7 @@ def test_missing_images_are_counted_with_where_they_may_be_meant_to_be(drawn):
 
 def test_a_file_that_is_no_image(drawn):
     (drawn.images / "0001.png").write_text("no image")
-    with pytest.raises(DatasetError, match=r"0001\.png, image id 1: no readable image"):
+    with pytest.raises(DatasetError, match=r"0001\.png, image id 1: not a readable image"):
         register(drawn)
 
 
@@ -149,8 +149,8 @@ FOREIGN = [  # file, content, what is said
     ("folder/a.xml", {}, "no label PNGs, but files of Pascal VOC's"),
     ("folder/a.txt", {}, "no label PNGs, but files of YOLO's"),
     ("folder/a.json", {}, "no label PNGs, but one JSON, which may be meant: .*folder/a.json"),
-    ("a.json", {"images": [], "categories": [], "annotations": None}, "'annotations' is no list of objects"),
-    ("a.json", {"images": [3], "categories": [], "annotations": []}, "'images' is no list of objects"),
+    ("a.json", {"images": [], "categories": [], "annotations": None}, "'annotations' is not a list"),
+    ("a.json", {"images": [3], "categories": [], "annotations": []}, "'images' is not a list of objects"),
     ("folder/a.jpg", {}, "no label PNGs, but files of JPEG, which changes values"),
     ("folder/.hidden.png", {}, "there are no label PNGs; expected one of"),
 ]
@@ -207,12 +207,12 @@ CLASSES = [
 def test_classes_to_test_on_differ(drawn, trained, change, message):
     changed(drawn.instances_json, change)
     with pytest.raises(DatasetError, match=message):
-        register(drawn, trained=trained)
+        register(drawn, train_dataset=trained)
 
 
 def test_tasks_differ(drawn, trained):
     with pytest.raises(DatasetError, match="is panoptic data, but what is trained on is instance data"):
-        register(drawn, "panoptic", trained=trained)
+        register(drawn, "panoptic", train_dataset=trained)
 
 
 def test_images_trained_on_and_tested_on_are_told_of(drawn, trained, caplog, tmp_path):
@@ -221,5 +221,5 @@ def test_images_trained_on_and_tested_on_are_told_of(drawn, trained, caplog, tmp
     with Image.open(copies / "0001.png") as image:
         Image.eval(image, lambda value: 255 - value).save(copies / "0001.png")
     with caplog.at_level(logging.WARNING):
-        register_custom_dataset(NAME, str(copies), str(drawn.instances_json), trained=trained)
+        register_custom_dataset(NAME, str(copies), str(drawn.instances_json), train_dataset=trained)
     assert "3 images are both trained on and tested on" in caplog.text

@@ -10,7 +10,7 @@ from synthetic_coco import write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
 from mask2former.data.custom.dataset import forget
-from mask2former.data.custom.instance_json import instance_truth
+from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.ground_truth.readers import read_semantic
 
@@ -89,7 +89,7 @@ def test_panoptic_pngs_lie_where_coco_has_them(drawn):
 
 def test_the_truth_for_ap_is_the_things_of_the_pngs(drawn):
     register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
-    truth = instance_truth(DatasetCatalog.get(NAME), MetadataCatalog.get(NAME))
+    truth = instance_json(DatasetCatalog.get(NAME), MetadataCatalog.get(NAME))
     assert truth["categories"] == [{"id": 0, "name": "donut"}, {"id": 7, "name": "box"}]
     assert [image["id"] for image in truth["images"]] == [1, 2, 3, 5]
     expected = [
@@ -166,7 +166,7 @@ WRONG_CLASS_FILES = [
     ("c.txt", "Idx Name\n1 wall\n2 sky\n", [1, 2], "'Idx Name' has no value, as the other lines have"),
     ("c.txt", "sky\nsky\n", [0], "two classes are called 'sky'"),
     ("c.txt", "0 ignore\n", [0], "there is no class, all is to be ignored"),
-    ("c.json", "{", [0], r"c\.json is no classes file"),
+    ("c.json", "{", [0], r"c\.json is not a classes file"),
     ("c.json", '{"names": 3}', [0], "expected a list of names"),
     ("c.json", '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]', [1], "an id occurs twice"),
 ]
@@ -194,14 +194,14 @@ def test_labels_to_test_on_mean_what_those_trained_on_do(draw_labels):
     trained = register_custom_dataset(NAME, *draw_labels([0, 9, 40]))
     try:
         own = register_custom_dataset(
-            NAME + "_val", *draw_labels([40, 40, 255], folder="val"), trained=trained
+            NAME + "_val", *draw_labels([40, 40, 255], folder="val"), train_dataset=trained
         )
         assert own.classes == trained.classes
         assert DatasetCatalog.get(NAME + "_val")[0]["sem_seg_label_ids"][40] == 2
     finally:
         forget(NAME + "_val")
     with pytest.raises(DatasetError, match="label 41 has no name in the labels trained on"):
-        register_custom_dataset(NAME + "_val", *draw_labels([41], folder="other"), trained=trained)
+        register_custom_dataset(NAME + "_val", *draw_labels([41], folder="other"), train_dataset=trained)
 
 
 def test_colors_instead_of_labels(draw_labels):
