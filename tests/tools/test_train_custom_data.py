@@ -236,7 +236,7 @@ def test_truth_without_areas_is_an_error_before_training(shapes, tmp_path, capsy
         del annotation["area"]
     path.write_text(json.dumps(content))
     assert run(root, "instance", tmp_path / "run") == 1
-    assert "an annotation has no 'area', which AP goes by" in capsys.readouterr().err
+    assert "an annotation has no 'area', which AP needs" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
