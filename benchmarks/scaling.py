@@ -118,8 +118,7 @@ def work(args: argparse.Namespace, device: str) -> int:
     batches = build_train_loader(cfg)
     trainer = build_trainer(cfg, build_model(cfg))
     recorder = Recorder(watch_exchange(trainer.model))
-    trainer.hooks = [recorder]
-    trainer.train(batches)
+    trainer.train(batches, [recorder])
     kinds = 1 if recorder.exchange is None else 2
     found = {"steps": recorder.steps[kinds:], "alone": _exchange_alone(recorder.steps[0].get("bytes", 0))}
     if is_main_process():

@@ -8,11 +8,11 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.config.detectron2_keys import IGNORED
 from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_image
 from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
+from mask2former.engine.parallel import unwrapped
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 from mask2former.engine.tta import check_augmentation
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
@@ -78,11 +78,6 @@ def _check_refused(cfg: Any) -> None:
             value = value[name]
         if row.refused and value not in (row.default, *row.published):
             raise ValueError(f"{key} = {value!r} is not supported: {row.reason}")
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model without the wrapper that synchronizes processes."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 class SemanticSegmentorWithTTA(nn.Module):

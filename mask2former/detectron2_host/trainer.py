@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from mask2former.data import build_test_loader, build_train_loader
 from mask2former.data.loader import Loader
 from mask2former.detectron2_host.evaluators import HostEvaluator, build_evaluator
-from mask2former.detectron2_host.model import SemanticSegmentorWithTTA, unwrapped
+from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
+from mask2former.engine.parallel import unwrapped
 from mask2former.engine.setup.schedule import apply_schedule
 from mask2former.engine.trainer import autocast_dtype
 from mask2former.utils.storage import is_remote

@@ -2,8 +2,8 @@
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why and what to change, no traceback needed."""
+    """Failure that needs no traceback: the message gives the cause and what to change."""
 
 
 class ProcessError(TrainingError):
-    """A process or a machine waited for others in vain, or lost them."""
+    """Lost connection: other processes or machines did not come in time, or ended."""

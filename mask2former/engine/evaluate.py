@@ -20,8 +20,7 @@ from mask2former.data.loader import TestSamples, build_test_loader
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.remote import output_folder, run_folder
 from mask2former.engine.checkpoint.sharded import with_tensors
-from mask2former.engine.hooks.preemption import LeavingPoint, UntilTold
-from mask2former.engine.hooks.standard import Results, flatten_results
+from mask2former.engine.hooks.standard import flatten_results
 from mask2former.engine.setup.dataset_facts import warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.tta import check_augmentation, evaluation_predict
@@ -29,7 +28,7 @@ from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
 from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
 from mask2former.evaluation.coco.ap import COCOEvaluator, LVISEvaluator
 from mask2former.evaluation.common.report import metrics_table
-from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
+from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 from mask2former.evaluation.semantic.miou import SemSegEvaluator
 from mask2former.utils.comm import is_main_process
@@ -104,8 +103,9 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
             require(path)  # says which command makes it
     makers = [table[task] for task in tasks]
     _warn_of_idle_options(cfg, dataset, makers)
-    made = [make(metadata=metadata, output_dir=str(output_dir), **_options(cfg, make)) for make in makers]
-    return DatasetEvaluators(one for evaluator in made for one in (LeavingPoint(), evaluator))
+    return DatasetEvaluators(
+        make(metadata=metadata, output_dir=str(output_dir), **_options(cfg, make)) for make in makers
+    )
 
 
 def _options(cfg: CfgNode, make: type) -> dict[str, Any]:
@@ -156,15 +156,14 @@ def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
 
     Raises:
         ValueError: a dataset cannot be evaluated, or not as TEST.AUG asks.
-        PreemptedError: a process was told to stop, in training.
     """
-    by_dataset: Results = OrderedDict()
+    by_dataset: OrderedDict[str, Any] = OrderedDict()
     predict = evaluation_predict(cfg, model)
     for dataset in cfg.DATASETS.TEST:
         folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
         loader = build_test_loader(cfg, dataset)  # first: what all know of the dataset then, nobody looks up
         evaluator = build_evaluator(cfg, dataset, folder)
-        by_dataset[dataset] = inference_on_dataset(model, UntilTold(loader), evaluator, predict)
+        by_dataset[dataset] = inference_on_dataset(model, loader, evaluator, predict)
         if is_main_process():
             for task, metrics in by_dataset[dataset].items():
                 logger.info("%s on %s\n%s", task, dataset, metrics_table(metrics, per_class=False))

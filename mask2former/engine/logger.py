@@ -1,4 +1,4 @@
-"""The log of a run: short lines on the console, the same with tracebacks in log.txt."""
+"""Logging of a run: short lines on the console, and the same with tracebacks in log.txt."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ FORMAT = "[%(asctime)s] %(levelname)s %(message)s"
 
 
 def setup_logger(output_dir: str | Path | None = None, rank: int = 0) -> None:
-    """Log to the console and, with a folder, to `log.txt` in it; processes other than the first only warn."""
+    """Log to the console and to `log.txt` in `output_dir`; ranks other than 0 print warnings only."""
     root = logging.getLogger("mask2former")
     root.setLevel(logging.DEBUG)
     root.propagate = False
@@ -34,7 +34,7 @@ def setup_logger(output_dir: str | Path | None = None, rank: int = 0) -> None:
 
 
 def describe_environment() -> str:
-    """Versions, devices and the commit, for the head of a log."""
+    """Return versions, devices and the commit, for the head of a log."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {
         "mask2former": f"{__version__} (commit {commit()})",

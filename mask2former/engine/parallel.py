@@ -91,6 +91,11 @@ def _shard(model: nn.Module) -> nn.Module:
     return model
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model without DDP's wrapper."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether this process holds a part of the weights only."""
     return isinstance(model, FSDPModule)

@@ -17,7 +17,7 @@ from mask2former.engine.checkpoint.run_folder import RunFolder
 from mask2former.engine.checkpoint.run_identity import note_job
 from mask2former.engine.checkpoint.sharded import with_tensors
 from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
-from mask2former.engine.hooks.preemption import PreemptionHook, saved_when_told
+from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
 from mask2former.engine.hooks.standard import CheckpointHook, EvaluationHook, Hook, ProgressHook
 from mask2former.engine.hooks.visualization import VisualizationHook
@@ -32,7 +32,6 @@ from mask2former.engine.setup.dataset_facts import (
 )
 from mask2former.engine.setup.schedule import apply_schedule
 from mask2former.engine.trainer import Trainer, autocast_dtype
-from mask2former.engine.whereabouts import noted
 from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, broadcast_object, is_main_process, world_size
@@ -76,9 +75,7 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
     extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
     checkpoints = CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
-    trainer.hooks = _hooks(cfg, metrics, checkpoints, evaluation)
-    with saved_when_told(trainer, checkpoints):
-        trainer.train(noted(batches, trainer.done))
+    trainer.train(batches, _hooks(cfg, metrics, checkpoints, evaluation))
     if metrics is not None:
         metrics.close()
     return evaluation.results
@@ -181,7 +178,7 @@ def _hooks(
         ),
         QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES),
         evaluation,
-        PreemptionHook(),
+        PreemptionHook(checkpoints),
     ]
 
 

@@ -1,7 +1,7 @@
-"""The training loop: forward, backward, agree, update; everything else is a hook.
+"""The training loop: forward, backward, clip, update; everything else is a hook.
 
-Several processes work on one step together. They agree on whether the step counts through the one collective
-that also averages the losses for the log, so a non-finite value anywhere makes all of them skip the step.
+One collective a step averages losses and gradient norm over ranks, for the log. A non-finite value on any
+rank makes these means non-finite, so all ranks skip the step together.
 """
 
 import logging
@@ -21,14 +21,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
-from mask2former.engine.parallel import in_parts_as
-from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, world_size
+from mask2former.engine.parallel import in_parts_as, unwrapped
+from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, set_status, world_size
 
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
 
-MAX_SKIPPED_IN_A_ROW = 10
+MAX_CONSECUTIVE_SKIPS = 10
 DTYPES = {
     "float32": None,
     "fp32": None,
@@ -41,66 +41,66 @@ DTYPES = {
 
 @dataclass
 class StepRecord:
-    """What a step left: this process's images, losses averaged over processes, the rate, and seconds."""
+    """One step: this rank's images, losses averaged over ranks, learning rate, seconds."""
 
     batch: Batch
     losses: dict[str, float]
     grad_norm: float
-    rate: float
+    learning_rate: float
     data_seconds: float
     compute_seconds: float
     skipped: bool
 
-    def numbers(self) -> dict[str, float]:
-        """What the curves show of it."""
+    def scalars(self) -> dict[str, float]:
+        """Return the scalars to log."""
         return {"total_loss": sum(self.losses.values()), **self.losses, "grad_norm": self.grad_norm}
 
 
 @dataclass
 class Window:
-    """Sums since the last line of the log; part of a checkpoint, so that the curve survives a resume."""
+    """Sums of scalars since the last log line; part of a checkpoint, so that a resumed run logs the same."""
 
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
     def add(self, values: dict[str, float]) -> None:
-        """Take in one step."""
+        """Add one step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
     def clear(self) -> None:
-        """Start anew, after a line."""
+        """Reset the sums."""
         self.sums, self.count = {}, 0
 
     def means(self) -> dict[str, float]:
-        """The averages so far."""
+        """Return the means since the last reset."""
         return {name: total / self.count for name, total in self.sums.items()}
 
 
 class Hook:
-    """Something to do around the loop; every process runs every hook."""
+    """Actions around the training loop; every rank runs every hook."""
 
     def before_train(self, trainer: "Trainer") -> None:
-        """Once, before the first step of this process."""
+        """Run once, before this process's first step."""
 
     def after_step(self, trainer: "Trainer") -> None:
-        """After each step; `trainer.done` counts it already, `trainer.last` is what it left."""
+        """Run after each step; `trainer.done` includes it and `trainer.last` describes it."""
 
     def after_train(self, trainer: "Trainer") -> None:
-        """Once, after the last step of the run."""
+        """Run once, after the last step of the run."""
 
 
 def is_due(steps: int, period: int) -> bool:
-    """Whether what happens every `period` steps is to happen after so many; 0 or less: never."""
+    """Return True every `period` steps; never if `period` <= 0."""
     return period > 0 and steps > 0 and steps % period == 0
 
 
 def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
-    """The reduced precision of SOLVER.AMP on `device`; None for float32.
+    """Return the reduced precision of SOLVER.AMP on `device`; None for float32.
 
     Raises:
-        ValueError: SOLVER.AMP.DTYPE is not known.
+        ValueError: SOLVER.AMP.DTYPE is unknown.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
@@ -116,18 +116,18 @@ def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
 
 
 def split(batch: Batch, parts: int) -> Iterator[Batch]:
-    """`batch` in `parts` consecutive pieces of almost equal length."""
+    """Yield `batch` in `parts` consecutive micro-batches of almost equal length."""
     for part in range(parts):
         yield batch[part * len(batch) // parts : (part + 1) * len(batch) // parts]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator gave up, of a GPU or of the host (which has no error class of its own)."""
+    """Return True if the GPU or the host is out of memory; torch has no error class for the host."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def describe_image(sample: dict[str, Any]) -> str:
-    """File name, size (H x W) and number of objects of a training sample."""
+    """Return file name, size (H x W) and number of objects of a training sample."""
     name = sample.get("file_name", "an image without a file name")
     height, width = sample["image"].shape[-2:]
     objects = len(sample["instances"]) if "instances" in sample else 0
@@ -135,10 +135,10 @@ def describe_image(sample: dict[str, Any]) -> str:
 
 
 class Trainer:
-    """Runs `model` until `done`, the number of steps behind it, reaches `max_iter`.
+    """Training loop over `model` until `done`, the number of finished steps, reaches `max_iter`.
 
-    `model(batch)` returns weighted losses by name; their sum is what is minimized. With `accumulation` n, a
-    step's images pass in n pieces and their losses are averaged, weighted by the pieces' lengths.
+    `model(batch)` returns weighted losses by name; their sum is minimized. With `accumulation` n, a step's
+    images pass in n micro-batches, and their losses are averaged, weighted by the micro-batches' lengths.
     """
 
     def __init__(
@@ -152,30 +152,28 @@ class Trainer:
         dtype: torch.dtype | None = None,
         accumulation: int = 1,
         seed: int = 0,
-        hooks: Sequence[Hook] = (),
     ) -> None:
         self.model, self.optimizer, self.scheduler, self.clip = model, optimizer, scheduler, clip
         self.max_iter, self.dtype, self.accumulation, self.seed = max_iter, dtype, accumulation, seed
-        self.hooks = hooks
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
         self.done = 0
         self.window = Window()
         self.last: StepRecord | None = None
-        self._skipped_in_a_row = 0
+        self._consecutive_skips = 0
 
     @property
     def plain_model(self) -> nn.Module:
-        """The model without the wrapper that synchronizes processes."""
-        return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        """Return the model without DDP's wrapper."""
+        return unwrapped(self.model)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What the optimizer trains, in its order."""
+        """Return the trained parameters in the optimizer's order."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
-        """All that continues the run besides the weights, plain enough to be read as weights only."""
+        """Return what a resumed run needs besides the weights; `torch.load(weights_only=True)` can read it."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -187,8 +185,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the step at which `state` was taken.
 
-        Rates, decays and the schedule are those that this trainer was made with, not those of `state`: who
-        resumes with a lower rate means it.
+        Learning rates, weight decay and schedule are this trainer's, not those of `state`, so that a run may
+        be resumed with others.
         """
         groups = self.optimizer.param_groups
         settings = [{name: group[name] for name in group.keys() - {"params"}} for group in groups]
@@ -203,7 +201,7 @@ class Trainer:
         self.done = state["iteration"] + 1
 
     def _in_own_parts(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """The optimizer's saved state, of each tensor what this process keeps."""
+        """Return the optimizer's saved state with this rank's shard of each tensor."""
         own = dict(enumerate(self.parameters))
         states = {
             number: {name: in_parts_as(value, own.get(number)) for name, value in state.items()}
@@ -211,31 +209,33 @@ class Trainer:
         }
         return {**saved, "state": states}
 
-    def train(self, batches: Iterable[Batch]) -> None:
+    def train(self, batches: Iterable[Batch], hooks: Sequence[Hook] = ()) -> None:
         """Run the remaining steps; `batches` starts with the one of step `self.done`.
 
         Raises:
             TrainingError: out of memory, or ten steps in a row without a finite loss and gradient.
         """
         self.model.train()
-        for hook in self.hooks:
+        for hook in hooks:
             hook.before_train(self)
         stream = iter(batches)
         while self.done < self.max_iter:
             self.last = self._run_step(stream)
             self.done += 1
             if not self.last.skipped:
-                self.window.add(self.last.numbers())
-            for hook in self.hooks:
+                self.window.add(self.last.scalars())
+            for hook in hooks:
                 hook.after_step(self)
-        for hook in self.hooks:
+        for hook in hooks:
             hook.after_train(self)
 
     def _run_step(self, stream: Iterator[Batch]) -> StepRecord:
         started = time.perf_counter()
+        set_status(f"reading the images of step {self.done}")
         batch = next(stream)
+        set_status(f"in step {self.done} with {', '.join(map(describe_image, batch))}")
         loaded = time.perf_counter()
-        # Drop path and the like draw from the global generator: seeded by step, a resumed run draws the same.
+        # Drop path draws from the global generator: seeded by step, a resumed run draws the same.
         torch.manual_seed((self.seed + self.done) * world_size() + rank())
         try:
             terms = self._backward(batch)
@@ -243,32 +243,33 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             raise TrainingError(self._explain_memory(batch, error)) from error
-        rate = self.learning_rate
+        learning_rate = self.learning_rate
         losses, grad_norm, skipped = self._update(batch, terms)
         computed = time.perf_counter()
-        return StepRecord(batch, losses, grad_norm, rate, loaded - started, computed - loaded, skipped)
+        times = (loaded - started, computed - loaded)
+        return StepRecord(batch, losses, grad_norm, learning_rate, *times, skipped)
 
     def _backward(self, batch: Batch) -> dict[str, Tensor]:
-        """Leave the step's gradient in the parameters; the losses, without their graph."""
+        """Compute the step's gradients; return the losses without their graph."""
         terms: dict[str, Tensor] = {}
-        for number, part in enumerate(split(batch, self.accumulation), start=1):
-            share = len(part) / len(batch)
-            with self._parallelize(number == self.accumulation):
+        for number, micro_batch in enumerate(split(batch, self.accumulation), start=1):
+            share = len(micro_batch) / len(batch)
+            with self._gradient_exchange(number == self.accumulation):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    losses = {name: loss * share for name, loss in self.model(part).items()}
+                    losses = {name: loss * share for name, loss in self.model(micro_batch).items()}
                 self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             for name, loss in losses.items():
                 terms[name] = terms[name] + loss.detach() if name in terms else loss.detach()
         return terms
 
-    def _parallelize(self, last: bool) -> AbstractContextManager[None]:
-        """Processes exchange gradients in the last backward pass of a step only."""
+    def _gradient_exchange(self, last: bool) -> AbstractContextManager[None]:
+        """Let DDP exchange gradients in the last backward pass of a step only."""
         if last or not isinstance(self.model, DistributedDataParallel):
             return nullcontext()
         return self.model.no_sync()
 
     def _update(self, batch: Batch, terms: dict[str, Tensor]) -> tuple[dict[str, float], float, bool]:
-        """Clip and step, unless any process met a non-finite value: (mean losses, gradient norm, skipped)."""
+        """Clip and step, unless a rank has a non-finite value; return mean losses, gradient norm, skipped."""
         self.scaler.unscale_(self.optimizer)
         norm = self.clip(self.model.parameters())
         local = torch.stack([*terms.values(), norm]).float()
@@ -280,29 +281,29 @@ class Trainer:
             self._skip(batch, [*terms, "the gradient"], local.tolist())
         else:
             self.scaler.step(self.optimizer)
-            self._skipped_in_a_row = 0
+            self._consecutive_skips = 0
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         return dict(zip(terms, means, strict=True)), grad_norm, skipped
 
     def _overflowed(self, means: list[float]) -> bool:
-        """Whether only the scaled gradient is not finite: the next step tries with a smaller scale."""
+        """Return True if only the scaled gradient is not finite: the next step uses a smaller scale."""
         scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         return scaled and all(map(math.isfinite, means))
 
     def _skip(self, batch: Batch, names: list[str], values: list[float]) -> None:
-        """Tell which images and which terms were not finite, and give up after too many such steps."""
+        """Log which images and which losses were not finite; raise after too many skips in a row."""
         bad = [name for name, value in zip(names, values, strict=True) if not math.isfinite(value)]
-        self._skipped_in_a_row += 1
+        self._consecutive_skips += 1
         report = f"{', '.join(bad)} not finite on {', '.join(map(describe_image, batch))}" if bad else ""
         reports = "; ".join(filter(None, gather_objects(report)))
         logger.warning("step %d skipped: %s", self.done, reports)
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        if self._consecutive_skips >= MAX_CONSECUTIVE_SKIPS:
             remedy = f"Lower SOLVER.BASE_LR (the rate is {self.learning_rate:.3g})"
             remedy += "" if self.dtype is None else " or set SOLVER.AMP.ENABLED False"
             raise TrainingError(
-                f"training stopped at step {self.done}: {MAX_SKIPPED_IN_A_ROW} steps in a row were not "
+                f"training stopped at step {self.done}: {MAX_CONSECUTIVE_SKIPS} steps in a row were not "
                 f"finite. {remedy}. The last: {reports}"
             )
 
@@ -316,5 +317,5 @@ class Trainer:
 
     @property
     def learning_rate(self) -> float:
-        """The highest rate of all groups: that of everything but the backbone."""
+        """Return the highest rate of all groups: that of everything but the backbone."""
         return max(group["lr"] for group in self.optimizer.param_groups)

@@ -19,7 +19,7 @@ from mask2former.engine.checkpoint.run_folder import RunFolder
 from mask2former.engine.checkpoint.run_identity import continues_own_run
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.evaluate import Results, evaluate_checkpoint, verify_results
-from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_noted
+from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_deferred
 from mask2former.engine.launch.failures import first_failure
 from mask2former.engine.launch.launcher import add_arguments, launch
 from mask2former.engine.logger import describe_environment, setup_logger
@@ -134,7 +134,7 @@ def work(args: argparse.Namespace, device: str) -> int:
 def _run(args: argparse.Namespace, cfg: CfgNode, folder: RunFolder) -> Results:
     if args.eval_only:
         return evaluate_checkpoint(cfg, args.resume)
-    with sigterm_noted():
+    with sigterm_deferred():
         return train(cfg, args.resume or continues_own_run(folder.path), typed_keys(args.opts))
 
 

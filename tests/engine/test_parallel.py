@@ -67,10 +67,9 @@ def train_share(name, **changes):
     assert is_sharded(trainer.model) == (cfg.SOLVER.STRATEGY == "fsdp" and world_size() > 1)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trainer.scaler.is_enabled())
     recorder = Recorder()
-    trainer.hooks = [recorder]
     pieces = cfg.SOLVER.ACCUMULATION_STEPS
     numbers = share_of_step(range(4), part=rank(), parts=world_size(), pieces=pieces)
-    trainer.train([images(step, numbers, name == "poisoned") for step in range(STEPS)])
+    trainer.train([images(step, numbers, name == "poisoned") for step in range(STEPS)], [recorder])
     return recorder.steps, gathered(trainer.plain_model.state_dict())
 
 

@@ -229,8 +229,8 @@ def test_a_restored_trainer_continues_as_if_never_stopped(tmp_path):
     whole = make_trainer(Noisy(), max_iter=6)
     whole.train(batches)
 
-    first = make_trainer(Noisy(), max_iter=3, hooks=[Save(tmp_path / "state.pth")])
-    first.train(batches)
+    first = make_trainer(Noisy(), max_iter=3)
+    first.train(batches, [Save(tmp_path / "state.pth")])
     saved = torch.load(tmp_path / "state.pth", weights_only=True)
     second = make_trainer(Noisy(), max_iter=6)
     second.model.load_state_dict(saved["model"])

@@ -1,10 +1,10 @@
-"""Starts commands quickly, several at a time: imports everything once, then forks a process for each.
+"""Server that starts training commands quickly: it imports everything once and forks a process for each.
 
-Reads a JSON object a line: the arguments of the training command, variables for its environment, and a path.
-There it leaves what the command printed, and beside it the process id (.pid) and in the end the exit code
-(.code). Launched processes are forked, too. Metrics are written often and files slowly, to give a killer time
-to strike; TEST_SLOW_STEP, TEST_SLOW_LOADER, TEST_RAISE and TEST_FULL_DISK make trouble in one step of one
-process. In the evaluation of number TEST_LONG_EVALUATION, from 0, an image takes until SIGTERM comes.
+Each line of its input is a JSON object: the arguments of the training command, variables for its environment,
+and a path. The command's output goes to that path, its process id to .pid and its exit code to .code beside
+it. Launched processes are forked, too. Metrics are written often and files slowly, so that kills hit writes.
+TEST_SLOW_STEP, TEST_SLOW_LOADER, TEST_RAISE and TEST_FULL_DISK disturb one step of one rank. In evaluation
+number TEST_LONG_EVALUATION, from 0, rank 1 waits for SIGTERM.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from flaky_storage import FlakyStorage
 from mask2former.engine import evaluate
 from mask2former.engine import train as run
 from mask2former.engine.hooks import standard as hooks
-from mask2former.engine.hooks.preemption import was_told_to_stop
+from mask2former.engine.hooks.preemption import sigterm_received
 from mask2former.engine.launch import launcher as launch
 from mask2former.engine.trainer import Trainer
 from mask2former.tools.train import main
-from mask2former.utils.comm import has_stop, rank
+from mask2former.utils.comm import rank
 from mask2former.utils.storage import path_manager
 
 SLOWNESS = 0.03  # seconds
@@ -44,7 +44,7 @@ def slow_fsync(descriptor, fsync=os.fsync):
 
 
 def due(variable, step):
-    """The number of an environment variable `RANK STEP NUMBER`, if it means this process and step, else 0."""
+    """Return NUMBER of an environment variable `RANK STEP NUMBER` at this rank and step, else 0."""
     number, when, seconds = map(float, os.environ.get(variable, "-1 0 0").split())
     return seconds if (rank(), step) == (number, when) else 0.0
 
@@ -66,16 +66,11 @@ def slow_stream(*options, build=run.build_train_loader, **more):
 
 
 def long_evaluation(model, loader, evaluator, predict, evaluate=evaluate.inference_on_dataset):
-    long = str(next(evaluations)) == os.environ.get("TEST_LONG_EVALUATION")
-
-    def slow(inputs):
-        if long:
-            sys.stdout.write("evaluating\n")
-            while not (was_told_to_stop() or has_stop()):
-                time.sleep(0.01)
-        return predict(inputs)
-
-    return evaluate(model, loader, evaluator, slow)
+    if rank() == 1 and str(next(evaluations)) == os.environ.get("TEST_LONG_EVALUATION"):
+        sys.stdout.write("evaluating\n")
+        while not sigterm_received():
+            time.sleep(0.01)
+    return evaluate(model, loader, evaluator, predict)
 
 
 def forking(plan, config=launch._launch_config):
@@ -88,7 +83,7 @@ def write(path, text):
 
 
 def run_command(argv, environ, log):
-    """In a process of its own; ends it."""
+    """Run a command in this process, and exit."""
     os.setsid()
     os.environ.update(environ)
     with log.open("w", buffering=1) as file:

@@ -26,7 +26,7 @@ def test_each_attempt_has_a_name_that_all_its_processes_share() -> None:
 
 def test_what_a_dead_process_asked_is_not_taken_for_an_answer() -> None:
     store = dist.HashStore()
-    store.set("asked by 1", "of one that was killed before it was answered")
+    store.set("request 1", "of one that was killed before it was answered")
     assert len(agree(store, 2)) == 1
 
 

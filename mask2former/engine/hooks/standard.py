@@ -1,7 +1,7 @@
-"""What happens around training steps: progress and curves, checkpoints, evaluation, images.
+"""Hooks of every run: progress and metrics, checkpoints, evaluation.
 
-Their order matters: a step's line is written before the checkpoint that ends with it, so that a resumed run
-neither misses nor repeats a line; the checkpoint comes before the evaluation, which may take long or fail.
+Their order matters. Metrics are written before the checkpoint of the same step, so that a resumed run neither
+misses nor repeats a line. The checkpoint comes before the evaluation, which may take long or fail.
 """
 
 import datetime
@@ -20,18 +20,17 @@ from mask2former.engine.checkpoint.run_folder import FINAL, PARTS_SUFFIX, SUFFIX
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.parallel import gathered, is_sharded
 from mask2former.engine.trainer import Hook, Trainer, is_due
-from mask2former.utils.comm import all_reduce_sum, is_main_process
+from mask2former.evaluation.evaluator import Results
+from mask2former.utils.comm import all_reduce_any, is_main_process, set_status
 
 logger = logging.getLogger(__name__)
 
-Results = OrderedDict[str, Any]
-
-LOG_PERIOD = 20
-LONGEST_SILENCE = 30.0  # seconds without a line on the console
+LOG_PERIOD = 20  # steps
+MAX_SILENCE = 30.0  # seconds without a line on the console
 
 
-def memory_megabytes(device: torch.device) -> float:
-    """The highest use of memory so far: of the GPU, or of this process (NaN where that is not told)."""
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory of the GPU, or of this process on a CPU (NaN on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
@@ -43,12 +42,12 @@ def memory_megabytes(device: torch.device) -> float:
 
 
 def last_layer(losses: dict[str, float]) -> dict[str, float]:
-    """The losses of the final prediction: those without a layer's number."""
+    """Return the losses of the final prediction, whose names do not end in a layer's number."""
     return {name: value for name, value in losses.items() if not name.rpartition("_")[2].isdigit()}
 
 
 class ProgressHook(Hook):
-    """A console line and a line of metrics every twenty steps, averaged over them."""
+    """Console and metrics lines every LOG_PERIOD steps, averaged over them."""
 
     def __init__(self, metrics: MetricsLog | None) -> None:
         self.metrics = metrics
@@ -61,12 +60,12 @@ class ProgressHook(Hook):
         self._printed = time.perf_counter()
 
     def after_step(self, trainer: Trainer) -> None:
-        """Take the step's times; write and print when due."""
+        """Add the step's times; write and print when due."""
         assert trainer.last is not None
         self._data_seconds.append(trainer.last.data_seconds)
         self._compute_seconds.append(trainer.last.compute_seconds)
         due = trainer.done % LOG_PERIOD == 0 or trainer.done == trainer.max_iter
-        silent = time.perf_counter() - self._printed > LONGEST_SILENCE
+        silent = time.perf_counter() - self._printed > MAX_SILENCE
         if self.metrics is not None and (due or silent):
             values = self._values(trainer)
             self._print(trainer, values)
@@ -82,11 +81,11 @@ class ProgressHook(Hook):
         compute = sum(self._compute_seconds) / len(self._compute_seconds)
         return {
             **trainer.window.means(),
-            "lr": trainer.last.rate,
+            "lr": trainer.last.learning_rate,
             "data_time": data,
             "time": data + compute,
             "eta_seconds": (trainer.max_iter - trainer.done) * (data + compute),
-            "memory_mb": memory_megabytes(trainer.device),
+            "memory_mb": peak_memory_mb(trainer.device),
         }
 
     def _print(self, trainer: Trainer, values: dict[str, float]) -> None:
@@ -109,36 +108,35 @@ class ProgressHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Saves the run every `period` steps (0: not then) and at its end; sharded, all processes write."""
+    """Checkpoints every `period` steps (0: none) and at the end of the run; if sharded, all ranks write."""
 
     def __init__(self, folder: RunFolder, period: int, extra: dict[str, Any]) -> None:
         self.folder, self.period, self.extra = folder, period, extra
+        self._saved_step = 0
 
     def before_train(self, trainer: Trainer) -> None:
-        """Look for room on the disk."""
+        """Check the disk space."""
         if is_main_process():
             check_space(self.folder.path, trainer)
 
     def after_step(self, trainer: Trainer) -> None:
         """Save when due."""
         if is_due(trainer.done, self.period):
-            self._save_step(trainer)
-
-    def save_now(self, trainer: Trainer) -> None:
-        """Save though it is not due; nothing where `after_step` has just done so."""
-        if not is_due(trainer.done, self.period):
-            self._save_step(trainer)
+            self.save(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
         """Save the final weights."""
-        self._save(trainer, FINAL)
+        self._write(trainer, FINAL)
 
-    def _save_step(self, trainer: Trainer) -> None:
-        self._save(trainer, f"model_{trainer.done - 1:07d}.pth")
+    def save(self, trainer: Trainer) -> None:
+        """Save the run after the current step, unless that was done before."""
+        if self._saved_step != trainer.done:
+            self._write(trainer, f"model_{trainer.done - 1:07d}.pth")
+            self._saved_step = trainer.done
 
-    def _save(self, trainer: Trainer, name: str) -> None:
+    def _write(self, trainer: Trainer, name: str) -> None:
         content = {"model": trainer.plain_model.state_dict(), **trainer.state_dict(), **self.extra}
-        in_parts = is_sharded(trainer.model) and name != FINAL  # who uses the final weights wants one file
+        in_parts = is_sharded(trainer.model) and name != FINAL  # users want the final weights in one file
         if not in_parts:
             content = gathered(content)
         if in_parts or is_main_process():
@@ -150,20 +148,19 @@ class CheckpointHook(Hook):
 
 
 class EvaluationHook(Hook):
-    """Evaluates every `period` steps (0: only at the end), and keeps the last results."""
+    """Evaluation every `period` steps (0: none) and at the end of the run; keeps the last results."""
 
     def __init__(self, period: int, evaluate: Callable[[], Results], metrics: MetricsLog | None) -> None:
         self.period, self.evaluate, self.metrics = period, evaluate, metrics
         self.results: Results = OrderedDict()
 
     def before_train(self, trainer: Trainer) -> None:
-        """Make up for an evaluation during which the run was killed, after its checkpoint."""
-        missing = self.metrics is not None and not self.metrics.has_results(trainer.done - 1)
-        if all_reduce_sum(torch.tensor(int(missing), device=trainer.device)):
+        """Repeat an evaluation in which the run was killed, after its checkpoint."""
+        if all_reduce_any(self.metrics is not None and not self.metrics.has_results(trainer.done - 1)):
             self.after_step(trainer)
 
     def after_step(self, trainer: Trainer) -> None:
-        """Evaluate when due; the end has its own turn."""
+        """Evaluate when due, but not after the last step: see `after_train`."""
         if is_due(trainer.done, self.period) and trainer.done < trainer.max_iter:
             self._run(trainer.done - 1)
 
@@ -172,13 +169,14 @@ class EvaluationHook(Hook):
         self._run(trainer.done - 1)
 
     def _run(self, iteration: int) -> None:
+        set_status(f"evaluating after step {iteration}")
         self.results = self.evaluate()
         if self.metrics is not None and self.results and not self.metrics.has_results(iteration):
             self.metrics.write(iteration, flatten_results(self.results))
 
 
 def flatten_results(results: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """{"segm": {"AP": 1.0}} -> {"segm/AP": 1.0}, whatever the depth."""
+    """Flatten nested results: {"segm": {"AP": 1.0}} -> {"segm/AP": 1.0}."""
     flat: dict[str, float] = {}
     for name, value in results.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What the model makes of a training image, beside what it should: VIS_PERIOD's images.
+"""Visualizations of training images with their targets and predictions: VIS_PERIOD.
 
 Shapes: `H, W` the image's sides in pixels.
 """
@@ -19,53 +19,51 @@ from mask2former.engine.trainer import Hook, Trainer, is_due
 from mask2former.utils.visualize import Region, class_colors, draw_regions, mask_regions, result_regions
 
 FOLDER = "images"
-LEAST_SCORE = 0.5  # of an instance that is drawn
+MIN_SCORE = 0.5  # of instances to draw
 
 Array = NDArray[Any]
 
 
 def target_regions(sample: dict[str, Any], names: Sequence[str]) -> list[Region]:
-    """The true objects of a training sample, the largest first."""
+    """Return the ground-truth objects of a training sample, the largest first."""
     targets = sample["instances"]
     masks = (mask.cpu().numpy() for mask in targets.gt_masks)
     return mask_regions(masks, targets.gt_classes.tolist(), names, class_colors(len(names)))
 
 
 def predicted_regions(output: dict[str, Any], names: Sequence[str]) -> list[Region]:
-    """The model's result for one image: panoptic if it makes one, else instances, else classes."""
-    return result_regions(*_most_telling(output), names, class_colors(len(names)))
-
-
-def _most_telling(output: dict[str, Any]) -> tuple[str, Any]:
-    """A task and its result."""
+    """Return the model's regions of one image: panoptic if there are, else instances, else classes."""
+    task: str
+    result: Any
     if "panoptic_seg" in output:
         ids, segments = output["panoptic_seg"]
-        return "panoptic", (ids.cpu().numpy(), segments)
-    if "instances" in output:
+        task, result = "panoptic", (ids.cpu().numpy(), segments)
+    elif "instances" in output:
         instances = output["instances"]
-        return "instance", instances[instances.scores >= LEAST_SCORE]
-    return "semantic", output["sem_seg"].argmax(0).cpu().numpy()
+        task, result = "instance", instances[instances.scores >= MIN_SCORE]
+    else:
+        task, result = "semantic", output["sem_seg"].argmax(0).cpu().numpy()
+    return result_regions(task, result, names, class_colors(len(names)))
 
 
 def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], image_format: str) -> Array:
-    """The image with its true objects, and to the right with the predicted ones: (H, 2W, 3) uint8 RGB.
+    """Draw the image with its targets, and to the right with the predictions: (H, 2W, 3) uint8 RGB.
 
-    `image_format` is the order of the sample's channels, "RGB" or "BGR".
+    `image_format` is the channel order of the sample, "RGB" or "BGR".
     """
     image = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
     model.eval()
     with torch.inference_mode():
         output = model([{"image": sample["image"]}])[0]
     model.train()
-    drawn = [draw_regions(image, target_regions(sample, names))]
-    drawn.append(draw_regions(image, predicted_regions(output, names)))
-    return np.concatenate(drawn, axis=1)
+    both = (target_regions(sample, names), predicted_regions(output, names))
+    return np.concatenate([draw_regions(image, regions) for regions in both], axis=1)
 
 
 class VisualizationHook(Hook):
-    """Every `period` steps (0: never), one of the step's images: to a file and to TensorBoard.
+    """Visualization of one image every `period` steps (0: never), to a file and to TensorBoard.
 
-    `whole` makes a model that the main process can use alone; every process calls it.
+    `whole` returns a model that rank 0 can run alone; every rank calls it.
     """
 
     def __init__(

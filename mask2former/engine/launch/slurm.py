@@ -1,18 +1,18 @@
-"""What SLURM's `srun` says of the task that this process is, in the words of torch's launchers.
+"""SLURM: the task that `srun` has started, from its environment variables.
 
-Only the variables of a job *step* are read: srun sets them, a batch script by itself has none.
+Only variables of a job *step* are read: srun sets them, a batch script alone has none.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-FIRST_PORT, PORTS = 15_000, 15_000  # below those that systems hand out by themselves
+FIRST_PORT, PORTS = 15_000, 15_000  # below the ports that systems hand out by themselves
 
 
 @dataclass(frozen=True)
 class Task:
-    """Task `number` of `total`, the `local` one of `per_node` on its node; `url`: where all of them meet."""
+    """Task `number` of `total`, the `local`-th of `per_node` on its node; all meet at `url`."""
 
     number: int
     total: int
@@ -21,7 +21,7 @@ class Task:
     url: str
 
     def variables(self) -> dict[str, str]:
-        """What torchrun would have put into the environment of this process."""
+        """Return the environment variables that torchrun would set."""
         host, _, port = self.url.removeprefix("tcp://").rpartition(":")
         return {
             "RANK": str(self.number),
@@ -34,11 +34,11 @@ class Task:
 
 
 def slurm_task(environ: Mapping[str, str], dist_url: str = "auto") -> Task | None:
-    """The task that srun started; None if it did not start this process, or only this one.
+    """Return the task that srun started; None without srun or with a single task.
 
     Args:
-        environ: the environment.
-        dist_url: where the tasks meet; "auto" is a port of the first node that follows from the job's number.
+        environ: the environment variables.
+        dist_url: where the tasks meet; "auto" takes a port of the first node, computed from the job id.
     """
     total = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
     if total == 1:
@@ -55,14 +55,11 @@ def slurm_task(environ: Mapping[str, str], dist_url: str = "auto") -> Task | Non
 
 
 def first_host(nodes: str) -> str:
-    """`rack[2-3]node[07-09,12],login1` -> `rack2node07`."""
+    """Return the first host of a node list: `rack[2-3]node[07-09,12],login1` -> `rack2node07`."""
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes).split(",")[0]
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """`4(x2),3` -> 4, 4, 3."""
-    return [
-        int(count)
-        for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
-        for _ in range(int(times or 1))
-    ]
+    """Return the number of tasks of each node: `4(x2),3` -> 4, 4, 3."""
+    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return [int(count) for count, times in found for _ in range(int(times or 1))]

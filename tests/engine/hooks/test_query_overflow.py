@@ -25,7 +25,7 @@ def test_the_first_is_named_and_all_are_counted_at_the_end(caplog):
     with caplog.at_level(logging.WARNING, "mask2former"):
         run(QueryOverflowHook(3), 2, 3, 5, 0, 9, 4)
     first, last = (record.getMessage() for record in caplog.records)
-    assert "2.jpg shows 5 objects to 3 queries: each step leaves 2 of them out" in first
+    assert "2.jpg has 5 objects, but the model has 3 queries: each step leaves out 2 objects" in first
     assert "3 of 6 training samples" in last and "at most 9" in last
     assert all("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES" in text for text in (first, last))
 

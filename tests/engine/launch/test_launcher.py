@@ -106,10 +106,9 @@ def train_share(objects, poison=None, steps=STEPS, **changes):
             buffer += rank()
     trainer = build_trainer(cfg, model)
     recorder = Recorder()
-    trainer.hooks = [recorder]
     share = 4 // world_size()
     numbers = range(rank() * share, (rank() + 1) * share)
-    trainer.train([step_images(step, numbers, objects, poison) for step in range(steps)])
+    trainer.train([step_images(step, numbers, objects, poison) for step in range(steps)], [recorder])
     return recorder.losses, trainer.plain_model.state_dict()
 
 

@@ -9,7 +9,7 @@ import pytest
 from process_runs import free_port, until
 
 from mask2former.engine.errors import ProcessError
-from mask2former.engine.launch.rendezvous import meet
+from mask2former.engine.launch.rendezvous import wait_for_machines
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from mask2former.engine.launch.rendezvous import meet
 )
 def test_a_machine_alone_gives_up(number, message):
     with pytest.raises(ProcessError, match=message):
-        meet(f"tcp://127.0.0.1:{free_port()}", number, 3, 0.3)
+        wait_for_machines(f"tcp://127.0.0.1:{free_port()}", number, 3, 0.3)
 
 
 def test_all_wait_for_the_last():
     url, order, stores = f"tcp://127.0.0.1:{free_port()}", [], []
 
     def come(number):
-        stores.append(meet(url, number, 3, 30))
+        stores.append(wait_for_machines(url, number, 3, 30))
         order.append("all")
 
     early = [threading.Thread(target=come, args=(number,)) for number in (1, 0)]
@@ -47,7 +47,7 @@ def test_a_port_that_is_taken_is_named():
         taken.listen()
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(ValueError, match=f"--dist-url {url} cannot be used"):
-            meet(url, 0, 2, 5)
+            wait_for_machines(url, 0, 2, 5)
 
 
 def test_ctrl_c_ends_the_wait(server, tmp_path):
