@@ -173,7 +173,7 @@ class Trainer:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs besides the weights; `torch.load(weights_only=True)` can read it."""
+        """Return what a resumed run needs besides the weights; `torch.load(weights_only=True)` reads it."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),

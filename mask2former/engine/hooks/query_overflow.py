@@ -11,7 +11,7 @@ KEY = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 
 
 class QueryOverflowHook(Hook):
-    """Warning at rank 0's first image with more objects than queries, and the counts of all ranks at the end."""
+    """Warning at rank 0's first image with more objects than queries; counts of all ranks at the end."""
 
     def __init__(self, num_queries: int) -> None:
         self.num_queries = num_queries

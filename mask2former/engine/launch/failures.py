@@ -22,7 +22,7 @@ FIRST_ERROR_SECONDS = 3.0  # for the launcher to notice the rank that failed fir
 
 @contextmanager
 def tracebacks_shortened() -> Iterator[None]:
-    """Within the block torch's launcher logs user errors in one line, and no traceback of killed processes."""
+    """Let torch's launcher log user errors in one line and no traceback of killed processes."""
     launcher_log = logging.getLogger("torch.distributed.elastic.multiprocessing.api")
     launcher_log.addFilter(_shorten_traceback)
     try:
