@@ -70,15 +70,9 @@ class Metadata:
         """A copy with all facts as they are now, which other processes can be given."""
         return Metadata(self._facts["name"]).set(**self.as_dict())
 
-    def adopt(self, facts: dict[str, Any], *, all_are_known: bool) -> None:
-        """Take over what another process knows; what is set here stays, and if all is known is all."""
-        self.__dict__["_facts"] = {**facts, **self._facts}
-        if all_are_known:
-            self.derive(_no_facts)
-
-    def facts_set(self) -> dict[str, Any]:
-        """The facts that were set, without those that are derived."""
-        return dict(self._facts)
+    def adopt(self, facts: dict[str, Any]) -> None:
+        """Take over all facts of another process; facts set here win, and none are derived from now on."""
+        self.__dict__.update(_facts={**facts, **self._facts}, _derived=_no_facts)
 
     def as_dict(self) -> dict[str, Any]:
         """All facts."""
@@ -169,10 +163,6 @@ class _MetadataCatalog:
             if self._host is not None:
                 self._entries[name].derive(functools.partial(self._host.facts, name))
         return self._entries[name]
-
-    def facts_set(self) -> dict[str, dict[str, Any]]:
-        """Name -> the facts that were set about it, without those that are derived."""
-        return {name: entry.facts_set() for name, entry in self._entries.items()}
 
     def list(self) -> builtins.list[str]:
         """The names, sorted."""

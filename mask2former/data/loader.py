@@ -1,9 +1,9 @@
-"""Batches: which records come when, and the worker processes that read them.
+"""Loaders of training and test batches: which records come when, and the worker processes that read them.
 
-All randomness of training data hangs on two numbers, the run's seed and a sample's number in the one infinite
-stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, in as many pieces as losses accumulate; rank r
-of W on the r-th of W equal parts of each piece. A run therefore continues exactly after a resume, and sees
-the same with any number of processes and workers.
+All randomness of training data depends on two numbers: the run's seed, and a sample's number in one infinite
+stream of samples. Step t trains on samples t*B .. (t+1)*B - 1, divided into micro-batches if gradients
+accumulate; each process takes an equal share of every micro-batch. So a resumed run continues exactly, and
+the samples of a step do not depend on the number of processes and workers.
 
 Shapes: `B` images of a step over all processes, `b` those of this process, `N` records.
 """
@@ -16,17 +16,17 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mask2former.data.catalog import Metadata, Record
+from mask2former.data.catalog import Record
 from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import TestMapper, TrainMapper, build_test_mapper, build_train_mapper
-from mask2former.data.records import DatasetRecords, dataset_records, read_datasets
+from mask2former.data.records import Datasets, LoadedDataset
 from mask2former.utils.comm import rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class TrainSamples(Dataset[dict[str, Any]]):
-    """`[number, index]` -> the sample of that number, which shows record `index`."""
+    """Maps (sample number, record index) to a training sample."""
 
     def __init__(self, records: Sequence[Record], mapper: TrainMapper, seed: int) -> None:
         self.records = records
@@ -48,9 +48,9 @@ class TrainSamples(Dataset[dict[str, Any]]):
 
 
 class TestSamples(Dataset[dict[str, Any]]):
-    """`[index]` -> the sample that shows record `index`."""
+    """Maps a record index to a test sample."""
 
-    __test__ = False  # not a test case, whatever its name suggests to pytest
+    __test__ = False  # not a pytest class
 
     def __init__(self, records: Sequence[Record], mapper: TestMapper) -> None:
         self.records = records
@@ -61,7 +61,7 @@ class TestSamples(Dataset[dict[str, Any]]):
 
 
 class Loader(DataLoader[Any]):
-    """Raises what a worker found broken as that worker did; torch puts the worker's traceback around it."""
+    """A `DataLoader` that raises a worker's `DatasetError` without the worker's traceback in its message."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         try:
@@ -71,51 +71,54 @@ class Loader(DataLoader[Any]):
 
 
 class TrainBatches:
-    """From step `first_step` on, without end: the `(number, index)` of this process's `b` samples."""
+    """Infinite batch sampler: this process's b keys `(number, index)` of each step from `first_step` on."""
 
     def __init__(
         self,
         *,
         repeats: np.ndarray,
         seed: int,
-        total: int,
+        batch_size: int,
         first_step: int,
-        part: int = 0,
-        parts: int = 1,
-        pieces: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batches: int = 1,
     ) -> None:
         self.repeats = repeats
         self.seed = seed
-        self.total = total
+        self.batch_size = batch_size
         self.first_step = first_step
-        self.part = part
-        self.parts = parts
-        self.pieces = pieces
+        self.rank = rank
+        self.world_size = world_size
+        self.micro_batches = micro_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        samples = sample_stream(self.repeats, self.seed, self.first_step * self.total)
+        samples = sample_stream(self.repeats, self.seed, self.first_step * self.batch_size)
         while True:
-            step = list(itertools.islice(samples, self.total))
-            yield share_of_step(step, part=self.part, parts=self.parts, pieces=self.pieces)
+            step = list(itertools.islice(samples, self.batch_size))
+            yield share_of_step(
+                step, rank=self.rank, world_size=self.world_size, micro_batches=self.micro_batches
+            )
 
 
-def share_of_step(step: Sequence[T], *, part: int, parts: int, pieces: int) -> list[T]:
-    """What process `part` of `parts` has of a step whose losses accumulate over `pieces` of it, one by one.
+def share_of_step(step: Sequence[T], *, rank: int, world_size: int, micro_batches: int) -> list[T]:
+    """Return the samples of process `rank` of a step, one micro-batch after the other.
 
-    A piece's loss is divided by its objects, so a piece must show the same images however many processes
-    there are. Where a step cannot be divided so, each has one part of it.
+    The loss of a micro-batch is normalized by its objects. So a micro-batch must hold the same images with
+    any number of processes: each is divided among the processes. If the sizes do not allow that, each process
+    gets one contiguous part of the step.
     """
-    size, rest = divmod(len(step), parts * pieces)
+    size, rest = divmod(len(step), world_size * micro_batches)
     if rest:
-        own = len(step) // parts
-        return [*step[part * own : (part + 1) * own]]
-    firsts = range(part * size, len(step), parts * size)
-    return [sample for first in firsts for sample in step[first : first + size]]
+        share = len(step) // world_size
+        return [*step[rank * share : (rank + 1) * share]]
+    starts = range(rank * size, len(step), world_size * size)
+    return [sample for start in starts for sample in step[start : start + size]]
 
 
 def sample_stream(repeats: np.ndarray, seed: int, first: int = 0) -> Iterator[tuple[int, int]]:
-    """The samples `(number, index)` from `first` on: epoch after epoch, each shuffled by its own number."""
-    start = 0  # the number of the epoch's first sample
+    """Yield samples `(number, record index)` from number `first` on: epoch after epoch, each shuffled."""
+    start = 0  # number of the epoch's first sample
     for epoch in itertools.count():
         order = epoch_order(repeats, seed, epoch)
         for number in range(max(first, start), start + len(order)):
@@ -124,123 +127,126 @@ def sample_stream(repeats: np.ndarray, seed: int, first: int = 0) -> Iterator[tu
 
 
 def epoch_order(repeats: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Record i stands `repeats[i]` times in an epoch, the fraction being a chance; in random order."""
+    """Return the record indices of an epoch in random order.
+
+    Record i occurs floor(repeats[i]) times, and once more with the probability of the fraction.
+    """
     rng = np.random.default_rng([seed, epoch])
     times = np.floor(repeats + rng.random(len(repeats))).astype(int)
     return rng.permutation(np.repeat(np.arange(len(repeats)), times))
 
 
 def sample_seed(seed: int, number: int) -> int:
-    """A number below 2^63 for the sample's augmentation and the random points of its losses."""
+    """Return the seed, below 2^63, of a sample's augmentation and of the random points of its losses."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_train_loader(cfg: Any, first_step: int = 0, seed: int | None = None) -> Loader:
-    """This process's batches of DATASETS.TRAIN, without end, from step `first_step` on.
+def build_train_loader(
+    cfg: Any, first_step: int = 0, seed: int | None = None, datasets: Datasets | None = None
+) -> Loader:
+    """Return this process's infinite batches of DATASETS.TRAIN, beginning at step `first_step`.
 
     Args:
         cfg: the config.
-        first_step: 0, or after a resume the number of steps done.
-        seed: the run's seed, the same on all processes; None takes cfg.SEED, and where that is negative draws
-            one (a single process only).
+        first_step: 0, or the number of finished steps of a resumed run.
+        seed: the run's seed, the same in all processes; None takes cfg.SEED, or a random one if that is
+            negative (with a single process only).
+        datasets: the datasets that the run has read so far.
 
     Raises:
         DatasetError: a dataset is unknown or broken, or no image is left to train on.
-        ValueError: SOLVER.IMS_PER_BATCH cannot be shared out evenly.
+        ValueError: SOLVER.IMS_PER_BATCH is no multiple of the number of processes.
     """
-    trained, metadata = training_records(cfg)
-    total, parts = cfg.SOLVER.IMS_PER_BATCH, world_size()
-    if total % parts or total <= 0:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}: {parts} processes cannot share that evenly")
+    trained = load_training_data(cfg, datasets or Datasets())
+    total, processes = cfg.SOLVER.IMS_PER_BATCH, world_size()
+    if total % processes or total <= 0:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}: {processes} processes cannot share that evenly")
     seed = _run_seed(cfg) if seed is None else seed
     batches = TrainBatches(
         repeats=_repeats(cfg, trained),
         seed=seed,
-        total=total,
+        batch_size=total,
         first_step=first_step,
-        part=rank(),
-        parts=parts,
-        pieces=cfg.SOLVER.ACCUMULATION_STEPS,
+        rank=rank(),
+        world_size=processes,
+        micro_batches=cfg.SOLVER.ACCUMULATION_STEPS,
     )
-    samples = TrainSamples(trained.records, build_train_mapper(cfg, metadata), seed)
+    samples = TrainSamples(trained.records, build_train_mapper(cfg, trained.metadata), seed)
     return _loader(cfg, samples, batches)
 
 
-def build_test_loader(cfg: Any, dataset_name: str, batch_size: int = 1) -> Loader:
-    """This process's part of the dataset, each image once, in order; all processes must ask together."""
-    records = dataset_records(dataset_name).records
+def build_test_loader(
+    cfg: Any, dataset_name: str, batch_size: int = 1, datasets: Datasets | None = None
+) -> Loader:
+    """Return this process's part of a dataset, each image once, in order.
+
+    All processes must call this together. `datasets` are those that the run has read so far.
+    """
+    records = (datasets or Datasets()).load(dataset_name).records
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
-    own = records.chosen(slice(*bounds[rank() : rank() + 2]))
-    numbers = range(len(own))
-    batches = [list(numbers[i : i + batch_size]) for i in range(0, len(own), batch_size)]
-    return _loader(cfg, TestSamples(own, build_test_mapper(cfg)), batches)
+    share = records.select(slice(*bounds[rank() : rank() + 2]))
+    numbers = range(len(share))
+    batches = [list(numbers[i : i + batch_size]) for i in range(0, len(share), batch_size)]
+    return _loader(cfg, TestSamples(share, build_test_mapper(cfg)), batches)
 
 
-def training_records(cfg: Any) -> tuple[DatasetRecords, Metadata]:
-    """The records of DATASETS.TRAIN that are trained on, and the metadata of the first dataset.
+def load_training_data(cfg: Any, datasets: Datasets) -> LoadedDataset:
+    """Return DATASETS.TRAIN in a row, without images that have no object if the config filters those.
 
-    All processes must ask together.
+    Images whose record has no `annotations` are kept. All processes must call this together.
 
     Raises:
         DatasetError: a dataset is unknown or broken, or no image is left.
     """
-    found, metadata = read_datasets(cfg.DATASETS.TRAIN)
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        found = without_empty(found)
+    found = datasets.load_concatenated(cfg.DATASETS.TRAIN)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and found.is_empty.any():
+        logger.info("left out %d of %d images without objects", found.is_empty.sum(), len(found.records))
+        found = found.select(np.flatnonzero(~found.is_empty))
     if not found.records:
         raise DatasetError(
             f"nothing to train on: {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN is empty'}"
         )
-    return found, metadata
+    return found
 
 
-def images_an_epoch(cfg: Any) -> float:
-    """How many images an epoch of training shows on average; those that are repeated count as often.
+def expected_epoch_size(cfg: Any, datasets: Datasets | None = None) -> float:
+    """Return the expected number of samples in an epoch of training, repeats included.
 
     Raises:
-        DatasetError, ValueError: as `training_records`; or an unknown DATALOADER.SAMPLER_TRAIN.
+        DatasetError: see `load_training_data`.
+        ValueError: DATALOADER.SAMPLER_TRAIN is unknown.
     """
-    trained, _ = training_records(cfg)
-    return float(_repeats(cfg, trained).sum())
+    return float(_repeats(cfg, load_training_data(cfg, datasets or Datasets())).sum())
 
 
-def without_empty(found: DatasetRecords) -> DatasetRecords:
-    """The records with an instance that is no crowd; those that know no `annotations` are all kept."""
-    if left_out := int(found.empty.sum()):
-        logger.info("left out %d of %d images, which show no instance", left_out, len(found.records))
-    return found.chosen(np.flatnonzero(~found.empty))
+def repeat_factors(categories: Sequence[Sequence[int]], threshold: float, sqrt: bool = True) -> np.ndarray:
+    """Return how often each record occurs in an epoch on average (N,); 1 unless it has a rare category.
 
-
-def repeat_factors(shown: Sequence[Sequence[int]], threshold: float, sqrt: bool = True) -> np.ndarray:
-    """How often each record (N,) stands in an epoch: more than once if it shows a rare category.
-
-    A category on a share f of the images wants max(1, threshold / f), or the square root of that; an image
-    goes by its most wanting category (LVIS, Gupta et al., 2019, appendix B).
+    A category in a share f of the images has the factor max(1, threshold / f), or the square root of that. A
+    record gets the largest factor of its categories (LVIS, Gupta et al., 2019, appendix B).
 
     Args:
-        shown: of each of N records its categories, each once.
-        threshold: the share below which a category is rare.
-        sqrt: whether to take the root.
+        categories: of each of N records its categories, without repeats.
+        threshold: share of images below which a category is rare.
+        sqrt: take the square root.
     """
-    present = list(shown)
-    images = Counter(itertools.chain.from_iterable(present))
+    listed = list(categories)
+    images = Counter(itertools.chain.from_iterable(listed))
     power = 0.5 if sqrt else 1.0
-    wanted = {c: max(1.0, (threshold * len(present) / count) ** power) for c, count in images.items()}
-    return np.array([max((wanted[c] for c in categories), default=1.0) for categories in present])
+    factors = {c: max(1.0, (threshold * len(listed) / count) ** power) for c, count in images.items()}
+    return np.array([max((factors[c] for c in present), default=1.0) for present in listed])
 
 
-def _repeats(cfg: Any, trained: DatasetRecords) -> np.ndarray:
+def _repeats(cfg: Any, trained: LoadedDataset) -> np.ndarray:
     source = cfg.DATALOADER
-    samplers: dict[str, Callable[[], np.ndarray]] = {
-        "TrainingSampler": lambda: np.ones(len(trained.records)),
-        "RepeatFactorTrainingSampler": lambda: repeat_factors(
-            trained.shown, source.REPEAT_THRESHOLD, source.REPEAT_SQRT
-        ),
-    }
-    if source.SAMPLER_TRAIN not in samplers:
-        known = ", ".join(samplers)
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{source.SAMPLER_TRAIN}'; it can be one of {known}")
-    return samplers[source.SAMPLER_TRAIN]()
+    if source.SAMPLER_TRAIN == "TrainingSampler":
+        return np.ones(len(trained.records))
+    if source.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        return repeat_factors(trained.categories, source.REPEAT_THRESHOLD, source.REPEAT_SQRT)
+    raise ValueError(
+        f"DATALOADER.SAMPLER_TRAIN is '{source.SAMPLER_TRAIN}'; it can be one of "
+        "TrainingSampler, RepeatFactorTrainingSampler"
+    )
 
 
 def _run_seed(cfg: Any) -> int:
@@ -257,7 +263,7 @@ def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> Loader:
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_as_list,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=_init_worker,
     )
 
 
@@ -265,15 +271,18 @@ def _as_list(samples: Batch) -> Batch:
     return samples
 
 
-def _begin_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # the workers themselves are the parallelism
+def _init_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # the workers themselves run in parallel
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says, daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_of_parent, daemon=True).start()
 
 
-def _end_when_the_parent_says() -> None:
-    """A scheduler sends SIGTERM to every process, but training wants batches until it has ended by itself."""
+def _exit_on_sigterm_of_parent() -> None:
+    """Exit on SIGTERM from the training process only.
+
+    A scheduler sends SIGTERM to every process, but the training process still needs batches until it ends.
+    """
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -1,7 +1,7 @@
-"""The records of datasets by name: one process of each machine reads them, all of the machine share them.
+"""The datasets of a run: one process of each machine reads a dataset, and all of them share its records.
 
-What a loader must know of every record is found out by the one that has them all at hand, so that the others
-need not go through them. Within `records_remembered` a dataset is read once.
+The reading process also extracts what a loader must know of every record, so that no other process has to
+unpickle them all.
 
 Shapes: `N` records.
 """
@@ -9,11 +9,7 @@ Shapes: `N` records.
 from __future__ import annotations
 
 import itertools
-import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,142 +18,100 @@ import numpy as np
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
 from mask2former.data.errors import DatasetError
 from mask2former.utils.comm import world_size
-from mask2former.utils.shared_memory import PackedRecords, read_once_a_machine
+from mask2former.utils.record_cache import PackedRecords, is_picklable, read_once_per_machine
 
-SHARED_FACTS = ("thing_classes", "stuff_classes", "ignore_label")
-Facts = dict[str, Any]
+COMMON_FACTS = ("thing_classes", "stuff_classes", "ignore_label")  # equal in concatenated datasets
 
 
-class DatasetRecords(NamedTuple):
-    """The records of one dataset or of several.
+class LoadedDataset(NamedTuple):
+    """The records and metadata of one dataset, or of several in a row.
 
     Attributes:
         records: the N records.
-        shown: of each the categories that its annotations have, a tuple.
-        empty: (N,) bool: it has annotations, and none of them is of an instance that is no crowd.
+        metadata: facts about the dataset, or about the first of several.
+        categories: of each record the categories in its annotations, a tuple without repeats.
+        is_empty: (N,) bool: the record has annotations, but all of them are crowd regions.
     """
 
     records: PackedRecords
-    shown: PackedRecords
-    empty: np.ndarray[Any, Any]
+    metadata: Metadata
+    categories: PackedRecords
+    is_empty: np.ndarray
 
-    def chosen(self, places: Any) -> DatasetRecords:
-        """Those at these places, a slice or an array."""
-        return DatasetRecords(self.records.chosen(places), self.shown.chosen(places), self.empty[places])
-
-
-@dataclass
-class _Memory:
-    read: dict[str, DatasetRecords] = field(default_factory=dict)
-    at_hand: dict[str, list[Record]] = field(default_factory=dict)  # read by this process, not yet shared
-
-
-_memory: ContextVar[_Memory | None] = ContextVar("memory", default=None)
+    def select(self, index: Any) -> LoadedDataset:
+        """Return the dataset with the records at `index` only, a slice or an array."""
+        return LoadedDataset(
+            self.records.select(index),
+            self.metadata,
+            self.categories.select(index),
+            self.is_empty[index],
+        )
 
 
-@contextmanager
-def records_remembered() -> Iterator[None]:
-    """Within it, each dataset is read once: files of data do not change under a command that is at work.
+class Datasets:
+    """The datasets of one run; each is read once, so their files must not change while the run lasts."""
 
-    What is kept is packed, and once a machine; it is what training holds anyway.
-    """
-    token = _memory.set(_Memory())
-    try:
-        yield
-    finally:
-        _memory.reset(token)
+    def __init__(self) -> None:
+        self._loaded: dict[str, LoadedDataset] = {}
+        self._prepared: dict[str, list[Record]] = {}
 
+    def prepare(self, name: str, records: list[Record]) -> None:
+        """Let `load` take these records, which this process has read already."""
+        self._prepared[name] = records
 
-def read_here(name: str) -> list[Record]:
-    """The records of a dataset, for this process to look through.
+    def load(self, name: str) -> LoadedDataset:
+        """Return a dataset; the first time all processes must call this together.
 
-    Within `records_remembered` they are at hand when `dataset_records` is asked for them next.
-    """
-    records = DatasetCatalog.get(name)
-    if (memory := _memory.get()) is not None:
-        memory.at_hand[name] = records
-    return records
+        Afterwards the metadata of the dataset is the same in all processes, facts found by reading included.
 
+        Raises:
+            DatasetError: the dataset is unknown or broken; raised in all processes.
+        """
+        if name not in self._loaded:
+            read = partial(_read, name, self._prepared.pop(name, None))
+            packed, (is_empty, facts) = read_once_per_machine(read)
+            metadata = MetadataCatalog.get(name)
+            if world_size() > 1:
+                metadata.adopt(facts)
+            count = len(is_empty)
+            records, categories = packed.select(slice(count)), packed.select(slice(count, None))
+            self._loaded[name] = LoadedDataset(records, metadata, categories, is_empty)
+        return self._loaded[name]
 
-def dataset_records(name: str) -> DatasetRecords:
-    """The records of a dataset; all processes must ask for them together.
+    def load_concatenated(self, names: Sequence[str]) -> LoadedDataset:
+        """Return the records of several datasets in a row, with the metadata of the first.
 
-    Facts about datasets that became known by reading are known to all of them afterwards.
-
-    Raises:
-        DatasetError: no dataset has that name, or it is broken: the same in all processes.
-    """
-    memory = _memory.get()
-    if memory is not None and name in memory.read:
-        return memory.read[name]
-    packed, (empty, facts) = read_once_a_machine(partial(_read, name))
-    for entry, known in facts.items():
-        MetadataCatalog.get(entry).adopt(known, all_are_known=entry == name)
-    count = len(empty)
-    found = DatasetRecords(packed.chosen(slice(count)), packed.chosen(slice(count, None)), empty)
-    if memory is not None:
-        memory.read[name] = found
-        memory.at_hand.pop(name, None)
-    return found
-
-
-def read_datasets(names: Sequence[str]) -> tuple[DatasetRecords, Metadata]:
-    """The records of all datasets in a row, and the metadata of the first; as `dataset_records`.
-
-    Raises:
-        DatasetError: a name is unknown, or the datasets differ in their classes or ignore label.
-    """
-    parts = [dataset_records(name) for name in names]
-    entries = [MetadataCatalog.get(name) for name in names]
-    for fact, entry in itertools.product(SHARED_FACTS, entries):
-        if entry.get(fact) != entries[0].get(fact):
-            raise DatasetError(f"datasets '{names[0]}' and '{entry.name}' cannot be joined: '{fact}' differs")
-    joined = DatasetRecords(
-        PackedRecords.joined([part.records for part in parts]),
-        PackedRecords.joined([part.shown for part in parts]),
-        np.concatenate([np.zeros(0, bool), *(part.empty for part in parts)]),
-    )
-    return joined, entries[0] if entries else Metadata("none")
+        Raises:
+            DatasetError: a dataset is unknown or broken, or they differ in their classes or ignore label.
+        """
+        parts = [self.load(name) for name in names]
+        for fact, part in itertools.product(COMMON_FACTS, parts):
+            if part.metadata.get(fact) != parts[0].metadata.get(fact):
+                raise DatasetError(
+                    f"datasets '{names[0]}' and '{part.metadata.name}' cannot be joined: '{fact}' differs"
+                )
+        return LoadedDataset(
+            PackedRecords.concatenate([part.records for part in parts]),
+            parts[0].metadata if parts else Metadata("none"),
+            PackedRecords.concatenate([part.categories for part in parts]),
+            np.concatenate([np.zeros(0, bool), *(part.is_empty for part in parts)]),
+        )
 
 
-def _read(name: str) -> tuple[list[Any], tuple[np.ndarray[Any, Any], dict[str, Facts]]]:
-    """In the process that reads: records, and after them what each shows; `empty`, and facts for others."""
-    before = MetadataCatalog.facts_set()
-    memory = _memory.get()
-    records = memory.at_hand.pop(name, None) if memory is not None else None
+def _read(name: str, records: list[Record] | None) -> tuple[list[Any], tuple[np.ndarray, dict[str, Any]]]:
+    """Return the records followed by the categories of each, then `is_empty` and the picklable metadata."""
     if records is None:
         records = DatasetCatalog.get(name)
-    empty = np.array([is_empty(record) for record in records], bool)
-    facts = _new_facts(name, before) if world_size() > 1 else {}
-    return [*records, *map(categories_shown, records)], (empty, facts)
+    is_empty = np.array([_has_only_crowds(record) for record in records], bool)
+    facts = MetadataCatalog.get(name).as_dict() if world_size() > 1 else {}
+    sent = {key: fact for key, fact in facts.items() if is_picklable(fact)}
+    return [*records, *map(_categories, records)], (is_empty, sent)
 
 
-def _new_facts(name: str, before: dict[str, Facts]) -> dict[str, Facts]:
-    """Entry -> facts that other processes may lack: all of `name`, and of others what reading it has set."""
-    set_now = {
-        entry: facts for entry, facts in MetadataCatalog.facts_set().items() if facts != before.get(entry)
-    }
-    found = {**set_now, name: MetadataCatalog.get(name).as_dict()}
-    return {
-        entry: {key: fact for key, fact in facts.items() if _can_be_sent(fact)}
-        for entry, facts in found.items()
-    }
-
-
-def _can_be_sent(fact: Any) -> bool:
-    try:
-        pickle.dumps(fact)
-    except Exception:  # pickle reports what it cannot do by many kinds of error
-        return False
-    return True
-
-
-def categories_shown(record: Record) -> tuple[Any, ...]:
-    """The categories of a record's annotations, each once."""
+def _categories(record: Record) -> tuple[Any, ...]:
     listed = record.get("annotations") or record.get("segments_info") or ()
     return tuple({annotation.get("category_id") for annotation in listed})
 
 
-def is_empty(record: Record) -> bool:
-    """Whether a record knows of annotations, but of no instance that is no crowd."""
+def _has_only_crowds(record: Record) -> bool:
     return "annotations" in record and all(a.get("iscrowd", 0) for a in record["annotations"] or ())

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from mask2former.config import CfgNode, add_maskformer2_config, load_config, typed_keys
 from mask2former.config.yaml_files import flatten
-from mask2former.data.records import records_remembered
+from mask2former.data.records import Datasets
 from mask2former.detectron2_host.trainer import Trainer, check_output_dir
 from mask2former.engine.evaluate import check_test_datasets, load_trained_weights
 from mask2former.engine.launch.launcher import plan_processes, started_by_torchrun
@@ -66,13 +66,13 @@ def _check_launcher(args: Namespace) -> None:
         )
 
 
-@records_remembered()
 def work(args: Namespace, device: str) -> None:
     """What each process does; ends the process with code 1 where TEST.EXPECTED_RESULTS do not hold."""
-    cfg = train.setup(args, device)
+    Trainer.datasets = datasets = Datasets()
+    cfg = train.setup(args, device, datasets)
     if not args.eval_only:
-        apply_schedule(cfg, typed_keys(args.opts))
-    check_test_datasets(cfg)  # what is missing shall show before days have passed
+        apply_schedule(cfg, typed_keys(args.opts), datasets)
+    check_test_datasets(cfg, datasets)  # what is missing shall show before days have passed
     node = host_config(cfg)
     # It would print the file, which may be the name of one of ours; the whole config is logged anyway.
     default_setup(node, Namespace(**{**vars(args), "config_file": ""}))

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mask2former.data import build_test_loader, build_train_loader
 from mask2former.data.loader import Loader
+from mask2former.data.records import Datasets
 from mask2former.detectron2_host.evaluators import HostEvaluator, build_evaluator
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
@@ -35,11 +36,13 @@ class Trainer(DefaultTrainer):
         ValueError: the config asks for what Detectron2's loop cannot do.
     """
 
+    datasets: Datasets | None = None  # those that the command has read; loaders are built by class methods
+
     def __init__(self, cfg: Any) -> None:
         cfg = cfg.clone()
         cfg.defrost()
         check_output_dir(cfg)
-        apply_schedule(cfg)
+        apply_schedule(cfg, datasets=self.datasets)
         dtype = _checked_dtype(cfg)
         if cfg.VIS_PERIOD:
             logger.warning("VIS_PERIOD is %d, but Detectron2's loop draws none of our images", cfg.VIS_PERIOD)
@@ -61,7 +64,9 @@ class Trainer(DefaultTrainer):
         """
         if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume=True)
-            self._trainer.reset_data_loader(lambda: build_train_loader(self.cfg, first_step=self.start_iter))
+            self._trainer.reset_data_loader(
+                lambda: build_train_loader(self.cfg, self.start_iter, datasets=self.datasets)
+            )
         elif self.cfg.MODEL.WEIGHTS:
             load_weights(unwrapped(self.model), self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
 
@@ -78,12 +83,12 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Loader:
         """Our batches of DATASETS.TRAIN, from the first on."""
-        return build_train_loader(cfg)
+        return build_train_loader(cfg, datasets=cls.datasets)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Loader:
         """Each image of the dataset once; with TEST.AUG, several views of it."""
-        return build_test_loader(cfg, dataset_name)
+        return build_test_loader(cfg, dataset_name, datasets=cls.datasets)
 
     @classmethod
     def build_optimizer(cls, cfg: Any, model: nn.Module) -> Optimizer:

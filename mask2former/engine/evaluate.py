@@ -17,6 +17,7 @@ from torch import nn
 from mask2former.data import MetadataCatalog
 from mask2former.data.datasets.files import require
 from mask2former.data.loader import TestSamples, build_test_loader
+from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.remote import output_folder, run_folder
 from mask2former.engine.checkpoint.sharded import with_tensors
@@ -121,7 +122,7 @@ def _warn_of_idle_options(cfg: CfgNode, dataset: str, makers: list[type]) -> Non
             logger.warning("TEST.%s changes nothing that is measured on '%s'", key, dataset)
 
 
-def check_test_datasets(cfg: CfgNode) -> None:
+def check_test_datasets(cfg: CfgNode, datasets: Datasets | None = None) -> None:
     """Read what an evaluation starts with, so that no run ends, after days, at a file that is missing.
 
     Raises:
@@ -129,7 +130,7 @@ def check_test_datasets(cfg: CfgNode) -> None:
     """
     check_augmentation(cfg)
     for dataset in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, dataset)
+        loader = build_test_loader(cfg, dataset, datasets=datasets)
         build_evaluator(cfg, dataset, output_folder(cfg))
         table = EVALUATORS[MetadataCatalog.get(dataset).evaluator_type]
         measures = {table.get(task) for task in tasks_on(cfg)}
@@ -149,7 +150,9 @@ def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None
             )
 
 
-def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
+def evaluate(
+    cfg: CfgNode, model: nn.Module, output_dir: str | Path, datasets: Datasets | None = None
+) -> Results:
     """Task -> metric -> value on DATASETS.TEST; with several datasets, dataset -> task -> metric -> value.
 
     Results stand on the main process only. The files of predictions are written below `output_dir`.
@@ -161,7 +164,8 @@ def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
     predict = evaluation_predict(cfg, model)
     for dataset in cfg.DATASETS.TEST:
         folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
-        loader = build_test_loader(cfg, dataset)  # first: what all know of the dataset then, nobody looks up
+        # The loader before the evaluator: reading the dataset completes its metadata
+        loader = build_test_loader(cfg, dataset, datasets=datasets)
         evaluator = build_evaluator(cfg, dataset, folder)
         by_dataset[dataset] = inference_on_dataset(model, loader, evaluator, predict)
         if is_main_process():
@@ -170,7 +174,7 @@ def evaluate(cfg: CfgNode, model: nn.Module, output_dir: str | Path) -> Results:
     return next(iter(by_dataset.values())) if len(by_dataset) == 1 else by_dataset
 
 
-def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
+def evaluate_checkpoint(cfg: CfgNode, resume: bool, datasets: Datasets | None = None) -> Results:
     """Evaluate the weights of MODEL.WEIGHTS or, with `resume`, of the run in OUTPUT_DIR.
 
     Raises:
@@ -182,7 +186,7 @@ def evaluate_checkpoint(cfg: CfgNode, resume: bool) -> Results:
         model.load_state_dict(with_tensors(saved, model.state_dict())["model"])
     else:
         load_trained_weights(cfg, model)
-    return evaluate(cfg, model, output_folder(cfg) / "inference")
+    return evaluate(cfg, model, output_folder(cfg) / "inference", datasets)
 
 
 def load_trained_weights(cfg: CfgNode, model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data.loader import build_train_loader
+from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model, whole_model
 from mask2former.engine.checkpoint.remote import output_folder, run_folder
 from mask2former.engine.checkpoint.run_folder import RunFolder
@@ -40,7 +41,9 @@ from mask2former.weights.load import load_weights, read_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Results:
+def train(
+    cfg: CfgNode, resume: bool, typed_keys: Collection[str] = (), datasets: Datasets | None = None
+) -> Results:
     """Train as `cfg` says, with `resume` from OUTPUT_DIR's last checkpoint; the final evaluation's results.
 
     What SOLVER.EPOCHS and REFERENCE_BATCH decide is written into `cfg`; see `apply_schedule`.
@@ -50,7 +53,8 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
         TrainingError: training cannot go on.
         PreemptedError: a process got SIGTERM; there is a checkpoint to go on from.
     """
-    apply_schedule(cfg, typed_keys)
+    datasets = datasets or Datasets()
+    apply_schedule(cfg, typed_keys, datasets)
     folder = run_folder(cfg.OUTPUT_DIR)
     saved = folder.load_last() if resume else None
     cfg.SEED = _common_seed(cfg.SEED, saved)
@@ -59,8 +63,9 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
     # Before the model, and before its weights are fetched: data that is missing shall show at once
-    batches = build_train_loader(cfg, first_step=0 if saved is None else saved["iteration"] + 1)
-    check_test_datasets(cfg)
+    first_step = 0 if saved is None else saved["iteration"] + 1
+    batches = build_train_loader(cfg, first_step, datasets=datasets)
+    check_test_datasets(cfg, datasets)
     model = build_model(cfg)
     if saved is None and cfg.MODEL.WEIGHTS and is_main_process():  # the others get them from there
         _begin_with_weights(cfg, model)
@@ -72,7 +77,7 @@ def train(cfg: CfgNode, resume: bool, typed_keys: Collection[str] = ()) -> Resul
         del saved  # whose tensors would stay in memory beside the trainer's
     barrier()  # all have read what the main process may now move
     metrics = _open_folder(cfg, folder, trainer.done, fresh=not resume)
-    evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model), metrics)
+    evaluation = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: _evaluate(cfg, model, datasets), metrics)
     extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
     checkpoints = CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     trainer.train(batches, _hooks(cfg, metrics, checkpoints, evaluation))
@@ -182,10 +187,10 @@ def _hooks(
     ]
 
 
-def _evaluate(cfg: CfgNode, model: nn.Module) -> Results:
+def _evaluate(cfg: CfgNode, model: nn.Module, datasets: Datasets) -> Results:
     """Evaluate the model as the main process has it: batch norms' statistics differ between processes."""
     model = whole_model(cfg, model)
     if world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    return evaluate(cfg, model, output_folder(cfg) / "inference")
+    return evaluate(cfg, model, output_folder(cfg) / "inference", datasets)

@@ -11,8 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mask2former.config import load_config, typed_keys
-from mask2former.data import DatasetCatalog
-from mask2former.data.records import dataset_records, records_remembered
+from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.disk_space import check_writable
 from mask2former.engine.checkpoint.remote import ended, run_folder
 from mask2former.engine.checkpoint.run_folder import RunFolder
@@ -87,7 +86,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def setup(args: argparse.Namespace, device: str) -> CfgNode:
+def setup(args: argparse.Namespace, device: str, datasets: Datasets) -> CfgNode:
     """The config of this process, complete with what the dataset and the flags decide.
 
     Raises:
@@ -106,36 +105,35 @@ def setup(args: argparse.Namespace, device: str) -> CfgNode:
         logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
     cfg.MODEL.DEVICE = launched_device(cfg.MODEL.DEVICE, device, args.num_gpus)
     given = Given(**{name: getattr(args, name) for name in Given._fields})
-    apply_custom_data(cfg, given, typed, test_only=args.eval_only)
+    apply_custom_data(cfg, given, typed, test_only=args.eval_only, datasets=datasets)
     if args.overfit is not None:
-        apply_overfit(cfg, args.overfit, typed)
+        apply_overfit(cfg, args.overfit, typed, datasets)
     if args.eval_only and cfg.DATASETS.TEST:
         cfg.DATASETS.TRAIN = ()  # nobody who evaluates needs its files: the classes are those of the test set
-    if (names := [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]) and names[0] in DatasetCatalog:
-        dataset_records(names[0])  # read once a machine, facts that stand in the same files included
-    apply_dataset_facts(cfg, typed)
+    apply_dataset_facts(cfg, typed, datasets)
     return cfg
 
 
-@records_remembered()
 def work(args: argparse.Namespace, device: str) -> int:
     """What each process does; the exit code."""
-    cfg = setup(args, device)
+    datasets = Datasets()
+    cfg = setup(args, device, datasets)
     folder = run_folder(cfg.OUTPUT_DIR)
     with ended(folder):
         try:
-            results = _run(args, cfg, folder)
+            results = _run(args, cfg, folder, datasets)
         except PreemptedError as stop:
             logger.info("%s; --resume continues", stop)
             return PREEMPTED
     return 0 if not is_main_process() or verify_results(cfg, results) else 1
 
 
-def _run(args: argparse.Namespace, cfg: CfgNode, folder: RunFolder) -> Results:
+def _run(args: argparse.Namespace, cfg: CfgNode, folder: RunFolder, datasets: Datasets) -> Results:
     if args.eval_only:
-        return evaluate_checkpoint(cfg, args.resume)
+        return evaluate_checkpoint(cfg, args.resume, datasets)
     with sigterm_deferred():
-        return train(cfg, args.resume or continues_own_run(folder.path), typed_keys(args.opts))
+        resume = args.resume or continues_own_run(folder.path)
+        return train(cfg, resume, typed_keys(args.opts), datasets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

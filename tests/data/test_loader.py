@@ -60,7 +60,7 @@ def test_fractional_repeats_are_chances():
 def test_processes_together_take_what_one_would(repeats, seed, parts, share, first):
     def steps(part, parts):
         batches = TrainBatches(
-            repeats=repeats, seed=seed, total=total, first_step=first, part=part, parts=parts
+            repeats=repeats, seed=seed, batch_size=total, first_step=first, rank=part, world_size=parts
         )
         return take(batches, 4)
 
@@ -75,7 +75,7 @@ def test_processes_together_take_what_one_would(repeats, seed, parts, share, fir
 def test_a_piece_shows_the_same_with_any_number_of_processes(parts, pieces, size):
     """Of what a process has, the trainer makes pieces of its own accord: equal ones, in a row."""
     step = list(range(parts * pieces * size))
-    shares = [share_of_step(step, part=part, parts=parts, pieces=pieces) for part in range(parts)]
+    shares = [share_of_step(step, rank=part, world_size=parts, micro_batches=pieces) for part in range(parts)]
     for piece in range(pieces):
         together = [sample for share in shares for sample in share[piece * size : (piece + 1) * size]]
         assert together == step[piece * parts * size : (piece + 1) * parts * size]
@@ -84,7 +84,7 @@ def test_a_piece_shows_the_same_with_any_number_of_processes(parts, pieces, size
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
 def test_a_step_that_pieces_do_not_divide_is_dealt_out_whole(parts, pieces, own):
     step = list(range(parts * own))
-    shares = [share_of_step(step, part=part, parts=parts, pieces=pieces) for part in range(parts)]
+    shares = [share_of_step(step, rank=part, world_size=parts, micro_batches=pieces) for part in range(parts)]
     assert sorted(itertools.chain(*shares)) == step
     assert {len(share) for share in shares} == {own}
 

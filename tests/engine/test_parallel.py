@@ -68,7 +68,7 @@ def train_share(name, **changes):
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trainer.scaler.is_enabled())
     recorder = Recorder()
     pieces = cfg.SOLVER.ACCUMULATION_STEPS
-    numbers = share_of_step(range(4), part=rank(), parts=world_size(), pieces=pieces)
+    numbers = share_of_step(range(4), rank=rank(), world_size=world_size(), micro_batches=pieces)
     trainer.train([images(step, numbers, name == "poisoned") for step in range(STEPS)], [recorder])
     return recorder.steps, gathered(trainer.plain_model.state_dict())
 

@@ -13,6 +13,7 @@ from tiny_runs import CONFIG, tiny_options
 from mask2former import Predictor
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets.shapes import write_shapes
+from mask2former.data.records import Datasets
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main, parse_arguments, setup
 from mask2former.utils.label_maps import read_segment_ids
@@ -64,7 +65,7 @@ def configured(config, shapes, task, folder, *more, splits=()):
     """The config that training would have."""
     fixed = ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"]
     argv = ["--config-file", config, *flags(shapes, task, *splits), *more, *fixed]
-    return setup(parse_arguments(argv), "cpu")
+    return setup(parse_arguments(argv), "cpu", Datasets())
 
 
 def outputs(cfg):

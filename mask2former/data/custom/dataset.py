@@ -36,7 +36,6 @@ from mask2former.data.datasets.semantic import (
     register_semantic,
 )
 from mask2former.data.errors import DatasetError
-from mask2former.data.records import read_here
 from mask2former.utils.storage import to_path
 
 EXPECTED = (
@@ -116,18 +115,31 @@ def register_custom_dataset(
     Raises:
         DatasetError: the format is unknown, or the dataset is broken; nothing is registered then.
     """
+    return register_and_read(name, images, annotations, classes, train_dataset=train_dataset)[0]
+
+
+def register_and_read(
+    name: str,
+    images: str,
+    annotations: str,
+    classes: str | None = None,
+    *,
+    train_dataset: CustomDataset | None = None,
+) -> tuple[CustomDataset, list[Record]]:
+    """Register and check a custom dataset as `register_custom_dataset` does; return its records too."""
     if name in DatasetCatalog:
         raise DatasetError(f"a dataset called '{name}' is registered already")
     try:
         task, label_classes = register_files(name, images, annotations, classes, train_dataset)
-        dataset = _check(name, task, images, annotations, label_classes)
+        records = DatasetCatalog.get(name)
+        dataset = _check(records, name, task, images, annotations, label_classes)
         if train_dataset is not None:
             check_same_classes(annotations, dataset.classes, train_dataset.classes)
             warn_of_overlap(train_dataset.images, dataset.images)
     except DatasetError:
         forget(name)
         raise
-    return dataset
+    return dataset, records
 
 
 def register_files(
@@ -252,10 +264,15 @@ def find_panoptic_root(panoptic_json: Path) -> str:
 
 
 def _check(
-    name: str, task: str, images: str, annotations: str, label_classes: LabelClasses | None
+    records: list[Record],
+    name: str,
+    task: str,
+    images: str,
+    annotations: str,
+    label_classes: LabelClasses | None,
 ) -> CustomDataset:
     """Check the records of the dataset that was registered as `name`."""
-    records, metadata = read_here(name), MetadataCatalog.get(name)
+    metadata = MetadataCatalog.get(name)
     classes = metadata.thing_classes if task == "instance" else metadata.stuff_classes
     if not records:
         raise DatasetError(f"{annotations}: there is no image in it")

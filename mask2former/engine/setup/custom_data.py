@@ -15,15 +15,15 @@ from fvcore.common.config import CfgNode
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
-from mask2former.data.custom.dataset import CustomDataset, forget, register_as_found, register_custom_dataset
+from mask2former.data.custom.dataset import CustomDataset, forget, register_and_read, register_as_found
 from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.datasets.files import each_file_parsed_once
-from mask2former.data.records import dataset_records
+from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.remote import output_folder
 from mask2former.engine.setup.dataset_facts import overrule
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process
-from mask2former.utils.shared_memory import read_once_a_machine
+from mask2former.utils.record_cache import read_once_per_machine
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,12 @@ class Given(NamedTuple):
 
 
 def apply_custom_data(
-    cfg: CfgNode, given: Given, typed_keys: Collection[str] = (), *, test_only: bool = False
+    cfg: CfgNode,
+    given: Given,
+    typed_keys: Collection[str] = (),
+    *,
+    test_only: bool = False,
+    datasets: Datasets | None = None,
 ) -> None:
     """Register the data and write into `cfg` what follows from it; `typed_keys` are those the user typed.
 
@@ -63,8 +68,9 @@ def apply_custom_data(
     if given == Given():
         _check_names(cfg)
         return
+    datasets = datasets or Datasets()
     with _told_once():
-        train, val = _register_everywhere(given)
+        train, val = _register_everywhere(given, datasets)
     own = train or val
     assert own is not None
     for key, name, data, flag in (
@@ -77,7 +83,7 @@ def apply_custom_data(
     choices = {key: value for key, value in _choices(cfg, own).items() if key not in typed_keys}
     overrule(cfg, choices, (), source)
     if val and val.task == "panoptic" and val.thing_ids and cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
-        _measure_instances(val, output_folder(cfg))
+        _measure_instances(val, output_folder(cfg), datasets)
 
 
 @contextmanager
@@ -91,29 +97,33 @@ def _told_once() -> Iterator[None]:
         logging.disable(before)
 
 
-def _register_everywhere(given: Given) -> tuple[CustomDataset | None, CustomDataset | None]:
+def _register_everywhere(
+    given: Given, datasets: Datasets
+) -> tuple[CustomDataset | None, CustomDataset | None]:
     """`_register` in one process of each machine, and in the others what that one found out."""
 
     def look() -> tuple[list[Any], Any]:
         with each_file_parsed_once():
-            found = _register(given)
+            found = _register(given, datasets)
         return [], (found, {own.name: MetadataCatalog.get(own.name).as_dict() for own in found if own})
 
-    _, (found, facts) = read_once_a_machine(look)
+    _, (found, facts) = read_once_per_machine(look)
     for own in filter(None, found):
         if own.name not in DatasetCatalog:
             register_as_found(own, facts[own.name])
     return found
 
 
-def _register(given: Given) -> tuple[CustomDataset | None, CustomDataset | None]:
+def _register(given: Given, datasets: Datasets) -> tuple[CustomDataset | None, CustomDataset | None]:
     """The data to train on and to test on, registered and checked."""
     train = val = None
     if given.train_images and given.train_annotations:
-        train = register_custom_dataset(TRAIN, given.train_images, given.train_annotations, given.classes)
+        train, records = register_and_read(TRAIN, given.train_images, given.train_annotations, given.classes)
+        datasets.prepare(TRAIN, records)
     if given.val_images and given.val_annotations:
         paths = given.val_images, given.val_annotations
-        val = register_custom_dataset(VAL, *paths, given.classes, train_dataset=train)
+        val, records = register_and_read(VAL, *paths, given.classes, train_dataset=train)
+        datasets.prepare(VAL, records)
         if val.task == "instance":
             check_areas(given.val_annotations)
     _log(train, val)
@@ -198,13 +208,13 @@ def _jitter_by_crops(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _measure_instances(val: CustomDataset, output_dir: Path) -> None:
+def _measure_instances(val: CustomDataset, output_dir: Path, datasets: Datasets) -> None:
     """Give panoptic data to test on the ground truth that AP is measured against; it is written to
     `output_dir`.
     """
     target = output_dir / f"{val.name}_instances.json"
     metadata = MetadataCatalog.get(val.name)
-    records = dataset_records(val.name).records
+    records = datasets.load(val.name).records
     if is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
         content = instance_json(records, metadata)

@@ -7,6 +7,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.records import Datasets
 from mask2former.weights.read import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -47,13 +48,19 @@ def dataset_facts(metadata: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def apply_dataset_facts(cfg: CfgNode, typed_keys: Collection[str] = ()) -> None:
+def apply_dataset_facts(
+    cfg: CfgNode, typed_keys: Collection[str] = (), datasets: Datasets | None = None
+) -> None:
     """Write into `cfg` what the dataset knows better; `typed_keys` are those that the user typed.
+
+    With `datasets` the dataset is read first, once per machine, and its metadata reaches all processes.
 
     Raises:
         ValueError: a typed value contradicts the dataset.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if datasets is not None and names and names[0] in DatasetCatalog:
+        datasets.load(names[0])
     if facts := dataset_facts(dataset_metadata(cfg)):
         overrule(cfg, facts, typed_keys, f"dataset '{names[0]}'")
 

@@ -19,7 +19,7 @@ from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.augmentation import large_scale_jitter
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.mapper import MAPPERS
-from mask2former.data.records import dataset_records
+from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.remote import output_folder
 from mask2former.engine.setup.schedule import set_max_iter
 from mask2former.utils.atomic_files import atomic_write
@@ -52,7 +52,9 @@ HEALTHY = (
 )
 
 
-def apply_overfit(cfg: CfgNode, number: int, typed_keys: Collection[str] = ()) -> None:
+def apply_overfit(
+    cfg: CfgNode, number: int, typed_keys: Collection[str] = (), datasets: Datasets | None = None
+) -> None:
     """Make `cfg` train on the first `number` annotated images of DATASETS.TRAIN, and test on them.
 
     Typed keys stay as typed. The derived dataset is registered; its ground truth is written below OUTPUT_DIR.
@@ -66,11 +68,12 @@ def apply_overfit(cfg: CfgNode, number: int, typed_keys: Collection[str] = ()) -
     if not cfg.DATASETS.TRAIN:
         raise DatasetError("--overfit needs a dataset: DATASETS.TRAIN is empty")
     source = cfg.DATASETS.TRAIN[0]
-    records = [*islice(filter(shows_objects, dataset_records(source).records), number)]
+    loaded = (datasets or Datasets()).load(source)
+    records = [*islice(filter(shows_objects, loaded.records), number)]
     if not records:
         raise DatasetError(f"nothing to overfit on: no image of '{source}' has annotations")
     name = f"{source}_overfit_{number}"
-    _register(name, records, MetadataCatalog.get(source), output_folder(cfg) / FOLDER)
+    _register(name, records, loaded.metadata, output_folder(cfg) / FOLDER)
     settings = {**UNCHANGED, **_sizes(cfg), **_batch(cfg, len(records))}
     settings |= {"DATASETS.TRAIN": (name,), "DATASETS.TEST": (name,)}
     kept = set(typed_keys) - {"DATASETS.TRAIN", "DATASETS.TEST"}

@@ -11,7 +11,8 @@ from collections.abc import Collection
 
 from fvcore.common.config import CfgNode
 
-from mask2former.data.loader import images_an_epoch
+from mask2former.data.loader import expected_epoch_size
+from mask2former.data.records import Datasets
 from mask2former.utils.comm import world_size
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ STEP_KEYS = ("SOLVER.MAX_ITER", "SOLVER.STEPS")
 PIECES = "SOLVER.ACCUMULATION_STEPS"
 
 
-def apply_schedule(cfg: CfgNode, typed_keys: Collection[str] = ()) -> None:
+def apply_schedule(cfg: CfgNode, typed_keys: Collection[str] = (), datasets: Datasets | None = None) -> None:
     """Write into `cfg.SOLVER` what EPOCHS and REFERENCE_BATCH decide; `typed_keys` are those the user typed.
 
     A step has REFERENCE_BATCH images, IMS_PER_BATCH of them at once, if that is less; its loss is the mean
@@ -33,7 +34,7 @@ def apply_schedule(cfg: CfgNode, typed_keys: Collection[str] = ()) -> None:
         DatasetError: the datasets of DATASETS.TRAIN cannot be read (with EPOCHS only).
     """
     _apply_reference_batch(cfg, typed_keys)
-    _apply_epochs(cfg, typed_keys)
+    _apply_epochs(cfg, typed_keys, datasets)
 
 
 def _apply_reference_batch(cfg: CfgNode, typed_keys: Collection[str]) -> None:
@@ -72,7 +73,7 @@ def _cannot_be_made_up(reference: int, at_once: int) -> str:
     )
 
 
-def _apply_epochs(cfg: CfgNode, typed_keys: Collection[str]) -> None:
+def _apply_epochs(cfg: CfgNode, typed_keys: Collection[str], datasets: Datasets | None) -> None:
     solver = cfg.SOLVER
     if solver.EPOCHS < 0:
         raise ValueError(f"{EPOCHS} is {solver.EPOCHS}; it must not be negative (0: as SOLVER.MAX_ITER says)")
@@ -84,7 +85,7 @@ def _apply_epochs(cfg: CfgNode, typed_keys: Collection[str]) -> None:
         solver.EPOCHS = 0.0
     if not solver.EPOCHS:
         return
-    images = images_an_epoch(cfg)
+    images = expected_epoch_size(cfg, datasets)
     steps = math.ceil(solver.EPOCHS * images / solver.IMS_PER_BATCH)
     logger.info(
         "%g epochs of %.6g images, %d a step: SOLVER.MAX_ITER is %d",

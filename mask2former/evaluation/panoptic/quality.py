@@ -40,7 +40,7 @@ from mask2former.evaluation.panoptic.counts import (
 )
 from mask2former.utils import comm as distributed
 from mask2former.utils.label_maps import Array, read_segment_ids, write_segment_ids
-from mask2former.utils.shared_memory import read_once_a_machine
+from mask2former.utils.record_cache import read_once_per_machine
 from mask2former.utils.storage import PathLike, to_path
 
 Annotation = dict[str, Any]
@@ -56,7 +56,7 @@ class PanopticTruth:
 
     def __init__(self, json_file: PathLike, png_dir: PathLike, rules: Rules = PLAIN) -> None:
         self.json_file, self.png_dir, self._rules = json_file, to_path(png_dir), rules
-        annotations, (self.categories, image_ids) = read_once_a_machine(partial(_read_truth, json_file))
+        annotations, (self.categories, image_ids) = read_once_per_machine(partial(_read_truth, json_file))
         self._annotations = annotations
         self._places = {image_id: place for place, image_id in enumerate(image_ids)}
 

@@ -8,7 +8,7 @@ from tiny_runs import tiny_config
 
 from mask2former.config import config_from_text
 from mask2former.data import DatasetCatalog
-from mask2former.data.loader import build_train_loader, images_an_epoch
+from mask2former.data.loader import build_train_loader, expected_epoch_size
 from mask2former.engine.build import build_model
 from mask2former.engine.setup import schedule
 from mask2former.engine.setup.schedule import apply_schedule
@@ -50,11 +50,11 @@ def test_epochs_count_what_is_trained_on(tiny_shapes, monkeypatch):
     records = [{"annotations": [{"category_id": label}]} for label in [0] * 9 + [1]]
     records.append({"annotations": [crowd]})
     monkeypatch.setattr(DatasetCatalog, "get", lambda name: records)
-    assert images_an_epoch(tiny_config()) == 10
+    assert expected_epoch_size(tiny_config()) == 10
     cfg = tiny_config(
         DATALOADER__SAMPLER_TRAIN="RepeatFactorTrainingSampler", DATALOADER__REPEAT_THRESHOLD=0.4
     )
-    assert images_an_epoch(cfg) == pytest.approx(9 + 2)  # class 1 on a tenth: the square root of 4
+    assert expected_epoch_size(cfg) == pytest.approx(9 + 2)  # class 1 on a tenth: the square root of 4
 
 
 def test_typed_steps_go_before_epochs_of_a_file(tiny_shapes):

@@ -1,9 +1,11 @@
-"""Records in few buffers, and real processes of which one a machine reads for all."""
+"""Packed records, and real processes of which one per machine reads a dataset."""
 
 import json
 import os
 import pickle
+import platform
 import signal
+import tempfile
 from itertools import islice
 from pathlib import Path
 
@@ -22,30 +24,30 @@ from mask2former.data import (
     build_train_loader,
 )
 from mask2former.data.loader import sample_seed, sample_stream
-from mask2former.data.records import dataset_records, records_remembered
+from mask2former.data.records import Datasets
 from mask2former.engine.evaluate import check_test_datasets
 from mask2former.engine.setup.custom_data import Given, apply_custom_data
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
-from mask2former.utils import shared_memory as shared_records
+from mask2former.utils import record_cache
 from mask2former.utils.comm import all_gather_object, rank
-from mask2former.utils.shared_memory import PackedRecords, read_once_a_machine
+from mask2former.utils.record_cache import PackedRecords, read_once_per_machine
 
 RECORDS = [{"file_name": "a", "counts": [1, 2]}, {}, {"mask": b"\x00\xff", "nested": {"x": (1.5, None)}}]
 
 
-def test_packed_records_are_the_records():
-    packed = PackedRecords.of(RECORDS)
+def test_packing_keeps_records():
+    packed = PackedRecords.pack(RECORDS)
     assert [packed[i] for i in range(len(packed))] == list(packed) == RECORDS
-    assert list(packed.chosen(slice(1, 3))) == RECORDS[1:]
-    assert list(packed.chosen(np.array([2, 0]))) == [RECORDS[2], RECORDS[0]]
+    assert list(packed.select(slice(1, 3))) == RECORDS[1:]
+    assert list(packed.select(np.array([2, 0]))) == [RECORDS[2], RECORDS[0]]
     assert list(pickle.loads(pickle.dumps(packed))) == RECORDS
-    assert len(PackedRecords.of([])) == len(PackedRecords.joined([])) == 0
+    assert len(PackedRecords.pack([])) == len(PackedRecords.concatenate([])) == 0
 
 
-def test_joined_records_stay_where_they_are():
-    parts = [PackedRecords.of(RECORDS), PackedRecords.of([]), PackedRecords.of([7]).chosen([0])]
-    joined = PackedRecords.joined([PackedRecords.joined(parts), *parts])
-    assert list(joined.chosen(slice(2, 6))) == [RECORDS[2], 7, *RECORDS[:2]]
+def test_concatenation_and_selection_keep_order():
+    parts = [PackedRecords.pack(RECORDS), PackedRecords.pack([]), PackedRecords.pack([7]).select([0])]
+    joined = PackedRecords.concatenate([PackedRecords.concatenate(parts), *parts])
+    assert list(joined.select(slice(2, 6))) == [RECORDS[2], 7, *RECORDS[:2]]
 
 
 class Unsendable(Exception):
@@ -60,14 +62,14 @@ def all_of(error, match):
         raise error
 
     with pytest.raises(type(error) if isinstance(error, DatasetError) else Exception, match=match):
-        read_once_a_machine(fail)
+        read_once_per_machine(fail)
     assert all_gather_object(rank()) == [*range(dist.get_world_size())]
 
 
 def note_reading(folder):
     with open(folder / "read", "a") as file:
         file.write(f"{rank()} ")
-    return [dict(record) for record in RECORDS], {"besides": rank()}
+    return [dict(record) for record in RECORDS], {"reader": rank()}
 
 
 def readers(folder):
@@ -82,20 +84,20 @@ def readers(folder):
 
 
 def share_and_fail(folder):
-    found, besides = read_once_a_machine(lambda: note_reading(folder))
-    assert (list(found), besides) == (RECORDS, {"besides": 0})
+    found, extra = read_once_per_machine(lambda: note_reading(folder))
+    assert (list(found), extra) == (RECORDS, {"reader": 0})
     assert readers(folder) == [0]
+    assert not [*(folder / "temporary").iterdir()]
     all_of(DatasetError("file.json, image id 3: broken"), "^file.json, image id 3: broken$")
     all_of(Unsendable("this", "that"), "this and that")
     all_of(AttributeError("no class"), "no class")
 
 
 def use_machines(folder):
-    """The second process is on another machine; then it is said to be on the same, but sees nothing of it."""
-    own = shared_records._machine
-    shared_records._machine = lambda: (*own(), str(rank()))
-    found, besides = read_once_a_machine(lambda: note_reading(folder))
-    assert (list(found), besides) == (RECORDS, {"besides": rank()})
+    """Process 1 is on another machine; then on one with the same host name and a separate file system."""
+    platform.node = lambda: f"machine {rank()}"
+    found, extra = read_once_per_machine(lambda: note_reading(folder))
+    assert (list(found), extra) == (RECORDS, {"reader": rank()})
     assert readers(folder) == [0, 1]
 
     def broken_there():
@@ -104,19 +106,19 @@ def use_machines(folder):
         return [], None
 
     with pytest.raises(DatasetError, match="not on this machine"):
-        read_once_a_machine(broken_there)
-    shared_records._machine = lambda: ()
-    shared_records._identity = lambda file: (rank(), file, 0)
-    found, besides = read_once_a_machine(lambda: note_reading(folder))
-    assert (list(found), besides) == (RECORDS, {"besides": rank()})
+        read_once_per_machine(broken_there)
+    platform.node = lambda: "machine"
+    map_file = record_cache._map
+    record_cache._map = lambda file: map_file(file if rank() == 0 else file.with_name("elsewhere"))
+    found, extra = read_once_per_machine(lambda: note_reading(folder))
+    assert (list(found), extra) == (RECORDS, {"reader": rank()})
 
 
 def read_datasets_once(folder):
-    """A function of a user's that finds out facts as it reads."""
+    """A user's function sets metadata while it reads."""
 
     def read():
         MetadataCatalog.get("mine").set(thing_classes=["one", "two"])
-        MetadataCatalog.get("beside").set(stuff_classes=["three"])
         annotations = [{"category_id": 1}, {"category_id": 1}, {"category_id": 0, "iscrowd": 1}]
         records, _ = note_reading(folder)
         return [{**records[0], "annotations": annotations}, {"annotations": annotations[2:]}, records[1]]
@@ -124,35 +126,37 @@ def read_datasets_once(folder):
     DatasetCatalog.register("mine", read)
     MetadataCatalog.get("mine").set(cannot_be_sent=lambda: 1).derive(lambda: {"derived": len(readers_here)})
     readers_here = [rank()]
-    with records_remembered():
-        found = dataset_records("mine")
-        assert dataset_records("mine") is found
+    datasets = Datasets()
+    found = datasets.load("mine")
+    assert datasets.load("mine") is found
     assert readers(folder) == [0]
     assert [len(record.get("annotations", ())) for record in found.records] == [3, 1, 0]
-    assert ([*map(set, found.shown)], found.empty.tolist()) == ([{0, 1}, {0}, set()], [False, True, False])
+    assert ([*map(set, found.categories)], found.is_empty.tolist()) == (
+        [{0, 1}, {0}, set()],
+        [False, True, False],
+    )
     facts = MetadataCatalog.get("mine").as_dict()
     assert (facts["thing_classes"], facts["derived"], facts["cannot_be_sent"]()) == (["one", "two"], 1, 1)
-    assert MetadataCatalog.get("beside").stuff_classes == ["three"]
-    dataset_records("mine")
+    Datasets().load("mine")
     assert readers(folder) == [0]
     with pytest.raises(DatasetError, match="no dataset is called 'nowhere'"):
-        dataset_records("nowhere")
+        datasets.load("nowhere")
 
 
 def are_killed(folder):
-    """The reader dies while all hold what it has read, and again while it reads: the others hear of it."""
-    found, _ = read_once_a_machine(lambda: note_reading(folder))
+    """The reader is killed while it reads: the other process gets an error and keeps what was read before."""
+    found, _ = read_once_per_machine(lambda: note_reading(folder))
     dist.barrier()
     if rank() == 0:
-        read_once_a_machine(lambda: (map(lambda _: os.kill(os.getpid(), signal.SIGKILL), [0]), None))
+        read_once_per_machine(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError):
-        read_once_a_machine(lambda: note_reading(folder))
-    assert list(found) == RECORDS  # they outlive the process that read them
+        read_once_per_machine(lambda: note_reading(folder))
+    assert list(found) == RECORDS
     (folder / "survivor").touch()
 
 
 def use_custom_data(folder):
-    """The JSON is parsed once, whatever is asked of it; the streams of both processes are the one stream."""
+    """The JSON is parsed once in a run, and both processes together see one stream of samples."""
     parsed = []
     load = json.load
     json.load = lambda file: parsed.append(file.name) or load(file)
@@ -161,13 +165,13 @@ def use_custom_data(folder):
         ["SEED", "3", "SOLVER.IMS_PER_BATCH", "4", "INPUT.IMAGE_SIZE", "32", "DATALOADER.NUM_WORKERS", "0"],
     )
     images, file = str(folder / "images"), str(folder / "instances.json")
-    with records_remembered():
-        apply_custom_data(cfg, Given(images, file, images, file))
-        dataset_records("custom_train")
-        apply_dataset_facts(cfg)
-        batches = iter(build_train_loader(cfg))
-        check_test_datasets(cfg)
-        tested = [sample["image_id"] for batch in build_test_loader(cfg, "custom_val") for sample in batch]
+    datasets = Datasets()
+    apply_custom_data(cfg, Given(images, file, images, file), datasets=datasets)
+    apply_dataset_facts(cfg, datasets=datasets)
+    batches = iter(build_train_loader(cfg, datasets=datasets))
+    check_test_datasets(cfg, datasets)
+    test_loader = build_test_loader(cfg, "custom_val", datasets=datasets)
+    tested = [sample["image_id"] for batch in test_loader for sample in batch]
     assert parsed.count(file) == (rank() == 0)
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
     steps = [[(sample["image_id"], sample["seed"]) for sample in next(batches)] for _ in range(3)]
@@ -187,7 +191,7 @@ def draw_custom_data(folder):
 
 
 def work(number, folder):
-    os.environ["TMPDIR"] = str(folder / "temporary")
+    tempfile.tempdir = str(folder / "temporary")
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
     last = are_killed if folder.name == "killed" else use_machines
     for job in (share_and_fail, read_datasets_once, use_custom_data, last):
@@ -200,7 +204,7 @@ def prepared(folder):
     return folder
 
 
-def test_one_process_of_a_machine_reads(tmp_path: Path):
+def test_one_process_per_machine_reads(tmp_path: Path):
     folder = prepared(tmp_path / "data")
     mp.spawn(work, (folder,), nprocs=2)
     (first, one), (second, other) = (json.loads((folder / f"samples{n}.json").read_text()) for n in range(2))
@@ -212,7 +216,7 @@ def test_one_process_of_a_machine_reads(tmp_path: Path):
     ]
 
 
-def test_nothing_is_left_of_processes_that_are_killed(tmp_path: Path):
+def test_records_survive_a_killed_reader_and_its_files_are_removed(tmp_path: Path):
     folder = prepared(tmp_path / "killed")
     context = mp.spawn(work, (folder,), nprocs=2, join=False)
     for process in context.processes:
