@@ -1,15 +1,14 @@
-"""One process against two on this machine, at the same total batch: throughput, and where the time goes.
+"""Compare one process with two on this machine at the same total batch: throughput, and where time goes.
 
     python benchmarks/scaling.py [--rounds N] [--steps N] [KEY VALUE ...]
 
-Every side trains R50 in fresh processes, as the training command launches them, on drawn images; sides take
-turns, and medians over all their steps are quoted. One process with one thread is what two processes of one
-thread each would halve if each had a machine of its own; one process with all threads is what the same cores
-do without a second process.
+Every side trains R50 on synthetic images, in fresh processes started as by the training command. Sides take
+turns; reported are medians over all steps. One process with one thread is the baseline for two processes of
+one thread each; one process with all threads uses the same cores without a second process.
 
-Data is the time until a step's images are there, loaded in the training process itself. Communication is
-how much longer a step takes for exchanging gradients: every other step leaves the exchange out and is
-otherwise the same. Compute is the rest, and holds what a process waits for the other.
+"Data" is the time to load a step's images in the training process. "Communication" is how much longer a step
+takes for exchanging gradients: every other step leaves the exchange out. "Compute" is the rest, and includes
+waiting for the other process.
 """
 
 import argparse
@@ -53,11 +52,11 @@ OPTIONS: dict[str, object] = {
 }
 IMAGES = {"train": 64, "val": 1}
 TRIES = 5  # of the exchange alone
-ROUNDS, STEPS = 2, 2  # steps of a side in a round, besides the first and those without exchange
+ROUNDS, STEPS = 2, 2  # measured steps of a side per round, besides the first and those without exchange
 
 
 class Side(NamedTuple):
-    """So many processes of so many threads each."""
+    """Number of processes, and of threads in each."""
 
     processes: int
     threads: int
@@ -67,14 +66,14 @@ class Side(NamedTuple):
 
 
 class Exchange:
-    """DDP's exchange of gradients, which can be left out, and whose bytes of the last step are counted."""
+    """DDP's gradient exchange, which can be left out, with a count of the last step's bytes."""
 
     def __init__(self) -> None:
         self.left_out = False
         self.bytes = 0
 
     def reduce(self, group: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """What DDP calls with each bucket of gradients."""
+        """Exchange a bucket of gradients, as DDP's communication hook."""
         if self.left_out:
             done: torch.futures.Future[Tensor] = torch.futures.Future()
             done.set_result(bucket.buffer())
@@ -84,7 +83,7 @@ class Exchange:
 
 
 def watch_exchange(model: nn.Module) -> Exchange | None:
-    """Stand between `model` and its exchange; None where it is not DDP, which has none or another."""
+    """Put an `Exchange` into `model`; return None if it is not DDP."""
     if not isinstance(model, DistributedDataParallel):
         return None
     exchange = Exchange()
@@ -93,14 +92,14 @@ def watch_exchange(model: nn.Module) -> Exchange | None:
 
 
 class Recorder(Hook):
-    """Writes down each step's seconds; where there is an exchange, every other step goes without."""
+    """Recorder of each step's seconds, which leaves out the exchange of every other step."""
 
     def __init__(self, exchange: Exchange | None) -> None:
         self.exchange = exchange
         self.steps: list[dict[str, Any]] = []
 
     def after_step(self, trainer: Trainer) -> None:
-        """A row for the step: seconds for data and for the rest, and the bytes that were exchanged."""
+        """Add a row: seconds for data and for the rest, and the bytes exchanged."""
         assert trainer.last is not None
         exchange = self.exchange
         row = {"data": trainer.last.data_seconds, "rest": trainer.last.compute_seconds}
@@ -112,7 +111,7 @@ class Recorder(Hook):
 
 
 def work(args: argparse.Namespace, device: str) -> int:
-    """What each process of a side does: a few steps, then the main one writes their rows to a file."""
+    """Train a few steps in each process of a side; rank 0 writes their rows to a file."""
     cfg = load_config(CONFIG, args.opts)
     torch.manual_seed(cfg.SEED)
     batches = build_train_loader(cfg)
@@ -127,7 +126,7 @@ def work(args: argparse.Namespace, device: str) -> int:
 
 
 def _exchange_alone(size: int) -> float:
-    """Median seconds of exchanging `size` bytes while nothing else is done."""
+    """Return the median seconds of exchanging `size` bytes with nothing else running."""
     if not size:
         return 0.0
     gradients, seconds = torch.zeros(size // 4), []
@@ -140,16 +139,16 @@ def _exchange_alone(size: int) -> float:
 
 
 def options(**changes: object) -> list[str]:
-    """What every side trains with, as `KEY VALUE ...`; a change's name is the key with __ for the dot."""
+    """Return every side's config as `KEY VALUE ...`; in a change's name __ stands for the dot."""
     pairs = OPTIONS | {key.replace("__", "."): value for key, value in changes.items()}
     return [str(item) for pair in pairs.items() for item in pair]
 
 
 def run_side(side: Side, steps: int, opts: list[str]) -> dict[str, Any]:
-    """Rows of `steps` steps of fresh processes, besides the first and those without exchange.
+    """Return the rows of `steps` steps in fresh processes, besides the first and those without exchange.
 
     Raises:
-        CalledProcessError: one of them failed.
+        CalledProcessError: a process failed.
     """
     count = (1 + steps) * min(side.processes, 2)
     with tempfile.TemporaryDirectory() as folder:
@@ -162,7 +161,7 @@ def run_side(side: Side, steps: int, opts: list[str]) -> dict[str, Any]:
 
 
 class Times(NamedTuple):
-    """Median seconds of a step and of its parts; `alone`, what the exchange takes with nothing beside it."""
+    """Median seconds of a step and of its parts; `alone`: of the exchange with nothing else running."""
 
     step: float
     data: float
@@ -173,7 +172,7 @@ class Times(NamedTuple):
 
 
 def summary(runs: list[dict[str, Any]]) -> Times:
-    """The medians over all steps of a side's runs."""
+    """Return the medians over all steps of a side's runs."""
     steps = [row for run in runs for row in run["steps"]]
     whole = [row for row in steps if not row["left_out"]]
     data, rest = (median(row[name] for row in whole) for name in ("data", "rest"))
@@ -185,7 +184,7 @@ def summary(runs: list[dict[str, Any]]) -> Times:
 
 
 def rows(times: dict[Side, Times], images: int) -> list[list[str]]:
-    """The table: sides with their throughput as ratios to the others', and where their time goes."""
+    """Return the table: throughput of each side, its ratios to the first two, and where its time goes."""
     first, every, _ = times
     head = ["processes x threads", "images/s", f"against {first}", f"against {every}", "step"]
     body = [
@@ -201,7 +200,7 @@ def rows(times: dict[Side, Times], images: int) -> list[list[str]]:
 
 
 def report(rounds: int, steps: int, opts: list[str]) -> str:
-    """The table and what was exchanged; see above."""
+    """Run all sides; return the table and a sentence on the exchange."""
     cores = usable_cores()
     sides = dict.fromkeys((Side(1, 1), Side(1, cores), Side(2, max(1, cores // 2))))
     runs: dict[Side, list[dict[str, Any]]] = {side: [] for side in sides}
@@ -214,15 +213,15 @@ def report(rounds: int, steps: int, opts: list[str]) -> str:
 
 
 def exchanged(*times: Times) -> str:
-    """A sentence on what the last side exchanged."""
+    """Return a sentence on what the last side exchanged."""
     two = times[-1]
     if not two.bytes:
-        return "Only DDP's exchange can be left out: what another takes is part of compute."
-    return f"{two.bytes / MB:.1f} MB of gradients a step; exchanging as many alone takes {two.alone:.2f} s."
+        return "Only DDP's exchange can be left out; any other is part of compute."
+    return f"{two.bytes / MB:.1f} MB of gradients a step; the exchange alone takes {two.alone:.2f} s."
 
 
 def main() -> None:
-    """Draw the images, run the sides, print the table; or be a process of a side."""
+    """Write the images, run the sides and print the table; or run as a process of a side."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

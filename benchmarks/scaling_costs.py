@@ -1,13 +1,13 @@
-"""What a GPU sends in a training step, and keeps besides activations: computed, for docs/scaling.md.
+"""Compute what a GPU sends in a training step, and what it keeps besides activations: docs/scaling_costs.md.
 
     python benchmarks/scaling_costs.py
 
-The counts are those of the models' real parameters, by shape; the formulae are the functions below. All is
-float32, as the engine keeps and exchanges it: autocast rounds weights where they are used.
+The formulas are the functions below, applied to the shapes of the models' parameters. All is float32, as the
+engine keeps and sends it: autocast rounds weights where they are used.
 
-Shapes: `n` processes, one a GPU; `P` parameters, of which `U` belong to blocks that SOLVER.STRATEGY fsdp
-gathers and frees one by one, `u` to the largest of them, and `R = P - U` to the rest, which stays gathered;
-`s(X)` the share of one process in X.
+Shapes: `n` processes, one per GPU; `P` parameters, of which `U` are in blocks that SOLVER.STRATEGY fsdp
+gathers and frees one by one, `u` in the largest of them, and `R = P - U` in the rest, which stays gathered;
+`s(X)` one process's shard of X.
 """
 
 from collections.abc import Sequence
@@ -33,24 +33,24 @@ Shapes = Sequence[torch.Size]
 
 
 class Weights(NamedTuple):
-    """The shapes of a model's parameters: of each block that is gathered by itself, and of all the rest."""
+    """Shapes of a model's parameters: of each block that fsdp gathers by itself, and of the rest."""
 
     units: list[list[torch.Size]]
     rest: list[torch.Size]
 
     @property
     def in_units(self) -> list[torch.Size]:
-        """Those of all blocks."""
+        """Return the shapes of all blocks."""
         return [shape for unit in self.units for shape in unit]
 
     @property
     def parameters(self) -> int:
-        """P."""
+        """Return P."""
         return elements(self.in_units) + elements(self.rest)
 
 
 def weights_of(model: nn.Module) -> Weights:
-    """The trainable parameters of `model`, as SOLVER.STRATEGY fsdp groups them."""
+    """Return the trainable parameters of `model` as SOLVER.STRATEGY fsdp groups them."""
     modules = [module for module in model.modules() if isinstance(module, UNITS)]
     units = [[p.shape for p in module.parameters() if p.requires_grad] for module in modules]
     inside = {parameter for module in modules for parameter in module.parameters()}
@@ -59,60 +59,60 @@ def weights_of(model: nn.Module) -> Weights:
 
 
 def weights_of_config(config: str) -> Weights:
-    """The same of a config's model, which is built without data."""
+    """Return the parameters of a config's model, which is built without data."""
     with torch.device("meta"):
         return weights_of(build_model(load_config(config, ["MODEL.DEVICE", "meta"])))
 
 
 def elements(shapes: Shapes) -> int:
-    """How many numbers tensors of these shapes have."""
+    """Return the total number of elements."""
     return sum(shape.numel() for shape in shapes)
 
 
-def share(shapes: Shapes, n: int) -> int:
-    """The most numbers that one of `n` processes keeps: ceil(rows / n) rows of each parameter.
+def shard(shapes: Shapes, n: int) -> int:
+    """Return the most elements that one of `n` processes keeps: ceil(rows / n) rows of each parameter.
 
-    They are cut along their first side only: one of 256 rows is spread over 256 processes at most.
+    Parameters are split along the first dimension, so 256 rows are spread over 256 processes at most.
     """
     return sum(-(-shape[0] // n) * (shape.numel() // shape[0]) for shape in shapes)
 
 
 def ddp_sent(weights: Weights, n: int) -> float:
-    """Bytes that a process sends in a step: the gradients' all-reduce as a ring, 2 (n-1)/n x 4 P.
+    """Return the bytes that a process sends per step: the ring all-reduce of gradients, 2 (n-1)/n x 4 P.
 
-    Accumulation changes nothing: only the last piece's backward pass exchanges.
+    Accumulation changes nothing: gradients are exchanged with the last micro-batch only.
     """
     return 2 * (n - 1) / n * BYTES * weights.parameters
 
 
-def fsdp_sent(weights: Weights, n: int, pieces: int = 1) -> float:
-    """Bytes that a process sends in a step of `pieces`, as rings: (n-1) x 4 (3 s(U) + 2 s(R)) in each.
+def fsdp_sent(weights: Weights, n: int) -> float:
+    """Return the bytes that a process sends per micro-batch, in rings: (n-1) x 4 (3 s(U) + 2 s(R)).
 
-    Blocks are gathered forward and once more backward, the rest once; all gradients are reduced and
-    scattered. Where n divides all rows, n s(X) is X.
+    Blocks are gathered in the forward and again in the backward pass, the rest once; all gradients are
+    reduced and scattered. If n divides all rows, n s(X) is X.
     """
-    passes = 3 * share(weights.in_units, n) + 2 * share(weights.rest, n)
-    return pieces * (n - 1) * BYTES * passes
+    passes = 3 * shard(weights.in_units, n) + 2 * shard(weights.rest, n)
+    return (n - 1) * BYTES * passes
 
 
 def ddp_kept(weights: Weights) -> float:
-    """Bytes of weights, gradients and AdamW's states: 16 P."""
+    """Return the bytes of weights, gradients and AdamW's states: 16 P."""
     return STATE * weights.parameters
 
 
 def fsdp_kept(weights: Weights, n: int) -> float:
-    """Bytes of the same in shares, 16 s(P), and of what is whole at the peak: 8 R + 16 u.
+    """Return the bytes of shards, 16 s(P), and of what is whole at the peak: 8 R + 16 u.
 
-    Those are weights and gradients of the rest; of blocks two with their weights, as the next is gathered
-    while one computes, and one with its gradients, twice: as computed, and laid out to be scattered.
+    Whole are weights and gradients of the rest, the weights of two blocks, since the next is gathered while
+    one computes, and the gradients of one block twice: as computed, and as laid out for the scatter.
     """
-    shares = share(weights.in_units, n) + share(weights.rest, n)
+    shards = shard(weights.in_units, n) + shard(weights.rest, n)
     largest = max(map(elements, weights.units), default=0)
-    return STATE * shares + 2 * BYTES * elements(weights.rest) + 4 * BYTES * largest
+    return STATE * shards + 2 * BYTES * elements(weights.rest) + 4 * BYTES * largest
 
 
-def parts_table() -> str:
-    """The letters' values."""
+def parameters_table() -> str:
+    """Return the table of P, U, u and R."""
     rows = [["", "P", "U", "u", "R"]]
     for name, config in CONFIGS.items():
         found = weights_of_config(config)
@@ -127,7 +127,7 @@ def parts_table() -> str:
 
 
 def costs_table() -> str:
-    """Megabytes (10**6 bytes) a GPU by model and number of GPUs."""
+    """Return the table of megabytes (10**6 bytes) per GPU, by model and number of GPUs."""
     rows = [["", "GPUs", "ddp: sent a step", "fsdp: sent a step", "ddp: kept", "fsdp: kept"]]
     for name, config in CONFIGS.items():
         found = weights_of_config(config)
@@ -138,4 +138,4 @@ def costs_table() -> str:
 
 
 if __name__ == "__main__":
-    print(parts_table(), costs_table(), sep="\n\n")
+    print(parameters_table(), costs_table(), sep="\n\n")

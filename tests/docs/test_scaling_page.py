@@ -1,4 +1,4 @@
-"""docs/scaling.md: its tables are computed, their formulae hold for the engine, its commands are taken."""
+"""docs/scaling.md and scaling_costs.md: tables are computed, formulas hold, commands and keys are valid."""
 
 import math
 import re
@@ -25,24 +25,24 @@ sys.path.append(str(ROOT / "benchmarks"))
 import scaling_costs as costs  # noqa: E402
 from scaling_costs import Weights, weights_of  # noqa: E402
 
-PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+PAGE, COSTS = ((ROOT / "docs" / f"{name}.md").read_text("utf-8") for name in ("scaling", "scaling_costs"))
 CONFIG = re.search(r"^CONFIG=(\S+)", PAGE, re.MULTILINE)[1]
-OURS = {"mask2former-train", "train_net.py"}
+OURS = re.compile(r"(?:mask2former train|mask2former-train|train_net\.py) (.*)")
 
 
-@pytest.mark.parametrize("table", [costs.parts_table, costs.costs_table])
-def test_the_page_shows_what_the_script_computes(table):
-    assert table() in PAGE
+@pytest.mark.parametrize("table", [costs.parameters_table, costs.costs_table])
+def test_the_page_shows_the_computed_tables(table):
+    assert table() in COSTS
 
 
-def test_parameters_are_the_papers():
-    """Table 1 and 2 of the paper: 44M and 216M."""
+def test_parameter_counts_are_those_of_the_paper():
+    """Tables 1 and 2 of the paper: 44M and 216M."""
     counts = [costs.weights_of_config(config).parameters for config in costs.CONFIGS.values()]
     assert [round(count / 1e6) for count in counts] == [44, 216]
 
 
 def ring_all_reduce(vectors):
-    """The textbook's ring, chunk by chunk; what each process sent."""
+    """Return the sums of a ring all-reduce, chunk by chunk, and the bytes that each process sent."""
     n = len(vectors)
     chunks = [list(vector.chunk(n)) for vector in vectors]
     sent = [0] * n
@@ -58,7 +58,7 @@ def ring_all_reduce(vectors):
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
-def test_what_ddp_sends(n):
+def test_ddp_sends_what_the_formula_says(n):
     size = 24 * n
     vectors = [torch.randn(size, dtype=torch.float32) for _ in range(n)]
     reduced, sent = ring_all_reduce(vectors)
@@ -69,7 +69,7 @@ def test_what_ddp_sends(n):
 
 
 class Sent(TorchDispatchMode):
-    """Bytes that rings of so many processes send, by collective."""
+    """Bytes that ring collectives send, by collective."""
 
     def __init__(self):
         super().__init__()
@@ -84,20 +84,20 @@ class Sent(TorchDispatchMode):
 
 
 @pytest.fixture
-def pretended(request):
-    """This is the first of so many processes; the others are pretended."""
+def fake_processes(request):
+    """Make this process rank 0 of a fake process group."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=request.param)
     yield request.param
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("pretended", [2, 8, 48], indirect=True)
-def test_what_fsdp_keeps_and_sends(pretended, monkeypatch):
+@pytest.mark.parametrize("fake_processes", [2, 8, 48], indirect=True)
+def test_fsdp_keeps_and_sends_what_the_formulas_say(fake_processes):
     """48 processes are more than many parameters have rows, and divide none of them."""
     model = build_model(tiny_config())
     weights = weights_of(model)
 
-    def forward(images):  # pretended processes send nothing: what is gathered is no weight, and has no loss
+    def forward(images):  # fake processes send nothing, so that gathered weights are wrong: no real loss
         last = model.network(images)
         return last.mask_logits().sum() + sum(layer.class_logits.sum() for layer in last.layers)
 
@@ -105,44 +105,36 @@ def test_what_fsdp_keeps_and_sends(pretended, monkeypatch):
     sharded = parallelize(tiny_config(SOLVER__STRATEGY="fsdp"), model)
     assert is_sharded(sharded) and len(weights.units) > 8
     kept = sum(parameter.to_local().numel() for parameter in sharded.parameters())
-    assert kept == costs.share(weights.in_units, pretended) + costs.share(weights.rest, pretended)
+    assert kept == costs.shard(weights.in_units, fake_processes) + costs.shard(weights.rest, fake_processes)
     with Sent() as sent:
         sharded(torch.zeros(1, 3, 64, 64)).backward()
     assert all(sent.bytes.values())
-    assert sum(sent.bytes.values()) == costs.fsdp_sent(weights, pretended)
+    assert sum(sent.bytes.values()) == costs.fsdp_sent(weights, fake_processes)
 
 
 def commands():
-    """Every command of the page that starts our program, as words without what starts it."""
-    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    """Return (what starts our program, its arguments) of every command of the page."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    words = [shlex.split(line.replace("$CONFIG", CONFIG), comments=True) for line in lines]
-    return [line for line in words if OURS & set(line)]
+    found = [(line[: match.end()], match[1]) for line in lines if (match := OURS.search(line))]
+    split = [[shlex.split(text.replace("$CONFIG", CONFIG), comments=True) for text in pair] for pair in found]
+    return [(words[: len(words) - len(arguments)], arguments) for words, arguments in split]
 
 
-def own_words(words):
-    """What follows the name of our program."""
-    start = next(i for i, word in enumerate(words) if word in OURS)
-    return words[start + 1 :]
+def test_the_page_has_a_command_for_each_launcher():
+    assert {starter[0] for starter, _ in commands()} == {"mask2former", "torchrun", "srun"}
 
 
-def test_the_page_has_commands():
-    launchers = {words[0] for words in commands()}
-    assert {"mask2former-train", "torchrun", "srun"} <= launchers
-
-
-@pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(own_words(words))[-60:])
-def test_a_command_is_taken(words):
-    args = parse_arguments(own_words(words))
+@pytest.mark.parametrize(("starter", "arguments"), commands(), ids=lambda words: " ".join(words)[-60:])
+def test_commands_are_valid(starter, arguments):
+    args = parse_arguments(arguments)
     load_config(args.config_file, args.opts)
-    if words[0] == "torchrun":
-        launcher = get_args_parser().parse_args(words[1:])
-        assert launcher.training_script == "train_net.py"
-        assert launcher.training_script_args == own_words(words)
+    if starter[0] == "torchrun":
+        launcher = get_args_parser().parse_args([*starter[1:], *arguments])
+        assert (launcher.training_script, launcher.training_script_args) == ("train_net.py", arguments)
 
 
-def test_the_table_of_rates():
-    """It starts from the published schedule; so many times more images a step, so many fewer steps."""
+def test_larger_steps_are_fewer_and_have_larger_rates():
     cfg = load_config(CONFIG)
     batch, steps, rate = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR
     found = re.findall(r"^\| (\d+) \| ([\d,]+) \| (0\.\d+) \| (0\.\d+) \|$", PAGE, re.MULTILINE)
@@ -156,7 +148,7 @@ def test_the_table_of_rates():
 
 def test_keys_in_the_text_exist():
     cfg = load_config(next(iter(costs.CONFIGS.values())))
-    named = set(re.findall(r"`((?:[A-Z]+\.)+[A-Z_]+)", PAGE))
+    named = set(re.findall(r"`((?:[A-Z]+\.)+[A-Z_]+)", PAGE + COSTS))
     assert len(named) > 5
     for key in named:
         node = cfg
