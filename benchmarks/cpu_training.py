@@ -121,7 +121,7 @@ def updater(model: nn.Module) -> Callable[[Tensor], float]:
 
 def products_of(ours: Ours) -> Callable[[], None]:
     """A function that does the products of a step of ours, none of them twice."""
-    kept = patch.object(feed_forward, "_recomputing_pays", lambda x: False)
+    kept = patch.object(feed_forward, "should_recompute", lambda x: False)
     with kept, Products() as products:
         ours.loss(0).backward()
     ours.model.zero_grad(set_to_none=True)

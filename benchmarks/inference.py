@@ -34,7 +34,7 @@ from torch import Tensor
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.modeling.layers import chunking as pieces
+from mask2former.modeling.layers import chunking
 from mask2former.predictor import Predictor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -142,7 +142,7 @@ def floor(side: Ours, images: Tensor) -> Callable[[], None]:
 
     They are recorded with whole sequences, not the pieces of inference: the same products, but fewer.
     """
-    with patch.object(pieces, "CACHED", 2**60), Products() as products:
+    with patch.object(chunking, "CHUNK_BYTES", 2**60), Products() as products:
         side.network(images)
     return products.replay()
 

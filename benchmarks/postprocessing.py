@@ -24,7 +24,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from torch.nn.functional import interpolate
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
+from mask2former.modeling.predictions import Prediction, Predictions
 from mask2former.predictor import Predictor
 
 QUERIES, CLASSES = 100, 133
@@ -96,13 +96,14 @@ def predictor_of(task: str, resize_first: bool, class_logits: Tensor, mask_logit
         cfg.MODEL.WEIGHTS = str(Path(folder) / "model.pth")
         torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
         predictor = Predictor(cfg, score_threshold=0.0)
-    given = SimpleNamespace(
-        layers=[SimpleNamespace(class_logits=class_logits[None])], mask_logits=lambda: mask_logits[None]
-    )
 
-    def network(images: Tensor) -> SimpleNamespace:
+    class Fixed(Predictions):
+        def mask_logits(self, layer: int = -1) -> Tensor:
+            return mask_logits[None]
+
+    def network(images: Tensor) -> Predictions:
         assert images.shape[-2:] == PADDED
-        return given
+        return Fixed([Prediction(class_logits[None], mask_logits[None])], mask_logits[None])
 
     predictor.model.network = network  # type: ignore[assignment, method-assign]
     return predictor

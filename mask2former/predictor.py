@@ -14,7 +14,7 @@ from mask2former.config import config_from_text
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import checkpoint_metadata
-from mask2former.engine.tta import compact_predict
+from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
@@ -74,8 +74,8 @@ class Predictor:
         if not report.has_trained_head:
             raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
         set_precision(self.model, precision)
-        self.predict = compact_predict(cfg, self.model)
-        num_classes = self.model.criterion.num_classes
+        self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
+        num_classes = self.model.num_classes
         metadata = checkpoint.metadata or checkpoint_metadata(cfg)
         self.class_names, self.colors = class_names_and_colors(metadata, num_classes)
 
@@ -115,7 +115,8 @@ class Predictor:
 
     def _predict(self, images: Sequence[Array]) -> list[Result]:
         """Results of images (H, W, 3) in one batch."""
-        outputs = self.predict([self.mapper.inputs(image) for image in images])
+        inputs = [self.mapper.inputs(image) for image in images]
+        outputs = (self.augmented or self.model).predict(inputs, compact=True)
         return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
 
     def _result(self, image: Array, output: Mapping[str, Any]) -> Result:

@@ -5,7 +5,7 @@ Shapes: `K` classes, `H, W` an image's sides in pixels.
 
 import math
 from collections.abc import Mapping, MutableMapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,7 +14,7 @@ from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_ima
 from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
 from mask2former.engine.parallel import unwrapped
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
-from mask2former.engine.tta import check_augmentation
+from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
 from mask2former.utils.registry import BACKBONE
 from mask2former.weights.rename import translate
@@ -96,16 +96,15 @@ class SemanticSegmentorWithTTA(nn.Module):
         cfg = cfg.clone()
         cfg.defrost()
         cfg.TEST.AUG.ENABLED = True
-        check_augmentation(cfg)
-        self.model = cast(MaskFormer, unwrapped(model))
-        self.mirror = cfg.TEST.AUG.FLIP
+        self.model = unwrapped(model)
+        self.augmented = AugmentedModel(cfg, self.model)
         self.order = CHANNEL_ORDER[cfg.INPUT.FORMAT]
         self.mapper = build_test_mapper(cfg)
 
     def forward(self, batched_inputs: Inputs) -> list[dict[str, Any]]:
         """`sem_seg` (K, H, W) of each image, from its file, or from "image" where it names none."""
         inputs = [self._views(inputs) for inputs in batched_inputs]
-        return self.model.predict_views(inputs, mirror=self.mirror)
+        return self.augmented.predict(inputs)
 
     def _views(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if "views" in inputs:

@@ -7,7 +7,8 @@ import inspect
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +25,7 @@ from mask2former.engine.checkpoint.sharded import with_tensors
 from mask2former.engine.hooks.standard import flatten_results
 from mask2former.engine.setup.dataset_facts import warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
-from mask2former.engine.tta import check_augmentation, evaluation_predict
+from mask2former.engine.tta import AugmentedModel, check_augmentation
 from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
 from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
 from mask2former.evaluation.coco.ap import COCOEvaluator, LVISEvaluator
@@ -32,6 +33,7 @@ from mask2former.evaluation.common.report import metrics_table
 from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 from mask2former.evaluation.semantic.miou import SemSegEvaluator
+from mask2former.modeling.mask_former import MaskFormer
 from mask2former.utils.comm import is_main_process
 from mask2former.weights.load import load_weights, read_checkpoint
 
@@ -150,6 +152,20 @@ def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None
             )
 
 
+def compact_predict(
+    cfg: CfgNode, model: nn.Module
+) -> Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None:
+    """Return the function that predicts a test batch with compact results; None for other projects' models.
+
+    Raises:
+        ValueError: TEST.AUG is undefined for the model or its tasks.
+    """
+    predictor = AugmentedModel(cfg, model) if cfg.TEST.AUG.ENABLED else model
+    if isinstance(predictor, AugmentedModel | MaskFormer):
+        return partial(predictor.predict, compact=True)
+    return None
+
+
 def evaluate(
     cfg: CfgNode, model: nn.Module, output_dir: str | Path, datasets: Datasets | None = None
 ) -> Results:
@@ -161,7 +177,7 @@ def evaluate(
         ValueError: a dataset cannot be evaluated, or not as TEST.AUG asks.
     """
     by_dataset: OrderedDict[str, Any] = OrderedDict()
-    predict = evaluation_predict(cfg, model)
+    predict = compact_predict(cfg, model)
     for dataset in cfg.DATASETS.TEST:
         folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
         # The loader before the evaluator: reading the dataset completes its metadata

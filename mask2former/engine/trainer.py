@@ -22,21 +22,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
 from mask2former.engine.parallel import in_parts_as, unwrapped
+from mask2former.modeling.precision import PRECISIONS
 from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, set_status, world_size
+from mask2former.utils.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 Batch = list[dict[str, Any]]
 
 MAX_CONSECUTIVE_SKIPS = 10
-DTYPES = {
-    "float32": None,
-    "fp32": None,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
-}
 
 
 @dataclass
@@ -106,9 +100,9 @@ def autocast_dtype(cfg: CfgNode, device: torch.device) -> torch.dtype | None:
         return None
     name = cfg.SOLVER.AMP.DTYPE
     if name != "auto":
-        if name not in DTYPES:
-            raise ValueError(f"SOLVER.AMP.DTYPE is '{name}'; known are: auto, {', '.join(DTYPES)}")
-        return DTYPES[name]
+        if name not in PRECISIONS:
+            raise ValueError(f"SOLVER.AMP.DTYPE is '{name}'; known are: auto, {', '.join(PRECISIONS)}")
+        return None if PRECISIONS[name] == torch.float32 else PRECISIONS[name]
     if device.type != "cuda":
         return None
     native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -119,11 +113,6 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
     """Yield `batch` in `parts` consecutive micro-batches of almost equal length."""
     for part in range(parts):
         yield batch[part * len(batch) // parts : (part + 1) * len(batch) // parts]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if the GPU or the host is out of memory; torch has no error class for the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def describe_image(sample: dict[str, Any]) -> str:

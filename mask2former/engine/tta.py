@@ -1,23 +1,25 @@
-"""Evaluation of semantic models over several sizes of an image, plain and mirrored: TEST.AUG.
+"""Test-time augmentation (TEST.AUG): semantic results averaged over several views of each image.
 
-Each view is the original image resized so that its shorter side is one of MIN_SIZES, the longer at most
+Each view is the original image resized so that its shorter side is one of MIN_SIZES, and the longer at most
 MAX_SIZE; with FLIP its mirror image too. The scores of all views at the original size are averaged.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mask2former.modeling.mask_former import MaskFormer, build_inference_options
-
-Predict = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
+from mask2former.modeling.mask_former import MaskFormer
+from mask2former.modeling.postprocessing.inference import build_inference_options
+from mask2former.modeling.postprocessing.tta import post_process_views
+from mask2former.modeling.predictions import ImagePrediction
 
 
 def check_augmentation(cfg: CfgNode) -> None:
-    """Refuse TEST.AUG where it means nothing.
+    """Refuse TEST.AUG where it is undefined.
 
     Raises:
         ValueError: TEST.AUG.ENABLED with panoptic or instance output, or without sizes.
@@ -35,33 +37,50 @@ def check_augmentation(cfg: CfgNode) -> None:
         )
     if not augmentation.MIN_SIZES or min(augmentation.MIN_SIZES) < 1 or augmentation.MAX_SIZE < 1:
         raise ValueError(
-            "TEST.AUG.MIN_SIZES needs at least one size, and MAX_SIZE to be one, all in pixels: they are "
-            f"{tuple(augmentation.MIN_SIZES)} and {augmentation.MAX_SIZE}"
+            "TEST.AUG needs at least one size in MIN_SIZES, and MAX_SIZE, all positive numbers of pixels; "
+            f"they are {tuple(augmentation.MIN_SIZES)} and {augmentation.MAX_SIZE}"
         )
 
 
-def compact_predict(cfg: CfgNode, model: MaskFormer) -> Predict:
-    """What makes compact results of what the test mapper gives; with TEST.AUG, of several views.
+class AugmentedModel:
+    """A model whose results are averages over views of each image.
 
     Raises:
-        ValueError: as `check_augmentation`.
+        ValueError: as `check_augmentation`; or the model is not a `MaskFormer`.
     """
-    check_augmentation(cfg)
-    if cfg.TEST.AUG.ENABLED:
-        return partial(model.predict_views, mirror=cfg.TEST.AUG.FLIP, compact=True)
-    return partial(model.predict, compact=True)
 
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        check_augmentation(cfg)
+        if not isinstance(model, MaskFormer):
+            raise ValueError(
+                f"TEST.AUG.ENABLED is True, but a {type(model).__name__} takes one view of an image"
+            )
+        self.model = model
+        self.flips = (False, True) if cfg.TEST.AUG.FLIP else (False,)
 
-def evaluation_predict(cfg: CfgNode, model: nn.Module) -> Predict | None:
-    """What makes results of a batch from the test loader: as `compact_predict`, all that our evaluators need.
+    @torch.no_grad()
+    def predict(
+        self, batched_inputs: Sequence[Mapping[str, Any]], *, compact: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the averaged semantic result of each image, as `MaskFormer.predict` does for one view.
 
-    None for models of others, which are called as they are: evaluators take what comes.
+        Args:
+            batched_inputs: as for `MaskFormer.predict`, but a list "views" of images in place of "image", and
+                always with "height" and "width".
 
-    Raises:
-        ValueError: as `check_augmentation`; or TEST.AUG.ENABLED with a model of others.
-    """
-    if isinstance(model, MaskFormer):
-        return compact_predict(cfg, model)
-    if cfg.TEST.AUG.ENABLED:
-        raise ValueError(f"TEST.AUG.ENABLED is True, but a {type(model).__name__} takes one view of an image")
-    return None
+        Raises:
+            ValueError: an image does not fit; the message names the file.
+        """
+        return [self._predict(inputs, compact) for inputs in batched_inputs]
+
+    def _predict(self, inputs: Mapping[str, Any], compact: bool) -> dict[str, Any]:
+        views = list(product(inputs["views"], self.flips))
+
+        def predictions() -> Iterator[ImagePrediction]:  # one by one, to save memory
+            for image, flipped in views:
+                view = {**inputs, "image": image.flip(-1) if flipped else image}
+                (prediction,) = self.model.predict_images([view])
+                yield prediction._replace(flipped=flipped)
+
+        pixels = [image[0].numel() for image, _ in views]
+        return post_process_views(predictions(), pixels, self.model.inference, compact=compact)

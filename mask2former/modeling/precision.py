@@ -1,8 +1,8 @@
-"""Inference in bfloat16: which weights are stored in it, and which sums are not left to it.
+"""Numeric precision by name, and prediction in bfloat16.
 
-Products take bfloat16 and sum in float32; residual sums, norms, softmax, places to sample, and the products
-that make mask logits stay in float32. It pays where a processor multiplies bfloat16 matrices: AMX or
-AVX512_BF16 on x86 (`lscpu`), and GPUs.
+Matrix products take bfloat16 and sum in float32; residual sums, norms, softmax, sampling locations, and the
+products that give mask logits stay in float32. This is faster only where the hardware multiplies bfloat16
+matrices: AMX or AVX512_BF16 on x86 (`lscpu`), and GPUs.
 """
 
 import torch
@@ -11,19 +11,27 @@ from torch import nn
 from mask2former.modeling.layers.attention import MSDeformAttn, MultiHeadAttention
 from mask2former.modeling.mask_former import MaskFormer
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+PREDICTION_PRECISIONS = ("fp32", "bf16")
 
 
 def set_precision(model: MaskFormer, name: str) -> None:
-    """Let a trained model predict in "fp32" or "bf16", in place; from bf16 there is no way back.
+    """Let a trained model predict in "fp32" or "bf16", in place; bf16 cannot be undone.
 
-    Weights of products are stored in bfloat16, so that no prediction has to round them again.
+    Weights of matrix products are stored in bfloat16, so that no prediction has to round them again.
 
     Raises:
         ValueError: an unknown name.
     """
-    if name not in PRECISIONS:
-        raise ValueError(f"precision is '{name}'; known are {', '.join(PRECISIONS)}")
+    if name not in PREDICTION_PRECISIONS:
+        raise ValueError(f"precision is '{name}'; known are {', '.join(PREDICTION_PRECISIONS)}")
     model.precision = PRECISIONS[name]
     if name == "fp32":
         return

@@ -1,16 +1,44 @@
-"""What the network hands to loss and inference: each prediction's embeddings, and the features they multiply.
+"""The network's predictions: for a batch and every decoder layer, and for one image after the last layer.
 
-Dense mask logits are large (`Q` maps an image and prediction) and most are never needed: the loss reads them
-at points and for matched queries, inference for the last prediction. So they are products taken on demand.
+Dense mask logits are large (`Q` maps for each image and layer) and most are never needed: the loss reads them
+at points and for matched queries, inference reads the last layer. So they are computed on demand.
 
-Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `H, W` the padded image's sides.
+Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `H, W` the padded image's sides, `h, w` those of
+the mask logits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Sizes(NamedTuple):
+    """(height, width) in pixels of the padded image, the image in its top left corner, and the result."""
+
+    padded: tuple[int, int]
+    image: tuple[int, int]
+    output: tuple[int, int]
+
+
+class ImagePrediction(NamedTuple):
+    """The last prediction for one image, in float32.
+
+    Class probabilities are (Q, K+1), the last class is "no object"; mask logits are (Q, h, w). `flipped` is
+    True if the network saw the image mirrored left to right (test-time augmentation).
+    """
+
+    probabilities: Tensor
+    mask_logits: Tensor
+    sizes: Sizes
+    flipped: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Return K."""
+        return self.probabilities.shape[1] - 1
 
 
 class Prediction(NamedTuple):
@@ -28,12 +56,23 @@ class Predictions:
     mask_features: Tensor
 
     def mask_logits(self, layer: int = -1) -> Tensor:
-        """Dense mask logits (B, Q, H/4, W/4) of one prediction, in float32 whatever autocast says."""
+        """Return the dense mask logits (B, Q, H/4, W/4) of one layer, in float32 even under autocast."""
         return multiply_masks(self.layers[layer].mask_embed, self.mask_features)
+
+    def of_images(self, sizes: Sequence[Sizes]) -> list[ImagePrediction]:
+        """Return the last prediction for each image of the batch."""
+        probabilities = self.layers[-1].class_logits.float().softmax(-1)
+        images = zip(probabilities, self.mask_logits(), sizes, strict=True)
+        return [ImagePrediction(*image) for image in images]
 
 
 def multiply_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Mask logits (B, Q, *S), in float32, of embeddings (B, Q, C) and features (B, C, *S) at positions S."""
+    """Return mask logits (B, Q, *S), in float32.
+
+    Args:
+        mask_embed: (B, Q, C).
+        mask_features: (B, C, *S) at positions S.
+    """
     with torch.autocast(mask_features.device.type, enabled=False):
         logits = mask_embed.float() @ mask_features.float().flatten(2)
     return logits.unflatten(-1, mask_features.shape[2:])

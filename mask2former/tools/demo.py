@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mask2former.config import load_config
 from mask2former.engine.logger import setup_logger
-from mask2former.modeling.precision import PRECISIONS
+from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import (
     SCORE_THRESHOLD,
     Predictor,
@@ -53,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"draw instances scored P or more (default: {SCORE_THRESHOLD}) and panoptic segments above P "
         "(default: the config's)",
     )
-    flag("--precision", choices=PRECISIONS, default="fp32", help="bf16 is faster on processors made for it")
+    flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
     flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
 

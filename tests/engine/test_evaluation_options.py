@@ -24,9 +24,8 @@ from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 from mask2former.evaluation.coco import ap as coco_ap
 from mask2former.evaluation.panoptic import quality as panoptic_quality
 from mask2former.evaluation.semantic import miou as mean_iou
-from mask2former.modeling.mask_former import build_inference_options
-from mask2former.modeling.postprocessing.inference import infer
-from mask2former.modeling.postprocessing.tiles import Sizes
+from mask2former.modeling.postprocessing.inference import build_inference_options, post_process
+from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
 
 
@@ -177,7 +176,8 @@ class Sure(nn.Module):
         else:
             classes[:, [c for c in range(K) if not CATEGORIES[c]["isthing"]]] += 5.0
             classes[0, THING], classes[2:, K] = 3.0, 0.0
-        return [infer(classes, self.masks, Sizes(SIZE, SIZE, SIZE), self.options)]
+        prediction = ImagePrediction(classes.softmax(-1), self.masks, Sizes(SIZE, SIZE, SIZE))
+        return [post_process(prediction, self.options)]
 
 
 def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):

@@ -8,9 +8,9 @@ from tiny_runs import tiny_config
 from mask2former.data.augmentation import resize_shortest_edge
 from mask2former.data.loader import build_test_loader
 from mask2former.engine.build import build_model
-from mask2former.engine.evaluate import check_test_datasets, evaluate
+from mask2former.engine.evaluate import check_test_datasets, compact_predict, evaluate
 from mask2former.engine.hooks.standard import flatten_results
-from mask2former.engine.tta import check_augmentation, evaluation_predict
+from mask2former.engine.tta import AugmentedModel, check_augmentation
 from mask2former.predictor import Predictor, stored_config
 from mask2former.weights.load import read_checkpoint
 
@@ -29,11 +29,11 @@ def semantic_config(**changes):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(2)
-    return opinionated(build_model(tiny_config(**SEMANTIC)).eval())
+    return with_distinct_queries(build_model(tiny_config(**SEMANTIC)).eval())
 
 
-def opinionated(model):
-    """The model with larger weights, so that queries differ in class and mask, and sizes matter."""
+def with_distinct_queries(model):
+    """Enlarge weights so that queries differ in class and mask, and sizes matter."""
     predictor = model.sem_seg_head.predictor
     with torch.no_grad():
         predictor.query_feat.weight.normal_(0, 3)
@@ -44,7 +44,7 @@ def opinionated(model):
 
 @pytest.fixture
 def uneven(tiny_shapes, tmp_path, monkeypatch):
-    """The drawn test set with an image that is no square."""
+    """Replace the images of the synthetic test set by one that is not square."""
     monkeypatch.setattr("mask2former.data.mapper.read_image", lambda path: IMAGE)
     monkeypatch.setattr("mask2former.data.mapper.record_image", lambda record: IMAGE)
 
@@ -54,7 +54,7 @@ IMAGE = torch.randint(
 ).numpy()
 
 
-def test_the_loader_gives_the_image_at_every_size(uneven):
+def test_the_loader_returns_the_image_at_every_size(uneven):
     sample = next(iter(build_test_loader(semantic_config(), "shapes_panoptic_val")))[0]
     assert "image" not in sample and (sample["height"], sample["width"]) == (70, 90)
     assert [tuple(view.shape) for view in sample["views"]] == [(3, 48, 62), (3, 64, 82), (3, 100, 129)]
@@ -66,7 +66,7 @@ def test_the_loader_gives_the_image_at_every_size(uneven):
 
 
 @pytest.mark.parametrize("resize_first", [False, True])
-def test_results_are_the_mean_of_the_model_s_over_views(model, uneven, resize_first):
+def test_results_are_the_mean_over_views(model, uneven, resize_first):
     key = "MODEL__MASK_FORMER__TEST__SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE"
     cfg = semantic_config(**{key: resize_first})
     own = build_model(cfg).eval()
@@ -79,14 +79,14 @@ def test_results_are_the_mean_of_the_model_s_over_views(model, uneven, resize_fi
             scores.append(own([{"image": view, **size}])[0]["sem_seg"])
             scores.append(own([{"image": view.flip(2), **size}])[0]["sem_seg"].flip(2))
     expected = torch.stack(scores).mean(0)
-    averaged = own.predict_views(inputs, mirror=True)[0]["sem_seg"]
+    averaged = AugmentedModel(cfg, own).predict(inputs)[0]["sem_seg"]
     assert torch.allclose(averaged, expected, atol=1e-5)
-    labels = evaluation_predict(cfg, own)(inputs)[0]["label_map"]
+    labels = compact_predict(cfg, own)(inputs)[0]["label_map"]
     assert torch.allclose(expected.gather(0, labels[None].long())[0], expected.amax(0), atol=1e-5)
     assert len(labels.unique()) > 1
 
 
-def test_a_single_view_is_plain_evaluation(model, tiny_shapes, tmp_path):
+def test_a_single_view_equals_plain_evaluation(model, tiny_shapes, tmp_path):
     plain = evaluate(tiny_config(**SEMANTIC), model, tmp_path / "plain")
     changes = {"TEST__AUG__MIN_SIZES": (64,), "TEST__AUG__FLIP": False, "TEST__AUG__MAX_SIZE": 128}
     single = evaluate(semantic_config(**changes), model, tmp_path / "single")
@@ -96,7 +96,7 @@ def test_a_single_view_is_plain_evaluation(model, tiny_shapes, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["INSTANCE_ON", "PANOPTIC_ON"])
-def test_other_results_have_no_average(model, tiny_shapes, tmp_path, task):
+def test_panoptic_and_instance_results_are_refused(model, tiny_shapes, tmp_path, task):
     cfg = semantic_config(**{f"MODEL__MASK_FORMER__TEST__{task}": True})
     message = rf"TEST\.AUG\.ENABLED is True.*undefined.*no query of another.*MODEL\.MASK_FORMER\.TEST\.{task}"
     for refuse in (check_augmentation, check_test_datasets, lambda cfg: evaluate(cfg, model, tmp_path)):
@@ -107,32 +107,32 @@ def test_other_results_have_no_average(model, tiny_shapes, tmp_path, task):
 
 
 @pytest.mark.parametrize(("key", "value"), [("MIN_SIZES", ()), ("MIN_SIZES", (0, 64)), ("MAX_SIZE", 0)])
-def test_sizes_that_are_none(key, value):
+def test_invalid_sizes_are_refused(key, value):
     cfg = semantic_config()
     cfg.TEST.AUG[key] = value
-    with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES needs at least one size"):
+    with pytest.raises(ValueError, match=r"TEST\.AUG needs at least one size in MIN_SIZES"):
         check_augmentation(cfg)
 
 
-def test_a_foreign_model_takes_one_view():
-    assert evaluation_predict(tiny_config(), torch.nn.Identity()) is None
+def test_models_of_other_projects_are_refused():
+    assert compact_predict(tiny_config(), torch.nn.Identity()) is None
     with pytest.raises(ValueError, match=r"TEST\.AUG\.ENABLED is True, but a Identity takes one view"):
-        evaluation_predict(semantic_config(), torch.nn.Identity())
+        compact_predict(semantic_config(), torch.nn.Identity())
 
 
-def test_the_predictor_averages_too(tmp_path):
+def test_the_predictor_averages_over_views(tmp_path):
     cfg = stored_config(read_checkpoint(str(save_tiny_checkpoint(tmp_path / "model.pth", confidence=0.0))))
     cfg.merge_from_list(
         ["MODEL.MASK_FORMER.TEST.INSTANCE_ON", False, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False]
     )
     plain = Predictor(cfg)
     torch.manual_seed(2)
-    opinionated(plain.model)
+    with_distinct_queries(plain.model)
     cfg.merge_from_list(["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64, 96)])
     averaging = Predictor(cfg)
     averaging.model.load_state_dict(plain.model.state_dict())
     inputs = averaging.mapper.inputs(IMAGE)
-    expected = averaging.model.predict_views([inputs], mirror=True, compact=True)[0]["label_map"]
+    expected = averaging.augmented.predict([inputs], compact=True)[0]["label_map"]
     images = [IMAGE, IMAGE[:, :60]]
     results = averaging(images, batch_size=2)
     assert (results[0].semantic == expected.numpy()).all() and results[1].semantic.shape == (70, 60)

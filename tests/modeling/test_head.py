@@ -96,6 +96,6 @@ def test_exports():
         (("MODEL.SEM_SEG_HEAD.CONVS_DIM", 48), "32 groups, which do not divide 48"),
     ],
 )
-def test_what_a_user_can_get_wrong(opts, message):
+def test_wrong_values_are_refused(opts, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         build_head(BASE, opts)

@@ -308,3 +308,9 @@ def test_instances_alone_are_things_alone_where_things_are_known():
 
 def test_the_builder_is_the_registered_one():
     assert META_ARCH.get("MaskFormer") is build_mask_former
+
+
+def test_an_unknown_loss_is_refused_with_the_nearest_name():
+    message = r"CRITERION_NAME is 'SetCriteria', which is not registered; did you mean SetCriterion\?"
+    with pytest.raises(ValueError, match=message):
+        build(("MODEL.MASK_FORMER.CRITERION_NAME", "SetCriteria"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mask2former.modeling.layers import chunking as pieces
+from mask2former.modeling.layers import chunking
 from mask2former.modeling.layers.attention import map_sequence
 from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder
 from mask2former.structures import ShapeSpec
@@ -51,7 +51,7 @@ def randomize(decoder):
 @pytest.mark.parametrize("norm", ["GN", ""])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_without_gradients_it_is_the_same(norm, layout, monkeypatch):
-    monkeypatch.setattr(pieces, "CACHED", 5000)
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 5000)
     decoder = randomize(build(num_layers=2, norm=norm))
     features = {name: x.contiguous(memory_format=layout) for name, x in draw_features().items()}
     mask_features, memory = decoder(features)

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mask2former.modeling.postprocessing.tiles import Sizes
+from mask2former.modeling.predictions import Sizes
 
 
 def resize_whole(maps: Tensor, sizes: Sizes) -> Tensor:

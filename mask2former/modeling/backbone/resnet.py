@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2former.modeling.backbone.base import Backbone
-from mask2former.modeling.layers.activation_checkpointing import recompute
+from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
 from mask2former.modeling.layers.conv import ConvNorm
 from mask2former.modeling.layers.norm import freeze, get_norm
 from mask2former.structures import ShapeSpec
@@ -182,7 +182,7 @@ class ResNet(Backbone):
         maps = {"stem": x}
         for name in self.stages:
             for block in self.get_submodule(name).children():
-                x = recompute(block, x) if self.checkpointing else block(x)
+                x = checkpoint_activations(block, x) if self.checkpointing else block(x)
             maps[name] = x
         return {name: maps[name] for name in self.output_shape()}
 

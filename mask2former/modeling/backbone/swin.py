@@ -21,8 +21,8 @@ from mask2former.modeling.backbone.windows import (
     split_windows,
     window_layout,
 )
-from mask2former.modeling.layers.activation_checkpointing import recompute
-from mask2former.modeling.layers.chunking import in_pieces, pieces_pay
+from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
+from mask2former.modeling.layers.chunking import map_chunks, should_chunk
 from mask2former.modeling.layers.drop_path import DropPath
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import BACKBONE
@@ -140,15 +140,15 @@ class SwinBlock(nn.Module):
 
         Tokens are gathered into windows and back, which pads and shifts them on the way.
         """
-        attended = self._attend_in_pieces(x, layout)
+        attended = self._attend_in_chunks(x, layout)
 
         def finish(x: Tensor, places: Tensor) -> Tensor:
             x = x + attended.index_select(0, places)
             return x.add_(self.mlp(self.norm2(x)))
 
-        in_pieces(finish, self.mlp.fc1.out_features, x, x, layout.places)
+        map_chunks(finish, self.mlp.fc1.out_features, x, x, layout.places)
 
-    def _attend_in_pieces(self, x: Tensor, layout: WindowLayout) -> Tensor:
+    def _attend_in_chunks(self, x: Tensor, layout: WindowLayout) -> Tensor:
         """What attention adds to the tokens x (N, C), in the order of the windows: (M*T, C)."""
         count, side = layout.tokens.shape
         border = count - len(layout.mask)
@@ -161,8 +161,8 @@ class SwinBlock(nn.Module):
         def attend_at_border(tokens: Tensor, padding: Tensor, mask: Tensor) -> Tensor:
             return self.attn(self._gather(x, tokens).masked_fill(padding, 0), mask)
 
-        in_pieces(attend, values, windows[:border], layout.tokens[:border])
-        in_pieces(
+        map_chunks(attend, values, windows[:border], layout.tokens[:border])
+        map_chunks(
             attend_at_border, values, windows[border:], layout.tokens[border:], layout.padding, layout.mask
         )
         return windows.flatten(0, 1)
@@ -209,12 +209,12 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         """(B, H, W, C) -> the same shape: what the blocks make, not downsampled."""
-        if pieces_pay(x) and not self.training:
+        if should_chunk(x) and not self.training:
             return self._infer(x)
         height, width = (size + -size % self.window for size in x.shape[1:3])
         mask = shift_mask(height, width, self.window, x.device)
         for block in self.blocks:
-            x = recompute(block, x, mask) if checkpointing else block(x, mask)
+            x = checkpoint_activations(block, x, mask) if checkpointing else block(x, mask)
         return x
 
     def _infer(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Working through long sequences piece by piece, so that what lies between two steps stays in the cache.
+"""Processing of long sequences in chunks, so that intermediate results stay in the CPU's cache.
 
-Tokens are normed, projected and rectified each for itself. Done for all at once, every step writes tens of
-megabytes of fresh memory that the next one reads back; on a CPU that costs about as much as the products.
+Norms, projections and activations work on each row by itself. Applied to all rows at once, every operation
+writes tens of megabytes that the next one reads back; on a CPU this costs about as much as the products.
 
-Shapes: `N` rows of a sequence, be they tokens or windows of tokens.
+Shapes: `N` rows of a sequence: tokens or windows of tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,31 +11,29 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-CACHED = (
-    2**22
-)  # bytes that a piece may hold at its widest: about what the second-level caches of two cores hold
+CHUNK_BYTES = 2**22  # of a chunk's widest intermediate result: about the second-level caches of two cores
 
 
-def pieces_pay(x: Tensor) -> bool:
-    """Whether to work on `x` in pieces: on a CPU, if no gradients need what lies between.
+def should_chunk(x: Tensor) -> bool:
+    """Return True on a CPU if no gradients need the intermediate results.
 
-    Not where a compiler looks on: it merges steps itself, and would write down each piece.
+    A compiler fuses the operations itself, and would unroll the loop over chunks.
     """
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-def pieces(length: int, width: int) -> Iterator[slice]:
-    """Slices that cover `length` rows; in each, rows that take `width` values stay within the cache."""
+def chunk_slices(length: int, width: int) -> Iterator[slice]:
+    """Return slices that cover `length` rows, each as long as the cache holds rows of `width` values."""
     size = 2 if torch.is_autocast_enabled("cpu") else 4  # bytes of a value
-    step = max(CACHED // (width * size), 1)
+    step = max(CHUNK_BYTES // (width * size), 1)
     return (slice(start, start + step) for start in range(0, length, step))
 
 
-def in_pieces(step: Callable[..., Tensor], width: int, out: Tensor, *rows: Tensor) -> Tensor:
-    """Fill `out` (N, ...) with `step` of `rows`, each (N, ...); no row of its result may depend on another.
+def map_chunks(function: Callable[..., Tensor], width: int, out: Tensor, *rows: Tensor) -> Tensor:
+    """Fill `out` (N, ...) with `function` of `rows`, each (N, ...), which must treat each row by itself.
 
-    `width` is how many values `step` makes of a row at its widest.
+    `width` is the number of values of the widest intermediate result of a row.
     """
-    for piece in pieces(len(out), width):
-        out[piece] = step(*(x[piece] for x in rows))
+    for chunk in chunk_slices(len(out), width):
+        out[chunk] = function(*(x[chunk] for x in rows))
     return out

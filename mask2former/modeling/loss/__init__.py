@@ -1,1 +1,5 @@
-"""What a prediction should have been: matching, losses, and the points at which masks are compared."""
+"""Losses; importing this package registers them."""
+
+from mask2former.modeling.loss.criterion import SetCriterion
+
+__all__ = ["SetCriterion"]

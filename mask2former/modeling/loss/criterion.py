@@ -8,6 +8,8 @@ Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an
 the image that has most), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,6 +26,7 @@ from mask2former.modeling.loss.points import (
 from mask2former.modeling.predictions import Predictions
 from mask2former.structures import Instances
 from mask2former.utils.comm import all_reduce_sum, world_size
+from mask2former.utils.registry import CRITERION
 
 
 class SetCriterion(nn.Module):
@@ -232,3 +235,20 @@ def name_layers(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, values in terms.items()
         for suffix, value in zip(suffixes, values, strict=True)
     }
+
+
+@CRITERION.register_as("SetCriterion")
+def build_set_criterion(cfg: Any) -> SetCriterion:
+    """Build the criterion of a config."""
+    loss = cfg.MODEL.MASK_FORMER
+    return SetCriterion(
+        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        class_weight=loss.CLASS_WEIGHT,
+        mask_weight=loss.MASK_WEIGHT,
+        dice_weight=loss.DICE_WEIGHT,
+        no_object_weight=loss.NO_OBJECT_WEIGHT,
+        num_points=loss.TRAIN_NUM_POINTS,
+        oversample_ratio=loss.OVERSAMPLE_RATIO,
+        importance_sample_ratio=loss.IMPORTANCE_SAMPLE_RATIO,
+        deep_supervision=loss.DEEP_SUPERVISION,
+    )

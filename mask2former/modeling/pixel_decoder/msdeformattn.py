@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former.modeling.layers.activation_checkpointing import recompute
+from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
 from mask2former.modeling.layers.attention import MapSequence, MSDeformAttn, map_sequence
-from mask2former.modeling.layers.chunking import in_pieces, pieces_pay
+from mask2former.modeling.layers.chunking import map_chunks, should_chunk
 from mask2former.modeling.layers.conv import ConvNorm, init_c2_xavier
 from mask2former.modeling.layers.feed_forward import feed_forward
 from mask2former.modeling.layers.norm import get_norm
@@ -58,7 +58,7 @@ class EncoderLayer(nn.Module):
                 attended = self.self_attn.attend((x + position)[None], values, maps.shapes, centers)
                 return self._update(x, attended[0])
 
-            in_pieces(update, self.linear1.out_features, image[0], image[0], position, maps.centers)
+            map_chunks(update, self.linear1.out_features, image[0], image[0], position, maps.centers)
 
     def _update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Cells x (..., C) after the layer, given what attention adds to them, of the same shape."""
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
         """All layers: x (B, S, C), position (S, C) -> (B, S, C)."""
-        if pieces_pay(x):
+        if should_chunk(x):
             x = x.clone()
             for layer in self.layers.children():
                 assert isinstance(layer, EncoderLayer)
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
             return x
         for layer in self.layers:
             inputs = (x, position, maps)
-            x = recompute(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
+            x = checkpoint_activations(layer, *inputs) if self.activation_checkpointing else layer(*inputs)
         return x
 
 

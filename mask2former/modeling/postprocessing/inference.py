@@ -1,25 +1,22 @@
-"""From class and mask logits to results: semantic, instance and panoptic segmentation of one image.
+"""Post-processing of one image: from its prediction to semantic, instance and panoptic results.
 
-Queries are chosen before their masks are resized, and masks are resized tile by tile, where they can matter.
+Queries are selected before their masks are resized, and masks are resized tile by tile, only where they can
+matter.
 
-Shapes: `Q` queries, `K` classes, `h, w` the sides of the mask logits, `H, W` the output's in pixels.
+Shapes: `K` classes, `N` instances, `H, W` the output's sides in pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mask2former.modeling.postprocessing.instance import instances
+from mask2former.modeling.postprocessing.instance import predict_instances
 from mask2former.modeling.postprocessing.panoptic import panoptic_segments
-from mask2former.modeling.postprocessing.semantic import View, semantic_label_map, semantic_scores
-from mask2former.modeling.postprocessing.tiles import Sizes
-from mask2former.modeling.postprocessing.tta import add_scores, mean_label_map
+from mask2former.modeling.postprocessing.semantic import semantic_label_map, semantic_scores
+from mask2former.modeling.predictions import ImagePrediction
 
 TASKS = ("semantic", "instance", "panoptic")
 MIB = 2**20
@@ -27,16 +24,16 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """What to infer, and how.
+    """Tasks and thresholds of post-processing.
 
     Args:
         tasks: some of TASKS.
-        thing_ids: the classes whose instances are told apart. Panoptic output takes all other classes for
-            stuff, so with none given it holds no things and, beside it, "instances" stays empty.
+        thing_ids: the thing classes. Panoptic output takes all other classes for stuff; if none are given, it
+            holds no things, and "instances" beside it stays empty.
         object_mask_threshold: panoptic output uses queries above this class probability.
         overlap_threshold: a panoptic segment must keep this share of its query's own mask.
-        max_instances: at most so many instances an image.
-        resize_first: with semantic output alone, resize mask logits to the output, not the scores.
+        max_instances: the largest number of instances per image.
+        resize_first: with semantic output alone, resize mask logits to the output size instead of the scores.
         memory_budget: bytes that resized masks may take at a time, results not counted.
 
     Raises:
@@ -59,108 +56,79 @@ class InferenceOptions:
             raise ValueError(f"TEST.DETECTIONS_PER_IMAGE is {self.max_instances}; it must not be negative")
 
     @property
-    def semantic_on_resized(self) -> bool:
-        """Whether semantic scores are made of mask logits at output size; other tasks force it."""
+    def resizes_logits(self) -> bool:
+        """Return True if semantic scores are computed at output size, which the other tasks enforce."""
         return self.resize_first or set(self.tasks) != {"semantic"}
 
     @property
-    def tells_things(self) -> bool:
-        """Whether only things are instances; a model that knows no thing ids takes every class for one."""
+    def things_only(self) -> bool:
+        """Return True if only thing classes have instances; without any thing ids, all classes have."""
         return bool(self.thing_ids) or "panoptic" in self.tasks
 
 
-def infer(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    sizes: Sizes,
-    options: InferenceOptions,
-    *,
-    compact: bool = False,
-) -> dict[str, Any]:
-    """The results of the tasks that are on, for one image.
+def build_inference_options(cfg: Any) -> InferenceOptions:
+    """Read the tasks and thresholds from a config.
 
-    Args:
-        class_logits: (Q, K+1), the last class "no object".
-        mask_logits: (Q, h, w).
-        compact: give what takes little memory, at most a number a pixel: the semantic result as "label_map"
-            (H, W), not as scores "sem_seg" (K, H, W); masks of instances as `RunLengthMasks`, not as a tensor
-            (N, H, W); and "best_query_score", the largest probability of a class, to explain an empty result.
+    Raises:
+        ValueError: no task is on.
+    """
+    test = cfg.MODEL.MASK_FORMER.TEST
+    return InferenceOptions(
+        tasks=tuple(task for task in TASKS if test[f"{task.upper()}_ON"]),
+        thing_ids=tuple(cfg.MODEL.MASK_FORMER.THING_IDS),
+        object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=test.OVERLAP_THRESHOLD,
+        max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        resize_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+        memory_budget=test.MEMORY_BUDGET_MB * MIB,
+    )
+
+
+def post_process(
+    prediction: ImagePrediction, options: InferenceOptions, *, compact: bool = False
+) -> dict[str, Any]:
+    """Return the results of one image for the tasks of `options`.
 
     Returns:
-        "sem_seg" or "label_map", "panoptic_seg" and "instances", as the functions of the tasks return them.
+        "sem_seg", scores (K, H, W); "panoptic_seg", a map (H, W) of segment ids and a list of segments;
+        "instances" with masks (N, H, W). If `compact`, results take little memory at any output size: a
+        "label_map" (H, W) in place of the scores, and masks as `RunLengthMasks`; and "best_query_score" is
+        the largest class probability of any query, to explain an empty result.
     """
     results: dict[str, Any] = {}
+    budget = options.memory_budget
     if compact:
-        results["best_query_score"] = class_logits.softmax(-1)[:, :-1].max()
-    with _float32_products(mask_logits.device):
+        results["best_query_score"] = prediction.probabilities[:, :-1].max()
+    with exact_float32(prediction.mask_logits.device):
         if "semantic" in options.tasks:
             name, function = ("label_map", semantic_label_map) if compact else ("sem_seg", semantic_scores)
-            results[name] = function(
-                class_logits,
-                mask_logits,
-                sizes,
-                resize_first=options.semantic_on_resized,
-                memory_budget=options.memory_budget,
-            )
+            results[name] = function(prediction, resize_first=options.resizes_logits, memory_budget=budget)
         if "panoptic" in options.tasks:
             results["panoptic_seg"] = panoptic_segments(
-                class_logits,
-                mask_logits,
-                sizes,
+                prediction,
                 thing_ids=options.thing_ids,
                 object_mask_threshold=options.object_mask_threshold,
                 overlap_threshold=options.overlap_threshold,
-                memory_budget=options.memory_budget,
+                memory_budget=budget,
             )
         if "instance" in options.tasks:
-            results["instances"] = instances(
-                class_logits,
-                mask_logits,
-                sizes,
+            instances = predict_instances(
+                prediction,
                 max_instances=options.max_instances,
-                thing_ids=options.thing_ids if options.tells_things else None,
-                memory_budget=options.memory_budget,
+                thing_ids=options.thing_ids if options.things_only else None,
+                memory_budget=budget,
             )
             if not compact:
-                masks = results["instances"].pred_masks
-                results["instances"].set("pred_masks", masks.dense().to(mask_logits.device))
+                instances.set("pred_masks", instances.pred_masks.dense().to(prediction.mask_logits.device))
+            results["instances"] = instances
     return results
 
 
-def infer_views(
-    views: Iterator[View], pixels: Sequence[int], options: InferenceOptions, *, compact: bool = False
-) -> dict[str, Any]:
-    """The semantic result of one image, averaged over views of it that are made one by one.
-
-    Held are either the logits of all views or the sum of the scores, whichever is less: at most K numbers a
-    pixel, and with a compact result often far fewer. Beside them there are a view's own logits, and what the
-    memory budget allows.
-
-    Args:
-        views: at least one.
-        pixels: how many each of them has.
-
-    Returns:
-        "label_map" (H, W) with `compact`, else "sem_seg" (K, H, W).
-    """
-    first = next(views)
-    device, logits = first.mask_logits.device, first.mask_logits.numel() * sum(pixels) / pixels[0]
-    resize_first, memory_budget = options.semantic_on_resized, options.memory_budget
-    if compact and logits < first.num_classes * prod(first.sizes.output):
-        held = [first, *views]
-        with _float32_products(device):
-            return {"label_map": mean_label_map(held, resize_first=resize_first, memory_budget=memory_budget)}
-    total = first.mask_logits.new_zeros(first.num_classes, *first.sizes.output)
-    for view in chain([first], views):
-        with _float32_products(device):  # not around the network
-            add_scores(total, view, resize_first=resize_first, memory_budget=memory_budget)
-    return {"label_map": total.argmax(0).int()} if compact else {"sem_seg": total.div_(len(pixels))}
-
-
 @contextmanager
-def _float32_products(device: torch.device) -> Iterator[None]:
-    """Products keep float32 whatever autocast and the precision chosen for the network's say: masks end where
-    logits change sign.
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Compute matrix products in full float32: masks end where logits change sign.
+
+    Autocast and the lower precision that may be set for the network do not apply.
     """
     chosen = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -1,14 +1,14 @@
 """Mask logits at output size, tile by tile.
 
 The logits cover the padded image. They are resized to it, cropped to the image and resized to the output
-size, bilinearly each time, as the published models are evaluated. All of that is linear, and each axis stands
-alone: one matrix an axis does it, and the few of its entries that a tile of the output needs give that tile.
+size, bilinearly each time, as the published models are evaluated. All of this is linear and separable: one
+matrix per axis does it, and a tile of the output needs only a few of its entries.
 
-Whatever is resized lies between the least and the largest of the numbers it is mixed from. So it is known
-before resizing which maps can matter in a tile, and only those are resized.
+A resized value lies between the smallest and the largest of the values it is interpolated from. These bounds
+tell before resizing which maps can matter in a tile; only those are resized.
 
-Shapes: `n` maps, `s` the length of a map's axis, `t` the length it is resized to, `r, c` rows and columns of
-what a tile is made of, `R, C` its own, `H, W` the sides of the output.
+Shapes: `n` maps, `s` the length of a map's axis, `t` its length after resizing, `r, c` rows and columns of
+the source of a tile, `R, C` those of the tile, `H, W` the sides of the output.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,53 +20,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # of GPUs; of the CPU
-COPIES = 4  # how many times over a tile's maps are held, at most: as resized, and what is made of them
-CPU_TILE = 192**2  # pixels: larger tiles have more maps that matter
-CPU_BUDGET = 64 * 2**20  # bytes: what is made of more maps at a time leaves the caches
-ROUNDING = 1e-4  # relative; a contest closer than that is decided by the numbers themselves
+from mask2former.modeling.predictions import Sizes
+from mask2former.utils.memory import is_out_of_memory
 
-Result = TypeVar("Result")
-Step = tuple[tuple[int, int], tuple[int, int]]  # the size that maps are resized to, and the part of it kept
+COPIES = 4  # upper limit of copies of a tile's maps held at a time: resized maps and intermediate results
+CPU_TILE = 192**2  # pixels: in larger tiles more maps matter
+CPU_BUDGET = 64 * 2**20  # bytes: more would not stay in the CPU's caches
+ROUNDING = 1e-4  # relative tolerance of the bounds; closer contests are decided by the values themselves
 
-
-class Sizes(NamedTuple):
-    """(height, width) in pixels of the padded image, the image in its top left corner, and the result."""
-
-    padded: tuple[int, int]
-    image: tuple[int, int]
-    output: tuple[int, int]
+T = TypeVar("T")
+ResizeStep = tuple[tuple[int, int], tuple[int, int]]  # size to resize to, and size to crop to
 
 
 class Tile(NamedTuple):
-    """A rectangle of the output."""
+    """A rectangle of the output, in pixels."""
 
     rows: range
     columns: range
 
     @property
     def area(self) -> int:
-        """In pixels."""
+        """Return the number of pixels."""
         return len(self.rows) * len(self.columns)
 
     def of(self, maps: Tensor) -> Tensor:
-        """The tile's part of maps (..., H, W), as a view."""
+        """Return a view of the tile's part of maps (..., H, W)."""
         return maps[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
 
-    def mirrored(self, width: int) -> "Tile":
-        """Where it lies in an output of that width after left and right are swapped."""
+    def flipped(self, width: int) -> "Tile":
+        """Return the tile's place in an output of that width mirrored left to right."""
         return Tile(self.rows, range(width - self.columns.stop, width - self.columns.start))
 
     def halves(self) -> list["Tile"]:
-        """Its right and its left half."""
+        """Return the right and the left half."""
         middle = len(self.columns) // 2
         return [Tile(self.rows, self.columns[middle:]), Tile(self.rows, self.columns[:middle])]
 
 
-class Axis(NamedTuple):
-    """How one axis is resized: new place `i` is made of places `first[i]` to `last[i]`.
+class AxisResizing(NamedTuple):
+    """Resizing of one axis: position `i` of the result is a mean of positions `first[i]` to `last[i]`.
 
-    `weights` is (s, t), those of a new place add up to 1; `reach` is how many places make one, at most.
+    `weights` is (s, t) with columns that add up to 1; `reach` is the largest number of positions averaged.
     """
 
     weights: Tensor
@@ -74,66 +68,67 @@ class Axis(NamedTuple):
     last: list[int]
     reach: int
 
-    def source(self, places: range) -> range:
-        """The places that the new `places` are made of."""
-        return range(self.first[places[0]], self.last[places[-1]] + 1)
+    def source(self, positions: range) -> range:
+        """Return the source positions that `positions` of the result depend on."""
+        return range(self.first[positions[0]], self.last[positions[-1]] + 1)
 
-    def part(self, places: range) -> Tensor:
-        """The weights (s', t') of the new `places`, for their source alone."""
-        return Tile(self.source(places), places).of(self.weights)
+    def part(self, positions: range) -> Tensor:
+        """Return the weights (s', t') of `positions` of the result, for their source alone."""
+        return Tile(self.source(positions), positions).of(self.weights)
 
 
 class Resizing(NamedTuple):
-    """How maps (n, h, w) become maps (n, H, W)."""
+    """Resizing of maps (n, h, w) to (n, H, W)."""
 
-    rows: Axis
-    columns: Axis
-
-    def source(self, maps: Tensor, tile: Tile) -> Tensor:
-        """What the tile is made of, (n, r, c)."""
-        return self.source_tile(tile).of(maps)
+    rows: AxisResizing
+    columns: AxisResizing
 
     def source_tile(self, tile: Tile) -> Tile:
-        """The rectangle of the maps that the tile is made of."""
+        """Return the rectangle of the maps that the tile depends on."""
         return Tile(self.rows.source(tile.rows), self.columns.source(tile.columns))
 
+    def source(self, maps: Tensor, tile: Tile) -> Tensor:
+        """Return the part (n, r, c) of the maps that the tile depends on."""
+        return self.source_tile(tile).of(maps)
+
     def resize(self, source: Tensor, tile: Tile) -> Tensor:
-        """The tile (n, R, C), from its source (n, r, c)."""
+        """Compute the tile (n, R, C) from its source (n, r, c)."""
         return self.rows.part(tile.rows).T @ (source @ self.columns.part(tile.columns))
 
     def bounds(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """The least and the largest of each neighborhood in a tile's source.
+        """Return the minimum and the maximum of every neighborhood in a tile's source.
 
-        A pixel of the tile lies in one neighborhood at least, and its value between these two.
+        Each pixel of the tile is interpolated within one of these neighborhoods, so that its value lies
+        between the two.
         """
         windows = min(self.rows.reach, source.shape[1]), min(self.columns.reach, source.shape[2])
         return -sliding_max(-source, windows), sliding_max(source, windows)
 
 
 def to_output(maps: Tensor, sizes: Sizes) -> Resizing:
-    """How mask logits (n, h, w) come to the output's size."""
+    """Return the resizing of mask logits (n, h, w) to the output size."""
     return resizing(maps.shape[-2:], [(sizes.padded, sizes.image), (sizes.output, sizes.output)], maps.device)
 
 
-def resizing(size: Sequence[int], steps: Sequence[Step], device: torch.device) -> Resizing:
-    """How maps of `size` are resized in steps."""
+def resizing(size: Sequence[int], steps: Sequence[ResizeStep], device: torch.device) -> Resizing:
+    """Return the resizing of maps of `size` in several steps."""
     return Resizing(
         *(_axis(size[dim], [(new[dim], kept[dim]) for new, kept in steps], device) for dim in (0, 1))
     )
 
 
-def _axis(length: int, steps: Sequence[tuple[int, int]], device: torch.device) -> Axis:
-    """How an axis is resized bilinearly in steps: its weights are what becomes of the unit vectors."""
+def _axis(length: int, steps: Sequence[tuple[int, int]], device: torch.device) -> AxisResizing:
+    """Obtain the matrix of one axis by resizing the identity matrix."""
     weights = torch.eye(length)
     for new, kept in steps:
         weights = F.interpolate(weights[None], size=new, mode="linear", align_corners=False)[0, :, :kept]
     used = (weights > 0).int()
     first, last = used.argmax(0), length - 1 - used.flip(0).argmax(0)
-    return Axis(weights.to(device), first.tolist(), last.tolist(), reach=int((last - first).max()) + 1)
+    return AxisResizing(weights.to(device), first.tolist(), last.tolist(), int((last - first).max()) + 1)
 
 
 def sliding_max(maps: Tensor, window: tuple[int, int]) -> Tensor:
-    """The maximum of each window of maps (n, h, w): (n, h - rows + 1, w - columns + 1)."""
+    """Return the maximum of each window of maps (n, h, w): (n, h - rows + 1, w - columns + 1)."""
     for dim, length in zip((1, 2), window, strict=True):
         count = maps.shape[dim] - length + 1
         maps = reduce(torch.maximum, (maps.narrow(dim, start, count) for start in range(length)))
@@ -141,24 +136,28 @@ def sliding_max(maps: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def contenders(lower: Tensor, upper: Tensor) -> Tensor:
-    """Which of n maps can be the largest at some place, (n,) bool, from bounds (n, ...) of each.
+    """Return which of n maps may be the largest at some position: (n,) bool.
 
-    At least one is; where numbers are NaN, every map.
+    At least one is; with NaN among the values, all are.
+
+    Args:
+        lower, upper: bounds (n, ...) of each map.
     """
     return ~(upper * (1 + ROUNDING) < lower.amax(0)).flatten(1).all(1)
 
 
 def pixels_within(budget: int, num_maps: float, device: torch.device) -> int:
-    """Of how many pixels so many float32 maps fit `budget` bytes, at least one; on a CPU, also its caches."""
+    """Return how many pixels of float32 maps fit into `budget` bytes (and a CPU's caches), at least 1."""
     on_cpu = device.type == "cpu"
     pixels = max(1, int((min(budget, CPU_BUDGET) if on_cpu else budget) / (4 * COPIES * max(1.0, num_maps))))
     return min(pixels, CPU_TILE) if on_cpu else pixels
 
 
 def tiles_within(budget: int, size: tuple[int, int], num_maps: float, device: torch.device) -> list[Tile]:
-    """The tiles of an output (H, W) that so many float32 maps fit `budget` bytes on.
+    """Return tiles of an output (H, W) for which `num_maps` float32 maps fit into `budget` bytes.
 
-    On a CPU tiles are small squares; elsewhere they are as large as they may be, as each costs some launches.
+    On a CPU tiles are small squares. Elsewhere they are as large as possible, because each costs a few kernel
+    launches.
     """
     pixels = pixels_within(budget, num_maps, device)
     columns = min(isqrt(pixels) if device.type == "cpu" else pixels, size[1])
@@ -170,20 +169,20 @@ def tiles_within(budget: int, size: tuple[int, int], num_maps: float, device: to
     ]
 
 
-def over_tiles(work: Callable[[Tile], Result], tiles: Iterable[Tile]) -> list[Result]:
-    """Call `work` on each tile, in turn.
+def over_tiles(work: Callable[[Tile], T], tiles: Iterable[Tile]) -> list[T]:
+    """Call `work` on each tile in turn and return the results.
 
-    Where memory runs out, the tile is halved; a single column that does not fit is an error. `work` may be
-    called again on what it has seen.
+    If memory runs out, the tile is halved, and `work` is called again on each half; a single column that does
+    not fit is an error.
     """
-    results: list[Result] = []
+    results: list[T] = []
     pending = list(tiles)[::-1]
     while pending:
         tile = pending.pop()
         try:
             results.append(work(tile))
-        except RuntimeError as error:
-            if len(tile.columns) == 1 or not any(words in str(error) for words in OUT_OF_MEMORY):
+        except (RuntimeError, MemoryError) as error:
+            if len(tile.columns) == 1 or not is_out_of_memory(error):
                 raise
             pending += tile.halves()
     return results

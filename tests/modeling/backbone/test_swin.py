@@ -16,7 +16,7 @@ from mask2former.modeling.backbone.swin import (
     WindowAttention,
 )
 from mask2former.modeling.backbone.windows import shift_mask, window_layout
-from mask2former.modeling.layers import chunking as pieces
+from mask2former.modeling.layers import chunking
 from mask2former.modeling.layers.drop_path import DropPath
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import BACKBONE
@@ -86,7 +86,7 @@ def test_block_is_that_of_explicit_loops(
         attended = image + slow_attention(block.attn, block.norm1(image), window, shift)
         expected = attended + block.mlp(block.norm2(attended))
         torch.testing.assert_close(result, expected)
-        monkeypatch.setattr(pieces, "CACHED", 1000)  # a few windows or tokens at a time
+        monkeypatch.setattr(chunking, "CHUNK_BYTES", 1000)  # a few windows or tokens at a time
         tokens = image.flatten(0, 1).clone()
         block.infer_(tokens, window_layout(*side, window, shift))
         torch.testing.assert_close(tokens.view_as(image), expected)
@@ -94,7 +94,7 @@ def test_block_is_that_of_explicit_loops(
 
 @pytest.mark.parametrize("training", [False, True])
 def test_without_gradients_it_is_the_same(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "CACHED", 10_000)
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 10_000)
     model = small(drop_path_rate=0.5).train(training)
     images = torch.randn(3, 3, 41, 56)
     before = images.clone()

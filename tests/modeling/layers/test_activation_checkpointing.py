@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mask2former.modeling.layers.activation_checkpointing import recompute
+from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
 
 
 def run(block: nn.Module, x: Tensor, recomputed: bool) -> tuple[dict[str, Tensor], int]:
@@ -15,7 +15,7 @@ def run(block: nn.Module, x: Tensor, recomputed: bool) -> tuple[dict[str, Tensor
     x = x.clone().requires_grad_()
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        y = recompute(block, x) if recomputed else block(x)
+        y = checkpoint_activations(block, x) if recomputed else block(x)
     y.square().sum().backward()
     gradients = {f"{name}.grad": parameter.grad for name, parameter in block.named_parameters()}
     return {"y": y.detach(), "x.grad": x.grad, **gradients, **block.state_dict()}, sum(kept)
@@ -36,7 +36,7 @@ def test_same_step(training: bool) -> None:
 
 def test_blocks_without_batch_norm_compile_into_one_graph() -> None:
     block = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 3))
-    compiled = torch.compile(lambda x: recompute(block, x), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(lambda x: checkpoint_activations(block, x), backend="aot_eager", fullgraph=True)
     x = torch.randn(5, 3)
     results = []
     for function in (block, compiled):
@@ -51,4 +51,4 @@ def test_blocks_without_batch_norm_compile_into_one_graph() -> None:
 def test_without_gradients_the_block_just_runs() -> None:
     block = nn.Linear(3, 3)
     with torch.no_grad():
-        assert torch.equal(recompute(block, torch.ones(1, 3)), block(torch.ones(1, 3)))
+        assert torch.equal(checkpoint_activations(block, torch.ones(1, 3)), block(torch.ones(1, 3)))

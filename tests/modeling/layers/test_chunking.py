@@ -1,35 +1,35 @@
-"""Working in pieces: every row once, in order, within the cache, and only where no gradients are wanted."""
+"""Chunks cover every row once, in order, fit into the cache, and are used only without gradients."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mask2former.modeling.layers import chunking as pieces
-from mask2former.modeling.layers.chunking import in_pieces, pieces_pay
+from mask2former.modeling.layers import chunking
+from mask2former.modeling.layers.chunking import CHUNK_BYTES, chunk_slices, map_chunks, should_chunk
 
 
 @given(length=st.integers(0, 300), width=st.integers(1, 10_000), cached=st.integers(1, 50_000))
-def test_pieces_cover_all_rows_once_and_fit(length, width, cached):
+def test_chunks_cover_all_rows_once_and_fit_into_the_cache(length, width, cached):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "CACHED", cached)
-        slices = list(pieces.pieces(length, width))
-    rows = [row for piece in slices for row in range(length)[piece]]
+        patch.setattr(chunking, "CHUNK_BYTES", cached)
+        slices = list(chunk_slices(length, width))
+    rows = [row for chunk in slices for row in range(length)[chunk]]
     assert rows == list(range(length))
-    sizes = [len(range(length)[piece]) for piece in slices]
+    sizes = [len(range(length)[chunk]) for chunk in slices]
     assert all(size == 1 or 4 * width * size <= cached for size in sizes)
 
 
-def test_pieces_hold_twice_the_rows_in_half_precision():
-    (whole,) = pieces.pieces(1000, pieces.CACHED // 4000)
+def test_chunks_hold_twice_the_rows_in_half_precision():
+    (whole,) = chunk_slices(1000, CHUNK_BYTES // 4000)
     assert range(1000)[whole] == range(1000)
-    assert len(list(pieces.pieces(2000, pieces.CACHED // 4000))) == 2
+    assert len(list(chunk_slices(2000, CHUNK_BYTES // 4000))) == 2
     with torch.autocast("cpu", torch.bfloat16):
-        assert len(list(pieces.pieces(2000, pieces.CACHED // 4000))) == 1
+        assert len(list(chunk_slices(2000, CHUNK_BYTES // 4000))) == 1
 
 
 def test_in_pieces_fills_each_row_from_its_own(monkeypatch):
-    monkeypatch.setattr(pieces, "CACHED", 4 * 7 * 3)  # three rows of width 7
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 4 * 7 * 3)  # three rows of width 7
     x, y = torch.randn(10, 7), torch.randn(10, 7)
     seen = []
 
@@ -38,22 +38,22 @@ def test_in_pieces_fills_each_row_from_its_own(monkeypatch):
         return a * b
 
     out = torch.empty(10, 7)
-    assert in_pieces(step, 7, out, x, y) is out
+    assert map_chunks(step, 7, out, x, y) is out
     assert torch.equal(out, x * y) and seen == [3, 3, 3, 1]
 
 
-def test_pieces_pay_without_gradients_on_a_cpu():
+def test_chunks_are_used_without_gradients_on_a_cpu():
     x = torch.zeros(1)
-    assert not pieces_pay(x)
+    assert not should_chunk(x)
     with torch.no_grad():
-        assert pieces_pay(x)
-        assert not pieces_pay(x.to("meta"))
+        assert should_chunk(x)
+        assert not should_chunk(x.to("meta"))
 
 
-def test_a_compiler_sees_no_pieces():
+def test_chunks_are_not_used_under_a_compiler():
     @torch.compile(backend="eager", fullgraph=True)
     def flagged(x):
-        return x + (1 if pieces_pay(x) else 2)
+        return x + (1 if should_chunk(x) else 2)
 
     with torch.no_grad():
         assert flagged(torch.zeros(1)).item() == 2

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from mask2former.modeling.layers import chunking as pieces
+from mask2former.modeling.layers import chunking
 from mask2former.modeling.layers.feed_forward import feed_forward
 
 
@@ -19,8 +19,8 @@ def layers():
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(pieces, "CACHED", 36)  # three rows of 12, so that a piece is incomplete
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunking, "CHUNK_BYTES", 36)  # three rows of 12, so that the last chunk is incomplete
 
 
 def step(function, x, layers):

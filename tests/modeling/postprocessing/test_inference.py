@@ -11,20 +11,21 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from mask2former.modeling.postprocessing import tiles
-from mask2former.modeling.postprocessing.inference import InferenceOptions, infer
-from mask2former.modeling.postprocessing.instance import instances
+from mask2former.modeling.postprocessing.inference import InferenceOptions, post_process
+from mask2former.modeling.postprocessing.instance import predict_instances
 from mask2former.modeling.postprocessing.panoptic import panoptic_segments
 from mask2former.modeling.postprocessing.semantic import semantic_label_map, semantic_scores
-from mask2former.modeling.postprocessing.tiles import Sizes
+from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.structures import RunLengthMasks
 
 BUDGET = 2**28
 CASES = sorted((DATA / "golden" / "inference").glob("*.npz"))
 
 
-def same(height, width):
-    """Sizes at which nothing is resized."""
-    return Sizes((height, width), (height, width), (height, width))
+def predicted(class_logits, mask_logits, sizes=None):
+    """A prediction with these sizes, by default those at which nothing is resized."""
+    size = tuple(mask_logits.shape[1:])
+    return ImagePrediction(class_logits.softmax(-1), mask_logits, sizes or Sizes(size, size, size))
 
 
 # --- the recorded cases ---
@@ -34,22 +35,21 @@ def same(height, width):
 def case(request):
     with np.load(request.param) as file:
         arrays = dict(file)
-    class_logits = torch.from_numpy(arrays["class_logits"])
-    mask_logits = torch.from_numpy(arrays["mask_logits"]).float()
-    return arrays, class_logits, mask_logits, same(*mask_logits.shape[1:])
+    class_logits, mask_logits = (
+        torch.from_numpy(arrays[f"{name}_logits"]).float() for name in ("class", "mask")
+    )
+    return arrays, predicted(class_logits, mask_logits)
 
 
-def test_there_are_recorded_cases():
+def test_all_recorded_cases_exist():
     assert len(CASES) == 8
 
 
 @pytest.mark.parametrize("budget", [BUDGET, 40_000])
 def test_recorded_panoptic(case, budget):
-    arrays, class_logits, mask_logits, sizes = case
-    found, segments = panoptic_segments(
-        class_logits,
-        mask_logits,
-        sizes,
+    arrays, prediction = case
+    found, segments = panoptic_of(
+        prediction,
         thing_ids=COCO_THINGS,
         object_mask_threshold=float(arrays["object_mask_threshold"]),
         overlap_threshold=float(arrays["overlap_threshold"]),
@@ -63,20 +63,18 @@ def test_recorded_panoptic(case, budget):
 
 @pytest.mark.parametrize("budget", [BUDGET, 40_000])
 def test_recorded_semantic(case, budget):
-    arrays, class_logits, mask_logits, sizes = case
-    scores = semantic_scores(class_logits, mask_logits, sizes, resize_first=True, memory_budget=budget)
+    arrays, prediction = case
+    scores = semantic_scores(prediction, resize_first=True, memory_budget=budget)
     assert np.allclose(scores.sum((1, 2)).numpy(), arrays["sem_sum"], rtol=1e-4, atol=1e-3)
     assert (scores.argmax(0).numpy() != arrays["sem_argmax"]).mean() <= 1e-3
-    labels = semantic_label_map(class_logits, mask_logits, sizes, resize_first=True, memory_budget=budget)
+    labels = semantic_label_map(prediction, resize_first=True, memory_budget=budget)
     assert (labels.numpy() != arrays["sem_argmax"]).mean() <= 1e-3
 
 
 @pytest.mark.parametrize(("prefix", "thing_ids"), [("instances", None), ("thing_instances", COCO_THINGS)])
 def test_recorded_instances(case, prefix, thing_ids):
-    arrays, class_logits, mask_logits, sizes = case
-    found = instances(
-        class_logits, mask_logits, sizes, max_instances=100, thing_ids=thing_ids, memory_budget=BUDGET
-    )
+    arrays, prediction = case
+    found = predict_instances(prediction, max_instances=100, thing_ids=thing_ids, memory_budget=BUDGET)
     areas = found.pred_masks.areas()
     expected = zip(*(arrays[f"{prefix}.{name}"].tolist() for name in ("classes", "areas")), strict=True)
     assert Counter(zip(found.pred_classes.tolist(), areas.tolist(), strict=True)) == Counter(expected)
@@ -104,22 +102,21 @@ def draw(queries):
         others[label] = probability
         class_logits.append(others.log())
         mask_logits.append(torch.tensor([[9.0 if cell == "#" else -9.0 for cell in row] for row in rows]))
-    return torch.stack(class_logits), torch.stack(mask_logits)
+    return predicted(torch.stack(class_logits), torch.stack(mask_logits))
 
 
-def panoptic_of(class_logits, mask_logits, **changes):
+def panoptic_of(prediction, **changes):
     options = {
         "thing_ids": [THING],
         "object_mask_threshold": 0.8,
         "overlap_threshold": 0.8,
         "memory_budget": BUDGET,
     }
-    sizes = same(*mask_logits.shape[1:])
-    return panoptic_segments(class_logits, mask_logits, sizes, **{**options, **changes})
+    return panoptic_segments(prediction, **{**options, **changes})
 
 
 def test_panoptic_of_a_drawing():
-    found, segments = panoptic_of(*draw(DRAWING.values()))
+    found, segments = panoptic_of(draw(DRAWING.values()))
     # The hidden query wins one pixel of its five, less than 0.8; the two stuffs are one segment.
     assert found.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [2, 2, 2, 2], [2, 2, 2, 2]]
     assert segments == [
@@ -128,32 +125,34 @@ def test_panoptic_of_a_drawing():
     ]
 
 
-def test_a_lower_overlap_lets_the_hidden_live():
-    found, segments = panoptic_of(*draw(DRAWING.values()), overlap_threshold=0.2)
+def test_a_lower_overlap_threshold_keeps_a_hidden_query():
+    found, segments = panoptic_of(draw(DRAWING.values()), overlap_threshold=0.2)
     assert found[1, 2] == 3 and [s["category_id"] for s in segments] == [THING, STUFF, OTHER]
 
 
-def test_things_of_a_class_stay_apart_and_without_thing_ids_are_one():
+def test_things_of_a_class_are_separate_and_stuff_is_one_segment():
     queries = draw([(THING, 0.9, ["#..."] * 4), (THING, 0.9, ["..##"] * 4)])
-    assert panoptic_of(*queries)[0].tolist() == [[1, 0, 2, 2]] * 4
-    found, segments = panoptic_of(*queries, thing_ids=())
+    assert panoptic_of(queries)[0].tolist() == [[1, 0, 2, 2]] * 4
+    found, segments = panoptic_of(queries, thing_ids=())
     assert found.tolist() == [[1, 0, 1, 1]] * 4
     assert segments == [{"id": 1, "isthing": False, "category_id": THING}]
 
 
-def test_nothing_above_the_threshold_is_an_empty_result():
-    found, segments = panoptic_of(*draw(DRAWING.values()), object_mask_threshold=0.999)
+def test_no_query_above_the_threshold_gives_an_empty_result():
+    found, segments = panoptic_of(draw(DRAWING.values()), object_mask_threshold=0.999)
     assert segments == [] and found.tolist() == [[0] * 4] * 4 and found.dtype == torch.int32
 
 
 def test_a_query_that_wins_only_outside_its_mask_is_no_segment():
-    class_logits, mask_logits = draw([(THING, 0.9, ["...."] * 4)])
-    assert panoptic_of(class_logits, mask_logits, overlap_threshold=0.0)[1] == []
+    assert panoptic_of(draw([(THING, 0.9, ["...."] * 4)]), overlap_threshold=0.0)[1] == []
+
+
+def instances_of(queries, count=1, **changes):
+    return predict_instances(draw(queries), max_instances=count, memory_budget=BUDGET, **changes)
 
 
 def test_instances_of_a_drawing():
-    class_logits, mask_logits = draw([DRAWING["a thing"], DRAWING["stuff below"]])
-    found = instances(class_logits, mask_logits, same(4, 4), max_instances=2, memory_budget=BUDGET)
+    found = instances_of([DRAWING["a thing"], DRAWING["stuff below"]], count=2)
     assert found.pred_classes.tolist() == [THING, STUFF]
     sure = torch.tensor(9.0).sigmoid().item()
     assert found.scores.tolist() == pytest.approx([0.95 * sure, 0.9 * sure], rel=1e-5)
@@ -162,42 +161,37 @@ def test_instances_of_a_drawing():
 
 
 def test_no_more_instances_than_pairs_of_query_and_class():
-    class_logits, mask_logits = draw([DRAWING["a thing"]])
-    found = instances(class_logits, mask_logits, same(4, 4), max_instances=100, memory_budget=BUDGET)
+    found = instances_of([DRAWING["a thing"]], count=100)
     assert len(found) == 3 and found.pred_classes.sort().values.tolist() == [0, 1, 2]
 
 
-def test_things_are_chosen_after_the_best():
-    class_logits, mask_logits = draw([DRAWING["a thing"], DRAWING["stuff below"]])
-    options = {"max_instances": 2, "memory_budget": BUDGET}
-    assert instances(
-        class_logits, mask_logits, same(4, 4), thing_ids=[THING], **options
-    ).pred_classes.tolist() == [0]
-    empty = instances(class_logits, mask_logits, same(4, 4), thing_ids=[OTHER], **options)
+def test_things_are_selected_among_the_best_pairs():
+    queries = [DRAWING["a thing"], DRAWING["stuff below"]]
+    assert instances_of(queries, count=2, thing_ids=[THING]).pred_classes.tolist() == [THING]
+    empty = instances_of(queries, count=2, thing_ids=[OTHER])
     assert len(empty) == 0
     assert empty.pred_masks.shape == (0, 4, 4) and empty.pred_boxes.shape == (0, 4)
 
 
-def test_no_instances_have_the_output_size():
-    sizes = Sizes((16, 16), (15, 12), (30, 20))
-    options = {"max_instances": 1, "thing_ids": [OTHER], "memory_budget": BUDGET}
-    found = instances(*draw([DRAWING["a thing"]]), sizes, **options)
+def test_empty_instances_have_the_output_size():
+    prediction = draw([DRAWING["a thing"]])._replace(sizes=Sizes((16, 16), (15, 12), (30, 20)))
+    found = predict_instances(prediction, max_instances=1, thing_ids=[OTHER], memory_budget=BUDGET)
     assert found.pred_masks.shape == (0, 30, 20) and found.pred_boxes.shape == (0, 4)
 
 
-def test_an_empty_mask_has_no_score_and_no_box():
-    found = instances(*draw([(THING, 0.9, ["...."] * 4)]), same(4, 4), max_instances=1, memory_budget=BUDGET)
+def test_an_empty_mask_has_zero_score_and_box():
+    found = instances_of([(THING, 0.9, ["...."] * 4)])
     assert found.scores.tolist() == [0] and found.pred_boxes.tolist() == [[0, 0, 0, 0]]
 
 
-# --- against the slow way ---
+# --- against a slow reference implementation ---
 
 
-def slow_panoptic(class_logits, mask_logits, thing_ids, object_threshold, overlap_threshold):
-    """Query by query, on whole maps."""
-    num_classes = class_logits.shape[1] - 1
+def slow_panoptic(probabilities, mask_logits, thing_ids, object_threshold, overlap_threshold):
+    """Process whole maps, query by query."""
+    num_classes = probabilities.shape[1] - 1
     kept = []
-    for classes, mask in zip(class_logits.softmax(-1), mask_logits.sigmoid(), strict=True):
+    for classes, mask in zip(probabilities, mask_logits.sigmoid(), strict=True):
         label = int(classes.argmax())
         if label != num_classes and classes[label] > object_threshold:
             kept.append((label, float(classes[label]), mask))
@@ -231,20 +225,18 @@ sides = st.tuples(st.integers(1, 9), st.integers(1, 9))
     budget=st.sampled_from([1, 2000, BUDGET]),
     seed=st.integers(0, 999),
 )
-def test_panoptic_equals_the_slow_way(size, queries, thresholds, budget, seed):
+def test_panoptic_equals_the_reference_implementation(size, queries, thresholds, budget, seed):
     random = torch.Generator().manual_seed(seed)
     class_logits = 3 * torch.randn(queries, 4, generator=random)
-    mask_logits = 4 * torch.randn(queries, *size, generator=random)
-    found, segments = panoptic_segments(
-        class_logits,
-        mask_logits,
-        same(*size),
+    prediction = predicted(class_logits, 4 * torch.randn(queries, *size, generator=random))
+    found, segments = panoptic_of(
+        prediction,
         thing_ids=[0, 2],
         object_mask_threshold=thresholds[0],
         overlap_threshold=thresholds[1],
         memory_budget=budget,
     )
-    expected, expected_segments = slow_panoptic(class_logits, mask_logits, [0, 2], *thresholds)
+    expected, expected_segments = slow_panoptic(*prediction[:2], [0, 2], *thresholds)
     assert segments == expected_segments
     assert torch.equal(found.long(), expected)
 
@@ -257,14 +249,13 @@ def test_panoptic_equals_the_slow_way(size, queries, thresholds, budget, seed):
     budget=st.sampled_from([1, 3000, BUDGET]),
     seed=st.integers(0, 99),
 )
-def test_semantic_and_instances_equal_the_slow_way(image, output, queries, budget, seed):
+def test_semantic_and_instances_equal_the_reference_implementation(image, output, queries, budget, seed):
     random = torch.Generator().manual_seed(seed)
     sizes = Sizes((12, 12), image, output)
-    class_logits, mask_logits = (
-        torch.randn(queries, 4, generator=random),
-        torch.randn(queries, 3, 3, generator=random),
-    )
-    probabilities = class_logits.softmax(-1)[:, :-1]
+    class_logits = torch.randn(queries, 4, generator=random)
+    mask_logits = torch.randn(queries, 3, 3, generator=random)
+    prediction = predicted(class_logits, mask_logits, sizes)
+    probabilities = prediction.probabilities[:, :-1]
     resized = resize_whole(mask_logits, sizes)
     before = torch.einsum("qk,qhw->khw", probabilities, resized.sigmoid())
     whole = interpolate(mask_logits[None], size=(12, 12), mode="bilinear", align_corners=False)[0].sigmoid()
@@ -272,22 +263,22 @@ def test_semantic_and_instances_equal_the_slow_way(image, output, queries, budge
     after = interpolate(after[None], size=output, mode="bilinear", align_corners=False)[0]
     for resize_first, expected in ((True, before), (False, after)):
         options = {"resize_first": resize_first, "memory_budget": budget}
-        scores = semantic_scores(class_logits, mask_logits, sizes, **options)
+        scores = semantic_scores(prediction, **options)
         assert torch.allclose(scores, expected, atol=1e-5)
-        labels = semantic_label_map(class_logits, mask_logits, sizes, **options)
+        labels = semantic_label_map(prediction, **options)
         check_labels(labels, scores)
-    found = instances(class_logits, mask_logits, sizes, max_instances=4, memory_budget=budget)
+    found = predict_instances(prediction, max_instances=4, memory_budget=budget)
     check_instances(found, probabilities, resized, min(4, probabilities.numel()))
 
 
 def check_labels(labels, scores):
-    """Each pixel has a class of the highest score, up to rounding."""
+    """Check that each pixel has a class of the highest score, up to rounding."""
     assert labels.dtype == torch.int32
     assert torch.allclose(scores.gather(0, labels[None].long())[0], scores.amax(0), atol=1e-5)
 
 
 def check_instances(found, probabilities, resized, count):
-    """Each instance is one of the best pairs, with its query's mask and score."""
+    """Check that each instance is one of the best pairs, with its query's mask and score."""
     assert len(found) == count
     masks = resized > 0
     confidence = (resized.sigmoid() * masks).flatten(1).sum(1) / (masks.flatten(1).sum(1) + 1e-6)
@@ -305,38 +296,36 @@ def check_instances(found, probabilities, resized, count):
 
 
 def test_results_follow_the_tasks():
-    class_logits, mask_logits = draw(DRAWING.values())
-    everything = infer(class_logits, mask_logits, same(4, 4), InferenceOptions(thing_ids=(THING,)))
+    prediction = draw(DRAWING.values())
+    everything = post_process(prediction, InferenceOptions(thing_ids=(THING,)))
     assert set(everything) == {"sem_seg", "panoptic_seg", "instances"}
     assert set(everything["instances"].pred_classes.tolist()) == {THING}
-    alone = infer(class_logits, mask_logits, same(4, 4), InferenceOptions(tasks=("instance",)))
+    alone = post_process(prediction, InferenceOptions(tasks=("instance",)))
     assert set(alone) == {"instances"}
     assert set(alone["instances"].pred_classes.tolist()) == {THING, STUFF, OTHER}
-    labels = infer(
-        class_logits, mask_logits, same(4, 4), InferenceOptions(tasks=("semantic",)), compact=True
-    )["label_map"]
-    assert labels.tolist() == everything["sem_seg"].argmax(0).tolist()
+    alone = post_process(prediction, InferenceOptions(tasks=("semantic",)), compact=True)
+    assert alone["label_map"].tolist() == everything["sem_seg"].argmax(0).tolist()
 
 
 def test_segments_are_plain_values():
-    _, segments = panoptic_of(*draw(DRAWING.values()))
+    _, segments = panoptic_of(draw(DRAWING.values()))
     assert json.loads(json.dumps(segments)) == segments
 
 
-def test_compact_results_are_the_others_in_little_memory():
-    class_logits, mask_logits = torch.randn(9, 5), torch.randn(9, 12, 16)
-    sizes, options = Sizes((48, 64), (40, 60), (90, 110)), InferenceOptions(thing_ids=(0, 2))
-    plain = infer(class_logits, mask_logits, sizes, options)
-    compact = infer(class_logits, mask_logits, sizes, options, compact=True)
+def test_compact_results_equal_the_plain_ones():
+    prediction = predicted(torch.randn(9, 5), torch.randn(9, 12, 16), Sizes((48, 64), (40, 60), (90, 110)))
+    options = InferenceOptions(thing_ids=(0, 2))
+    plain = post_process(prediction, options)
+    compact = post_process(prediction, options, compact=True)
     assert torch.equal(compact["label_map"].long(), plain["sem_seg"].argmax(0))
     assert torch.equal(compact["panoptic_seg"][0], plain["panoptic_seg"][0])
     assert isinstance(compact["instances"].pred_masks, RunLengthMasks)
     assert torch.equal(compact["instances"].pred_masks.dense(), plain["instances"].pred_masks)
-    assert compact["best_query_score"] == class_logits.softmax(-1)[:, :-1].max()
+    assert compact["best_query_score"] == prediction.probabilities[:, :-1].max()
 
 
 def blobs(count, height, width, seed):
-    """Mask logits that are sure of most places, as a trained model's are."""
+    """Mask logits that are confident almost everywhere, as a trained model's are."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(1, count, 3, 4, generator=random)
     return 12 * interpolate(coarse, size=(height, width), mode="bicubic")[0] - 3
@@ -344,32 +333,22 @@ def blobs(count, height, width, seed):
 
 @pytest.mark.parametrize("resize_first", [True, False])
 @pytest.mark.parametrize("tile", [7**2, 30**2])
-def test_what_tiles_leave_out_changes_nothing(monkeypatch, resize_first, tile):
+def test_skipped_maps_do_not_change_results(monkeypatch, resize_first, tile):
     monkeypatch.setattr(tiles, "CPU_TILE", tile)
     sizes = Sizes((96, 128), (90, 120), (161, 203))
     class_logits = 4 * torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     mask_logits = blobs(20, 24, 32, seed=1)
-    scores = semantic_scores(
-        class_logits, mask_logits, sizes, resize_first=resize_first, memory_budget=BUDGET
-    )
-    labels = semantic_label_map(
-        class_logits, mask_logits, sizes, resize_first=resize_first, memory_budget=BUDGET
-    )
-    check_labels(labels, scores)
-    found, segments = panoptic_segments(
-        class_logits,
-        mask_logits,
-        sizes,
-        thing_ids=[0, 1],
-        object_mask_threshold=0.1,
-        overlap_threshold=0.1,
-        memory_budget=BUDGET,
+    prediction = predicted(class_logits, mask_logits, sizes)
+    options = {"resize_first": resize_first, "memory_budget": BUDGET}
+    check_labels(semantic_label_map(prediction, **options), semantic_scores(prediction, **options))
+    found, segments = panoptic_of(
+        prediction, thing_ids=[0, 1], object_mask_threshold=0.1, overlap_threshold=0.1
     )
     resized = resize_whole(mask_logits, sizes)
-    expected, expected_segments = slow_panoptic(class_logits, resized, [0, 1], 0.1, 0.1)
+    expected, expected_segments = slow_panoptic(prediction.probabilities, resized, [0, 1], 0.1, 0.1)
     assert segments == expected_segments and len(segments) > 3
     assert (found != expected).sum() <= (resized.abs() < 1e-4).sum()
-    masks = instances(class_logits, mask_logits, sizes, max_instances=12, memory_budget=BUDGET).pred_masks
+    masks = predict_instances(prediction, max_instances=12, memory_budget=BUDGET).pred_masks
     assert len({mask.sum().item() for mask in masks} - {0}) > 3
     for mask in masks:
         assert min((mask != one).sum() for one in resized > 0) <= (resized.abs() < 1e-4).sum()
@@ -377,18 +356,19 @@ def test_what_tiles_leave_out_changes_nothing(monkeypatch, resize_first, tile):
 
 @pytest.fixture
 def coarse_products():
-    """Restores the precision of products."""
+    """Restore the precision of matrix products afterwards."""
     yield lambda: torch.set_float32_matmul_precision("medium")
     torch.set_float32_matmul_precision("highest")
 
 
-def test_neither_autocast_nor_coarse_products_reach_results(coarse_products):
-    class_logits, mask_logits = torch.randn(9, 5), 5 * torch.randn(9, 12, 16)
-    sizes, options = Sizes((48, 64), (40, 60), (90, 110)), InferenceOptions(thing_ids=(0, 2))
-    expected = infer(class_logits, mask_logits, sizes, options)
+def test_autocast_and_low_precision_products_do_not_affect_results(coarse_products):
+    sizes = Sizes((48, 64), (40, 60), (90, 110))
+    prediction = predicted(torch.randn(9, 5), 5 * torch.randn(9, 12, 16), sizes)
+    options = InferenceOptions(thing_ids=(0, 2))
+    expected = post_process(prediction, options)
     coarse_products()
     with torch.autocast("cpu", torch.bfloat16):
-        found = infer(class_logits, mask_logits, sizes, options)
+        found = post_process(prediction, options)
     assert torch.equal(found["sem_seg"], expected["sem_seg"])
     assert torch.equal(found["instances"].scores, expected["instances"].scores)
     assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])

@@ -1,4 +1,4 @@
-"""What is inferred follows the options, within the memory they allow."""
+"""Options of post-processing, and its memory budget."""
 
 import weakref
 
@@ -7,14 +7,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mask2former.modeling.postprocessing.inference import InferenceOptions, infer
-from mask2former.modeling.postprocessing.tiles import Sizes
+from mask2former.modeling.postprocessing.inference import InferenceOptions, post_process
+from mask2former.modeling.predictions import ImagePrediction, Sizes
 
 
-def test_other_tasks_force_resizing_first():
-    assert not InferenceOptions(tasks=("semantic",)).semantic_on_resized
-    assert InferenceOptions(tasks=("semantic",), resize_first=True).semantic_on_resized
-    assert InferenceOptions(tasks=("semantic", "panoptic")).semantic_on_resized
+def test_other_tasks_enforce_resizing_logits_first():
+    assert not InferenceOptions(tasks=("semantic",)).resizes_logits
+    assert InferenceOptions(tasks=("semantic",), resize_first=True).resizes_logits
+    assert InferenceOptions(tasks=("semantic", "panoptic")).resizes_logits
 
 
 @pytest.mark.parametrize("tasks", [(), ("semantic", "boxes")])
@@ -29,7 +29,7 @@ def test_a_negative_number_of_instances_is_refused():
 
 
 class PeakMemory(TorchDispatchMode):
-    """Bytes of the tensors alive at a time, of those made inside."""
+    """Measure the peak memory of the tensors created inside."""
 
     def __init__(self):
         super().__init__()
@@ -58,11 +58,11 @@ class PeakMemory(TorchDispatchMode):
 @pytest.mark.parametrize("output", [(400, 300), (900, 700), (90, 70)])
 def test_memory_stays_within_the_budget(output):
     sizes = Sizes((512, 384), (500, 380), output)
-    class_logits, mask_logits = torch.randn(60, 21), torch.randn(60, 128, 96)
+    prediction = ImagePrediction(torch.randn(60, 21).softmax(-1), torch.randn(60, 128, 96), sizes)
     pixels, budget = output[0] * output[1], 2**22
     options = InferenceOptions(thing_ids=tuple(range(10)), memory_budget=budget, max_instances=20)
     with PeakMemory() as memory:
-        infer(class_logits, mask_logits, sizes, options, compact=True)
+        post_process(prediction, options, compact=True)
     results = pixels * (4 + 4) + 2**20  # label map and panoptic map in int32; runs of masks
-    assert memory.peak < budget + results + 2 * mask_logits.nbytes
+    assert memory.peak < budget + results + 2 * prediction.mask_logits.nbytes
     assert memory.peak > budget / 4

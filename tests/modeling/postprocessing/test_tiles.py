@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mask2former.modeling.postprocessing.tiles import (
-    Sizes,
     Tile,
     contenders,
     over_tiles,
@@ -14,6 +13,7 @@ from mask2former.modeling.postprocessing.tiles import (
     tiles_within,
     to_output,
 )
+from mask2former.modeling.predictions import Sizes
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 side = st.integers(1, 40)

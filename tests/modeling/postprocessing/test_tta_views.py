@@ -1,4 +1,4 @@
-"""Averages over views against the obvious: every view's dense scores, swapped back, and their mean."""
+"""Averages over views against the mean of every view's dense scores, flipped back."""
 
 import weakref
 
@@ -10,29 +10,30 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mask2former.modeling.postprocessing.inference import InferenceOptions, infer_views
-from mask2former.modeling.postprocessing.semantic import View
-from mask2former.modeling.postprocessing.tiles import Sizes
+from mask2former.modeling.postprocessing.inference import InferenceOptions
+from mask2former.modeling.postprocessing.tta import post_process_views
+from mask2former.modeling.predictions import ImagePrediction, Sizes
 
 OUTPUT = (37, 50)
 
 
-def drawn_views(shapes, mirror, *, queries=5, classes=4, output=OUTPUT, seed=0):
-    """Views of random logits, of images (H, W) padded to multiples of 32; blocks of mask, not noise."""
+def drawn_views(shapes, flip, *, queries=5, classes=4, output=OUTPUT, seed=0):
+    """Return views of random logits, of images (H, W) padded to multiples of 32."""
     generator = torch.Generator().manual_seed(seed)
     views = []
     for height, width in shapes:
         padded = (-(-height // 32) * 32, -(-width // 32) * 32)
-        for mirrored in (False, True) if mirror else (False,):
+        for flipped in (False, True) if flip else (False,):
             class_logits = torch.randn(queries, classes + 1, generator=generator) * 2
             masks = torch.randn(queries, padded[0] // 4, padded[1] // 4, generator=generator) * 4
-            views.append(View(class_logits, masks, Sizes(padded, (height, width), output), mirrored))
+            sizes = Sizes(padded, (height, width), output)
+            views.append(ImagePrediction(class_logits.softmax(-1), masks, sizes, flipped))
     return views
 
 
 def dense_scores(view, resize_first):
-    """The scores (K, H, W) of a view, everything at once."""
-    classes = view.class_logits.softmax(-1)[:, :-1]
+    """Return the scores (K, H, W) of a view, computed at once."""
+    classes = view.probabilities[:, :-1]
     if resize_first:
         scores = torch.einsum("qk,qhw->khw", classes, resize_whole(view.mask_logits, view.sizes).sigmoid())
     else:
@@ -41,17 +42,17 @@ def dense_scores(view, resize_first):
         scores = torch.nn.functional.interpolate(
             scores[None], size=view.sizes.output, mode="bilinear", align_corners=False
         )[0]
-    return scores.flip(-1) if view.mirrored else scores
+    return scores.flip(-1) if view.flipped else scores
 
 
 def averaged(views, resize_first, *, compact, budget=2**28):
     options = InferenceOptions(tasks=("semantic",), resize_first=resize_first, memory_budget=budget)
     pixels = [view.sizes.image[0] * view.sizes.image[1] for view in views]
-    return infer_views(iter(views), pixels, options, compact=compact)
+    return post_process_views(iter(views), pixels, options, compact=compact)
 
 
 def assert_best(labels, scores):
-    """Each label's score is the best, to rounding."""
+    """Check that each label has the highest score, up to rounding."""
     assert labels.dtype == torch.int32 and labels.shape == scores.shape[1:]
     assert torch.allclose(scores.gather(0, labels[None].long())[0], scores.amax(0), atol=1e-5)
 
@@ -59,13 +60,13 @@ def assert_best(labels, scores):
 @settings(max_examples=25)
 @given(
     shapes=st.lists(st.tuples(st.integers(8, 70), st.integers(8, 90)), min_size=1, max_size=3),
-    mirror=st.booleans(),
+    flip=st.booleans(),
     resize_first=st.booleans(),
     budget=st.sampled_from([3_000, 2**28]),
     seed=st.integers(0, 99),
 )
-def test_the_average_is_that_of_dense_scores(shapes, mirror, resize_first, budget, seed):
-    views = drawn_views(shapes, mirror, seed=seed)
+def test_averages_equal_the_mean_of_dense_scores(shapes, flip, resize_first, budget, seed):
+    views = drawn_views(shapes, flip, seed=seed)
     expected = torch.stack([dense_scores(view, resize_first) for view in views]).mean(0)
     scores = averaged(views, resize_first, compact=False, budget=budget)["sem_seg"]
     assert torch.allclose(scores, expected, atol=1e-5)
@@ -73,32 +74,32 @@ def test_the_average_is_that_of_dense_scores(shapes, mirror, resize_first, budge
 
 
 @pytest.mark.parametrize("classes", [2, 60])  # the sum of scores is less than the logits, and more
-def test_both_ways_of_a_label_map_agree_with_the_average(classes):
-    views = drawn_views([(64, 96), (96, 128)], mirror=True, queries=40, classes=classes)
+def test_label_maps_from_logits_and_from_summed_scores_match_the_average(classes):
+    views = drawn_views([(64, 96), (96, 128)], flip=True, queries=40, classes=classes)
     expected = torch.stack([dense_scores(view, False) for view in views]).mean(0)
     assert_best(averaged(views, False, compact=True)["label_map"], expected)
 
 
-def test_views_that_disagree_are_outvoted():
+def test_the_majority_of_views_wins():
     sure, size = 12.0, (32, 32)
     sizes = Sizes(size, size, size)
 
-    def view(winner, confidence, mirrored=False):
+    def view(winner, confidence, flipped=False):
         masks = torch.full((1, 8, 8), -sure)
         masks[..., :4] = sure  # the left half of what it sees
         logits = (
             torch.tensor([[confidence, 0.0, 0.0]]) if winner == 0 else torch.tensor([[0.0, confidence, 0.0]])
         )
-        return View(logits, masks, sizes, mirrored)
+        return ImagePrediction(logits.softmax(-1), masks, sizes, flipped)
 
     labels = averaged([view(0, 2.0), view(1, 3.0), view(0, 2.0)], True, compact=True)["label_map"]
     assert (labels[:, :8] == 0).all()  # twice 0.79 against 0.91
-    labels = averaged([view(0, 2.0), view(1, 3.0, mirrored=True)], True, compact=True)["label_map"]
+    labels = averaged([view(0, 2.0), view(1, 3.0, flipped=True)], True, compact=True)["label_map"]
     assert (labels[:, :8] == 0).all() and (labels[:, 24:] == 1).all()
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the most numbers that any tensor made meanwhile has."""
+    """Record the size of the largest tensor created inside."""
 
     def __init__(self):
         super().__init__()
@@ -113,23 +114,23 @@ class LargestTensor(TorchDispatchMode):
 
 def test_a_large_image_of_many_classes_is_never_held_as_scores():
     budget, output = 4 * 2**20, (600, 800)
-    views = drawn_views([(64, 96), (96, 128)], mirror=True, queries=20, classes=150, output=output)
+    views = drawn_views([(64, 96), (96, 128)], flip=True, queries=20, classes=150, output=output)
     with LargestTensor() as seen:
         averaged(views, False, compact=True, budget=budget)
     assert output[0] * output[1] <= seen.numbers < 150 * output[0] * output[1] / 50
     assert seen.numbers * 4 <= budget
 
 
-def test_few_classes_are_summed_so_that_logits_of_large_views_are_not_held():
+def test_with_few_classes_scores_are_summed_and_logits_not_held():
     made, most = [], 0
 
     def views():
         nonlocal most
         for seed in range(8):
-            (view,) = drawn_views([(96, 128)], mirror=False, queries=50, classes=2, seed=seed)
+            (view,) = drawn_views([(96, 128)], flip=False, queries=50, classes=2, seed=seed)
             made.append(weakref.ref(view.mask_logits))
             most = max(most, sum(logits() is not None for logits in made))
             yield view
 
-    infer_views(views(), [96 * 128] * 8, InferenceOptions(tasks=("semantic",)), compact=True)
+    post_process_views(views(), [96 * 128] * 8, InferenceOptions(tasks=("semantic",)), compact=True)
     assert len(made) == 8 and most <= 3  # the first, which tells the sizes, the last, and the new one
