@@ -1,15 +1,15 @@
-"""The command `python -m mask2former.tools.check_dataset`: can a dataset be trained on, what does it hold?
+"""The command `mask2former check-dataset`: check that a dataset can be trained on, and summarize it.
 
-Every image is decoded and every annotation made into masks, by the code that training uses. A broken record
-is reported and the rest go on. Eight samples are drawn with their ground truth: a look at them shows what no
-program sees.
+Every image is decoded and every annotation becomes masks, by the code that training uses. A broken record is
+reported, and the check goes on. Eight samples are drawn with their ground truth, since a person sees mistakes
+in them that no program finds.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -17,23 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
+from mask2former.config.defaults import DEFAULTS
 from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCatalog
 from mask2former.data.catalog import Record
-from mask2former.data.checks.record import RecordFacts, Warned, look_into, task_of
-from mask2former.data.checks.summary import SHARED, Statistics, repeated
+from mask2former.data.checks.record import DataWarning, RecordSummary, annotation_kind, summarize_record
+from mask2former.data.checks.summary import repeated, summarize_dataset
 from mask2former.data.custom.dataset import forget, register_files
 from mask2former.data.custom.duplicates import shared_images
+from mask2former.data.custom.label_classes import spread
 from mask2former.data.errors import errors_collected
 from mask2former.data.ground_truth.geometry import View
 from mask2former.data.mapper import record_image
+from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import write_image
-from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.label_maps import IGNORE_LABEL, Array
 from mask2former.utils.visualize import (
-    Array,
     Color,
     class_colors,
     draw_regions,
@@ -43,143 +44,173 @@ from mask2former.utils.visualize import (
 )
 
 SAMPLES = 8
-CHUNK = 16  # records that a process is given at a time
+CHUNK = 16  # records that a process fetches at once
 CLASS_COLUMNS = 3
-OWN = "own"  # the name of what is given by its files
-Sample = tuple[Record, Metadata]
+SHARED = "images that the other dataset holds too"  # a kind of warning
+CUSTOM = "custom"  # the name of a dataset given by --images and --annotations
 
 
 def whole_number(text: str) -> int:
-    """A number from 1 on, for argparse."""
+    """Parse a number of at least 1, for argparse."""
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"it is a whole number, at least 1, not '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not '{text}'")
     return int(text)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Which dataset is to be checked: one known by name, or files."""
+    """Return the flags: the dataset, by its name or by its files, and how to check it."""
     parser = argparse.ArgumentParser(
-        description="Read a dataset as training does, tell what it holds and what is broken, draw samples.",
-        epilog="Exit code 0: all is well; 1: records are broken; 2: no such dataset, or wrong flags.",
+        prog="mask2former check-dataset",
+        description="Read a dataset as training does, summarize it, report what is broken, draw samples.",
+        epilog="Exit code 0: no record is broken; 1: records are broken; 2: no such dataset, or wrong flags.",
     )
     flag = parser.add_argument
-    flag("name", nargs="?", metavar="NAME", help="a dataset known by name, such as coco_2017_train")
-    flag("--images", metavar="DIR", help="instead of a name: the images of your own data,")
-    flag("--annotations", metavar="FILE_OR_DIR", help="its COCO JSON, or folder of label PNGs,")
-    flag("--classes", metavar="FILE", help="and the names of its classes, where those do not tell")
+    queries = DEFAULTS["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"]
+    flag("name", nargs="?", metavar="NAME", help="a registered dataset, such as coco_2017_train")
+    flag("--images", metavar="DIR", help="instead of NAME: the images of a custom dataset,")
+    flag("--annotations", metavar="FILE_OR_DIR", help="its COCO JSON or folder of label PNGs,")
+    flag("--classes", metavar="FILE", help="and a file that names the classes of label PNGs")
     flag("--against", metavar="NAME", help="another dataset that should share no image with this one")
-    flag("--output", metavar="DIR", type=Path, help="where samples go (default: output/check_dataset/NAME)")
-    flag("--limit", metavar="N", type=whole_number, help="look at the first N records only")
+    flag("--output", metavar="DIR", type=Path, help="folder of samples (default: output/check_dataset/NAME)")
+    flag("--limit", metavar="N", type=whole_number, help="check the first N records only")
     flag("--workers", metavar="N", type=whole_number, default=os.cpu_count() or 1, help="processes")
-    flag("--queries", metavar="N", type=whole_number, default=100, help="of the model (default: 100)")
-    flag("--json", action="store_true", help="print the card as JSON")
+    flag("--queries", metavar="N", type=whole_number, default=queries, help="of the model (%(default)s)")
+    flag("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     if bool(args.name) == bool(args.images or args.annotations):
         parser.error("give either the NAME of a dataset, or --images and --annotations")
     if not args.name and not (args.images and args.annotations):
         parser.error("--images and --annotations belong together")
     if args.classes and args.name:
-        parser.error("--classes belongs to --images and --annotations; what has a name has its classes")
+        parser.error("--classes belongs to --images and --annotations; a registered dataset has its classes")
     return args
 
 
-def checked(records: Sequence[Record], metadata: Metadata, workers: int) -> Iterator[RecordFacts]:
-    """What each record holds, in order, with progress."""
-    look = partial(look_into, metadata=metadata)
+def summaries(records: Sequence[Record], metadata: Metadata, workers: int) -> Iterator[RecordSummary]:
+    """Yield the summary of each record, in order, with a progress bar."""
+    summarize = partial(summarize_record, metadata=metadata)
     progress = partial(tqdm, total=len(records), unit="image", disable=None)
     if workers == 1:
-        yield from progress(map(look, records))
+        yield from progress(map(summarize, records))
         return
     with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        yield from progress(pool.map(look, records, chunksize=CHUNK))
+        yield from progress(pool.map(summarize, records, chunksize=CHUNK))
 
 
-def complete_metadata(name: str, records: Iterable[Record]) -> tuple[Metadata, list[str]]:
-    """The facts about a dataset, with an ignore label in any case, and the names of its classes.
+def class_names(metadata: Metadata, records: Sequence[Record]) -> list[str]:
+    """Return the names of the classes that the records are annotated with.
 
     Raises:
-        DatasetError: records are annotated, and the metadata has no names for their classes.
+        DatasetError: the metadata lacks them.
     """
-    facts = MetadataCatalog.get(name).snapshot()
-    facts.ignore_label = facts.get("ignore_label", IGNORE_LABEL)
-    task = next(filter(None, map(task_of, records)), None)
-    names = facts.get(task.names_fact) if task else []
+    kind = next(filter(None, map(annotation_kind, records)), None)
+    names = metadata.get(kind.names_fact) if kind else []
     if names is None:
-        raise DatasetError(f"the metadata of '{name}' has no '{task.names_fact}'")  # type: ignore[union-attr]
-    return facts, list(names)
+        raise DatasetError(f"the metadata of '{metadata.name}' has no '{kind.names_fact}'")  # type: ignore[union-attr]
+    return list(names)
 
 
-def examine(
-    records: Sequence[Record], metadata: Metadata, names: Sequence[str], workers: int
-) -> tuple[Statistics, list[int]]:
-    """The statistics of records, and which of them show objects and are sound."""
+def draw_ground_truth(record: Record, metadata: Metadata) -> Array:
+    """Return the image (H, W, 3) with its regions as training sees them, enlarged if it is tiny."""
+    image, kind = record_image(record), annotation_kind(record)
+    assert kind is not None
+    names = metadata.get(kind.names_fact)
+    given = metadata.get(kind.names_fact.replace("classes", "colors")) or ()
+    colors: list[Color] = [tuple(color) for color in given]
+    if len(colors) != len(names):
+        colors = class_colors(len(names))
+    segments = kind.reader(record, metadata, image.shape[:2])
+    which, masks = segments.visible(View.whole(*image.shape[:2]))
+    scale = legible_scale(image)
+    regions = [
+        region._replace(mask=enlarge(region.mask, scale))
+        for region in mask_regions(masks, segments.classes[which].tolist(), names, colors)
+    ]
+    return draw_regions(enlarge(image, scale), regions)
+
+
+def draw_samples(records: Sequence[Record], metadata: Metadata, folder: Path) -> list[str]:
+    """Draw some of the records, spread evenly, and return the files."""
+    files = []
+    for number, record in enumerate(spread(records, SAMPLES), start=1):
+        path = folder / f"sample_{number}_{Path(record['file_name']).stem}.png"
+        write_image(path, draw_ground_truth(record, metadata))
+        files.append(str(path))
+    return files
+
+
+def overlap(records: Sequence[Record], other: str) -> list[DataWarning]:
+    """Return a warning for each image that the dataset `other` holds too.
+
+    Raises:
+        DatasetError: there is no such dataset, or it cannot be read.
+    """
+    with errors_collected():  # what is broken in it does not matter here
+        others = DatasetCatalog.get(other)
+    files, other_files = ([r["file_name"] for r in rows if "file_name" in r] for rows in (records, others))
+    return [DataWarning(SHARED, f"{a}: {b}") for a, b in shared_images(files, other_files)]
+
+
+def check(args: argparse.Namespace) -> dict[str, Any]:
+    """Check the dataset that the flags name, draw its samples, and return the report.
+
+    Raises:
+        DatasetError: there is no such dataset, or its files as a whole cannot be read.
+    """
+    name = args.name or CUSTOM
+    with errors_collected() as errors:
+        if not args.name:
+            forget(CUSTOM)
+            register_files(CUSTOM, args.images, args.annotations, args.classes)
+            errors.clear()  # the records will show what is broken
+        records = DatasetCatalog.get(name)[: args.limit]
+    metadata = MetadataCatalog.get(name).snapshot()
+    metadata.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)
     things = metadata.get("thing_dataset_id_to_contiguous_id", {}).values()
     is_panoptic = any("pan_seg_file_name" in record for record in records)
-    statistics = Statistics(names, frozenset(things) if is_panoptic else None)
-    telling = []
-    for i, facts in enumerate(checked(records, metadata, workers)):
-        statistics.add(facts)
-        telling += [i] if facts.classes else []
-    for warned in repeated(records):
-        statistics.add_warning(warned)
-    return statistics, telling
+    names = class_names(metadata, records)
+    warnings = repeated(records) + (overlap(records, args.against) if args.against else [])
+    found = list(summaries(records, metadata, args.workers))
+    report = summarize_dataset(
+        found,
+        names,
+        things=set(things) if is_panoptic else None,
+        queries=args.queries,
+        errors=map(str, errors),
+        warnings=warnings,
+    )
+    folder = args.output or Path("output") / "check_dataset" / name.replace("/", "_")
+    with_objects = [record for record, summary in zip(records, found, strict=True) if summary.classes]
+    return {"dataset": name, **report, "samples": draw_samples(with_objects, metadata, folder)}
 
 
-def class_palette(metadata: Metadata, names_fact: str, num_classes: int) -> list[Color]:
-    """The colors that the dataset has for its classes, else ours."""
-    given = metadata.get(names_fact.replace("classes", "colors")) or ()
-    return [tuple(color) for color in given] if len(given) == num_classes else class_colors(num_classes)
-
-
-def draw_truth(record: Record, metadata: Metadata) -> Array:
-    """The image (H, W, 3) with the regions that training would be shown, enlarged where it is tiny."""
-    image, task = record_image(record), task_of(record)
-    assert task is not None
-    segments = task.reader(record, metadata, image.shape[:2])
-    which, masks = segments.visible(View.whole(*image.shape[:2]))
-    names = metadata.get(task.names_fact)
-    classes = segments.classes[which].tolist()
-    regions = mask_regions(masks, classes, names, class_palette(metadata, task.names_fact, len(names)))
-    scale = legible_scale(image)
-    enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
-    return draw_regions(enlarge(image, scale), enlarged)
-
-
-def draw_samples(records: Sequence[Record], metadata: Metadata, folder: Path) -> list[Path]:
-    """Draw some of the records, spread evenly; the files."""
-    chosen = np.unique(np.linspace(0, len(records) - 1, min(SAMPLES, len(records))).astype(int))
-    paths = [folder / f"sample_{n}_{Path(records[i]['file_name']).stem}.png" for n, i in enumerate(chosen, 1)]
-    for path, i in zip(paths, chosen, strict=True):
-        write_image(path, draw_truth(records[i], metadata))
-    return paths
-
-
-def card_text(card: dict[str, Any]) -> str:
-    """The card as people read it."""
+def report_text(report: dict[str, Any]) -> str:
+    """Return the report as text for people."""
+    broken = report["broken"]
+    title = f"BROKEN RECORDS: {broken['count']}" if broken["count"] else "no record is broken"
     parts = [
-        tabulate(_overview(card), tablefmt="plain"),
-        _size_table(card["object_sizes"]),
-        _class_table(card),
+        tabulate(_overview(report), tablefmt="plain"),
+        _size_table(report["object_sizes"]),
+        _class_table(report),
+        *(_listed(f"{kind}: {found['count']}", found) for kind, found in report["warnings"].items()),
+        _listed(title, broken),
     ]
-    for kind, warned in card["warnings"].items():
-        parts.append(_listed(f"{kind}: {warned['count']}", warned["first"], warned["count"]))
-    broken = card["broken"]["count"]
-    title = f"BROKEN RECORDS: {broken}" if broken else "no record is broken"
-    parts.append(_listed(title, card["broken"]["first"], broken))
     return "\n\n".join(filter(None, parts))
 
 
-def _overview(card: dict[str, Any]) -> list[list[Any]]:
-    objects, share = card["objects_in_an_image"], card["share_of_pixels_without_class"]
+def _overview(report: dict[str, Any]) -> list[list[Any]]:
+    objects, share, sizes = (
+        report[key] for key in ("objects_in_an_image", "share_of_pixels_without_class", "image_sizes")
+    )
     most = f"{objects['most']}, in {objects['most_in']}" if objects["most"] else "0"
-    forms = ", ".join(f"{count} {form}" for form, count in card["representation"].items())
+    forms = ", ".join(f"{count} {form}" for form, count in report["representation"].items())
     return [
-        ["dataset", card["dataset"]],
-        ["images", card["images"]],
-        ["sizes", _size_line(card["image_sizes"])],
+        ["dataset", report["dataset"]],
+        ["images", report["images"]],
+        ["sizes", _size_line(**sizes) if sizes else "none could be read"],
         ["annotations", forms or "none: images alone"],
-        ["without objects", card["images_without_objects"]],
-        ["crowd regions", card["crowd_regions"]],
+        ["without objects", report["images_without_objects"]],
+        ["crowd regions", report["crowd_regions"]],
         ["objects", f"{objects['mean'] or 0:.1f} an image, at most {most}"],
         [
             "queries",
@@ -189,36 +220,28 @@ def _overview(card: dict[str, Any]) -> list[list[Any]]:
     ]
 
 
-def _size_line(sizes: dict[str, Any]) -> str:
-    if not sizes:
-        return "none could be read"
-    smallest, largest, commonest = (
-        f"{sizes[which][1]} x {sizes[which][0]}" for which in ("smallest", "largest", "commonest")
-    )
+def _size_line(
+    different: int, smallest: list[int], largest: list[int], commonest: list[int], images_of_commonest: int
+) -> str:
+    least, most, usual = (f"{width} x {height}" for height, width in (smallest, largest, commonest))
     return (
-        f"{sizes['different']} different, from {smallest} to {largest} (width x height); "
-        f"most often {commonest} ({sizes['images_of_commonest']})"
+        f"{different} different, from {least} to {most} (width x height); "
+        f"most often {usual} ({images_of_commonest})"
     )
 
 
 def _size_table(groups: dict[str, Any]) -> str:
-    rows = [
-        [group, *(value for key, value in facts.items() if key != "area"), *facts["area"].values()]
-        for group, facts in groups.items()
-    ]
+    rows = [{"size": group, **found, **found["area"]} for group, found in groups.items()]
+    for row in rows:
+        del row["area"]
     if not rows:
         return ""
-    facts = next(iter(groups.values()))
-    heads = ["size", *(key for key in facts if key != "area"), *facts["area"]]
-    return (
-        f"{tabulate(rows, heads)}\n(small: below 32 x 32 pixels, large: above 96 x 96; then areas in pixels)"
-    )
+    legend = "(small: below 32 x 32 pixels, large: above 96 x 96; then areas in pixels)"
+    return f"{tabulate(rows, headers='keys')}\n{legend}"
 
 
-def _class_table(card: dict[str, Any]) -> str:
-    classes, unseen = card["classes"], card["never_seen"]
-    if not classes:
-        return ""
+def _class_table(report: dict[str, Any]) -> str:
+    classes, unseen = report["classes"], report["never_seen"]
     cells = [[entry["name"], entry["images"], entry["objects"]] for entry in classes if entry["objects"]]
     length = max(1, -(-len(cells) // CLASS_COLUMNS))
     rows = [[cell for entry in cells[i::length] for cell in entry] for i in range(length)]
@@ -227,72 +250,30 @@ def _class_table(card: dict[str, Any]) -> str:
     return "\n".join(filter(None, [tabulate(rows, heads) if cells else "", never]))
 
 
-def _listed(title: str, items: Sequence[str], count: int = 0) -> str:
-    """A title and, below it, the items; `count` says how many there are in truth."""
-    more = [f"and {count - len(items)} more"] if count > len(items) else []
-    return "\n  ".join([title, *items, *more])
-
-
-def overlap(records: Sequence[Record], other: str) -> list[Warned]:
-    """A warning for each image that the dataset `other` holds too.
-
-    Raises:
-        DatasetError: there is no such dataset, or it cannot be read.
-    """
-    with errors_collected():  # what is broken there is not asked
-        others = DatasetCatalog.get(other)
-    ours, theirs = ([r["file_name"] for r in some if "file_name" in r] for some in (records, others))
-    return [Warned(SHARED, f"{a}: {b}") for a, b in shared_images(ours, theirs)]
-
-
-def name_custom_data(images: str, annotations: str, classes: str | None) -> str:
-    """Make files known by a name, which is returned. What is broken among them, the records will show."""
-    forget(OWN)
-    with errors_collected():
-        register_files(OWN, images, annotations, classes)
-    return OWN
-
-
-def check(args: argparse.Namespace) -> dict[str, Any]:
-    """The card of the dataset that the flags name; its samples are drawn.
-
-    Raises:
-        DatasetError: there is no such dataset, or its files as a whole cannot be read.
-    """
-    name = args.name or name_custom_data(args.images, args.annotations, args.classes)
-    with errors_collected() as errors:
-        records = DatasetCatalog.get(name)
-    records = records[: args.limit]
-    metadata, names = complete_metadata(name, records)
-    shared = overlap(records, args.against) if args.against else []
-    statistics, telling = examine(records, metadata, names, args.workers)
-    for warned in shared:
-        statistics.add_warning(warned)
-    for error in errors:
-        statistics.add_broken(str(error))
-    folder = args.output or Path("output") / "check_dataset" / name.replace("/", "_")
-    samples = draw_samples([records[i] for i in telling], metadata, folder)
-    return {"dataset": name, **statistics.card(args.queries), "samples": [str(path) for path in samples]}
+def _listed(title: str, examples: dict[str, Any]) -> str:
+    """Return a title, the first examples below it, and the number of the others."""
+    others = examples["count"] - len(examples["first"])
+    return "\n  ".join([title, *examples["first"], *([f"and {others} more"] if others else [])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: all is well; 1: records are broken; 2: no such dataset, or wrong flags."""
+    """Run the command and return its exit code; see its `--help`."""
     args = parse_arguments(argv)
     try:
-        card = check(args)
+        report = check(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenProcessPool:
-        print("error: a process was killed, perhaps for want of memory; try fewer --workers", file=sys.stderr)
+        print("error: a process was killed, perhaps out of memory; try fewer --workers", file=sys.stderr)
         return 1
     if args.json:
-        print(json.dumps(card, indent=1))
+        print(json.dumps(report, indent=1))
     else:
-        print(card_text(card) + "\n")
-        print(_listed(f"samples drawn: {len(card['samples'])}", card["samples"]))
-    return int(card["broken"]["count"] > 0)
+        print(report_text(report) + "\n")
+        print("\n  ".join([f"samples drawn: {len(report['samples'])}", *report["samples"]]))
+    return int(report["broken"]["count"] > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alias("python -m mask2former.tools.check_dataset", "check-dataset"))

@@ -1,4 +1,4 @@
-"""The command that checks a dataset: its card against annotation files, broken records, samples, refusals."""
+"""`mask2former check-dataset`: the report against annotation files, broken records, samples, wrong flags."""
 
 import json
 import shutil
@@ -22,27 +22,27 @@ TRAIN = "shapes_panoptic_train"
 
 @pytest.fixture
 def shapes(tiny_shapes, tmp_path, monkeypatch):
-    """A copy of the drawn shapes that may be broken; samples are written beside it."""
+    """A copy of the shapes dataset that a test may break; samples are written beside it."""
     shutil.copytree(tiny_shapes / "shapes", tmp_path / "datasets" / "shapes")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "datasets"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "datasets" / "shapes"
 
 
-def card_of(capsys, *arguments, code=0):
+def report_of(capsys, *arguments, code=0):
     assert main([*arguments, "--json"]) == code
     return json.loads(capsys.readouterr().out)
 
 
-def truth(shapes, split="train"):
+def annotations(shapes, split="train"):
     return json.loads((shapes / "annotations" / f"panoptic_{split}.json").read_text())["annotations"]
 
 
-def test_the_card_tells_what_the_annotation_file_tells(shapes, capsys):
-    card = card_of(capsys, TRAIN, "--workers", "1")
-    images = [Counter(s["category_id"] for s in row["segments_info"]) for row in truth(shapes)]
-    assert card["images"] == len(images) == 6
-    assert card["classes"] == [
+def test_the_report_agrees_with_the_annotation_file(shapes, capsys):
+    report = report_of(capsys, TRAIN, "--workers", "1")
+    images = [Counter(s["category_id"] for s in row["segments_info"]) for row in annotations(shapes)]
+    assert report["images"] == len(images) == 6
+    assert report["classes"] == [
         {
             "name": category["name"],
             "images": sum(category["id"] in image for image in images),
@@ -50,33 +50,33 @@ def test_the_card_tells_what_the_annotation_file_tells(shapes, capsys):
         }
         for category in CATEGORIES
     ]
-    areas = [(s["area"], s["category_id"] <= 3) for row in truth(shapes) for s in row["segments_info"]]
+    areas = [(s["area"], s["category_id"] <= 3) for row in annotations(shapes) for s in row["segments_info"]]
     for group, is_thing in (("things", True), ("stuff", False)):
-        own = [area for area, thing in areas if thing == is_thing]
-        sizes = card["object_sizes"][group]
+        group_areas = [area for area, thing in areas if thing == is_thing]
+        sizes = report["object_sizes"][group]
         assert (sizes["count"], sizes["area"]["least"], sizes["area"]["most"]) == (
-            len(own),
-            min(own),
-            max(own),
+            len(group_areas),
+            min(group_areas),
+            max(group_areas),
         )
-        assert sizes["small"] == sum(area < 1024 for area in own)
-    assert card["objects_in_an_image"]["most"] == max(image.total() for image in images)
-    assert card["share_of_pixels_without_class"] == 0
-    assert card["broken"]["count"] == 0
-    assert card["warnings"] == {}
+        assert sizes["small"] == sum(area < 1024 for area in group_areas)
+    assert report["objects_in_an_image"]["most"] == max(image.total() for image in images)
+    assert report["share_of_pixels_without_class"] == 0
+    assert report["broken"]["count"] == 0
+    assert report["warnings"] == {}
 
 
 def test_the_number_of_processes_does_not_matter(shapes, capsys):
-    one, two = (card_of(capsys, TRAIN, "--workers", number) for number in "12")
+    one, two = (report_of(capsys, TRAIN, "--workers", number) for number in "12")
     assert one == two
 
 
-def test_a_sample_shows_the_truth(shapes, capsys):
-    card = card_of(capsys, TRAIN, "--workers", "1")
-    assert len(card["samples"]) == 6
-    assert card["samples"][0] == f"output/check_dataset/{TRAIN}/sample_1_000001.png"
+def test_a_sample_shows_the_ground_truth(shapes, capsys):
+    report = report_of(capsys, TRAIN, "--workers", "1")
+    assert len(report["samples"]) == 6
+    assert report["samples"][0] == f"output/check_dataset/{TRAIN}/sample_1_000001.png"
     image = np.asarray(Image.open(shapes / "train" / "000001.jpg")).astype(int)
-    drawn = np.asarray(Image.open(card["samples"][0])).astype(int)
+    drawn = np.asarray(Image.open(report["samples"][0])).astype(int)
     assert drawn.shape == (512, 512, 3)  # four times as large, to be legible
     ids = read_segment_ids(shapes / "panoptic_train" / "000001.png")
     for category in CATEGORIES[3:]:  # the stuff, of one color
@@ -87,7 +87,7 @@ def test_a_sample_shows_the_truth(shapes, capsys):
         assert share > 0.7  # elsewhere are outlines and the name
 
 
-def test_broken_records_are_counted_and_do_not_stop_it(shapes, capsys):
+def test_broken_records_are_counted_and_the_check_goes_on(shapes, capsys):
     (shapes / "train" / "000001.jpg").unlink()
     png = shapes / "panoptic_train" / "000002.png"
     png.write_bytes(png.read_bytes()[:200])
@@ -106,7 +106,7 @@ def test_broken_records_are_counted_and_do_not_stop_it(shapes, capsys):
 
 
 @pytest.mark.parametrize(("task", "broken"), [("sem_seg", 1), ("instance_seg", 1), ("panoptic", 2)])
-def test_images_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeypatch, capsys):
+def test_missing_images_of_cityscapes_are_reported(task, broken, tmp_path, monkeypatch, capsys):
     """The panoptic JSON and the label maps both name the image."""
     cityscapes.draw(tmp_path)
     script_runs.run("prepare_cityscapes", tmp_path)
@@ -114,12 +114,12 @@ def test_images_of_cityscapes_that_are_missing(task, broken, tmp_path, monkeypat
     gone.unlink()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     name = f"cityscapes_fine_{task}_val"
-    card = card_of(capsys, name, "--workers", "1", "--output", str(tmp_path / "out"), code=1)
-    assert (card["broken"]["count"], card["images"]) == (broken, 2)
-    assert all("frankfurt_000000" in reason for reason in card["broken"]["first"])
+    report = report_of(capsys, name, "--workers", "1", "--output", str(tmp_path / "out"), code=1)
+    assert (report["broken"]["count"], report["images"]) == (broken, 2)
+    assert all("frankfurt_000000" in reason for reason in report["broken"]["first"])
 
 
-def test_more_broken_records_than_are_shown(shapes, capsys, monkeypatch):
+def test_broken_records_beyond_the_first_are_only_counted(shapes, capsys, monkeypatch):
     shutil.rmtree(shapes / "panoptic_val")
     (shapes / "panoptic_val").mkdir()
     monkeypatch.setattr("mask2former.data.checks.summary.SHOWN", 1)
@@ -131,28 +131,28 @@ def test_more_broken_records_than_are_shown(shapes, capsys, monkeypatch):
     assert "samples drawn: 0" in out
 
 
-def test_the_text_of_a_card(shapes, capsys):
+def test_the_text_lists_the_report(shapes, capsys):
     assert main([TRAIN, "--queries", "3", "--workers", "1", "--output", "here"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    told = {line[:20].strip(): line[20:].strip() for line in lines if line}
-    assert told["images"] == "6"
-    assert told["sizes"].endswith("most often 128 x 128 (6)")
-    assert told["annotations"] == "6 panoptic PNG"
+    lines_of = {line[:20].strip(): line[20:].strip() for line in lines if line}
+    assert lines_of["images"] == "6"
+    assert lines_of["sizes"].endswith("most often 128 x 128 (6)")
+    assert lines_of["annotations"] == "6 panoptic PNG"
     # Each image has two textures and three shapes or more.
-    assert told["queries"] == "3; images with more objects: 6"
+    assert lines_of["queries"] == "3; images with more objects: 6"
     assert "no record is broken" in lines
     assert (shapes.parents[1] / "here" / "sample_6_000006.png").exists()
 
 
-def test_only_the_first_records(shapes, capsys):
-    card = card_of(capsys, TRAIN, "--limit", "2", "--workers", "1")
-    assert card["images"] == len(card["samples"]) == 2
+def test_limit_checks_the_first_records(shapes, capsys):
+    report = report_of(capsys, TRAIN, "--limit", "2", "--workers", "1")
+    assert report["images"] == len(report["samples"]) == 2
 
 
-def test_images_that_another_dataset_has(shapes, capsys):
+def test_images_shared_with_another_dataset_give_warnings(shapes, capsys):
     shutil.copy(shapes / "train" / "000003.jpg", shapes / "val" / "000002.jpg")
-    card = card_of(capsys, TRAIN, "--against", "shapes_panoptic_val", "--workers", "1")
-    ((kind, found),) = card["warnings"].items()
+    report = report_of(capsys, TRAIN, "--against", "shapes_panoptic_val", "--workers", "1")
+    ((kind, found),) = report["warnings"].items()
     assert "the other dataset" in kind
     assert found == {"count": 1, "first": [f"{shapes / 'train/000003.jpg'}: {shapes / 'val/000002.jpg'}"]}
 
@@ -166,7 +166,7 @@ def registered(shapes):
     MetadataCatalog.remove("user")
 
 
-def test_doubtful_annotations(registered, shapes, capsys):
+def test_unusual_annotations_give_warnings(registered, shapes, capsys):
     path = shapes / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
     content["images"].append(content["images"][0])
@@ -174,8 +174,8 @@ def test_doubtful_annotations(registered, shapes, capsys):
     content["annotations"][1]["segmentation"] = [[500, 500, 600, 500, 600, 600]]
     content["categories"].append({"id": 9, "name": "star"})
     path.write_text(json.dumps(content))
-    card = card_of(capsys, registered, "--workers", "1")
-    counts = {kind: found["count"] for kind, found in card["warnings"].items()}
+    report = report_of(capsys, registered, "--workers", "1")
+    counts = {kind: found["count"] for kind, found in report["warnings"].items()}
     # The image that is listed twice shows all of its objects twice.
     assert counts == {
         "boxes that do not fit their masks": 2,
@@ -183,14 +183,14 @@ def test_doubtful_annotations(registered, shapes, capsys):
         "image ids that several records have": 1,
         "images that several records show": 1,
     }
-    assert card["never_seen"] == ["star"]
+    assert report["never_seen"] == ["star"]
     assert main([registered, "--workers", "1"]) == 0
     out = capsys.readouterr().out
     assert "never seen, 1 of 4: star" in out
     assert "boxes that do not fit their masks: 2\n  " in out
 
 
-def test_images_without_annotations(shapes, capsys, monkeypatch):
+def test_images_without_annotations_are_checked_and_classes_need_names(shapes, capsys, monkeypatch):
     DatasetCatalog.register("alone", lambda: [{"file_name": str(shapes / "val" / "000001.jpg")}])
     try:
         assert main(["alone", "--workers", "1"]) == 0
@@ -205,17 +205,17 @@ def test_images_without_annotations(shapes, capsys, monkeypatch):
         MetadataCatalog.remove("alone")
 
 
-def test_without_an_ignore_label_it_is_255_as_in_configs(shapes, capsys):
+def test_the_ignore_label_is_255_by_default(shapes, capsys):
     Image.fromarray(np.full((128, 128), 255, np.uint8)).save("labels.png")
     record = {"file_name": str(shapes / "val" / "000001.jpg"), "sem_seg_file_name": "labels.png"}
     DatasetCatalog.register("ignored", lambda: [record])
     MetadataCatalog.get("ignored").set(stuff_classes=["one"])
     try:
-        card = card_of(capsys, "ignored", "--workers", "1")
+        report = report_of(capsys, "ignored", "--workers", "1")
     finally:
         DatasetCatalog.remove("ignored")
         MetadataCatalog.remove("ignored")
-    assert card["share_of_pixels_without_class"] == card["images_without_objects"] == 1
+    assert report["share_of_pixels_without_class"] == report["images_without_objects"] == 1
 
 
 def test_real_images_agree_with_pycocotools(shared: Path, capsys, tmp_path):
@@ -225,41 +225,41 @@ def test_real_images_agree_with_pycocotools(shared: Path, capsys, tmp_path):
     path = root / "annotations" / "instances_val2017.json"
     register_coco_instances("tiny", {}, path, root / "images" / "val2017")
     try:
-        card = card_of(capsys, "tiny", "--workers", "2", "--output", str(tmp_path))
+        report = report_of(capsys, "tiny", "--workers", "2", "--output", str(tmp_path))
     finally:
         DatasetCatalog.remove("tiny")
         MetadataCatalog.remove("tiny")
     coco = COCO(str(path))
     objects = coco.loadAnns(coco.getAnnIds(iscrowd=False))
     areas = [int(coco.annToMask(annotation).sum()) for annotation in objects]
-    sizes = card["object_sizes"]["objects"]
+    sizes = report["object_sizes"]["objects"]
     assert sizes["count"] == len(areas)
     assert (sizes["area"]["least"], sizes["area"]["most"]) == (min(areas), max(areas))
     assert sizes["small"] == sum(area < 32**2 for area in areas)
-    assert card["crowd_regions"] == len(coco.getAnnIds(iscrowd=True))
-    counted = {entry["name"]: entry["objects"] for entry in card["classes"] if entry["objects"]}
+    assert report["crowd_regions"] == len(coco.getAnnIds(iscrowd=True))
+    counted = {entry["name"]: entry["objects"] for entry in report["classes"] if entry["objects"]}
     assert counted == Counter(coco.cats[annotation["category_id"]]["name"] for annotation in objects)
 
 
-def own(shapes, annotations, *flags):
-    return ["--images", str(shapes / "train"), "--annotations", str(annotations), *flags, "--workers", "1"]
+def custom(shapes, path, *flags):
+    return ["--images", str(shapes / "train"), "--annotations", str(path), *flags, "--workers", "1"]
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "instances"])
-def test_data_without_a_name(shapes, capsys, kind):
+def test_a_custom_dataset_is_checked_by_its_files(shapes, capsys, kind):
     path = shapes / "annotations" / f"{kind}_train.json"
-    card = card_of(capsys, *own(shapes, path))
-    assert card.pop("dataset") == "own"
-    assert card.pop("samples")[0] == "output/check_dataset/own/sample_1_000001.png"
+    report = report_of(capsys, *custom(shapes, path))
+    assert report.pop("dataset") == "custom"
+    assert report.pop("samples")[0] == "output/check_dataset/custom/sample_1_000001.png"
     if kind == "panoptic":
-        registered = card_of(capsys, TRAIN, "--workers", "1")
-        assert card == {key: value for key, value in registered.items() if key in card}
+        registered = report_of(capsys, TRAIN, "--workers", "1")
+        assert report == {key: value for key, value in registered.items() if key in report}
     rows = json.loads(path.read_text())["annotations"]
     segments = [row for image in rows for row in image["segments_info"]] if kind == "panoptic" else rows
-    assert sum(entry["objects"] for entry in card["classes"]) == len(segments)
+    assert sum(entry["objects"] for entry in report["classes"]) == len(segments)
 
 
-def test_label_maps_without_a_name(shapes, capsys):
+def test_custom_label_maps_are_checked(shapes, capsys):
     """One file is no image, and one holds a label that has no name."""
     (shapes / "labels").mkdir()
     for path in sorted((shapes / "panoptic_train").iterdir()):
@@ -269,38 +269,38 @@ def test_label_maps_without_a_name(shapes, capsys):
     Image.fromarray(np.full((128, 128), 77, np.uint8)).save(shapes / "labels" / "000004.png")
     classes = shapes / "classes.txt"
     classes.write_text("".join(f"{category['id']} {category['name']}\n" for category in CATEGORIES))
-    card = card_of(capsys, *own(shapes, shapes / "labels", "--classes", str(classes)), code=1)
-    assert card["broken"]["count"] == 2
-    first, second = card["broken"]["first"]
+    report = report_of(capsys, *custom(shapes, shapes / "labels", "--classes", str(classes)), code=1)
+    assert report["broken"]["count"] == 2
+    first, second = report["broken"]["first"]
     assert "labels/000002.png" in first and "not a readable image" in first
     assert "labels/000004.png" in second and "label 77" in second
-    sound = [row for row in truth(shapes) if row["image_id"] not in (2, 4)]
+    sound = [row for row in annotations(shapes) if row["image_id"] not in (2, 4)]
     present = [{segment["category_id"] for segment in row["segments_info"]} for row in sound]
-    for entry, category in zip(card["classes"], CATEGORIES, strict=True):
+    for entry, category in zip(report["classes"], CATEGORIES, strict=True):
         images = sum(category["id"] in image for image in present)
         assert (entry["images"], entry["objects"]) == (images, images)
 
 
-def test_broken_data_without_a_name(shapes, capsys):
+def test_broken_custom_datasets_are_reported(shapes, capsys):
     (shapes / "train" / "000005.jpg").unlink()
-    card = card_of(capsys, *own(shapes, shapes / "annotations" / "instances_train.json"), code=1)
-    assert card["broken"]["count"] == 1
-    assert main(own(shapes, shapes / "train")) == 2
+    report = report_of(capsys, *custom(shapes, shapes / "annotations" / "instances_train.json"), code=1)
+    assert report["broken"]["count"] == 1
+    assert main(custom(shapes, shapes / "train")) == 2
     assert "expected one of: a COCO instance JSON" in capsys.readouterr().err
 
 
-def test_a_card_of_cityscapes_counted_from_its_images(tmp_path, monkeypatch, capsys):
+def test_the_report_of_cityscapes_agrees_with_its_images(tmp_path, monkeypatch, capsys):
     cityscapes.draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     arguments = ["cityscapes_fine_instance_seg_train", "--workers", "1", "--queries", "5"]
-    card = card_of(capsys, *arguments)
+    report = report_of(capsys, *arguments)
     names = ["person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"]
     label_ids = [24, 25, 26, 27, 28, 31, 32, 33]
     files = sorted((tmp_path / "cityscapes" / "gtFine" / "train").rglob("*_instanceIds.png"))
     found = [np.unique(np.asarray(Image.open(file))) for file in files]
     labels = [Counter(k for k in (ids // 1000).tolist() if k in label_ids) for ids in found]
-    assert card["classes"] == [
+    assert report["classes"] == [
         {
             "name": name,
             "images": sum(label in image for image in labels),
@@ -308,15 +308,15 @@ def test_a_card_of_cityscapes_counted_from_its_images(tmp_path, monkeypatch, cap
         }
         for name, label in zip(names, label_ids, strict=True)
     ]
-    assert card["crowd_regions"] == sum(int(np.isin(label_ids, ids).sum()) for ids in found) >= 2
-    assert card["images_without_objects"] == 1  # the last
+    assert report["crowd_regions"] == sum(int(np.isin(label_ids, ids).sum()) for ids in found) >= 2
+    assert report["images_without_objects"] == 1  # the last
     counts = [image.total() for image in labels]
-    assert card["objects_in_an_image"]["most"] == max(counts)
-    more = card["objects_in_an_image"]["images_with_more_than_queries"]
+    assert report["objects_in_an_image"]["most"] == max(counts)
+    more = report["objects_in_an_image"]["images_with_more_than_queries"]
     assert more == sum(count > 5 for count in counts) > 0
-    objects = sum(counts) + card["crowd_regions"]
-    assert card["representation"] == {"RLE": objects}
-    assert card["image_sizes"]["commonest"] == [80, 160]
+    objects = sum(counts) + report["crowd_regions"]
+    assert report["representation"] == {"RLE": objects}
+    assert report["image_sizes"]["commonest"] == [80, 160]
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_card_of_cityscapes_counted_from_its_images(tmp_path, monkeypatch, cap
         ([TRAIN, "--against", "nothing"], "no dataset is called 'nothing'"),
     ],
 )
-def test_no_such_dataset(shapes, capsys, arguments, message):
+def test_an_unknown_or_missing_dataset_is_one_line(shapes, capsys, arguments, message):
     assert main(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
@@ -357,6 +357,6 @@ def test_a_killed_process_is_one_line(shapes, capsys, monkeypatch):
     def killed(*_):
         raise check_dataset.BrokenProcessPool
 
-    monkeypatch.setattr(check_dataset, "checked", killed)
+    monkeypatch.setattr(check_dataset, "summaries", killed)
     assert main([TRAIN]) == 1
     assert "a process was killed" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Checks of a dataset, and what it holds in numbers."""
+"""Checks of every record of a dataset, and summaries of what the dataset holds."""

@@ -1,6 +1,6 @@
-"""One record looked into: its image decoded and its masks made as training makes them, then let go.
+"""Check of one record: its image is decoded, and its masks are made as training makes them.
 
-What is kept are a few numbers, so that processes can share the work and a dataset of any size fits in memory.
+Only a few numbers are kept, so processes can share the work, and a dataset of any size fits into memory.
 
 Shapes: `N` regions of one image, `H, W` its sides in pixels.
 """
@@ -28,37 +28,39 @@ from mask2former.data.ground_truth.readers import (
     read_semantic,
 )
 from mask2former.data.mapper import record_image
+from mask2former.structures import runs
 from mask2former.utils.storage import to_path
 
-SOME = 5  # ids of one warning
-BOX_SLACK = 2, 0.1  # pixels, and share of the longer side, that a box may be off its mask's
+MAX_IDS = 5  # in one warning
+BOX_SLACK = 2, 0.1  # pixels, and share of the longer side, by which a box may differ from its mask's
 XYXY, XYWH = 0, 1  # Detectron2's BoxMode
 
+# Kinds of warnings
 EMPTY = "objects whose mask is empty; training leaves them out"
 LOOSE_BOX = "boxes that do not fit their masks"
-TWICE_LISTED = "PNGs whose segments_info lists an id twice"
+LISTED_TWICE = "PNGs whose segments_info lists an id twice"
 UNLISTED = "PNGs with ids that segments_info does not list; their pixels have no class"
 NO_LABEL_MAP = "label maps that are named and do not exist; mIoU is measured against the panoptic PNG"
 
 
-class Warned(NamedTuple):
-    """Something doubtful that training puts up with: one of the kinds above, and where."""
+class DataWarning(NamedTuple):
+    """Something unusual that training tolerates: its kind, and where it was found."""
 
     kind: str
     where: str
 
 
 @dataclass
-class RecordFacts:
-    """What one record holds, in a few numbers; of a broken one only `error`.
+class RecordSummary:
+    """The content of one record in a few numbers; of a broken record only `error`.
 
     Attributes:
         size: (H, W).
-        classes: contiguous ids of its N regions with pixels, crowds not among them.
+        classes: contiguous ids of its N regions with pixels, without crowds.
         areas: their pixels.
-        crowds: regions marked `iscrowd`.
-        forms: how many annotations, or files, there are of each representation.
-        unlabeled: pixels of no region, where regions are to cover the image; else None.
+        crowds: number of regions marked `iscrowd`.
+        forms: number of annotations, or files, of each representation.
+        unlabeled: pixels of no region, if regions are to cover the image; else None.
     """
 
     file_name: str
@@ -69,107 +71,101 @@ class RecordFacts:
     crowds: int = 0
     forms: Counter[str] = field(default_factory=Counter)
     unlabeled: int | None = None
-    warnings: list[Warned] = field(default_factory=list)
+    warnings: list[DataWarning] = field(default_factory=list)
 
-    def count(self, category: int, area: int) -> None:
-        """One region more."""
+    def add_region(self, category: int, area: int) -> None:
+        """Count a region."""
         self.classes.append(category)
         self.areas.append(area)
 
     def warn(self, kind: str, what: str, file: str | None = None) -> None:
-        """One warning more, about `file` if not the image."""
-        self.warnings.append(Warned(kind, f"{file or self.file_name}: {what}"))
+        """Add a warning about `file`, by default the image."""
+        self.warnings.append(DataWarning(kind, f"{file or self.file_name}: {what}"))
 
 
-class Task(NamedTuple):
-    """What goes with a kind of annotations: how training reads them, whose names the classes have."""
+class AnnotationKind(NamedTuple):
+    """How a kind of annotations is read in training and summarized, and which fact names its classes."""
 
-    name: str
     reader: Reader
     names_fact: str
-    look: Callable[[RecordFacts, Record, Metadata], None]
+    summarize: Callable[[RecordSummary, Record, Metadata], None]
 
 
-def task_of(record: Record) -> Task | None:
-    """The task that a record is annotated for, the most telling first; None without annotations."""
-    return next((task for key, task in TASKS.items() if key in record), None)
+def annotation_kind(record: Record) -> AnnotationKind | None:
+    """Return the kind of the record's annotations, the most detailed if there are several, or None."""
+    return next((kind for key, kind in KINDS.items() if key in record), None)
 
 
-def look_into(record: Record, metadata: Metadata) -> RecordFacts:
-    """Decode the record's image and make all its masks; whatever is wrong with it is its `error`."""
+def summarize_record(record: Record, metadata: Metadata) -> RecordSummary:
+    """Decode the record's image and make all its masks; an exception becomes the summary's `error`."""
     name = str(record.get("file_name"))
     try:
-        facts = RecordFacts(name, size=record_image(record).shape[:2])
-        if task := task_of(record):
-            task.look(facts, record, metadata)
-        return facts
+        summary = RecordSummary(name, size=record_image(record).shape[:2])
+        if kind := annotation_kind(record):
+            kind.summarize(summary, record, metadata)
+        return summary
     except DatasetError as error:
-        return RecordFacts(name, error=str(error))
-    except Exception as error:  # records are wrong in ways that no reader foresees
-        return RecordFacts(name, error=str(broken_record(record, repr(error))))
+        return RecordSummary(name, error=str(error))
+    except Exception as error:  # a record can be broken in ways that no reader foresees
+        return RecordSummary(name, error=str(broken_record(record, repr(error))))
 
 
-def _look_into_instances(facts: RecordFacts, record: Record, metadata: Metadata) -> None:
-    """Crowds are decoded too: AP is measured with them."""
+def _summarize_instances(summary: RecordSummary, record: Record, metadata: Metadata) -> None:
+    """Decode crowds too, since AP is measured with them."""
     annotations = record["annotations"]
     no_crowds = [{**annotation, "iscrowd": 0} for annotation in annotations]
-    segments = read_instances({**record, "annotations": no_crowds}, metadata, facts.size)
+    segments = read_instances({**record, "annotations": no_crowds}, metadata, summary.size)
     for i, annotation in enumerate(annotations):
-        patch = segments.draw(i, View.whole(*facts.size))
-        box, area = _tight_box(patch), int(patch.mask.sum())
-        facts.forms[_form(annotation["segmentation"])] += 1
+        patch = segments.draw(i, View.whole(*summary.size))
+        area = int(patch.mask.sum())
+        summary.forms[_form(annotation["segmentation"])] += 1
         if annotation.get("iscrowd", 0):
-            facts.crowds += 1
+            summary.crowds += 1
         elif area:
-            facts.count(int(segments.classes[i]), area)
+            summary.add_region(int(segments.classes[i]), area)
         if not area:
-            facts.warn(EMPTY, f"annotation {i}")
-        elif not _fits(annotation, box):
-            facts.warn(LOOSE_BOX, f"annotation {i}: {_corners(annotation)} for a mask in {box.tolist()}")
+            summary.warn(EMPTY, f"annotation {i}")
+        elif difference := _box_difference(annotation, patch):
+            summary.warn(LOOSE_BOX, f"annotation {i}: {difference}")
 
 
-def _look_into_panoptic(facts: RecordFacts, record: Record, metadata: Metadata) -> None:
-    segments = record["segments_info"]
-    _count_map(facts, read_panoptic(record, metadata, facts.size))
-    facts.forms["panoptic PNG"] += 1
-    facts.crowds = sum(bool(segment.get("iscrowd", 0)) for segment in segments)
-    png = record["pan_seg_file_name"]
+def _summarize_panoptic(summary: RecordSummary, record: Record, metadata: Metadata) -> None:
+    segments, png = record["segments_info"], record["pan_seg_file_name"]
+    _add_map(summary, read_panoptic(record, metadata, summary.size))
+    summary.forms["panoptic PNG"] += 1
+    summary.crowds = sum(bool(segment.get("iscrowd", 0)) for segment in segments)
     listed = Counter(segment["id"] for segment in segments)
-    if twice := [number for number, times in listed.items() if times > 1]:
-        facts.warn(TWICE_LISTED, f"ids {twice}", png)
-    if unlisted := _different(read_panoptic_png(record, facts.size)) - {0, *listed}:
-        facts.warn(UNLISTED, f"ids {sorted(unlisted)[:SOME]}", png)
+    if twice := [segment_id for segment_id, count in listed.items() if count > 1]:
+        summary.warn(LISTED_TWICE, f"ids {twice}", png)
+    pixels = read_panoptic_png(record, summary.size).ravel()
+    present = set(pixels[runs(pixels)[:, 0]].tolist())
+    if unlisted := sorted(present - {0, *listed}):
+        summary.warn(UNLISTED, f"ids {unlisted[:MAX_IDS]}", png)
     label_map = record.get("sem_seg_file_name")
     if label_map and to_path(label_map).is_file():
-        read_semantic(record, metadata, facts.size)  # which raises what is wrong with it
-        facts.forms["label PNG"] += 1
+        read_semantic(record, metadata, summary.size)  # raises if it is broken
+        summary.forms["label PNG"] += 1
     elif label_map:
-        facts.warn(NO_LABEL_MAP, "no such file", label_map)
+        summary.warn(NO_LABEL_MAP, "no such file", label_map)
 
 
-def _look_into_semantic(facts: RecordFacts, record: Record, metadata: Metadata) -> None:
-    _count_map(facts, read_semantic(record, metadata, facts.size))
-    facts.forms["label PNG"] += 1
+def _summarize_semantic(summary: RecordSummary, record: Record, metadata: Metadata) -> None:
+    _add_map(summary, read_semantic(record, metadata, summary.size))
+    summary.forms["label PNG"] += 1
 
 
-TASKS = {
-    "pan_seg_file_name": Task("panoptic", read_panoptic, "stuff_classes", _look_into_panoptic),
-    "annotations": Task("instance", read_instances, "thing_classes", _look_into_instances),
-    "sem_seg_file_name": Task("semantic", read_semantic, "stuff_classes", _look_into_semantic),
+KINDS = {
+    "pan_seg_file_name": AnnotationKind(read_panoptic, "stuff_classes", _summarize_panoptic),
+    "annotations": AnnotationKind(read_instances, "thing_classes", _summarize_instances),
+    "sem_seg_file_name": AnnotationKind(read_semantic, "stuff_classes", _summarize_semantic),
 }
 
 
-def _count_map(facts: RecordFacts, segments: MapSegments) -> None:
-    pixels = np.bincount(segments.id_map.ravel(), minlength=int(segments.ids.max(initial=0)) + 1)
+def _add_map(summary: RecordSummary, segments: MapSegments) -> None:
+    areas = np.bincount(segments.id_map.ravel(), minlength=int(segments.ids.max(initial=0)) + 1)
     for category, segment_id in zip(segments.classes, segments.ids, strict=True):
-        facts.count(int(category), int(pixels[segment_id]))
-    facts.unlabeled = int(pixels.sum() - pixels[np.unique(segments.ids)].sum())
-
-
-def _different(values: np.ndarray) -> set[int]:
-    """The values of a map (H, W); only the first of equal neighbors is looked at."""
-    flat = values.ravel()
-    return set(flat[np.flatnonzero(np.append(True, flat[1:] != flat[:-1]))].tolist())
+        summary.add_region(int(category), int(areas[segment_id]))
+    summary.unlabeled = int(areas.sum() - areas[np.unique(segments.ids)].sum())
 
 
 def _form(segmentation: Any) -> str:
@@ -178,26 +174,18 @@ def _form(segmentation: Any) -> str:
     return "polygons" if isinstance(segmentation, list) else "arrays"
 
 
-def _tight_box(patch: Patch) -> np.ndarray:
-    """(4,) XYXY, right and bottom exclusive, in pixels; zeros for an empty mask."""
+def _box_difference(annotation: Mapping[str, Any], patch: Patch) -> str | None:
+    """Return how an annotation's box differs from that of its mask, if by more than the slack."""
+    mode, box = annotation.get("bbox_mode", XYXY), annotation.get("bbox")
+    if box is None or mode not in (XYXY, XYWH):
+        return None
+    left, top, right, bottom = box
+    given = [left, top, left + right, top + bottom] if mode == XYWH else [left, top, right, bottom]
     rows, cols = np.flatnonzero(patch.mask.any(1)), np.flatnonzero(patch.mask.any(0))
-    if not len(rows):
-        return np.zeros(4, np.int64)
-    left, top = patch.cols.start or 0, patch.rows.start or 0
-    return np.array([left + cols[0], top + rows[0], left + cols[-1] + 1, top + rows[-1] + 1])
-
-
-def _corners(annotation: Mapping[str, Any]) -> list[float]:
-    """The given box as XYXY."""
-    x, y, right, bottom = annotation["bbox"]
-    given_as_size = annotation.get("bbox_mode", XYXY) == XYWH
-    return [x, y, x + right, y + bottom] if given_as_size else [x, y, right, bottom]
-
-
-def _fits(annotation: Mapping[str, Any], box: np.ndarray) -> bool:
-    """Whether the given box, if there is one, is that of the mask (4,) XYXY, up to some slack."""
-    if annotation.get("bbox_mode", XYXY) not in (XYXY, XYWH) or annotation.get("bbox") is None:
-        return True
+    x, y = patch.cols.start or 0, patch.rows.start or 0
+    tight = np.array([x + cols[0], y + rows[0], x + cols[-1] + 1, y + rows[-1] + 1])
     pixels, share = BOX_SLACK
-    slack = pixels + share * float((box[2:] - box[:2]).max())
-    return bool((np.abs(np.array(_corners(annotation)) - box) <= slack).all())
+    slack = pixels + share * float((tight[2:] - tight[:2]).max())
+    if (np.abs(np.array(given) - tight) <= slack).all():
+        return None
+    return f"{given} for a mask in {tight.tolist()}"

@@ -1,4 +1,4 @@
-"""A record looked into: its counts against those of the drawn masks, and every way of being broken."""
+"""Checks of one record: its counts against those of the synthetic masks, and every way of being broken."""
 
 import copy
 from collections import Counter
@@ -13,12 +13,12 @@ from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.catalog import Metadata
 from mask2former.data.checks.record import (
     EMPTY,
+    LISTED_TWICE,
     LOOSE_BOX,
     NO_LABEL_MAP,
-    TWICE_LISTED,
     UNLISTED,
-    look_into,
-    task_of,
+    annotation_kind,
+    summarize_record,
 )
 from mask2former.data.errors import each_converted, errors_collected
 from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
@@ -30,8 +30,8 @@ def record_of(names, task, index=0, **changes):
     return {**copy.deepcopy(DatasetCatalog.get(names[task])[index]), **changes}
 
 
-def look(names, task, record):
-    return look_into(record, MetadataCatalog.get(names[task]).snapshot())
+def summarize(names, task, record):
+    return summarize_record(record, MetadataCatalog.get(names[task]).snapshot())
 
 
 def with_annotation(names, **changes):
@@ -42,27 +42,27 @@ def with_annotation(names, **changes):
 
 
 def test_instances_are_counted_without_crowds(names):
-    facts = [look(names, "instance", record_of(names, "instance", i)) for i in range(4)]
-    assert [fact.size for fact in facts] == [BIG, (20, 16), (20, 16), (20, 16)]
-    assert [fact.classes for fact in facts] == [[0, 1], [1], [], []]
-    assert [fact.areas for fact in facts] == [[10 * 10 - 4 * 4, 10 * 10], [7 * 8], [], []]
-    assert [fact.crowds for fact in facts] == [0, 1, 1, 0]
-    assert facts[0].forms == Counter({"uncompressed RLE": 1, "polygons": 1})
-    assert facts[1].forms == Counter({"RLE": 1, "uncompressed RLE": 1})
-    assert all(fact.unlabeled is None and fact.error is None for fact in facts)
+    summaries = [summarize(names, "instance", record_of(names, "instance", i)) for i in range(4)]
+    assert [summary.size for summary in summaries] == [BIG, (20, 16), (20, 16), (20, 16)]
+    assert [summary.classes for summary in summaries] == [[0, 1], [1], [], []]
+    assert [summary.areas for summary in summaries] == [[10 * 10 - 4 * 4, 10 * 10], [7 * 8], [], []]
+    assert [summary.crowds for summary in summaries] == [0, 1, 1, 0]
+    assert summaries[0].forms == Counter({"uncompressed RLE": 1, "polygons": 1})
+    assert summaries[1].forms == Counter({"RLE": 1, "uncompressed RLE": 1})
+    assert all(summary.unlabeled is None and summary.error is None for summary in summaries)
 
 
-def test_panoptic_segments_are_counted_and_what_they_leave(names):
-    facts = [look(names, "panoptic", record_of(names, "panoptic", i)) for i in range(4)]
-    assert [fact.classes for fact in facts] == [[2, 3, 0, 1], [2, 3, 1], [2, 3], [2, 3]]
+def test_panoptic_segments_and_unlabeled_pixels_are_counted(names):
+    summaries = [summarize(names, "panoptic", record_of(names, "panoptic", i)) for i in range(4)]
+    assert [summary.classes for summary in summaries] == [[2, 3, 0, 1], [2, 3, 1], [2, 3], [2, 3]]
     # Sky is rows 0 to 10 and ground below it, less what lies over them.
-    assert facts[0].areas == [11 * 32 - 74 - 10, 12 * 32 - 10 - 90, 84, 100]
-    assert facts[1].areas == [11 * 16 - 56, 16, 56]
-    assert facts[3].areas == [11 * 16, 8 * 16]
-    assert [fact.unlabeled for fact in facts] == [32, 8 * 16, 16 + 8 * 8, 16]
-    assert [fact.crowds for fact in facts] == [0, 1, 1, 0]
-    assert facts[0].forms == Counter({"panoptic PNG": 1})
-    assert not any(fact.warnings for fact in facts)
+    assert summaries[0].areas == [11 * 32 - 74 - 10, 12 * 32 - 10 - 90, 84, 100]
+    assert summaries[1].areas == [11 * 16 - 56, 16, 56]
+    assert summaries[3].areas == [11 * 16, 8 * 16]
+    assert [summary.unlabeled for summary in summaries] == [32, 8 * 16, 16 + 8 * 8, 16]
+    assert [summary.crowds for summary in summaries] == [0, 1, 1, 0]
+    assert summaries[0].forms == Counter({"panoptic PNG": 1})
+    assert not any(summary.warnings for summary in summaries)
 
 
 def semantic(tmp_path, labels, **changes):
@@ -73,34 +73,36 @@ def semantic(tmp_path, labels, **changes):
     return {**files, **changes}, Metadata("two").set(stuff_classes=["a", "b"], ignore_label=255)
 
 
-def test_the_classes_of_a_label_map(tmp_path):
+def test_classes_of_a_label_map_are_counted(tmp_path):
     labels = np.array([[1, 1, 255], [0, 1, 255]], np.uint8)
-    facts = look_into(*semantic(tmp_path, labels))
-    assert (facts.classes, facts.areas, facts.unlabeled) == ([0, 1], [1, 3], 2)
-    assert facts.forms == Counter({"label PNG": 1})
-    translated = look_into(*semantic(tmp_path, labels, sem_seg_label_ids={0: 255, 1: 0, 255: 1}))
+    summary = summarize_record(*semantic(tmp_path, labels))
+    assert (summary.classes, summary.areas, summary.unlabeled) == ([0, 1], [1, 3], 2)
+    assert summary.forms == Counter({"label PNG": 1})
+    translated = summarize_record(*semantic(tmp_path, labels, sem_seg_label_ids={0: 255, 1: 0, 255: 1}))
     assert (translated.classes, translated.areas, translated.unlabeled) == ([0, 1], [3, 2], 1)
 
 
-def test_an_image_alone_is_decoded(names):
+def test_an_image_without_annotations_is_decoded(names):
     record = record_of(names, "instance")
     del record["annotations"]
-    assert task_of(record) is None
-    facts = look(names, "instance", record)
-    assert (facts.error, facts.size, facts.classes) == (None, BIG, [])
+    assert annotation_kind(record) is None
+    summary = summarize(names, "instance", record)
+    assert (summary.error, summary.size, summary.classes) == (None, BIG, [])
     Path(record["file_name"]).write_bytes(b"no image")
-    assert "is not an image" in look(names, "instance", record).error
+    assert "is not an image" in summarize(names, "instance", record).error
 
 
-def test_the_box_of_a_mask(names):
-    """The drawn boxes are all wrong: a pixel in the corner."""
-    assert [w.kind for w in look(names, "instance", record_of(names, "instance")).warnings] == [LOOSE_BOX] * 2
+def test_a_box_is_compared_with_its_mask(names):
+    """The boxes of the synthetic dataset are all wrong: a pixel in the corner."""
+    assert [w.kind for w in summarize(names, "instance", record_of(names, "instance")).warnings] == [
+        LOOSE_BOX
+    ] * 2
     true, record = [20, 10, 10, 10], with_annotation(names, bbox=[20, 10, 10, 10])
     record["annotations"].pop(0)
 
     def warned(**changes):
         record["annotations"][0].update(changes)
-        return [warning.kind for warning in look(names, "instance", record).warnings]
+        return [warning.kind for warning in summarize(names, "instance", record).warnings]
 
     assert warned() == []
     assert warned(bbox=[20, 10, 30, 20], bbox_mode=0) == []
@@ -111,35 +113,35 @@ def test_the_box_of_a_mask(names):
     assert warned(bbox=None) == []
 
 
-def test_an_empty_mask_is_no_object(names):
+def test_an_empty_mask_is_not_counted_as_an_object(names):
     outside = with_annotation(names, segmentation=polygon(40, 50, 60, 70))
-    facts = look(names, "instance", outside)
-    assert facts.classes == [0]
-    assert facts.warnings[-1].kind == EMPTY
-    assert facts.warnings[-1].where == f"{outside['file_name']}: annotation 1"
+    summary = summarize(names, "instance", outside)
+    assert summary.classes == [0]
+    assert summary.warnings[-1].kind == EMPTY
+    assert summary.warnings[-1].where == f"{outside['file_name']}: annotation 1"
 
 
-def test_ids_that_are_not_listed_or_twice(names):
+def test_ids_that_are_unlisted_or_listed_twice_give_warnings(names):
     record = record_of(names, "panoptic")
     last = record["segments_info"].pop()
-    (warning,) = look(names, "panoptic", record).warnings
+    (warning,) = summarize(names, "panoptic", record).warnings
     assert warning.kind == UNLISTED
     assert str(last["id"]) in warning.where
     record["segments_info"].append(record["segments_info"][0])
-    facts = look(names, "panoptic", record)
-    assert {w.kind for w in facts.warnings} == {UNLISTED, TWICE_LISTED}
-    assert facts.unlabeled == 32 + 100  # void and the box, which is not listed
+    summary = summarize(names, "panoptic", record)
+    assert {w.kind for w in summary.warnings} == {UNLISTED, LISTED_TWICE}
+    assert summary.unlabeled == 32 + 100  # void and the box, which is not listed
 
 
 def test_the_label_map_beside_a_panoptic_png_is_read_too(names, tmp_path):
     record = record_of(names, "panoptic", sem_seg_file_name=str(tmp_path / "labels.png"))
-    assert [warning.kind for warning in look(names, "panoptic", record).warnings] == [NO_LABEL_MAP]
+    assert [warning.kind for warning in summarize(names, "panoptic", record).warnings] == [NO_LABEL_MAP]
     Image.fromarray(np.zeros(BIG, np.uint8)).save(tmp_path / "labels.png")
-    facts = look(names, "panoptic", record)
-    assert (facts.error, facts.warnings) == (None, [])
-    assert facts.forms == Counter({"panoptic PNG": 1, "label PNG": 1})
+    summary = summarize(names, "panoptic", record)
+    assert (summary.error, summary.warnings) == (None, [])
+    assert summary.forms == Counter({"panoptic PNG": 1, "label PNG": 1})
     Image.fromarray(np.full(BIG, 77, np.uint8)).save(tmp_path / "labels.png")
-    assert "label 77" in look(names, "panoptic", record).error
+    assert "label 77" in summarize(names, "panoptic", record).error
 
 
 def truncate(path):
@@ -182,33 +184,33 @@ ANNOTATION_BREAKS = {
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_broken_record(names, kind):
+def test_a_broken_record_gives_an_error_with_file_and_image(names, kind):
     task, break_it, reason = BREAKS[kind]
     record = record_of(names, task)
     break_it(record)
-    facts = look(names, task, record)
-    assert reason in facts.error
-    assert "0001.png" in facts.error
-    assert "image id 1" in facts.error
-    assert (facts.classes, facts.size, facts.warnings) == ([], (0, 0), [])
+    summary = summarize(names, task, record)
+    assert reason in summary.error
+    assert "0001.png" in summary.error
+    assert "image id 1" in summary.error
+    assert (summary.classes, summary.size, summary.warnings) == ([], (0, 0), [])
 
 
 @pytest.mark.parametrize("kind", ANNOTATION_BREAKS)
-def test_a_broken_annotation(names, kind):
+def test_a_broken_annotation_gives_an_error_with_file_and_image(names, kind):
     changes, reason = ANNOTATION_BREAKS[kind]
-    facts = look(names, "instance", with_annotation(names, **changes))
-    assert reason in facts.error
-    assert "0001.png, image id 1" in facts.error
-    assert facts.classes == []
+    summary = summarize(names, "instance", with_annotation(names, **changes))
+    assert reason in summary.error
+    assert "0001.png, image id 1" in summary.error
+    assert summary.classes == []
 
 
-def test_a_label_beyond_the_classes(tmp_path):
-    facts = look_into(*semantic(tmp_path, rectangle((4, 5), 0, 0, 2, 2) * np.uint8(9)))
-    assert "labels.png" in facts.error
-    assert "label 9" in facts.error
+def test_a_label_beyond_the_classes_is_an_error(tmp_path):
+    summary = summarize_record(*semantic(tmp_path, rectangle((4, 5), 0, 0, 2, 2) * np.uint8(9)))
+    assert "labels.png" in summary.error
+    assert "label 9" in summary.error
 
 
-def test_errors_of_a_whole_file_stop_it_or_are_collected():
+def test_an_error_in_a_file_is_raised_or_collected():
     def odd(number):
         if number % 2 == 0:
             raise DatasetError(f"{number} is even")
