@@ -9,7 +9,7 @@ import logging
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mask2former.engine.parallel import is_sharded, whole_tensor
+from mask2former.engine.parallel import full_tensor, is_sharded
 from mask2former.engine.setup.dataset_facts import THING_IDS, apply_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
@@ -42,5 +42,5 @@ def whole_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     copy = build_model(cfg)
     places = copy.state_dict()
     for name, tensor in model.state_dict().items():
-        places[name].copy_(whole_tensor(tensor))
+        places[name].copy_(full_tensor(tensor))
     return copy

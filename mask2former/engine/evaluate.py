@@ -21,7 +21,7 @@ from mask2former.data.loader import TestSamples, build_test_loader
 from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.remote import output_folder, run_folder
-from mask2former.engine.checkpoint.sharded import with_tensors
+from mask2former.engine.checkpoint.sharded import load_tensors
 from mask2former.engine.hooks.standard import flatten_results
 from mask2former.engine.setup.dataset_facts import warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
@@ -199,7 +199,7 @@ def evaluate_checkpoint(cfg: CfgNode, resume: bool, datasets: Datasets | None = 
     model = build_model(cfg)
     saved = run_folder(cfg.OUTPUT_DIR).load_last() if resume else None
     if saved is not None:
-        model.load_state_dict(with_tensors(saved, model.state_dict())["model"])
+        model.load_state_dict(load_tensors(saved, model.state_dict())["model"])
     else:
         load_trained_weights(cfg, model)
     return evaluate(cfg, model, output_folder(cfg) / "inference", datasets)

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mask2former.engine.parallel import is_sharded, whole_tensor
+from mask2former.engine.parallel import full_tensor, is_sharded
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
 UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
@@ -174,4 +174,4 @@ def _clip_norm(
     parameters: Iterable[nn.Parameter] | nn.Parameter, largest: float, norm_type: float = 2.0
 ) -> Tensor:
     """torch's; the norm is of whole gradients, also where each process has a part of them."""
-    return whole_tensor(nn.utils.clip_grad_norm_(parameters, largest, norm_type))
+    return full_tensor(nn.utils.clip_grad_norm_(parameters, largest, norm_type))

@@ -1,9 +1,8 @@
-"""Several processes, one model: all weights in each (SOLVER.STRATEGY "ddp"), or a part of them ("fsdp").
+"""Data-parallel training: replicated weights (SOLVER.STRATEGY "ddp") or sharded weights ("fsdp").
 
-Under "fsdp" (torch's `fully_shard`) a process keeps a part of every weight, of its gradient and of the
-optimizer's state; a block's weights are gathered while it computes. Outside of the training loop the model is
-whole: evaluation and images work on a copy, as processes have different numbers of images and must not
-wait for each other.
+Under "fsdp" (torch's `fully_shard`) a process keeps a shard of every weight, of its gradient and of the
+optimizer's state; a block's weights are gathered while it computes. Evaluation and visualization use an
+unsharded copy of the model: processes have different numbers of images and must not wait for each other.
 """
 
 import inspect
@@ -26,25 +25,25 @@ from mask2former.utils.comm import is_main_process, world_size
 
 STRATEGIES = ("ddp", "fsdp")
 _known = inspect.signature(DistributedDataParallel.__init__).parameters
-# DDP's option to send buffers around before each pass; since torch 2.13 there is a warning of the old name
-SENDS_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _known else "broadcast_buffers"
-# What is gathered at once, and freed after use: what activation checkpointing recomputes. The rest, in the
-# published models 16 to 22 million parameters, most of them the head's, stays gathered through a step, as
-# does a backbone of others.
+# DDP's option to broadcast buffers before each forward pass; torch 2.13 warns of the old name
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _known else "broadcast_buffers"
+# Modules whose weights are gathered together and freed after use, the same that activation checkpointing
+# recomputes. The rest, in the published models 16 to 22 million parameters, most of them the head's, stays
+# gathered through a step; so does a backbone of other modules.
 UNITS = (SwinBlock, ResidualBlock, EncoderLayer)
 
 
 def parallelize(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """`model` with the main process's weights, averaging its gradients over processes if there are several.
+    """Return `model` with rank 0's weights and, if there are several processes, averaged gradients.
 
     Raises:
-        ValueError: SOLVER.STRATEGY is not known.
+        ValueError: SOLVER.STRATEGY is unknown.
     """
     if cfg.SOLVER.STRATEGY not in STRATEGIES:
         raise ValueError(f"SOLVER.STRATEGY is '{cfg.SOLVER.STRATEGY}'; known are: {', '.join(STRATEGIES)}")
     if world_size() == 1:
         return model
-    # DDP by itself leaves buffers alone if it is not to send them around, and FrozenBN consists of buffers
+    # Without SYNC_BUFFERS, DDP does not broadcast buffers even once, and FrozenBN consists of buffers
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), 0)
     if cfg.SOLVER.STRATEGY == "fsdp":
@@ -53,35 +52,34 @@ def parallelize(cfg: CfgNode, model: nn.Module) -> nn.Module:
 
 
 def _replicate(model: nn.Module, accumulation: int) -> nn.Module:
-    """Every process with all weights.
+    """Wrap `model` in DistributedDataParallel.
 
-    The graph is static: whatever the images hold, the criterion's terms hang on the same parameters; so
-    parameters that a backbone of others does not use are found in the first step, once. Not so with
-    accumulation: torch's static graph fails at it (an assertion, in the second piece of the first step).
-    Gradients live in the buckets, which spares a copy of the model. Buckets have torch's 25 MB: the 168 MB
-    of R50's gradients are exchanged in eight, while backward goes on, and only the last is waited for. (Two
-    processes of one core each take as long with 5, 25 or 400 MB, 1.59, 1.55 and 1.59 s a step: there is
-    nothing to hide the exchange behind. On GPUs it was not measured.)
-    Buffers are not sent around before each pass: most are constants, and of batch norms' statistics, which
-    training does not read, the main process's count.
+    The graph is static: the criterion's terms depend on the same parameters whatever the images contain, so
+    parameters that a custom backbone does not use are found once, in the first step. With accumulation,
+    torch's static graph fails (an assertion in the second micro-batch of the first step). Gradients are views
+    of the buckets, which saves a copy of the model. Buckets have torch's default of 25 MB: R50's 168 MB of
+    gradients are reduced in eight buckets during backward. (Two processes with one core each take 1.59, 1.55
+    and 1.59 s a step with 5, 25 and 400 MB: no compute is left to overlap with. Not measured on GPUs.)
+    Buffers are not synchronized: most are constants, and training does not read batch-norm statistics, of
+    which rank 0's count.
     """
-    # A 1x1 convolution's gradient may come in the strides of channels last, its weight and bucket in others.
-    # Along sides of length 1 strides mean nothing: copied to the bucket, as all are, it is the same.
+    # The gradient of a 1x1 convolution may be channels-last while weight and bucket are contiguous; strides
+    # along dimensions of size 1 make no difference to the copy into the bucket.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     device = next(model.parameters()).device
     devices = [torch.cuda.current_device()] if device.type == "cuda" else None
-    options: dict[str, Any] = {SENDS_BUFFERS: False, "static_graph": accumulation == 1}
+    options: dict[str, Any] = {SYNC_BUFFERS: False, "static_graph": accumulation == 1}
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True, **options)
 
 
 def _shard(model: nn.Module) -> nn.Module:
-    """Every process with a part of each weight; `model` itself, changed.
+    """Shard `model` in place.
 
-    Weights stay float32 and autocast rounds them where they are used, as with one process: what the criterion
-    and the pixel decoder compute in float32 needs them so. With accumulation the gradient of each piece is
-    reduced at once: to keep it whole until the last would take what sharding spares.
+    Weights stay float32 and autocast casts them where they are used, as in one process: the criterion and the
+    pixel decoder compute in float32. Under accumulation each micro-batch's gradient is reduced at once: an
+    unsharded gradient kept until the last one would cost the memory that sharding saves.
     """
-    # It is said of any output that is a view; losses are, and nobody changes them in place.
+    # torch warns of every output that is a view; losses are views, and nothing changes them in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     for module in list(model.modules()):
@@ -97,30 +95,30 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether this process holds a part of the weights only."""
+    """Return True if this process holds only a shard of the weights."""
     return isinstance(model, FSDPModule)
 
 
-def whole_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be in parts; every process must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a tensor that may be sharded; every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(content: Any) -> Any:
-    """A checkpoint's content with whole tensors, which are None but on the main process, on the CPU there.
+def gather_to_main(content: Any) -> Any:
+    """Gather the sharded tensors in nested dicts to the CPU of rank 0; they become None in other processes.
 
-    Every process must ask.
+    Every process must call it.
     """
     if isinstance(content, dict):
-        return {key: gathered(value) for key, value in content.items()}
+        return {key: gather_to_main(value) for key, value in content.items()}
     if not isinstance(content, DTensor):
         return content
-    whole = content.full_tensor()
-    return whole.cpu() if is_main_process() else None
+    full = content.full_tensor()
+    return full.cpu() if is_main_process() else None
 
 
-def in_parts_as(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """This process's part of a whole tensor, where `like` is a parameter in parts and of the same shape."""
+def shard_like(tensor: Tensor, like: Tensor | None) -> Tensor:
+    """Return this process's shard of a full tensor if `like` is a sharded tensor of the same shape."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

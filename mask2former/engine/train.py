@@ -15,8 +15,8 @@ from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model, whole_model
 from mask2former.engine.checkpoint.remote import output_folder, run_folder
 from mask2former.engine.checkpoint.run_folder import RunFolder
-from mask2former.engine.checkpoint.run_identity import note_job
-from mask2former.engine.checkpoint.sharded import with_tensors
+from mask2former.engine.checkpoint.run_identity import claim_run
+from mask2former.engine.checkpoint.sharded import load_tensors
 from mask2former.engine.evaluate import Results, check_test_datasets, evaluate
 from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
@@ -24,7 +24,7 @@ from mask2former.engine.hooks.standard import CheckpointHook, EvaluationHook, Ho
 from mask2former.engine.hooks.visualization import VisualizationHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
-from mask2former.engine.parallel import in_parts_as, parallelize
+from mask2former.engine.parallel import parallelize
 from mask2former.engine.setup.dataset_facts import (
     checkpoint_metadata,
     class_names,
@@ -142,10 +142,8 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
 
 def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
     try:
-        like = trainer.plain_model.state_dict()
-        saved = with_tensors(saved, like, trainer.parameters)
-        weights = {name: in_parts_as(tensor, like.get(name)) for name, tensor in saved["model"].items()}
-        trainer.plain_model.load_state_dict(weights)
+        saved = load_tensors(saved, trainer.plain_model.state_dict(), trainer.parameters)
+        trainer.plain_model.load_state_dict(saved["model"])
         trainer.load_state_dict(saved)
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the run in OUTPUT_DIR does not fit this config: {error}") from error
@@ -159,7 +157,7 @@ def _open_folder(cfg: CfgNode, folder: RunFolder, start: int, *, fresh: bool) ->
     folder.remove_unfinished()
     if fresh:
         folder.set_earlier_run_aside()
-    note_job(folder.path)
+    claim_run(folder.path)
     with atomic_write(folder.path / "config.yaml") as file:
         file.write(cfg.dump().encode())
     logger.info("config, also in %s\n%s", folder.path / "config.yaml", cfg.dump())

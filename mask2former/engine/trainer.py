@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
-from mask2former.engine.parallel import in_parts_as, unwrapped
+from mask2former.engine.parallel import unwrapped
 from mask2former.modeling.precision import PRECISIONS
 from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, set_status, world_size
 from mask2former.utils.memory import is_out_of_memory
@@ -179,7 +179,7 @@ class Trainer:
         """
         groups = self.optimizer.param_groups
         settings = [{name: group[name] for name in group.keys() - {"params"}} for group in groups]
-        self.optimizer.load_state_dict(self._in_own_parts(state["optimizer"]))
+        self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         self.scheduler.last_epoch = state["iteration"]
@@ -188,15 +188,6 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.window = Window(dict(state["window"]["sums"]), state["window"]["count"])
         self.done = state["iteration"] + 1
-
-    def _in_own_parts(self, saved: dict[str, Any]) -> dict[str, Any]:
-        """Return the optimizer's saved state with this rank's shard of each tensor."""
-        own = dict(enumerate(self.parameters))
-        states = {
-            number: {name: in_parts_as(value, own.get(number)) for name, value in state.items()}
-            for number, state in saved["state"].items()
-        }
-        return {**saved, "state": states}
 
     def train(self, batches: Iterable[Batch], hooks: Sequence[Hook] = ()) -> None:
         """Run the remaining steps; `batches` starts with the one of step `self.done`.

@@ -15,7 +15,7 @@ from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.disk_space import check_writable
 from mask2former.engine.checkpoint.remote import ended, run_folder
 from mask2former.engine.checkpoint.run_folder import RunFolder
-from mask2former.engine.checkpoint.run_identity import continues_own_run
+from mask2former.engine.checkpoint.run_identity import is_own_run
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.evaluate import Results, evaluate_checkpoint, verify_results
 from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_deferred
@@ -132,8 +132,7 @@ def _run(args: argparse.Namespace, cfg: CfgNode, folder: RunFolder, datasets: Da
     if args.eval_only:
         return evaluate_checkpoint(cfg, args.resume, datasets)
     with sigterm_deferred():
-        resume = args.resume or continues_own_run(folder.path)
-        return train(cfg, resume, typed_keys(args.opts), datasets)
+        return train(cfg, args.resume or is_own_run(folder.path), typed_keys(args.opts), datasets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

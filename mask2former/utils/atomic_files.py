@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -6,27 +6,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"  # part of the name of a file or a folder that is being written
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path for a file that replaces `path` after the block, or is deleted if the block raises.
+
+    Its name is hidden and has the suffix of `path`.
+    """
+    unfinished = path.with_name(f"{UNFINISHED}-{path.name}")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write `path` into; `path` changes only when the block ends well, and then at once."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:  # a full disk would stay full
-        unfinished.unlink(missing_ok=True)
-        raise
+    """Open a file that replaces `path` after the block, once it is on disk."""
+    with atomic_path(path) as unfinished, open(unfinished, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:
-    """Let new names reach the disk too, where that can be asked for."""
+    """Flush the names in a folder to disk, where the platform can."""
     if hasattr(os, "O_DIRECTORY"):
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(folder)

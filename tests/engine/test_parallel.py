@@ -9,7 +9,7 @@ from tiny_runs import random_sample, tiny_config
 
 from mask2former.data.loader import share_of_step
 from mask2former.engine.build import build_model
-from mask2former.engine.parallel import gathered, is_sharded
+from mask2former.engine.parallel import gather_to_main, is_sharded
 from mask2former.engine.train import build_trainer
 from mask2former.engine.trainer import Hook
 from mask2former.utils.comm import is_main_process, rank, world_size
@@ -70,7 +70,7 @@ def train_share(name, **changes):
     pieces = cfg.SOLVER.ACCUMULATION_STEPS
     numbers = share_of_step(range(4), rank=rank(), world_size=world_size(), micro_batches=pieces)
     trainer.train([images(step, numbers, name == "poisoned") for step in range(STEPS)], [recorder])
-    return recorder.steps, gathered(trainer.plain_model.state_dict())
+    return recorder.steps, gather_to_main(trainer.plain_model.state_dict())
 
 
 def train_all(file, strategy, names):

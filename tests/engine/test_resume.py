@@ -44,7 +44,7 @@ def wait_for_a_write(folder, seconds):
     """Return in the middle of the writing of a checkpoint, if one begins in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if any(folder.glob(f"*.pth{UNFINISHED}")):
+        if any(folder.glob(f"{UNFINISHED}-*.pth")):
             return
         time.sleep(0.002)
 
@@ -72,7 +72,7 @@ def test_killed_ten_times_the_curve_is_that_of_an_unbroken_run(start, tmp_path):
             time.sleep(rng.uniform(0.1, 1.0))
         os.kill(command.pid, signal.SIGKILL)
         assert command.wait()[0] == -signal.SIGKILL, "the run ended before it was killed ten times"
-        halfway_through_a_write += any(broken.glob(f"*.pth{UNFINISHED}"))
+        halfway_through_a_write += any(broken.glob(f"{UNFINISHED}-*.pth"))
         starts = re.findall(r"steps (\d+) to", (broken / "log.txt").read_text())
         assert not starts or safe <= int(starts[-1]) or attempt == 0
         assert saved_steps(broken) >= safe
@@ -84,7 +84,7 @@ def test_killed_ten_times_the_curve_is_that_of_an_unbroken_run(start, tmp_path):
     assert ends[0]["iteration"] == ends[1]["iteration"] == STEPS - 1
     for name, tensor in ends[1]["model"].items():
         assert torch.equal(ends[0]["model"][name], tensor), name
-    assert not list(broken.glob(f"*{UNFINISHED}"))
+    assert not list(broken.glob(f"*{UNFINISHED}*"))
 
 
 def test_resuming_a_finished_run_evaluates_it_and_adds_no_line(start, tmp_path):

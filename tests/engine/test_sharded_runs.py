@@ -101,11 +101,11 @@ def final(folder):
 
 
 def test_processes_with_parts_leave_parts_and_one_final_file(runs):
-    parts = runs / "two" / f"{BROKEN_OFF}.parts"
+    parts = runs / "two" / f"{BROKEN_OFF}.sharded"
     assert {"run.pth", ".metadata"} < {path.name for path in parts.iterdir()}
     sizes = [sum(f.stat().st_size for f in parts.glob(f"__{rank}_*.distcp")) for rank in range(2)]
     assert min(sizes) > 0.4 * sum(sizes)  # each wrote about half
-    assert (runs / "two" / POINTER).read_text() == FINAL and not list((runs / "two").glob("*.unfinished"))
+    assert (runs / "two" / POINTER).read_text() == FINAL and not list((runs / "two").glob("*unfinished*"))
     assert final(runs / "two").keys() == final(runs / "one").keys()
     assert (runs / "two" / "images" / "step_0000003.jpg").is_file()
 

@@ -89,7 +89,7 @@ class Server:
         self.temporary = Path(tempfile.mkdtemp())  # not below `folder`: a socket's path has 107 characters
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}
         env["TMPDIR"] = str(self.temporary)
-        env["PYTHONPATH"] = os.pathsep.join([str(script.parent), os.environ.get("PYTHONPATH", "")])
+        env["PYTHONPATH"] = os.pathsep.join([str(script.parent), str(script.parents[2])])
         self.process = subprocess.Popen(
             [sys.executable, str(script)], stdin=subprocess.PIPE, text=True, bufsize=1, env=env
         )

@@ -1,4 +1,4 @@
-"""OUTPUT_DIR's disk: what would fail after hours shall fail at once, and say what to do."""
+"""Early and readable errors for an OUTPUT_DIR that cannot be written to or is too full."""
 
 import errno
 import os
@@ -9,22 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch.optim import SGD
+from torch import nn
+from torch.optim import SGD, Optimizer
 
 from mask2former.engine.errors import TrainingError
-from mask2former.engine.trainer import Trainer
 from mask2former.utils.atomic_files import UNFINISHED
 
-FULL = "Is the disk full? "
-# As text, since several processes' errors are one. Torch itself tells of a position in the file.
-NO_ROOM = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]|unexpected pos")
+# Matched in the text, which joins the errors of several processes. torch reports a position in the file.
+FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]|unexpected pos")
 
 
 def check_writable(folder: Path) -> None:
-    """Write a file into `folder`, which is made if it is not there.
+    """Create `folder` and a temporary file in it.
 
     Raises:
-        OSError: that cannot be done; the message names the folder.
+        OSError: that failed; the message names the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,42 +35,32 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"OUTPUT_DIR {folder} cannot be written to: {error}") from error
 
 
-def checkpoint_bytes(trainer: Trainer) -> int:
-    """What a checkpoint takes: weights, and as much again for each number that the optimizer keeps of one."""
-    tensors = trainer.plain_model.state_dict().values()
-    kept = 1 if isinstance(trainer.optimizer, SGD) else 2
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + kept * sum(
-        parameter.numel() * parameter.element_size() for parameter in trainer.parameters
-    )
-
-
-def check_space(folder: Path, trainer: Trainer) -> None:
-    """Compare what is free with what a checkpoint takes.
-
-    Raises:
-        TrainingError: not one fits.
-    """
-    free, needed = shutil.disk_usage(folder).free, checkpoint_bytes(trainer)
+def check_space(folder: Path, needed: int) -> None:
+    """Raise TrainingError if a checkpoint of `needed` bytes does not fit on the disk."""
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise TrainingError(
             f"OUTPUT_DIR {folder} has {free / 1e9:.3g} GB free, but a checkpoint takes {needed / 1e9:.3g} GB"
         )
 
 
-@contextmanager
-def failure_explained(path: Path) -> Iterator[None]:
-    """The file `path` is written.
+def checkpoint_bytes(model: nn.Module, optimizer: Optimizer) -> int:
+    """Return the size of the weights and of the optimizer's state, one or two numbers per parameter."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states = trained * (1 if isinstance(optimizer, SGD) else 2)
+    return sum(t.numel() * t.element_size() for t in (*model.state_dict().values(), *states))
 
-    Raises:
-        TrainingError: it cannot be written; the message asks about a full disk where that may be the cause.
-    """
+
+@contextmanager
+def write_errors_explained(path: Path) -> Iterator[None]:
+    """Raise TrainingError if the block cannot write `path`; the message mentions a full disk if likely."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        question = FULL if NO_ROOM.search(str(error)) else ""
-        if not (question or isinstance(error, OSError)):
+        is_full = FULL.search(str(error))
+        if not (is_full or isinstance(error, OSError)):
             raise
         raise TrainingError(
-            f"{path} cannot be written ({str(error).splitlines()[0]}). {question}Checkpoints written before "
-            "are whole; --resume continues from the last"
+            f"{path} cannot be written ({str(error).splitlines()[0]}). {'Is the disk full? ' * bool(is_full)}"
+            "Earlier checkpoints are complete; --resume continues from the last"
         ) from error

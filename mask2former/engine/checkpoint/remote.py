@@ -1,8 +1,9 @@
-"""OUTPUT_DIR at an address: this machine writes to a folder of its own, from where files are copied there.
+"""Output folder at a URL: the run is written to a local folder, and its files are copied to the URL.
 
-What writes a run needs a disk: it appends, renames, and waits until what it wrote is safe. So the folder
-holds what is new, and the address all that was. The pointer to the last checkpoint is copied after all else,
-and checkpoints that are newer than it are not there whole. A copy that fails is made up for by the next.
+A run needs a local disk, as it appends to files, renames them and waits until they are on disk. One process
+per machine copies that machine's files. The pointer to the last checkpoint is copied last, when all machines
+are done, and a newer checkpoint than it names may be incomplete. What could not be copied is retried with the
+next checkpoint.
 """
 
 import fnmatch
@@ -10,16 +11,25 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from fvcore.common.config import CfgNode
-from iopath.common.file_io import file_lock, get_cache_dir
+from iopath.common.file_io import get_cache_dir
 
-from mask2former.engine.checkpoint.lock import hold
-from mask2former.engine.checkpoint.run_folder import LOCK, POINTER, RUN_FILES, RunFolder, step_in
+from mask2former.engine.checkpoint.run_folder import (
+    CHECKPOINTS,
+    LOCK,
+    POINTER,
+    RUN_FILES,
+    RunFolder,
+    acquire_lock,
+    step_in,
+)
 from mask2former.engine.checkpoint.run_identity import JOB_FILE
 from mask2former.engine.metrics_log import METRICS_FILE
 from mask2former.utils.atomic_files import UNFINISHED
@@ -28,29 +38,28 @@ from mask2former.utils.storage import download, is_remote, make_folder, names_in
 
 logger = logging.getLogger(__name__)
 
-CONTINUED = (JOB_FILE, METRICS_FILE, "log.txt", POINTER)  # what a run reads of itself, or goes on writing to
-PASSING = (UNFINISHED, LOCK)  # ends of names that mean nothing to anybody else
+RESUMED = {JOB_FILE, METRICS_FILE, "log.txt", POINTER}  # files that a resumed run reads or appends to
+SKIPPED = re.compile(rf"{re.escape(UNFINISHED)}|{re.escape(LOCK)}$")
 PROBE = "probe"
-CHECKPOINTS = "model_*"
 
 
 @functools.cache
 def run_folder(output_dir: str) -> RunFolder:
-    """The folder of the run at OUTPUT_DIR, on this machine; the same one for all who ask."""
-    return MirroredFolder(output_dir) if is_remote(output_dir) else RunFolder(output_dir)
+    """Return the run folder of OUTPUT_DIR, one object per process."""
+    return RemoteRunFolder(output_dir) if is_remote(output_dir) else RunFolder(output_dir)
 
 
 def output_folder(cfg: CfgNode) -> Path:
-    """Where files of OUTPUT_DIR are written on this machine."""
+    """Return the local folder that files of OUTPUT_DIR are written to."""
     return run_folder(cfg.OUTPUT_DIR).path
 
 
 @contextmanager
 def ended(folder: RunFolder) -> Iterator[None]:
-    """After the block the run is where OUTPUT_DIR says.
+    """End the run after the block.
 
     Raises:
-        OSError: all is done, but cannot be copied to an address.
+        OSError: the run succeeded, but cannot be copied to its URL.
     """
     try:
         yield
@@ -60,145 +69,131 @@ def ended(folder: RunFolder) -> Iterator[None]:
     folder.end()
 
 
-def _is_first_here() -> bool:
-    """Whether this process copies for all on its machine."""
-    return rank() % _processes_here() == 0
-
-
-def _processes_here() -> int:
+def _processes_per_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-class MirroredFolder(RunFolder):
-    """A run's folder at an address. The first process of each machine copies for all there."""
+class RemoteRunFolder(RunFolder):
+    """Output folder at a URL; `path` is the local folder."""
 
-    def __init__(self, address: str) -> None:
-        name = f"{hashlib.sha256(address.encode()).hexdigest()[:16]}_{rank() // _processes_here()}"
+    def __init__(self, url: str) -> None:
+        machine, self._local_rank = divmod(rank(), _processes_per_machine())
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{machine}"
         super().__init__(Path(get_cache_dir()) / "runs" / name)
-        self.address = to_path(address)
+        self.url = to_path(url)
         self._copied: dict[Path, tuple[int, int]] = {}
-        self._made: set[Path] = set()
 
     def __str__(self) -> str:
-        return f"{self.address} (on this machine {self.path})"
+        return f"{self.url} (locally {self.path})"
 
     def begin(self, training: bool) -> None:
-        """Have an empty folder, with what a run goes on with; see that the address can be written to.
+        """Create an empty local folder with the files that a run continues, and check the URL.
 
         Raises:
-            OSError: the address cannot be read or written, or another run on this machine does so.
+            OSError: the URL cannot be read or written, or another run on this machine uses it.
         """
-        if _is_first_here():
+        if self._renames_shards():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(self.path.with_name(self.path.name + LOCK), str(self.address))
+            self._lock = acquire_lock(self.path.with_name(self.path.name + LOCK), str(self.url))
             shutil.rmtree(self.path, ignore_errors=True)
-            self.path.mkdir(parents=True)
-            for name in names_in(self.address) & set(CONTINUED):
-                self._bring(self.path / name)
-                self._copied[self.path / name] = _state(
-                    self.path / name
-                )  # or each machine would copy it back
+            self.path.mkdir()
+            for path in (self.path / name for name in names_in(self.url) & RESUMED):
+                self._fetch(path)
+                self._copied[path] = _state(path)  # other machines must not copy it back
         if is_main_process():
             self._check_writable()
         barrier()
 
     def _check_writable(self) -> None:
-        probe = self.path / PROBE
-        probe.write_bytes(bytes(1 << 16))
-        try:
-            self._upload(probe, self.address / PROBE)
-        except OSError as error:
-            raise OSError(f"OUTPUT_DIR {self.address} cannot be written to: {error}") from error
-        probe.unlink()
-        remove(self.address / PROBE)
+        (self.path / PROBE).write_bytes(bytes(1 << 16))
+        if failure := self._copy([Path(PROBE)]):
+            raise OSError(f"OUTPUT_DIR {self.url} cannot be written to: {failure}")
+        (self.path / PROBE).unlink()
+        remove(self.url / PROBE)
 
-    def publish(self) -> None:
-        """Copy the checkpoint that is new, then delete it here."""
+    def _renames_shards(self) -> bool:
+        return self._local_rank == 0  # the process that copies, too
+
+    def _publish(self) -> None:
         if failure := self._copy_all():
-            logger.warning("%s; it is tried again with the next checkpoint", failure)
+            logger.warning("%s; retrying with the next checkpoint", failure)
 
     def end(self, failed: bool = False) -> None:
-        """Copy the rest, without a new pointer where other processes may be gone; delete the folder here."""
+        """Copy the rest and delete the local folder.
+
+        After a failure, when other processes may be gone, the pointer is not copied.
+        """
         failure = self._copy_new() if failed else self._copy_all()
         if failure and failed:
             logger.warning("%s", failure)
         elif failure:
             raise OSError(f"{failure}. It is in {self.path} until the next run there")
-        elif _is_first_here():
+        elif self._renames_shards():
             shutil.rmtree(self.path, ignore_errors=True)
 
     def set_earlier_run_aside(self) -> None:
-        """Not at an address, where moving may mean to copy: a ValueError if there is an earlier run."""
-        names = names_in(self.address)
+        """Raise ValueError if there is an earlier run: many stores cannot rename."""
+        names = names_in(self.url)
         if any(fnmatch.filter(names, pattern) for pattern in RUN_FILES):
             raise ValueError(
-                f"OUTPUT_DIR {self.address} holds an earlier run: --resume continues it, or give another"
+                f"OUTPUT_DIR {self.url} holds an earlier run: --resume continues it, or give another"
             )
 
     def _copy_all(self) -> str | None:
-        """All that is new, and when all machines have done that, the pointer; what went wrong."""
+        """Copy new files and then the pointer, and delete local checkpoints; return the failure, if any."""
         failure = self._copy_new()
         failures = [text for text in gather_objects(failure) if text]
-        if is_main_process() and not failures:
-            failure = self._copy([Path(POINTER)] if (self.path / POINTER).exists() else [])
-        if failure is None and _is_first_here():
+        if is_main_process() and not failures and (self.path / POINTER).exists():
+            failure = self._copy([Path(POINTER)])
+        if failure is None and self._renames_shards():
             for path in self.path.glob(CHECKPOINTS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return failure
 
     def _copy_new(self) -> str | None:
-        if not _is_first_here():
+        """Copy new files except the pointer: the launch's name first, checkpoints last."""
+        if not self._renames_shards():
             return None
         files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
-        whole = [file for file in files if not any(part.endswith(PASSING) for part in file.parts)]
-        return self._copy(sorted((file for file in whole if file.name != POINTER), key=_turn))
+        files = [file for file in files if file.name != POINTER and not SKIPPED.search(str(file))]
+        files.sort(key=lambda file: (fnmatch.fnmatch(file.parts[0], CHECKPOINTS), file.name != JOB_FILE))
+        return self._copy(files)
 
     def _copy(self, files: Iterable[Path]) -> str | None:
-        """Copy those of the folder's files that have changed; what went wrong."""
-        for path, address in ((self.path / file, self.address / file) for file in files):
+        """Copy those of the files that have changed; return the failure, if any."""
+        for file in files:
+            path, url = self.path / file, self.url / file
             state = _state(path)
+            if self._copied.get(path) == state:
+                continue
             try:
-                if self._copied.get(path) != state:
-                    self._upload(path, address)
+                make_folder(url.parent)
+                upload(path, url)
             except OSError as error:
-                return f"{address} cannot be written ({error})"
+                return f"{url} cannot be written ({error})"
             self._copied[path] = state
         return None
 
-    def _upload(self, path: Path, address: Path) -> None:
-        if address.parent not in self._made:
-            make_folder(address.parent)
-            self._made.add(address.parent)
-        upload(path, address)
-
-    def _completes_parts(self) -> bool:
-        return _is_first_here()
-
-    def _checkpoints(self) -> list[str]:
-        """Those that the pointer vouches for: newer ones may not be there whole."""
-        names, pointer = names_in(self.address), self.path / POINTER
+    def _names(self) -> list[str]:
+        """Return the checkpoints up to the one that the pointer names: newer ones may be incomplete."""
+        pointer = self.path / POINTER
         if not pointer.is_file():
             return []
-        pointed = pointer.read_text().strip()
+        names, pointed = names_in(self.url), pointer.read_text().strip()
         newest = step_in(pointed) if pointed in names else None
         found = fnmatch.filter(names, CHECKPOINTS)
         return [name for name in found if newest is None or (step_in(name) or 0) <= newest]
 
-    def _bring(self, path: Path) -> None:
-        with file_lock(str(path)):
+    def _fetch(self, path: Path) -> None:
+        with FileLock(path.with_name(path.name + LOCK)):
             if path.exists():
                 return
-            source, unfinished = self.address / path.name, path.with_name(path.name + UNFINISHED)
+            source, unfinished = self.url / path.name, path.with_name(path.name + UNFINISHED)
             for file in source.iterdir() if source.is_dir() else [source]:
                 download(file, unfinished / file.relative_to(source))
-            os.replace(unfinished, path)
+            unfinished.rename(path)
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """What changes when a file is written."""
+    """Return the modification time and size of a file."""
     return path.stat().st_mtime_ns, path.stat().st_size
-
-
-def _turn(file: Path) -> tuple[bool, bool]:
-    """Whose run it is comes first, as a restart asks for that; checkpoints, which take long, last."""
-    return fnmatch.fnmatch(file.parts[0], CHECKPOINTS), file.name != JOB_FILE

@@ -1,8 +1,8 @@
-"""Saving a run and finding it again, whenever the process may have been killed.
+"""Output folder of a run: write checkpoints and find the last one, whenever the process may have been killed.
 
-A file appears under its name only when it is complete and on disk: it is written beside its place, under
-another name, and moved there; so is a folder, to which several processes write. In it are tensors, numbers
-and strings only: reading it cannot run code.
+A checkpoint appears under its name only when it is complete and on disk: it is written under another name
+and renamed, whether it is a file or a folder of shards. It holds tensors, numbers and strings only, so that
+reading it cannot run code.
 """
 
 import logging
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
-from mask2former.engine.checkpoint.lock import hold
-from mask2former.engine.checkpoint.sharded import read_run, write_parts
+from mask2former.engine.checkpoint.disk_space import write_errors_explained
+from mask2former.engine.checkpoint.sharded import read_sharded, write_sharded
+from mask2former.engine.parallel import gather_to_main
 from mask2former.utils.atomic_files import UNFINISHED, atomic_write, sync_folder
 from mask2former.utils.comm import all_reduce_any, broadcast_object, is_main_process
 
@@ -25,16 +27,17 @@ logger = logging.getLogger(__name__)
 
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
-SUFFIX, PARTS_SUFFIX = ".pth", ".parts"  # of a file, and of a folder that several processes write to
+SUFFIXES = FILE, SHARDED, _ = ".pth", ".sharded", ".parts"  # .parts: sharded, by earlier versions
+CHECKPOINTS = "model_*"
 LOCK = ".lock"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError)
 RUN_STATE = {"model", "optimizer", "iteration", "window", "scaler", "seed"}
-RUN_FILES = ("model_*.pth", "model_*.parts", POINTER, "metrics.json", "events.out.tfevents.*")
-RUN_COMPANIONS = ("config.yaml", "images", "inference")  # by which alone a run is not known
+RUN_FILES = (*(f"model_*{end}" for end in SUFFIXES), POINTER, "metrics.json", "events.out.tfevents.*")
+RUN_COMPANIONS = ("config.yaml", "images", "inference")  # do not make a run by themselves
 
 
 class RunFolder:
-    """The checkpoints in a run's output folder."""
+    """Output folder on a local disk. Every process must call each method, unless it says otherwise."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -43,83 +46,96 @@ class RunFolder:
         return str(self.path)
 
     def begin(self, training: bool) -> None:
-        """Every process calls it before it reads or writes; training has the folder to itself.
+        """Prepare for reading and writing; training locks the folder.
 
         Raises:
-            OSError: another run trains there, or it cannot be written to.
+            OSError: another run trains there, or the folder cannot be written to.
         """
         if training and is_main_process():
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = hold(self.path / LOCK, str(self.path))
+            self._lock = acquire_lock(self.path / LOCK, str(self.path))
             self.remove_unfinished()
 
-    def publish(self) -> None:
-        """Every process calls it when a checkpoint has been saved."""
-
     def end(self, failed: bool = False) -> None:
-        """Every process calls it after the run."""
+        """Finish after the run."""
 
-    def save(self, name: str, content: dict[str, Any]) -> Path:
-        """Write the checkpoint `name`, then make it the one to resume from."""
-        path = self.path / name
-        with atomic_write(path) as file:
-            torch.save(content, file)
-        self._point_to(name)
+    def save(self, name: str, checkpoint: dict[str, Any], sharded: bool = False) -> Path:
+        """Write a checkpoint and point to it as the one to resume from; return its path.
+
+        Args:
+            name: with the suffix .pth.
+            checkpoint: its content; tensors may be sharded.
+            sharded: write a folder of shards, with another suffix, instead of a file.
+
+        Raises:
+            TrainingError: the checkpoint cannot be written.
+        """
+        path = (self.path / name).with_suffix(SHARDED if sharded else FILE)
+        with write_errors_explained(path):
+            if sharded:
+                self._write_sharded(path, checkpoint)
+            else:
+                checkpoint = gather_to_main(checkpoint)
+                if is_main_process():
+                    with atomic_write(path) as file:
+                        torch.save(checkpoint, file)
+                    self._point_to(path)
+        logger.info("saved %s", path)
+        self._publish()
         return path
 
-    def save_parts(self, name: str, content: dict[str, Any]) -> Path:
-        """The same as a folder, `name` with another suffix; every process writes its part of the tensors."""
-        path = (self.path / name).with_suffix(PARTS_SUFFIX)
+    def _write_sharded(self, path: Path, checkpoint: dict[str, Any]) -> None:
         unfinished = path.with_name(path.name + UNFINISHED)
         try:
-            write_parts(unfinished, content)
+            write_sharded(unfinished, checkpoint)
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        if self._completes_parts():
-            if path.exists():  # damaged, or the run was killed before it could point there
+        if self._renames_shards():
+            if path.exists():  # damaged, or the run was killed before it could point to it
                 shutil.rmtree(path)
             sync_folder(unfinished)
             os.replace(unfinished, path)
-            sync_folder(self.path)
-            self._point_to(path.name)
-        return path
+            self._point_to(path)
 
-    def _completes_parts(self) -> bool:
-        """Whether this process gives a folder, to which several have written, its name."""
+    def _renames_shards(self) -> bool:
+        """Return True if this process completes a folder that several processes wrote to."""
         return is_main_process()
 
-    def _point_to(self, name: str) -> None:
-        with atomic_write(self.path / POINTER) as file:
-            file.write(name.encode())
+    def _point_to(self, path: Path) -> None:
+        with atomic_write(self.path / POINTER) as file:  # which also flushes the name of `path`
+            file.write(path.name.encode())
+
+    def _publish(self) -> None:
+        """Make a new checkpoint available to other machines."""
 
     def load_last(self) -> dict[str, Any] | None:
-        """The last checkpoint that can be read; None if there is none. `with_tensors` completes a folder's.
+        """Return the last checkpoint that can be read; None if there is none. `load_tensors` completes it.
 
         Raises:
-            ValueError: there are checkpoints, but not one is readable; or processes found different ones.
+            ValueError: no checkpoint is readable, or the processes found different ones.
         """
-        content = self._last()
-        step = None if content is None else content["iteration"]
+        checkpoint = self._read_last()
+        step = None if checkpoint is None else checkpoint["iteration"]
         if all_reduce_any(step != broadcast_object(step)):
             raise ValueError(
                 "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
             )
-        return content
+        return checkpoint
 
-    def _last(self) -> dict[str, Any] | None:
+    def _read_last(self) -> dict[str, Any] | None:
         candidates = self._candidates()
         for path in candidates:
-            self._bring(path)
+            self._fetch(path)
             try:
-                content = _read(path)
+                checkpoint = _read(path)
             except UNREADABLE as error:
                 reason = str(error).split("\n")[0]
                 logger.warning("%s cannot be read (%s); trying the one before", path, reason)
                 continue
-            if isinstance(content, dict) and content.keys() >= RUN_STATE:
+            if isinstance(checkpoint, dict) and checkpoint.keys() >= RUN_STATE:
                 logger.info("resuming from %s", path)
-                return content
+                return checkpoint
             logger.warning("%s holds weights but no state of a run; trying the one before", path)
         if candidates:
             names = ", ".join(path.name for path in candidates)
@@ -127,41 +143,40 @@ class RunFolder:
         return None
 
     def _candidates(self) -> list[Path]:
-        """The checkpoint that the pointer names, then the others, latest step first."""
-        names = sorted(self._checkpoints(), key=self._steps, reverse=True)
-        found = [self.path / name for name in names if name.endswith((SUFFIX, PARTS_SUFFIX))]
+        """Return the checkpoint that the pointer names, then the others, latest step first."""
         pointer = self.path / POINTER
-        named = self.path / pointer.read_text().strip() if pointer.is_file() else None
-        if named in found:
-            found.remove(named)
-            found.insert(0, named)
-        return found
+        pointed = pointer.read_text().strip() if pointer.is_file() else None
+        found = [name for name in self._names() if name.endswith(SUFFIXES)]
+        return [
+            self.path / name
+            for name in sorted(found, key=lambda name: (name == pointed, self._step(name)), reverse=True)
+        ]
 
-    def _checkpoints(self) -> list[str]:
-        """The names of checkpoints that were written whole."""
-        return [path.name for path in self.path.glob("model_*")]
+    def _names(self) -> list[str]:
+        """Return the names of complete checkpoints."""
+        return [path.name for path in self.path.glob(CHECKPOINTS)]
 
-    def _steps(self, name: str) -> int:
-        """Steps behind a checkpoint, which its name tells, or of the final one its content."""
+    def _step(self, name: str) -> int:
+        """Return a checkpoint's step, which the name of the final one does not contain."""
         try:
             step = step_in(name)
             return int(_read(self.path / name)["iteration"]) if step is None else step
         except UNREADABLE:
             return -1
 
-    def _bring(self, path: Path) -> None:
-        """Have a checkpoint at `path`, where a folder that others see has it."""
+    def _fetch(self, path: Path) -> None:
+        """Make a checkpoint of another machine available at `path`."""
 
     def _found(self, patterns: Iterable[str]) -> list[Path]:
         return [file for pattern in patterns for file in self.path.glob(pattern)]
 
     def remove_unfinished(self) -> None:
-        """Delete what a killed process left half-written."""
-        for path in self.path.glob(f"*{UNFINISHED}"):
+        """Delete what a killed process left half-written (main process only)."""
+        for path in self.path.glob(f"*{UNFINISHED}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def set_earlier_run_aside(self) -> None:
-        """Move an earlier run's files, but for the log, to a folder of their own, so that runs do not mix."""
+        """Move an earlier run's files except the log to a folder earlier_run_N (main process only)."""
         if not self._found(RUN_FILES):
             return
         number = 1
@@ -173,15 +188,29 @@ class RunFolder:
         logger.warning("%s holds an earlier run: moved to %s (--resume would continue it)", self.path, aside)
 
 
+def acquire_lock(file: Path, folder: str) -> FileLock:
+    """Lock `file` until this process ends, however it does. A file system without locks grants every lock.
+
+    Raises:
+        OSError: another process holds the lock; the message says that it works in `folder`.
+    """
+    lock = FileLock(file, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise OSError(f"another run is at work in {folder}: wait for its end, or choose another") from error
+    except OSError as error:
+        logger.warning("%s cannot be locked: %s", folder, error)
+    return lock
+
+
 def _read(path: Path) -> Any:
-    return (
-        read_run(path)
-        if path.is_dir()
-        else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    )
+    if path.is_dir():
+        return read_sharded(path)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def step_in(name: str) -> int | None:
-    """The step in a checkpoint's name; None in that of the final one."""
+    """Return the step in a checkpoint's name; None for the final one."""
     number = re.fullmatch(r"model_(\d+)", Path(name).stem)
     return int(number[1]) if number else None

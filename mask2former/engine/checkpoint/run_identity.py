@@ -1,4 +1,4 @@
-"""Starting again after a failure: whose run lies in OUTPUT_DIR, and whether it can be continued there."""
+"""Restarts after a failure: a launch that finds its own run in OUTPUT_DIR continues it, and no other run."""
 
 import logging
 import os
@@ -10,31 +10,28 @@ from mask2former.utils.comm import broadcast_object, launch_id
 logger = logging.getLogger(__name__)
 
 JOB_FILE = "job"
-RUN_ID, NAMELESS = "TORCHELASTIC_RUN_ID", "none"  # of torch's launchers, and what they call a job by default
+NAMELESS = "none"  # the default job name of torch's launchers
 
 
 def _job() -> str:
-    """The same in all attempts of a launch, another in each launch; empty where nothing could start again.
+    """Return a name that all attempts of a launch share; empty if nothing could restart this process.
 
-    How often a launcher has started its processes is no help: with several machines each counts for itself.
+    Launchers on several machines count restarts independently, so the attempt's number is no help.
     """
-    name = os.environ.get(RUN_ID, NAMELESS)
+    name = os.environ.get("TORCHELASTIC_RUN_ID", NAMELESS)
     return launch_id() if name == NAMELESS else name
 
 
-def note_job(folder: Path) -> None:
-    """From here on the run in `folder` is this launch's own."""
+def claim_run(folder: Path) -> None:
+    """Mark the run in `folder` as the run of this launch."""
     with atomic_write(folder / JOB_FILE) as file:
         file.write(_job().encode())
 
 
-def continues_own_run(folder: Path) -> bool:
-    """Whether this launch has begun the run in `folder`, and is here again after a failure.
-
-    An earlier run there is not to be continued. The main process decides.
-    """
-    noted, job = folder / JOB_FILE, _job()
-    own = bool(broadcast_object(bool(job) and noted.is_file() and noted.read_text() == job))
+def is_own_run(folder: Path) -> bool:
+    """Return True if an earlier attempt of this launch started the run in `folder`, as rank 0 sees it."""
+    file, job = folder / JOB_FILE, _job()
+    own = bool(broadcast_object(bool(job) and file.is_file() and file.read_text() == job))
     if own:
-        logger.info("this launch has begun the run in %s: it goes on from its last checkpoint", folder)
+        logger.info("restarted: continuing the run in %s from its last checkpoint", folder)
     return own

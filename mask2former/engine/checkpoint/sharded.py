@@ -1,167 +1,159 @@
-"""A checkpoint that no process writes or reads as a whole: torch.distributed.checkpoint and a file beside.
+"""Sharded checkpoints: folders that all processes write and read together (torch.distributed.checkpoint).
 
-A folder holds `*.distcp`, what each process wrote of the tensors; `.metadata`, which says where each tensor's
-pieces lie; and `run.pth`, all that is no tensor. Any number of processes reads it, each what it needs. As in
-all checkpoints, reading runs no code: `.metadata` is a pickle, and is read only if it names nothing but
-dtypes and torch's classes of descriptions.
+The folder holds `*.distcp`, the shards that each process wrote; `.metadata`, the index of the shards; and
+`run.pth`, everything that is not a tensor. Any number of processes can read it. Reading runs no code:
+`.metadata` is a pickle, and only the classes of the index are allowed in it.
 
 Shapes: `P` is the number of a parameter in the optimizer's groups, in order.
 """
 
-import importlib
 import os
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, filesystem, metadata
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.serialization import _get_layout
 
+from mask2former.engine.parallel import shard_like
 from mask2former.utils.comm import is_distributed, is_main_process
+from mask2former.weights.safe_pickle import load_plain_pickle
 
-# Of every process that is alone
+# Logged whenever there is a single process
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 RUN = "run.pth"
 METADATA = ".metadata"
-PARTS = "parts"  # key of a content whose tensors have not been read: the folder they are in
-WEIGHT = "model/"
-STATE = "optimizer/"  # and P/NAME
+FOLDER = "folder"  # key of a checkpoint whose tensors are still in that folder
+WEIGHTS, STATES = "model", "optimizer"  # tensors are called model/NAME and optimizer/P/NAME
 
-DESCRIPTIONS = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-HARMLESS = {
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("pathlib", "PosixPath"),
-    ("pathlib", "WindowsPath"),
-    ("pathlib._local", "PosixPath"),  # as Python 3.13 calls them
-    ("pathlib._local", "WindowsPath"),
+_INDEX_CLASSES = (kind for kind in vars(metadata).values() if isinstance(kind, type))
+INDEX_NAMES: dict[str, Any] = {
+    **{f"{kind.__module__}.{kind.__name__}": kind for kind in (*_INDEX_CLASSES, filesystem._StorageInfo)},
+    **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
+    "torch.serialization._get_layout": _get_layout,
+    **{
+        f"{module}.{kind}Path": PurePath
+        for module in ("pathlib", "pathlib._local")  # the latter since Python 3.13
+        for kind in ("Posix", "Windows")
+    },
 }
 
 
-class _DescriptionReader(pickle.Unpickler):
-    """Refuses every name but those of dtypes and of classes that describe a checkpoint."""
+def write_sharded(folder: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint; every process must call it, and writes its own shards.
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in HARMLESS:
-            return super().find_class(module, name)
-        found = (
-            vars(importlib.import_module(module)).get(name) if module in (*DESCRIPTIONS, "torch") else None
-        )
-        described = isinstance(found, type) and found.__module__ in DESCRIPTIONS
-        if described or isinstance(found, torch.dtype):
-            return found
-        raise pickle.UnpicklingError(f"{METADATA} names {module}.{name}")
-
-
-def write_parts(folder: Path, content: dict[str, Any]) -> None:
-    """Write a run's content, each process the tensors' parts that it holds; every process must call it.
-
-    What all hold alike, and batch norms' statistics, which differ, is the main process's.
+    Tensors that are not sharded are rank 0's, also batch-norm statistics, which differ between processes.
 
     Raises:
         OSError: a process could not write.
     """
-    tensors = {WEIGHT + name: tensor for name, tensor in content["model"].items()}
-    for number, state in content["optimizer"]["state"].items():
-        tensors |= {f"{STATE}{number}/{name}": tensor for name, tensor in state.items()}
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
-        groups = content["optimizer"]["param_groups"]
-        plain = {name: value for name, value in content.items() if name != "model"}
         with open(folder / RUN, "wb") as file:
-            torch.save({**plain, "optimizer": {"param_groups": groups}}, file)
+            torch.save(_with_tensors(checkpoint, {}), file)
             file.flush()
             os.fsync(file.fileno())
     planner = dcp.DefaultSavePlanner(dedup_save_to_lowest_rank=True)
+    writer, alone = FileSystemWriter(folder), not is_distributed()
     try:
-        dcp.save(
-            tensors, storage_writer=FileSystemWriter(folder), planner=planner, no_dist=not is_distributed()
-        )
+        dcp.save(_tensors(checkpoint), storage_writer=writer, planner=planner, no_dist=alone)
     except CheckpointException as error:
         raise OSError(_causes(error)) from error
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """All that is no tensor, and under `PARTS` where the tensors are, which must be complete.
+def read_sharded(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint without its tensors, after a check that their files are complete.
 
     Raises:
         ValueError, OSError, RuntimeError, pickle.UnpicklingError: the folder is damaged.
     """
-    content: dict[str, Any] = torch.load(folder / RUN, weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(folder / RUN, weights_only=True)
     ends: dict[str, int] = {}
-    for place in (_describe(folder).storage_data or {}).values():
+    for place in (_read_index(folder).storage_data or {}).values():
         ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
     for name, end in ends.items():
         if (folder / name).stat().st_size < end:
-            raise ValueError(f"{name} is cut off")
-    return {**content, "model": {}, PARTS: str(folder)}
+            raise ValueError(f"{name} is truncated")
+    return {**checkpoint, "model": {}, FOLDER: str(folder)}
 
 
-def with_tensors(
-    content: dict[str, Any], model: Mapping[str, Tensor], parameters: Sequence[Tensor] | None = None
+def load_tensors(
+    checkpoint: dict[str, Any], model: Mapping[str, Tensor], parameters: Sequence[Tensor] | None = None
 ) -> dict[str, Any]:
-    """`content` with the tensors that `read_run` left where they are; one that has its tensors as it is.
+    """Return `checkpoint` with this process's shards of its tensors.
 
     Args:
-        content: of any checkpoint.
-        model: tensors by name; where one is in parts, this process reads its part.
-        parameters: those that the optimizer has, by P, likewise; None leaves out the optimizer's state.
+        checkpoint: from a file or from `read_sharded`.
+        model: state dict of the model; tensors of the checkpoint are sharded as these are.
+        parameters: the optimizer's parameters by P, likewise; None leaves out the optimizer's state.
 
     Raises:
         ValueError: a process could not read.
     """
-    if PARTS not in content:
-        return content
-    folder = Path(content[PARTS])
-    places = {}
-    for name, described in _describe(folder).state_dict_metadata.items():
-        assert isinstance(described, TensorStorageMetadata)
-        if name.startswith(WEIGHT) or parameters is not None:
-            places[name] = _place(described, _like(name, model, parameters or ()))
+
+    def like(name: str) -> Tensor | None:
+        kind, key = name.split("/", 1)
+        if kind == WEIGHTS:
+            return model.get(key)
+        number = int(key.split("/")[0])
+        return parameters[number] if parameters and number < len(parameters) else None
+
+    if FOLDER not in checkpoint:
+        return _with_tensors(checkpoint, {n: shard_like(t, like(n)) for n, t in _tensors(checkpoint).items()})
+    folder, tensors = Path(checkpoint[FOLDER]), dict[str, Tensor]()
+    for name, entry in _read_index(folder).state_dict_metadata.items():
+        if parameters is not None or name.startswith(WEIGHTS):
+            assert isinstance(entry, TensorStorageMetadata)
+            target = like(name)
+            if target is None or target.shape != entry.size:
+                target = torch.empty(entry.size)
+            tensors[name] = torch.zeros_like(target, dtype=entry.properties.dtype)
     try:
-        dcp.load(places, storage_reader=FileSystemReader(folder), no_dist=not is_distributed())
+        dcp.load(tensors, storage_reader=FileSystemReader(folder), no_dist=not is_distributed())
     except CheckpointException as error:
         raise ValueError(f"{folder}: {_causes(error)}") from error
-    weights = {name.removeprefix(WEIGHT): t for name, t in places.items() if name.startswith(WEIGHT)}
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in places.items():
-        if name.startswith(STATE):
-            _, number, kind = name.split("/")
-            states.setdefault(int(number), {})[kind] = tensor
-    optimizer = {**content["optimizer"], "state": states}
-    return {**content, "model": weights, "optimizer": optimizer}
+    return _with_tensors(checkpoint, tensors)
+
+
+def _tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by their names in the index."""
+    states = checkpoint["optimizer"]["state"].items()
+    return {
+        **{f"{WEIGHTS}/{name}": tensor for name, tensor in checkpoint["model"].items()},
+        **{f"{STATES}/{number}/{name}": tensor for number, state in states for name, tensor in state.items()},
+    }
+
+
+def _with_tensors(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return `checkpoint` with the tensors that `_tensors` named."""
+    model: dict[str, Tensor] = {}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kind, key = name.split("/", 1)
+        if kind == WEIGHTS:
+            model[key] = tensor
+        else:
+            number, key = key.split("/")
+            state.setdefault(int(number), {})[key] = tensor
+    return {**checkpoint, "model": model, "optimizer": {**checkpoint["optimizer"], "state": state}}
 
 
 def _causes(error: CheckpointException) -> str:
-    """What went wrong in which processes, in one line."""
+    """Return what went wrong in which process, on one line."""
     return "; ".join(f"process {number}: {cause}" for number, (cause, _) in error.failures.items())
 
 
-def _describe(folder: Path) -> Metadata:
+def _read_index(folder: Path) -> Metadata:
     with open(folder / METADATA, "rb") as file:
-        metadata = _DescriptionReader(file).load()
-    if not isinstance(metadata, Metadata):
-        raise pickle.UnpicklingError(f"{METADATA} is no description of a checkpoint")
-    return metadata
-
-
-def _like(name: str, model: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> Tensor | None:
-    """The weight that a tensor of the checkpoint is, or is the optimizer's state of."""
-    if name.startswith(WEIGHT):
-        return model.get(name.removeprefix(WEIGHT))
-    number = int(name.split("/")[1])
-    return parameters[number] if number < len(parameters) else None
-
-
-def _place(described: TensorStorageMetadata, like: Tensor | None) -> Tensor:
-    """Where to read a tensor to: in parts as `like` if it has its shape, else whole."""
-    if like is not None and like.shape == described.size:
-        return torch.zeros_like(like.detach(), dtype=described.properties.dtype)
-    return torch.zeros(described.size, dtype=described.properties.dtype)
+        index = load_plain_pickle(file, INDEX_NAMES)
+    if not isinstance(index, Metadata):
+        raise pickle.UnpicklingError(f"{METADATA} is not the index of a checkpoint")
+    return index

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from mask2former.engine.checkpoint.disk_space import check_space, failure_explained
-from mask2former.engine.checkpoint.run_folder import FINAL, PARTS_SUFFIX, SUFFIX, RunFolder
+from mask2former.engine.checkpoint.disk_space import check_space, checkpoint_bytes
+from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.metrics_log import MetricsLog
-from mask2former.engine.parallel import gathered, is_sharded
+from mask2former.engine.parallel import is_sharded
 from mask2former.engine.trainer import Hook, Trainer, is_due
 from mask2former.evaluation.evaluator import Results
 from mask2former.utils.comm import all_reduce_any, is_main_process, set_status
@@ -117,7 +117,7 @@ class CheckpointHook(Hook):
     def before_train(self, trainer: Trainer) -> None:
         """Check the disk space."""
         if is_main_process():
-            check_space(self.folder.path, trainer)
+            check_space(self.folder.path, checkpoint_bytes(trainer.plain_model, trainer.optimizer))
 
     def after_step(self, trainer: Trainer) -> None:
         """Save when due."""
@@ -136,15 +136,8 @@ class CheckpointHook(Hook):
 
     def _write(self, trainer: Trainer, name: str) -> None:
         content = {"model": trainer.plain_model.state_dict(), **trainer.state_dict(), **self.extra}
-        in_parts = is_sharded(trainer.model) and name != FINAL  # users want the final weights in one file
-        if not in_parts:
-            content = gathered(content)
-        if in_parts or is_main_process():
-            save = self.folder.save_parts if in_parts else self.folder.save
-            path = (self.folder.path / name).with_suffix(PARTS_SUFFIX if in_parts else SUFFIX)
-            with failure_explained(path):
-                logger.info("saved %s", save(name, content))
-        self.folder.publish()
+        sharded = is_sharded(trainer.model) and name != FINAL  # users want the final weights in one file
+        self.folder.save(name, content, sharded)
 
 
 class EvaluationHook(Hook):

@@ -12,7 +12,7 @@ import torch
 from tiny_runs import CONFIG, tiny_config, tiny_options
 
 from mask2former.engine.build import build_model
-from mask2former.engine.checkpoint.disk_space import check_writable, checkpoint_bytes, failure_explained
+from mask2former.engine.checkpoint.disk_space import check_writable, checkpoint_bytes, write_errors_explained
 from mask2former.engine.checkpoint.run_folder import RunFolder
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.train import build_trainer
@@ -59,7 +59,7 @@ def test_a_full_disk_is_told_before_the_first_step(tiny_shapes, tmp_path, capsys
 def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path, optimizer):
     cfg = tiny_config(SOLVER__OPTIMIZER=optimizer)
     trainer = build_trainer(cfg, build_model(cfg))
-    expected = checkpoint_bytes(trainer)
+    expected = checkpoint_bytes(trainer.model, trainer.optimizer)
     for parameter in trainer.parameters:
         parameter.grad = torch.ones_like(parameter)
     trainer.optimizer.step()
@@ -84,13 +84,16 @@ def test_what_is_in_the_folder_stays(tmp_path):
     ],
 )
 def test_a_full_disk_is_asked_about_where_that_may_be_it(error, asks):
-    with pytest.raises(TrainingError, match=r"x.pth cannot be written") as raised, failure_explained("x.pth"):
+    with (
+        pytest.raises(TrainingError, match=r"x.pth cannot be written") as raised,
+        write_errors_explained("x.pth"),
+    ):
         raise error
     assert ("disk full" in str(raised.value)) == asks
 
 
 def test_what_is_not_of_the_disk_stays_what_it_is():
-    with pytest.raises(RuntimeError, match=r"^shapes differ$"), failure_explained("x.pth"):
+    with pytest.raises(RuntimeError, match=r"^shapes differ$"), write_errors_explained("x.pth"):
         raise RuntimeError("shapes differ")
 
 

@@ -9,13 +9,13 @@ import sys
 import pytest
 from process_runs import until
 
-from mask2former.engine.checkpoint.lock import hold
+from mask2former.engine.checkpoint.run_folder import acquire_lock
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from mask2former.engine.checkpoint.lock import hold
-held = hold(Path(sys.argv[1]), "x")
+from mask2former.engine.checkpoint.run_folder import acquire_lock
+held = acquire_lock(Path(sys.argv[1]), "x")
 if os.fork():
     print("holding", flush=True)
 time.sleep(60)
@@ -28,11 +28,11 @@ def test_a_killed_holder_lets_go_though_what_it_forked_lives_on(tmp_path):
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as holder:
         assert holder.stdout.readline() == "holding\n"
         with pytest.raises(OSError, match="another run is at work in the folder:"):
-            hold(file, "the folder")
+            acquire_lock(file, "the folder")
         holder.kill()
         holder.wait()
         os.killpg(holder.pid, 0)  # the forked process is there
-        hold(file, "the folder").close()
+        acquire_lock(file, "the folder").release()
         os.killpg(holder.pid, signal.SIGKILL)
 
 

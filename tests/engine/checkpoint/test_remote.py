@@ -82,10 +82,10 @@ def test_a_run_of_two_machines_that_is_stopped_and_resumed_by_one(server, enviro
     until((folder / POINTER).exists)
     os.kill(second.children()[0], signal.SIGKILL)
     assert first.wait()[0] == 1
-    assert (folder / POINTER).read_text().endswith(".parts")
+    assert (folder / POINTER).read_text().endswith(".sharded")
     code, log = server.start(OUTPUT, "--resume", environ=environ, **STORED).wait()
     assert code == 0, log
-    assert "trying again" in log
+    assert "retrying" in log
     assert "resuming from" in (folder / "log.txt").read_text()
     assert_close(curve(folder), curve(on_a_disk))
     assert (folder / "inference/panoptic/predictions.json").exists()
@@ -142,7 +142,7 @@ def test_what_cannot_be_copied_stays_here(in_this_process, environ, capsys, monk
     steady = FlakyStorage([False])
     path_manager.register_handler(steady)
     monkeypatch.setattr(
-        "mask2former.engine.hooks.standard.logger.info",
+        "mask2former.engine.checkpoint.run_folder.logger.info",
         lambda *_: path_manager.register_handler(FlakyStorage([True])),
     )
     assert in_this_process("flaky://runs/three", SOLVER__MAX_ITER=1, DATASETS__TEST=()) == 1

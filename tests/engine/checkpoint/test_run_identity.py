@@ -2,7 +2,7 @@
 
 import pytest
 
-from mask2former.engine.checkpoint.run_identity import continues_own_run, note_job
+from mask2former.engine.checkpoint.run_identity import claim_run, is_own_run
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ def test_a_run_is_known_by_the_name_of_its_launch(tmp_path, monkeypatch, noted, 
             monkeypatch.setenv("TORCHELASTIC_RUN_ID", job)
 
     be_in(now)
-    assert not continues_own_run(tmp_path)
+    assert not is_own_run(tmp_path)
     be_in(noted)
-    note_job(tmp_path)
+    claim_run(tmp_path)
     be_in(now)
-    assert continues_own_run(tmp_path) == own
+    assert is_own_run(tmp_path) == own

@@ -8,7 +8,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mask2former.engine.checkpoint.run_folder import POINTER, RunFolder
-from mask2former.engine.checkpoint.sharded import METADATA, RUN, with_tensors
+from mask2former.engine.checkpoint.sharded import METADATA, RUN, load_tensors
+from mask2former.engine.errors import TrainingError
 
 
 def content(step):
@@ -24,33 +25,36 @@ def folder(tmp_path):
     return RunFolder(tmp_path)
 
 
-def test_what_is_saved_is_read_again(folder):
-    folder.save_parts("model_0000009.pth", content(9))
-    assert (folder.path / POINTER).read_text() == "model_0000009.parts"
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_saved_checkpoint_is_read_again(folder, sharded):
+    folder.save("model_0000009.pth", content(9), sharded)
+    assert (folder.path / POINTER).read_text() == f"model_0000009.{'sharded' if sharded else 'pth'}"
     saved = content(9)
-    read = with_tensors(folder.load_last(), saved["model"], [torch.zeros(3, 2)])
-    assert {name: read[name] for name in ("iteration", "window", "seed", "config")} == {
-        name: saved[name] for name in ("iteration", "window", "seed", "config")
-    }
+    read = load_tensors(folder.load_last(), saved["model"], [torch.zeros(3, 2)])
+    for key in ("iteration", "window", "scaler", "seed", "config"):
+        assert read[key] == saved[key]
     assert read["optimizer"]["param_groups"] == saved["optimizer"]["param_groups"]
     torch.testing.assert_close(read["model"], saved["model"], rtol=0, atol=0)
     torch.testing.assert_close(read["optimizer"]["state"], saved["optimizer"]["state"], rtol=0, atol=0)
 
 
-def test_the_optimizer_is_left_out_where_nobody_wants_it(folder):
-    folder.save_parts("model_0000009.pth", content(9))
-    read = with_tensors(folder.load_last(), content(0)["model"])
+def test_without_parameters_the_optimizer_state_is_not_read(folder):
+    folder.save("model_0000009.pth", content(9), sharded=True)
+    read = load_tensors(folder.load_last(), content(0)["model"])
     assert read["optimizer"]["state"] == {}
     torch.testing.assert_close(read["model"], content(9)["model"], rtol=0, atol=0)
 
 
-def test_a_content_with_tensors_stays_as_it_is():
-    whole = content(3)
-    assert with_tensors(whole, {}, []) is whole
+def test_a_sharded_checkpoint_of_an_earlier_version_is_read(folder):
+    path = folder.save("model_0000009.pth", content(9), sharded=True)
+    path.rename(path.with_suffix(".parts"))
+    folder.save("model_0000004.pth", content(4))
+    (folder.path / POINTER).write_text("model_0000009.parts")
+    assert folder.load_last()["iteration"] == 9
 
 
 def test_files_and_folders_stand_side_by_side(folder):
-    folder.save_parts("model_0000004.pth", content(4))
+    folder.save("model_0000004.pth", content(4), sharded=True)
     folder.save("model_0000009.pth", content(9))
     assert folder.load_last()["iteration"] == 9
     (folder.path / "model_0000009.pth").write_bytes(b"")
@@ -107,18 +111,18 @@ def damage_by_foreign_content(path):
     ],
 )
 def test_a_damaged_folder_falls_back_to_the_one_before(folder, damage, caplog):
-    folder.save_parts("model_0000004.pth", content(4))
-    damage(folder.save_parts("model_0000009.pth", content(9)))
+    folder.save("model_0000004.pth", content(4), sharded=True)
+    damage(folder.save("model_0000009.pth", content(9), sharded=True))
     assert folder.load_last()["iteration"] == 4
-    assert "model_0000009.parts cannot be read" in caplog.text
-    folder.save_parts("model_0000009.pth", content(9))  # when the run has come there again
+    assert "model_0000009.sharded cannot be read" in caplog.text
+    folder.save("model_0000009.pth", content(9), sharded=True)  # when the run has come there again
     assert folder.load_last()["iteration"] == 9
 
 
 @pytest.mark.parametrize("module", ["os", "torch.hub", "torch.distributed.checkpoint.filesystem"])
 def test_names_that_could_do_something_are_refused(folder, module, caplog):
-    folder.save_parts("model_0000004.pth", content(4))
-    path = folder.save_parts("model_0000009.pth", content(9))
+    folder.save("model_0000004.pth", content(4), sharded=True)
+    path = folder.save("model_0000009.pth", content(9), sharded=True)
     (path / METADATA).write_bytes(b"c" + module.encode() + b"\nos.system\n.")
     assert folder.load_last()["iteration"] == 4
     assert f"{module}.os.system" in caplog.text
@@ -130,7 +134,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["torch.save", "torch.distributed.checkpoint.save", "os.replace"])
 def test_an_interrupted_save_leaves_the_last_good_one(folder, monkeypatch, moment):
-    folder.save_parts("model_0000004.pth", content(4))
+    folder.save("model_0000004.pth", content(4), sharded=True)
 
     def killed(*args, **kwargs):
         raise Killed
@@ -138,11 +142,11 @@ def test_an_interrupted_save_leaves_the_last_good_one(folder, monkeypatch, momen
     with monkeypatch.context() as patch:
         patch.setattr(moment, killed)
         with pytest.raises(Killed):
-            folder.save_parts("model_0000009.pth", content(9))
+            folder.save("model_0000009.pth", content(9), sharded=True)
     assert folder.load_last()["iteration"] == 4
-    assert (folder.path / "model_0000009.parts.unfinished").is_dir()
+    assert (folder.path / "model_0000009.sharded.unfinished").is_dir()
     folder.remove_unfinished()
-    assert sorted(path.name for path in folder.path.iterdir()) == [POINTER, "model_0000004.parts"]
+    assert sorted(path.name for path in folder.path.iterdir()) == [POINTER, "model_0000004.sharded"]
 
 
 def test_a_process_that_cannot_write_is_named(folder, monkeypatch):
@@ -150,12 +154,12 @@ def test_a_process_that_cannot_write_is_named(folder, monkeypatch):
         raise CheckpointException("save", {3: (OSError("No space left on device"), None)})
 
     monkeypatch.setattr(dcp, "save", full)
-    with pytest.raises(OSError, match=r"^process 3: No space left on device$"):
-        folder.save_parts("model_0000009.pth", content(9))
+    with pytest.raises(TrainingError, match=r"cannot be written \(process 3: No space left on device\)"):
+        folder.save("model_0000009.pth", content(9), sharded=True)
 
 
 def test_folders_of_an_earlier_run_are_set_aside(folder):
-    folder.save_parts("model_0000004.pth", content(4))
+    folder.save("model_0000004.pth", content(4), sharded=True)
     folder.set_earlier_run_aside()
-    assert (folder.path / "earlier_run_1" / "model_0000004.parts" / RUN).is_file()
+    assert (folder.path / "earlier_run_1" / "model_0000004.sharded" / RUN).is_file()
     assert folder.load_last() is None

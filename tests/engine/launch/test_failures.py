@@ -90,13 +90,13 @@ def test_parts_survive_kills_a_full_disk_and_sigterm(server, unbroken_runs, tmp_
     code, log = command.wait()
     assert (code, steps_begun(tmp_path)) == (PREEMPTED, 2), log[-3000:]
     stopped = (tmp_path / POINTER).read_text()
-    assert stopped == f"model_{2 * PERIOD - 1:07d}.parts"
+    assert stopped == f"model_{2 * PERIOD - 1:07d}.sharded"
 
     command = server.start(tmp_path, *TWO, "--resume", environ={"TEST_FULL_DISK": "1 9 20000"}, **options)
     code, log = command.wait()
     last = log.splitlines()[-1]
     assert code == 1 and re.search(
-        r"model_0000009\.parts cannot be written \(process 1: .*Is the disk full", last
+        r"model_0000009\.sharded cannot be written \(process 1: .*Is the disk full", last
     )
     assert (tmp_path / POINTER).read_text() == stopped
     code, log = server.start(tmp_path, *TWO, "--resume", **options).wait()
