@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mask2former.data import preparation
-from mask2former.data.datasets.files import read_json, table
+from mask2former.data.datasets.files import load_json, table
 from mask2former.data.errors import DatasetError
 from mask2former.utils.label_maps import IGNORE_LABEL, read_segment_ids, semantic_from_panoptic
 
@@ -41,7 +41,7 @@ def semantic_jobs(json_file: Path, folder: Path) -> dict[str, Job]:
     """What is to be made of each PNG of a panoptic JSON."""
     classes = {category["id"]: i for i, category in enumerate(table("coco_panoptic_133"))}
     jobs = {}
-    for row in read_json(json_file, "annotations")["annotations"]:
+    for row in load_json(json_file, "annotations")["annotations"]:
         try:
             jobs[row["file_name"]] = folder / row["file_name"], _segments(row, classes)
         except KeyError as key:

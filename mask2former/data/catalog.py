@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from typing import Any, Protocol
 
 from mask2former.data.errors import DatasetError
+from mask2former.data.load_context import LoadContext
 
 Record = dict[str, Any]
 
@@ -100,7 +101,7 @@ class _DatasetCatalog:
     """Name -> function that returns the list of dicts."""
 
     def __init__(self) -> None:
-        self._loaders: dict[str, Callable[[], list[Record]]] = {}
+        self._loaders: dict[str, Callable[[LoadContext], list[Record]]] = {}
         self._host: HostCatalog | None = None
 
     def join(self, host: HostCatalog) -> None:
@@ -110,15 +111,19 @@ class _DatasetCatalog:
             host.add(name)
 
     def register(self, name: str, func: Callable[[], builtins.list[Record]]) -> None:
-        """Make `func()` the dataset called `name`; a name is given once."""
+        """Register `func()` as the dataset `name`, which must be new."""
+        self.register_loader(name, lambda context: func())
+
+    def register_loader(self, name: str, load: Callable[[LoadContext], builtins.list[Record]]) -> None:
+        """Register `load(context)`, which parses files and reports errors by the context."""
         if name in self._loaders:
             raise DatasetError(f"a dataset called '{name}' is registered already")
-        self._loaders[name] = func
+        self._loaders[name] = load
         if self._host is not None:
             self._host.add(name)
 
-    def get(self, name: str) -> builtins.list[Record]:
-        """The dataset's records, read anew.
+    def get(self, name: str, context: LoadContext | None = None) -> builtins.list[Record]:
+        """Read a dataset and return its records; `context` may collect the errors of single records.
 
         Raises:
             DatasetError: no dataset has that name (the message tells which there are), or it cannot be read.
@@ -131,7 +136,7 @@ class _DatasetCatalog:
             raise DatasetError(
                 f"no dataset is called '{name}'; {hint}registered are: {', '.join(self.list())}"
             )
-        return self._loaders[name]()
+        return self._loaders[name](context or LoadContext())
 
     def list(self) -> builtins.list[str]:
         """The names, sorted."""

@@ -16,7 +16,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data import MetadataCatalog
-from mask2former.data.datasets.files import require
+from mask2former.data.datasets.files import require_path
 from mask2former.data.loader import TestSamples, build_test_loader
 from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
@@ -103,7 +103,7 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
         )
     for path in (metadata.get(key) for task in tasks for key in TRUTH.get(task, ())):
         if path is not None:
-            require(path)  # says which command makes it
+            require_path(path)  # says which command makes it
     makers = [table[task] for task in tasks]
     _warn_of_idle_options(cfg, dataset, makers)
     return DatasetEvaluators(

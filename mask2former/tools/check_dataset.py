@@ -28,8 +28,8 @@ from mask2former.data.checks.summary import repeated, summarize_dataset
 from mask2former.data.custom.dataset import forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
-from mask2former.data.errors import errors_collected
 from mask2former.data.ground_truth.geometry import View
+from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import write_image
@@ -145,8 +145,7 @@ def overlap(records: Sequence[Record], other: str) -> list[DataWarning]:
     Raises:
         DatasetError: there is no such dataset, or it cannot be read.
     """
-    with errors_collected():  # what is broken in it does not matter here
-        others = DatasetCatalog.get(other)
+    others = DatasetCatalog.get(other, LoadContext(errors=[]))  # what is broken in it does not matter here
     files, other_files = ([r["file_name"] for r in rows if "file_name" in r] for rows in (records, others))
     return [DataWarning(SHARED, f"{a}: {b}") for a, b in shared_images(files, other_files)]
 
@@ -157,13 +156,14 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         DatasetError: there is no such dataset, or its files as a whole cannot be read.
     """
-    name = args.name or CUSTOM
-    with errors_collected() as errors:
-        if not args.name:
-            forget(CUSTOM)
-            register_files(CUSTOM, args.images, args.annotations, args.classes)
-            errors.clear()  # the records will show what is broken
-        records = DatasetCatalog.get(name)[: args.limit]
+    name, errors = args.name or CUSTOM, list[DatasetError]()
+    context = LoadContext(errors)
+    if not args.name:
+        forget(CUSTOM)
+        register_files(CUSTOM, args.images, args.annotations, args.classes, context=context)
+        errors.clear()  # the records will show what is broken
+    records = DatasetCatalog.get(name, context)[: args.limit]
+    del context  # it holds the parsed JSON
     metadata = MetadataCatalog.get(name).snapshot()
     metadata.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)
     things = metadata.get("thing_dataset_id_to_contiguous_id", {}).values()

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mask2former.data.datasets.files import read_json
+from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.semantic import files_by_name
 from mask2former.data.errors import DatasetError
 from mask2former.utils import storage
@@ -78,13 +78,13 @@ def test_what_is_no_address(name):
 
 def test_a_scheme_that_nobody_reads():
     with pytest.raises(ValueError, match=r"^nowhere://x/y\.json: no handler for nowhere:// is registered;"):
-        read_json("nowhere://x/y.json")
+        load_json("nowhere://x/y.json")
 
 
 def test_a_file_that_is_not_there_is_not_waited_for(steady, monkeypatch):
     monkeypatch.setattr(storage, "WAITS", (1000.0,))
     with pytest.raises(DatasetError, match=r"flaky://x\.json does not exist"):
-        read_json("flaky://x.json")
+        load_json("flaky://x.json")
     with pytest.raises(FileNotFoundError):
         to_path("flaky://x.json").read_text()
 
@@ -131,7 +131,7 @@ def test_files_are_read_whole_or_again(store):
     for _ in range(4):
         np.testing.assert_array_equal(read_image("flaky://image.png"), image)
         np.testing.assert_array_equal(read_label_map("flaky://labels.png"), labels)
-        assert read_json("flaky://x.json", "a") == {"a": "é" * 1000}
+        assert load_json("flaky://x.json", "a") == {"a": "é" * 1000}
 
 
 def test_weights(store):
@@ -193,5 +193,5 @@ def test_the_script_of_the_page(steady, monkeypatch, capsys):
 def test_handlers_that_only_open(monkeypatch):
     """As the one for web addresses: what it cannot tell shows when the file is read."""
     monkeypatch.setattr(WebFiles, "_open", lambda self, path, mode, **_: io.BytesIO(b'{"a": 1}'))
-    assert read_json("http://host/x.json") == {"a": 1}
+    assert load_json("http://host/x.json") == {"a": 1}
     assert not to_path("http://host/x").is_dir()

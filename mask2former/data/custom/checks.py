@@ -21,9 +21,10 @@ from mask2former.data.catalog import Record
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.coco import Row
-from mask2former.data.datasets.files import read_json
+from mask2former.data.datasets.files import load_json
 from mask2former.data.errors import DatasetError, broken_record, first_few
 from mask2former.data.ground_truth.polygons import FAR
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.storage import PathLike, files_below, names_in, to_path
 
@@ -57,13 +58,13 @@ def _repeated(rows: Iterable[Row], key: str) -> list[Any]:
     return [value for value, count in counts.items() if count > 1]
 
 
-def check_areas(path: PathLike) -> None:
+def check_areas(path: PathLike, context: LoadContext) -> None:
     """Check that the annotations of an instance JSON have an area, which AP needs.
 
     Raises:
         DatasetError: an annotation has no area.
     """
-    for annotation in read_json(path, "annotations")["annotations"]:
+    for annotation in load_json(path, "annotations", context=context)["annotations"]:
         if "area" not in annotation:
             image = annotation.get("image_id")
             raise DatasetError(f"{path}, image id {image!r}: an annotation has no 'area', which AP needs")

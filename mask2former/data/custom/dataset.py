@@ -27,7 +27,7 @@ from mask2former.data.datasets.coco import (
     register_coco_instances,
     register_coco_panoptic,
 )
-from mask2former.data.datasets.files import read_json
+from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.registration import Facts, Load, register
 from mask2former.data.datasets.semantic import (
     LABEL_EXTENSIONS,
@@ -36,6 +36,7 @@ from mask2former.data.datasets.semantic import (
     register_semantic,
 )
 from mask2former.data.errors import DatasetError
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.storage import to_path
 
 EXPECTED = (
@@ -115,7 +116,10 @@ def register_custom_dataset(
     Raises:
         DatasetError: the format is unknown, or the dataset is broken; nothing is registered then.
     """
-    return register_and_read(name, images, annotations, classes, train_dataset=train_dataset)[0]
+    dataset, _ = register_and_read(
+        name, images, annotations, classes, train_dataset=train_dataset, context=LoadContext()
+    )
+    return dataset
 
 
 def register_and_read(
@@ -125,13 +129,16 @@ def register_and_read(
     classes: str | None = None,
     *,
     train_dataset: CustomDataset | None = None,
+    context: LoadContext,
 ) -> tuple[CustomDataset, list[Record]]:
     """Register and check a custom dataset as `register_custom_dataset` does; return its records too."""
     if name in DatasetCatalog:
         raise DatasetError(f"a dataset called '{name}' is registered already")
     try:
-        task, label_classes = register_files(name, images, annotations, classes, train_dataset)
-        records = DatasetCatalog.get(name)
+        task, label_classes = register_files(
+            name, images, annotations, classes, train_dataset=train_dataset, context=context
+        )
+        records = DatasetCatalog.get(name, context)
         dataset = _check(records, name, task, images, annotations, label_classes)
         if train_dataset is not None:
             check_same_classes(annotations, dataset.classes, train_dataset.classes)
@@ -147,7 +154,9 @@ def register_files(
     images: str,
     annotations: str,
     classes: str | None = None,
+    *,
     train_dataset: CustomDataset | None = None,
+    context: LoadContext,
 ) -> tuple[str, LabelClasses | None]:
     """Register a dataset without checks of its records; return its task and the classes of label PNGs.
 
@@ -155,7 +164,7 @@ def register_files(
         DatasetError: the format is unknown, or does not fit the other arguments.
     """
     existing(images)
-    task = find_task(annotations)
+    task = find_task(annotations, context)
     if classes is not None and task != "semantic":
         raise DatasetError(f"{annotations} names its classes; {classes} is for label PNGs, which do not")
     if train_dataset is not None and task != train_dataset.task:
@@ -166,11 +175,13 @@ def register_files(
         register_coco_instances(name, {}, annotations, images)
         return task, None
     if task == "panoptic":
-        register_coco_panoptic(name, {}, images, find_panoptic_root(to_path(annotations)), annotations)
+        register_coco_panoptic(
+            name, {}, images, find_panoptic_root(to_path(annotations), context), annotations
+        )
         return task, None
     label_files = [*files_by_name(annotations, LABEL_EXTENSIONS).values()]
     train_classes = train_dataset.label_classes if train_dataset else None
-    label_classes = find_label_classes(label_files, classes, train_classes)
+    label_classes = find_label_classes(label_files, classes, train_classes, context=context)
     facts: Facts = {
         "stuff_classes": list(label_classes.names),
         "ignore_label": label_classes.ignore_label,
@@ -187,9 +198,9 @@ def register_as_found(dataset: CustomDataset, facts: Facts) -> None:
     load: dict[str, Load] = {
         "instance": load_instances,
         "panoptic": load_panoptic,
-        "semantic": lambda metadata: load_semantic(metadata, table),
+        "semantic": lambda metadata, context: load_semantic(metadata, context, table),
     }
-    register(dataset.name, facts, dict, load[dataset.task])
+    register(dataset.name, facts, lambda context: {}, load[dataset.task])
 
 
 def forget(name: str) -> None:
@@ -199,7 +210,7 @@ def forget(name: str) -> None:
             catalog.remove(name)
 
 
-def find_task(annotations: str) -> str:
+def find_task(annotations: str, context: LoadContext | None = None) -> str:
     """Return the task of annotations, by their content.
 
     Raises:
@@ -213,7 +224,7 @@ def find_task(annotations: str) -> str:
     if path.suffix.lower() != ".json":
         what = FOREIGN_SUFFIXES.get(path.suffix.lower(), "unknown")
         raise DatasetError(f"{path}: its format is {what}; {EXPECTED}")
-    content = read_json(path)
+    content = load_json(path, context=context)
     if wrong := _not_coco(content):
         raise DatasetError(f"{path}: {wrong}; {EXPECTED}")
     check_ids(path, content)
@@ -246,13 +257,14 @@ def _not_coco(content: Any) -> str | None:
     return None
 
 
-def find_panoptic_root(panoptic_json: Path) -> str:
+def find_panoptic_root(panoptic_json: Path, context: LoadContext) -> str:
     """Return the folder of a panoptic JSON's PNGs: named as the JSON, beside it or one level up; or its own.
 
     Raises:
         DatasetError: the first PNG that it names is in none of them.
     """
-    png = read_json(panoptic_json, "annotations")["annotations"][0].get("file_name")
+    annotations = load_json(panoptic_json, "annotations", context=context)["annotations"]
+    png = annotations[0].get("file_name")
     if png is None:
         raise DatasetError(f"{panoptic_json}: its first annotation has no 'file_name', a panoptic PNG")
     folder = panoptic_json.absolute().parent

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mask2former.data.errors import DatasetError, each_converted
+from mask2former.data.errors import DatasetError
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
 from mask2former.utils.storage import PathLike, to_path
 
@@ -57,7 +58,11 @@ class _ClassesFile(NamedTuple):
 
 
 def find_label_classes(
-    files: Sequence[str], classes_file: PathLike | None, train_classes: LabelClasses | None = None
+    files: Sequence[str],
+    classes_file: PathLike | None,
+    train_classes: LabelClasses | None = None,
+    *,
+    context: LoadContext,
 ) -> LabelClasses:
     """Return the classes of label PNGs: `train_classes`, or those of the classes file, or the values found.
 
@@ -68,14 +73,14 @@ def find_label_classes(
     """
     if train_classes is not None:
         source = classes_file or "the labels trained on"
-        _check_known(values_in(spread(files, LOOKED_AT)), train_classes.table, source)
+        _check_known(values_in(spread(files, LOOKED_AT), context), train_classes.table, source, context)
         return train_classes
     if classes_file is None:
         logger.info("reading %d label files for their classes; a classes file avoids this", len(files))
-        return _number(_names_of_values(values_in(files)), "the label files")
-    content, found = _read_classes(existing(classes_file)), values_in(spread(files, LOOKED_AT))
+        return _number(_names_of_values(values_in(files, context)), "the label files")
+    content, found = _read_classes(existing(classes_file)), values_in(spread(files, LOOKED_AT), context)
     names = _binary_names(content, found, classes_file) or content.names
-    _check_known(found, names, classes_file)
+    _check_known(found, names, classes_file, context)
     return _number(names, classes_file)
 
 
@@ -97,7 +102,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[i] for i in chosen]
 
 
-def values_in(files: Sequence[str]) -> dict[int, str]:
+def values_in(files: Sequence[str], context: LoadContext) -> dict[int, str]:
     """Return each value that occurs in label PNGs, in ascending order, and a file that holds it.
 
     Raises:
@@ -105,7 +110,7 @@ def values_in(files: Sequence[str]) -> dict[int, str]:
     """
     found: dict[int, str] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
-        for file, values in each_converted(_values, files, pool.map):
+        for file, values in context.convert_each(_values, files, pool.map):
             found = {**dict.fromkeys(values, file), **found}
     return dict(sorted(found.items()))
 
@@ -140,7 +145,9 @@ def _binary_names(content: _ClassesFile, found: Mapping[int, str], source: PathL
     return dict(zip(sorted(BINARY), content.names.values(), strict=True))
 
 
-def _check_known(found: Mapping[int, str], known: Mapping[int, Any], source: PathLike) -> None:
+def _check_known(
+    found: Mapping[int, str], known: Mapping[int, Any], source: PathLike, context: LoadContext
+) -> None:
     def check(value_and_file: tuple[int, str]) -> None:
         value, file = value_and_file
         if value not in known and value != IGNORE_LABEL:
@@ -149,7 +156,7 @@ def _check_known(found: Mapping[int, str], known: Mapping[int, Any], source: Pat
                 f"without a name only {IGNORE_LABEL} is left out of training"
             )
 
-    each_converted(check, found.items())
+    context.convert_each(check, found.items())
 
 
 def _ranges(values: Mapping[int, Any]) -> str:

@@ -17,9 +17,10 @@ from mask2former.data.datasets.coco import (
     load_panoptic,
     panoptic_categories,
 )
-from mask2former.data.datasets.files import require, table
+from mask2former.data.datasets.files import require_path, table
 from mask2former.data.datasets.registration import Facts, register_below_root
 from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
+from mask2former.data.load_context import LoadContext
 
 FOLDER, FULL_FOLDER = "ADEChallengeData2016", "ADE20K_2021_17_01"
 SPLITS = {"train": "training", "val": "validation"}
@@ -93,7 +94,7 @@ def full_facts() -> Facts:
     return {**SEMANTIC_FACTS, "stuff_classes": names, "ignore_label": FULL_IGNORE_LABEL}
 
 
-def load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:
+def load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return panoptic records; the label maps must exist, as they label more pixels than the PNGs."""
-    require(metadata.sem_seg_root)
-    return load_panoptic(metadata)
+    require_path(metadata.sem_seg_root)
+    return load_panoptic(metadata, context)

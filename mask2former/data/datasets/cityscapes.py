@@ -29,10 +29,11 @@ from mask2former.data.datasets.coco import (
     load_panoptic,
     panoptic_categories,
 )
-from mask2former.data.datasets.files import read_json
+from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.registration import Facts, Load, register_below_root
 from mask2former.data.datasets.semantic import files_by_name, paired_names
-from mask2former.data.errors import DatasetError, each_converted
+from mask2former.data.errors import DatasetError
+from mask2former.data.load_context import LoadContext
 from mask2former.structures import runs
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import IGNORE_LABEL, Array, read_label_map
@@ -117,39 +118,39 @@ def train_ids() -> dict[int, int]:
     return {row["id"] % 256: IGNORE_LABEL if row["ignoreInEval"] else row["trainId"] for row in label_table()}
 
 
-def load_images(metadata: Metadata) -> list[Record]:
+def load_images(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return records of `image_root` without annotations."""
-    return _convert_frames([Frame(image, {}) for image in _images(metadata).values()], _image_record)
+    frames = [Frame(image, {}) for image in _images(metadata).values()]
+    return _convert_frames(frames, _image_record, context)
 
 
-def load_semantic(metadata: Metadata) -> list[Record]:
+def load_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return records with label maps: of train ids where they have been made, else of label ids.
 
     Raises:
         DatasetError: a folder is missing or empty, or annotations have no image.
     """
-    return _convert_frames(
-        _frames(metadata, SEMANTIC_FILES), lambda frame: {**_image_record(frame), **_label_map(frame)}
-    )
+    frames = _frames(metadata, SEMANTIC_FILES, context)
+    return _convert_frames(frames, lambda frame: {**_image_record(frame), **_label_map(frame)}, context)
 
 
-def load_instances(metadata: Metadata) -> list[Record]:
+def load_instances(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return records with `annotations`, one RLE each, from instance ids or else polygons.
 
     Raises:
         DatasetError: see `load_semantic`, or a file is broken.
     """
-    return _convert_frames(_frames(metadata, INSTANCE_FILES), _instance_record)
+    return _convert_frames(_frames(metadata, INSTANCE_FILES, context), _instance_record, context)
 
 
-def load_panoptic_frames(metadata: Metadata) -> list[Record]:
+def load_panoptic_frames(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return panoptic records with the label maps and the instance ids of the same images.
 
     Raises:
         DatasetError: see `load_semantic`, or the panoptic JSON names an image that does not exist.
     """
-    records = load_panoptic(metadata)
-    frames = {_image_id(frame): frame for frame in _frames(metadata, SEMANTIC_FILES)}
+    records = load_panoptic(metadata, context)
+    frames = {_image_id(frame): frame for frame in _frames(metadata, SEMANTIC_FILES, context)}
 
     def complete(record: Record) -> Record:
         frame = frames.get(record["image_id"])
@@ -161,7 +162,7 @@ def load_panoptic_frames(metadata: Metadata) -> list[Record]:
         # The JSON's file names, ..._gtFine_leftImg8bit.png without a folder, are not those of the files.
         return {**record, "file_name": frame.image, **_instance_ids(frame), **_label_map(frame)}
 
-    return each_converted(complete, records)
+    return context.convert_each(complete, records)
 
 
 def _images(metadata: Metadata) -> dict[str, str]:
@@ -172,7 +173,7 @@ def _images(metadata: Metadata) -> dict[str, str]:
     return {name.removesuffix(IMAGE_SUFFIX): file for name, file in files.items()}
 
 
-def _frames(metadata: Metadata, kinds: Mapping[str, str]) -> list[Frame]:
+def _frames(metadata: Metadata, kinds: Mapping[str, str], context: LoadContext) -> list[Frame]:
     """Return the images with annotations of one of `kinds` (kind -> suffix), and all their annotations."""
     images, annotations = _images(metadata), dict[str, dict[str, str]]()
     for name, file in files_by_name(metadata.gt_dir, [".png", ".json"]).items():
@@ -182,15 +183,17 @@ def _frames(metadata: Metadata, kinds: Mapping[str, str]) -> list[Frame]:
     if not usable:
         wanted = " or ".join(f"*{ANNOTATION_SUFFIX}{kind}{suffix}" for kind, suffix in kinds.items())
         raise DatasetError(f"{metadata.gt_dir}: there are no files {wanted}")
-    names = paired_names(images, usable, metadata.image_root, metadata.gt_dir)
+    names = paired_names(images, usable, metadata.image_root, metadata.gt_dir, context)
     return [Frame(images[name], usable[name]) for name in names]
 
 
-def _convert_frames(frames: list[Frame], convert: Callable[[Frame], Record]) -> list[Record]:
+def _convert_frames(
+    frames: list[Frame], convert: Callable[[Frame], Record], context: LoadContext
+) -> list[Record]:
     """Return `convert(frame)` of each, by several threads: most of the work is decoding images."""
     progress = functools.partial(tqdm, desc="reading Cityscapes", unit="image", delay=SLOW_SECONDS)
     with ThreadPoolExecutor() as pool:
-        return each_converted(
+        return context.convert_each(
             convert, frames, lambda one, items: progress(pool.map(one, items), total=len(frames))
         )
 
@@ -229,7 +232,7 @@ def _instance_record(frame: Frame) -> Record:
     record = _image_record(frame)
     kind = next(kind for kind in INSTANCE_FILES if kind in frame.annotations)
     file = frame.annotations[kind]
-    content = read_json(file, "imgHeight", "imgWidth", "objects") if kind == "polygons" else None
+    content = load_json(file, "imgHeight", "imgWidth", "objects") if kind == "polygons" else None
     try:
         ids = read_label_map(file) if content is None else draw_instance_ids(content)
         return {**record, "annotations": annotations_of(ids)}

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.datasets.files import read_json, require, table
+from mask2former.data.datasets.files import load_json, require_path, table
 from mask2former.data.datasets.registration import Facts, register, register_below_root
-from mask2former.data.errors import DatasetError, each_converted
+from mask2former.data.errors import DatasetError
 from mask2former.data.ground_truth.polygons import is_polygon
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.storage import PathLike, to_path
 
@@ -61,8 +62,11 @@ def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, ima
     `metadata` holds further facts. The classes are the JSON's `categories`.
     """
     facts = {"json_file": str(json_file), "image_root": str(image_root), **INSTANCE_FACTS, **metadata}
-    derived = functools.cache(lambda: instance_categories(categories_in(json_file)))
-    register(name, facts, derived, load_instances)
+
+    def derive(context: LoadContext) -> Facts:
+        return instance_categories(categories_in(json_file, context=context))
+
+    register(name, facts, derive, load_instances)
 
 
 def register_coco_panoptic(
@@ -94,8 +98,11 @@ def register_coco_panoptic(
         "json_file": instances_json,
     }
     given = {key: str(path) for key, path in paths.items() if path is not None}
-    derived = functools.cache(lambda: panoptic_categories(categories_in(panoptic_json, "isthing")))
-    register(name, {**given, **PANOPTIC_FACTS, **metadata}, derived, load_panoptic)
+
+    def derive(context: LoadContext) -> Facts:
+        return panoptic_categories(categories_in(panoptic_json, "isthing", context=context))
+
+    register(name, {**given, **PANOPTIC_FACTS, **metadata}, derive, load_panoptic)
 
 
 def register_coco() -> None:
@@ -144,13 +151,13 @@ def panoptic_categories(categories: list[Row]) -> Facts:
     }
 
 
-def categories_in(path: PathLike, *keys: str) -> list[Row]:
+def categories_in(path: PathLike, *keys: str, context: LoadContext) -> list[Row]:
     """Return the categories of a COCO JSON, sorted by id; each has `id`, `name` and `keys`.
 
     Raises:
         DatasetError: the file is missing, a key is missing, or an id occurs twice.
     """
-    categories: list[Row] = read_json(path, "categories")["categories"]
+    categories: list[Row] = load_json(path, "categories", context=context)["categories"]
     for key, category in itertools.product(("id", "name", *keys), categories):
         if key not in category:
             raise DatasetError(f"{path}, categories: no '{key}' in {_brief(category)}")
@@ -166,7 +173,7 @@ def _colors(key: str, categories: list[Row]) -> Facts:
 
 
 def load_instances(
-    metadata: Metadata, image_file: Callable[[Row], str] = itemgetter("file_name")
+    metadata: Metadata, context: LoadContext, image_file: Callable[[Row], str] = itemgetter("file_name")
 ) -> list[Record]:
     """Return the records of `json_file` and `image_root`, one for each image that the JSON lists.
 
@@ -177,14 +184,18 @@ def load_instances(
         DatasetError: a file or folder is missing, or the JSON is broken.
     """
     path, ids = metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
-    content = read_json(path, "images")  # before the images: a script may have to make it
-    root = require(metadata.image_root)
-    records = _convert_rows(path, content["images"], lambda row: _image_record(row, root / image_file(row)))
+    content = load_json(path, "images", context=context)  # before the images: a script may have to make it
+    root = require_path(metadata.image_root)
+    records = _convert_rows(
+        path, content["images"], lambda row: _image_record(row, root / image_file(row)), context
+    )
     if "annotations" in content:
         annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
         for record in records:
             record["annotations"] = annotations[record["image_id"]]
-        rows = _convert_rows(path, content["annotations"], lambda row: _instance(row, annotations, ids))
+        rows = _convert_rows(
+            path, content["annotations"], lambda row: _instance(row, annotations, ids), context
+        )
         masked = [row for row in rows if row["segmentation"]]
         for row in masked:
             annotations[row["image_id"]].append(row)
@@ -195,7 +206,7 @@ def load_instances(
     return records
 
 
-def load_panoptic(metadata: Metadata) -> list[Record]:
+def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return the records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated image.
 
     They name label maps in `sem_seg_root` where that folder exists.
@@ -205,9 +216,9 @@ def load_panoptic(metadata: Metadata) -> list[Record]:
     """
     path, ids = metadata.panoptic_json, metadata.stuff_dataset_id_to_contiguous_id
     things = metadata.thing_dataset_id_to_contiguous_id
-    content = read_json(path, "images", "annotations")
+    content = load_json(path, "images", "annotations", context=context)
     images = {image["id"]: image for image in content["images"]}
-    image_root, panoptic_root = require(metadata.image_root), require(metadata.panoptic_root)
+    image_root, panoptic_root = require_path(metadata.image_root), require_path(metadata.panoptic_root)
     sem_seg_root = metadata.get("sem_seg_root")
     has_label_maps = bool(sem_seg_root) and to_path(sem_seg_root).is_dir()
 
@@ -221,7 +232,7 @@ def load_panoptic(metadata: Metadata) -> list[Record]:
             "segments_info": [_segment(segment, ids, things) for segment in row["segments_info"]],
         }
 
-    return _convert_rows(path, content["annotations"], convert)
+    return _convert_rows(path, content["annotations"], convert, context)
 
 
 def _image_record(image: Row, file: Path) -> Record:
@@ -268,7 +279,9 @@ def _contiguous(row: Row, ids: dict[int, int]) -> int:
     return ids[category]
 
 
-def _convert_rows(path: str, rows: list[Row], convert: Callable[[Row], Row]) -> list[Row]:
+def _convert_rows(
+    path: str, rows: list[Row], convert: Callable[[Row], Row], context: LoadContext
+) -> list[Row]:
     """Return `convert(row)` of each row; its errors get the file and the image id."""
 
     def convert_one(row: Row) -> Row:
@@ -280,7 +293,7 @@ def _convert_rows(path: str, rows: list[Row], convert: Callable[[Row], Row]) -> 
             what = str(error)
         raise DatasetError(f"{path}, image id {row.get('image_id', row.get('id'))!r}: {what}")
 
-    return each_converted(convert_one, rows)
+    return context.convert_each(convert_one, rows)
 
 
 def _brief(row: Row) -> str:

@@ -6,13 +6,11 @@ import functools
 import json
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from mask2former.data.errors import DatasetError
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.storage import PathLike, to_path
 
 METADATA = Path(__file__).parent / "metadata"
@@ -28,15 +26,13 @@ PREPARED = {  # the script that makes what lies there; beginnings of paths below
     "shapes": "prepare_shapes.py",
 }
 
-_parsed: ContextVar[dict[str, Any] | None] = ContextVar("parsed", default=None)
-
 
 def datasets_root() -> Path:
     """The folder of all datasets, perhaps at an address: $DETECTRON2_DATASETS as it is now, or ./datasets."""
     return to_path(os.environ.get(ROOT_VARIABLE) or "datasets")
 
 
-def require(path: PathLike) -> Path:
+def require_path(path: PathLike) -> Path:
     """The path, which must exist.
 
     Raises:
@@ -65,45 +61,28 @@ def _how_to_get(path: Path) -> str:
     return "Layouts, and where to download what, are described in datasets/README.md."
 
 
-@contextmanager
-def each_file_parsed_once() -> Iterator[None]:
-    """Within it `read_json` keeps what it has read, gigabytes at times: for the steps of one reading only."""
-    token = _parsed.set({} if (outer := _parsed.get()) is None else outer)
-    try:
-        yield
-    finally:
-        _parsed.reset(token)
-
-
-def read_json(path: PathLike, *keys: str) -> Any:
-    """The content of a JSON file, not to be changed; `keys` must stand in it.
+def load_json(path: PathLike, *keys: str, context: LoadContext | None = None) -> Any:
+    """Return the content of a JSON file, which must have `keys` and must not be changed.
 
     Raises:
-        DatasetError: no such file, no JSON, or a key is missing.
+        DatasetError: the file is missing, is not JSON, or lacks a key.
     """
-    parsed = _parsed.get()
-    if parsed is not None and str(path) in parsed:
-        content = parsed[str(path)]
-    else:
-        content = _parse(path)
-        if parsed is not None:
-            parsed[str(path)] = content
+    parsed = {} if context is None else context.parsed
+    if str(path) not in parsed:
+        with require_path(path).open(encoding="utf-8") as file:
+            try:
+                parsed[str(path)] = json.load(file)
+            except ValueError as error:
+                raise DatasetError(f"{path} is not JSON: {error}") from error
+    content = parsed[str(path)]
     absent = [key for key in keys if not isinstance(content, dict) or key not in content]
     if absent:
         raise DatasetError(f"{path} has no '{absent[0]}'")
     return content
 
 
-def _parse(path: PathLike) -> Any:
-    with require(path).open(encoding="utf-8") as file:
-        try:
-            return json.load(file)
-        except ValueError as error:
-            raise DatasetError(f"{path} is not JSON: {error}") from error
-
-
 @functools.cache
 def table(name: str) -> list[dict[str, Any]]:
     """The category table `name` of this package, a list of rows; see metadata/README.md."""
-    rows: list[dict[str, Any]] = read_json(METADATA / f"{name}.json")
+    rows: list[dict[str, Any]] = load_json(METADATA / f"{name}.json")
     return rows

@@ -12,6 +12,7 @@ from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.coco import Row, categories_in, instance_categories, load_instances
 from mask2former.data.datasets.files import datasets_root
 from mask2former.data.datasets.registration import Facts, register
+from mask2former.data.load_context import LoadContext
 
 JSON_FILES = {
     "lvis_v1_train": "lvis_v1_train",
@@ -27,19 +28,15 @@ def register_lvis() -> None:
         register(name, {"evaluator_type": "lvis"}, functools.partial(_facts, f"lvis/{file}.json"), _load)
 
 
-def _facts(json_file: str) -> Facts:
+def _facts(json_file: str, context: LoadContext) -> Facts:
     root = datasets_root()
     path = str(root / json_file)
-    return {"image_root": str(root / "coco"), "json_file": path, **_classes(path)}
+    classes = instance_categories(categories_in(path, context=context))
+    return {"image_root": str(root / "coco"), "json_file": path, **classes}
 
 
-@functools.cache
-def _classes(json_file: str) -> Facts:
-    return instance_categories(categories_in(json_file))
-
-
-def _load(metadata: Metadata) -> list[Record]:
-    return load_instances(metadata, image_file=_path_in_url)
+def _load(metadata: Metadata, context: LoadContext) -> list[Record]:
+    return load_instances(metadata, context, image_file=_path_in_url)
 
 
 def _path_in_url(image: Row) -> str:

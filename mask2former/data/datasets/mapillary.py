@@ -17,9 +17,10 @@ from mask2former.data.datasets.coco import (
     load_panoptic,
     panoptic_categories,
 )
-from mask2former.data.datasets.files import datasets_root, read_json, require, table
+from mask2former.data.datasets.files import datasets_root, load_json, require_path, table
 from mask2former.data.datasets.registration import Facts, Load, register
 from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL
 
 FOLDER = "mapillary_vistas"
@@ -30,7 +31,7 @@ PANOPTIC: Facts = {"evaluator_type": "mapillary_vistas_panoptic_seg"}
 
 def register_mapillary() -> None:
     """Register v1.2 under its published names, and v2.0 as `mapillary_vistas_v2_...`."""
-    datasets: dict[str, tuple[Facts, Callable[[str], Facts], Load]] = {
+    datasets: dict[str, tuple[Facts, Callable[[str, LoadContext], Facts], Load]] = {
         "sem_seg": (SEMANTIC, _semantic_v1, load_semantic),
         "panoptic": (PANOPTIC, _panoptic_v1, _load_panoptic_and_semantic),
         "v2_sem_seg": (SEMANTIC, _semantic_v2, _load_semantic_v2),
@@ -41,13 +42,13 @@ def register_mapillary() -> None:
             register(f"mapillary_vistas_{name}_{split}", given, functools.partial(facts, folder), load)
 
 
-def _semantic_v1(split: str) -> Facts:
+def _semantic_v1(split: str, context: LoadContext) -> Facts:
     paths = {"image_root": _path(split, "images"), "sem_seg_root": _path(_annotated_v1(split), "labels")}
     shared = ("stuff_classes", "stuff_colors", "ignore_label", "official_label_ids")
     return {**paths, **{key: _panoptic_classes()[key] for key in shared}}
 
 
-def _panoptic_v1(split: str) -> Facts:
+def _panoptic_v1(split: str, context: LoadContext) -> Facts:
     annotated = _annotated_v1(split)
     paths = {
         "image_root": _path(split, "images"),
@@ -74,14 +75,14 @@ def _panoptic_classes() -> Facts:
     }
 
 
-def _load_panoptic_and_semantic(metadata: Metadata) -> list[Record]:
-    require(metadata.sem_seg_root)  # it labels more pixels than the panoptic PNGs
-    return load_panoptic(metadata)
+def _load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
+    require_path(metadata.sem_seg_root)  # it labels more pixels than the panoptic PNGs
+    return load_panoptic(metadata, context)
 
 
-def _semantic_v2(split: str) -> Facts:
+def _semantic_v2(split: str, context: LoadContext) -> Facts:
     """Return the facts of v2.0; its classes are the labels that `config_v2.0.json` marks `evaluate`."""
-    labels = _labels_v2(_path("config_v2.0.json"))
+    labels = _labels_v2(context)
     official = [number for number, label in enumerate(labels) if label["evaluate"]]
     return {
         "image_root": _path(split, "images"),
@@ -94,14 +95,14 @@ def _semantic_v2(split: str) -> Facts:
     }
 
 
-def _load_semantic_v2(metadata: Metadata) -> list[Record]:
-    labels = _labels_v2(_path("config_v2.0.json"))
+def _load_semantic_v2(metadata: Metadata, context: LoadContext) -> list[Record]:
+    labels = _labels_v2(context)
     ignored = dict.fromkeys(range(len(labels)), metadata.ignore_label)
     contiguous = {label: i for i, label in enumerate(metadata.official_label_ids)}
-    return load_semantic(metadata, {**ignored, **contiguous})
+    return load_semantic(metadata, context, {**ignored, **contiguous})
 
 
-def _panoptic_v2(split: str) -> Facts:
+def _panoptic_v2(split: str, context: LoadContext) -> Facts:
     """Return the facts of v2.0; its classes are the categories of the panoptic JSON."""
     json_file = _path(split, "v2.0", "panoptic", "panoptic_2020.json")
     return {
@@ -109,18 +110,12 @@ def _panoptic_v2(split: str) -> Facts:
         "panoptic_root": _path(split, "v2.0", "panoptic"),
         "panoptic_json": json_file,
         **PANOPTIC_FACTS,
-        **_panoptic_classes_v2(json_file),
+        **panoptic_categories(categories_in(json_file, "isthing", context=context)),
     }
 
 
-@functools.cache
-def _panoptic_classes_v2(json_file: str) -> Facts:
-    return panoptic_categories(categories_in(json_file, "isthing"))
-
-
-@functools.cache
-def _labels_v2(file: str) -> list[Row]:
-    labels: list[Row] = read_json(file, "labels")["labels"]
+def _labels_v2(context: LoadContext) -> list[Row]:
+    labels: list[Row] = load_json(_path("config_v2.0.json"), "labels", context=context)["labels"]
     return labels
 
 

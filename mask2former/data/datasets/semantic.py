@@ -6,9 +6,10 @@ import logging
 from collections.abc import Collection, Mapping
 
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.datasets.files import require
+from mask2former.data.datasets.files import require_path
 from mask2former.data.datasets.registration import Facts, register
-from mask2former.data.errors import DatasetError, first_few, stop_or_note
+from mask2former.data.errors import DatasetError, first_few
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.storage import PathLike, files_below
@@ -40,10 +41,12 @@ def register_semantic(
     """
     roots = {"image_root": str(image_root), "sem_seg_root": str(label_root)}
     facts = {**roots, **SEMANTIC_FACTS, **metadata}
-    register(name, facts, dict, lambda known: load_semantic(known, label_ids))
+    register(name, facts, lambda context: {}, lambda known, context: load_semantic(known, context, label_ids))
 
 
-def load_semantic(metadata: Metadata, label_ids: Mapping[int, int] | None = None) -> list[Record]:
+def load_semantic(
+    metadata: Metadata, context: LoadContext, label_ids: Mapping[int, int] | None = None
+) -> list[Record]:
     """Return the records of `image_root` and `sem_seg_root`, sorted by name; `image_id` is the name.
 
     Raises:
@@ -51,7 +54,7 @@ def load_semantic(metadata: Metadata, label_ids: Mapping[int, int] | None = None
     """
     labels = files_by_name(metadata.sem_seg_root, LABEL_EXTENSIONS)  # first: a script may have to make them
     images = files_by_name(metadata.image_root, EXTENSIONS)
-    names = paired_names(images, labels, metadata.image_root, metadata.sem_seg_root)
+    names = paired_names(images, labels, metadata.image_root, metadata.sem_seg_root, context)
     table = {} if label_ids is None else {"sem_seg_label_ids": dict(label_ids)}
     return [
         {"file_name": images[name], "image_id": name, "sem_seg_file_name": labels[name], **table}
@@ -66,7 +69,7 @@ def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]
         DatasetError: the folder is missing, or two files have the same name.
     """
     found: dict[str, str] = {}
-    folder = require(root)
+    folder = require_path(root)
     for path in files_below(folder, extensions):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
@@ -76,7 +79,11 @@ def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]
 
 
 def paired_names(
-    images: Collection[str], labels: Collection[str], image_root: str, label_root: str
+    images: Collection[str],
+    labels: Collection[str],
+    image_root: str,
+    label_root: str,
+    context: LoadContext,
 ) -> list[str]:
     """Return the names that have both an image and labels. Warn of images without labels.
 
@@ -87,7 +94,7 @@ def paired_names(
         if not names:
             raise DatasetError(f"{root}: there are no {what}")
     if unpaired := [name for name in labels if name not in images]:
-        stop_or_note(
+        context.report(
             DatasetError(
                 f"{label_root}: {len(unpaired)} of {len(labels)} label files have no image in {image_root}: "
                 f"{first_few(unpaired)} (one that is there: {next(iter(images))})"

@@ -17,7 +17,7 @@ from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
 from mask2former.data.custom.dataset import CustomDataset, forget, register_and_read, register_as_found
 from mask2former.data.custom.instance_json import instance_json
-from mask2former.data.datasets.files import each_file_parsed_once
+from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.remote import output_folder
 from mask2former.engine.setup.dataset_facts import overrule
@@ -103,8 +103,7 @@ def _register_everywhere(
     """`_register` in one process of each machine, and in the others what that one found out."""
 
     def look() -> tuple[list[Any], Any]:
-        with each_file_parsed_once():
-            found = _register(given, datasets)
+        found = _register(given, datasets)
         return [], (found, {own.name: MetadataCatalog.get(own.name).as_dict() for own in found if own})
 
     _, (found, facts) = read_once_per_machine(look)
@@ -116,16 +115,17 @@ def _register_everywhere(
 
 def _register(given: Given, datasets: Datasets) -> tuple[CustomDataset | None, CustomDataset | None]:
     """The data to train on and to test on, registered and checked."""
-    train = val = None
+    context, train, val = LoadContext(), None, None
     if given.train_images and given.train_annotations:
-        train, records = register_and_read(TRAIN, given.train_images, given.train_annotations, given.classes)
+        paths = given.train_images, given.train_annotations
+        train, records = register_and_read(TRAIN, *paths, given.classes, context=context)
         datasets.prepare(TRAIN, records)
     if given.val_images and given.val_annotations:
         paths = given.val_images, given.val_annotations
-        val, records = register_and_read(VAL, *paths, given.classes, train_dataset=train)
+        val, records = register_and_read(VAL, *paths, given.classes, train_dataset=train, context=context)
         datasets.prepare(VAL, records)
         if val.task == "instance":
-            check_areas(given.val_annotations)
+            check_areas(given.val_annotations, context)
     _log(train, val)
     return train, val
 

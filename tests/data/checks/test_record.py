@@ -20,7 +20,7 @@ from mask2former.data.checks.record import (
     annotation_kind,
     summarize_record,
 )
-from mask2former.data.errors import each_converted, errors_collected
+from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
 
 BIG = (24, 32)
@@ -217,9 +217,7 @@ def test_an_error_in_a_file_is_raised_or_collected():
         return number
 
     with pytest.raises(DatasetError, match="2 is even"):
-        each_converted(odd, [1, 2, 3, 4])
-    with errors_collected() as errors:
-        assert each_converted(odd, [1, 2, 3, 4]) == [1, 3]
+        LoadContext().convert_each(odd, [1, 2, 3, 4])
+    errors = []
+    assert LoadContext(errors).convert_each(odd, [1, 2, 3, 4]) == [1, 3]
     assert [str(error) for error in errors] == ["2 is even", "4 is even"]
-    with pytest.raises(DatasetError):
-        each_converted(odd, [2])
