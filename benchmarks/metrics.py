@@ -23,7 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mask2former.evaluation.coco.ap import average_precision
-from mask2former.evaluation.coco.precisions import evaluation_of, uncollected
+from mask2former.evaluation.coco.precisions import evaluation_of, garbage_collection_off
 from mask2former.evaluation.panoptic.quality import panoptic_quality
 from mask2former.utils.label_maps import write_segment_ids
 
@@ -178,7 +178,7 @@ def compare_instances() -> list[list[str]]:
     ours = evaluation_of(theirs.cocoGt, theirs.cocoDt)
 
     def our_part() -> None:
-        with uncollected():
+        with garbage_collection_off():
             evaluate_and_accumulate(ours)
 
     parts = {"ours": our_part, "theirs": lambda: evaluate_and_accumulate(theirs)}

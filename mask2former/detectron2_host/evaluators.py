@@ -3,7 +3,6 @@
 They take what models of both sides put out; only the class that Detectron2 knows an evaluator by is new.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import detectron2.evaluation
 from mask2former.data import MetadataCatalog
 from mask2former.engine import evaluate
 from mask2former.evaluation.coco.ap import COCOEvaluator
-from mask2former.evaluation.evaluator import DatasetEvaluator
+from mask2former.evaluation.evaluator import DatasetEvaluator, Results
 
 
 class HostEvaluator(detectron2.evaluation.DatasetEvaluator):
@@ -30,7 +29,7 @@ class HostEvaluator(detectron2.evaluation.DatasetEvaluator):
         """Take the inputs of a batch and what the model made of them."""
         self._evaluator.process(inputs, outputs)
 
-    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
+    def evaluate(self) -> Results:
         """Task -> metric -> value; empty but on the main process."""
         return self._evaluator.evaluate()
 

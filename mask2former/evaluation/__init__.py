@@ -1,1 +1,1 @@
-"""The metrics: AP of instances, panoptic quality, mean IoU; evaluators, and commands on files alone."""
+"""Metrics: average precision of instances, panoptic quality, mean IoU, and Cityscapes' own."""

@@ -1,8 +1,7 @@
-"""The protocol of evaluators (Detectron2's), and the loop that runs a model over a data set for them."""
+"""The interface of evaluators, which is Detectron2's, and the loop that runs a model over a dataset."""
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,43 +12,44 @@ from torch import nn
 
 logger = logging.getLogger(__name__)
 
-Results = OrderedDict[str, OrderedDict[str, float]]
+Metrics = dict[str, float]  # metric -> value
+Results = dict[str, Metrics]  # task -> metrics
 SECONDS_BETWEEN_LOGS = 5.0
 
 
 class DatasetEvaluator(Protocol):
-    """Takes a model's results batch by batch, and turns them into metrics."""
+    """Interface of an object that turns a model's outputs into metrics, batch by batch."""
 
     def reset(self) -> None:
-        """Forget everything processed so far."""
+        """Forget all images."""
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take the inputs of a batch and what the model made of them, one each."""
+        """Add a batch: the dataset dict of each image, and the model's output for it."""
 
     def evaluate(self) -> Results:
-        """Task -> metric -> value, over the images of all processes; empty but on the main process."""
+        """Return the metrics over the images of all processes; nothing except on the main process."""
         ...
 
 
 class DatasetEvaluators:
-    """Several evaluators as one; every output is handed to each of them."""
+    """Several evaluators behind the interface of one."""
 
     def __init__(self, evaluators: Iterable[DatasetEvaluator]) -> None:
         self._evaluators = list(evaluators)
 
     def reset(self) -> None:
-        """Reset each."""
+        """Reset all evaluators."""
         for evaluator in self._evaluators:
             evaluator.reset()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Hand the batch to each."""
+        """Pass the batch to all evaluators."""
         for evaluator in self._evaluators:
             evaluator.process(inputs, outputs)
 
     def evaluate(self) -> Results:
-        """The results of all; a ValueError if two of them are of the same task."""
-        results: Results = OrderedDict()
+        """Return the results of all evaluators; raise ValueError if two of them have the same task."""
+        results: Results = {}
         for evaluator in self._evaluators:
             for task, metrics in evaluator.evaluate().items():
                 if task in results:
@@ -64,32 +64,31 @@ def inference_on_dataset(
     evaluator: DatasetEvaluator,
     predict: Callable[[Any], Sequence[Mapping[str, Any]]] | None = None,
 ) -> Results:
-    """Run the model on each batch of this process's share of the data, and evaluate.
+    """Run the model on each batch of this process's share of the dataset, and evaluate.
 
     Args:
-        model: maps a list of dicts to a list of outputs; runs in eval mode and returns to its own.
-        loader: a sized iterable of lists of dicts; with several processes each has its own share.
-        evaluator: is reset, fed and evaluated.
-        predict: how the model makes outputs of a batch, if not by being called.
+        model: maps a list of dicts to a list of outputs; runs in eval mode, then returns to its former mode.
+        loader: a sized iterable of lists of dicts; each process has a different share.
+        evaluator: is reset before the first batch.
+        predict: maps a batch to outputs; by default `model` itself.
 
     Returns:
-        The evaluator's results on the main process, nothing on others.
+        The evaluator's results on the main process, nothing on the others.
     """
     evaluator.reset()
     progress = _Progress(len(loader))
     with _eval_mode(model), torch.inference_mode():
         for inputs in progress.batches(loader):
             outputs = (predict or model)(inputs)
-            progress.spent("compute")
+            progress.add_time("compute")
             evaluator.process(inputs, outputs)
-            progress.spent("evaluation")
-    logger.info("%s: %s", "Inference done" if progress.is_complete() else "Inference stopped", str(progress))
+            progress.add_time("evaluation")
+    progress.log_end()
     return evaluator.evaluate()
 
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, and afterwards in the mode it was in."""
     training = model.training
     model.eval()
     try:
@@ -99,7 +98,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 class _Progress:
-    """Counts batches and the seconds for data, compute and evaluation; logs them with the time left."""
+    """Counter of batches and of seconds for data, compute and evaluation, which logs them with the ETA."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
@@ -107,24 +106,24 @@ class _Progress:
         self._start = self._mark = self._logged = time.perf_counter()
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """The loader's batches; waiting for them counts as data."""
+        """Yield the loader's batches; the time to wait for them counts as data."""
         for batch in loader:
-            self.spent("data")
+            self.add_time("data")
             yield batch
             self._done += 1
             if self._mark - self._logged > SECONDS_BETWEEN_LOGS:
                 self._logged = self._mark
                 logger.info("Inference: %s", str(self))
 
-    def spent(self, part: str) -> None:
-        """The time since the last call was spent on `part`."""
+    def add_time(self, part: str) -> None:
+        """Add the time since the last call to `part`."""
         now = time.perf_counter()
         self._seconds[part] += now - self._mark
         self._mark = now
 
-    def is_complete(self) -> bool:
-        """Whether all batches have come."""
-        return self._done == self._total
+    def log_end(self) -> None:
+        """Log the totals; a loader may end early."""
+        logger.info("Inference %s: %s", "done" if self._done == self._total else "stopped", str(self))
 
     def __str__(self) -> str:
         done = max(self._done, 1)

@@ -2,28 +2,22 @@
 the files that it saved, and by Cityscapes' own evaluators.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cityscapes_drawings import Oracle
 from dataset_cases import ALL_METRICS, CASES, Case
 from oracle_predictions import ADE20K_STUFF, THINGS, TRUTHS, Knowing, ade20k, answer, emptied
+from score_command import score
+from synthetic_cityscapes import CityscapesScripts
 
 from mask2former.config import load_config
 from mask2former.engine.evaluate import evaluate
-from mask2former.evaluation.cityscapes import ap as cityscapes_ap
-from mask2former.evaluation.cityscapes import iou as cityscapes_iou
-from mask2former.evaluation.coco import ap as coco_ap
-from mask2former.evaluation.panoptic import quality as panoptic_quality
-from mask2former.evaluation.semantic import miou as mean_iou
 
 Answers = dict[str, dict[str, Any]]
 Results = dict[str, dict[str, float]]
-Command = tuple[Callable[[Sequence[str]], int], list[object]]
 
 LABELS: dict[str, tuple[str, str]] = {  # of a tree: the folder of true label maps, and what their values are
     "ade20k": ("ADEChallengeData2016/annotations/validation", "--label-ids 1-150 --ignore-label 0"),
@@ -84,38 +78,30 @@ def main_metrics(results: Results) -> dict[str, float]:
     return {f"{task}/{name}": results[task][name] for task, name in names if name in results[task]}
 
 
-def saved_scores(case: Case, root: Path, out: Path, tasks: Sequence[str], capsys: Any) -> Results:
-    """What the commands find in the files that an evaluation saved."""
-    scores: Results = {}
-    for task in tasks:
-        command, arguments = command_of(case.tree, task, root, out / "submission")
-        capsys.readouterr()
-        assert command([*map(str, arguments), "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        scores[task] = {name: np.nan if value is None else value for name, value in found.items()}
-    return scores
+def saved_scores(case: Case, root: Path, out: Path, tasks: Sequence[str]) -> Results:
+    """The metrics of the files that an evaluation saved, by `mask2former score`."""
+    return {task: score(*command_of(case.tree, task, root, out / "submission")) for task in tasks}
 
 
-def command_of(tree: str, task: str, root: Path, saved: Path) -> Command:
-    """As docs/evaluation.md says."""
+def command_of(tree: str, task: str, root: Path, saved: Path) -> list[object]:
+    """The arguments of `mask2former score`, as in docs/evaluation.md."""
     if task == "panoptic_seg":
         truth = [root / place for place in SEGMENTS[tree]]
         files = ["--gt-json", truth[0], "--gt-dir", truth[1]]
         files += ["--pred-json", saved / "panoptic.json", "--pred-dir", saved / "panoptic"]
-        return panoptic_quality.main, [*files, "--boundary", 0.005 if tree == "cityscapes" else 0.02]
-    folder = "instance" if task == "segm" else "semantic"
+        return ["panoptic", *files, "--boundary", 0.005 if tree == "cityscapes" else 0.02]
     if tree == "cityscapes":
-        folders = ["--gt-dir", root / CITYSCAPES, "--pred-dir", saved / folder]
-        return (
-            (cityscapes_ap.main, [*folders, "--boundary"])
-            if task == "segm"
-            else (cityscapes_iou.main, folders)
-        )
+        if task == "segm":
+            words, folder, flags = "cityscapes-instances", "instance", ["--boundary"]
+        else:
+            words, folder, flags = "cityscapes-semantic", "semantic", []
+        return [words, "--gt-dir", root / CITYSCAPES, "--pred-dir", saved / folder, *flags]
     if task == "segm":
         files = ["--gt", root / OBJECTS[tree], "--results", saved / "instance.json", "--boundary"]
-        return coco_ap.main, [*files, *(["--lvis"] if tree == "lvis" else [])]
-    truth_folder, flags = LABELS[tree]
-    return mean_iou.main, ["--gt-dir", root / truth_folder, "--pred-dir", saved / folder, *flags.split()]
+        return ["instances", *files, *(["--lvis"] if tree == "lvis" else [])]
+    truth_folder, labels = LABELS[tree]
+    folders = ["--gt-dir", root / truth_folder, "--pred-dir", saved / "semantic"]
+    return ["semantic", *folders, *labels.split()]
 
 
 def stored_areas_quality(root: Path) -> float:
@@ -137,11 +123,11 @@ def stored_areas_quality(root: Path) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_perfect_answers(case: Case, root: Path, answers: Answers, tmp_path: Path, capsys: Any) -> None:
+def test_perfect_answers(case: Case, root: Path, answers: Answers, tmp_path: Path) -> None:
     results = evaluated(case, answers, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
-    assert main_metrics(saved_scores(case, root, tmp_path, case.tasks, capsys)) == pytest.approx(scores)
+    assert main_metrics(saved_scores(case, root, tmp_path, case.tasks)) == pytest.approx(scores)
     if str(case) == "ade20k-panoptic":
         expected = stored_areas_quality(root)
         assert 50 < expected < 99 and scores.pop("panoptic_seg/PQ") == pytest.approx(expected)
@@ -150,25 +136,23 @@ def test_perfect_answers(case: Case, root: Path, answers: Answers, tmp_path: Pat
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_empty_answers(case: Case, root: Path, answers: Answers, tmp_path: Path, capsys: Any) -> None:
+def test_empty_answers(case: Case, root: Path, answers: Answers, tmp_path: Path) -> None:
     shown = {label for one in answers.values() for label in one["label_map"].unique().tolist()}
     wrong = min({*range(19)} - shown)  # a class that is nowhere in the ground truth
     results = evaluated(case, {name: emptied(one, wrong) for name, one in answers.items()}, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
     assert scores == dict.fromkeys(scores, 0)
-    assert main_metrics(saved_scores(case, root, tmp_path, case.tasks, capsys)) == scores
+    assert main_metrics(saved_scores(case, root, tmp_path, case.tasks)) == scores
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) == "ade20k-panoptic"], ids=str)
 def test_recounted_areas_make_perfect_answers_perfect(
-    case: Case, root: Path, answers: Answers, tmp_path: Path, capsys: Any
+    case: Case, root: Path, answers: Answers, tmp_path: Path
 ) -> None:
     scores = main_metrics(evaluated(case, answers, tmp_path, TEST__RECOUNT_AREAS=True))
     assert scores == pytest.approx(dict.fromkeys(scores, 100))
-    command, arguments = command_of(case.tree, "panoptic_seg", root, tmp_path / "submission")
-    assert command([*map(str, arguments), "--recount-areas", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = score(*command_of(case.tree, "panoptic_seg", root, tmp_path / "submission"), "--recount-areas")
     assert [found["PQ"], found["boundary_PQ"]] == pytest.approx([100, 100])
 
 
@@ -177,15 +161,10 @@ def test_cityscapes_own_evaluators_find_the_submission_perfect(
     case: Case, root: Path, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated(case, answers, tmp_path)
-    saved, oracle = tmp_path / "submission", Oracle(tmp_path / "oracle", monkeypatch)
-    objects = oracle.instances(root / CITYSCAPES, saved / "instance")["averages"]
+    saved, official = tmp_path / "submission", CityscapesScripts(tmp_path / "official", monkeypatch)
+    objects = official.instances(root / CITYSCAPES, saved / "instance")["averages"]
     assert [objects["allAp"], objects["allAp50%"]] == pytest.approx([1, 1])
-    pixels = oracle.pixels(root / CITYSCAPES, saved / "semantic")
+    pixels = official.pixels(root / CITYSCAPES, saved / "semantic")
     assert [pixels["averageScoreClasses"], pixels["averageScoreCategories"]] == pytest.approx([1, 1])
-    script = pytest.importorskip("cityscapesscripts.evaluation.evalPanopticSemanticLabeling")
-    monkeypatch.setattr(
-        script, "pq_compute_multi_core", lambda *args: script.pq_compute_single_core(0, *args)
-    )
-    truth = [str(root / place) for place in SEGMENTS["cityscapes"]]
-    files = [str(saved / "panoptic.json"), str(saved / "panoptic"), str(tmp_path / "results.json")]
-    assert script.evaluatePanoptic(*truth, *files)["All"]["pq"] == pytest.approx(1)
+    files = [*(root / place for place in SEGMENTS["cityscapes"]), saved / "panoptic.json", saved / "panoptic"]
+    assert official.panoptic(*files)["PQ"] == pytest.approx(100)

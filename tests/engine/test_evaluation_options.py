@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as mask_utils
+from score_command import score
 from tiny_runs import tiny_config
 from torch import nn
 
@@ -21,9 +22,6 @@ from mask2former.data import (
 from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import EVALUATORS, build_evaluator, check_test_datasets, evaluate
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
-from mask2former.evaluation.coco import ap as coco_ap
-from mask2former.evaluation.panoptic import quality as panoptic_quality
-from mask2former.evaluation.semantic import miou as mean_iou
 from mask2former.modeling.postprocessing.inference import build_inference_options, post_process
 from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
@@ -45,14 +43,7 @@ def registered():
         MetadataCatalog.remove(name)
 
 
-def score(command, arguments, capsys):
-    """What a command finds in files; null is NaN."""
-    assert command([*map(str, arguments), "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)
-    return {name: np.nan if value is None else value for name, value in scores.items()}
-
-
-def test_switches_change_metrics_and_files(tiny_shapes, tmp_path, capsys):
+def test_switches_change_metrics_and_files(tiny_shapes, tmp_path):
     cfg = tiny_config(TEST__BOUNDARY=True, TEST__SAVE_PREDICTIONS=True, TEST__RECOUNT_AREAS=True)
     results = evaluate(cfg, build_model(cfg), tmp_path)
     assert {"AP", "boundary_AP"} <= results["segm"].keys()
@@ -61,10 +52,10 @@ def test_switches_change_metrics_and_files(tiny_shapes, tmp_path, capsys):
     annotations = truth / "annotations"
     arguments = ["--gt-json", annotations / "panoptic_val.json", "--gt-dir", truth / "panoptic_val"]
     arguments += ["--pred-json", saved / "panoptic.json", "--pred-dir", saved / "panoptic", "--recount-areas"]
-    found = score(panoptic_quality.main, [*arguments, "--boundary"], capsys)
+    found = score("panoptic", *arguments, "--boundary")
     assert found == pytest.approx(results["panoptic_seg"], nan_ok=True)
     arguments = ["--gt", annotations / "instances_val.json", "--results", saved / "instance.json"]
-    found = score(coco_ap.main, [*arguments, "--boundary"], capsys)
+    found = score("instances", *arguments, "--boundary")
     assert found == pytest.approx(results["segm"], nan_ok=True)
 
     labels = tmp_path / "labels"  # the truth's, made of its segments
@@ -73,7 +64,7 @@ def test_switches_change_metrics_and_files(tiny_shapes, tmp_path, capsys):
         ids = read_segment_ids(file)
         Image.fromarray((ids // 1000 - 1).astype(np.uint8)).save(labels / file.name)
     arguments = ["--gt-dir", labels, "--pred-dir", saved / "semantic", "--num-classes", 5]
-    assert score(mean_iou.main, arguments, capsys)["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
+    assert score("semantic", *arguments)["mIoU"] == pytest.approx(results["sem_seg"]["mIoU"])
 
 
 def test_without_switches_there_is_no_submission(tiny_shapes, tmp_path):

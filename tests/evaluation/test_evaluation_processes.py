@@ -1,4 +1,4 @@
-"""Two real processes that share a data set find what one finds."""
+"""Metrics in two processes equal those in one."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from evaluation_drawings import DrawnSet, Replay
+from synthetic_evaluation import Replay, SyntheticDataset
 
 from mask2former.evaluation.coco.ap import COCOEvaluator
 from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
@@ -19,11 +19,11 @@ KINDS = {COCOPanopticEvaluator: BOUNDARY, COCOEvaluator: BOUNDARY, SemSegEvaluat
 
 
 def evaluate_share(folder: Path, rank: int, world_size: int, image_ids: tuple[int, ...]) -> Results:
-    """Draw the data set, and evaluate every `world_size`-th image of it from `rank` on."""
-    drawn = DrawnSet(folder / f"data{rank}", image_ids)
-    records = drawn.records(drawn.disturbed)[rank::world_size]
+    """Draw the dataset, and evaluate every `world_size`-th image of it from `rank` on."""
+    dataset = SyntheticDataset(folder / f"data{rank}", image_ids)
+    records = dataset.records(dataset.disturbed)[rank::world_size]
     evaluators = DatasetEvaluators(
-        kind(metadata=drawn.metadata, output_dir=folder / "inference", save_predictions=True, **options)
+        kind(metadata=dataset.metadata, output_dir=folder / "inference", save_predictions=True, **options)
         for kind, options in KINDS.items()
     )
     return inference_on_dataset(Replay(), [[record] for record in records], evaluators)
@@ -36,9 +36,8 @@ def process(rank: int, folder: Path, image_ids: tuple[int, ...]) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("image_ids", [IMAGE_IDS, IMAGE_IDS[:1]])
+@pytest.mark.parametrize("image_ids", [IMAGE_IDS, IMAGE_IDS[:1]], ids=["five", "fewer images than processes"])
 def test_two_processes_equal_one(tmp_path: Path, image_ids: tuple[int, ...]) -> None:
-    """The second set has fewer images than processes."""
     (tmp_path / "two").mkdir()
     mp.spawn(process, (tmp_path / "two", image_ids), nprocs=2)
     alone = evaluate_share(tmp_path / "one", 0, 1, image_ids)

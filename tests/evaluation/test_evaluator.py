@@ -1,23 +1,22 @@
-"""The loop over a data set: modes, order, seconds, and several evaluators at once."""
+"""The loop over a dataset: modes, order, progress, and several evaluators at once."""
 
 import logging
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from evaluation_drawings import DrawnSet, Replay
+from synthetic_evaluation import Replay, SyntheticDataset
 
 from mask2former.evaluation import evaluator as module
 from mask2former.evaluation.coco.ap import COCOEvaluator
-from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
+from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 from mask2former.evaluation.semantic.miou import SemSegEvaluator
 
 
 class Recorder:
-    """Writes down what it is called with."""
+    """Evaluator that records its calls."""
 
     def __init__(self, task: str = "task") -> None:
         self.calls: list[Any] = ["stale"]
@@ -30,22 +29,22 @@ class Recorder:
         self.calls += [(record["name"], output) for record, output in zip(inputs, outputs, strict=True)]
         assert torch.is_inference_mode_enabled()
 
-    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
-        return OrderedDict({self.task: OrderedDict(count=len(self.calls))})
+    def evaluate(self) -> Results:
+        return {self.task: {"count": len(self.calls)}}
 
 
 BATCHES = [[{"name": "a", "output": 1}, {"name": "b", "output": 2}], [{"name": "c", "output": 3}]]
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_runs_in_eval_mode_and_returns_to_its_own(training: bool) -> None:
+def test_the_model_runs_in_eval_mode_and_returns_to_its_former_mode(training: bool) -> None:
     model, recorder = Replay().train(training), Recorder()
     assert inference_on_dataset(model, BATCHES, recorder) == {"task": {"count": 3}}
     assert recorder.calls == [("a", 1), ("b", 2), ("c", 3)]
     assert model.modes == [False, False] and model.training is training
 
 
-def test_outputs_may_come_by_another_way_of_the_model() -> None:
+def test_a_predict_function_replaces_the_call_of_the_model() -> None:
     model, recorder = Replay().train(), Recorder()
     modes = []
 
@@ -58,14 +57,14 @@ def test_outputs_may_come_by_another_way_of_the_model() -> None:
     assert modes == [False, False] and model.training
 
 
-def test_the_mode_returns_after_an_error_too() -> None:
+def test_the_mode_is_restored_after_an_error() -> None:
     model = Replay().train()
     with pytest.raises(KeyError):
         inference_on_dataset(model, [[{"name": "no output"}]], Recorder())
     assert model.training
 
 
-def test_progress_tells_seconds_and_eta(
+def test_progress_shows_seconds_and_eta(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOGS", -1.0)
@@ -77,33 +76,33 @@ def test_progress_tells_seconds_and_eta(
     assert second.startswith("Inference: 2 of 2") and done.startswith("Inference done: 2 of 2")
 
 
-class CutOff(list[Any]):
-    """A loader that has less than it promised, as one that is told to stop."""
+class ShortLoader(list[Any]):
+    """Loader that ends early."""
 
     def __len__(self) -> int:
         return 99
 
 
-def test_an_evaluation_that_was_stopped_is_not_done(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_evaluation_that_ends_early_is_reported_as_stopped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=module.__name__):
-        inference_on_dataset(Replay(), CutOff(BATCHES), Recorder())
+        inference_on_dataset(Replay(), ShortLoader(BATCHES), Recorder())
     assert caplog.messages[-1].startswith("Inference stopped: 2 of 99 batches")
 
 
-def test_results_of_one_task_twice_are_an_error() -> None:
+def test_two_evaluators_of_the_same_task_are_an_error() -> None:
     both = DatasetEvaluators([Recorder("a"), Recorder("b")])
     assert inference_on_dataset(Replay(), BATCHES, both) == {"a": {"count": 3}, "b": {"count": 3}}
     with pytest.raises(ValueError, match="two evaluators have results called 'a'"):
         inference_on_dataset(Replay(), BATCHES, DatasetEvaluators([Recorder("a"), Recorder("a")]))
 
 
-def test_the_three_tasks_of_a_panoptic_model_at_once(tmp_path: Path) -> None:
-    drawn = DrawnSet(tmp_path)
+def test_three_evaluators_run_at_once(tmp_path: Path) -> None:
+    dataset = SyntheticDataset(tmp_path)
     for_all = DatasetEvaluators(
-        kind(metadata=drawn.metadata, output_dir=tmp_path / "inference")
+        kind(metadata=dataset.metadata, output_dir=tmp_path / "inference")
         for kind in (COCOPanopticEvaluator, COCOEvaluator, SemSegEvaluator)
     )
-    results = inference_on_dataset(Replay(), [drawn.records(drawn.maps)], for_all)
+    results = inference_on_dataset(Replay(), [dataset.records(dataset.maps)], for_all)
     assert list(results) == ["panoptic_seg", "segm", "sem_seg"]
     scores = results["panoptic_seg"]["PQ"], results["segm"]["AP"], results["sem_seg"]["mIoU"]
     assert scores == pytest.approx((100, 100, 100))

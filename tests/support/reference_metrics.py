@@ -1,4 +1,4 @@
-"""The definitions of boundaries and of average precision, step by step, for comparison."""
+"""Reference implementations of boundaries and of average precision, step by step."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,8 @@ Record = dict[str, Any]
 Iou = Callable[[np.ndarray, np.ndarray, bool], float]
 
 
-def slow_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """What `distance` erosions by 3 x 3 pixels take off; outside of the image nothing is of the mask."""
+def reference_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
+    """Return the pixels that `distance` erosions by 3 x 3 pixels remove; the mask ends at the image."""
     left = np.pad(mask.astype(bool), 1)
     for _ in range(distance):
         shifted = [np.roll(left, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -22,7 +22,7 @@ def slow_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
     return mask & ~left[1:-1, 1:-1]
 
 
-def slow_distance(shape: tuple[int, ...], ratio: float) -> int:
+def reference_distance(shape: tuple[int, ...], ratio: float) -> int:
     return max(1, round(ratio * math.sqrt(shape[0] ** 2 + shape[1] ** 2)))
 
 
@@ -35,17 +35,17 @@ def boundary_iou(ratio: float) -> Iou:
     def iou(found: np.ndarray, true: np.ndarray, crowd: bool) -> float:
         if crowd:
             return mask_iou(found, true, crowd)
-        distance = slow_distance(true.shape, ratio)
-        edges = slow_boundary(found, distance), slow_boundary(true, distance)
+        distance = reference_distance(true.shape, ratio)
+        edges = reference_boundary(found, distance), reference_boundary(true, distance)
         return min(mask_iou(found, true, False), mask_iou(*edges, False))
 
     return iou
 
 
-def slow_average_precision(
+def reference_average_precision(
     truth: Record, results: list[Record], iou: Iou = mask_iou, *, lvis: bool = False
 ) -> dict[str, float]:
-    """AP, AP50, AP75, APs, APm, APl, of LVIS APr, APc, APf too, and AP of each category, in percent."""
+    """Return AP, AP50, AP75, APs, APm, APl, for LVIS APr, APc, APf too, and AP of each category."""
     if lvis:
         results = best_300(results)
     names = {c["id"]: c.get("name") for c in truth["categories"]}
@@ -78,7 +78,7 @@ def best_300(results: list[Record]) -> list[Record]:
 
 
 def compare(truth: Record, results: list[Record], image: Record, category: Any, iou: Iou) -> tuple[Any, ...]:
-    """Objects and results of an image and category, their IoU, and the image itself."""
+    """Return the objects and results of an image and category, their IoUs, and the image itself."""
     size = image["height"], image["width"]
 
     def own(records: list[Record]) -> list[Record]:
@@ -107,7 +107,7 @@ def match(
     area: tuple[float, float],
     lvis: bool,
 ) -> tuple[list[tuple[float, bool]], int]:
-    """(score, right or wrong) of each result that counts, and the number of objects to be found."""
+    """Return (score, is right) of each result that counts, and the number of objects to find."""
     wanted = [not o.get("iscrowd", 0) and area[0] <= o["area"] <= area[1] for o in objects]
     free = [True] * len(objects)
     counted = []
@@ -117,7 +117,7 @@ def match(
             for o in range(len(objects))
             if ious[place][o] >= threshold and (free[o] or objects[o].get("iscrowd", 0))
         ]
-        # An object to be found comes first; of equal ones the last
+        # Objects to find come first, then the higher IoU, then the last object
         best = max(fitting, key=lambda o: (wanted[o], ious[place][o], o), default=None)
         if best is not None:
             free[best] = False
@@ -129,13 +129,13 @@ def match(
 
 
 def forgiven(objects: list[Record], image: Record, category: Any) -> bool:
-    """LVIS: whether a surplus result says nothing, as the image was not searched (enough)."""
+    """Return True if LVIS ignores a false positive, as the image was not searched (exhaustively)."""
     searched = bool(objects) or category in image["neg_category_ids"]
     return not searched or category in image["not_exhaustive_category_ids"]
 
 
 def curve(shares: list[tuple[list[tuple[float, bool]], int]]) -> np.ndarray | None:
-    """Precision at 101 recalls; None where there is nothing to be found."""
+    """Return the precision at 101 recalls; None if there is nothing to find."""
     total = sum(wanted for _, wanted in shares)
     if not total:
         return None

@@ -1,1 +1,1 @@
-"""Metrics of Cityscapes."""
+"""Cityscapes' average precision and IoU, which differ from those of other datasets."""

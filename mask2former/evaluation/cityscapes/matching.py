@@ -1,33 +1,38 @@
-"""Cityscapes' rules of which found object is which true one, and the average precision that follows.
+"""Cityscapes' rules for matching predicted to ground-truth objects, and its average precision.
 
-They are not COCO's: groups and small objects excuse what lies on them, a mask that finds one of those is
-neither right nor wrong, any number of masks can count, and precision is not interpolated.
+They differ from COCO's: a predicted mask is excused (neither right nor wrong) if it lies on or finds a group
+or a small object, the number of masks is not limited, and precision is not interpolated.
 
-Shapes: `H, W` the image's sides in pixels, `I` true ids, `P` predictions, `M` pairs of both, `C` labels,
+Shapes: `H, W` the image's sides in pixels, `I` instance ids, `P` predictions, `M` pairs of both, `C` labels,
 `T` IoU thresholds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
-from mask2former.evaluation.cityscapes.ground_truth import InstanceMap, Labels, check_size, object_labels
+from mask2former.evaluation.cityscapes.ground_truth import LABELS, THINGS, InstanceMap, check_size
 from mask2former.structures import RunLengthMasks
 from mask2former.utils.label_maps import Array
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
-SMALL = 100  # pixels; objects below are not to be found
+SMALL = 100  # pixels; smaller objects need not be found
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What is left of images when their masks were compared.
+    """The comparison of ground truth and predictions, of one image or of several.
 
-    Of the ground truth: label (I,), and whether it is to be found (I,). Of predictions: label (P,), score
-    (P,),
-    share of pixels that excuse it (P,). Of pairs of one label with an IoU above the lowest threshold: places
-    of prediction and ground truth (M,), IoU (M,).
+    Args:
+        true_label: (I,) label of each instance id.
+        is_wanted: (I,) bool, whether it must be found.
+        label: (P,) label of each prediction.
+        score: (P,) score of each prediction.
+        excused: (P,) fraction of the prediction's pixels that excuse it.
+        pred_place: (M,) index in P of each pair of the same label with an IoU above the lowest threshold.
+        true_place: (M,) index in I of each pair.
+        iou: (M,) IoU of each pair.
     """
 
     true_label: Array
@@ -41,42 +46,38 @@ class Matches:
 
 
 def shared_pixels(truth: InstanceMap, masks: RunLengthMasks) -> Array:
-    """Pixels that each mask shares with each true id, (P, I)."""
+    """Return the pixels that each mask shares with each instance id, (P, I)."""
     columns, size = truth.pixels.T.ravel(), int(truth.ids[-1]) + 1
     shared = np.zeros((len(masks), len(truth.ids)), np.int64)
-    for row, runs in zip(shared, masks.runs, strict=True):
-        below = [columns[start:end] for start, end in runs.tolist()]
+    for row, mask in zip(shared, masks.runs, strict=True):
+        below = [columns[start:end] for start, end in mask.tolist()]
         if below:
             row[:] = np.bincount(np.concatenate(below), minlength=size)[truth.ids]
     return shared
 
 
 def match(
-    truth: InstanceMap,
-    masks: RunLengthMasks,
-    label_ids: Sequence[int],
-    scores: Sequence[float],
-    labels: Labels,
+    truth: InstanceMap, masks: RunLengthMasks, label_ids: Sequence[int], scores: Sequence[float]
 ) -> Matches:
-    """Compare the masks (P, H, W) of an image with its ground truth; `label_ids` and `scores` are theirs.
+    """Compare the masks (P, H, W) of an image, with their labels and scores, with its ground truth.
 
-    Empty masks, and masks of labels without evaluated objects, count nowhere.
+    Empty masks, and masks of labels whose objects are not evaluated, count nowhere.
 
     Raises:
-        ValueError: the masks have another size than the truth.
+        ValueError: the masks and the ground truth differ in size.
     """
     check_size(masks.size, truth, "model's result")
     pred_label, score = np.array(label_ids, np.int64), np.array(scores, np.float64)
     shared = shared_pixels(truth, masks)
-    kept = np.isin(pred_label, [label.id for label in object_labels(labels)]) & shared.any(1)
+    kept = np.isin(pred_label, THINGS) & shared.any(1)
     pred_label, score, shared = pred_label[kept], score[kept], shared[kept]
 
     is_small = truth.areas < SMALL
-    # A numbered object of an ignored label, as a caravan, is no void: so the official code has it
-    is_void = np.isin(truth.ids, [label.id for label in labels.values() if label.is_ignored])
+    # As in the official code, an object with a number is not void even if its label (caravan) is ignored
+    is_void = np.isin(truth.ids, [id for id, row in LABELS.items() if row["ignoreInEval"]])
     inter = shared * (pred_label[:, None] == truth.labels)
     area = shared.sum(1)
-    # A small group excuses twice: so the official code has it
+    # As in the official code, a small group excuses twice
     excuse = shared[:, is_void].sum(1) + inter[:, ~truth.is_object].sum(1) + inter[:, is_small].sum(1)
     iou = inter / (area[:, None] + truth.areas - inter)
     pred_place, true_place = np.nonzero(iou > THRESHOLDS[0])
@@ -93,53 +94,51 @@ def match(
 
 
 def joined(images: Sequence[Matches]) -> Matches:
-    """The matches of several images as those of one."""
-    if not images:
-        nothing = np.zeros(0, np.int64)
-        return Matches(nothing, nothing > 0, *[nothing] * 6)
-    first_pred = np.cumsum([0, *(len(matches.label) for matches in images)])
-    first_true = np.cumsum([0, *(len(matches.true_label) for matches in images)])
-    table = {name: np.concatenate([getattr(m, name) for m in images]) for name in Matches.__annotations__}
-    pairs = [len(matches.iou) for matches in images]
-    table["pred_place"] += np.repeat(first_pred[:-1], pairs)
-    table["true_place"] += np.repeat(first_true[:-1], pairs)
-    return Matches(**table)
+    """Return the matches of several images as those of one."""
+    nothing = np.zeros(0, np.int64)
+    images = [Matches(nothing, nothing > 0, *[nothing] * 6), *images]
+    table = {name: [getattr(image, name) for image in images] for name in (f.name for f in fields(Matches))}
+    first_pred = np.cumsum([0, *map(len, table["label"])])
+    first_true = np.cumsum([0, *map(len, table["true_label"])])
+    table["pred_place"] = [places + n for places, n in zip(table["pred_place"], first_pred, strict=False)]
+    table["true_place"] = [places + n for places, n in zip(table["true_place"], first_true, strict=False)]
+    return Matches(**{name: np.concatenate(values) for name, values in table.items()})
 
 
-def precision_table(matches: Matches, label_ids: Sequence[int]) -> Array:
-    """The average precision (C, T) of each label at each threshold; NaN where there is nothing to find."""
-    return np.array([[_precision_at(matches, label, t) for t in THRESHOLDS] for label in label_ids])
+def precision_table(matches: Matches) -> Array:
+    """Return the average precision (C, T) of each label in `THINGS`; NaN where there is nothing to find."""
+    return np.array([[_precision_at(matches, label, t) for t in THRESHOLDS] for label in THINGS])
 
 
 def _precision_at(matches: Matches, label: int, threshold: float) -> float:
-    """The average precision of a label where a found object has an IoU above the threshold."""
+    """Return the average precision of a label if a match needs an IoU above the threshold."""
     wanted = matches.is_wanted & (matches.true_label == label)
     if not wanted.any():
         return float("nan")
     close = matches.iou > threshold
     pred, true = matches.pred_place[close], matches.true_place[close]
-    surplus = (matches.label == label) & (matches.excused <= threshold)
-    surplus[pred] = False  # what found a group or a small object is neither right nor wrong
+    is_wrong = (matches.label == label) & (matches.excused <= threshold)
+    is_wrong[pred] = False  # a match with a group or a small object is neither right nor wrong
     pred, true = pred[wanted[true]], true[wanted[true]]
 
     order = np.lexsort((-matches.score[pred], true))
     found, best = np.unique(true[order], return_index=True)
-    is_hit = np.zeros(len(pred) + surplus.sum(), bool)
+    is_hit = np.zeros(len(pred) + is_wrong.sum(), bool)
     is_hit[best] = True
-    scores = np.concatenate([matches.score[pred[order]], matches.score[surplus]])
+    scores = np.concatenate([matches.score[pred[order]], matches.score[is_wrong]])
     return average_precision(is_hit, scores, int(wanted.sum()) - len(found))
 
 
 def average_precision(is_hit: Array, scores: Array, missed: int) -> float:
-    """The area below the curve of precision over recall, as Cityscapes takes it.
+    """Return the area below the curve of precision over recall, as Cityscapes computes it.
 
-    The curve has a point for each score, of what has this score or a higher one, and ends at recall 0 and
-    precision 1; a point's precision holds half-way to its neighbors.
+    The curve has a point for each distinct score, of the predictions with at least this score, and ends at
+    recall 0 and precision 1. The precision of a point holds halfway to its neighbors.
 
     Args:
         is_hit: (P,) bool, whether a prediction is right.
-        scores: (P,) theirs.
-        missed: true objects that no prediction found.
+        scores: (P,) scores of the predictions.
+        missed: number of ground-truth objects that no prediction found.
     """
     order = np.argsort(scores)
     right = np.append(0, is_hit[order].cumsum())  # [i]: hits among the i lowest scores

@@ -1,1 +1,1 @@
-"""Average precision of COCO and LVIS."""
+"""Average precision by the rules of COCO and LVIS."""

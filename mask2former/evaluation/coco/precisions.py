@@ -1,6 +1,6 @@
-"""COCO's table of precisions, by faster-coco-eval: what it wants of its input, and how we set it up.
+"""COCO's table of precisions, computed by faster-coco-eval: its input and its settings.
 
-Letters, of the table of precisions: `T` IoU thresholds, `R` recalls, `K` categories, `A` areas.
+Shapes, of the table of precisions: `T` IoU thresholds, `R` recalls, `K` categories, `A` area ranges.
 """
 
 import gc
@@ -15,24 +15,23 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core.mask import area, calculateRleForAllAnnotations
 
 from mask2former.evaluation.common.boundary import boundary_distance
+from mask2former.evaluation.common.json_files import JsonObject
 from mask2former.utils.label_maps import Array
 
-Record = dict[str, Any]
-
-MOST_RESULTS = 100  # of an image and category
-MOST_LVIS_RESULTS = 300  # of an image
+MAX_RESULTS = 100  # per image and category
+MAX_LVIS_RESULTS = 300  # per image
 BOUNDARY_THREADS = 4
 
 
 def with_numbers(
-    images: Mapping[Any, Record],
-    categories: list[Record],
-    annotations: list[Record],
-    results: Sequence[Record],
+    images: Mapping[Any, JsonObject],
+    categories: list[JsonObject],
+    annotations: list[JsonObject],
+    results: Sequence[JsonObject],
 ) -> tuple[COCO, COCO]:
-    """Truth and results with images and annotations numbered from 1, as the library wants them.
+    """Return ground truth and results for the library, with image and annotation ids from 1 on.
 
-    Images are numbered in the order of their ids, for that order decides between equal scores.
+    Images are numbered in the order of their ids, since this order decides between equal scores.
     """
     in_order = sorted(images, key=lambda image: (isinstance(image, str), image))
     numbers = {image: number for number, image in enumerate(in_order, 1)}
@@ -44,7 +43,7 @@ def with_numbers(
             for number, annotation in enumerate(annotations, 1)
         ],
     }
-    # Not by `loadRes`, which takes areas and boxes one by one
+    # The library's `loadRes` would compute the areas one by one
     areas = area([result["segmentation"] for result in results]).tolist() if results else []
     found = [
         {
@@ -59,11 +58,12 @@ def with_numbers(
     return COCO(truth), COCO({**truth, "annotations": found})
 
 
-def precisions(
-    truth: COCO, found: COCO, *, boundary_ratio: float | None = None, lvis_style: bool = False
-) -> Array:
-    """The table of precisions (T, R, K, A) at the most results; -1 where the ground truth has no object."""
-    evaluation = evaluation_of(truth, found, boundary_ratio=boundary_ratio, lvis_style=lvis_style)
+def precisions(truth: COCO, found: COCO, **options: Any) -> Array:
+    """Return the table of precisions (T, R, K, A); -1 where the ground truth has no object.
+
+    `options` are those of `evaluation_of`.
+    """
+    evaluation = evaluation_of(truth, found, **options)
     if not truth.imgs or not truth.cats:
         params = evaluation.params
         return np.full((len(params.iouThrs), len(params.recThrs), len(truth.cats), len(params.areaRng)), -1.0)
@@ -75,7 +75,7 @@ def precisions(
 def evaluation_of(
     truth: COCO, found: COCO, *, boundary_ratio: float | None = None, lvis_style: bool = False
 ) -> COCOeval_faster:
-    """The library's evaluation of masks, as we use it."""
+    """Return the library's evaluation of masks or, with a ratio, of masks and boundaries."""
     evaluation = (
         COCOeval_faster(truth, found, "segm", lvis_style=lvis_style)
         if boundary_ratio is None
@@ -83,16 +83,16 @@ def evaluation_of(
             truth, found, "boundary", lvis_style=lvis_style, boundary_dilation_ratio=boundary_ratio
         )
     )
-    evaluation.params.maxDets = [MOST_LVIS_RESULTS if lvis_style else MOST_RESULTS]
-    # Later versions compute IoUs in threads; those of an image and category take too little to gain by it
+    evaluation.params.maxDets = [MAX_LVIS_RESULTS if lvis_style else MAX_RESULTS]
+    # Later versions compute IoUs in threads, which does not pay for the few masks of an image and category
     evaluation.rle_iou_max_workers = 1
     return evaluation
 
 
 class BoundaryEvaluation(COCOeval_faster):
-    """The library's evaluation by boundaries, with their published width.
+    """The library's evaluation by boundaries, with the boundary width of the authors' code.
 
-    Of a half pixel the library always takes the lower number, as of the 13.5 for images of 405 x 540.
+    The library always rounds half pixels down, such as the 13.5 of images of 405 x 540.
     """
 
     def _prepare(self) -> None:
@@ -109,8 +109,8 @@ class BoundaryEvaluation(COCOeval_faster):
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """No search for garbage meanwhile: it would go through all records again and again, and find none."""
+def garbage_collection_off() -> Iterator[None]:
+    """Turn off the garbage collector, which would search all records again and again and find nothing."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,25 +1,22 @@
 """JSON files of datasets and results, with errors that name file, key and value."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mask2former.utils.storage import PathLike, to_path
 
-SUBMISSION = "submission"  # the folder, below an evaluation's, of what the data sets' authors take
+JsonObject = dict[str, Any]
+
+SUBMISSION = "submission"  # folder of the files in the formats that the datasets' authors take
 
 
-def read_json(path: PathLike, kind: type) -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path: the file.
-        kind: what it must hold at the top, `dict` or `list`.
+def load_json(path: PathLike, kind: type) -> Any:
+    """Return the content of a JSON file, which must be a `kind` (dict or list).
 
     Raises:
-        ValueError: the file is missing, not JSON, or holds something else.
+        ValueError: the file is missing, is not JSON, or holds something else.
     """
     try:
         content = json.loads(to_path(path).read_text(encoding="utf-8"))
@@ -33,39 +30,33 @@ def read_json(path: PathLike, kind: type) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, and the folder that it stands in."""
+    """Write a JSON file; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def require(record: Mapping[str, Any], key: str, where: object) -> Any:
-    """`record[key]`; a ValueError that names `where` and the key if it is missing."""
+def get_value(record: Mapping[str, Any], key: str, where: object, kind: type = object) -> Any:
+    """Return `record[key]`, which must be a `kind`: anything, a `list`, or a `float` (or int) other than NaN.
+
+    Raises:
+        ValueError: the key is missing, or its value something else; the message names `where` and the key.
+    """
     if not isinstance(record, Mapping) or key not in record:
         raise ValueError(f"{where}: no key '{key}' in {_shortened(record)}")
-    return record[key]
-
-
-def require_list(record: Mapping[str, Any], key: str, where: object) -> list[Any]:
-    """`record[key]`, which must be a list."""
-    value = require(record, key, where)
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected a list")
+    value = record[key]
+    if kind is float and isinstance(value, (int, float)) and value == value:
+        return value
+    if kind is float or not isinstance(value, kind):
+        expected = "a number" if kind is float else f"a {kind.__name__}"
+        raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected {expected}")
     return value
 
 
-def require_number(record: Mapping[str, Any], key: str, where: object) -> float:
-    """`record[key]`, which must be a number, and not NaN."""
-    value = require(record, key, where)
-    if not isinstance(value, (int, float)) or math.isnan(value):
-        raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected a number")
-    return value
-
-
-def unique_by(records: list[Any], key: str, where: object) -> dict[Any, Any]:
-    """The records by the value of `key`; a ValueError if one lacks it or two share it."""
+def index_by(records: list[Any], key: str, where: object) -> dict[Any, Any]:
+    """Return the records by their value of `key`; raise ValueError if one lacks it or two share it."""
     table: dict[Any, Any] = {}
     for record in records:
-        value = require(record, key, where)
+        value = get_value(record, key, where)
         if not isinstance(value, (int, str)):
             raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected a number or a name")
         if value in table:

@@ -1,20 +1,18 @@
-"""What the metric commands show: a table for people, or one JSON object, and one line for an error."""
+"""Metrics as text: tables for people, or one JSON object."""
 
-import argparse
 import json
 import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from tabulate import tabulate
 
 
 def metrics_table(results: Mapping[str, float], *, per_class: bool = True) -> str:
-    """A table of the metrics, and below it one of the classes.
+    """Return a table of the metrics and, if `per_class`, a second one with a row for each class.
 
     Args:
-        results: metric name -> value; a class's metric is called `METRIC-class name`.
-        per_class: whether to show the second table.
+        results: metric name -> value; the metric of a class is called `METRIC-class name`.
+        per_class: add the second table.
     """
     overall: dict[str, float] = {}
     classes: dict[str, dict[str, str | float]] = {}
@@ -30,23 +28,5 @@ def metrics_table(results: Mapping[str, float], *, per_class: bool = True) -> st
 
 
 def metrics_json(results: Mapping[str, float]) -> str:
-    """One JSON object; JSON has no NaN, so a metric without a value is null."""
+    """Return the metrics as one JSON object; NaN becomes null, as JSON has no NaN."""
     return json.dumps({name: None if math.isnan(value) else value for name, value in results.items()})
-
-
-def run_command(
-    parser: argparse.ArgumentParser,
-    score: Callable[[argparse.Namespace], Mapping[str, float]],
-    argv: Sequence[str] | None,
-) -> int:
-    """Parse the arguments, score, and write the result to stdout; returns the exit code, 2 for bad input."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    args = parser.parse_args(argv)
-    try:
-        results = score(args)
-    except (ValueError, OSError, MemoryError) as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"error: {message}\n")
-        return 2
-    sys.stdout.write((metrics_json if args.json else metrics_table)(results) + "\n")
-    return 0

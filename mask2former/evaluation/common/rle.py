@@ -13,20 +13,20 @@ from mask2former.structures import RunLengthMasks
 
 
 def encode_masks(masks: Tensor | RunLengthMasks) -> list[dict[str, Any]]:
-    """Masks (N, H, W) as `{"size": [H, W], "counts": str}`, ready for JSON."""
+    """Return masks (N, H, W) as `{"size": [H, W], "counts": str}`, ready for JSON."""
     if not len(masks):
         return []
     if isinstance(masks, RunLengthMasks):
         codes = mask_utils.frPyObjects([_counts(runs, masks.size) for runs in masks.runs], *masks.size)
     else:
-        # COCO's codes run down the columns: transposed here, the copy below is the only one
+        # COCO's codes run down the columns: after this transpose, the copy in the next line is the only one
         columns = masks.transpose(1, 2).to(torch.uint8).contiguous().cpu().numpy()
         codes = mask_utils.encode(columns.transpose(2, 1, 0))
     return [{"size": list(code["size"]), "counts": code["counts"].decode("ascii")} for code in codes]
 
 
 def _counts(runs: Tensor, size: tuple[int, int]) -> dict[str, Any]:
-    """The lengths of runs outside and inside the mask, in turn, the first outside; from runs (m, 2)."""
+    """Return an uncompressed code: lengths of the alternating runs outside and inside the mask."""
     ends = torch.cat([runs.new_zeros(1), runs.flatten().cpu(), runs.new_full((1,), size[0] * size[1])])
     lengths = ends.diff().tolist()
     return {"size": list(size), "counts": lengths if lengths[-1] else lengths[:-1]}

@@ -1,15 +1,14 @@
 """The rules of panoptic quality (Kirillov et al., Panoptic Segmentation, section 4) as COCO applies them.
 
-An image's matches are counted per category, counts are added over the data set, and `quality` turns them into
-PQ, SQ and RQ. Boundary PQ counts with the lesser of a pair's IoU and its Boundary IoU.
+An image's matches are counted per category, the counts are summed over the dataset, and `quality` turns them
+into PQ, SQ and RQ. Boundary PQ uses the lesser of a pair's IoU and its Boundary IoU.
 
-Shapes: `H, W` the image's sides in pixels, `G` true segments, `P` predicted segments, `C` categories, `V`
-versions of the metric: the plain one, and the boundary's where it is asked for.
-Counts are (V, 4, C) float64; the rows are the sum of the IoUs of the matches, and the numbers of matches
-(TP), of predicted segments (FP) and of true segments (FN) left without one.
+Shapes: `H, W` the image's sides in pixels, `G` ground-truth segments, `P` predicted segments, `C` categories,
+`V` versions of the metric: the plain one and, if asked for, the boundary's.
+Counts are (V, 4, C) float64; the rows are the sum of the matches' IoUs, and the numbers of matches (TP), of
+unmatched predicted segments (FP) and of unmatched ground-truth segments (FN).
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from mask2former.evaluation.common.boundary import boundaries, boundary_distance, check_ratio
-from mask2former.evaluation.common.json_files import require, require_number, unique_by
+from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
+from mask2former.evaluation.evaluator import Metrics
+from mask2former.structures import runs
 from mask2former.utils.label_maps import MAX_SEGMENT_ID, VOID, Array
 
 UNLISTED = MAX_SEGMENT_ID + 1  # an id that no segment has
@@ -26,21 +27,22 @@ PREFIXES = ("", "boundary_")  # of the metrics' names, by version
 
 @dataclass(frozen=True)
 class Categories:
-    """The categories of a data set, in the order of its JSON file."""
+    """The categories of a dataset, in the order of its JSON file."""
 
-    places: dict[int, int]  # category id -> place in counts
+    places: dict[int, int]  # category id -> index in C
     names: list[str]
     is_thing: Array  # (C,) bool
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What may be chosen about the metric.
+    """Options of the metric.
 
     Args:
-        recount_areas: the area of a true segment is what its map shows, not what its list says; a segment
-            that the map does not show is none.
-        boundary_ratio: count for Boundary PQ too, with boundaries of this part of the image's diagonal.
+        recount_areas: count the area of a ground-truth segment in its map instead of reading it from the JSON
+            file; ignore segments that the map does not show.
+        boundary_ratio: also count for Boundary PQ, with boundaries as wide as this fraction of the image
+            diagonal.
     """
 
     recount_areas: bool = False
@@ -50,17 +52,13 @@ class Rules:
         if self.boundary_ratio is not None:
             check_ratio(self.boundary_ratio)
 
-    def empty_counts(self, categories: Categories) -> Array:
-        """Counts (V, 4, C) of no image at all."""
-        return np.zeros((1 if self.boundary_ratio is None else 2, 4, len(categories.names)))
-
 
 PLAIN = Rules()
 
 
 @dataclass(frozen=True)
-class Segments:
-    """The segments that an image lists: id, place of the category, true area in pixels, whether a crowd."""
+class SegmentList:
+    """The listed segments of an image: id, index of the category, area in pixels, and crowd flag."""
 
     ids: Array
     category: Array
@@ -71,31 +69,31 @@ class Segments:
         return len(self.ids)
 
 
-def read_categories(records: list[dict[str, Any]], where: object) -> Categories:
-    """The categories of a panoptic JSON file; a ValueError naming `where` and the key that is wrong."""
-    by_id = unique_by(records, "id", f"{where}: categories")
-    names = [str(require(record, "name", f"{where}: categories")) for record in records]
-    things = [bool(require(record, "isthing", f"{where}: categories")) for record in records]
+def read_categories(records: list[JsonObject], where: object) -> Categories:
+    """Return the categories of a panoptic JSON file; raise ValueError if a key is wrong or missing."""
+    by_id = index_by(records, "id", f"{where}: categories")
+    names = [str(get_value(record, "name", f"{where}: categories")) for record in records]
+    things = [bool(get_value(record, "isthing", f"{where}: categories")) for record in records]
     return Categories({id: place for place, id in enumerate(by_id)}, names, np.array(things, bool))
 
 
 def read_segments(
     records: Sequence[Mapping[str, Any]], categories: Categories, where: object, *, truth: bool
-) -> Segments:
-    """The `segments_info` of an image; of the ground truth, `area` and `iscrowd` are read too.
+) -> SegmentList:
+    """Return the `segments_info` of an image, for ground truth with `area` and `iscrowd`.
 
     Raises:
         ValueError: a key is missing, an id is out of range or listed twice, or a category is unknown.
     """
-    unique_by(list(records), "id", where)
+    index_by(list(records), "id", where)
     for record in records:
-        segment, category = record["id"], require(record, "category_id", where)
+        segment, category = record["id"], get_value(record, "category_id", where)
         if not isinstance(segment, int) or not VOID < segment <= MAX_SEGMENT_ID:
             raise ValueError(f"{where}: segment id {segment!r} is not in [1, {MAX_SEGMENT_ID}]")
         if not isinstance(category, int) or category not in categories.places:
             raise ValueError(f"{where}: segment {segment} has the unknown category_id {category!r}")
-    areas = [require_number(record, "area", where) if truth else 0 for record in records]
-    return Segments(
+    areas = [get_value(record, "area", where, float) if truth else 0 for record in records]
+    return SegmentList(
         ids=np.array([record["id"] for record in records], np.int64),
         category=np.array([categories.places[record["category_id"]] for record in records], np.int64),
         area=np.array(areas, np.float64),
@@ -104,7 +102,7 @@ def read_segments(
 
 
 def places_of(values: Array, ids: Array) -> Array:
-    """For each value: 0 if it is void, i + 1 if it is `ids[i]`, len(ids) + 1 if it is neither."""
+    """Return, for each value, 0 if it is void, i + 1 if it is `ids[i]`, and len(ids) + 1 otherwise."""
     known = np.append(VOID, ids)
     order = np.argsort(known)
     rank = np.searchsorted(known, values, sorter=order).clip(max=len(ids))
@@ -112,30 +110,24 @@ def places_of(values: Array, ids: Array) -> Array:
 
 
 def overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: Array) -> Array:
-    """Pixels that each pair shares, (G + 2, P + 2); rows and columns as `places_of` numbers them.
-
-    Both maps (H, W) are runs of equal pixels, some thousands instead of some 100,000; ids are looked up once
-    a run.
-    """
+    """Return the pixels that each pair shares, (G + 2, P + 2); rows and columns are those of `places_of`."""
     gt, pred = gt_map.ravel(), pred_map.ravel()
-    changes = (gt[1:] != gt[:-1]) | (pred[1:] != pred[:-1])
-    starts = np.append(0, np.flatnonzero(changes) + 1)
-    lengths = np.diff(starts, append=gt.size)
+    starts, ends = runs(gt, pred).T
     rows, columns = places_of(gt[starts], gt_ids), places_of(pred[starts], pred_ids)
     shape = (len(gt_ids) + 2, len(pred_ids) + 2)
-    return np.bincount(rows * shape[1] + columns, lengths, shape[0] * shape[1]).reshape(shape)
+    return np.bincount(rows * shape[1] + columns, ends - starts, shape[0] * shape[1]).reshape(shape)
 
 
 def count_matches(
     gt_map: Array,
-    gt: Segments,
+    gt: SegmentList,
     pred_map: Array,
-    pred: Segments,
+    pred: SegmentList,
     num_categories: int,
     where: object = "image",
     rules: Rules = PLAIN,
 ) -> Array:
-    """The counts (V, 4, C) of one image, from its two maps of segment ids (H, W) and the segments they list.
+    """Return the counts (V, 4, C) of one image, from its two maps of segment ids (H, W) and their lists.
 
     Raises:
         ValueError: the maps differ in size, or the predicted map and its list differ.
@@ -145,68 +137,67 @@ def count_matches(
             f"{where}: the prediction is {pred_map.shape} pixels, the ground truth {gt_map.shape}"
         )
     shared = overlaps(gt_map, gt.ids, pred_map, pred.ids)
-    _check_listing(shared, pred_map, pred, where)
+    _check_list(shared, pred_map, pred, where)
     if rules.recount_areas:
         gt = replace(gt, area=shared[1:-1].sum(1))
     same_category = gt.category[:, None] == pred.category
     pairs = same_category & ~gt.crowd[:, None] & (shared[1:-1, 1:-1] > 0)
     ious = [_ious(shared, gt, pairs, where)]
     if rules.boundary_ratio is not None:
-        near = _boundary_overlaps(gt_map, gt.ids, pred_map, pred.ids, rules.boundary_ratio)
-        seen = replace(gt, area=near[1:-1].sum(1))
-        ious.append(np.minimum(ious[0], _ious(near, seen, pairs, where)))
+        edges = _boundary_overlaps(gt_map, gt.ids, pred_map, pred.ids, rules.boundary_ratio)
+        edge_ious = _ious(edges, replace(gt, area=edges[1:-1].sum(1)), pairs, where)
+        ious.append(np.minimum(ious[0], edge_ious))
 
-    forgiven = shared[VOID, 1:-1] + (shared[1:-1, 1:-1] * (same_category & _last_crowds(gt)[:, None])).sum(0)
-    counted = ~gt.crowd & ((gt.area > 0) | (not rules.recount_areas))
-    charged = forgiven <= 0.5 * shared[:, 1:-1].sum(0)
-    return np.stack([_counts(iou, gt, counted, pred, charged, num_categories) for iou in ious])
+    # A predicted segment is no FP if most of it lies on void or on a crowd of its category
+    excused = shared[VOID, 1:-1] + (shared[1:-1, 1:-1] * (same_category & _last_crowds(gt)[:, None])).sum(0)
+    can_be_fp = excused <= 0.5 * shared[:, 1:-1].sum(0)
+    can_be_fn = ~gt.crowd & ((gt.area > 0) | (not rules.recount_areas))
+    return np.stack([_counts(iou, gt, can_be_fn, pred, can_be_fp, num_categories) for iou in ious])
 
 
 def _boundary_overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: Array, ratio: float) -> Array:
-    """`overlaps` of the segments' boundaries; the whole of the truth's void stays what it is."""
+    """Return `overlaps` of the segments' boundaries; void in the ground truth is kept whole."""
     height, width = gt_map.shape
     distance = boundary_distance(height, width, ratio)
-    gt_kept = boundaries(gt_map, distance) | (gt_map == VOID)
-    pred_kept = boundaries(pred_map, distance)
-    return overlaps(
-        np.where(gt_kept, gt_map, UNLISTED), gt_ids, np.where(pred_kept, pred_map, UNLISTED), pred_ids
-    )
+    gt_edges = np.where(boundaries(gt_map, distance) | (gt_map == VOID), gt_map, UNLISTED)
+    pred_edges = np.where(boundaries(pred_map, distance), pred_map, UNLISTED)
+    return overlaps(gt_edges, gt_ids, pred_edges, pred_ids)
 
 
-def _ious(shared: Array, gt: Segments, pairs: Array, where: object) -> Array:
-    """IoU (G, P) of the `pairs` (G, P) bool, 0 elsewhere; void in the ground truth is not of the union."""
+def _ious(shared: Array, gt: SegmentList, pairs: Array, where: object) -> Array:
+    """Return the IoU (G, P) of the `pairs` (G, P) bool, 0 elsewhere; void is not part of the union."""
     inter, pred_void, pred_area = shared[1:-1, 1:-1], shared[VOID, 1:-1], shared[:, 1:-1].sum(0)
     union = pred_area - pred_void + gt.area[:, None] - inter
     if (pairs & (union <= 0)).any():
         small = gt.ids[(pairs & (union <= 0)).any(1)][0]
-        raise ValueError(f"{where}: true segment {small} covers more pixels than its area says")
+        raise ValueError(f"{where}: ground-truth segment {small} covers more pixels than its area says")
     return np.where(pairs, inter / np.where(pairs, union, 1), 0)
 
 
 def _counts(
-    iou: Array, gt: Segments, counted: Array, pred: Segments, charged: Array, num_categories: int
+    iou: Array, gt: SegmentList, can_be_fn: Array, pred: SegmentList, can_be_fp: Array, num_categories: int
 ) -> Array:
-    """The counts (4, C) by the IoU (G, P); `counted` (G,), `charged` (P,) bool can be a miss, a surplus."""
+    """Return the counts (4, C) for IoUs (G, P)."""
     match = iou > 0.5  # at most one in each row and column, as segments do not overlap
     matched_category = gt.category[match.nonzero()[0]]
     return np.stack(
         [
             np.bincount(matched_category, iou[match], num_categories),
             np.bincount(matched_category, minlength=num_categories),
-            np.bincount(pred.category[charged & ~match.any(0)], minlength=num_categories),
-            np.bincount(gt.category[counted & ~match.any(1)], minlength=num_categories),
+            np.bincount(pred.category[can_be_fp & ~match.any(0)], minlength=num_categories),
+            np.bincount(gt.category[can_be_fn & ~match.any(1)], minlength=num_categories),
         ]
     )
 
 
-def quality(counts: Array, categories: Categories) -> OrderedDict[str, float]:
-    """PQ, SQ, RQ of counts (V, 4, C) in percent: over all categories, things (_th), stuff (_st), and of each.
+def quality(counts: Array, categories: Categories) -> Metrics:
+    """Return PQ, SQ, RQ in percent over all categories, things (_th), stuff (_st), and of each category.
 
-    Names of the boundary's metrics begin with `boundary_`. A category that is neither in the ground truth nor
-    predicted is left out of the means and is NaN itself, as is the mean of no categories; `n`, `n_th`, `n_st`
-    are the numbers of categories averaged.
+    The names of boundary metrics begin with `boundary_`. A category that is neither in the ground truth nor
+    predicted is NaN, and is left out of the means; a mean over no category is NaN. `n`, `n_th`, `n_st` are
+    the numbers of categories in the means.
     """
-    results: OrderedDict[str, float] = OrderedDict()
+    results: Metrics = {}
     for prefix, version in zip(PREFIXES, counts, strict=False):
         metrics = _quality(version, categories)
         results |= {prefix + name: value for name, value in metrics.items() if not prefix or name[0] != "n"}
@@ -214,25 +205,26 @@ def quality(counts: Array, categories: Categories) -> OrderedDict[str, float]:
 
 
 def _quality(counts: Array, categories: Categories) -> dict[str, float]:
-    """The metrics of counts (4, C)."""
     iou, tp, fp, fn = counts
     seen = tp + fp + fn > 0
     weight = np.where(seen, tp + fp / 2 + fn / 2, np.nan)
     metrics = {"PQ": iou / weight, "SQ": np.where(seen, iou / np.maximum(tp, 1), np.nan), "RQ": tp / weight}
-    everything = np.ones_like(categories.is_thing)
     results: dict[str, float] = {}
-    for suffix, group in {"": everything, "_th": categories.is_thing, "_st": ~categories.is_thing}.items():
-        chosen = seen & group
+    for suffix, group in {
+        "": seen,
+        "_th": seen & categories.is_thing,
+        "_st": seen & ~categories.is_thing,
+    }.items():
         for name, value in metrics.items():
-            results[name + suffix] = float(100 * value[chosen].mean()) if chosen.any() else float("nan")
-        results["n" + suffix] = int(chosen.sum())
+            results[name + suffix] = float(100 * value[group].mean()) if group.any() else float("nan")
+        results["n" + suffix] = int(group.sum())
     for place, category in enumerate(categories.names):
         results |= {f"{name}-{category}": float(100 * value[place]) for name, value in metrics.items()}
     return results
 
 
-def _check_listing(shared: Array, pred_map: Array, pred: Segments, where: object) -> None:
-    """A ValueError unless the ids in the predicted map are those that it lists."""
+def _check_list(shared: Array, pred_map: Array, pred: SegmentList, where: object) -> None:
+    """Raise ValueError unless the predicted map has exactly the ids of its list."""
     if shared[:, -1].any():
         unlisted = pred_map[places_of(pred_map, pred.ids) == len(pred) + 1][0]
         raise ValueError(f"{where}: segment id {unlisted} is in the predicted map, not in its segments_info")
@@ -243,7 +235,7 @@ def _check_listing(shared: Array, pred_map: Array, pred: Segments, where: object
         )
 
 
-def _last_crowds(gt: Segments) -> Array:
-    """(G,) bool: the last crowd region of each category; the official code overlooks those before it."""
+def _last_crowds(gt: SegmentList) -> Array:
+    """Return (G,) bool: the last crowd region of each category, as the official code overlooks others."""
     last = {gt.category[place]: place for place in np.flatnonzero(gt.crowd)}
     return np.isin(np.arange(len(gt)), list(last.values()))

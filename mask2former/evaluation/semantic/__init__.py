@@ -1,1 +1,1 @@
-"""Mean intersection over union."""
+"""Mean IoU of semantic segmentation."""

@@ -1,20 +1,15 @@
-"""Mean IoU of semantic segmentation, from one confusion matrix over the data set.
+"""Mean IoU of semantic segmentation, from one confusion matrix over the dataset.
 
-As a command on two folders of label maps: `python -m mask2former.evaluation.semantic.miou --gt-dir truth
---pred-dir predictions (--num-classes K | --label-ids 1-150) [--pred-label-ids 1-150] [--ignore-label 255]
-[--json]`.
-
-Shapes: `K` classes, `H, W` the image's sides in pixels. A confusion matrix is (K + 1, K + 1) pixels, rows
-the ground truth, columns the prediction; the last row and column are the ignored label. A pixel with ignored
-ground truth
-counts nowhere; one that is predicted as ignored is a miss of its true class, and of no predicted one.
+Shapes: `K` classes, `H, W` the image's sides in pixels. A confusion matrix is (K + 1, K + 1) pixels: rows are
+the ground truth, columns the prediction, and the last row and column are the ignored label. A pixel that the
+ground truth ignores counts nowhere. A pixel that the prediction ignores is a miss of its true class, and no
+false positive.
 """
 
 import argparse
 import logging
 import re
-import sys
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -24,11 +19,11 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from mask2former.evaluation.common.json_files import SUBMISSION, require, write_json
+from mask2former.evaluation.common.json_files import SUBMISSION, JsonObject, get_value, write_json
 from mask2former.evaluation.common.metadata import DatasetIds, required_attribute
-from mask2former.evaluation.common.report import run_command
 from mask2former.evaluation.common.rle import encode_masks
-from mask2former.utils import comm as distributed
+from mask2former.evaluation.evaluator import Metrics, Results
+from mask2former.utils.comm import gather_objects
 from mask2former.utils.label_maps import (
     IGNORE_LABEL,
     Array,
@@ -43,11 +38,11 @@ from mask2former.utils.storage import PathLike, files_below, to_path
 logger = logging.getLogger(__name__)
 
 TRUTH_KEYS = ("sem_seg_file_name", "pan_seg_file_name")
-SUFFIXES = (".png", ".tif", ".tiff")  # of the truth's label maps; predictions are PNG files, or have the same
+SUFFIXES = (".png", ".tif", ".tiff")  # of ground-truth files; predictions have the same suffix or .png
 
 
 def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -> Array:
-    """Labels (H, W) with the ignored one replaced by K; a ValueError if another is not a class in [0, K)."""
+    """Return labels (H, W) with K for the ignored one; raise ValueError if another is not in [0, K)."""
     ignored = labels == ignore_label
     beyond = ~ignored & ((labels < 0) | (labels >= num_classes))
     if beyond.any():
@@ -58,17 +53,18 @@ def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -
     return np.where(ignored, num_classes, labels.astype(np.int64))
 
 
-def confusion_matrix(truth_bins: Array, pred_bins: Array, num_classes: int) -> Array:
-    """Pixels of each pair of labels, (K + 1, K + 1), of two maps (H, W) of bins."""
+def confusion_matrix(truth: Array, pred: Array, num_classes: int, where: object = "image") -> Array:
+    """Return the confusion matrix (K + 1, K + 1) of two maps (H, W) of `bins_of`."""
+    if truth.shape != pred.shape:
+        raise ValueError(f"{where}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
     side = num_classes + 1
-    pairs = (truth_bins * side + pred_bins).ravel()
-    return np.bincount(pairs, minlength=side * side).reshape(side, side)
+    return np.bincount((truth * side + pred).ravel(), minlength=side * side).reshape(side, side)
 
 
-def mean_iou(confusion: Array, class_names: Sequence[str]) -> OrderedDict[str, float]:
-    """In percent: mIoU, fwIoU (weighted by frequency), mACC, pACC, and `IoU-`, `ACC-` of each class.
+def mean_iou(confusion: Array, class_names: Sequence[str]) -> Metrics:
+    """Return mIoU, fwIoU (weighted by frequency), mACC, pACC, and `IoU-`, `ACC-` of each class, in percent.
 
-    Classes without a pixel of ground truth are left out of the means and are NaN themselves.
+    Classes without a ground-truth pixel are NaN, and are left out of the means.
     """
     classes = slice(len(class_names))
     hits = confusion.diagonal()[classes].astype(np.float64)
@@ -77,18 +73,20 @@ def mean_iou(confusion: Array, class_names: Sequence[str]) -> OrderedDict[str, f
     iou, accuracy, share = hits / (truth + predicted - hits), hits / truth, truth / max(np.nansum(truth), 1)
 
     present = np.isfinite(truth)
-    means = {
-        "mIoU": iou[present].mean() if present.any() else np.nan,
-        "fwIoU": (iou * share)[present].sum() if present.any() else np.nan,
-        "mACC": accuracy[present].mean() if present.any() else np.nan,
-        "pACC": (accuracy * share)[present].sum() if present.any() else np.nan,
-    }
+    means = {"mIoU": np.nan, "fwIoU": np.nan, "mACC": np.nan, "pACC": np.nan}
+    if present.any():
+        means = {
+            "mIoU": iou[present].mean(),
+            "fwIoU": (iou * share)[present].sum(),
+            "mACC": accuracy[present].mean(),
+            "pACC": (accuracy * share)[present].sum(),
+        }
     per_class = {
         f"{metric}-{name}": value
         for metric, values in (("IoU", iou), ("ACC", accuracy))
         for name, value in zip(class_names, values, strict=True)
     }
-    return OrderedDict((name, float(100 * value)) for name, value in {**means, **per_class}.items())
+    return {name: float(100 * value) for name, value in {**means, **per_class}.items()}
 
 
 def mean_iou_of_folders(
@@ -98,15 +96,15 @@ def mean_iou_of_folders(
     label_ids: Sequence[int],
     pred_label_ids: Sequence[int] | None = None,
     ignore_label: int = IGNORE_LABEL,
-) -> OrderedDict[str, float]:
-    """The metrics of a folder of label maps; the predictions have the same names below `pred_dir`.
+) -> Metrics:
+    """Return the metrics of a folder of label maps; predictions have the same names below `pred_dir`.
 
     Args:
-        gt_dir: label maps of 8 or 16 bits, at any depth.
-        pred_dir: the predictions; other files there are not looked at.
+        gt_dir: folder of label maps of 8 or 16 bits, at any depth.
+        pred_dir: folder of the predictions; other files in it are ignored.
         label_ids: the labels that are classes.
-        pred_label_ids: those of the same classes in the predictions, if they are others.
-        ignore_label: the one that is none.
+        pred_label_ids: the labels of the same classes in the predictions, if they differ.
+        ignore_label: the label of pixels without a class.
 
     Raises:
         ValueError: there is no image, a prediction is missing, sizes differ, or a label is out of range.
@@ -129,13 +127,12 @@ def mean_iou_of_folders(
         file = file if file.is_file() else file.with_suffix(".png")
         truth = _read_bins(to_path(gt_dir) / name, label_ids, ignore_label)
         pred = _read_bins(file, pred_label_ids, ignore_label)
-        _check_sizes(truth, pred, file)
-        confusion += confusion_matrix(truth, pred, num_classes)
+        confusion += confusion_matrix(truth, pred, num_classes, file)
     return mean_iou(confusion, [str(label) for label in label_ids])
 
 
 def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array:
-    """The labels of a file (H, W), as `bins_of` has them; a class is its place among `label_ids`."""
+    """Return the label map (H, W) of a file as `bins_of` does; a class is its index in `label_ids`."""
     if isinstance(label_ids, range):
         return bins_of(read_label_map(file), len(label_ids), ignore_label, file)
     places = {label: place for place, label in enumerate(label_ids)}
@@ -143,7 +140,6 @@ def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array
 
 
 def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
-    """The labels of a file (H, W) as the table translates them; an error names the file."""
     try:
         return relabeled(read_label_map(file), table)
     except ValueError as error:
@@ -151,15 +147,15 @@ def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
 
 
 class SemSegEvaluator:
-    """Mean IoU of a model's `label_map` or `sem_seg`; writes `sem_seg_predictions.json`, its RLEs.
+    """Evaluator of a model's `label_map` or `sem_seg` by mean IoU; writes `sem_seg_predictions.json`.
 
     Args:
-        metadata: has `stuff_classes` (the names of all K classes) and `ignore_label`; where it has
-            `stuff_dataset_id_to_contiguous_id`, the file holds the data set's category ids.
-        output_dir: where the predictions are written; None writes none.
-        save_predictions: write label maps `submission/semantic/<name of the image>.png` too, with the
-            `official_label_ids` and `official_ignore_label` of the metadata if it has them. Images then
-            need not have a truth.
+        metadata: has `stuff_classes` (the names of all K classes) and `ignore_label`; if it has
+            `stuff_dataset_id_to_contiguous_id`, the file holds the dataset's category ids.
+        output_dir: folder of the predictions, one RLE per image and class; None writes no files.
+        save_predictions: also write label maps `submission/semantic/<name of the image>.png`, with the
+            `official_label_ids` and `official_ignore_label` of the metadata if it has them. Images then need
+            no ground truth.
     """
 
     def __init__(
@@ -183,18 +179,16 @@ class SemSegEvaluator:
         """Forget all images."""
         side = len(self._names) + 1
         self._confusion = np.zeros((side, side), np.int64)
-        self._predictions: list[dict[str, Any]] = []
+        self._predictions: list[JsonObject] = []
         self._written: list[str] = []
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Count a batch: outputs with a `label_map` (H, W) or `sem_seg` scores (K, H, W), inputs with truth.
+        """Count a batch: outputs with `label_map` (H, W) or `sem_seg` scores (K, H, W), inputs with a file.
 
-        That is the file `sem_seg_file_name`, or, where there is none, `pan_seg_file_name` with
-        `segments_info`.
+        The file is `sem_seg_file_name` or, without it, `pan_seg_file_name` with `segments_info`.
 
         Raises:
-            ValueError: no file of ground truth, a label that is no class, or a size other than the
-            prediction's.
+            ValueError: an image has no ground truth, a label is not a class, or sizes differ.
         """
         for record, output in zip(inputs, outputs, strict=True):
             labels = (output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)).cpu()
@@ -207,40 +201,39 @@ class SemSegEvaluator:
                     continue
             file, true = true_labels(record, self._ignore_label)
             truth = bins_of(true, len(self._names), self._ignore_label, file)
-            _check_sizes(truth, pred, file)
-            self._confusion += confusion_matrix(truth, pred, len(self._names))
+            self._confusion += confusion_matrix(truth, pred, len(self._names), file)
 
-    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]]:
-        """`{"sem_seg": {"mIoU": …}}` over the images of all processes; empty but on the main process.
+    def evaluate(self) -> Results:
+        """Return `{"sem_seg": {"mIoU": …}}` over all processes; nothing except on the main process.
 
-        Where predictions are saved and no image has a ground truth there are no metrics.
+        If predictions are saved and no image has a ground truth, there are no metrics.
         """
-        gathered = distributed.gather_objects((self._confusion, self._predictions, self._written))
-        if not distributed.is_main_process():
-            return OrderedDict()
-        confusions, predictions, written = zip(*gathered, strict=True)
+        shares = gather_objects((self._confusion, self._predictions, self._written))
+        if not shares:
+            return {}
+        confusions, predictions, written = zip(*shares, strict=True)
         if self._output_dir is not None:
             write_json(self._output_dir / "sem_seg_predictions.json", list(chain(*predictions)))
-        if twice := [name for name, count in Counter(chain(*written)).items() if count > 1]:
+        if repeated := [name for name, count in Counter(chain(*written)).items() if count > 1]:
             logger.error(
-                "%s: images of different folders have one name; the last label map of each was kept: %s",
-                *(self._folder, ", ".join(twice)),
+                "%s: images of different folders have the same name; only the last label map of each was "
+                "kept: %s",
+                *(self._folder, ", ".join(repeated)),
             )
         confusion = np.sum(confusions, axis=0)
         if self._folder is not None and not confusion.any():
             logger.info("no image has a ground truth: label maps are saved in %s, not scored", self._folder)
-            return OrderedDict()
-        return OrderedDict(sem_seg=mean_iou(confusion, self._names))
+            return {}
+        return {"sem_seg": mean_iou(confusion, self._names)}
 
     def _write(self, folder: Path, pred: Array, file_name: str) -> None:
-        """Write the label map of bins (H, W)."""
         name = f"{Path(file_name).stem}.png"
         folder.mkdir(parents=True, exist_ok=True)
         write_label_map(folder / name, self._official[pred])
         self._written.append(name)
 
-    def _encode(self, labels: Tensor, file_name: str) -> list[dict[str, Any]]:
-        """A label map (H, W) as one RLE for each class that is in it."""
+    def _encode(self, labels: Tensor, file_name: str) -> list[JsonObject]:
+        """Return an RLE for each class in a label map (H, W)."""
         return [
             {
                 "file_name": file_name,
@@ -252,50 +245,51 @@ class SemSegEvaluator:
 
 
 def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Array]:
-    """The file of an image's ground truth and its labels (H, W), from the semantic PNG or else the panoptic
-    one.
+    """Return the ground-truth file of an image, semantic or else panoptic, and its labels (H, W).
 
-    `sem_seg_label_ids` translates the values of a semantic PNG. Of a panoptic PNG every listed segment,
-    crowds too, is its class, and the rest is ignored.
+    `sem_seg_label_ids` translates the values of a semantic PNG. In a panoptic PNG, the pixels of a listed
+    segment (crowds too) have its class, and all others are ignored.
 
     Raises:
         ValueError: the image has neither file, or a label has no translation.
     """
     semantic, panoptic = record.get("sem_seg_file_name"), record.get("pan_seg_file_name")
     if panoptic is None or (semantic is not None and to_path(semantic).is_file()):
-        file = str(require(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
+        file = str(get_value(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
         table = record.get("sem_seg_label_ids")
         return file, read_label_map(file) if table is None else _read_relabeled(file, table)
-    segments = require(record, "segments_info", panoptic)
+    segments = get_value(record, "segments_info", panoptic)
     return str(panoptic), semantic_from_panoptic(read_segment_ids(panoptic), segments, ignore_label)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="mean_iou", description="Mean IoU of two folders of label maps.")
-    parser.add_argument("--gt-dir", required=True, help="the folder of the truth")
-    parser.add_argument("--pred-dir", required=True, help="the folder of the predictions, of the same names")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `mask2former score semantic`."""
+    parser.add_argument("--gt-dir", required=True, help="folder of the ground-truth label maps")
+    parser.add_argument("--pred-dir", required=True, help="folder of the predictions, with the same names")
     classes = parser.add_mutually_exclusive_group(required=True)
     classes.add_argument(
-        "--num-classes", dest="label_ids", metavar="K", type=_first_labels, help="classes are 0 to K less one"
+        "--num-classes", dest="label_ids", metavar="K", type=_first_labels, help="the classes are 0 to K - 1"
     )
     classes.add_argument(
         "--label-ids", metavar="IDS", type=_labels, help="labels that are classes, such as 1-150 or 7,8,11-13"
     )
     parser.add_argument(
-        "--pred-label-ids", metavar="IDS", type=_labels, help="those of the predictions, if they are others"
+        "--pred-label-ids",
+        metavar="IDS",
+        type=_labels,
+        help="their labels in the predictions, if they differ",
     )
-    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="the label that is no class")
-    return run_command(
-        parser,
-        lambda args: mean_iou_of_folders(
-            args.gt_dir,
-            args.pred_dir,
-            label_ids=args.label_ids,
-            pred_label_ids=args.pred_label_ids,
-            ignore_label=args.ignore_label,
-        ),
-        argv,
+    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="label of ignored pixels")
+
+
+def score(args: argparse.Namespace) -> Metrics:
+    """Return the metrics of the folders that the flags name."""
+    return mean_iou_of_folders(
+        args.gt_dir,
+        args.pred_dir,
+        label_ids=args.label_ids,
+        pred_label_ids=args.pred_label_ids,
+        ignore_label=args.ignore_label,
     )
 
 
@@ -304,17 +298,8 @@ def _first_labels(text: str) -> range:
 
 
 def _labels(text: str) -> list[int]:
-    """The numbers of "1-3,7"."""
+    """Parse "1-3,7" into [1, 2, 3, 7]."""
     if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not like 1-150 or 7,8,11-13")
     ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
     return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]
-
-
-def _check_sizes(truth: Array, pred: Array, where: object) -> None:
-    if truth.shape != pred.shape:
-        raise ValueError(f"{where}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Two real processes that share Cityscapes' images find what one finds."""
+"""Cityscapes' metrics in two processes equal those in one."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from cityscapes_drawings import IDS, SIZE, draw, find, instances, metadata, records, save_truth
+from synthetic_cityscapes import IDS, SIZE, draw_ids, instances, metadata, predict, records, save_truth
 
 from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
 from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
@@ -16,11 +16,11 @@ from mask2former.evaluation.evaluator import DatasetEvaluators, Results
 
 
 def evaluate_share(folder: Path, rank: int, world_size: int) -> Results:
-    """Draw the images, and evaluate every `world_size`-th of them from `rank` on; save what was found."""
+    """Draw the images, evaluate every `world_size`-th of them from `rank` on, and save the predictions."""
     rng = np.random.default_rng(0)
-    images = {image_id: draw(rng) for image_id in IDS}
+    images = {image_id: draw_ids(rng) for image_id in IDS}
     outputs = [
-        {**instances(find(ids, rng)), "label_map": torch.from_numpy(rng.integers(0, 19, SIZE))}
+        {**instances(predict(ids, rng)), "label_map": torch.from_numpy(rng.integers(0, 19, SIZE))}
         for ids in images.values()
     ]
     inputs = records(save_truth(folder / f"truth{rank}", images), images)

@@ -1,12 +1,11 @@
-"""The benchmark's files of found objects, and how files are found: what is broken is named."""
+"""The benchmark's files of objects, and how files are found: errors name what is wrong."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cityscapes_drawings import box, save_found, save_truth, scene
-
-from mask2former.evaluation.cityscapes.ap import main
+from score_command import score_error
+from synthetic_cityscapes import box, save_found, save_truth, scene
 
 CAR = 26
 
@@ -15,8 +14,8 @@ CAR = 26
     ("line", "message"),
     [
         ("a.png 26", "line 1: 'a.png 26' is not 'mask.png labelId score'"),
-        ("a.png car 0.5", "line 1: 'car' is not a number"),
-        ("a.png 26 nan", "line 1: 'nan' is not a number"),
+        ("a.png car 0.5", "line 1: 'a.png car 0.5' is not 'mask.png labelId score'"),
+        ("a.png 26 nan", "line 1: the score is nan"),
         ("a.png 99 0.5", "line 1: label 99 is not among the known ones, 0 to 33"),
         ("a.png 26.5 0.5", "line 1: label 26.5 is not among"),
         ("a.png 26 0.5\na.png 26 0.6", "line 2: mask a.png is named twice"),
@@ -25,9 +24,7 @@ CAR = 26
         ("small.png 26 0.5", "small.png: the prediction is (2, 2) pixels"),
     ],
 )
-def test_command_names_a_broken_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
-) -> None:
+def test_command_names_a_broken_line(tmp_path: Path, line: str, message: str) -> None:
     truth = save_truth(tmp_path / "truth", {"a_0_0": scene((26001, box(0, 0, 12, 12)))})
     folder = save_found(
         tmp_path / "found", {"x": [(box(0, 0, 12, 12), CAR, 0.5)], "y": [(np.ones((2, 2)), CAR, 1)]}
@@ -35,14 +32,10 @@ def test_command_names_a_broken_line(
     (folder / "x_0.png").rename(folder / "a.png")
     (folder / "y_0.png").rename(folder / "small.png")
     (folder / "a_0_0_pred.txt").write_text(line)
-    assert main(["--gt-dir", str(truth), "--pred-dir", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in score_error("cityscapes-instances", "--gt-dir", truth, "--pred-dir", folder)
 
 
-def test_command_names_files_that_are_missing_or_several(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_names_missing_and_ambiguous_files(tmp_path: Path) -> None:
     ids = scene((26001, box(0, 0, 12, 12)))
     truth = save_truth(tmp_path / "truth", {"a_0_0": ids})
     twice = save_truth(tmp_path / "twice/train", {"a_0_0": ids}).parent
@@ -55,6 +48,4 @@ def test_command_names_files_that_are_missing_or_several(
         (tmp_path / "nothing", several, "nothing: no files *_instanceIds.png"),
         (twice, several, "are of the same image"),
     ]:
-        assert main(["--gt-dir", str(gt), "--pred-dir", str(found)]) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        assert message in score_error("cityscapes-instances", "--gt-dir", gt, "--pred-dir", found)

@@ -1,4 +1,4 @@
-"""Cityscapes' metrics on a drawn tree: perfect and empty predictions, and the authors' evaluators."""
+"""Cityscapes' three metrics on a synthetic dataset: perfect, empty and disturbed predictions."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,20 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cityscapes_drawings import CLASSES, THINGS, Oracle, metadata
 from PIL import Image
+from synthetic_cityscapes import CLASSES, CityscapesScripts, metadata
 from synthetic_datasets import cityscapes
 
 from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
+from mask2former.evaluation.cityscapes.ground_truth import THINGS
 from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
-from mask2former.evaluation.evaluator import DatasetEvaluators, inference_on_dataset
+from mask2former.evaluation.evaluator import DatasetEvaluators
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 from mask2former.structures import Instances
+from mask2former.utils.cityscapes_labels import label_ids_of
 
 
 @pytest.fixture
 def gt_fine(tmp_path: Path) -> Path:
-    """The folder of the ground truth, with COCO's panoptic files as cityscapesscripts prepares them."""
+    """Return the folder of the ground truth, with panoptic files made by cityscapesscripts."""
     script = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
     cityscapes.draw(tmp_path)
     folder = tmp_path / "cityscapes/gtFine"
@@ -29,36 +31,30 @@ def gt_fine(tmp_path: Path) -> Path:
 
 
 def images(gt_fine: Path) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """The dataset dict and instance ids of each image."""
+    """Yield the dataset dict and instance ids of each image."""
     for file in sorted((gt_fine / "val").rglob("*_instanceIds.png")):
-        image_id = file.name.removesuffix("_gtFine_instanceIds.png")
-        yield (
-            {"image_id": image_id, "instance_ids_file_name": str(file)},
-            np.array(Image.open(file), np.int32),
-        )
+        record = {"image_id": file.name.removesuffix("_gtFine_instanceIds.png")}
+        yield {**record, "instance_ids_file_name": str(file)}, np.array(Image.open(file), np.int32)
 
 
 def output_of(ids: np.ndarray) -> dict[str, Any]:
-    """What a model would return that sees instance ids; groups are objects to it."""
-    values = [value for value in np.unique(ids).tolist() if label_of(value) in CLASSES]
-    things = [value for value in values if label_of(value) in THINGS]
+    """Return what a model would for instance ids; groups are objects."""
+    label_of = {value: value // 1000 if value >= 1000 else value for value in np.unique(ids).tolist()}
+    values = [value for value, label in label_of.items() if label in CLASSES]
+    things = [value for value in values if label_of[value] in THINGS]
     classes = np.full(34, 255)
     classes[CLASSES] = np.arange(19)
-    segments = [{"id": v, "category_id": int(classes[label_of(v)]), "isthing": v in things} for v in values]
+    segments = [{"id": v, "category_id": int(classes[label_of[v]]), "isthing": v in things} for v in values]
     return {
         "instances": Instances(
             ids.shape,
             pred_masks=torch.from_numpy(np.array([ids == v for v in things]).reshape(-1, *ids.shape)),
-            pred_classes=torch.tensor([int(classes[label_of(v)]) for v in things]).long(),
+            pred_classes=torch.tensor([int(classes[label_of[v]]) for v in things]).long(),
             scores=torch.linspace(1, 0.5, len(things)),
         ),
-        "label_map": torch.from_numpy(classes[np.where(ids < 1000, ids, ids // 1000)]),
+        "label_map": torch.from_numpy(classes[label_ids_of(ids)]),
         "panoptic_seg": (torch.from_numpy(np.where(np.isin(ids, values), ids, 0)), segments),
     }
-
-
-def label_of(value: int) -> int:
-    return value // 1000 if value >= 1000 else value
 
 
 def evaluate(gt_fine: Path, outputs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -71,15 +67,9 @@ def evaluate(gt_fine: Path, outputs: list[dict[str, Any]]) -> dict[str, dict[str
         CityscapesSemSegEvaluator(metadata=facts, output_dir=gt_fine, save_predictions=True),
         COCOPanopticEvaluator(metadata=facts, output_dir=gt_fine),
     ]
-    inputs = [record for record, _ in images(gt_fine)]
-    batches = [[record] for record in inputs]
-    results = iter(outputs)
-    return inference_on_dataset(
-        torch.nn.Identity(),
-        batches,
-        DatasetEvaluators(evaluators),
-        lambda batch: [next(results) for _ in batch],
-    )
+    evaluator = DatasetEvaluators(evaluators)
+    evaluator.process([record for record, _ in images(gt_fine)], outputs)
+    return evaluator.evaluate()
 
 
 def test_perfect_and_empty_predictions(gt_fine: Path) -> None:
@@ -101,24 +91,15 @@ def test_all_metrics_equal_cityscapesscripts(
     rng = np.random.default_rng(0)
     disturbed = [np.roll(ids, rng.integers(-3, 4, 2), (0, 1)) for _, ids in images(gt_fine)]
     results = evaluate(gt_fine, [output_of(ids) for ids in disturbed])
-    submission, oracle = gt_fine / "submission", Oracle(tmp_path / "oracle", monkeypatch)
+    submission = gt_fine / "submission"
+    official = CityscapesScripts(tmp_path / "official", monkeypatch)
 
-    objects = oracle.instances(gt_fine / "val", submission / "instance")["averages"]
+    objects = official.instances(gt_fine / "val", submission / "instance")["averages"]
     assert 5 < results["segm"]["AP"] == pytest.approx(100 * objects["allAp"])
-    pixels = oracle.pixels(gt_fine / "val", submission / "semantic")
+    pixels = official.pixels(gt_fine / "val", submission / "semantic")
     assert 5 < results["sem_seg"]["IoU"] == pytest.approx(100 * pixels["averageScoreClasses"])
 
-    script = pytest.importorskip("cityscapesscripts.evaluation.evalPanopticSemanticLabeling")
-    monkeypatch.setattr(
-        script, "pq_compute_multi_core", lambda *args: script.pq_compute_single_core(0, *args)
-    )
-    saved = gt_fine / "panoptic"
-    panoptic = script.evaluatePanoptic(
-        str(gt_fine / "cityscapes_panoptic_val.json"),
-        str(gt_fine / "cityscapes_panoptic_val"),
-        str(saved / "predictions.json"),
-        str(saved / "predictions"),
-        str(tmp_path / "results.json"),
-    )
-    for suffix, group in {"": "All", "_th": "Things", "_st": "Stuff"}.items():
-        assert 5 < results["panoptic_seg"][f"PQ{suffix}"] == pytest.approx(100 * panoptic[group]["pq"])
+    truth, saved = gt_fine / "cityscapes_panoptic_val", gt_fine / "panoptic/predictions"
+    panoptic = official.panoptic(*(path for p in (truth, saved) for path in (p.with_suffix(".json"), p)))
+    for suffix in ("", "_th", "_st"):
+        assert 5 < results["panoptic_seg"][f"PQ{suffix}"] == pytest.approx(panoptic[f"PQ{suffix}"])

@@ -1,4 +1,4 @@
-"""LVIS' average precision: a slow version, cases worked out by hand, the evaluator and the command."""
+"""LVIS' average precision: a reference implementation, cases computed by hand, evaluator and command."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_drawings import Replay, rle
 from pycocotools import mask as mask_utils
-from reference_metrics import boundary_iou, slow_average_precision
+from reference_metrics import boundary_iou, reference_average_precision
+from score_command import score
+from synthetic_evaluation import metrics_of, rle
 
-from mask2former.evaluation.coco.ap import LVISEvaluator, average_precision, main
-from mask2former.evaluation.evaluator import inference_on_dataset
+from mask2former.evaluation.coco.ap import LVISEvaluator, average_precision
 from mask2former.structures import Instances
 
 SIZE = (40, 40)
@@ -32,7 +32,7 @@ def box(top: int, left: int, height: int, width: int) -> np.ndarray:
 
 
 def draw(seed: int, count: int = 10) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Images searched for some categories, for some of these not exhaustively; results near and far."""
+    """Draw images searched for some categories, some not exhaustively, and results near and far."""
     rng = np.random.default_rng(seed)
     images, annotations, results = [], [], []
     for image_id in range(1, count + 1):
@@ -72,19 +72,19 @@ def draw(seed: int, count: int = 10) -> tuple[dict[str, Any], list[dict[str, Any
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_slow_version(seed: int) -> None:
+def test_equals_the_reference(seed: int) -> None:
     truth, results = draw(seed)
     scores = average_precision(truth, results, lvis_style=True)
-    expected = slow_average_precision(truth, results, lvis=True)
+    expected = reference_average_precision(truth, results, lvis=True)
     assert scores == pytest.approx(expected, nan_ok=True) and np.isnan(scores["AP-fabled"])
     assert 5 < average_precision(truth, results)["AP"] < scores["AP"] < 95
     bounded = average_precision(truth, results, lvis_style=True, boundary_ratio=0.05)
-    expected = slow_average_precision(truth, results, boundary_iou(0.05), lvis=True)
+    expected = reference_average_precision(truth, results, boundary_iou(0.05), lvis=True)
     assert bounded == pytest.approx(expected, nan_ok=True) and bounded["AP"] < scores["AP"]
 
 
 def one_image(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """A "frequent" box that is found second, after a surplus result, in an image `searched` so."""
+    """Return an image with a "frequent" box, and two results: a false positive, then the box."""
     there, elsewhere = box(0, 0, 10, 10), box(20, 20, 10, 10)
     record = {"image_id": "a", "category_id": 4}
     image = {"neg_category_ids": [], "not_exhaustive_category_ids": [], **searched}
@@ -100,13 +100,13 @@ def one_image(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, Any
     return truth, results
 
 
-def test_cases_worked_out_by_hand() -> None:
-    # One of two results is right: precision 1/2 at every recall. Not exhaustive: the surplus is no mistake
+def test_cases_computed_by_hand() -> None:
+    # One of two results is right: precision 1/2 at every recall. If not exhaustive, the other is ignored
     assert average_precision(*one_image(), lvis_style=True)["APf"] == pytest.approx(50)
     truth, results = one_image(not_exhaustive_category_ids=[4])
     scores = average_precision(truth, results, lvis_style=True)
     assert scores["APf"] == scores["AP"] == pytest.approx(100) and np.isnan(scores["APr"])
-    # "Fabled" has an object in another image only; in this one it is a mistake if it was searched for
+    # "Fabled" has an object in another image only; in this one it is wrong if the image was searched for it
     elsewhere = {**truth["images"][0], "id": "b"}
     annotation = {**truth["annotations"][0], "id": 2, "image_id": "b", "category_id": 7}
     found = [
@@ -121,7 +121,7 @@ def test_cases_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("before", "expected"), [(299, 100), (300, 0)])
-def test_300_results_of_all_categories_count(before: int, expected: float) -> None:
+def test_the_best_300_results_of_an_image_count(before: int, expected: float) -> None:
     truth, results = one_image()
     others = [{**results[0], "category_id": 2 + 5 * (number % 2), "score": 0.95} for number in range(before)]
     assert average_precision(truth, [*others, results[1]], lvis_style=True)["AP"] == pytest.approx(expected)
@@ -130,11 +130,17 @@ def test_300_results_of_all_categories_count(before: int, expected: float) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("images", "neg_category_ids", None), "truth: image a: 'neg_category_ids' is None, expected a list"),
-        (("categories", "frequency", "x"), "truth: category 4: 'frequency' is 'x', expected r, c or f"),
+        (
+            ("images", "neg_category_ids", None),
+            "image a: 'neg_category_ids' is None, expected a list",
+        ),
+        (
+            ("categories", "frequency", "x"),
+            "truth: category 4: 'frequency' is 'x', expected r, c or f",
+        ),
     ],
 )
-def test_what_the_truth_lacks_is_named(change: tuple[str, str, Any], message: str) -> None:
+def test_missing_annotations_of_lvis_are_errors(change: tuple[str, str, Any], message: str) -> None:
     truth, results = one_image()
     part, key, value = change
     truth[part] = [{**truth[part][0], key: value}, *truth[part][1:]]
@@ -142,9 +148,7 @@ def test_what_the_truth_lacks_is_named(change: tuple[str, str, Any], message: st
         average_precision(truth, results, lvis_style=True)
 
 
-def test_evaluator_equals_the_command_on_the_files_it_wrote(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluator_equals_the_command_on_the_files_it_wrote(tmp_path: Path) -> None:
     truth, results = draw(5)
     (tmp_path / "lvis.json").write_text(json.dumps(truth))
     contiguous = {category["id"]: place for place, category in enumerate(CATEGORIES)}
@@ -165,10 +169,8 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(
         )
         records.append({"image_id": image["id"], "output": {"instances": instances}})
     evaluator = LVISEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True, boundary=True)
-    scores = inference_on_dataset(Replay(), [records], evaluator)["segm"]
-    expected = slow_average_precision(truth, results, lvis=True)
+    scores = metrics_of(evaluator, records)
+    expected = reference_average_precision(truth, results, lvis=True)
     assert {name: scores[name] for name in expected} == pytest.approx(expected, nan_ok=True)
-    saved = str(tmp_path / "submission/instance.json")
-    assert main(["--gt", metadata.json_file, "--results", saved, "--lvis", "--boundary", "--json"]) == 0
-    from_file = json.loads(capsys.readouterr().out)
-    assert {k: np.nan if v is None else v for k, v in from_file.items()} == pytest.approx(scores, nan_ok=True)
+    files = ["--gt", metadata.json_file, "--results", tmp_path / "submission/instance.json"]
+    assert score("instances", *files, "--lvis", "--boundary") == pytest.approx(scores, nan_ok=True)

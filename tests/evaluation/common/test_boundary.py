@@ -1,4 +1,4 @@
-"""Boundaries of segments against erosion, and the metrics that are made of them against their definitions."""
+"""Boundaries of segments, boundary AP and boundary PQ, compared with reference implementations."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_drawings import DrawnSet, Replay, rle, save_panoptic
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reference_metrics import boundary_iou, slow_average_precision, slow_boundary, slow_distance
+from reference_metrics import (
+    boundary_iou,
+    reference_average_precision,
+    reference_boundary,
+    reference_distance,
+)
+from score_command import score, score_error
+from synthetic_evaluation import SyntheticDataset, metrics_of, rle, save_panoptic
 from test_coco_ap import results_of
 
-from mask2former.evaluation.coco import ap as coco_ap
 from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
 from mask2former.evaluation.common.boundary import boundaries, boundary_distance, ratio_of
-from mask2former.evaluation.evaluator import inference_on_dataset
-from mask2former.evaluation.panoptic import quality as panoptic_quality
-from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+from mask2former.evaluation.panoptic.counts import Rules
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator, panoptic_quality
 
 
 @given(
@@ -29,7 +33,7 @@ from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 )
 def test_boundaries_equal_erosion(coarse: np.ndarray, size: tuple[int, int], distance: int) -> None:
     labels = np.kron(coarse, np.ones((4, 4), np.uint32))[: size[0], : size[1]]
-    expected = np.any([slow_boundary(labels == label, distance) for label in range(3)], axis=0)
+    expected = np.any([reference_boundary(labels == label, distance) for label in range(3)], axis=0)
     np.testing.assert_array_equal(boundaries(labels, distance), expected)
 
 
@@ -56,12 +60,12 @@ def test_ratios(kind: str, ratio: float) -> None:
 
 
 @pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.06), (2, 0.04)])
-def test_boundary_ap_equals_the_slow_version(tmp_path: Path, seed: int, ratio: float) -> None:
-    drawn = DrawnSet(tmp_path, image_ids=range(8), seed=seed)
-    truth = json.loads(drawn.instances.read_text())
-    results = results_of([*drawn.disturbed, *drawn.maps[:2]], np.random.default_rng(seed))
+def test_boundary_ap_equals_the_reference(tmp_path: Path, seed: int, ratio: float) -> None:
+    dataset = SyntheticDataset(tmp_path, image_ids=range(8), seed=seed)
+    truth = json.loads(dataset.instances.read_text())
+    results = results_of([*dataset.disturbed, *dataset.maps[:2]], np.random.default_rng(seed))
     scores = average_precision(truth, results, boundary_ratio=ratio)
-    expected = slow_average_precision(truth, results, boundary_iou(ratio))
+    expected = reference_average_precision(truth, results, boundary_iou(ratio))
     assert scores == pytest.approx(expected, nan_ok=True)
     assert any(a["iscrowd"] for a in truth["annotations"])
     assert 1 < scores["AP"] < average_precision(truth, results)["AP"] - 1
@@ -69,7 +73,7 @@ def test_boundary_ap_equals_the_slow_version(tmp_path: Path, seed: int, ratio: f
 
 @pytest.mark.parametrize(("size", "other", "right"), [((405, 540), 13, 388), ((375, 500), 13, 389)])
 def test_half_pixels_are_rounded_as_published(size: tuple[int, int], other: int, right: int) -> None:
-    """The boundary is 14 pixels wide, not 13 for 13.5, and 12, not 13 for 12.5; that tells in the AP."""
+    """The boundary is 14 pixels wide for 13.5, and 12 for 12.5; other widths give another AP."""
     true, found = np.zeros((2, *size), bool)
     true[100:300, 100:400], found[100:300, 100:right] = True, True
     record = {"image_id": 1, "category_id": 1}
@@ -80,18 +84,18 @@ def test_half_pixels_are_rounded_as_published(size: tuple[int, int], other: int,
     }
     results = [{**record, "score": 0.9, "segmentation": rle(found)}]
     expected, wrong = (
-        slow_average_precision(truth, results, boundary_iou(ratio))["AP"]
+        reference_average_precision(truth, results, boundary_iou(ratio))["AP"]
         for ratio in (0.02, other / np.hypot(*size))
     )
     assert expected != wrong
     assert average_precision(truth, results, boundary_ratio=0.02)["AP"] == pytest.approx(expected)
 
 
-def slow_boundary_counts(gt: Any, pred: Any, category: int, ratio: float) -> list[float]:
-    """(sum of IoU, TP, FP, FN) of a category, of (map, segments) each, by the rules as they are written."""
+def reference_boundary_counts(gt: Any, pred: Any, category: int, ratio: float) -> list[float]:
+    """Return (sum of IoU, TP, FP, FN) of a category, of (map, segments) each, rule by rule."""
     gt_map, pred_map = gt[0], pred[0]
     gt_infos, pred_infos = ([s for s in side[1] if s["category_id"] == category] for side in (gt, pred))
-    void, distance = gt_map == 0, slow_distance(gt_map.shape, ratio)
+    void, distance = gt_map == 0, reference_distance(gt_map.shape, ratio)
     sums, matched = [0.0, 0, 0, 0], set()
     for g in gt_infos:
         for p in pred_infos:
@@ -101,7 +105,7 @@ def slow_boundary_counts(gt: Any, pred: Any, category: int, ratio: float) -> lis
             iou = (true & found).sum() / (
                 found.sum() + g["area"] - (true & found).sum() - (void & found).sum()
             )
-            edge, found_edge = slow_boundary(true, distance), slow_boundary(found, distance)
+            edge, found_edge = reference_boundary(true, distance), reference_boundary(found, distance)
             shared = (edge & found_edge).sum()
             union = edge.sum() + found_edge.sum() - shared - (found_edge & void).sum()
             if min(iou, shared / union) > 0.5:
@@ -118,60 +122,47 @@ def slow_boundary_counts(gt: Any, pred: Any, category: int, ratio: float) -> lis
 
 
 @pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.05), (2, 0.1)])
-def test_boundary_pq_equals_the_slow_version(tmp_path: Path, seed: int, ratio: float) -> None:
-    drawn = DrawnSet(tmp_path, image_ids=range(6), seed=seed)
-    pairs = [(gt[1:], pred[1:]) for gt, pred in zip(drawn.maps, drawn.disturbed, strict=True)]
-    rules = panoptic_quality.Rules(boundary_ratio=ratio)
-    files = drawn.json, drawn.pngs, *save_panoptic(tmp_path / "pred", drawn.disturbed)
-    results = panoptic_quality.panoptic_quality(*files, rules=rules)
+def test_boundary_pq_equals_the_reference(tmp_path: Path, seed: int, ratio: float) -> None:
+    dataset = SyntheticDataset(tmp_path, image_ids=range(6), seed=seed)
+    pairs = [(gt[1:], pred[1:]) for gt, pred in zip(dataset.maps, dataset.disturbed, strict=True)]
+    rules = Rules(boundary_ratio=ratio)
+    files = dataset.json, dataset.pngs, *save_panoptic(tmp_path / "pred", dataset.disturbed)
+    results = panoptic_quality(*files, rules=rules)
     for category, name in ((3, "circle"), (90, "triangle-like"), (7, "sand"), (200, "water")):
-        iou, tp, fp, fn = np.sum([slow_boundary_counts(*pair, category, ratio) for pair in pairs], axis=0)
+        iou, tp, fp, fn = np.sum(
+            [reference_boundary_counts(*pair, category, ratio) for pair in pairs], axis=0
+        )
         assert results[f"boundary_PQ-{name}"] == pytest.approx(100 * iou / (tp + fp / 2 + fn / 2))
         assert results[f"boundary_SQ-{name}"] == pytest.approx(100 * iou / max(tp, 1))
-    plain = panoptic_quality.panoptic_quality(*files)
+    plain = panoptic_quality(*files)
     assert {name: results[name] for name in plain} == pytest.approx(plain)
     assert 1 < results["boundary_PQ"] < results["PQ"]
 
 
-def from_json(text: str) -> dict[str, float]:
-    """What a command printed; null is NaN."""
-    return {name: np.nan if value is None else value for name, value in json.loads(text).items()}
-
-
-def test_evaluators_equal_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drawn = DrawnSet(tmp_path)
-    drawn.metadata.evaluator_type = "cityscapes_panoptic_seg"  # another ratio than the flag's own
-    out, records = tmp_path / "out", drawn.records(drawn.disturbed)
-    files = {
-        COCOPanopticEvaluator: (
-            panoptic_quality.main,
-            [
-                *("--gt-json", drawn.json, "--gt-dir", drawn.pngs),
-                *("--pred-json", out / "panoptic/predictions.json"),
-                *("--pred-dir", out / "panoptic/predictions"),
-            ],
-        ),
-        COCOEvaluator: (
-            coco_ap.main,
-            ["--gt", drawn.instances, "--results", out / "coco_instances_results.json"],
-        ),
+def test_evaluators_equal_the_command(tmp_path: Path) -> None:
+    dataset = SyntheticDataset(tmp_path)
+    dataset.metadata.evaluator_type = "cityscapes_panoptic_seg"  # its ratio is not the flag's default
+    out, records = tmp_path / "out", dataset.records(dataset.disturbed)
+    files: dict[Any, list[Any]] = {
+        COCOPanopticEvaluator: [
+            *("panoptic", "--gt-json", dataset.json, "--gt-dir", dataset.pngs),
+            *("--pred-json", out / "panoptic/predictions.json", "--pred-dir", out / "panoptic/predictions"),
+        ],
+        COCOEvaluator: [
+            *("instances", "--gt", dataset.instances, "--results", out / "coco_instances_results.json")
+        ],
     }
-    for kind, (command, arguments) in files.items():
-        evaluator = kind(metadata=drawn.metadata, output_dir=out, boundary=True)
-        (results,) = inference_on_dataset(Replay(), [records], evaluator).values()
-        assert command([*map(str, arguments), "--boundary", "0.005", "--json"]) == 0
-        assert from_json(capsys.readouterr().out) == pytest.approx(results, nan_ok=True)
-        assert command([*map(str, arguments), "--json"]) == 0
-        plain = from_json(capsys.readouterr().out)
+    for kind, arguments in files.items():
+        results = metrics_of(kind(metadata=dataset.metadata, output_dir=out, boundary=True), records)
+        assert score(*arguments, "--boundary", 0.005) == pytest.approx(results, nan_ok=True)
+        plain = score(*arguments)
         assert plain.keys() | {f"boundary_{name}" for name in plain if name[0] != "n"} == results.keys()
-        assert command([*map(str, arguments), "--boundary", "2"]) == 2
-        assert "the boundary ratio is 2.0, expected a part of the diagonal" in capsys.readouterr().err
+        assert "the boundary ratio is 2.0, expected a part" in score_error(*arguments, "--boundary", 2)
 
 
 def test_perfect_predictions_have_perfect_boundaries(tmp_path: Path) -> None:
-    drawn = DrawnSet(tmp_path)
-    drawn.metadata.evaluator_type = "coco_panoptic_seg"
+    dataset = SyntheticDataset(tmp_path)
+    dataset.metadata.evaluator_type = "coco_panoptic_seg"
     for kind, metric in ((COCOPanopticEvaluator, "boundary_PQ"), (COCOEvaluator, "boundary_AP")):
-        evaluator = kind(metadata=drawn.metadata, boundary=True)
-        (results,) = inference_on_dataset(Replay(), [drawn.records(drawn.maps)], evaluator).values()
+        results = metrics_of(kind(metadata=dataset.metadata, boundary=True), dataset.records(dataset.maps))
         assert results[metric] == pytest.approx(100)

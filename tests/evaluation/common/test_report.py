@@ -1,11 +1,8 @@
-"""What the metric commands print."""
+"""Metrics as tables and as JSON."""
 
-import argparse
 import json
 
-import pytest
-
-from mask2former.evaluation.common.report import metrics_json, metrics_table, run_command
+from mask2former.evaluation.common.report import metrics_json, metrics_table
 
 RESULTS = {"AP": 12.3456, "n": 2, "AP-a": 1.0, "AP-stop-sign": float("nan"), "RQ-a": 3.0}
 
@@ -18,13 +15,5 @@ def test_table_has_the_metrics_and_one_row_for_each_class() -> None:
     assert "class" not in metrics_table(RESULTS, per_class=False)
 
 
-def test_json_is_valid_without_nan() -> None:
+def test_nan_is_null_in_json() -> None:
     assert json.loads(metrics_json(RESULTS)) == {**RESULTS, "AP-stop-sign": None}
-
-
-def test_an_error_of_several_lines_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(args: argparse.Namespace) -> dict[str, float]:
-        raise ValueError("first\n  second")
-
-    assert run_command(argparse.ArgumentParser(), fail, []) == 2
-    assert capsys.readouterr().err == "error: first second\n"

@@ -1,4 +1,4 @@
-"""The rules of panoptic quality: a case worked out by hand, and a slow version with sets of pixels."""
+"""The rules of panoptic quality: a case computed by hand, and a reference with sets of pixels."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mask2former.evaluation.panoptic.counts import (
-    PLAIN,
     count_matches,
     places_of,
     quality,
@@ -23,7 +22,7 @@ CATEGORIES = read_categories(
         {"id": 1, "name": "stuff", "isthing": 0},
         {"id": 9, "name": "other", "isthing": 1},
     ],
-    "drawn",
+    "synthetic",
 )
 Infos = list[dict[str, Any]]
 
@@ -38,8 +37,8 @@ def pixels(ids: np.ndarray, id: int) -> set[tuple[int, ...]]:
     return {place for place, value in np.ndenumerate(ids) if value == id}
 
 
-def slow_counts(gt_map: np.ndarray, gt: Infos, pred_map: np.ndarray, pred: Infos) -> np.ndarray:
-    """The rules as they are written, with a set of pixels for each segment."""
+def reference_counts(gt_map: np.ndarray, gt: Infos, pred_map: np.ndarray, pred: Infos) -> np.ndarray:
+    """Return the counts rule by rule, with a set of pixels for each segment."""
     void = pixels(gt_map, 0)
     counts = {category: [0.0, 0, 0, 0] for category in CATEGORIES.places}
     matched = set()
@@ -68,7 +67,7 @@ def slow_counts(gt_map: np.ndarray, gt: Infos, pred_map: np.ndarray, pred: Infos
     return np.array(list(counts.values())).T
 
 
-def test_a_case_worked_out_by_hand() -> None:
+def test_a_case_computed_by_hand() -> None:
     gt_map = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 3], [0, 0, 3, 3]]
     gt = [
         {"id": 1, "category_id": 4, "area": 4, "iscrowd": 0},
@@ -77,8 +76,8 @@ def test_a_case_worked_out_by_hand() -> None:
     ]
     pred_map = [[5, 5, 6, 6], [5, 7, 6, 6], [8, 8, 8, 8], [8, 8, 8, 8]]
     pred = [{"id": id, "category_id": category} for id, category in ((5, 4), (6, 4), (7, 4), (8, 1))]
-    # 5 has 3 of the 4 pixels of 1: IoU 0.75, a match. 6 lies on a crowd of its category: forgiven.
-    # 7 has 1 of the 4 pixels of 1: surplus. 8 has all of 3, and its 2 pixels on void do not count: IoU 1.
+    # 5 has 3 of the 4 pixels of 1: IoU 0.75, a match. 6 lies on a crowd of its category: excused.
+    # 7 has 1 of the 4 pixels of 1: FP. 8 has all of 3, and its 2 pixels on void do not count: IoU 1.
     counts = counts_of(gt_map, gt, pred_map, pred)
     np.testing.assert_array_equal(counts, [[0.75, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]])
     # thing: PQ 0.75 / 1.5, SQ 0.75, RQ 1 / 1.5; stuff: all 1; "other" is nowhere and left out
@@ -90,8 +89,8 @@ def test_a_case_worked_out_by_hand() -> None:
 
 
 @st.composite
-def drawn_pairs(draw: st.DrawFn) -> tuple[np.ndarray, Infos, np.ndarray, Infos]:
-    """Truth with void, crowds, stale areas, absent and unlisted segments; a prediction with void."""
+def map_pairs(draw: st.DrawFn) -> tuple[np.ndarray, Infos, np.ndarray, Infos]:
+    """Draw a ground truth with void, crowds, wrong areas, absent and unlisted segments, and a prediction."""
     shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 6)))
     gt_map = draw(arrays(np.uint32, shape, elements=st.sampled_from([0, 1, 2, 3, 4, 70000])))
     pred_map = draw(arrays(np.uint32, shape, elements=st.sampled_from([0, 1, 5, 300, 2**24 - 1])))
@@ -109,42 +108,39 @@ def drawn_pairs(draw: st.DrawFn) -> tuple[np.ndarray, Infos, np.ndarray, Infos]:
     return gt_map, gt, pred_map, pred
 
 
-@given(pair=drawn_pairs())
-def test_equals_the_slow_version(pair: tuple[np.ndarray, Infos, np.ndarray, Infos]) -> None:
-    np.testing.assert_allclose(counts_of(*pair), slow_counts(*pair), rtol=1e-12)
+@given(pair=map_pairs())
+def test_equals_the_reference(pair: tuple[np.ndarray, Infos, np.ndarray, Infos]) -> None:
+    np.testing.assert_allclose(counts_of(*pair), reference_counts(*pair), rtol=1e-12)
 
 
 @given(
     values=arrays(np.uint32, 12, elements=st.integers(0, 6)),
     ids=st.lists(st.integers(1, 6), unique=True),
 )
-def test_places(values: np.ndarray, ids: list[int]) -> None:
+def test_places_of_values(values: np.ndarray, ids: list[int]) -> None:
     order = [0, *ids]
     expected = [order.index(value) if value in order else len(ids) + 1 for value in values]
     np.testing.assert_array_equal(places_of(values, np.array(ids, np.int64)), expected)
 
 
-def test_a_crowd_excuses_only_its_category_and_only_the_last_one_counts() -> None:
+def test_only_the_last_crowd_of_a_category_excuses() -> None:
     gt_map, pred_map = [[1, 1, 1, 2, 2, 2]], [[5, 5, 5, 6, 6, 6]]
     gt = [{"id": id, "category_id": 4, "area": 3, "iscrowd": 1} for id in (1, 2)]
     pred = [{"id": 5, "category_id": 4}, {"id": 6, "category_id": 4}]
-    assert counts_of(gt_map, gt, pred_map, pred)[2].tolist() == [
-        1,
-        0,
-        0,
-    ]  # 5 lies on the crowd before the last
+    # 5 lies on the crowd before the last
+    assert counts_of(gt_map, gt, pred_map, pred)[2].tolist() == [1, 0, 0]
     pred[1]["category_id"] = 9
     assert counts_of(gt_map, gt, pred_map, pred)[2].tolist() == [1, 0, 1]
 
 
-def test_exactly_one_half_is_no_match_and_no_excuse() -> None:
+def test_exactly_one_half_neither_matches_nor_excuses() -> None:
     gt = [{"id": 1, "category_id": 4, "area": 4, "iscrowd": 0}]
     counts = counts_of([[1, 1, 1, 1, 0, 0]], gt, [[5, 5, 0, 0, 5, 5]], [{"id": 5, "category_id": 4}])
     assert counts[:, 0].tolist() == [0, 0, 1, 1]  # IoU 2 / 4, and 2 of its 4 pixels on void
 
 
 def test_a_group_without_categories_is_nan() -> None:
-    results = quality(PLAIN.empty_counts(CATEGORIES), CATEGORIES)
+    results = quality(np.zeros((1, 4, 3)), CATEGORIES)
     assert results["n"] == 0 and np.isnan([results["PQ"], results["SQ_th"], results["RQ_st"]]).all()
     stuff_only = counts_of(
         [[3]], [{"id": 3, "category_id": 1, "area": 1}], [[8]], [{"id": 8, "category_id": 1}]
@@ -171,7 +167,7 @@ GOOD = {"id": 1, "category_id": 4, "area": 1, "iscrowd": 0}
             [{**GOOD, "area": 0}],
             [[1, 1]],
             [(5, 4)],
-            r"image 1: true segment 1 covers more pixels than its area",
+            r"image 1: ground-truth segment 1 covers more pixels than its area",
         ),
         (
             [GOOD],
@@ -181,6 +177,6 @@ GOOD = {"id": 1, "category_id": 4, "area": 1, "iscrowd": 0}
         ),
     ],
 )
-def test_broken_input_is_named(gt: Infos, gt_map: Any, pred: list[tuple[Any, int]], message: str) -> None:
+def test_invalid_input_is_an_error(gt: Infos, gt_map: Any, pred: list[tuple[Any, int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         counts_of(gt_map, gt, [[5, 5]], [{"id": id, "category_id": category} for id, category in pred])

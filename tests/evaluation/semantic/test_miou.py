@@ -1,4 +1,4 @@
-"""Mean IoU: a case worked out by hand, a slow version with loops, folders of PNGs, and the evaluator."""
+"""Mean IoU: a case computed by hand, a reference implementation, folders of PNGs, and the evaluator."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_drawings import CONTIGUOUS, DrawnSet, Replay
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as mask_utils
+from score_command import score, score_error
+from synthetic_evaluation import CONTIGUOUS, SyntheticDataset, metrics_of
 
-from mask2former.evaluation.evaluator import inference_on_dataset
 from mask2former.evaluation.semantic.miou import (
     SemSegEvaluator,
     bins_of,
     confusion_matrix,
-    main,
     mean_iou,
     mean_iou_of_folders,
     true_labels,
@@ -27,14 +26,14 @@ from mask2former.evaluation.semantic.miou import (
 
 
 def scores_of(pairs: list[tuple[Any, Any]], names: str, ignore: int = 255) -> dict[str, float]:
-    bins = [[bins_of(np.array(labels), len(names), ignore, "drawn") for labels in pair] for pair in pairs]
+    bins = [[bins_of(np.array(labels), len(names), ignore, "synthetic") for labels in pair] for pair in pairs]
     return mean_iou(sum(confusion_matrix(*pair, len(names)) for pair in bins), names)
 
 
-def slow_scores(
+def reference_scores(
     pairs: list[tuple[np.ndarray, np.ndarray]], num_classes: int, ignore: int
 ) -> dict[str, float]:
-    """The definition, pixel by pixel."""
+    """Return the metrics by their definition, pixel by pixel."""
     pixels = [
         (t, p) for truth, pred in pairs for t, p in zip(truth.flat, pred.flat, strict=True) if t != ignore
     ]
@@ -53,7 +52,7 @@ def slow_scores(
     return scores
 
 
-def test_a_case_worked_out_by_hand() -> None:
+def test_a_case_computed_by_hand() -> None:
     scores = scores_of([([[0, 0, 1], [1, 255, 2]], [[0, 1, 1], [1, 3, 0]])], "abcd")
     # a: 1 hit of 3 pixels in either; b: 2 of 3; c: 0 of 2; d is predicted only where the ground truth is
     # ignored
@@ -72,16 +71,16 @@ def test_a_case_worked_out_by_hand() -> None:
 
 
 @given(data=st.data(), num_classes=st.integers(1, 4), ignore=st.sampled_from([255, 4, 0]))
-def test_equals_the_slow_version(data: st.DataObject, num_classes: int, ignore: int) -> None:
+def test_equals_the_reference(data: st.DataObject, num_classes: int, ignore: int) -> None:
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     labels = arrays(np.uint8, shape, elements=st.sampled_from([*range(num_classes), ignore]))
     pairs = data.draw(st.lists(st.tuples(labels, labels), min_size=1, max_size=3))
-    expected = slow_scores(pairs, num_classes, ignore)
+    expected = reference_scores(pairs, num_classes, ignore)
     scores = scores_of(pairs, "abcd"[:num_classes], ignore)
     assert {name: scores[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_class_only_predicted_lowers_others_and_is_left_out() -> None:
+def test_a_class_that_is_only_predicted_is_nan_and_lowers_others() -> None:
     scores = scores_of([([[0, 0]], [[0, 1]])], "ab")
     assert scores["mIoU"] == pytest.approx(50) and np.isnan(scores["IoU-b"])
 
@@ -104,17 +103,14 @@ def test_perfect_and_empty_folders(tmp_path: Path) -> None:
     assert [nothing[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")] == [0] * 4
 
 
-def test_command_on_real_images(shared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_on_real_images(shared: Path) -> None:
     sample = shared / "data/samples/panopticapi_sample/golden_semseg"
-    arguments = ["--gt-dir", str(sample), "--pred-dir", str(sample), "--num-classes", "133"]
-    assert main([*arguments, "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)
-    assert scores["mIoU"] == 100 and scores["IoU-4"] is None
-    assert main(arguments) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == ["mIoU", "fwIoU", "mACC", "pACC"]
+    scores = score("semantic", "--gt-dir", sample, "--pred-dir", sample, "--num-classes", 133)
+    assert [*scores][:4] == ["mIoU", "fwIoU", "mACC", "pACC"]
+    assert scores["mIoU"] == 100 and np.isnan(scores["IoU-4"])
 
 
-def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     truth = save_labels(tmp_path / "truth", {"a.png": [[0, 3]]})
     small = save_labels(tmp_path / "small", {"a.png": [[0]]})
     (tmp_path / "nothing").mkdir()
@@ -125,9 +121,8 @@ def test_command_reports_bad_input_in_one_line(tmp_path: Path, capsys: pytest.Ca
         (tmp_path / "nothing", truth, 4, "nothing: no PNG or TIFF files"),
         (truth, truth, 0, "the classes are the labels []: expected 1 or more, and none twice"),
     ]:
-        assert main(["--gt-dir", str(gt), "--pred-dir", str(pred), "--num-classes", str(classes)]) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        arguments = ["--gt-dir", gt, "--pred-dir", pred, "--num-classes", classes]
+        assert message in score_error("semantic", *arguments)
 
 
 def true_map(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
@@ -139,19 +134,19 @@ def true_map(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
 
 @pytest.mark.parametrize("semantic_files", [True, False])
 def test_evaluator_on_semantic_and_panoptic_truth(tmp_path: Path, semantic_files: bool) -> None:
-    drawn = DrawnSet(tmp_path)
-    records = drawn.records(drawn.disturbed)
-    truths = [true_map(ids, segments) for _, ids, segments in drawn.maps]
+    dataset = SyntheticDataset(tmp_path)
+    records = dataset.records(dataset.disturbed)
+    truths = [true_map(ids, segments) for _, ids, segments in dataset.maps]
     for record, labels in zip(records, truths, strict=True):
         record["sem_seg_file_name"] = str(tmp_path / f"semseg/{record['image_id']}.png")
         if semantic_files:
             save_labels(tmp_path / "semseg", {f"{record['image_id']}.png": labels})
             del record["pan_seg_file_name"], record["segments_info"]
-    evaluator = SemSegEvaluator(metadata=drawn.metadata, output_dir=tmp_path / "inference")
-    results = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    evaluator = SemSegEvaluator(metadata=dataset.metadata, output_dir=tmp_path / "inference")
+    results = metrics_of(evaluator, records)
 
     predicted = [record["output"]["sem_seg"].argmax(0).numpy() for record in records]
-    expected = slow_scores(list(zip(truths, predicted, strict=True)), 4, 255)
+    expected = reference_scores(list(zip(truths, predicted, strict=True)), 4, 255)
     assert {name: results[name] for name in expected} == pytest.approx(expected) and 5 < results["mIoU"] < 95
     saved = json.loads((tmp_path / "inference/sem_seg_predictions.json").read_text())
     for record, labels in zip(records, predicted, strict=True):
@@ -164,21 +159,21 @@ def test_evaluator_on_semantic_and_panoptic_truth(tmp_path: Path, semantic_files
         assert sum(mask_utils.area(item["segmentation"]) for item in mine) == labels.size
 
 
-def test_perfect_scores_give_100_and_a_blank_set_gives_nan(tmp_path: Path) -> None:
-    drawn = DrawnSet(tmp_path)
-    evaluator = SemSegEvaluator(metadata=drawn.metadata)
-    assert inference_on_dataset(Replay(), [drawn.records(drawn.maps)], evaluator)["sem_seg"]["mIoU"] == 100
-    assert np.isnan(inference_on_dataset(Replay(), [], evaluator)["sem_seg"]["mIoU"])
+def test_perfect_scores_give_100_and_no_images_give_nan(tmp_path: Path) -> None:
+    dataset = SyntheticDataset(tmp_path)
+    evaluator = SemSegEvaluator(metadata=dataset.metadata)
+    assert metrics_of(evaluator, dataset.records(dataset.maps))["mIoU"] == 100
+    assert np.isnan(metrics_of(evaluator)["mIoU"])
 
 
-def test_label_maps_count_as_the_scores_that_they_are_made_of(tmp_path: Path) -> None:
-    drawn = DrawnSet(tmp_path)
-    evaluator = SemSegEvaluator(metadata=drawn.metadata)
-    records = drawn.records(drawn.disturbed)
-    expected = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+def test_label_maps_give_the_same_metrics_as_scores(tmp_path: Path) -> None:
+    dataset = SyntheticDataset(tmp_path)
+    evaluator = SemSegEvaluator(metadata=dataset.metadata)
+    records = dataset.records(dataset.disturbed)
+    expected = metrics_of(evaluator, records)
     for record in records:
         record["output"] = {"label_map": record["output"]["sem_seg"].argmax(0).int()}
-    found = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    found = metrics_of(evaluator, records)
     assert found == pytest.approx(expected, nan_ok=True) and 5 < found["mIoU"] < 95
 
 
@@ -194,27 +189,24 @@ def test_labels_from_panoptic_images_equal_the_published_script(shared: Path) ->
         np.testing.assert_array_equal(labels, golden)
 
 
-def test_bad_records_are_named(tmp_path: Path) -> None:
-    metadata = DrawnSet(tmp_path).metadata
+def test_invalid_records_are_errors(tmp_path: Path) -> None:
+    metadata = SyntheticDataset(tmp_path).metadata
     evaluator = SemSegEvaluator(metadata=metadata)
     output = {"sem_seg": torch.zeros(4, 2, 2)}
     with pytest.raises(ValueError, match="image 7: no key 'sem_seg_file_name'"):
         evaluator.process([{"image_id": 7, "file_name": "x"}], [output])
-    with pytest.raises(ValueError, match=r"absent\.png: no such file"):
-        evaluator.process([{"sem_seg_file_name": str(tmp_path / "absent.png"), "file_name": "x"}], [output])
-    save_labels(tmp_path, {"large.png": [[4, 0], [0, 0]], "wide.png": [[0, 0, 0]]})
-    with pytest.raises(ValueError, match=r"large\.png: label 4 is neither one of the 4 classes"):
-        evaluator.process([{"sem_seg_file_name": str(tmp_path / "large.png"), "file_name": "x"}], [output])
-    with pytest.raises(
-        ValueError, match=r"wide\.png: the prediction is \(2, 2\) pixels, the ground truth \(1, 3\)"
-    ):
-        evaluator.process([{"sem_seg_file_name": str(tmp_path / "wide.png"), "file_name": "x"}], [output])
-    save_labels(tmp_path, {"raw.png": [[7, 8]]})
-    record = {"sem_seg_file_name": str(tmp_path / "raw.png"), "file_name": "x"}
-    with pytest.raises(ValueError, match=r"raw\.png: label 8 is not among the known labels \[7\]"):
-        evaluator.process([{**record, "sem_seg_label_ids": {7: 0}}], [output])
+    save_labels(tmp_path, {"large.png": [[4, 0], [0, 0]], "wide.png": [[0, 0, 0]], "raw.png": [[7, 8]]})
+    for name, table, message in [
+        ("absent", {}, r"absent\.png: no such file"),
+        ("large", {}, r"large\.png: label 4 is neither one of the 4 classes"),
+        ("wide", {}, r"wide\.png: the prediction is \(2, 2\) pixels, the ground truth \(1, 3\)"),
+        ("raw", {"sem_seg_label_ids": {7: 0}}, r"raw\.png: label 8 is not among the known labels \[7\]"),
+    ]:
+        record = {"sem_seg_file_name": str(tmp_path / f"{name}.png"), "file_name": "x", **table}
+        with pytest.raises(ValueError, match=message):
+            evaluator.process([record], [output])
     _, labels = true_labels({**record, "sem_seg_label_ids": {7: 0, 8: 255}}, 255)
     assert labels.tolist() == [[0, 255]]
     del metadata.ignore_label
-    with pytest.raises(ValueError, match="metadata of 'drawn': 'ignore_label' is missing"):
+    with pytest.raises(ValueError, match="metadata of 'synthetic': 'ignore_label' is missing"):
         SemSegEvaluator(metadata=metadata)

@@ -1,6 +1,5 @@
-"""Label maps as the data sets' authors take them: written during evaluation, and scored from files alike."""
+"""Label maps in the datasets' own labels: written by the evaluation, and scored from files."""
 
-import json
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_drawings import Replay
 from PIL import Image
+from score_command import score, score_error
+from synthetic_evaluation import Replay, metrics_of
 
 from mask2former.evaluation.evaluator import inference_on_dataset
-from mask2former.evaluation.semantic.miou import SemSegEvaluator, main
+from mask2former.evaluation.semantic.miou import SemSegEvaluator
 
 ADE20K = ("--label-ids", "1-150", "--ignore-label", "0")
 MAPILLARY = ("--num-classes", "65", "--ignore-label", "65")
@@ -29,7 +29,7 @@ CLASSES = {"ade20k": 150, "mapillary": 65, "ade20k_full": 847, "with gaps": 5}
 
 
 def draw(kind: str, folder: Path) -> tuple[SimpleNamespace, list[dict[str, Any]]]:
-    """Metadata, and records whose ground truth lies in `folder` as published, contiguous in `prepared`."""
+    """Return metadata and records; write the ground truth as published, and with contiguous labels."""
     official, ignore, official_ignore, _ = KINDS[kind]
     rng, count = np.random.default_rng(0), CLASSES[kind]
     metadata = SimpleNamespace(
@@ -56,14 +56,12 @@ def draw(kind: str, folder: Path) -> tuple[SimpleNamespace, list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_files_are_scored_as_the_model_was(
-    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_scores_of_files_equal_those_of_the_evaluator(tmp_path: Path, kind: str) -> None:
     metadata, records = draw(kind, tmp_path)
     pred = records[0]["output"]["label_map"]
-    pred[0, :2] = metadata.ignore_label  # as a model may that can say that nothing is there
+    pred[0, :2] = metadata.ignore_label  # a model may predict the ignored label
     evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path / "out", save_predictions=True)
-    results = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
+    results = metrics_of(evaluator, records)
     assert 5 < results["mIoU"] < 95
     saved = tmp_path / "out/submission/semantic"
     assert {path.name for path in saved.iterdir()} == {"a.png", "b.c.png"}
@@ -74,27 +72,25 @@ def test_files_are_scored_as_the_model_was(
     np.testing.assert_array_equal(np.asarray(image), expected)
     assert image.mode == ("L" if kind in ("ade20k", "mapillary") else "I;16")
 
-    assert main(["--gt-dir", str(tmp_path / "official"), "--pred-dir", str(saved), *flags, "--json"]) == 0
-    from_files = json.loads(capsys.readouterr().out)
+    from_files = score("semantic", "--gt-dir", tmp_path / "official", "--pred-dir", saved, *flags)
     for metric in ("mIoU", "fwIoU", "mACC", "pACC"):
         assert from_files[metric] == pytest.approx(results[metric])
     ids = official or range(CLASSES[kind])
-    values = [np.nan if from_files[f"IoU-{id}"] is None else from_files[f"IoU-{id}"] for id in ids]
+    values = [from_files[f"IoU-{id}"] for id in ids]
     assert values == pytest.approx([results[f"IoU-{name}"] for name in metadata.stuff_classes], nan_ok=True)
 
 
-def test_truth_and_predictions_of_other_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_can_have_other_labels_than_the_ground_truth(tmp_path: Path) -> None:
     metadata, records = draw("with gaps", tmp_path)
     evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
-    results = inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]
-    folders = ["--gt-dir", str(tmp_path / "prepared"), "--pred-dir", str(tmp_path / "submission/semantic")]
-    assert main([*folders, "--num-classes", "5", "--pred-label-ids", "1-3,7,400", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["mIoU"] == pytest.approx(results["mIoU"])
-    assert main([*folders, "--num-classes", "5", "--pred-label-ids", "1-3"]) == 2
-    assert "the predictions have 3 classes, the ground truth 5" in capsys.readouterr().err
+    results = metrics_of(evaluator, records)
+    folders = ["--gt-dir", tmp_path / "prepared", "--pred-dir", tmp_path / "submission/semantic"]
+    arguments = ["semantic", *folders, "--num-classes", 5, "--pred-label-ids"]
+    assert score(*arguments, "1-3,7,400")["mIoU"] == pytest.approx(results["mIoU"])
+    assert "the predictions have 3 classes, the ground truth 5" in score_error(*arguments, "1-3")
 
 
-def test_images_without_a_truth_are_saved_not_scored(tmp_path: Path) -> None:
+def test_images_without_ground_truth_are_saved_not_scored(tmp_path: Path) -> None:
     metadata, records = draw("ade20k", tmp_path)
     bare = [{key: record[key] for key in ("file_name", "output")} for record in records]
     evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
@@ -104,13 +100,13 @@ def test_images_without_a_truth_are_saved_not_scored(tmp_path: Path) -> None:
         inference_on_dataset(Replay(), [bare], SemSegEvaluator(metadata=metadata))
 
 
-def test_images_of_one_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_of_the_same_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     metadata, records = draw("ade20k", tmp_path)
     records[1]["file_name"] = "y/a.jpg"
     evaluator = SemSegEvaluator(metadata=metadata, output_dir=tmp_path, save_predictions=True)
     with caplog.at_level(logging.ERROR):
-        assert inference_on_dataset(Replay(), [records], evaluator)["sem_seg"]["mIoU"]
-    assert "submission/semantic: images of different folders have one name" in caplog.text
+        assert metrics_of(evaluator, records)["mIoU"]
+    assert "submission/semantic: images of different folders have the same name" in caplog.text
     assert caplog.messages[-1].endswith(": a.png")
 
 
@@ -121,18 +117,14 @@ def test_images_of_one_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptu
         ("1-3", "a.png: label 4 is not among the known labels [0, 1, 2, 3]"),
     ],
 )
-def test_labels_that_do_not_fit_are_named(
-    tmp_path: Path, ids: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_and_repeated_labels_are_errors(tmp_path: Path, ids: str, message: str) -> None:
     Image.fromarray(np.array([[0, 4]], np.uint8)).save(tmp_path / "a.png")
-    folders = ["--gt-dir", str(tmp_path), "--pred-dir", str(tmp_path)]
-    assert main([*folders, "--label-ids", ids, "--ignore-label", "0"]) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    folders = ["--gt-dir", tmp_path, "--pred-dir", tmp_path]
+    assert message in score_error("semantic", *folders, "--label-ids", ids, "--ignore-label", 0)
 
 
 @pytest.mark.parametrize("ids", ["1-", "x", "1;2", ""])
-def test_labels_that_are_none_are_refused(ids: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_list_of_labels_is_refused(ids: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--gt-dir", "x", "--pred-dir", "y", "--label-ids", ids])
+        score("semantic", *["--gt-dir", "x", "--pred-dir", "y", "--label-ids", ids])
     assert "is not like 1-150 or 7,8,11-13" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""Small drawn Cityscapes images, predictions for them, and cityscapesscripts' evaluators as an oracle.
+"""Small synthetic Cityscapes images, predictions for them, and cityscapesscripts' evaluators for comparison.
 
-Names of files and ids of labels are Cityscapes' own; the images are much smaller.
+File names and label ids are Cityscapes' own; the images are much smaller.
 """
 
 import copy
@@ -15,35 +15,33 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.evaluation.cityscapes.ground_truth import InstanceMap, published_labels
+from mask2former.evaluation.cityscapes.ground_truth import THINGS, InstanceMap
 from mask2former.evaluation.cityscapes.matching import joined, match, precision_table
 from mask2former.structures import Instances, RunLengthMasks
-from mask2former.utils.cityscapes_labels import label_table
+from mask2former.utils.cityscapes_labels import label_ids_of
 
 SIZE = (48, 72)
 ROAD = 7
-THINGS = [24, 25, 26, 27, 28, 31, 32, 33]
 CLASSES = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, *THINGS]
 BACKGROUND = [0, 1, 4, 7, 8, 11, 21, 23, 29]
 IDS = ["aachen_000000_000019", "bad-honnef_000001_000007", "ulm_000010_000000"]
 
-Found = list[tuple[np.ndarray, int, float]]  # mask, id of the label, score
+Found = list[tuple[np.ndarray, int, float]]  # mask, label id, score
 
 
 def metadata(things: Sequence[int] = range(8)) -> SimpleNamespace:
-    """Of a data set whose things have the given contiguous ids."""
+    """Return the metadata of a dataset whose things have the given contiguous ids."""
     return SimpleNamespace(
-        name="drawn",
+        name="synthetic",
         evaluator_type="cityscapes_instance",
-        labels=label_table(),
         official_label_ids=CLASSES,
         ignore_label=255,
         thing_dataset_id_to_contiguous_id=dict(zip(THINGS, things, strict=True)),
     )
 
 
-def draw(rng: np.random.Generator) -> np.ndarray:
-    """Instance ids: two backgrounds, over them objects large and small, groups, an ignored caravan."""
+def draw_ids(rng: np.random.Generator) -> np.ndarray:
+    """Draw instance ids: two backgrounds and, over them, large and small objects, groups, caravans."""
     ids = np.empty(SIZE, np.int32)
     ids[:, :30], ids[:, 30:] = rng.choice(BACKGROUND, 2)
     for number in range(rng.integers(0, 9)):
@@ -54,14 +52,14 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     return ids
 
 
-def find(ids: np.ndarray, rng: np.random.Generator) -> Found:
-    """Objects, groups and void, shifted or cut, some twice, some of another label; scores with ties."""
+def predict(ids: np.ndarray, rng: np.random.Generator) -> Found:
+    """Return shifted and cut objects, groups and void: some twice, some with a wrong label, ties."""
     found: Found = []
     for value in [*np.unique(ids).tolist() * 2, 0]:
         mask = np.roll(ids == value, rng.integers(-2, 3, 2), (0, 1))
         mask[:, : rng.integers(0, 40)] &= rng.random() < 0.7
-        own = value // 1000 if value >= 1000 else value
-        label = own if own in THINGS and rng.random() < 0.9 else int(rng.choice([24, 26, 33]))
+        true = value // 1000 if value >= 1000 else value
+        label = true if true in THINGS and rng.random() < 0.9 else int(rng.choice([24, 26, 33]))
         if rng.random() < 0.8:
             found.append((mask, label, round(float(rng.random()), 1)))
     return [*found, (np.zeros(SIZE, bool), 26, 0.9), (ids > 1000, 7, 0.9)]
@@ -74,7 +72,7 @@ def box(y: int, x: int, height: int, width: int) -> np.ndarray:
 
 
 def scene(*regions: tuple[int, np.ndarray]) -> np.ndarray:
-    """Road, and on it regions by their ids."""
+    """Return instance ids: road, and regions over it."""
     ids = np.full(SIZE, ROAD, np.int32)
     for value, mask in regions:
         ids[mask] = value
@@ -82,18 +80,18 @@ def scene(*regions: tuple[int, np.ndarray]) -> np.ndarray:
 
 
 def save_truth(folder: Path, images: dict[str, np.ndarray]) -> Path:
-    """`<city>/<id>_gtFine_{instanceIds,labelIds}.png`; returns the folder."""
+    """Write `<city>/<id>_gtFine_{instanceIds,labelIds}.png`; return the folder."""
     for image_id, ids in images.items():
         city = folder / image_id.split("_")[0]
         city.mkdir(parents=True, exist_ok=True)
         Image.fromarray(ids.astype(np.uint16)).save(city / f"{image_id}_gtFine_instanceIds.png")
-        labels = np.where(ids < 1000, ids, ids // 1000).astype(np.uint8)
+        labels = label_ids_of(ids).astype(np.uint8)
         Image.fromarray(labels).save(city / f"{image_id}_gtFine_labelIds.png")
     return folder
 
 
 def save_found(folder: Path, found: dict[str, Found]) -> Path:
-    """The predictions in the benchmark's format, masks next to the text files; returns the folder."""
+    """Write predictions in the benchmark's format, masks next to the text files; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for image_id, objects in found.items():
         lines = []
@@ -105,18 +103,13 @@ def save_found(folder: Path, found: dict[str, Found]) -> Path:
 
 
 def records(folder: Path, images: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-    """Dataset dicts of saved images."""
-    return [
-        {
-            "image_id": image_id,
-            "instance_ids_file_name": str(next(folder.rglob(f"{image_id}*instanceIds.png"))),
-        }
-        for image_id in images
-    ]
+    """Return the dataset dicts of saved images."""
+    files = {id: next(folder.rglob(f"{id}*instanceIds.png")) for id in images}
+    return [{"image_id": id, "instance_ids_file_name": str(file)} for id, file in files.items()]
 
 
 def instances(found: Found, first_class: int = 0, *, as_runs: bool = False) -> dict[str, Any]:
-    """What a model would return; of labels without objects it knows nothing."""
+    """Return what a model would; it has no classes for labels without objects."""
     found = [item for item in found if item[1] in THINGS]
     masks = torch.from_numpy(np.array([mask for mask, _, _ in found], bool).reshape(-1, *SIZE))
     fields = {
@@ -128,7 +121,7 @@ def instances(found: Found, first_class: int = 0, *, as_runs: bool = False) -> d
 
 
 def runs(mask: torch.Tensor) -> torch.Tensor:
-    """Runs of a mask, pixel by pixel."""
+    """Return the runs of a mask, pixel by pixel."""
     found, pixels = [], mask.T.flatten().tolist()
     for place, inside in enumerate(pixels):
         if inside and (place == 0 or not pixels[place - 1]):
@@ -139,19 +132,18 @@ def runs(mask: torch.Tensor) -> torch.Tensor:
 
 
 def table_of(truth_and_found: list[tuple[np.ndarray, Found]]) -> np.ndarray:
-    """AP of each class and threshold, of maps in memory."""
+    """Return the AP of each class and threshold, of maps in memory."""
     matches = []
     for ids, found in truth_and_found:
         values = np.unique(ids)
-        truth = InstanceMap(ids, values, np.where(values < 1000, values, values // 1000), "drawn")
+        truth = InstanceMap(ids, values, label_ids_of(values), "synthetic")
         masks = RunLengthMasks(SIZE, [runs(torch.from_numpy(mask)) for mask, _, _ in found])
-        labels, scores = [label for _, label, _ in found], [score for _, _, score in found]
-        matches.append(match(truth, masks, labels, scores, published_labels()))
-    return precision_table(joined(matches), THINGS)
+        matches.append(match(truth, masks, [label for _, label, _ in found], [score for *_, score in found]))
+    return precision_table(joined(matches))
 
 
-class Oracle:
-    """cityscapesscripts 2.3.0, made to run with today's numpy, and without a trace in its global state."""
+class CityscapesScripts:
+    """cityscapesscripts 2.3.0, made to run with today's numpy; the test restores its global state."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._folder, self._patch = folder, monkeypatch
@@ -160,7 +152,7 @@ class Oracle:
         monkeypatch.setattr(np, "in1d", np.isin, raising=False)
 
     def instances(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
-        """What evalInstanceLevelSemanticLabeling reports."""
+        """Return the results of evalInstanceLevelSemanticLabeling."""
         script = pytest.importorskip("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
         self._patch.setattr(
             script,
@@ -172,11 +164,24 @@ class Oracle:
         )
 
     def pixels(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
-        """What evalPixelLevelSemanticLabeling reports."""
+        """Return the results of evalPixelLevelSemanticLabeling."""
         script = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
         return self._run(
             script, gt_dir, pred_dir, "labelIds", lambda gt, args: script.getPrediction(args, gt)
         )
+
+    def panoptic(self, *files: Path) -> dict[str, Any]:
+        """Return the results of evalPanopticSemanticLabeling, in percent, under our names."""
+        script = pytest.importorskip("cityscapesscripts.evaluation.evalPanopticSemanticLabeling")
+        self._patch.setattr(
+            script, "pq_compute_multi_core", lambda *args: script.pq_compute_single_core(0, *args)
+        )
+        found = script.evaluatePanoptic(*map(str, files), str(self._folder / "results.json"))
+        results: dict[str, Any] = {}
+        for suffix, group in {"": "All", "_th": "Things", "_st": "Stuff"}.items():
+            results |= {name + suffix: 100 * found[group][name.lower()] for name in ("PQ", "SQ", "RQ")}
+            results["n" + suffix] = found[group]["n"]
+        return results
 
     def _run(
         self, script: Any, gt_dir: Path, pred_dir: Path, kind: str, prediction_of: Any
@@ -184,7 +189,7 @@ class Oracle:
         args = copy.copy(script.args)
         args.predictionPath, args.predictionWalk = str(pred_dir), None
         args.gtInstancesFile = str(self._folder / "gtInstances.json")
-        Path(args.gtInstancesFile).unlink(missing_ok=True)  # it remembers earlier truths
+        Path(args.gtInstancesFile).unlink(missing_ok=True)  # a cache of earlier ground truth
         args.JSONOutput, args.quiet = False, True
         truths = sorted(str(path) for path in gt_dir.rglob(f"*_gtFine_{kind}.png"))
         return script.evaluateImgLists([prediction_of(gt, args) for gt in truths], truths, args)

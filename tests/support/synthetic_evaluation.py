@@ -1,4 +1,4 @@
-"""Small drawn data sets in COCO's formats, and stand-ins for models, for the tests of the metrics.
+"""Small synthetic datasets in COCO's formats, and outputs of models, for the tests of the metrics.
 
 Categories: 3 and 90 are things, 7 and 200 are stuff; contiguous ids are 0 to 3 in the order 3, 90, 7, 200.
 """
@@ -15,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import nn
 
+from mask2former.evaluation.evaluator import DatasetEvaluator, inference_on_dataset
 from mask2former.structures import Instances
 
 CATEGORIES = [
@@ -29,7 +30,7 @@ SIZE = (24, 32)
 
 
 class Replay(nn.Module):
-    """A "model" whose output stands in its input."""
+    """Model that returns the outputs in its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,8 +41,14 @@ class Replay(nn.Module):
         return [record["output"] for record in inputs]
 
 
+def metrics_of(evaluator: DatasetEvaluator, *batches: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the metrics of the evaluator's only task for batches of inputs with their outputs."""
+    (metrics,) = inference_on_dataset(Replay(), batches, evaluator).values()
+    return metrics
+
+
 def draw_map(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A map of segment ids and its segments: two stuff halves, things over them, a void corner, crowds."""
+    """Draw a map of segment ids and its segments: two halves of stuff, things, a corner of void, crowds."""
     ids = np.empty(SIZE, np.int64)
     stuff, things = rng.choice(2**24 - 1, (2, 6), replace=False) + 1
     ids[:12], ids[12:] = stuff[:2]
@@ -67,7 +74,7 @@ def draw_map(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]
 def disturb(
     ids: np.ndarray, segments: Sequence[dict[str, Any]], rng: np.random.Generator
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """A prediction that is somewhat like the ground truth: shifted, with a hole, a few categories changed."""
+    """Return a prediction: the ground truth shifted, with a hole and a few categories changed."""
     found = np.roll(ids, rng.integers(-2, 3, 2), (0, 1))
     y, x = rng.integers(0, (20, 28))
     found[y : y + 4, x : x + 8] = rng.choice([0, 77, *(segment["id"] for segment in segments)])
@@ -80,7 +87,7 @@ def disturb(
 
 
 def save_ids(path: Path, ids: np.ndarray) -> None:
-    """A panoptic PNG, written channel by channel."""
+    """Write a panoptic PNG, channel by channel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)).save(path)
 
@@ -88,7 +95,7 @@ def save_ids(path: Path, ids: np.ndarray) -> None:
 def save_panoptic(
     folder: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[str, Any]]]], **content: Any
 ) -> tuple[Path, Path]:
-    """Write (image id, map, segments) in the official format; returns the JSON file and the PNGs' folder."""
+    """Write (image id, map, segments) in the official format; return the JSON file and the folder of PNGs."""
     annotations = []
     for image_id, ids, segments in maps:
         save_ids(folder / f"{image_id}.png", ids)
@@ -100,7 +107,7 @@ def save_panoptic(
 
 
 def rle(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) as JSON holds it."""
+    """Return the RLE of a mask (H, W) for JSON."""
     code = mask_utils.encode(np.asfortranarray(mask, np.uint8))
     return {"size": code["size"], "counts": code["counts"].decode()}
 
@@ -121,8 +128,8 @@ def save_instances(file: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[s
     return file
 
 
-class DrawnSet:
-    """A data set on disk with the ground truth of the three tasks, and predictions for it."""
+class SyntheticDataset:
+    """Dataset on disk with the ground truth of the three tasks, and predictions for it."""
 
     def __init__(self, folder: Path, image_ids: Sequence[Any] = (5, 2, 11), seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -131,7 +138,7 @@ class DrawnSet:
         self.json, self.pngs = save_panoptic(folder / "truth", self.maps, categories=CATEGORIES)
         self.instances = save_instances(folder / "instances.json", self.maps)
         self.metadata = SimpleNamespace(
-            name="drawn",
+            name="synthetic",
             panoptic_json=str(self.json),
             panoptic_root=str(self.pngs),
             json_file=str(self.instances),
@@ -144,7 +151,7 @@ class DrawnSet:
     def records(
         self, predictions: Sequence[tuple[Any, np.ndarray, list[dict[str, Any]]]]
     ) -> list[dict[str, Any]]:
-        """The dicts of the data set; `output` is what a model that sees `predictions` returns."""
+        """Return the dataset dicts; `output` is what a model returns for `predictions`."""
         return [
             {
                 "image_id": image_id,
@@ -158,7 +165,7 @@ class DrawnSet:
 
 
 def model_output(ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What a model would return for a panoptic map, for all three tasks; void looks like class 0."""
+    """Return what a model would for a panoptic map, for all three tasks; void becomes class 0."""
     contiguous = [CONTIGUOUS[segment["category_id"]] for segment in segments]
     info = [
         {"id": s["id"], "isthing": c < 2, "category_id": c} for s, c in zip(segments, contiguous, strict=True)

@@ -1,0 +1,14 @@
+"""The former name of `mask2former score cityscapes-semantic`, kept for one release."""
+
+import sys
+from functools import partial
+
+from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator, score_folders
+from mask2former.utils.aliases import run_alias
+
+__all__ = ["CityscapesSemSegEvaluator", "main", "score_folders"]
+
+main = partial(run_alias, "python -m mask2former.evaluation.cityscapes_iou", "score cityscapes-semantic")
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The command `mask2former score`, and its former names."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from score_command import score, score_error
+from synthetic_evaluation import SyntheticDataset
+
+from mask2former.tools import score as module
+from mask2former.tools.score import METRICS, main
+
+FORMER_NAMES = {
+    "panoptic": "panoptic_quality",
+    "instances": "coco_ap",
+    "semantic": "mean_iou",
+    "cityscapes-instances": "cityscapes_ap",
+    "cityscapes-semantic": "cityscapes_iou",
+}
+
+
+def panoptic_arguments(dataset: SyntheticDataset) -> list[str]:
+    """Return the arguments that compare the ground truth with itself."""
+    files = ["--gt-json", dataset.json, "--pred-json", dataset.json]
+    return [*map(str, [*files, "--gt-dir", dataset.pngs, "--pred-dir", dataset.pngs])]
+
+
+def test_panoptic_quality_as_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = panoptic_arguments(SyntheticDataset(tmp_path))
+    assert main(["panoptic", *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["PQ", "SQ", "RQ", "n"] and lines[2].split()[:3] == ["100.000"] * 3
+    assert ["triangle-like", "100.000", "100.000", "100.000"] in [line.split() for line in lines]
+    assert score("panoptic", *arguments)["PQ"] == 100
+
+
+def test_an_error_of_several_lines_is_printed_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(args: object) -> dict[str, float]:
+        raise ValueError("first\n  second")
+
+    monkeypatch.setattr(module.miou, "score", fail)
+    arguments = "--gt-dir", "x", "--pred-dir", "y", "--num-classes", 3
+    assert score_error("semantic", *arguments) == "error: first second"
+
+
+def test_help_lists_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    words = capsys.readouterr().out.split()
+    assert words[:3] == ["usage:", "mask2former", "score"] and METRICS.keys() <= set(words)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_former_names_run_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    former = importlib.import_module(f"mask2former.evaluation.{FORMER_NAMES[name]}")
+    if name == "panoptic":
+        assert former.main([*panoptic_arguments(SyntheticDataset(tmp_path)), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["PQ"] == 100
+        return
+    with pytest.raises(SystemExit):
+        former.main(["--help"])
+    captured = capsys.readouterr()
+    assert f"usage: mask2former score {name} " in captured.out
+    new = f"python -m mask2former.evaluation.{FORMER_NAMES[name]} is now `mask2former score {name}`;"
+    assert captured.err.startswith(new)
+    assert all(hasattr(former, exported) for exported in former.__all__)
