@@ -28,6 +28,7 @@ from mask2former.data.datasets.coco import (
     instance_categories,
     load_panoptic,
     panoptic_categories,
+    semantic_categories,
 )
 from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.registration import Facts, Load, register_below_root
@@ -45,6 +46,35 @@ GROUP = "group"  # last part of the label of several objects that were annotated
 SEMANTIC_FILES = {"labelTrainIds": ".png", "labelIds": ".png"}  # kind -> suffix; one of them is enough
 INSTANCE_FILES = {"instanceIds": ".png", "polygons": ".json"}
 SLOW_SECONDS = 5.0  # a progress bar is shown after that
+
+CLASSES = sorted(
+    ({**row, "isthing": row["hasInstances"]} for row in label_table() if not row["ignoreInEval"]),
+    key=lambda row: row["trainId"],
+)
+THINGS = [row for row in CLASSES if row["isthing"]]  # the last 8 of the 19 classes
+SEMANTIC: Facts = {
+    "evaluator_type": "cityscapes_sem_seg",
+    "ignore_label": IGNORE_LABEL,
+    **semantic_categories(CLASSES),
+    "official_label_ids": [row["id"] for row in CLASSES],
+    "labels": label_table(),
+}
+INSTANCE: Facts = {
+    "evaluator_type": "cityscapes_instance",
+    **instance_categories(THINGS),
+    "official_label_ids": [row["id"] for row in THINGS],
+    "labels": label_table(),
+}
+PANOPTIC: Facts = {
+    **PANOPTIC_FACTS,
+    **SEMANTIC,
+    **panoptic_categories(CLASSES),
+    "evaluator_type": "cityscapes_panoptic_seg",
+}
+# Value in a file of label ids -> train id or ignore label; the label -1 is stored in a byte as 255.
+TRAIN_IDS: dict[int, int] = {
+    row["id"] % 256: IGNORE_LABEL if row["ignoreInEval"] else row["trainId"] for row in label_table()
+}
 
 
 class Frame(NamedTuple):
@@ -66,56 +96,11 @@ def register_cityscapes() -> None:
         tests = split == "test"
         semantic: Load = load_images if tests else load_semantic
         instance: Load = load_images if tests else load_instances
-        register_below_root(f"cityscapes_fine_sem_seg_{split}", images, semantic_facts, semantic)
-        register_below_root(f"cityscapes_fine_instance_seg_{split}", images, instance_facts, instance)
+        register_below_root(f"cityscapes_fine_sem_seg_{split}", images, SEMANTIC, semantic)
+        register_below_root(f"cityscapes_fine_instance_seg_{split}", images, INSTANCE, instance)
         if not tests:
             name = f"cityscapes_fine_panoptic_{split}"
-            register_below_root(name, panoptic, panoptic_facts, load_panoptic_frames)
-
-
-@functools.cache
-def evaluated_labels() -> list[Row]:
-    """Return the rows of the label table that are classes, in the order of their train ids."""
-    rows = [row for row in label_table() if not row["ignoreInEval"]]
-    return sorted(rows, key=lambda row: row["trainId"])
-
-
-@functools.cache
-def semantic_facts() -> Facts:
-    """Return the facts of the 19 classes."""
-    rows = evaluated_labels()
-    return {
-        "evaluator_type": "cityscapes_sem_seg",
-        "ignore_label": IGNORE_LABEL,
-        "stuff_classes": [row["name"] for row in rows],
-        "stuff_colors": [row["color"] for row in rows],
-        **_label_facts(rows),
-    }
-
-
-@functools.cache
-def instance_facts() -> Facts:
-    """Return the facts of the 8 things, numbered 0..7."""
-    rows = [row for row in evaluated_labels() if row["hasInstances"]]
-    return {"evaluator_type": "cityscapes_instance", **instance_categories(rows), **_label_facts(rows)}
-
-
-@functools.cache
-def panoptic_facts() -> Facts:
-    """Return the facts of the 19 classes, the last 8 of which are things."""
-    rows = [{**row, "isthing": row["hasInstances"]} for row in evaluated_labels()]
-    facts = {**PANOPTIC_FACTS, **panoptic_categories(rows), **_label_facts(rows)}
-    return {**facts, "evaluator_type": "cityscapes_panoptic_seg"}
-
-
-def _label_facts(rows: list[Row]) -> Facts:
-    return {"official_label_ids": [row["id"] for row in rows], "labels": label_table()}
-
-
-@functools.cache
-def train_ids() -> dict[int, int]:
-    """Return value in a file of label ids -> train id or ignore label; -1 is stored in a byte as 255."""
-    return {row["id"] % 256: IGNORE_LABEL if row["ignoreInEval"] else row["trainId"] for row in label_table()}
+            register_below_root(name, panoptic, PANOPTIC, load_panoptic_frames)
 
 
 def load_images(metadata: Metadata, context: LoadContext) -> list[Record]:
@@ -225,7 +210,7 @@ def _instance_ids(frame: Frame) -> Record:
 def _label_map(frame: Frame) -> Record:
     if "labelTrainIds" in frame.annotations:
         return {"sem_seg_file_name": frame.annotations["labelTrainIds"]}
-    return {"sem_seg_file_name": frame.annotations["labelIds"], "sem_seg_label_ids": train_ids()}
+    return {"sem_seg_file_name": frame.annotations["labelIds"], "sem_seg_label_ids": TRAIN_IDS}
 
 
 def _instance_record(frame: Frame) -> Record:
@@ -275,7 +260,7 @@ def annotations_of(instance_ids: Array) -> list[Row]:
         ValueError: an id belongs to an unknown label.
     """
     known = {row["id"] for row in label_table()}
-    contiguous = instance_facts()["thing_dataset_id_to_contiguous_id"]
+    contiguous = INSTANCE["thing_dataset_id_to_contiguous_id"]
     flat = instance_ids.ravel(order="F")
     pixel_runs = runs(flat)
     run_ids = flat[pixel_runs[:, 0]]

@@ -6,7 +6,6 @@ not given. Contiguous class ids follow the order of the dataset's category ids.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 from collections import Counter
@@ -107,21 +106,20 @@ def register_coco_panoptic(
 
 def register_coco() -> None:
     """Register COCO 2017 under its published names."""
+    categories = table("coco_panoptic_133")
+    things = [category for category in categories if category["isthing"]]
     for name, paths in INSTANCES.items():
-        register_below_root(name, paths, _coco_instance_facts, load_instances)
+        register_below_root(name, paths, {**INSTANCE_FACTS, **instance_categories(things)}, load_instances)
     for name, paths in PANOPTIC.items():
-        register_below_root(name, paths, _coco_panoptic_facts, load_panoptic)
+        register_below_root(name, paths, {**PANOPTIC_FACTS, **panoptic_categories(categories)}, load_panoptic)
 
 
-@functools.cache
-def _coco_instance_facts() -> Facts:
-    things = [category for category in table("coco_panoptic_133") if category["isthing"]]
-    return {**INSTANCE_FACTS, **instance_categories(things)}
-
-
-@functools.cache
-def _coco_panoptic_facts() -> Facts:
-    return {**PANOPTIC_FACTS, **panoptic_categories(table("coco_panoptic_133"))}
+def semantic_categories(categories: list[Row], name: str = "name") -> Facts:
+    """Return the facts that follow from the classes of label maps; `name` is the key of their names."""
+    return {
+        "stuff_classes": [category[name] for category in categories],
+        **_colors("stuff_colors", categories),
+    }
 
 
 def instance_categories(categories: list[Row]) -> Facts:
@@ -142,12 +140,11 @@ def panoptic_categories(categories: list[Row]) -> Facts:
     thing_ids = {thing["id"]: ids[thing["id"]] for thing in things}
     return {
         "thing_classes": [category["name"] for category in things],
-        "stuff_classes": [category["name"] for category in categories],
         "thing_dataset_id_to_contiguous_id": thing_ids,
         "stuff_dataset_id_to_contiguous_id": ids,
         "thing_ids": list(thing_ids.values()),
         **_colors("thing_colors", things),
-        **_colors("stuff_colors", categories),
+        **semantic_categories(categories),
     }
 
 
@@ -233,6 +230,12 @@ def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
         }
 
     return _convert_rows(path, content["annotations"], convert, context)
+
+
+def load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
+    """Return panoptic records; the label maps must exist, as they label more pixels than the PNGs."""
+    require_path(metadata.sem_seg_root)
+    return load_panoptic(metadata, context)
 
 
 def _image_record(image: Row, file: Path) -> Record:

@@ -15,9 +15,11 @@ from mask2former.data.datasets.coco import (
     Row,
     categories_in,
     load_panoptic,
+    load_panoptic_and_semantic,
     panoptic_categories,
+    semantic_categories,
 )
-from mask2former.data.datasets.files import datasets_root, load_json, require_path, table
+from mask2former.data.datasets.files import datasets_root, load_json, table
 from mask2former.data.datasets.registration import Facts, Load, register
 from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
 from mask2former.data.load_context import LoadContext
@@ -25,15 +27,31 @@ from mask2former.utils.label_maps import IGNORE_LABEL
 
 FOLDER = "mapillary_vistas"
 SPLITS = {"train": "training", "val": "validation"}
+LABELS = table("mapillary_vistas_v1.2_66")
+CLASSES = [
+    {**row, "id": row["panoptic_category_id"], "name": row["readable"]} for row in LABELS if row["evaluate"]
+]
 SEMANTIC: Facts = {"evaluator_type": SEMANTIC_FACTS["evaluator_type"]}
-PANOPTIC: Facts = {"evaluator_type": "mapillary_vistas_panoptic_seg"}
+PANOPTIC: Facts = {**PANOPTIC_FACTS, "evaluator_type": "mapillary_vistas_panoptic_seg"}
+LABEL_FACTS: Facts = {
+    "ignore_label": next(row["label_id"] for row in LABELS if not row["evaluate"]),
+    "official_label_ids": [row["label_id"] for row in CLASSES],
+}
 
 
 def register_mapillary() -> None:
     """Register v1.2 under its published names, and v2.0 as `mapillary_vistas_v2_...`."""
     datasets: dict[str, tuple[Facts, Callable[[str, LoadContext], Facts], Load]] = {
-        "sem_seg": (SEMANTIC, _semantic_v1, load_semantic),
-        "panoptic": (PANOPTIC, _panoptic_v1, _load_panoptic_and_semantic),
+        "sem_seg": (
+            {**SEMANTIC, **semantic_categories(CLASSES), **LABEL_FACTS},
+            _semantic_v1,
+            load_semantic,
+        ),
+        "panoptic": (
+            {**PANOPTIC, **panoptic_categories(CLASSES), **LABEL_FACTS},
+            _panoptic_v1,
+            load_panoptic_and_semantic,
+        ),
         "v2_sem_seg": (SEMANTIC, _semantic_v2, _load_semantic_v2),
         "v2_panoptic": (PANOPTIC, _panoptic_v2, load_panoptic),
     }
@@ -43,41 +61,16 @@ def register_mapillary() -> None:
 
 
 def _semantic_v1(split: str, context: LoadContext) -> Facts:
-    paths = {"image_root": _path(split, "images"), "sem_seg_root": _path(_annotated_v1(split), "labels")}
-    shared = ("stuff_classes", "stuff_colors", "ignore_label", "official_label_ids")
-    return {**paths, **{key: _panoptic_classes()[key] for key in shared}}
+    return {"image_root": _path(split, "images"), "sem_seg_root": _path(_annotated_v1(split), "labels")}
 
 
 def _panoptic_v1(split: str, context: LoadContext) -> Facts:
     annotated = _annotated_v1(split)
-    paths = {
-        "image_root": _path(split, "images"),
-        "sem_seg_root": _path(annotated, "labels"),
+    return {
+        **_semantic_v1(split, context),
         "panoptic_root": _path(annotated, "panoptic"),
         "panoptic_json": _path(annotated, "panoptic", "panoptic_2018.json"),
     }
-    return {**paths, **_panoptic_classes()}
-
-
-@functools.cache
-def _panoptic_classes() -> Facts:
-    """Return the facts of the 65 classes, 37 of which are things."""
-    rows = table("mapillary_vistas_v1.2_66")
-    classes = [row for row in rows if row["evaluate"]]
-    (unlabeled,) = (row["label_id"] for row in rows if not row["evaluate"])
-    return {
-        **PANOPTIC_FACTS,
-        **panoptic_categories(
-            [{**row, "id": row["panoptic_category_id"], "name": row["readable"]} for row in classes]
-        ),
-        "ignore_label": unlabeled,
-        "official_label_ids": [row["label_id"] for row in classes],
-    }
-
-
-def _load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
-    require_path(metadata.sem_seg_root)  # it labels more pixels than the panoptic PNGs
-    return load_panoptic(metadata, context)
 
 
 def _semantic_v2(split: str, context: LoadContext) -> Facts:
@@ -88,8 +81,7 @@ def _semantic_v2(split: str, context: LoadContext) -> Facts:
         "image_root": _path(split, "images"),
         "sem_seg_root": _path(split, "v2.0", "labels"),
         "ignore_label": IGNORE_LABEL,
-        "stuff_classes": [labels[number]["readable"] for number in official],
-        "stuff_colors": [labels[number]["color"] for number in official],
+        **semantic_categories([labels[number] for number in official], "readable"),
         "official_label_ids": official,
         "official_ignore_label": next((n for n in range(len(labels)) if n not in official), IGNORE_LABEL),
     }
@@ -109,7 +101,6 @@ def _panoptic_v2(split: str, context: LoadContext) -> Facts:
         "image_root": _path(split, "images"),
         "panoptic_root": _path(split, "v2.0", "panoptic"),
         "panoptic_json": json_file,
-        **PANOPTIC_FACTS,
         **panoptic_categories(categories_in(json_file, "isthing", context=context)),
     }
 

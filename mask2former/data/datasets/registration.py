@@ -1,4 +1,4 @@
-"""Registration of datasets by name. It reads nothing: neither the files nor the facts that stand in them."""
+"""Registration of datasets by name, which does not read their files yet."""
 
 from __future__ import annotations
 
@@ -38,13 +38,9 @@ def register(name: str, facts: Facts, derive: Derive, load: Load) -> None:
     metadata.set(**facts).derive(derived_facts)  # in this order, so that setting derives nothing
 
 
-def register_below_root(name: str, paths: dict[str, str], facts: Callable[[], Facts], load: Load) -> None:
+def register_below_root(name: str, paths: dict[str, str], facts: Facts, load: Load) -> None:
     """Register a dataset whose files lie below the root of all datasets.
 
     `paths` (fact -> path below the root) follow $DETECTRON2_DATASETS as it is when they are used.
     """
-
-    def derive(context: LoadContext) -> Facts:
-        return {**{key: str(datasets_root() / path) for key, path in paths.items()}, **facts()}
-
-    register(name, {}, derive, load)
+    register(name, facts, lambda _: {key: str(datasets_root() / path) for key, path in paths.items()}, load)

@@ -9,7 +9,6 @@ Shapes: `H, W` the sides of an image in pixels.
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from pycocotools import mask as rle
 from tqdm import tqdm
 
 from mask2former.data.datasets.coco import PANOPTIC_FACTS, Row, load_panoptic, panoptic_categories
-from mask2former.data.datasets.registration import Facts, register_below_root
+from mask2former.data.datasets.registration import register_below_root
 from mask2former.utils.label_maps import Array, write_segment_ids
 
 SIDE = 128
@@ -45,6 +44,7 @@ Rng = np.random.Generator
 
 def register_shapes() -> None:
     """Register both splits."""
+    facts = {**PANOPTIC_FACTS, **panoptic_categories(CATEGORIES)}
     for split in SPLITS:
         paths = {
             "image_root": f"shapes/{split}",
@@ -52,12 +52,7 @@ def register_shapes() -> None:
             "panoptic_json": f"shapes/annotations/panoptic_{split}.json",
             "json_file": f"shapes/annotations/instances_{split}.json",
         }
-        register_below_root(f"shapes_panoptic_{split}", paths, _facts, load_panoptic)
-
-
-@functools.cache
-def _facts() -> Facts:
-    return {**PANOPTIC_FACTS, **panoptic_categories(CATEGORIES)}
+        register_below_root(f"shapes_panoptic_{split}", paths, facts, load_panoptic)
 
 
 class SyntheticImage(NamedTuple):
