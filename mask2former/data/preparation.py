@@ -28,14 +28,13 @@ from tqdm import tqdm
 
 from mask2former.data.datasets.files import ROOT_VARIABLE, datasets_root
 from mask2former.data.errors import DatasetError
+from mask2former.utils.atomic_files import UNFINISHED, atomic_path
 
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Make = Callable[[Job, Path], Result]  # writes the file at the path; what it returns goes into a JSON, if any
 
-TEMPORARY = ".unfinished-"  # hidden, so that nobody takes it for a label map
-UNFINISHED = ".unfinished"
 CHUNK = 8  # jobs that a process fetches at once
 
 
@@ -114,21 +113,10 @@ def parallel(work: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int
             raise
 
 
-def write_whole(path: Path, write: Callable[[Path], Result]) -> Result:
-    """`write` to another path in the same folder, which is then renamed; an error leaves nothing there."""
-    temporary = path.with_name(TEMPORARY + path.name)
-    try:
-        result = write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return result
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON that is whole or absent."""
-    text = json.dumps(content)
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
 def save_image(path: Path, image: np.ndarray[Any, Any]) -> None:
@@ -196,7 +184,8 @@ def _require(path: Path) -> Path:
 
 def _make_file(make: Make[Job, Result], item: tuple[Path, Job]) -> Result:
     path, job = item
-    return write_whole(path, lambda temporary: make(job, temporary))
+    with atomic_path(path) as unfinished:
+        return make(job, unfinished)
 
 
 def _complete(folder: Path, names: Mapping[str, Any]) -> bool:

@@ -1,7 +1,4 @@
-"""Optimizer, rate schedule and gradient clipping: the paper's training recipe, from SOLVER.*.
-
-Parameters with the same rate and decay share a group, so that the fused kernels see few, long lists.
-"""
+"""Optimizer, learning-rate schedule and gradient clipping from SOLVER.*: the paper's training recipe."""
 
 import math
 import warnings
@@ -33,9 +30,9 @@ def parameter_groups(
     weight_decay_embed: float,
     backbone_multiplier: float,
 ) -> list[dict[str, Any]]:
-    """Every trainable parameter of `model` once, grouped by (rate, decay).
+    """Group the trainable parameters of `model` by (rate, decay): fused kernels need few groups.
 
-    The backbone's rate is multiplied; norms, embeddings and position tables have decays of their own.
+    The backbone's rate is multiplied; norms, embeddings and position tables have separate decays.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
@@ -56,10 +53,10 @@ def parameter_groups(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """The optimizer SOLVER.OPTIMIZER over the groups of `model`, fused where the device can.
+    """Return the optimizer SOLVER.OPTIMIZER of `model`, fused where the device supports it.
 
     Raises:
-        ValueError: SOLVER.OPTIMIZER is not known.
+        ValueError: SOLVER.OPTIMIZER is unknown.
     """
     solver = cfg.SOLVER
     groups = parameter_groups(
@@ -74,28 +71,24 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if solver.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)
     if solver.OPTIMIZER == "SGD":
-        fused = fused and not is_sharded(model)  # torch's fused SGD takes no weights in parts
+        fused = fused and not is_sharded(model)  # torch's fused SGD does not support sharded weights
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; known are: ADAMW, SGD")
 
 
 def multi_step(solver: CfgNode) -> Factor:
-    """Times GAMMA from each of STEPS on."""
+    """Multiply by GAMMA at each of STEPS."""
     return lambda step: solver.GAMMA ** sum(step >= milestone for milestone in solver.STEPS)
 
 
 def polynomial(solver: CfgNode) -> Factor:
-    """(1 - step/MAX_ITER)^POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING."""
-
-    def factor(step: int) -> float:
-        left = max(0.0, 1 - step / solver.MAX_ITER)
-        return max(left**solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING)
-
-    return factor
+    """Decay as (1 - step/MAX_ITER)^POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING."""
+    power, end = solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING
+    return lambda step: max(max(0.0, 1 - step / solver.MAX_ITER) ** power, end)
 
 
 def cosine(solver: CfgNode) -> Factor:
-    """Half a cosine from 1 to 0 at MAX_ITER."""
+    """Decay as half a cosine from 1 to 0 at MAX_ITER."""
     return lambda step: (1 + math.cos(math.pi * min(1.0, step / solver.MAX_ITER))) / 2
 
 
@@ -107,10 +100,10 @@ SCHEDULES: dict[str, Callable[[CfgNode], Factor]] = {
 
 
 def warmup(solver: CfgNode) -> Factor:
-    """From WARMUP_FACTOR to 1 in WARMUP_ITERS steps: linearly, or at once at their end ("constant").
+    """Rise from WARMUP_FACTOR to 1 in WARMUP_ITERS steps: linearly, or in one jump at the end ("constant").
 
     Raises:
-        ValueError: WARMUP_METHOD is neither.
+        ValueError: WARMUP_METHOD is unknown.
     """
     if solver.WARMUP_METHOD not in ("linear", "constant"):
         raise ValueError(f"SOLVER.WARMUP_METHOD is '{solver.WARMUP_METHOD}'; known are: linear, constant")
@@ -125,27 +118,27 @@ def warmup(solver: CfgNode) -> Factor:
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
-    """The schedule SOLVER.LR_SCHEDULER_NAME times its warm-up; one `step()` a training step.
+    """Return the schedule SOLVER.LR_SCHEDULER_NAME times the warm-up, with one `step()` per training step.
 
     Raises:
-        ValueError: the schedule's name is not known.
+        ValueError: SOLVER.LR_SCHEDULER_NAME is unknown.
     """
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in SCHEDULES:
         raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is '{name}'; known are: {', '.join(sorted(SCHEDULES))}")
     # A step skipped for a non-finite gradient advances the schedule but not the optimizer; torch would warn.
     warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
-    shape, rise = SCHEDULES[name](cfg.SOLVER), warmup(cfg.SOLVER)
-    return LambdaLR(optimizer, lambda step: shape(step) * rise(step))
+    decay, rise = SCHEDULES[name](cfg.SOLVER), warmup(cfg.SOLVER)
+    return LambdaLR(optimizer, lambda step: decay(step) * rise(step))
 
 
 def build_clipper(cfg: CfgNode) -> Clipper:
-    """A function that clips the gradients as SOLVER.CLIP_GRADIENTS says.
+    """Return a function that clips gradients as SOLVER.CLIP_GRADIENTS says.
 
-    It returns the norm of the whole gradient as it was before: what tells that a gradient is not finite.
+    It returns the norm of the whole gradient before clipping, which shows if a gradient is not finite.
 
     Raises:
-        ValueError: CLIP_TYPE is not known.
+        ValueError: CLIP_TYPE is unknown.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
@@ -173,5 +166,5 @@ def build_clipper(cfg: CfgNode) -> Clipper:
 def _clip_norm(
     parameters: Iterable[nn.Parameter] | nn.Parameter, largest: float, norm_type: float = 2.0
 ) -> Tensor:
-    """torch's; the norm is of whole gradients, also where each process has a part of them."""
+    """Clip, and return the norm over all shards of the gradients."""
     return full_tensor(nn.utils.clip_grad_norm_(parameters, largest, norm_type))

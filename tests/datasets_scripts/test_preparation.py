@@ -54,18 +54,18 @@ def test_a_second_run_writes_nothing(tmp_path: Path, name: str):
 
 def interrupted_run(name: str, root: Path, workers: int, signal_number: int, after: int) -> None:
     """In a process of its own: when its last step of file number `after` comes, the script gets a signal."""
-    script_process, replace, count = os.getpid(), Path.replace, iter(range(10**6))
+    script_process, replace, count = os.getpid(), os.replace, iter(range(10**6))
 
-    def replace_or_stop(path: Path, target: Path) -> Path:
+    def replace_or_stop(path: Path, target: Path) -> None:
         with open(root / "processes", "a") as file:
             print(os.getpid(), file=file)
         if next(count) == after:
             os.kill(script_process, signal_number)
             if workers > 1:
                 time.sleep(20)
-        return replace(path, target)
+        replace(path, target)
 
-    Path.replace = replace_or_stop
+    os.replace = replace_or_stop
     run(name, root, workers=workers)
 
 
@@ -128,7 +128,7 @@ def test_a_killed_process_ends_the_script_with_a_line(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     coco.draw(tmp_path, counts=MANY)
-    monkeypatch.setattr(Path, "replace", die)
+    monkeypatch.setattr(os, "replace", die)
     with pytest.raises(SystemExit, match="1"):
         run("prepare_coco", tmp_path, workers=2)
     assert "try --workers 1" in capsys.readouterr().err
