@@ -6,6 +6,7 @@ the same name; a folder of label PNGs. See docs/custom_datasets.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from mask2former.data.datasets.semantic import (
 )
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
+from mask2former.data.records import Datasets
 from mask2former.utils.storage import to_path
 
 EXPECTED = (
@@ -103,6 +105,8 @@ def register_custom_dataset(
     classes: str | None = None,
     *,
     train_dataset: CustomDataset | None = None,
+    datasets: Datasets | None = None,
+    context: LoadContext | None = None,
 ) -> CustomDataset:
     """Register a custom dataset of any known format as `name`, and check its files.
 
@@ -112,41 +116,53 @@ def register_custom_dataset(
         annotations: a JSON, or a folder of label PNGs.
         classes: a file that names the classes of label PNGs; see `label_classes`.
         train_dataset: the dataset trained on, whose task and classes this dataset to test on must have.
+        datasets: gets the records, so that they are not read again.
+        context: what several datasets share while they are read.
 
     Raises:
         DatasetError: the format is unknown, or the dataset is broken; nothing is registered then.
     """
-    dataset, _ = register_and_read(
-        name, images, annotations, classes, train_dataset=train_dataset, context=LoadContext()
-    )
-    return dataset
-
-
-def register_and_read(
-    name: str,
-    images: str,
-    annotations: str,
-    classes: str | None = None,
-    *,
-    train_dataset: CustomDataset | None = None,
-    context: LoadContext,
-) -> tuple[CustomDataset, list[Record]]:
-    """Register and check a custom dataset as `register_custom_dataset` does; return its records too."""
     if name in DatasetCatalog:
         raise DatasetError(f"a dataset called '{name}' is registered already")
+    context = context or LoadContext()
     try:
         task, label_classes = register_files(
             name, images, annotations, classes, train_dataset=train_dataset, context=context
         )
-        records = DatasetCatalog.get(name, context)
-        dataset = _check(records, name, task, images, annotations, label_classes)
+        records, metadata = DatasetCatalog.get(name, context), MetadataCatalog.get(name)
+        class_names = metadata.thing_classes if task == "instance" else metadata.stuff_classes
+        _check(task, records, class_names, images, annotations)
+        dataset = CustomDataset(
+            name=name,
+            task=task,
+            evaluator_type=metadata.evaluator_type,
+            mappers=MAPPERS_BY_TASK[task],
+            classes=tuple(class_names),
+            thing_ids=tuple(sorted(metadata.thing_dataset_id_to_contiguous_id.values())),
+            images=tuple(record["file_name"] for record in records),
+            label_classes=label_classes,
+        )
         if train_dataset is not None:
             check_same_classes(annotations, dataset.classes, train_dataset.classes)
             warn_of_overlap(train_dataset.images, dataset.images)
     except DatasetError:
         forget(name)
         raise
-    return dataset, records
+    if datasets is not None:
+        datasets.prepare(name, records)
+    return dataset
+
+
+def _check(task: str, records: list[Record], classes: Sequence[str], images: str, annotations: str) -> None:
+    if not records:
+        raise DatasetError(f"{annotations}: there is no image in it")
+    check_files(records, images)
+    check_sizes(records)
+    if task == "instance":
+        check_annotations(records, classes, annotations)
+    elif task == "panoptic":
+        present = {segment["category_id"] for record in records for segment in record["segments_info"]}
+        warn_of_unused_classes(annotations, classes, present)
 
 
 def register_files(
@@ -273,38 +289,3 @@ def find_panoptic_root(panoptic_json: Path, context: LoadContext) -> str:
         if (candidate / png).is_file():
             return str(candidate)
     raise DatasetError(f"{panoptic_json}: its PNG {png} is in none of {', '.join(map(str, candidates))}")
-
-
-def _check(
-    records: list[Record],
-    name: str,
-    task: str,
-    images: str,
-    annotations: str,
-    label_classes: LabelClasses | None,
-) -> CustomDataset:
-    """Check the records of the dataset that was registered as `name`."""
-    metadata = MetadataCatalog.get(name)
-    classes = metadata.thing_classes if task == "instance" else metadata.stuff_classes
-    if not records:
-        raise DatasetError(f"{annotations}: there is no image in it")
-    check_files(records, images)
-    check_sizes(records)
-    if task == "instance":
-        check_annotations(records, classes, annotations)
-    elif task == "panoptic":
-        warn_of_unused_classes(annotations, classes, _classes_present(records))
-    return CustomDataset(
-        name=name,
-        task=task,
-        evaluator_type=metadata.evaluator_type,
-        mappers=MAPPERS_BY_TASK[task],
-        classes=tuple(classes),
-        thing_ids=tuple(sorted(metadata.thing_dataset_id_to_contiguous_id.values())),
-        images=tuple(record["file_name"] for record in records),
-        label_classes=label_classes,
-    )
-
-
-def _classes_present(records: list[Record]) -> set[int]:
-    return {segment["category_id"] for record in records for segment in record["segments_info"]}

@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
-from mask2former.data.custom.dataset import CustomDataset, forget, register_and_read, register_as_found
+from mask2former.data.custom.dataset import CustomDataset, forget, register_as_found, register_custom_dataset
 from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
@@ -118,12 +118,12 @@ def _register(given: Given, datasets: Datasets) -> tuple[CustomDataset | None, C
     context, train, val = LoadContext(), None, None
     if given.train_images and given.train_annotations:
         paths = given.train_images, given.train_annotations
-        train, records = register_and_read(TRAIN, *paths, given.classes, context=context)
-        datasets.prepare(TRAIN, records)
+        train = register_custom_dataset(TRAIN, *paths, given.classes, datasets=datasets, context=context)
     if given.val_images and given.val_annotations:
         paths = given.val_images, given.val_annotations
-        val, records = register_and_read(VAL, *paths, given.classes, train_dataset=train, context=context)
-        datasets.prepare(VAL, records)
+        val = register_custom_dataset(
+            VAL, *paths, given.classes, train_dataset=train, datasets=datasets, context=context
+        )
         if val.task == "instance":
             check_areas(given.val_annotations, context)
     _log(train, val)
