@@ -83,7 +83,7 @@ def inference_on_dataset(
             progress.add_time("compute")
             evaluator.process(inputs, outputs)
             progress.add_time("evaluation")
-    progress.log_end()
+    logger.info("Inference done: %s", str(progress))
     return evaluator.evaluate()
 
 
@@ -120,10 +120,6 @@ class _Progress:
         now = time.perf_counter()
         self._seconds[part] += now - self._mark
         self._mark = now
-
-    def log_end(self) -> None:
-        """Log the totals; a loader may end early."""
-        logger.info("Inference %s: %s", "done" if self._done == self._total else "stopped", str(self))
 
     def __str__(self) -> str:
         done = max(self._done, 1)

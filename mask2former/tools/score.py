@@ -1,42 +1,153 @@
 """Compute a metric from files of predictions and ground truth."""
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from mask2former.evaluation.cityscapes import ap, iou
-from mask2former.evaluation.coco import ap as coco_ap
+from mask2former.evaluation.cityscapes import ap as cityscapes_ap
+from mask2former.evaluation.cityscapes import iou as cityscapes_iou
+from mask2former.evaluation.coco.ap import with_boundary
+from mask2former.evaluation.common.boundary import RATIO
+from mask2former.evaluation.common.json_files import load_json
 from mask2former.evaluation.common.report import metrics_json, metrics_table
-from mask2former.evaluation.panoptic import quality
-from mask2former.evaluation.semantic import miou
+from mask2former.evaluation.evaluator import Metrics
+from mask2former.evaluation.panoptic.counts import Rules
+from mask2former.evaluation.panoptic.quality import panoptic_quality
+from mask2former.evaluation.semantic.miou import mean_iou_of_folders
+from mask2former.utils.label_maps import IGNORE_LABEL
 
-METRICS = {  # command -> module, summary
-    "panoptic": (quality, "panoptic quality: COCO, ADE20K, Cityscapes, Mapillary"),
-    "instances": (coco_ap, "average precision of instance masks: COCO, ADE20K, LVIS"),
-    "semantic": (miou, "mean IoU of label maps"),
-    "cityscapes-instances": (ap, "Cityscapes' average precision of instance masks"),
-    "cityscapes-semantic": (iou, "Cityscapes' IoU of label maps"),
-}
+Compute = Callable[[argparse.Namespace], Metrics]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="mask2former score", description=__doc__)
     commands = parser.add_subparsers(metavar="METRIC", required=True)
-    for name, (module, summary) in METRICS.items():
+    for name, (summary, define) in METRICS.items():
         command = commands.add_parser(name, help=summary, description=f"Compute {summary}.")
-        module.add_arguments(command)
+        command.set_defaults(compute=define(command))
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-        command.set_defaults(score=module.score)
     args = parser.parse_args(argv)
     try:
-        results = args.score(args)
+        metrics = args.compute(args)
     except (ValueError, OSError, MemoryError) as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"error: {message}\n")
         return 2
-    sys.stdout.write((metrics_json if args.json else metrics_table)(results) + "\n")
+    sys.stdout.write((metrics_json if args.json else metrics_table)(metrics) + "\n")
     return 0
+
+
+def _panoptic(parser: argparse.ArgumentParser) -> Compute:
+    parser.add_argument("--gt-json", required=True, help="panoptic JSON file of the ground truth")
+    parser.add_argument("--gt-dir", required=True, help="folder of its PNGs")
+    parser.add_argument("--pred-json", required=True, help="panoptic JSON file of the predictions")
+    parser.add_argument("--pred-dir", required=True, help="folder of their PNGs")
+    _add_boundary(parser)
+    parser.add_argument(
+        "--recount-areas", action="store_true", help="count ground-truth areas in the PNGs, ignore the JSON's"
+    )
+    _add_workers(parser)
+    return lambda args: panoptic_quality(
+        *(args.gt_json, args.gt_dir, args.pred_json, args.pred_dir),
+        rules=Rules(args.recount_areas, args.boundary),
+        workers=args.workers,
+    )
+
+
+def _instances(parser: argparse.ArgumentParser) -> Compute:
+    parser.add_argument(
+        "--gt", required=True, help="instance JSON file of the ground truth, in COCO's format"
+    )
+    parser.add_argument("--results", required=True, help="JSON file of results, in COCO's format")
+    _add_boundary(parser)
+    parser.add_argument("--lvis", action="store_true", help="follow LVIS' rules, for LVIS' annotations")
+    return lambda args: with_boundary(
+        load_json(args.gt, dict),
+        load_json(args.results, list),
+        args.boundary,
+        lvis_style=args.lvis,
+        gt_file=args.gt,
+        results_file=args.results,
+    )
+
+
+def _semantic(parser: argparse.ArgumentParser) -> Compute:
+    parser.add_argument("--gt-dir", required=True, help="folder of the ground-truth label maps")
+    parser.add_argument("--pred-dir", required=True, help="folder of the predictions, with the same names")
+    classes = parser.add_mutually_exclusive_group(required=True)
+    classes.add_argument("--num-classes", metavar="K", type=int, help="the classes are 0 to K - 1")
+    classes.add_argument(
+        "--label-ids", metavar="IDS", type=_labels, help="labels that are classes, such as 1-150 or 7,8,11-13"
+    )
+    parser.add_argument(
+        "--pred-label-ids",
+        metavar="IDS",
+        type=_labels,
+        help="their labels in the predictions, if they differ",
+    )
+    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="label of ignored pixels")
+    return lambda args: mean_iou_of_folders(
+        args.gt_dir,
+        args.pred_dir,
+        label_ids=range(args.num_classes) if args.label_ids is None else args.label_ids,
+        pred_label_ids=args.pred_label_ids,
+        ignore_label=args.ignore_label,
+    )
+
+
+def _cityscapes_instances(parser: argparse.ArgumentParser) -> Compute:
+    _add_cityscapes_folders(parser, "text files and masks")
+    parser.add_argument("--boundary", action="store_true", help="also compute boundary AP")
+    _add_workers(parser)
+    return lambda args: cityscapes_ap.score_folders(
+        args.gt_dir, args.pred_dir, boundary=args.boundary, workers=args.workers
+    )
+
+
+def _cityscapes_semantic(parser: argparse.ArgumentParser) -> Compute:
+    _add_cityscapes_folders(parser, "PNGs of label ids")
+    return lambda args: cityscapes_iou.score_folders(args.gt_dir, args.pred_dir)
+
+
+METRICS = {  # name -> summary, and the function that adds the flags
+    "panoptic": ("panoptic quality: COCO, ADE20K, Cityscapes, Mapillary", _panoptic),
+    "instances": ("average precision of instance masks: COCO, ADE20K, LVIS", _instances),
+    "semantic": ("mean IoU of label maps", _semantic),
+    "cityscapes-instances": ("Cityscapes' average precision of instance masks", _cityscapes_instances),
+    "cityscapes-semantic": ("Cityscapes' IoU of label maps", _cityscapes_semantic),
+}
+
+
+def _add_boundary(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--boundary",
+        nargs="?",
+        type=float,
+        const=RATIO,
+        metavar="RATIO",
+        help=f"also compute boundary metrics; RATIO of width to image diagonal: {RATIO}, Cityscapes: 0.005",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=1, help="threads that score images")
+
+
+def _add_cityscapes_folders(parser: argparse.ArgumentParser, predictions: str) -> None:
+    parser.add_argument(
+        "--gt-dir", required=True, help="folder of the ground truth's *_instanceIds.png files"
+    )
+    parser.add_argument("--pred-dir", required=True, help=f"folder of the predictions' {predictions}")
+
+
+def _labels(text: str) -> list[int]:
+    """Parse "1-3,7" into [1, 2, 3, 7]."""
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1-150 or 7,8,11-13")
+    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
+    return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]
 
 
 if __name__ == "__main__":

@@ -76,19 +76,6 @@ def test_progress_shows_seconds_and_eta(
     assert second.startswith("Inference: 2 of 2") and done.startswith("Inference done: 2 of 2")
 
 
-class ShortLoader(list[Any]):
-    """Loader that ends early."""
-
-    def __len__(self) -> int:
-        return 99
-
-
-def test_an_evaluation_that_ends_early_is_reported_as_stopped(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger=module.__name__):
-        inference_on_dataset(Replay(), ShortLoader(BATCHES), Recorder())
-    assert caplog.messages[-1].startswith("Inference stopped: 2 of 99 batches")
-
-
 def test_two_evaluators_of_the_same_task_are_an_error() -> None:
     both = DatasetEvaluators([Recorder("a"), Recorder("b")])
     assert inference_on_dataset(Replay(), BATCHES, both) == {"a": {"count": 3}, "b": {"count": 3}}

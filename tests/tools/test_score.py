@@ -36,10 +36,10 @@ def test_panoptic_quality_as_table_and_json(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_an_error_of_several_lines_is_printed_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(args: object) -> dict[str, float]:
+    def fail(*args: object, **options: object) -> dict[str, float]:
         raise ValueError("first\n  second")
 
-    monkeypatch.setattr(module.miou, "score", fail)
+    monkeypatch.setattr(module, "mean_iou_of_folders", fail)
     arguments = "--gt-dir", "x", "--pred-dir", "y", "--num-classes", 3
     assert score_error("semantic", *arguments) == "error: first second"
 

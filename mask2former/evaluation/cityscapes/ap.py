@@ -5,7 +5,6 @@ Predictions in files are in the benchmark's format, see `submission`.
 Shapes: `H, W` the image's sides in pixels, `P` predictions, `C` labels, `T` IoU thresholds.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -125,21 +124,6 @@ class CityscapesInstanceEvaluator(CityscapesEvaluator):
             score=partial(score_image, boundary=boundary),
             summarize=summary,
         )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `mask2former score cityscapes-instances`."""
-    parser.add_argument(
-        "--gt-dir", required=True, help="folder of the ground truth's *_instanceIds.png files"
-    )
-    parser.add_argument("--pred-dir", required=True, help="folder of the predictions' .txt files and masks")
-    parser.add_argument("--boundary", action="store_true", help="also compute boundary AP")
-    parser.add_argument("--workers", type=int, default=1, help="threads that score images")
-
-
-def score(args: argparse.Namespace) -> Metrics:
-    """Return the metrics of the folders that the flags name."""
-    return score_folders(args.gt_dir, args.pred_dir, boundary=args.boundary, workers=args.workers)
 
 
 def _annotations(image_id: object, truth: InstanceMap) -> list[JsonObject]:

@@ -5,7 +5,6 @@ Predictions in files are PNGs of Cityscapes' label ids, one for each image.
 Shapes: `H, W` the image's sides in pixels, `I` instance ids of an image, `L` label ids, from 0 on.
 """
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,19 +154,6 @@ class CityscapesSemSegEvaluator(CityscapesEvaluator):
         )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `mask2former score cityscapes-semantic`."""
-    parser.add_argument(
-        "--gt-dir", required=True, help="folder of the ground truth's *_instanceIds.png files"
-    )
-    parser.add_argument("--pred-dir", required=True, help="folder of the predictions' PNGs of label ids")
-
-
-def score(args: argparse.Namespace) -> Metrics:
-    """Return the metrics of the folders that the flags name."""
-    return score_folders(args.gt_dir, args.pred_dir)
-
-
 def _category_ids(category: str) -> list[int]:
     """Return all labels of a category, ignored ones too."""
     return [id for id, row in LABELS.items() if row["category"] == category]
@@ -179,12 +165,10 @@ def _iou(counts: Counts, metric: str, ids: list[int]) -> float:
     Pixels of evaluated labels outside of the group are false positives, those of ignored labels are not.
     """
     wrong = counts.confusion[np.setdiff1d(EVALUATED, ids)][:, ids].sum()
-    hits, total = {
-        "IoU": (counts.confusion[ids][:, ids], counts.confusion[ids]),
-        "IoU_category": (counts.confusion[ids][:, ids], counts.confusion[ids]),
-        "iIoU": (counts.objects[0, ids], counts.objects[2, ids]),
-        "iIoU_category": (counts.objects[1, ids], counts.objects[2, ids]),
-    }[metric]
+    if metric.startswith("iIoU"):
+        hits, total = counts.objects[int(metric == "iIoU_category"), ids], counts.objects[2, ids]
+    else:
+        hits, total = counts.confusion[ids][:, ids], counts.confusion[ids]
     union = total.sum() + wrong
     return float(hits.sum() / union) if union else float("nan")
 

@@ -24,25 +24,17 @@ SMALL = 100  # pixels; smaller objects need not be found
 class Matches:
     """The comparison of ground truth and predictions, of one image or of several.
 
-    Args:
-        true_label: (I,) label of each instance id.
-        is_wanted: (I,) bool, whether it must be found.
-        label: (P,) label of each prediction.
-        score: (P,) score of each prediction.
-        excused: (P,) fraction of the prediction's pixels that excuse it.
-        pred_place: (M,) index in P of each pair of the same label with an IoU above the lowest threshold.
-        true_place: (M,) index in I of each pair.
-        iou: (M,) IoU of each pair.
+    Pairs have the same label and an IoU above the lowest threshold.
     """
 
-    true_label: Array
-    is_wanted: Array
-    label: Array
-    score: Array
-    excused: Array
-    pred_place: Array
-    true_place: Array
-    iou: Array
+    true_label: Array  # (I,) label of each instance id
+    is_wanted: Array  # (I,) bool, whether it must be found
+    label: Array  # (P,) label of each prediction
+    score: Array  # (P,)
+    excused: Array  # (P,) fraction of its pixels that excuse it
+    pred_place: Array  # (M,) index in P of each pair
+    true_place: Array  # (M,) index in I of each pair
+    iou: Array  # (M,) IoU of each pair
 
 
 def shared_pixels(truth: InstanceMap, masks: RunLengthMasks) -> Array:

@@ -10,7 +10,6 @@ category, and at most 300 results per image count, of all categories together.
 Shapes, of the table of precisions: `T` IoU thresholds, `R` recalls, `K` categories, `A` area ranges.
 """
 
-import argparse
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from mask2former.evaluation.coco.precisions import (
     precisions,
     with_numbers,
 )
-from mask2former.evaluation.common.boundary import add_boundary_argument, check_ratio, ratio_of
+from mask2former.evaluation.common.boundary import check_ratio, ratio_of
 from mask2former.evaluation.common.json_files import (
     SUBMISSION,
     JsonObject,
@@ -52,6 +51,7 @@ METRICS: dict[str, tuple[slice | int, int]] = {  # name -> index in T, index in 
     "APm": (ALL, 2),
     "APl": (ALL, 3),
 }
+LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")  # of images
 FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}  # name -> LVIS' mark of rare, common, frequent categories
 
 
@@ -85,13 +85,12 @@ def average_precision(
     images = index_by(get_value(truth, "images", gt_file, list), "id", gt_file)
     categories = index_by(get_value(truth, "categories", gt_file, list), "id", gt_file)
     annotations = get_value(truth, "annotations", gt_file, list)
-    _check_truth(images, categories, annotations, gt_file)
+    _check_truth(images, categories, annotations, gt_file, lvis_style)
     for place, result in enumerate(results):
         _check_result(result, images, categories, f"{results_file}: item {place}")
     if boundary_ratio is not None:
         check_ratio(boundary_ratio)
     if lvis_style:
-        _check_lvis(images, categories, gt_file)
         results = _lvis_results(results, images, annotations)
 
     try:
@@ -189,28 +188,6 @@ class LVISEvaluator(COCOEvaluator):
     lvis_style = True
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `mask2former score instances`."""
-    parser.add_argument(
-        "--gt", required=True, help="instance JSON file of the ground truth, in COCO's format"
-    )
-    parser.add_argument("--results", required=True, help="JSON file of results, in COCO's format")
-    add_boundary_argument(parser)
-    parser.add_argument("--lvis", action="store_true", help="follow LVIS' rules, for LVIS' annotations")
-
-
-def score(args: argparse.Namespace) -> Metrics:
-    """Return the metrics of the files that the flags name."""
-    return with_boundary(
-        load_json(args.gt, dict),
-        load_json(args.results, list),
-        args.boundary,
-        lvis_style=args.lvis,
-        gt_file=args.gt,
-        results_file=args.results,
-    )
-
-
 def _metrics_of(table: Array, categories: Sequence[JsonObject], lvis_style: bool) -> Metrics:
     """Return the metrics of a table of precisions (T, R, K, A), with the categories (K,) in order."""
     metrics = {name: _mean(table[t, :, :, a]) for name, (t, a) in METRICS.items()}
@@ -246,23 +223,20 @@ def _lvis_results(
     ]
 
 
-def _check_truth(images: Table, categories: Table, annotations: list[Any], where: object) -> None:
+def _check_truth(
+    images: Table, categories: Table, annotations: list[Any], where: object, lvis_style: bool
+) -> None:
+    keys = {"height": object, "width": object} | (dict.fromkeys(LVIS_KEYS, list) if lvis_style else {})
     for id, image in images.items():
-        for key in ("height", "width"):
-            get_value(image, key, f"{where}: image {id}")
-    for place, annotation in enumerate(annotations):
-        get_value(annotation, "area", f"{where}: annotations[{place}]", float)
-        _check_known(annotation, images, categories, f"{where}: annotations[{place}]")
-
-
-def _check_lvis(images: Table, categories: Table, where: object) -> None:
-    for id, image in images.items():
-        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
-            get_value(image, key, f"{where}: image {id}", list)
-    for id, category in categories.items():
+        for key, kind in keys.items():
+            get_value(image, key, f"{where}: image {id}", kind)
+    for id, category in categories.items() if lvis_style else ():
         mark = get_value(category, "frequency", f"{where}: category {id}")
         if mark not in FREQUENCIES.values():
             raise ValueError(f"{where}: category {id}: 'frequency' is {mark!r}, expected r, c or f")
+    for place, annotation in enumerate(annotations):
+        get_value(annotation, "area", f"{where}: annotations[{place}]", float)
+        _check_known(annotation, images, categories, f"{where}: annotations[{place}]")
 
 
 def _check_known(record: Any, images: Table, categories: Table, where: str) -> None:

@@ -6,7 +6,6 @@ segment. Pixels outside of the image belong to no segment.
 Shapes: `H, W` the image's sides in pixels.
 """
 
-import argparse
 import math
 from typing import Any
 
@@ -44,18 +43,6 @@ def boundaries(labels: Array, distance: int) -> Array:
     down = _any_in_window((labels[1:] != labels[:-1])[:, distance:-distance], side - 1, axis=0)
     on_boundary[distance:-distance, distance:-distance] = across | down
     return on_boundary
-
-
-def add_boundary_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the flag `--boundary [RATIO]`."""
-    parser.add_argument(
-        "--boundary",
-        nargs="?",
-        type=float,
-        const=RATIO,
-        metavar="RATIO",
-        help=f"also compute boundary metrics; RATIO of width to image diagonal: {RATIO}, Cityscapes: 0.005",
-    )
 
 
 def check_ratio(ratio: float) -> None:

@@ -3,8 +3,7 @@
 Shapes: `H, W` the image's sides in pixels, `C` categories, `V` versions of the metric, see `counts`.
 """
 
-import argparse
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mask2former.evaluation.common.boundary import add_boundary_argument, ratio_of
+from mask2former.evaluation.common.boundary import ratio_of
 from mask2former.evaluation.common.json_files import (
     SUBMISSION,
     JsonObject,
@@ -53,11 +52,7 @@ class PanopticGroundTruth:
         annotations, (self.categories, image_ids) = read_once_per_machine(partial(_read_truth, json_file))
         self._annotations = annotations
         self._places = {image_id: place for place, image_id in enumerate(image_ids)}
-
-    @property
-    def image_ids(self) -> Collection[ImageId]:
-        """Return the annotated images, in the order of the file."""
-        return self._places.keys()
+        self.image_ids = self._places.keys()  # in the order of the file
 
     def annotation(self, image_id: ImageId) -> JsonObject:
         """Return the image's annotation; raise ValueError if there is none."""
@@ -98,7 +93,7 @@ class PanopticGroundTruth:
         """Raise ValueError unless each annotated image was predicted, and none twice."""
         if len(set(predicted)) != len(predicted):
             raise ValueError(f"{where}: an image was predicted more than once")
-        missing = self._places.keys() - set(predicted)
+        missing = self.image_ids - set(predicted)
         if missing:
             example = min(missing, key=str)
             raise ValueError(f"{where}: {len(missing)} images have no prediction, among them {example!r}")
@@ -223,23 +218,3 @@ class COCOPanopticEvaluator:
         # In one flat folder: names of folders become part of the file's name, and no name leads out of it
         name = self._truth.png_name(image_id).strip("/").replace("/", "_")
         return {"image_id": image_id, "file_name": f"{Path(name).stem}.png", "segments_info": infos}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `mask2former score panoptic`."""
-    parser.add_argument("--gt-json", required=True, help="panoptic JSON file of the ground truth")
-    parser.add_argument("--gt-dir", required=True, help="folder of its PNGs")
-    parser.add_argument("--pred-json", required=True, help="panoptic JSON file of the predictions")
-    parser.add_argument("--pred-dir", required=True, help="folder of their PNGs")
-    add_boundary_argument(parser)
-    parser.add_argument(
-        "--recount-areas", action="store_true", help="count ground-truth areas in the PNGs, ignore the JSON's"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="threads that score images")
-
-
-def score(args: argparse.Namespace) -> Metrics:
-    """Return the metrics of the files that the flags name."""
-    rules = Rules(args.recount_areas, args.boundary)
-    files = args.gt_json, args.gt_dir, args.pred_json, args.pred_dir
-    return panoptic_quality(*files, rules=rules, workers=args.workers)

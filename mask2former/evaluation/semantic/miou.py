@@ -6,9 +6,7 @@ ground truth ignores counts nowhere. A pixel that the prediction ignores is a mi
 false positive.
 """
 
-import argparse
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -165,10 +163,9 @@ class SemSegEvaluator:
         self._ignore_label: int = required_attribute(metadata, "ignore_label")
         has_ids = getattr(metadata, "stuff_dataset_id_to_contiguous_id", None) is not None
         self._dataset_ids = DatasetIds(metadata, "stuff_dataset_id_to_contiguous_id") if has_ids else {}
-        self._output_dir = Path(output_dir) if output_dir is not None else None
-        self._folder = (
-            self._output_dir / SUBMISSION / "semantic" if self._output_dir and save_predictions else None
-        )
+        self._output_dir = None if output_dir is None else Path(output_dir)
+        save = self._output_dir is not None and save_predictions
+        self._folder = Path(output_dir or "") / SUBMISSION / "semantic" if save else None
         classes = getattr(metadata, "official_label_ids", range(len(self._names)))
         ignored = getattr(metadata, "official_ignore_label", self._ignore_label)
         labels = [*classes, max(ignored, 0)]
@@ -196,7 +193,9 @@ class SemSegEvaluator:
             if self._output_dir is not None:
                 self._predictions += self._encode(labels, str(record["file_name"]))
             if self._folder is not None:
-                self._write(self._folder, pred, str(record["file_name"]))
+                self._written.append(f"{Path(record['file_name']).stem}.png")
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_label_map(self._folder / self._written[-1], self._official[pred])
                 if not any(key in record for key in TRUTH_KEYS):
                     continue
             file, true = true_labels(record, self._ignore_label)
@@ -226,12 +225,6 @@ class SemSegEvaluator:
             return {}
         return {"sem_seg": mean_iou(confusion, self._names)}
 
-    def _write(self, folder: Path, pred: Array, file_name: str) -> None:
-        name = f"{Path(file_name).stem}.png"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_label_map(folder / name, self._official[pred])
-        self._written.append(name)
-
     def _encode(self, labels: Tensor, file_name: str) -> list[JsonObject]:
         """Return an RLE for each class in a label map (H, W)."""
         return [
@@ -260,46 +253,3 @@ def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Arra
         return file, read_label_map(file) if table is None else _read_relabeled(file, table)
     segments = get_value(record, "segments_info", panoptic)
     return str(panoptic), semantic_from_panoptic(read_segment_ids(panoptic), segments, ignore_label)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `mask2former score semantic`."""
-    parser.add_argument("--gt-dir", required=True, help="folder of the ground-truth label maps")
-    parser.add_argument("--pred-dir", required=True, help="folder of the predictions, with the same names")
-    classes = parser.add_mutually_exclusive_group(required=True)
-    classes.add_argument(
-        "--num-classes", dest="label_ids", metavar="K", type=_first_labels, help="the classes are 0 to K - 1"
-    )
-    classes.add_argument(
-        "--label-ids", metavar="IDS", type=_labels, help="labels that are classes, such as 1-150 or 7,8,11-13"
-    )
-    parser.add_argument(
-        "--pred-label-ids",
-        metavar="IDS",
-        type=_labels,
-        help="their labels in the predictions, if they differ",
-    )
-    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="label of ignored pixels")
-
-
-def score(args: argparse.Namespace) -> Metrics:
-    """Return the metrics of the folders that the flags name."""
-    return mean_iou_of_folders(
-        args.gt_dir,
-        args.pred_dir,
-        label_ids=args.label_ids,
-        pred_label_ids=args.pred_label_ids,
-        ignore_label=args.ignore_label,
-    )
-
-
-def _first_labels(text: str) -> range:
-    return range(int(text))
-
-
-def _labels(text: str) -> list[int]:
-    """Parse "1-3,7" into [1, 2, 3, 7]."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1-150 or 7,8,11-13")
-    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-    return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]
