@@ -1,7 +1,9 @@
-"""Segmenting images with a trained model: from a path, an address or an array to a `Result`.
+"""Segmentation of images with a trained model: from a path, a URL or an array to a `Result`.
 
 Shapes: `H, W` the original image's sides in pixels, `h, w` those of the resized one, `K` classes.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
@@ -10,7 +12,7 @@ from typing import Any, cast, overload
 
 from fvcore.common.config import CfgNode
 
-from mask2former.config import config_from_text
+from mask2former.config import config_from_text, load_config
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import checkpoint_metadata
@@ -21,8 +23,8 @@ from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
 from mask2former.utils.image_io import Array, ImageSource, read_image
 from mask2former.utils.visualize import Color, class_colors
-from mask2former.weights import model_zoo as zoo
 from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
+from mask2former.weights.model_zoo import backbone_origin, find_model
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 
@@ -31,20 +33,21 @@ BACKBONE_FOLDER = "ImageNetPretrained"  # where Detectron2 keeps backbones
 
 
 class UntrainedModelError(ValueError):
-    """There are no trained weights: whatever the model drew would be noise."""
+    """A model without trained weights, whose predictions would be noise."""
 
 
 class Predictor:
-    """Segments images.
+    """Segmentation of images with a trained model.
 
     Args:
         cfg_or_checkpoint: a config whose MODEL.WEIGHTS is a trained model; or a checkpoint of this project,
-            by path or address, which holds its config. For changes to that one, see `stored_config`.
-        score_threshold: instances below it are left out of results. (Evaluation has no such threshold: AP is
-            measured over all of them.) Panoptic results follow MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD,
-            semantic ones TEST.AUG.
-        precision: "fp32", or "bf16", which is faster where the processor multiplies it (on x86: AMX or
-            AVX512_BF16, see `lscpu`; any recent GPU) and moves results a little.
+            by path or URL, which holds its config. To change that config, see `stored_config`.
+        checkpoint: the contents of MODEL.WEIGHTS, if they have been read already.
+        score_threshold: instances with a lower score are left out of results. (Evaluation has no such
+            threshold: AP is measured over all instances.) Panoptic results depend on
+            MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD instead, and TEST.AUG applies to semantic ones.
+        precision: "fp32", or "bf16", which is faster on processors that multiply it (on x86: AMX or
+            AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little.
 
     Raises:
         UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
@@ -56,15 +59,16 @@ class Predictor:
         self,
         cfg_or_checkpoint: CfgNode | str | PathLike[str],
         *,
+        checkpoint: Checkpoint | None = None,
         score_threshold: float = SCORE_THRESHOLD,
         precision: str = "fp32",
     ) -> None:
         if isinstance(cfg_or_checkpoint, CfgNode):
             cfg = cfg_or_checkpoint.clone()
-            require_trained_weights(cfg)
-            checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+            require_trained_weights(cfg.MODEL.WEIGHTS)
+            checkpoint = checkpoint or read_checkpoint(cfg.MODEL.WEIGHTS)
         else:
-            checkpoint = read_checkpoint(fspath(cfg_or_checkpoint))
+            checkpoint = checkpoint or read_checkpoint(fspath(cfg_or_checkpoint))
             cfg = stored_config(checkpoint)
         self.cfg = cfg
         self.score_threshold = score_threshold
@@ -79,6 +83,21 @@ class Predictor:
         metadata = checkpoint.metadata or checkpoint_metadata(cfg)
         self.class_names, self.colors = class_names_and_colors(metadata, num_classes)
 
+    @classmethod
+    def from_zoo(
+        cls, name: str, *, score_threshold: float = SCORE_THRESHOLD, precision: str = "fp32"
+    ) -> Predictor:
+        """Return a predictor with a published model, such as "coco-panoptic-swin-l".
+
+        Its weights are downloaded once, into iopath's cache. `mask2former zoo` lists the names.
+
+        Raises:
+            ValueError: no published model has that name; the message has the nearest names.
+            WeightsError: the weights cannot be downloaded or read.
+        """
+        cfg, checkpoint = zoo_model(name)
+        return cls(cfg, checkpoint=checkpoint, score_threshold=score_threshold, precision=precision)
+
     @overload
     def __call__(self, source: ImageSource) -> Result: ...
     @overload
@@ -86,8 +105,8 @@ class Predictor:
     def __call__(self, source: ImageSource | Sources, batch_size: int = 1) -> Result | list[Result]:
         """Segment one image, or several, up to `batch_size` at a time.
 
-        Images go through the model together only where they fill the same frame, so that a result does not
-        depend on the images beside it.
+        Only images that are padded to the same size share a batch, so that a result does not depend on the
+        other images.
 
         Raises:
             ImageError: a source is not an image; the message names it.
@@ -103,37 +122,37 @@ class Predictor:
         return [results[i] for i in range(len(images))]
 
     def _batches(self, images: Sequence[Array], batch_size: int) -> Iterator[list[int]]:
-        """The numbers of images that are padded to the same size, `batch_size` at a time."""
-        frames: dict[tuple[int, ...], list[int]] = {}
+        """Yield the indices of images that are padded to the same size, `batch_size` at a time."""
+        indices_of: dict[tuple[int, ...], list[int]] = {}  # by padded size
         for i, image in enumerate(images):
             divisor = self.model.size_divisibility
             resized = self.mapper.resizes((image.shape[0], image.shape[1]))
-            frame = tuple(-(-side // divisor) for size in resized for side in size)
-            frames.setdefault(frame, []).append(i)
-        for numbers in frames.values():
-            yield from (numbers[i : i + batch_size] for i in range(0, len(numbers), batch_size))
+            padded = tuple(-(-side // divisor) for size in resized for side in size)
+            indices_of.setdefault(padded, []).append(i)
+        for indices in indices_of.values():
+            yield from (indices[i : i + batch_size] for i in range(0, len(indices), batch_size))
 
     def _predict(self, images: Sequence[Array]) -> list[Result]:
-        """Results of images (H, W, 3) in one batch."""
+        """Return the results of images (H, W, 3) in one batch."""
         inputs = [self.mapper.inputs(image) for image in images]
         outputs = (self.augmented or self.model).predict(inputs, compact=True)
         return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
 
     def _result(self, image: Array, output: Mapping[str, Any]) -> Result:
-        facts: dict[str, Any] = {"empty_reasons": {}}
+        fields: dict[str, Any] = {"empty_reasons": {}}
         if "label_map" in output:
-            facts["semantic"] = output["label_map"].cpu().numpy()
+            fields["semantic"] = output["label_map"].cpu().numpy()
         if "panoptic_seg" in output:
             ids, segments = output["panoptic_seg"]
-            facts["panoptic"] = Panoptic(ids.cpu().numpy(), segments)
+            fields["panoptic"] = Panoptic(ids.cpu().numpy(), segments)
             if not segments:
-                facts["empty_reasons"]["panoptic"] = self._no_segments(float(output["best_query_score"]))
+                fields["empty_reasons"]["panoptic"] = self._no_segments(float(output["best_query_score"]))
         if "instances" in output:
             candidates = output["instances"].to("cpu")
-            facts["instances"] = self._above_threshold(candidates)
-            if not len(facts["instances"]):
-                facts["empty_reasons"]["instance"] = self._no_instances(candidates)
-        return Result(image, self.class_names, colors=self.colors, **facts)
+            fields["instances"] = self._above_threshold(candidates)
+            if not len(fields["instances"]):
+                fields["empty_reasons"]["instance"] = self._no_instances(candidates)
+        return Result(image, self.class_names, colors=self.colors, **fields)
 
     def _above_threshold(self, candidates: Instances) -> Instances:
         visible = candidates.pred_masks.areas() > 0
@@ -161,10 +180,25 @@ class Predictor:
         )
 
 
-def stored_config(checkpoint: Checkpoint) -> CfgNode:
-    """The config that a checkpoint of this project holds, with MODEL.WEIGHTS set to its file.
+def zoo_model(name: str, opts: Sequence[Any] = ()) -> tuple[CfgNode, Checkpoint]:
+    """Return the config of a published model, with `opts` (KEY VALUE ...) merged, and its downloaded weights.
 
-    The device is chosen anew, and the datasets it was trained on need not exist.
+    Raises:
+        ValueError: no published model has that name, or a key or value is wrong.
+        WeightsError: the weights cannot be downloaded or read.
+    """
+    model = find_model(name)
+    cfg = load_config(model.config, ["MODEL.WEIGHTS", model.weights, *opts])
+    try:
+        return cfg, read_checkpoint(cfg.MODEL.WEIGHTS)
+    except WeightsError as error:
+        raise WeightsError(name, str(error)) from error
+
+
+def stored_config(checkpoint: Checkpoint) -> CfgNode:
+    """Return the config that a checkpoint of this project holds, with MODEL.WEIGHTS set to its file.
+
+    MODEL.DEVICE becomes "auto", and DATASETS empty, because the datasets may not be on this machine.
 
     Raises:
         WeightsError: it holds no config.
@@ -178,24 +212,23 @@ def stored_config(checkpoint: Checkpoint) -> CfgNode:
     return cfg
 
 
-def require_trained_weights(cfg: CfgNode) -> None:
-    """Refuse what, by its name, cannot be a trained model; nothing is read or downloaded.
+def require_trained_weights(weights: str) -> None:
+    """Check that the value of MODEL.WEIGHTS can be a trained model, by its name alone.
 
     Raises:
-        UntrainedModelError: MODEL.WEIGHTS is empty or a backbone trained on ImageNet.
+        UntrainedModelError: it is empty or a backbone trained on ImageNet.
     """
-    weights = cfg.MODEL.WEIGHTS
-    noise = "anything drawn with it would be noise"
+    noise = "its predictions would be noise"
     if not weights:
         raise UntrainedModelError(f"MODEL.WEIGHTS is empty: the model is untrained, {noise}")
-    if BACKBONE_FOLDER in weights or zoo.backbone_origin(PurePath(weights).name):
+    if BACKBONE_FOLDER in weights or backbone_origin(PurePath(weights).name):
         raise UntrainedModelError(
             f"MODEL.WEIGHTS is {weights}, a backbone trained on ImageNet: the head is untrained, {noise}"
         )
 
 
 def class_names_and_colors(metadata: Mapping[str, Any], num_classes: int) -> tuple[list[str], list[Color]]:
-    """The K names and RGB colors of a model's classes, made up where the metadata has none for so many."""
+    """Return the K names and RGB colors of a model's classes, or generic ones if the metadata has not K."""
     for kind in ("stuff", "thing"):
         names = metadata.get(f"{kind}_classes") or ()
         if len(names) == num_classes:

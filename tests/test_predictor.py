@@ -1,6 +1,7 @@
-"""The predictor against the model itself, on images of several kinds, from checkpoints on disk."""
+"""The predictor compared with the model itself, on images of several kinds, from checkpoints on disk."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as rle
 from tiny_checkpoint import METADATA, NAMES, TINY, save_tiny_checkpoint, tiny_config
+from web_server import web
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
@@ -21,7 +23,11 @@ from mask2former.predictor import (
 from mask2former.utils.image_io import ImageError
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
 from mask2former.utils.visualize import class_colors
+from mask2former.weights import model_zoo
 from mask2former.weights.load import WeightsError, read_checkpoint
+from mask2former.weights.model_zoo import find_model
+
+__all__ = ["web"]
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +44,13 @@ def random_image(height=90, width=140, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_a_checkpoint_is_enough_alone(checkpoint, predictor):
+def test_a_checkpoint_is_sufficient(checkpoint, predictor):
     assert predictor.class_names == NAMES
     assert predictor.colors == [tuple(color) for color in METADATA["stuff_colors"]]
     assert Path(predictor.cfg.MODEL.WEIGHTS) == checkpoint
 
 
-def test_results_are_the_models_at_the_original_size(predictor):
+def test_results_are_those_of_the_model_at_the_original_size(predictor):
     image = random_image()
     result = predictor(image)
     resized = np.asarray(Image.fromarray(image).resize((100, 64), Image.Resampling.BILINEAR))
@@ -110,7 +116,7 @@ def test_wrong_sources_and_batch_size(predictor, tmp_path):
         predictor([random_image()], batch_size=0)
 
 
-def test_the_score_threshold_decides_and_an_empty_result_says_why(checkpoint):
+def test_instances_below_the_score_threshold_are_left_out(checkpoint):
     candidates = Predictor(checkpoint, score_threshold=0.0)(random_image()).instances
     assert len(candidates) == 10 * 2  # queries times thing classes
     strict = Predictor(checkpoint, score_threshold=0.99)(random_image())
@@ -133,7 +139,7 @@ def test_an_empty_panoptic_result_says_why(checkpoint):
     assert "keeps 1.5 of its mask" in Predictor(cfg)(random_image()).why_empty("panoptic")
 
 
-def test_a_semantic_model_has_labels_alone(checkpoint):
+def test_a_semantic_model_gives_only_a_label_map(checkpoint):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
     result = Predictor(cfg)(random_image())
@@ -191,14 +197,14 @@ def test_published_checkpoints_need_a_config(checkpoint, tmp_path):
         ("somewhere/swin_tiny_patch4_window7_224.pkl", "a backbone trained on ImageNet"),
     ],
 )
-def test_untrained_models_are_refused_without_a_download(weights, message):
+def test_untrained_models_are_an_error_before_any_download(weights, message):
     cfg = tiny_config()
     cfg.MODEL.WEIGHTS = weights
     with pytest.raises(UntrainedModelError, match=message):
         Predictor(cfg)
 
 
-def test_a_file_that_does_not_train_the_head_is_refused(checkpoint, tmp_path):
+def test_a_file_without_a_trained_head_is_an_error(checkpoint, tmp_path):
     weights = torch.load(checkpoint, weights_only=True)["model"]
     backbone = {name: tensor for name, tensor in weights.items() if name.startswith("backbone.")}
     torch.save({"model": backbone}, tmp_path / "mine.pth")
@@ -212,12 +218,16 @@ def test_a_file_that_does_not_train_the_head_is_refused(checkpoint, tmp_path):
         Predictor(cfg)
 
 
-def test_names_of_published_datasets_come_from_their_metadata(checkpoint, tmp_path):
-    torch.manual_seed(0)
+def tiny_coco_config():
     opts = {**TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 133, "MODEL.MASK_FORMER.THING_IDS": list(range(80))}
     del opts["DATASETS.TRAIN"], opts["DATASETS.TEST"]
     config_file = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
-    cfg = load_config(config_file, [part for item in opts.items() for part in item])
+    torch.manual_seed(0)
+    return load_config(config_file, [part for item in opts.items() for part in item])
+
+
+def test_names_of_published_datasets_come_from_their_metadata(tmp_path):
+    cfg = tiny_coco_config()
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "coco.pth")
     cfg.MODEL.WEIGHTS = str(tmp_path / "coco.pth")
     names = Predictor(cfg).class_names
@@ -248,13 +258,13 @@ def test_a_model_of_one_task(checkpoint, predictor, task):
 
 
 @pytest.mark.parametrize("what", ["semantic", "panoptic"])
-def test_ids_are_not_saved_with_loss(predictor, tmp_path, what):
+def test_ids_are_saved_as_png_only(predictor, tmp_path, what):
     with pytest.raises(ValueError, match=r"labels\.jpg: ids are saved as \.png"):
         predictor(random_image()).save(tmp_path / "labels.jpg", what)
     assert not list(tmp_path.iterdir())
 
 
-def test_names_where_metadata_has_none_for_so_many():
+def test_class_names_are_generic_if_the_metadata_has_another_number():
     metadata = {"stuff_classes": None, "thing_classes": ["a"], "thing_colors": [[1, 2, 3]] * 2}
     assert class_names_and_colors(metadata, 1) == (["a"], class_colors(1))
     names, colors = class_names_and_colors({"thing_classes": ["a"], "stuff_classes": ["a", "b"]}, 1)
@@ -268,3 +278,35 @@ def test_bf16_gives_a_result_and_an_unknown_precision_an_error(checkpoint):
     assert result.panoptic is not None and result.panoptic.ids.shape == (90, 140)
     with pytest.raises(ValueError, match="precision is 'fp8'; known are fp32, bf16"):
         Predictor(checkpoint, precision="fp8")
+
+
+def test_a_published_model_is_downloaded_once_by_its_name(web, monkeypatch, caplog, tmp_path):
+    folder, root, requests = web
+    cfg = tiny_coco_config()
+    state = {key: tensor.numpy() for key, tensor in build_model(cfg).state_dict().items()}
+    (folder / "coco.pkl").write_bytes(pickle.dumps({"model": state, "__author__": "the authors"}))
+    (tmp_path / "tiny.yaml").write_text(cfg.dump())
+    model = find_model("coco-panoptic-r50")._replace(
+        config=str(tmp_path / "tiny.yaml"), weights=f"{root}coco.pkl"
+    )
+    monkeypatch.setattr("mask2former.predictor.find_model", {model.name: model}.get)
+    monkeypatch.setitem(model_zoo.table(), "root", root)
+    first, second = (Predictor.from_zoo(model.name, score_threshold=0.1) for _ in range(2))
+    assert (len(first.class_names), first.class_names[0], first.score_threshold) == (133, "person", 0.1)
+    image = random_image()
+    np.testing.assert_array_equal(first(image).semantic, second(image).semantic)
+    assert requests == {"/coco.pkl": 1}
+    assert caplog.text.count("CC BY-NC 4.0") == 1
+
+
+def test_a_published_model_that_cannot_be_downloaded_is_one_line(web, monkeypatch, tmp_path):
+    _, root, _ = web
+    monkeypatch.setitem(model_zoo.table(), "root", root)
+    with pytest.raises(WeightsError) as error:
+        Predictor.from_zoo("coco-panoptic-r50")
+    file = "coco/panoptic/maskformer2_R50_bs16_50ep/model_final_94dc52.pkl"
+    message = str(error.value)
+    assert message.startswith(f"coco-panoptic-r50: {root}{file}: cannot be downloaded (")
+    assert "404" in message and f"to {tmp_path}/cache/" in message and "\n" not in message
+    with pytest.raises(ValueError, match="no published model 'r50'"):
+        Predictor.from_zoo("r50")

@@ -1,8 +1,8 @@
-"""The command `python -m mask2former.tools.analyze`: what a model's parts cost, counted and timed.
+"""The command `mask2former analyze`: count what the parts of a model cost, and time them.
 
-The counts need neither weights nor memory: see `mask2former/tools/flops.py`. The times are those of the model
-with fresh weights and an image of noise, on MODEL.DEVICE; in panoptic post-processing every query is kept,
-which is the most it can have to do.
+Counting needs neither weights nor memory: see `mask2former/tools/flops.py`. Timing runs the model with random
+weights on an image of noise, on MODEL.DEVICE. Its panoptic post-processing keeps every query, which is the
+most work it can have.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -35,30 +35,29 @@ from mask2former.tools.flops import (
     parts_watched,
     usual_sizes,
 )
-from mask2former.weights import model_zoo as zoo
+from mask2former.utils.aliases import run_alias
+from mask2former.weights import model_zoo
 
 PADDING = "normalize and pad"
 MILLION, GIGA = 1e6, 1e9
 
 
-def side(text: str) -> int:
-    """A side of an image, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"a side is a number of pixels, at least 1, not '{text}'")
-    return int(text)
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` on, for argparse."""
 
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not '{text}'")
+        return int(text)
 
-def count(text: str) -> int:
-    """A number of runs, for argparse."""
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"a number of runs is 0 or more, not '{text}'")
-    return int(text)
+    return parse
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What is to be analyzed: one config with its keys, or all published ones."""
+    """Return the flags: one config with its keys, or all published configs."""
     parser = argparse.ArgumentParser(
-        description="Parameters, multiply-adds, activations and times of a model's parts.",
+        prog="mask2former analyze",
+        description="Report parameters, multiply-adds, activations and times of the parts of a model.",
         epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --runs 0",
     )
     flag = parser.add_argument
@@ -67,11 +66,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag(
         "--size",
         nargs=2,
-        type=side,
+        type=whole_number(1),
         metavar=("H", "W"),
-        help="of the image, in pixels; default: the commonest of the dataset, resized as for evaluation",
+        help="of the image, in pixels; default: the most common of the dataset, resized as for evaluation",
     )
-    flag("--runs", type=count, default=5, metavar="N", help="timed runs, after one untimed; 0: none")
+    flag(
+        "--runs", type=whole_number(0), default=5, metavar="N", help="timed runs, after one untimed; 0: none"
+    )
     flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_intermixed_args(argv)
     if args.published == bool(args.config_file):
@@ -82,7 +83,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 class Stopwatch:
-    """Seconds by part: the time goes to the part that was entered last, first of all to PADDING."""
+    """Seconds by part; time counts for the part that was entered last, and for PADDING at first."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -90,7 +91,7 @@ class Stopwatch:
         self.part, self.since = PADDING, self._now()
 
     def enter(self, part: str) -> None:
-        """From here on, the time is that of `part`."""
+        """Count the time from now on for `part`."""
         now = self._now()
         self.seconds[self.part] += now - self.since
         self.part, self.since = part, now
@@ -102,7 +103,7 @@ class Stopwatch:
 
 
 def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
-    """Median seconds that each part takes for an image of `size`, and "all", over `runs` runs."""
+    """Return the median seconds of each part, and of "all", for an image of `size` over `runs` runs."""
     model.inference = replace(model.inference, object_mask_threshold=0.0)
     pixels = torch.randint(0, 256, (len(model.pixel_mean), *size), generator=torch.Generator().manual_seed(0))
     image = pixels.to(model.device, torch.uint8)
@@ -119,7 +120,7 @@ def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
 
 
 def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
-    """A row for each part and one for all; times where there are any."""
+    """Return a table with a row for each part and one for all; times only if there are any."""
     rows = [
         [
             part,
@@ -139,13 +140,13 @@ def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
 
 
 def kind_table(cost: Cost) -> str:
-    """GFLOPs of each part, by kind."""
+    """Return a table of the GFLOPs of each part by kind."""
     rows = [[part, *(cost.flops[part][kind] / GIGA for kind in KINDS)] for part in (*PARTS, REST)]
     return tabulate(rows, ["GFLOPs", *KINDS], floatfmt=".2f")
 
 
 def footnotes(cost: Cost, seconds: Mapping[str, float], model_device: torch.device, runs: int) -> list[str]:
-    """What is to be known beside the tables."""
+    """Return the lines below the tables."""
     lines = []
     if cost.published_flops:
         published = cost.published_flops / GIGA
@@ -154,21 +155,18 @@ def footnotes(cost: Cost, seconds: Mapping[str, float], model_device: torch.devi
         is_gpu = model_device.type == "cuda"
         machine = torch.cuda.get_device_name(model_device) if is_gpu else str(model_device)
         lines.append(
-            f"{1 / seconds['all']:.2f} images a second, median of {runs}, on {machine}, "
+            f"{1 / seconds['all']:.2f} images per second, median of {runs}, on {machine}, "
             f"{torch.get_num_threads()} CPU threads"
         )
-    if cost.uncounted:
-        names = ", ".join(f"{name} ({calls} calls)" for name, calls in cost.uncounted.items())
-        lines.append(f"NOT COUNTED, for want of a rule: {names}")
     return lines
 
 
 def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
-    """The report on one config, for an image of `size`.
+    """Return the report on one config, for an image of `size`.
 
     Raises:
         ValueError: the config is wrong, or its model has other parts.
-        RuntimeError: the device cannot run the model, as for want of memory.
+        RuntimeError: the device cannot run the model, for example because its memory is too small.
     """
     cost = count_cost(cfg, size)
     height, width = padded(size, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
@@ -181,7 +179,7 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
 
 
 def published_row(config: str, backbone: str) -> list[str]:
-    """A config's parameters and mean flops over its dataset's usual images, as published and here."""
+    """Return a config's parameters and its mean flops over the dataset's usual images, published and here."""
     cfg = load_config(config)
     counted = [(share, count_cost(cfg, size)) for size, share in usual_sizes(cfg).items()]
     parameters = sum(counted[0][1].parameters.values()) / MILLION
@@ -192,8 +190,8 @@ def published_row(config: str, backbone: str) -> list[str]:
 
 
 def published_tables() -> str:
-    """Markdown: one table for each folder of published configs."""
-    models = zoo.table()["models"]
+    """Return one Markdown table for each folder of published configs."""
+    models = model_zoo.table()["models"]
     tables: dict[str, list[str]] = {}
     for config in tqdm(models, unit="config"):
         rows = tables.setdefault(config.split("/")[0], [])
@@ -203,7 +201,11 @@ def published_tables() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: done; 1: the config is wrong or cannot run; 2: wrong flags."""
+    """Run the command.
+
+    Returns:
+        The exit code: 0 if done, 1 if the config is wrong or cannot run, 2 for wrong flags.
+    """
     args = parse_arguments(argv)
     if args.published:
         print(published_tables())
@@ -220,4 +222,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_alias("python -m mask2former.tools.analyze", "analyze"))

@@ -1,6 +1,6 @@
-"""What this machine has of what Mask2Former needs, to paste into an issue: `mask2former doctor`.
+"""The command `mask2former doctor`: report what is installed on this machine, to paste into an issue.
 
-Nothing is taken for granted, not even that torch can be imported: what fails is a line of the report.
+It works in a broken installation, even without torch: a check that fails is a line of the report.
 """
 
 import argparse
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mask2former.utils.aliases import run_alias
 from mask2former.version import __version__, commit
 
-Facts = Iterator[tuple[str, str]]  # a name, and what is to be said of it
+Facts = Iterator[tuple[str, str]]  # (name, value) pairs
 
 PACKAGE = Path(__file__).parents[1]
 COMPILED_FILES = ("_cpu.so", "_cuda.fatbin")  # in ops/, made at installation
-INSTRUCTIONS = r"avx2|avx512(f|bw|_bf16|_fp16)|amx_(tile|bf16)|asimd|sve2?|bf16|i8mm"  # what changes speeds
+INSTRUCTIONS = r"avx2|avx512(f|bw|_bf16|_fp16)|amx_(tile|bf16)|asimd|sve2?|bf16|i8mm"  # affect speed
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCE = 1e-4
 REBUILD = "get a C++ compiler (g++ or clang++), then install again; in a clone: pip install --no-deps -e ."
@@ -28,14 +29,15 @@ CUDA_TORCH = "get a CUDA build of torch: https://pytorch.org/get-started/locally
 CUDA_PARTS = "get NVRTC (pip install nvidia-cuda-nvrtc), or nvcc and install again"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
-    argparse.ArgumentParser(prog="python -m mask2former.tools.doctor", description=__doc__).parse_args(argv)
-    sys.stdout.write(report() + "\n")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    argparse.ArgumentParser(prog="mask2former doctor", description=__doc__).parse_args(argv)
+    print(report())
+    return 0
 
 
 def report() -> str:
-    """All that is known, one fact a line; the home folder is written as ~."""
+    """Return the report, one fact per line; the home folder is written as ~."""
     sections: dict[str, Callable[[], Facts]] = {
         "versions": _versions,
         "packages": _packages,
@@ -58,7 +60,7 @@ def _lines(title: str, facts: Callable[[], Facts]) -> Iterator[str]:
             yield f"  {name}: " + fact.replace("\n", "\n    ")
         if is_empty:
             yield "  nothing"
-    except Exception as error:  # a broken installation is what this is for
+    except Exception as error:  # the report must work in a broken installation
         yield f"  {_failure(error)}"
 
 
@@ -81,7 +83,7 @@ def _packages() -> Facts:
 
 
 def _requirements() -> list[str]:
-    """What pip installs with this package, which has to be installed itself for that to be known."""
+    """Return the packages that pip installs with this one, which is known only if this one is installed."""
     try:
         lines = metadata.requires("mask2former") or []
     except metadata.PackageNotFoundError:
@@ -103,7 +105,7 @@ def _processor() -> Facts:
 
 
 def _described_processor() -> tuple[str, list[str]]:
-    """The processor's name and those of its instruction sets that matter here, as far as Linux tells."""
+    """Return the processor's name and its relevant instruction sets; the latter are known on Linux alone."""
     path = Path("/proc/cpuinfo")
     text = path.read_text() if path.exists() else ""
     name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
@@ -126,7 +128,7 @@ def _gpu() -> Facts:
 
 
 def _driver() -> str | None:
-    """Version of the driver and names of the GPUs, independent of torch."""
+    """Return the version of the driver and the names of the GPUs, independent of torch."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return None
@@ -154,7 +156,7 @@ def _operator() -> Facts:
 
 
 def _status(name: str) -> str:
-    """Whether a backend computes what it should, on a small example."""
+    """Return whether a backend computes the right values on a small example."""
     from mask2former.ops import backends
 
     reason = backends.BACKENDS[name].why_unavailable()
@@ -168,7 +170,7 @@ def _status(name: str) -> str:
 
 
 def _worst_error(name: str) -> float:
-    """Of an output and its gradients, against PyTorch in float64."""
+    """Return the largest error of an output and its gradients, against PyTorch in float64."""
     import torch
 
     from mask2former.ops import backends
@@ -208,7 +210,7 @@ def _choice(device: str) -> str:
 
 
 def _missing() -> Facts:
-    """What is not there and should be, and how to get it."""
+    """Yield what is missing, and how to get it."""
     from mask2former.ops import backends
 
     absent = [name for name, fact in _packages() if fact == "MISSING"]
@@ -229,4 +231,4 @@ def _environment(variable: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_alias("python -m mask2former.tools.doctor", "doctor"))

@@ -1,27 +1,76 @@
-"""The published models: addresses, figures and license of their weights, from the table `model_zoo.json`."""
+"""Published models: names, URLs, figures and license of their weights, from the table `model_zoo.json`."""
 
+import difflib
 import json
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 TABLE = "model_zoo.json"
 
 
+class PublishedModel(NamedTuple):
+    """A model that the authors of Mask2Former trained; `figures` are those that they report."""
+
+    name: str
+    dataset: str
+    task: str
+    backbone: str
+    figures: dict[str, float]
+    config: str
+    weights: str  # a URL
+
+
 @cache
 def table() -> dict[str, Any]:
-    """The whole table: `root`, `license`, `backbones` and, by config file, `models`."""
+    """Return the whole table: `root`, `license`, `backbones` and, by config file, `models`."""
     return json.loads(resources.files("mask2former.weights").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
 def root() -> str:
-    """The address under which all published Mask2Former weights lie."""
+    """Return the URL under which all published Mask2Former weights lie."""
     return table()["root"]
 
 
+def published_models() -> dict[str, PublishedModel]:
+    """Return the published models by name, such as "coco-panoptic-swin-l"."""
+    models = {}
+    for config, row in table()["models"].items():
+        dataset, task = config.removesuffix(".yaml").replace("-segmentation", "").split("/")[:2]
+        # Swin-L was only pretrained on ImageNet-21k, so its name does not say so
+        backbone = row["backbone"].lower().replace(" (in21k)", "-in21k").replace("swin-l-in21k", "swin-l")
+        name = f"{dataset}-{task}-{backbone}"
+        url = root() + row["weights"]
+        models[name] = PublishedModel(name, dataset, task, row["backbone"], row["figures"], config, url)
+    return models
+
+
+def find_model(name: str) -> PublishedModel:
+    """Return the published model of that name.
+
+    Raises:
+        ValueError: there is none; the message has the nearest names.
+    """
+    models = published_models()
+    if name not in models:
+        near = ", ".join(difflib.get_close_matches(name, models)) or "none"
+        raise ValueError(f"no published model '{name}'; near it: {near} (`mask2former zoo` lists all)")
+    return models[name]
+
+
+def model_of_config(config_file: str) -> PublishedModel | None:
+    """Return the model published for a config; any path that ends in the config's name is accepted."""
+    given = PurePath(config_file).parts
+    for model in published_models().values():
+        parts = PurePath(model.config).parts
+        if given[-len(parts) :] == parts:
+            return model
+    return None
+
+
 def license_notice() -> str:
-    """What a download of published weights says."""
+    """Return the notice that a download of published weights logs."""
     license = table()["license"]
     return (
         f"These weights are published by the authors of Mask2Former under {license['name']} "
@@ -29,16 +78,6 @@ def license_notice() -> str:
     )
 
 
-def published_weights(config_file: str) -> str | None:
-    """The address of the weights published for a config, which may be any path that ends in its name."""
-    given = PurePath(config_file).parts
-    for name, model in table()["models"].items():
-        parts = PurePath(name).parts
-        if given[-len(parts) :] == parts:
-            return root() + model["weights"]
-    return None
-
-
 def backbone_origin(file_name: str) -> str | None:
-    """The address of the file that users of the published configs convert into `file_name`."""
+    """Return the URL of the file that users of the published configs convert into `file_name`."""
     return table()["backbones"].get(file_name)

@@ -78,7 +78,7 @@ def local_file(source: str | Path) -> Path:
     try:
         return local_copy(source)
     except (OSError, ValueError) as error:
-        advice = "download it by other means and set MODEL.WEIGHTS to the file"
+        advice = f"download it by other means, to {cached} or to a file that MODEL.WEIGHTS names"
         raise WeightsError(source, f"cannot be downloaded ({error}); {advice}") from error
 
 

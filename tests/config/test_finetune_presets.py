@@ -13,7 +13,7 @@ from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 from mask2former.engine.train import train
 from mask2former.modeling.mask_former import build_mask_former
-from mask2former.weights import model_zoo as zoo
+from mask2former.weights.model_zoo import model_of_config
 
 __all__ = ["restored_log", "tiny_shapes"]
 
@@ -32,7 +32,7 @@ def shapes_of(name):
 
 @pytest.mark.parametrize(("preset", "published"), STARTS.items())
 def test_a_preset_fits_the_published_weights_but_for_the_classes(preset, published):
-    assert zoo.published_weights(published) == load_config(preset).MODEL.WEIGHTS
+    assert model_of_config(published).weights == load_config(preset).MODEL.WEIGHTS
     found, expected = shapes_of(preset), shapes_of(published)
     assert found.keys() == expected.keys()
     differing = {key for key in found if found[key] != expected[key]}

@@ -42,7 +42,7 @@ def test_extending_its_config_brings_our_model(imports):
 
 def test_detectron2_is_not_imported_before_it_is_asked_for():
     run(
-        "import sys, mask2former, mask2former.tools.train, mask2former.tools.demo\n"
+        "import sys, mask2former, mask2former.tools.train, mask2former.tools.predict\n"
         "cfg = mask2former.get_cfg(); mask2former.add_maskformer2_config(cfg)\n"
         "cfg.MODEL.DEVICE = 'cpu'; mask2former.build_model(cfg)\n"
         "assert not any(name.startswith(('detectron2', 'torchvision')) for name in sys.modules)"

@@ -1,4 +1,4 @@
-"""The command that tells costs: what it prints and refuses, and that the page of costs shows the same."""
+"""The analyze command: its output and errors, and docs/costs.md, which must show the same figures."""
 
 import re
 from pathlib import Path
@@ -12,15 +12,15 @@ from mask2former.engine.build import build_model
 from mask2former.modeling import mask_former
 from mask2former.tools import analyze
 from mask2former.tools.analyze import main, published_row, published_tables, time_parts
-from mask2former.tools.flops import PARTS, RULES, count_cost
-from mask2former.weights import model_zoo as zoo
+from mask2former.tools.flops import PARTS, count_cost
+from mask2former.weights import model_zoo
 
 PAGE = Path(__file__).parents[2] / "docs" / "costs.md"
 TINY = ["--config-file", str(CONFIG), *tiny_options()]
 
 
 def cells(text, name):
-    """The numbers of the first row of that name."""
+    """Return the numbers in the first row that starts with `name`."""
     row = next(line for line in text.splitlines() if line.startswith(name))
     return [float(cell) for cell in row.removeprefix(name).split()]
 
@@ -35,12 +35,11 @@ def test_a_report(capsys):
     assert flops == pytest.approx(cost.flops["backbone"].total() / 1e9, abs=0.006)
     assert activations == pytest.approx(cost.activations["backbone"] / 1e6, abs=0.06)
     assert milliseconds > 0
-    assert re.search(r"[\d.]+ images a second, median of 2, on cpu", out)
+    assert re.search(r"[\d.]+ images per second, median of 2, on cpu", out)
     assert (
         f"as published, with mask logits at full size after every layer: {cost.published_flops / 1e9:.2f}"
         in out
     )
-    assert "NOT COUNTED" not in out
 
 
 def test_without_runs_nothing_is_timed(capsys, monkeypatch):
@@ -52,16 +51,8 @@ def test_without_runs_nothing_is_timed(capsys, monkeypatch):
     assert "second" not in out
 
 
-def test_what_is_not_counted_is_said(capsys, monkeypatch):
-    monkeypatch.delitem(RULES, "aten::convolution")
-    assert main([*TINY, "--runs", "0"]) == 0
-    assert re.search(
-        r"NOT COUNTED, for want of a rule: aten::convolution \(\d+ calls\)", capsys.readouterr().out
-    )
-
-
-def test_each_second_goes_to_its_part(monkeypatch):
-    """A clock that stands still but in the parts, whose seconds are known."""
+def test_time_counts_for_its_part(monkeypatch):
+    """Use a clock that advances only inside the parts, each by a known time."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(analyze.time, "perf_counter", lambda: clock.now)
     model = build_model(tiny_config()).eval()
@@ -115,7 +106,7 @@ def test_mistakes_are_one_line(capsys, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_no_memory_is_one_line(capsys, monkeypatch):
+def test_too_little_memory_is_one_line(capsys, monkeypatch):
     def refuse(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
@@ -145,7 +136,7 @@ def test_wrong_flags(capsys, arguments, message):
 
 
 def rows():
-    """Config -> the cells of its row on the page."""
+    """Return the cells of each config's row on the page."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     found = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines if "](../configs/" in line
@@ -153,8 +144,8 @@ def rows():
     return {re.search(r"\(\.\./configs/(.*?)\)", row[0])[1]: row for row in found}
 
 
-def test_the_page_shows_every_published_config_and_no_other():
-    assert rows().keys() == zoo.table()["models"].keys()
+def test_the_page_shows_exactly_the_published_configs():
+    assert rows().keys() == model_zoo.table()["models"].keys()
 
 
 @pytest.mark.parametrize(
@@ -167,7 +158,7 @@ def test_the_page_shows_every_published_config_and_no_other():
     ],
 )
 def test_the_page_shows_what_the_command_counts(config):
-    assert rows()[config] == published_row(config, zoo.table()["models"][config]["backbone"])
+    assert rows()[config] == published_row(config, model_zoo.table()["models"][config]["backbone"])
 
 
 def test_tables_of_the_published_configs(monkeypatch, capsys):
@@ -176,7 +167,7 @@ def test_tables_of_the_published_configs(monkeypatch, capsys):
         "ade20k/b.yaml": {"backbone": "B"},
         "coco/c.yaml": {"backbone": "C"},
     }
-    monkeypatch.setattr(zoo, "table", lambda: {"models": models})
+    monkeypatch.setattr(model_zoo, "table", lambda: {"models": models})
     monkeypatch.setattr(analyze, "published_row", lambda config, backbone: [config, backbone, "1", "2", "3"])
     assert main(["--published"]) == 0
     out = capsys.readouterr().out

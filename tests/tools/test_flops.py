@@ -1,4 +1,4 @@
-"""Costs: operators by hand, models by torch's and fvcore's own counters, published ones by the paper."""
+"""Costs: operators counted by hand, models by fvcore's own counter, published models by the paper."""
 
 import pytest
 import torch
@@ -6,23 +6,17 @@ import torch.nn.functional as F
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from tiny_runs import tiny_config
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
 from mask2former.modeling.transformer_decoder import masked
 from mask2former.ops import ms_deform_attn
 from mask2former.tools.flops import (
-    ATTENTION,
-    CONVOLUTION,
-    NORM,
     PARTS,
-    PRODUCT,
-    RESIZING,
-    CostCounter,
     check_parts,
+    count_activations,
     count_cost,
+    count_flops,
     usual_sizes,
 )
 
@@ -43,13 +37,9 @@ TINY = [
 ]
 
 
-def kind_total(cost, *kinds):
-    return sum(flops[kind] for flops in cost.flops.values() for kind in kinds)
-
-
 @pytest.fixture(params=TINY, ids=["resnet", "swin"])
 def tiny(request):
-    """A config, its cost, and its model without gradients, but where they could be had: one step a layer."""
+    """A config, its cost, and its model with frozen parameters."""
     model = build_model(request.param).eval().requires_grad_(False)
     return request.param, count_cost(request.param, SIZE), model
 
@@ -60,64 +50,43 @@ def sample(heads=2, channels=3, queries=5, points=4):
     return ms_deform_attn(value, ((2, 3),), locations, torch.zeros(1, queries, heads, 1, points))
 
 
+def attend():
+    return F.scaled_dot_product_attention(torch.zeros(1, 2, 3, 4), *[torch.zeros(1, 2, 5, 4)] * 2)
+
+
 @pytest.mark.parametrize(
-    ("compute", "flops"),
+    ("compute", "flops", "activations"),
     [
-        (lambda: F.conv2d(torch.zeros(1, 2, 5, 6), torch.zeros(4, 2, 3, 3), padding=1), 30 * 4 * 2 * 9),
-        (lambda: F.conv2d(torch.zeros(1, 4, 5, 6), torch.zeros(4, 2, 1, 1), groups=2), 30 * 4 * 2),
-        (lambda: F.conv_transpose2d(torch.zeros(1, 4, 5, 6), torch.zeros(4, 3, 2, 2), stride=2), 30 * 4 * 12),
-        (lambda: F.linear(torch.zeros(2, 7, 3), torch.zeros(5, 3), torch.zeros(5)), 14 * 15),
-        (lambda: F.linear(torch.zeros(7, 3), torch.zeros(5, 3)), 7 * 15),
-        (lambda: torch.zeros(2, 7, 3) @ torch.zeros(2, 3, 5), 2 * 7 * 15),
-        (
-            lambda: F.scaled_dot_product_attention(torch.zeros(1, 2, 3, 4), *[torch.zeros(1, 2, 5, 4)] * 2),
-            2 * 15 * (4 + 4),
-        ),
-        (sample, 5 * 2 * 4 * 3 * 4),
-        (lambda: F.layer_norm(torch.zeros(2, 6), [6], torch.ones(6), torch.zeros(6)), 5 * 12),
-        (lambda: F.group_norm(torch.zeros(1, 4, 3), 2, torch.ones(4), torch.zeros(4)), 5 * 12),
-        (lambda: F.interpolate(torch.zeros(1, 3, 2, 2), (4, 5), mode="bilinear"), 4 * 60),
-        (lambda: (torch.zeros(3, 4).sigmoid() + 1).transpose(0, 1).contiguous().view(12), 0),
+        (lambda: F.conv2d(torch.zeros(1, 4, 5, 6), torch.zeros(4, 2, 1, 1), groups=2), 30 * 4 * 2, 120),
+        (lambda: F.linear(torch.zeros(2, 7, 3), torch.zeros(5, 3), torch.zeros(5)), 14 * 15, 70),
+        (lambda: torch.zeros(2, 7, 3) @ torch.zeros(2, 3, 5), 2 * 7 * 15, 70),
+        (attend, 2 * 15 * (4 + 4), 24),
+        (sample, 5 * 2 * 4 * 3 * 4, 30),
+        (lambda: F.layer_norm((torch.zeros(3, 4).sigmoid() + 1).transpose(0, 1), [3]), 0, 0),
     ],
 )
-def test_an_operator_by_hand(compute, flops):
-    with torch.no_grad(), CostCounter() as counter:
+def test_flops_and_activations_of_an_operator(compute, flops, activations):
+    with torch.no_grad(), count_activations() as elements, count_flops() as counter:
         compute()
-    assert counter.total() == flops
-    assert not counter.uncounted
+    assert counter.get_total_flops() == 2 * flops
+    assert elements.get_total_flops() == activations
 
 
-def test_an_operator_without_a_rule_is_named():
-    with torch.no_grad(), CostCounter() as counter:
-        torch.cdist(torch.zeros(1, 3, 2), torch.zeros(1, 4, 2)).cumsum(0)
-    assert counter.uncounted == {"aten::_cdist_forward": 1, "aten::cumsum": 1}
-
-
-def test_products_are_those_of_torch_s_counter(tiny):
-    """It counts two for a multiply-add, and attention on a CPU where that is made of plain products."""
-    _, cost, model = tiny
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.network(torch.zeros(1, 3, *SIZE)).mask_logits()
-    assert 2 * kind_total(cost, CONVOLUTION, PRODUCT, ATTENTION) == counter.get_total_flops()
-    assert not cost.uncounted
-
-
-def test_the_backbone_is_that_of_fvcore(tiny):
-    """Fused attention aside, for which fvcore has no rule."""
+def test_the_backbone_counts_as_in_fvcore(tiny):
+    """Fused attention is left out, for which fvcore has no rule."""
     _, cost, model = tiny
     images = torch.zeros(1, 3, *SIZE)
-    flops = FlopCountAnalysis(model.backbone, images).set_op_handle("aten::batch_norm", None)
-    expected = {CONVOLUTION: ("conv",), PRODUCT: ("linear", "matmul"), NORM: ("layer_norm",)}
-    found = flops.unsupported_ops_warnings(False).by_operator()
-    for kind, names in expected.items():
-        assert cost.flops["backbone"][kind] == sum(found[name] for name in names), kind
-    if not cost.flops["backbone"][ATTENTION]:
+    found = FlopCountAnalysis(model.backbone, images).unsupported_ops_warnings(False).by_operator()
+    ours = cost.flops["backbone"]
+    assert ours["convolution"] == found["conv"]
+    assert ours["matrix product"] == found["linear"] + found["matmul"]
+    if not ours["attention"]:
         activations = ActivationCountAnalysis(model.backbone, images).unsupported_ops_warnings(False)
         assert cost.activations["backbone"] == activations.total()
 
 
 class Flat(nn.Module):
-    """The transformer decoder with tensors alone for arguments and results, as fvcore wants it."""
+    """The transformer decoder with tensors as arguments and results, which fvcore needs."""
 
     def __init__(self, predictor):
         super().__init__()
@@ -128,15 +97,12 @@ class Flat(nn.Module):
         return tuple(tensor for layer in predictions.layers for tensor in layer)
 
 
-def test_the_transformer_decoder_is_that_of_fvcore(tiny):
+def test_the_transformer_decoder_counts_as_in_fvcore(tiny):
     _, cost, model = tiny
     mask_features, memory = model.sem_seg_head.pixel_decoder(model.backbone(torch.zeros(1, 3, *SIZE)))
     flops = FlopCountAnalysis(Flat(model.sem_seg_head.predictor), (mask_features, *memory))
     found = flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
-    ours = cost.flops["transformer decoder"]
-    assert ours[PRODUCT] == found["linear"] + found["matmul"]
-    assert ours[NORM] == found["layer_norm"]
-    assert ours[RESIZING] == found["upsample_bilinear2d"]
+    assert cost.flops["transformer decoder"]["matrix product"] == found["linear"] + found["matmul"]
 
 
 def test_parameters_by_part(tiny):
@@ -146,8 +112,8 @@ def test_parameters_by_part(tiny):
     assert cost.parameters["backbone"] == sum(parameter.numel() for parameter in model.backbone.parameters())
 
 
-def test_the_published_graph(tiny, monkeypatch):
-    """Run as published: the mask logits of every prediction at full size, and only then resized."""
+def test_published_flops_are_those_of_full_size_masks(tiny, monkeypatch):
+    """Compare with a model that computes all mask logits at full size and then resizes them."""
     cfg, cost, _ = tiny
 
     def full_size_first(mask_embed, guide):
@@ -162,12 +128,12 @@ def test_the_published_graph(tiny, monkeypatch):
     assert cost.published_flops > cost.total_flops()
 
 
-def test_a_size_counts_as_it_is_padded():
+def test_sizes_count_as_padded():
     flops = [count_cost(TINY[0], size).flops for size in ((33, 70), (64, 96), (65, 96))]
     assert flops[0] == flops[1] != flops[2]
 
 
-def test_a_frozen_config_is_left_as_it_is():
+def test_counting_does_not_change_the_config():
     cfg = tiny_config()
     cfg.freeze()
     count_cost(cfg, SIZE)
@@ -183,8 +149,8 @@ def published(task, config):
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
-def test_the_paper_s_figures(task):
-    """Images are fitted so that R50 takes 226 GFLOPs; the others then must come out by themselves."""
+def test_figures_are_those_of_the_paper(task):
+    """The image sizes are fitted to the paper's 226 GFLOPs of R50; the other figures follow from them."""
     (r50, fitted), (r101, r101_flops), (swin_l, swin_l_flops) = (
         published(task, config) for config in (R50, R101, SWIN_L)
     )
@@ -210,11 +176,11 @@ def test_usual_sizes(config, sizes):
 
 def test_without_a_dataset_images_are_four_to_three():
     sizes = usual_sizes(load_config(f"coco/panoptic-segmentation/{R50}", ["DATASETS.TRAIN", ()]))
-    assert list(sizes) == [(800, 1067), (800, 1199)]  # the test set tells
+    assert list(sizes) == [(800, 1067), (800, 1199)]  # from the test set
     opts = ["DATASETS.TRAIN", (), "DATASETS.TEST", ()]
     assert usual_sizes(load_config(f"coco/panoptic-segmentation/{R50}", opts)) == {(800, 1067): 1}
 
 
-def test_a_model_of_other_parts_is_refused():
+def test_a_model_with_other_parts_is_an_error():
     with pytest.raises(ValueError, match=r"MODEL\.META_ARCHITECTURE.*Module without 'backbone'"):
         check_parts(nn.Module())

@@ -16,7 +16,7 @@ LEAVES = sorted(
 
 
 def rows():
-    """Config -> the cells of its row on the page."""
+    """Return the cells of each config's row on the page, by heading."""
     lines = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8").splitlines()
     header, found = [], {}
     for line in lines:
@@ -28,36 +28,41 @@ def rows():
     return found
 
 
-def test_every_published_config_has_weights_and_no_other():
+def test_exactly_the_published_configs_have_weights():
     assert len(LEAVES) == 47
     assert sorted(zoo.table()["models"]) == LEAVES
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
-        "configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
-        "/somewhere/configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
-    ],
-)
-def test_the_address_for_a_config(given):
-    address = "https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/panoptic/maskformer2_R50_bs16_50ep"
-    assert zoo.published_weights(given) == address + "/model_final_94dc52.pkl"
+@pytest.mark.parametrize("folder", ["", "configs/", "/somewhere/configs/"])
+def test_a_config_has_its_published_model(folder):
+    model = zoo.model_of_config(f"{folder}coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml")
+    url = "https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/panoptic/maskformer2_R50_bs16_50ep"
+    assert model.weights == url + "/model_final_94dc52.pkl"
+    assert model.name == "coco-panoptic-r50"
 
 
 @pytest.mark.parametrize("given", ["my.yaml", "maskformer2_R50_bs16_50ep.yaml", ""])
-def test_no_address_for_others(given):
-    assert zoo.published_weights(given) is None
+def test_other_configs_have_no_published_model(given):
+    assert zoo.model_of_config(given) is None
 
 
-def test_no_address_appears_twice():
-    addresses = [zoo.published_weights(config) for config in LEAVES]
-    assert len(set(addresses)) == len(addresses)
+def test_names_and_urls_are_unique():
+    models = zoo.published_models()
+    assert [model.config for model in models.values()] == list(zoo.table()["models"])
+    assert len({model.weights for model in models.values()}) == len(models) == len(LEAVES)
+    assert all(re.fullmatch("[a-z0-9-]+", name) for name in models)
+    swin = zoo.find_model("ade20k-semantic-swin-b-in21k")
+    assert (swin.dataset, swin.task, swin.backbone) == ("ade20k", "semantic", "Swin-B (IN21k)")
+    assert zoo.find_model("coco-panoptic-swin-l").figures["PQ"] == 57.8
 
 
-def test_figures_that_the_paper_gives():
-    """The tables of the paper, written down apart from the zoo's."""
+def test_an_unknown_name_is_an_error_with_the_nearest_names():
+    with pytest.raises(ValueError, match=r"'coco-panoptic-swinl'; near it: coco-panoptic-swin-l,"):
+        zoo.find_model("coco-panoptic-swinl")
+
+
+def test_figures_are_those_of_the_paper():
+    """Compare with figures copied from the tables of the paper."""
     figures = {name: model["figures"] for name, model in zoo.table()["models"].items()}
     assert figures["coco/panoptic-segmentation/maskformer2_R101_bs16_50ep.yaml"]["PQ"] == 52.6
     assert figures["coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml"]["boundary AP"] == 30.6
@@ -75,7 +80,8 @@ def test_the_page_shows_the_table():
         assert row["schedule"] == model["schedule"]
         for name, value in model["figures"].items():
             assert float(row[name]) == value
-        assert f"({zoo.published_weights(config)})" in row["weights"]
+        assert row["name"] == f"`{zoo.model_of_config(config).name}`"
+        assert f"({zoo.model_of_config(config).weights})" in row["weights"]
 
 
 def test_the_page_states_the_license():
@@ -85,7 +91,7 @@ def test_the_page_states_the_license():
     assert license["name"] in zoo.license_notice()
 
 
-def test_the_page_says_what_every_backbone_file_is_converted_from():
+def test_the_page_names_the_origin_of_every_backbone():
     page = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
     for name, origin in zoo.table()["backbones"].items():
         assert f"| `{name}` | {origin} |" in page

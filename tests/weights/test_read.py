@@ -1,21 +1,21 @@
 """Real files on disk and a real web server: what is read, what is refused, and what the user is told."""
 
 import gzip
-import http.server
 import pickle
-import threading
-from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from web_server import web
 
 from mask2former.utils import storage
 from mask2former.utils.storage import web_cache, web_url
 from mask2former.weights import model_zoo as zoo
 from mask2former.weights.read import WeightsError, local_file, read_checkpoint
+
+__all__ = ["web"]
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -216,35 +216,6 @@ def test_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_torch(tmp_path / "x.pth")
     assert is_sample(read_checkpoint("~/x.pth"))
-
-
-@pytest.fixture
-def web(tmp_path, monkeypatch):
-    """A server of the folder tmp_path/web that counts requests, and an empty cache in tmp_path/cache."""
-    folder = tmp_path / "web"
-    folder.mkdir()
-    requests = Counter()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def do_GET(self):
-            requests[self.path] += 1
-            super().do_GET()
-
-        def log_message(self, *_):
-            pass
-
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("no_proxy", "*")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield folder, f"http://127.0.0.1:{server.server_port}/", requests
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def test_a_download_is_made_once(web):

@@ -1,7 +1,7 @@
-"""The command `mask2former-demo`: draw what a trained model sees in images.
+"""The command `mask2former predict`: segment images with a trained model and draw the results.
 
-Each image's drawing gets the image's name in the output folder. An image that cannot be read is reported
-and the rest go on; the exit code then is 1.
+Each image's overlay gets the image's name in the output folder. An image that cannot be read is reported, the
+others are drawn, and the exit code is 1.
 """
 
 import argparse
@@ -23,12 +23,13 @@ from mask2former.predictor import (
     UntrainedModelError,
     require_trained_weights,
     stored_config,
+    zoo_model,
 )
 from mask2former.utils.image_io import EXTENSIONS, write_image
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
-from mask2former.weights import model_zoo as zoo
-from mask2former.weights.load import read_checkpoint
+from mask2former.weights.load import Checkpoint, read_checkpoint
+from mask2former.weights.model_zoo import license_notice, model_of_config
 
 DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 WEIGHTS = "MODEL.WEIGHTS"
@@ -36,15 +37,18 @@ FOUND = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags of the published demo."""
+    """Return the flags, which are those of the published demo and `--model`."""
     parser = argparse.ArgumentParser(
-        description="Draw what a trained model sees in images.",
-        epilog=f"Example: --input a.jpg --opts {WEIGHTS} model_final.pth",
+        prog="mask2former predict",
+        description="Segment images with a trained model and draw the results.",
+        epilog=f"Examples: --model coco-panoptic-r50 --input a.jpg; --input a.jpg --opts {WEIGHTS} model.pth",
     )
     flag = parser.add_argument
-    flag("--input", required=True, nargs="+", metavar="IMAGE", help="files, folders, globs or addresses")
+    flag("--input", required=True, nargs="+", metavar="IMAGE", help="files, folders, globs or URLs")
     flag("--output", default="output", help="folder, or for one image a file (default: ./output)")
-    flag("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
+    model = parser.add_mutually_exclusive_group().add_argument
+    model("--model", metavar="NAME", help="a published model, see `mask2former zoo`; downloaded once")
+    model("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
     flag("--task", choices=FOUND, help="what to draw; default: the first of these that the model is set to")
     flag(
         "--confidence-threshold",
@@ -59,9 +63,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def find_images(inputs: Iterable[str]) -> list[str]:
-    """The images that files, folders, globs and addresses stand for, in order.
+    """Return the images that files, folders, globs and URLs stand for, in order.
 
-    A folder or glob without any is kept as it is: reading it fails with a message that names it.
+    A folder or glob without images is returned as it is: reading it fails with a message that names it.
     """
     images = []
     for item in inputs:
@@ -76,68 +80,74 @@ def find_images(inputs: Iterable[str]) -> list[str]:
 
 
 def output_paths(images: Sequence[str], output: str) -> list[Path]:
-    """Where each drawing goes: below the folder `output`, or to `output` itself if it names an image.
+    """Return the path of each overlay: in the folder `output`, or `output` itself if it names an image.
 
     Raises:
-        ValueError: one file for several drawings.
+        ValueError: one file for several overlays, or an overlay would overwrite one of the images.
     """
     target = Path(output)
     if target.suffix.lower() in EXTENSIONS and not target.is_dir():
         if len(images) > 1:
             raise ValueError(f"--output {output} is one file for {len(images)} images; give a folder")
-        return [target]
-    paths: dict[Path, None] = {}  # in order, and quick to look up for a folder of thousands
+        paths = [target]
+    else:
+        paths = _paths_in(target, images)
+    sources = {Path(image).resolve() for image in images if not is_remote(image)}
+    for path in paths:
+        if path.resolve() in sources:
+            raise ValueError(f"the overlay {path} would overwrite the image itself; give another --output")
+    return paths
+
+
+def _paths_in(folder: Path, images: Sequence[str]) -> list[Path]:
+    paths: dict[Path, None] = {}  # in order, with quick look-up for a folder of thousands
     for image in images:
         name = Path(urlparse(image).path if is_remote(image) else image)
         suffix = name.suffix if name.suffix.lower() in EXTENSIONS else ".png"
-        number, path = 1, target / f"{name.stem}{suffix}"
+        number, path = 1, folder / f"{name.stem}{suffix}"
         while path in paths:
-            number, path = number + 1, target / f"{name.stem}_{number + 1}{suffix}"
+            number, path = number + 1, folder / f"{name.stem}_{number + 1}{suffix}"
         paths[path] = None
     return list(paths)
 
 
-def check_nothing_is_overwritten(images: Sequence[str], paths: Sequence[Path]) -> None:
-    """Raise ValueError where a drawing would take the place of one of the images."""
-    sources = {Path(image).resolve() for image in images if not is_remote(image)}
-    for path in paths:
-        if path.resolve() in sources:
-            raise ValueError(f"the drawing {path} would overwrite the image itself; give another --output")
-
-
-def build_config(args: argparse.Namespace) -> CfgNode:
-    """The config asked for: of a file, or of the checkpoint that was typed, with all overrides.
+def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
+    """Return the config that the flags ask for, and its checkpoint if that had to be read for it.
 
     Raises:
         ValueError, OSError: a file, key or value is wrong, or there are no trained weights.
     """
-    cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
-    require_trained_weights(cfg)
-    if not args.config_file:
-        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
-        if checkpoint.config:
-            cfg = stored_config(checkpoint)
-            cfg.merge_from_list(args.opts)
+    checkpoint = None
+    weights = dict(zip(args.opts[::2], args.opts[1::2], strict=False)).get(WEIGHTS)
+    if args.model:
+        cfg, checkpoint = zoo_model(args.model, args.opts)
+    elif args.config_file or not weights:
+        cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
+    else:
+        require_trained_weights(weights)
+        checkpoint = read_checkpoint(weights)
+        cfg = stored_config(checkpoint) if checkpoint.config else load_config(DEFAULT_CONFIG)
+        cfg.merge_from_list(args.opts)
     test = cfg.MODEL.MASK_FORMER.TEST
     if args.task:
         test[f"{args.task.upper()}_ON"] = True
     if args.confidence_threshold is not None:
         test.OBJECT_MASK_THRESHOLD = args.confidence_threshold
-    return cfg
+    return cfg, checkpoint
 
 
 def how_to_get_weights(config_file: str) -> str:
-    """The line to type, with the published checkpoint of that config where there is one."""
-    address = zoo.published_weights(config_file)
-    line = f"Add to the command:\n  --opts {WEIGHTS} {address or 'path/to/model_final.pth'}"
-    return f"{line}\n{zoo.license_notice()}" if address else line
+    """Return what to add to the command, with the checkpoint published for that config if there is one."""
+    model = model_of_config(config_file)
+    line = f"Add to the command:\n  --opts {WEIGHTS} {model.weights if model else 'path/to/model_final.pth'}"
+    return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice()}" if model else line
 
 
-def draw_one(predictor: Predictor, image: str, path: Path, task: str | None) -> str:
-    """Segment and draw one image; what to tell about it.
+def predict_one(predictor: Predictor, image: str, path: Path, task: str | None) -> str:
+    """Segment one image, write its overlay, and return a line that says what was found.
 
     Raises:
-        ValueError, OSError: it cannot be read, or the drawing not be written.
+        ValueError, OSError: the image cannot be read, or the overlay cannot be written.
     """
     result = predictor(image)
     task = task or result.tasks[0]
@@ -146,13 +156,13 @@ def draw_one(predictor: Predictor, image: str, path: Path, task: str | None) -> 
     return f"{image}: {result.why_empty(task) or found} -> {path}"
 
 
-def draw_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
-    """Draw every image that can be; how many could not."""
+def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
+    """Segment all images, report those that fail, and return their number."""
     failed = 0
     progress = tqdm(list(zip(images, paths, strict=True)), unit="image", disable=len(images) == 1)
     for image, path in progress:
         try:
-            progress.write(draw_one(predictor, image, path, task))
+            progress.write(predict_one(predictor, image, path, task))
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
             reason = str(error).removeprefix(f"{image}: ")
@@ -161,27 +171,26 @@ def draw_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path],
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0: all drawn; 1: some or all could not be; 2: wrong flags."""
+    """Run the command.
+
+    Returns:
+        The exit code: 0 if all images were drawn, 1 if some or all were not, 2 for wrong flags.
+    """
     args = parse_arguments(argv)
     setup_logger()
+    threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
     try:
-        cfg = build_config(args)
         images = find_images(args.input)
         paths = output_paths(images, args.output)
-        check_nothing_is_overwritten(images, paths)
-        threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
-        predictor = Predictor(cfg, score_threshold=threshold, precision=args.precision)
+        cfg, checkpoint = choose_model(args)
+        predictor = Predictor(cfg, checkpoint=checkpoint, score_threshold=threshold, precision=args.precision)
     except UntrainedModelError as error:
         print(f"error: {error}.\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    failed = draw_all(predictor, images, paths, args.task)
+    failed = predict_all(predictor, images, paths, args.task)
     if failed:
         print(f"error: {failed} of {len(images)} images could not be drawn", file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

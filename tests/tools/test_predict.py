@@ -1,4 +1,4 @@
-"""The demo command: what it draws, what it refuses, and how it goes on."""
+"""The predict command: overlays, errors, and images that cannot be read."""
 
 import subprocess
 import sys
@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_checkpoint import TINY, save_tiny_checkpoint
 
 from mask2former.predictor import Predictor
-from mask2former.tools.demo import find_images, main, output_paths
+from mask2former.tools.predict import find_images, main, output_paths
 
 ROOT = Path(__file__).parents[2]
 SCALE = 5  # 90 pixels five times are below 512
@@ -24,7 +25,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """Two images in `in/`, which also holds something else; the working directory is theirs."""
+    """Create two images and a text file in `in/`, below the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     for seed, name in enumerate(["a.png", "b.JPG"]):
@@ -34,7 +35,7 @@ def images(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_one_image_and_a_checkpoint_are_enough(images, checkpoint, capsys):
+def test_an_image_and_a_checkpoint_are_sufficient(images, checkpoint, capsys):
     assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     expected = Predictor(checkpoint)("in/a.png")
     np.testing.assert_array_equal(
@@ -43,14 +44,14 @@ def test_one_image_and_a_checkpoint_are_enough(images, checkpoint, capsys):
     assert f"in/a.png: {len(expected.panoptic.segments)} segments -> output/a.png" in capsys.readouterr().out
 
 
-def test_precision(images, checkpoint):
+def test_precision_is_that_of_the_flag(images, checkpoint):
     arguments = ["--input", "in/a.png", "--precision", "bf16", "--opts", "MODEL.WEIGHTS", checkpoint]
     assert main(arguments) == 0
     expected = Predictor(checkpoint, precision="bf16")("in/a.png").draw("panoptic", scale=SCALE)
     np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), expected)
 
 
-def test_output_file_task_and_threshold(images, checkpoint, capsys):
+def test_output_task_and_threshold_are_those_of_the_flags(images, checkpoint, capsys):
     arguments = ["--input", "in/a.png", "--output", "drawn.png", "--task", "instance"]
     assert main([*arguments, "--confidence-threshold", "0.55", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     expected = Predictor(checkpoint, score_threshold=0.55)("in/a.png")
@@ -71,13 +72,13 @@ def test_an_empty_result_says_why(images, checkpoint, capsys, task, key):
     np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), np.asarray(untouched))
 
 
-def test_an_image_of_ordinary_size_keeps_it(images, checkpoint):
+def test_an_image_of_ordinary_size_is_not_enlarged(images, checkpoint):
     Image.new("RGB", (300, 40), "green").save("wide.png")
     assert main(["--input", "wide.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
     assert Image.open("output/wide.png").size == (300, 40)
 
 
-def test_a_folder_with_a_bad_image(images, checkpoint, capsys):
+def test_unreadable_images_are_reported_and_the_others_drawn(images, checkpoint, capsys):
     (images / "in/aa.jpg").write_bytes(b"\xff\xd8 broken")
     assert main(["--input", "in", "gone*.png", "--output", "out", "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.JPG"]
@@ -95,7 +96,7 @@ def test_an_image_is_not_overwritten_by_its_drawing(images, checkpoint, capsys, 
     assert Path("in/a.png").read_bytes() == before
 
 
-def test_a_given_config_with_bare_weights(images, checkpoint):
+def test_weights_without_a_config_need_a_config_file(images, checkpoint):
     opts = [str(part) for item in TINY.items() for part in item]
     arguments = ["--input", "in/a.png", "--config-file", COCO_R50, "--opts", *opts]
     assert main([*arguments, "MODEL.WEIGHTS", checkpoint]) == 0
@@ -111,9 +112,10 @@ def test_a_given_config_with_bare_weights(images, checkpoint):
         (["--config-file", f"configs/{COCO_R50}"], "coco/panoptic/maskformer2_R50_bs16_50ep/model_final_"),
         (["--opts", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         (["--config-file", "own.yaml"], "--opts MODEL.WEIGHTS path/to/model_final.pth"),
+        ([], "--model coco-panoptic-r50"),
     ],
 )
-def test_without_trained_weights_it_refuses_and_shows_the_line(images, capsys, arguments, message):
+def test_the_error_without_trained_weights_shows_what_to_add(images, capsys, arguments, message):
     Path("own.yaml").write_text("SEED: 1\n")
     assert main(["--input", "in/a.png", *arguments]) == 1
     err = capsys.readouterr().err
@@ -127,6 +129,7 @@ def test_without_trained_weights_it_refuses_and_shows_the_line(images, capsys, a
     ("arguments", "message"),
     [
         (["--config-file", "gone.yaml"], "no config file 'gone.yaml'"),
+        (["--model", "coco-panoptic-r5"], "near it: coco-panoptic-r50"),
         (["--opts", "MODEL.WEIGHTS", "gone.pth"], "gone.pth"),
         (["--opts", "MODEL.WEIGHTS"], "MODEL.WEIGHTS is alone"),
         (["--opts", "MODEL.WEIGHT", "x"], "did you mean MODEL.WEIGHTS"),
@@ -140,7 +143,7 @@ def test_mistakes_are_one_line(images, capsys, arguments, message):
     assert message in err
 
 
-def test_find_images(images):
+def test_images_are_found_in_folders_globs_and_urls(images):
     assert find_images(["in"]) == ["in/a.png", "in/b.JPG"]
     assert find_images(["in/*.png", "in/b.JPG"]) == ["in/a.png", "in/b.JPG"]
     assert find_images(["**/*.png"]) == ["in/a.png"]
@@ -149,7 +152,7 @@ def test_find_images(images):
     assert find_images(["[odd].png"]) == ["[odd].png"]
 
 
-def test_output_paths():
+def test_overlays_have_different_names():
     images = [
         "x/a.jpg",
         "y/a.jpg",
@@ -165,9 +168,17 @@ def test_output_paths():
         output_paths(images, "b.png")
 
 
-def test_the_script_runs_from_anywhere(images):
+def test_a_checkpoint_is_read_once(images, checkpoint, monkeypatch):
+    read = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: read.append(args) or load(*args, **options))
+    assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    assert len(read) == 1
+
+
+def test_the_script_runs_in_any_folder_and_under_its_own_name(images):
     command = [sys.executable, str(ROOT / "demo/demo.py"), "--input", "in/a.png"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=images)
     assert run.returncode == 1
-    assert "noise" in run.stderr
+    assert run.stderr.startswith("error: MODEL.WEIGHTS is")
     assert "Traceback" not in run.stderr

@@ -1,0 +1,66 @@
+"""The command `mask2former`: run one of its subcommands, each of which is a module of `mask2former.tools`."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mask2former.utils.aliases import run_alias
+from mask2former.version import __version__
+
+COMMANDS = {
+    "train": "train a model, on one or more devices",
+    "predict": "segment images with a trained model and draw the results",
+    "evaluate": "evaluate a trained model on a dataset",
+    "score": "score saved predictions against ground truth",
+    "analyze": "count and time the parts of a model",
+    "check-dataset": "check that a dataset can be trained on, and summarize it",
+    "doctor": "report what is installed on this machine, for an issue",
+    "config": "print a config, and which file set each key",
+    "zoo": "list the published models",
+}  # name -> summary; the module has "_" for "-"
+
+
+def usage() -> str:
+    """Return the text of `mask2former --help`."""
+    lines = (f"  {name:<15}{summary}" for name, summary in COMMANDS.items())
+    return "\n".join(
+        (
+            "usage: mask2former [--help] [--version] COMMAND ...",
+            "\nSemantic, instance and panoptic segmentation with Mask2Former.\n\ncommands:",
+            *lines,
+            "\n`mask2former COMMAND --help` describes the flags of a command.",
+        )
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Returns:
+        Its exit code; 2 if there is no such subcommand.
+    """
+    command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command == "--version":
+        print(f"mask2former {__version__}")
+    elif command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        advice = f"did you mean `mask2former {near[0]}`?" if near else "see `mask2former --help`"
+        print(f"error: mask2former has no command '{command}'; {advice}", file=sys.stderr)
+        return 2
+    else:
+        code: int = import_module(f"mask2former.tools.{command.replace('-', '_')}").main(arguments)
+        return code
+    return 0
+
+
+def train_alias() -> int:
+    """Run `mask2former train` under its former name."""
+    return run_alias("mask2former-train", "train")
+
+
+def demo_alias() -> int:
+    """Run `mask2former predict` under its former name."""
+    return run_alias("mask2former-demo", "predict")

@@ -1,0 +1,38 @@
+"""The command `mask2former zoo`: list the published models."""
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from mask2former.weights.model_zoo import license_notice, published_models
+
+FIGURES = ("PQ", "AP", "mIoU")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="mask2former zoo",
+        description="List the published models, with the figures that their authors report.",
+        epilog='Use a NAME as in `mask2former predict --model NAME` or `Predictor.from_zoo("NAME")`.',
+    )
+    parser.add_argument("--json", action="store_true", help="print all that is known of each model as JSON")
+    args = parser.parse_args(argv)
+    models = published_models().values()
+    if args.json:
+        print(json.dumps([model._asdict() for model in models], indent=1))
+        return 0
+    rows = [
+        [
+            *(model.name, model.dataset, model.task, model.backbone),
+            *(model.figures.get(figure) for figure in FIGURES),
+            *(model.config, model.weights),
+        ]
+        for model in models
+    ]
+    heads = ["name", "dataset", "task", "backbone", *FIGURES, "config", "weights"]
+    print(tabulate(rows, heads, floatfmt=".1f", missingval="-"))
+    print(f"\n{license_notice()}")
+    return 0

@@ -1,0 +1,99 @@
+"""The command `mask2former`: its subcommands, errors, and the former names of commands."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mask2former.tools import cli, zoo
+from mask2former.version import __version__
+from mask2former.weights.model_zoo import published_models
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_help_lists_every_command(capsys, arguments):
+    assert cli.main(arguments) == 0
+    listed = re.findall(r"^  ([\w-]+) +\S", capsys.readouterr().out, re.MULTILINE)
+    assert listed == list(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_describes_its_flags(capsys, command):
+    if not importlib.util.find_spec(f"mask2former.tools.{command.replace('-', '_')}"):
+        pytest.skip(f"{command} does not exist yet")
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mask2former {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"),
+    [("tran", "did you mean `mask2former train`?"), ("x", "see `mask2former --help`")],
+)
+def test_an_unknown_command_is_an_error_with_the_nearest_one(capsys, command, advice):
+    assert cli.main([command]) == 2
+    assert capsys.readouterr().err == f"error: mask2former has no command '{command}'; {advice}\n"
+
+
+def test_help_does_not_load_torch():
+    program = "import sys; from mask2former.tools.cli import main; main([]); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_exit_code_is_that_of_the_command():
+    result = run("mask2former", "analyze", "--config-file", "gone.yaml")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no config file 'gone.yaml'")
+
+
+def test_the_zoo_is_a_table_or_json(capsys):
+    assert zoo.main([]) == 0
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("coco-panoptic-swin-l "))
+    assert row.split()[1:6] == ["coco", "panoptic", "Swin-L", "(IN21k)", "57.8"]
+    assert row.endswith("/model_final_f07440.pkl")
+    assert "CC BY-NC 4.0" in table
+    assert zoo.main(["--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert models == [model._asdict() for model in published_models().values()]
+
+
+@pytest.mark.parametrize(
+    "name", ["mask2former.tools.analyze", "mask2former.tools.doctor", "mask2former.doctor"]
+)
+def test_a_former_module_says_its_new_name(name):
+    result = run(name, "--help")
+    command = name.rpartition(".")[2]
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"usage: mask2former {command} ")
+    assert result.stderr.startswith(f"python -m {name} is now `mask2former {command}`")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "command"), [("mask2former-train", "train"), ("mask2former-demo", "predict")]
+)
+def test_a_former_script_says_its_new_name(script, command, capsys, monkeypatch):
+    project = (ROOT / "pyproject.toml").read_text()
+    module, function = re.search(rf'^{script} = "(.+):(.+)"', project, re.MULTILINE).groups()
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as stop:
+        getattr(importlib.import_module(module), function)()
+    assert stop.value.code == 0
+    assert capsys.readouterr().err.startswith(f"{script} is now `mask2former {command}`")
