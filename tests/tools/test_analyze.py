@@ -69,13 +69,13 @@ def test_time_counts_for_its_part(monkeypatch):
 
     for part, path in PARTS.items():
         slow(model.get_submodule(path), seconds[part])
-    infer = mask_former.infer
+    post_process = mask_former.post_process
 
-    def slow_infer(*inputs, **options):
+    def slow_post_process(*inputs, **options):
         clock.now += 4000
-        return infer(*inputs, **options)
+        return post_process(*inputs, **options)
 
-    monkeypatch.setattr(mask_former, "infer", slow_infer)
+    monkeypatch.setattr(mask_former, "post_process", slow_post_process)
     expected = {"normalize and pad": 0, **seconds, "post-processing": 4000, "all": 4321}
     assert time_parts(model, (64, 64), runs=3) == expected
 
