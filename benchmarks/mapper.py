@@ -32,8 +32,8 @@ from torch import Tensor
 from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
 from mask2former.data.augmentation import Crop, Flip, Resize, Scene, augment
-from mask2former.data.ground_truth.geometry import View
-from mask2former.data.ground_truth.readers import MapSegments
+from mask2former.data.ground_truth.geometry import Geometry
+from mask2former.data.ground_truth.readers import MapGroundTruth
 from mask2former.data.mapper import TrainMapper, build_train_mapper
 
 RUNS = 5
@@ -243,8 +243,8 @@ def transforms(mapper: TrainMapper, size: tuple[int, int], seed: int) -> list[An
         taken.append(step(scene, rng))
         return taken[-1]
 
-    nothing = MapSegments(np.zeros(0, int), np.zeros(0, int), np.zeros(size, np.uint8))
-    scene = Scene(np.zeros((*size, 3), np.uint8), View.whole(*size), nothing)
+    nothing = MapGroundTruth(np.zeros(0, int), np.zeros(0, int), np.zeros(size, np.uint8))
+    scene = Scene(np.zeros((*size, 3), np.uint8), Geometry.identity(*size), nothing)
     augment(scene, [partial(recorded, step) for step in mapper.augmentations], np.random.default_rng(seed))
     return taken[:3]
 

@@ -20,7 +20,7 @@ from mask2former.data import preparation
 from mask2former.data.datasets.cityscapes import TRAIN_IDS
 from mask2former.data.errors import DatasetError
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
-from mask2former.utils.label_maps import VOID, read_label_map, relabeled, write_segment_ids
+from mask2former.utils.label_maps import VOID, read_label_map, relabel, write_segment_ids
 
 SPLITS = ("train", "val", "test")
 LABEL_IDS, INSTANCE_IDS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
@@ -73,7 +73,7 @@ KINDS: dict[str, Callable[[Path, str, int], None]] = {"semantic": make_semantic,
 def write_train_ids(label_ids: Path, path: Path) -> None:
     """One PNG of train ids."""
     try:
-        labels = relabeled(read_label_map(label_ids), TRAIN_IDS)
+        labels = relabel(read_label_map(label_ids), TRAIN_IDS)
     except ValueError as error:
         raise DatasetError(f"{label_ids}: {error}") from error
     preparation.save_image(path, labels.astype(np.uint8))

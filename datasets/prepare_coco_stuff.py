@@ -20,7 +20,7 @@ from scipy.io import loadmat
 from mask2former.data import preparation
 from mask2former.data.datasets.coco_stuff import CONTIGUOUS_IDS
 from mask2former.data.errors import DatasetError
-from mask2former.utils.label_maps import IGNORE_LABEL, relabeled
+from mask2former.utils.label_maps import IGNORE_LABEL, relabel
 
 SPLITS = ("train", "test")
 
@@ -49,7 +49,7 @@ def write_labels(path: Path, target: Path) -> None:
     try:
         with path.open("rb") as file:
             content = loadmat(file, variable_names=["S"])
-        labels = relabeled(content["S"], {0: IGNORE_LABEL, **CONTIGUOUS_IDS})
+        labels = relabel(content["S"], {0: IGNORE_LABEL, **CONTIGUOUS_IDS})
     except NotImplementedError:
         raise DatasetError(
             f"{path}: a file of MATLAB 7.3, as in version 1.0 of COCO-Stuff 10k; version 1.1 is needed"

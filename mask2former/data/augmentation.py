@@ -1,7 +1,7 @@
-"""Augmentation: each draws, from a given generator, one transform that is then the same for all it touches.
+"""Augmentations: each draws a random transform for an image and its masks.
 
-`augment` runs a list of them over an image and its segments. A transform changes the image, and, if it
-moves pixels, the `View` from which the masks are cut afterwards. The two lists of the published recipes are
+`augment` applies a list of them to an image and its ground truth. A transform changes the image and, if it
+moves pixels, the `Geometry` from which the masks are made afterwards. The published recipes are
 `large_scale_jitter` (COCO) and `shortest_edge_crop` (ADE20K, Cityscapes, Mapillary Vistas).
 
 Shapes: `H, W` the sides of the image before a transform, `h, w` after it, in pixels.
@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mask2former.data.ground_truth.geometry import View
-from mask2former.data.ground_truth.readers import Segments
+from mask2former.data.ground_truth.geometry import Geometry
+from mask2former.data.ground_truth.readers import GroundTruth
 
 GRAY = 128
 CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted
@@ -30,90 +30,85 @@ SAMPLING_IS_RANGED = {"choice": False, "range": True}
 
 
 class Scene(NamedTuple):
-    """An image (H, W, 3) uint8 RGB on its way, the view of the original that it shows, and what is in it."""
+    """An image (H, W, 3) uint8 RGB, its geometry relative to the original image, and the ground truth."""
 
     image: np.ndarray
-    view: View
-    segments: Segments
+    geometry: Geometry
+    ground_truth: GroundTruth
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
-        return self.view.size
+        """Return (H, W) in pixels."""
+        return self.geometry.size
 
 
 class Transform(Protocol):
-    """What an augmentation draws: deterministic, the same for the image and its masks."""
+    """A deterministic transform of an image and of its geometry."""
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) uint8 -> (h, w, 3) uint8."""
+        """Transform an image: (H, W, 3) uint8 -> (h, w, 3) uint8."""
 
-    def apply_view(self, view: View) -> View:
-        """The view of size (H, W) -> that of size (h, w)."""
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        """Transform a geometry of size (H, W) into one of size (h, w)."""
 
 
 Augmentation = Callable[[Scene, Rng], Transform]
 
 
 def augment(scene: Scene, augmentations: Sequence[Augmentation], rng: Rng) -> Scene:
-    """The scene after all augmentations, in order."""
+    """Apply all augmentations, in order."""
     for augmentation in augmentations:
         transform = augmentation(scene, rng)
-        view = transform.apply_view(scene.view)
-        scene = Scene(transform.apply_image(scene.image), view, scene.segments)
+        geometry = transform.apply_geometry(scene.geometry)
+        scene = Scene(transform.apply_image(scene.image), geometry, scene.ground_truth)
     return scene
 
 
 class Flip(NamedTuple):
-    """Mirrored along an axis: 0 is top to bottom, 1 left to right, None leaves it."""
+    """A flip along an axis: 0 swaps top and bottom, 1 left and right, None does nothing."""
 
     axis: int | None
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
         return image if self.axis is None else cv2.flip(image, self.axis)
 
-    def apply_view(self, view: View) -> View:
-        """See `Transform`."""
-        rows, cols = view
-        return View(rows.flipped() if self.axis == 0 else rows, cols.flipped() if self.axis == 1 else cols)
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        rows, cols = geometry
+        return Geometry(rows.flip() if self.axis == 0 else rows, cols.flip() if self.axis == 1 else cols)
 
 
 class Resize(NamedTuple):
-    """Resized as Pillow does: the image bilinear with antialiasing, masks to the nearest pixel."""
+    """Pillow's resizing: the image bilinear with antialiasing, masks to the nearest pixel."""
 
     height: int
     width: int
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
         if image.shape[:2] == (self.height, self.width):
             return image
         source = Image.fromarray(np.ascontiguousarray(image))
         return np.asarray(source.resize((self.width, self.height), Image.Resampling.BILINEAR))
 
-    def apply_view(self, view: View) -> View:
-        """See `Transform`."""
-        return View(view.rows.resized(self.height), view.cols.resized(self.width))
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        return Geometry(geometry.rows.resize(self.height), geometry.cols.resize(self.width))
 
 
 class FastResize(Resize):
-    """The same by torch, in a third of the time; a few values in a thousand are off Pillow's by one level.
+    """The same by torch, in a third of the time; a few values in a thousand differ from Pillow's by one.
 
-    For training; what is evaluated is resized exactly as the published models' images were.
+    For training only: test images are resized exactly as for the published models.
     """
 
     __slots__ = ()
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
         planes = torch.from_numpy(image).permute(2, 0, 1)
         resized = F.interpolate(planes[None], tuple(self), mode="bilinear", antialias=True)
         return resized[0].permute(1, 2, 0).numpy()
 
 
 class Crop(NamedTuple):
-    """Cut out; the rectangle lies inside the image."""
+    """A crop to a rectangle inside the image."""
 
     top: int
     left: int
@@ -121,64 +116,59 @@ class Crop(NamedTuple):
     width: int
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def apply_view(self, view: View) -> View:
-        """See `Transform`."""
-        return View(view.rows.cropped(self.top, self.height), view.cols.cropped(self.left, self.width))
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        rows, cols = geometry
+        return Geometry(rows.crop(self.top, self.height), cols.crop(self.left, self.width))
 
 
 class Pad(NamedTuple):
-    """Extended at the bottom and right: the image with gray, masks with nothing."""
+    """Padding at the bottom and right: gray in the image, nothing in masks."""
 
     bottom: int
     right: int
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
         height, width, channels = image.shape
-        # One plane after the other, as the model takes them: the only time that the pixels are rearranged.
+        # Channels first in memory, as the model takes them: the pixels are rearranged only once.
         planes = np.full((channels, height + self.bottom, width + self.right), GRAY, np.uint8)
         padded = planes.transpose(1, 2, 0)
         padded[:height, :width] = image
         return padded
 
-    def apply_view(self, view: View) -> View:
-        """See `Transform`."""
-        return View(view.rows.padded(self.bottom), view.cols.padded(self.right))
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        return Geometry(geometry.rows.pad(self.bottom), geometry.cols.pad(self.right))
 
 
 class Recolor(NamedTuple):
-    """Color operations `(function, amount)`, applied in order; no pixel moves."""
+    """Color operations `(function, amount)`, applied in order."""
 
     operations: tuple[tuple[Callable[[np.ndarray, float], np.ndarray], float], ...]
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """See `Transform`."""
         for operation, amount in self.operations:
             image = operation(image, amount)
         return image
 
-    def apply_view(self, view: View) -> View:
-        """See `Transform`."""
-        return view
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        return geometry
 
 
 def random_flip(scene: Scene, rng: Rng, *, axis: int | None) -> Flip:
-    """Mirror one image in two along `axis`."""
+    """Flip along `axis` with probability 1/2."""
     return Flip(axis if rng.random() < 0.5 else None)
 
 
 def random_scale(scene: Scene, rng: Rng, *, size: int, min_scale: float, max_scale: float) -> FastResize:
-    """Resize, keeping the aspect, to fit a square of `size` pixels times one random number."""
+    """Resize with the aspect ratio kept to fit a square of `size` pixels times a random scale."""
     scale = size * rng.uniform(min_scale, max_scale) / max(scene.size)
     height, width = (max(1, round(side * scale)) for side in scene.size)
     return FastResize(height, width)
 
 
 def random_window(scene: Scene, rng: Rng, *, size: int) -> Crop:
-    """Crop to at most `size` x `size`; one random number places the window on both axes."""
+    """Crop to at most `size` x `size`; one random number sets the position on both axes."""
     place = rng.random()
     top, left = (round(max(side - size, 0) * place) for side in scene.size)
     height, width = (min(side, size) for side in scene.size)
@@ -186,7 +176,7 @@ def random_window(scene: Scene, rng: Rng, *, size: int) -> Crop:
 
 
 def pad_to(scene: Scene, rng: Rng, *, size: int) -> Pad:
-    """Pad to `size` x `size`; a side that is longer already stays as it is."""
+    """Pad to `size` x `size`; longer sides stay as they are."""
     bottom, right = (max(size - side, 0) for side in scene.size)
     return Pad(bottom, right)
 
@@ -194,13 +184,16 @@ def pad_to(scene: Scene, rng: Rng, *, size: int) -> Pad:
 def random_shortest_edge(
     scene: Scene, rng: Rng, *, sizes: Sequence[int], max_size: int, ranged: bool = False
 ) -> FastResize:
-    """Resize the shorter side to one of `sizes`, or, if `ranged`, to any between the first and the last."""
+    """Resize the shorter side to one of `sizes`; if `ranged`, to any length from the first to the last."""
     edge = rng.integers(sizes[0], sizes[-1], endpoint=True) if ranged else rng.choice(sizes)
     return FastResize(*resize_shortest_edge(scene.size, int(edge), max_size))
 
 
 def resize_shortest_edge(size: tuple[int, int], edge: int, max_size: int) -> Resize:
-    """The shorter side of (H, W) becomes `edge`, unless the longer would exceed `max_size`; 0: no resize."""
+    """Return the resizing to a shorter side of `edge`, or less if the longer would exceed `max_size`.
+
+    An `edge` of 0 keeps the size.
+    """
     if edge == 0:
         return Resize(*size)
     long_side = edge / min(size) * max(size)
@@ -222,20 +215,20 @@ CROP_SIZES: dict[str, Callable[[np.ndarray, np.ndarray, Rng], np.ndarray]] = {
 def random_crop(
     scene: Scene, rng: Rng, *, kind: str, size: Sequence[float], max_category_area: float = 1.0
 ) -> Crop:
-    """Crop at a random place; `kind` and `size` are INPUT.CROP.TYPE and SIZE as Detectron2 defines them.
+    """Crop at a random position; `kind` and `size` are INPUT.CROP.TYPE and SIZE as Detectron2 defines them.
 
-    Below 1, `max_category_area` is the share of the annotated pixels that one category may take: up to ten
-    places are tried for one that shows two categories or more, none with that share.
+    If `max_category_area` is below 1, up to ten crops are drawn until one shows at least two categories, each
+    with less than that share of the annotated pixels.
     """
-    crop = _random_place(scene, rng, kind, size)
+    crop = _random_position(scene, rng, kind, size)
     for _ in range(CROP_ATTEMPTS - 1):
         if max_category_area >= 1 or _is_mixed(scene, crop, max_category_area):
             break
-        crop = _random_place(scene, rng, kind, size)
+        crop = _random_position(scene, rng, kind, size)
     return crop
 
 
-def _random_place(scene: Scene, rng: Rng, kind: str, size: Sequence[float]) -> Crop:
+def _random_position(scene: Scene, rng: Rng, kind: str, size: Sequence[float]) -> Crop:
     sides = np.array(scene.size)
     crop_sides = (CROP_SIZES[kind](sides, np.array(size), rng) + 0.5).astype(int)
     top, left = rng.integers(sides - crop_sides, endpoint=True)
@@ -243,8 +236,8 @@ def _random_place(scene: Scene, rng: Rng, kind: str, size: Sequence[float]) -> C
 
 
 def _is_mixed(scene: Scene, crop: Crop, max_category_area: float) -> bool:
-    which, masks = scene.segments.visible(crop.apply_view(scene.view))
-    areas = np.bincount(scene.segments.classes[which], weights=masks.sum((1, 2)))
+    indices, masks = scene.ground_truth.visible(crop.apply_geometry(scene.geometry))
+    areas = np.bincount(scene.ground_truth.classes[indices], weights=masks.sum((1, 2)))
     return bool(np.count_nonzero(areas) > 1 and areas.max() < max_category_area * areas.sum())
 
 
@@ -253,31 +246,31 @@ def _linear(values: np.ndarray, gain: float = 1, offset: float = 0) -> np.ndarra
 
 
 def change_brightness(image: np.ndarray, offset: float) -> np.ndarray:
-    """(H, W, 3) uint8 plus `offset`."""
+    """Add `offset` to an image (H, W, 3) uint8."""
     return _linear(image, offset=offset)
 
 
 def change_contrast(image: np.ndarray, gain: float) -> np.ndarray:
-    """(H, W, 3) uint8 times `gain`."""
+    """Multiply an image (H, W, 3) uint8 by `gain`."""
     return _linear(image, gain=gain)
 
 
 def change_saturation(image: np.ndarray, gain: float) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with the saturation times `gain`."""
+    """Multiply the saturation of an image (H, W, 3) uint8 RGB by `gain`."""
     hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
     hsv[..., 1] = _linear(hsv[..., 1], gain=gain)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def change_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """(H, W, 3) uint8 RGB with the hue turned by `shift`, in units of two degrees."""
+    """Rotate the hue of an image (H, W, 3) uint8 RGB by `shift`, in units of two degrees."""
     hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0].astype(int) + int(shift)) % 180
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
 def random_color(scene: Scene, rng: Rng) -> Recolor:
-    """The color jitter of SSD (Liu et al., 2016): each operation in one image of two."""
+    """Draw SSD's color jitter (Liu et al., 2016); each operation has probability 1/2."""
     brightness = (change_brightness, rng.uniform(-32, 32))
     contrast = (change_contrast, rng.uniform(0.5, 1.5))
     saturation = (change_saturation, rng.uniform(0.5, 1.5))
@@ -288,7 +281,7 @@ def random_color(scene: Scene, rng: Rng) -> Recolor:
 
 
 def large_scale_jitter(cfg: Any) -> list[Augmentation]:
-    """Flip, rescale, crop and pad to a square of INPUT.IMAGE_SIZE: COCO's recipe (Ghiasi et al., 2021)."""
+    """Return COCO's recipe: flip, rescale, crop, pad to INPUT.IMAGE_SIZE (Ghiasi et al., 2021)."""
     size = cfg.INPUT.IMAGE_SIZE
     return [
         _flip_step(cfg),
@@ -299,14 +292,14 @@ def large_scale_jitter(cfg: Any) -> list[Augmentation]:
 
 
 def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
-    """Resize by the shorter side, crop, color, flip and pad: the recipe of the other datasets."""
+    """Return the recipe of the other datasets: resize the shorter side, crop, recolor, flip, pad."""
     steps = [_shortest_edge_step(cfg)]
     if cfg.INPUT.CROP.ENABLED:
         steps.append(_crop_step(cfg))
     if cfg.INPUT.COLOR_AUG_SSD:
         steps.append(random_color)
     steps.append(_flip_step(cfg))
-    if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # in spite of its name a size: images are padded to this square
+    if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # despite its name the side of a square that images are padded to
         steps.append(partial(pad_to, size=cfg.INPUT.SIZE_DIVISIBILITY))
     return steps
 

@@ -1,7 +1,7 @@
-"""The catalogs by which datasets are known: a name -> its list of dicts, a name -> the facts about it.
+"""Catalogs with Detectron2's interface: dataset name -> list of dicts, dataset name -> metadata.
 
-Both speak Detectron2's interface. Nothing is read when a dataset is registered: the list is made by
-`DatasetCatalog.get`, and facts that stand in files or depend on the environment are derived on access.
+Nothing is read when a dataset is registered: `DatasetCatalog.get` reads the records, and facts that are
+stored in files or depend on the environment are derived on access.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ def _no_facts() -> dict[str, Any]:
 
 
 class Metadata:
-    """The facts about one dataset, as attributes.
+    """Facts about one dataset, as attributes.
 
-    A fact is set once: setting another value for it is an error. What was not set is looked up in the dict
-    that the function given to `derive` returns.
+    Setting a fact again to another value is an error. Facts that were not set are looked up in the dict that
+    the function given to `derive` returns.
     """
 
     def __init__(self, name: str) -> None:
         self.__dict__.update(_facts={"name": name}, _derived=_no_facts)
 
     def derive(self, facts: Callable[[], dict[str, Any]]) -> Metadata:
-        """Look up unset facts in `facts()`, which is called at each look-up."""
+        """Look up unset facts in `facts()`, which is called at each access."""
         self.__dict__["_derived"] = facts
         return self
 
     def __getattr__(self, key: str) -> Any:
-        if key.startswith("__"):  # copy and pickle ask for such names before there are facts
+        if key.startswith("__"):  # copy and pickle access such names before _facts exists
             raise AttributeError(key)
         if key in self._facts:
             return self._facts[key]
@@ -64,11 +64,11 @@ class Metadata:
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The fact, or `default` where the dataset has none of that name."""
+        """Return a fact, or `default` if the dataset does not have it."""
         return self.as_dict().get(key, default)
 
     def snapshot(self) -> Metadata:
-        """A copy with all facts as they are now, which other processes can be given."""
+        """Return a picklable copy with all facts as they are now."""
         return Metadata(self._facts["name"]).set(**self.as_dict())
 
     def adopt(self, facts: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class Metadata:
         self.__dict__.update(_facts={**facts, **self._facts}, _derived=_no_facts)
 
     def as_dict(self) -> dict[str, Any]:
-        """All facts."""
+        """Return all facts."""
         return {**self._derived(), **self._facts}
 
     def __repr__(self) -> str:
@@ -84,28 +84,28 @@ class Metadata:
 
 
 class HostCatalog(Protocol):
-    """The datasets of the framework that the project runs in: it is told of ours, and has some of its own."""
+    """Catalog of a framework that hosts this project: it gets our datasets and offers its own."""
 
     def add(self, name: str) -> None:
-        """A dataset of ours is called `name`."""
+        """Add a dataset of this project."""
 
     def __contains__(self, name: str) -> bool: ...
     def get(self, name: str) -> list[Record]:
-        """The records of a dataset of the host."""
+        """Return the records of a dataset of the host."""
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What the host knows about its dataset `name`; nothing where it has none."""
+        """Return the metadata of a dataset of the host; empty if it has none of that name."""
 
 
 class _DatasetCatalog:
-    """Name -> function that returns the list of dicts."""
+    """Dataset name -> function that returns the list of dicts."""
 
     def __init__(self) -> None:
         self._loaders: dict[str, Callable[[LoadContext], list[Record]]] = {}
         self._host: HostCatalog | None = None
 
     def join(self, host: HostCatalog) -> None:
-        """Tell `host` of every dataset, also of later ones, and look there for names that are not here."""
+        """Add every dataset, also later ones, to `host`, and look up unknown names there."""
         self._host = host
         for name in self._loaders:
             host.add(name)
@@ -126,7 +126,7 @@ class _DatasetCatalog:
         """Read a dataset and return its records; `context` may collect the errors of single records.
 
         Raises:
-            DatasetError: no dataset has that name (the message tells which there are), or it cannot be read.
+            DatasetError: the name is unknown (the message lists the known ones), or the dataset is broken.
         """
         if name not in self._loaders:
             if self._host is not None and name in self._host:
@@ -139,11 +139,11 @@ class _DatasetCatalog:
         return self._loaders[name](context or LoadContext())
 
     def list(self) -> builtins.list[str]:
-        """The names, sorted."""
+        """Return the names, sorted."""
         return sorted(self._loaders)
 
     def remove(self, name: str) -> None:
-        """Forget the dataset; its metadata is apart."""
+        """Remove a dataset, but not its metadata."""
         self._loaders.pop(name)
 
     def __contains__(self, name: str) -> bool:
@@ -151,18 +151,18 @@ class _DatasetCatalog:
 
 
 class _MetadataCatalog:
-    """Name -> `Metadata`, made when first asked for: facts may be set before or after registration."""
+    """Dataset name -> `Metadata`, created on first access: facts may be set before registration."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Metadata] = {}
         self._host: HostCatalog | None = None
 
     def join(self, host: HostCatalog) -> None:
-        """Ask `host` for facts about datasets that nothing here tells of."""
+        """Look up facts about unknown datasets in `host`."""
         self._host = host
 
     def get(self, name: str) -> Metadata:
-        """The facts about the dataset `name`."""
+        """Return the metadata of the dataset `name`."""
         if name not in self._entries:
             self._entries[name] = Metadata(name)
             if self._host is not None:
@@ -170,11 +170,11 @@ class _MetadataCatalog:
         return self._entries[name]
 
     def list(self) -> builtins.list[str]:
-        """The names, sorted."""
+        """Return the names, sorted."""
         return sorted(self._entries)
 
     def remove(self, name: str) -> None:
-        """Forget the facts."""
+        """Remove the metadata of a dataset."""
         self._entries.pop(name)
 
 

@@ -1,7 +1,7 @@
-"""The one mapper: a record of any dataset -> what the model takes.
+"""Mappers from a record of any dataset to the input of the model.
 
-INPUT.DATASET_MAPPER_NAME keeps the published names; each stands for how the ground truth is read and which
-augmentations it goes through. Everything after that is the same for all.
+INPUT.DATASET_MAPPER_NAME has the published names; each stands for a reader of ground truth and a list of
+augmentations. Everything else is common to all of them.
 
 Shapes: `N` segments left after augmentation, `H, W` the original image's sides, `h, w` the new one's.
 """
@@ -26,7 +26,7 @@ from mask2former.data.augmentation import (
 )
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import Reader, read_instances, read_panoptic, read_semantic
 from mask2former.structures import Instances
 from mask2former.utils.image_io import ImageError, read_image
@@ -42,9 +42,9 @@ CHANNEL_ORDER = {"RGB": slice(None), "BGR": slice(None, None, -1)}
 
 
 class TrainMapper:
-    """Record -> {"image" (3, h, w) uint8, "instances" with gt_classes and gt_masks (N, h, w) bool, ...}.
+    """Maps a record to {"image" (3, h, w) uint8, "instances" with gt_classes, gt_masks (N, h, w) bool, ...}.
 
-    Masks that augmentation emptied are dropped; no mask at all is a legal result.
+    Segments without a pixel in the augmented image are dropped; N may be 0.
     """
 
     def __init__(
@@ -56,19 +56,19 @@ class TrainMapper:
         self.image_format = image_format
 
     def __call__(self, record: Record, seed: int) -> dict[str, Any]:
-        """The sample that `seed` decides; the same seed is handed on for the random points of the losses.
+        """Return the sample augmented by `seed`; it also holds the seed, for the random points of the losses.
 
         Raises:
             DatasetError: the record is broken; the message names the file, the image id and the value.
         """
         image = record_image(record)
         height, width = image.shape[:2]
-        segments = self.reader(record, self.metadata, (height, width))
-        scene = Scene(image, View.whole(height, width), segments)
+        ground_truth = self.reader(record, self.metadata, (height, width))
+        scene = Scene(image, Geometry.identity(height, width), ground_truth)
         scene = augment(scene, self.augmentations, np.random.default_rng(seed))
         return {
             "file_name": record["file_name"],
-            "image_id": record.get("image_id"),  # semantic datasets may do without
+            "image_id": record.get("image_id"),  # semantic datasets may have none
             "height": height,
             "width": width,
             "image": to_tensor(scene.image, self.image_format),
@@ -78,16 +78,16 @@ class TrainMapper:
 
 
 class TestMapper:
-    """Record -> the same without its annotations, and "image" (3, h, w) uint8 resized for testing.
+    """Replaces a record's annotations by "image" (3, h, w) uint8, resized for testing.
 
     Args:
-        edges: lengths in pixels that the shorter side is resized to.
-        max_size: what the longer side may be at most.
+        edges: lengths of the shorter side in pixels.
+        max_size: maximal length of the longer side.
         image_format: the order of the channels.
-        as_views: give "views", the image at every one of `edges`, instead of "image" at the first.
+        as_views: return "views", the image at each of `edges`, instead of "image" at the first.
     """
 
-    __test__ = False  # not a test case, whatever its name suggests to pytest
+    __test__ = False  # not a pytest class
 
     def __init__(
         self, *, edges: Sequence[int], max_size: int, image_format: str, as_views: bool = False
@@ -98,12 +98,12 @@ class TestMapper:
         self.as_views = as_views
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """The sample; `height` and `width` are those of the original image, in pixels."""
+        """Return the sample; `height` and `width` are those of the original image, in pixels."""
         kept = {key: value for key, value in record.items() if key != "annotations"}
         return {**kept, **self.inputs(record_image(record))}
 
     def inputs(self, image: np.ndarray) -> dict[str, Any]:
-        """What the model takes of an image (H, W, 3) uint8 RGB."""
+        """Return the model's inputs for an image (H, W, 3) uint8 RGB."""
         height, width = image.shape[:2]
         views = [
             to_tensor(step.apply_image(image), self.image_format) for step in self.resizes((height, width))
@@ -112,14 +112,14 @@ class TestMapper:
         return {**shown, "height": height, "width": width}
 
     def resizes(self, size: tuple[int, int]) -> list[Resize]:
-        """How an image (H, W) is resized, one for each of its views."""
+        """Return the resizing of an image (H, W) for each view."""
         return [resize_shortest_edge(size, edge, self.max_size) for edge in self.edges]
 
 
 def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
-    """The mapper that INPUT.DATASET_MAPPER_NAME names.
+    """Build the mapper that INPUT.DATASET_MAPPER_NAME names.
 
-    A dataset that tells no ignore label has that of MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+    The default ignore label of a dataset is MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
     """
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPERS:
@@ -136,9 +136,9 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
 
 
 def build_test_mapper(cfg: Any) -> TestMapper:
-    """The mapper for evaluation: shortest side INPUT.MIN_SIZE_TEST, longest at most MAX_SIZE_TEST.
+    """Build the mapper for evaluation: shorter side INPUT.MIN_SIZE_TEST, longer at most MAX_SIZE_TEST.
 
-    With TEST.AUG it makes a view for each of its MIN_SIZES, of the original image as well.
+    With TEST.AUG it makes one view for each of MIN_SIZES.
     """
     augmented = cfg.TEST.AUG.ENABLED
     return TestMapper(
@@ -150,10 +150,10 @@ def build_test_mapper(cfg: Any) -> TestMapper:
 
 
 def record_image(record: Record) -> np.ndarray:
-    """The record's image (H, W, 3) uint8 RGB, upright by its EXIF tag.
+    """Read the record's image (H, W, 3) uint8 RGB, upright by its EXIF tag.
 
     Raises:
-        DatasetError: no such file, not an image, or not of the record's height and width.
+        DatasetError: the file is missing, not an image, or not of the record's height and width.
     """
     if "file_name" not in record:
         raise broken_record(record, f"no 'file_name' among {sorted(record)}")
@@ -169,15 +169,15 @@ def record_image(record: Record) -> np.ndarray:
 
 
 def to_tensor(image: np.ndarray, image_format: str) -> Tensor:
-    """(h, w, 3) uint8 RGB -> (3, h, w) uint8 in the order of `image_format`."""
+    """Convert (h, w, 3) uint8 RGB to (3, h, w) uint8 in the order of `image_format`."""
     channels_first = image[..., CHANNEL_ORDER[image_format]].transpose(2, 0, 1)
     return torch.from_numpy(np.require(channels_first, requirements=["C", "W"]))
 
 
 def visible_instances(scene: Scene) -> Instances:
-    """The segments of which the scene shows at least one pixel."""
-    which, masks = scene.segments.visible(scene.view)
-    classes = torch.from_numpy(scene.segments.classes[which])
+    """Return the segments that have at least one pixel in the augmented image."""
+    indices, masks = scene.ground_truth.visible(scene.geometry)
+    classes = torch.from_numpy(scene.ground_truth.classes[indices])
     return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks))
 
 

@@ -28,7 +28,7 @@ from mask2former.data.checks.summary import repeated, summarize_dataset
 from mask2former.data.custom.dataset import forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
 from mask2former.utils.aliases import run_alias
@@ -120,7 +120,7 @@ def draw_ground_truth(record: Record, metadata: Metadata) -> Array:
     if len(colors) != len(names):
         colors = class_colors(len(names))
     segments = kind.reader(record, metadata, image.shape[:2])
-    which, masks = segments.visible(View.whole(*image.shape[:2]))
+    which, masks = segments.visible(Geometry.identity(*image.shape[:2]))
     scale = legible_scale(image)
     regions = [
         region._replace(mask=enlarge(region.mask, scale))

@@ -17,27 +17,27 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 VOID = 0
 UNKNOWN = -1  # no label is negative
-IGNORE_LABEL = 255  # in label maps that say nothing else
+IGNORE_LABEL = 255  # of label maps by default
 MAX_SEGMENT_ID = 256**3 - 1
 LABEL_MODES = ("1", "L", "P", "I", "I;16")
 SEGMENT_MODES = ("RGB", "RGBA")
 
 
 def read_label_map(path: PathLike) -> Array:
-    """The label of each pixel, (H, W) integers: gray values of 8 or 16 bits, or the indices of a palette.
+    """Read the label of each pixel, (H, W) integers: gray values of 8 or 16 bits, or palette indices.
 
     Raises:
-        ValueError: the file is missing, no readable image, or has color channels.
+        ValueError: the file is missing, not a readable image, or has color channels.
     """
     labels = np.asarray(_open(path, LABEL_MODES))
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
-def relabeled(labels: Array, table: Mapping[int, int]) -> Array:
-    """Labels (H, W) int32, each value of a file replaced by what `table`, which is not empty, says of it.
+def relabel(labels: Array, table: Mapping[int, int]) -> Array:
+    """Replace each label (H, W) by its value in `table`, which must not be empty; int32.
 
     Raises:
-        ValueError: a label that the table lacks.
+        ValueError: the table lacks a label.
     """
     assert min(table) >= 0  # else it would be counted from the end
     lookup = np.full(max(table) + 1, UNKNOWN, np.int32)
@@ -51,10 +51,10 @@ def relabeled(labels: Array, table: Mapping[int, int]) -> Array:
 
 
 def read_segment_ids(path: PathLike) -> Array:
-    """The segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
+    """Read the segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
 
     Raises:
-        ValueError: the file is missing, no readable image, or not in color.
+        ValueError: the file is missing, not a readable image, or not in color.
     """
     image = _open(path, SEGMENT_MODES)
     if image.mode != "RGB":
@@ -64,7 +64,7 @@ def read_segment_ids(path: PathLike) -> Array:
 
 
 def semantic_from_panoptic(ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int) -> Array:
-    """Ids (H, W) -> labels (H, W) int32: the class of each listed segment, crowds too; elsewhere ignored."""
+    """Convert ids (H, W) to labels (H, W) int32: the class of each listed segment, crowd regions included."""
     labels = np.full(ids.shape, ignore_label, np.int32)
     for segment in segments:
         labels[ids == segment["id"]] = segment["category_id"]
@@ -79,18 +79,17 @@ def write_segment_ids(path: PathLike, ids: Array) -> None:
 
 
 def write_label_map(path: PathLike, labels: Array) -> None:
-    """Write labels (H, W), uint8 or uint16, as a gray PNG of as many bits."""
+    """Write labels (H, W), uint8 or uint16, as a gray PNG of the same depth."""
     Image.fromarray(labels).save(path)
 
 
 def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
-    """The decoded image."""
     try:
         with to_path(path).open("rb") as file, Image.open(file) as image:
             image.load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
+    except Exception as error:  # Pillow raises many kinds of error for damaged files
         raise ValueError(f"{path}: not a readable image ({error})") from error
     if image.mode not in modes:
         raise ValueError(f"{path}: the image's mode is {image.mode}, expected one of {', '.join(modes)}")

@@ -1,4 +1,4 @@
-"""The drawn dataset on disk, its names in the catalogs, and a config for it."""
+"""The synthetic COCO dataset on disk and in the catalogs, and a config for it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def drawn(tmp_path: Path) -> Drawn:
 
 @pytest.fixture
 def names(drawn: Drawn) -> Iterator[dict[str, str]]:
-    """The drawn dataset, registered: task -> name."""
+    """Register the synthetic dataset; task -> name."""
     register_coco_instances("drawn_instances", {}, drawn.instances_json, drawn.images)
     register_coco_panoptic("drawn_panoptic", {}, drawn.images, drawn.panoptic_root, drawn.panoptic_json)
     yield {"instance": "drawn_instances", "panoptic": "drawn_panoptic"}

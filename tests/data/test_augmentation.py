@@ -1,11 +1,11 @@
-"""Augmentation against Pillow, against moving each mask step by step, and against hand-made cases."""
+"""Augmentation against Pillow, against masks transformed step by step, and against hand-made cases."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from synthetic_coco import all_masks, given_segments, rectangle
+from synthetic_coco import all_masks, ground_truth_of, rectangle
 
 from mask2former.config import get_cfg
 from mask2former.data import augmentation as aug
@@ -19,19 +19,19 @@ from mask2former.data.augmentation import (
     augment,
     resize_shortest_edge,
 )
-from mask2former.data.ground_truth.geometry import View, nearest_pixels
+from mask2former.data.ground_truth.geometry import Geometry, nearest_pixels
 
 sides = st.integers(1, 40)
 seeds = st.integers(0, 2**32 - 1)
 
 
 def scene_of(masks, classes=None):
-    """An image of noise with the given masks (N, H, W)."""
+    """Return an image of noise with the given masks (N, H, W)."""
     masks = np.asarray(masks, dtype=bool)
     height, width = masks.shape[1:]
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     classes = np.arange(len(masks)) if classes is None else np.array(classes)
-    return Scene(image, View.whole(height, width), given_segments(classes, masks))
+    return Scene(image, Geometry.identity(height, width), ground_truth_of(classes, masks))
 
 
 def empty_scene(height, width):
@@ -39,7 +39,7 @@ def empty_scene(height, width):
 
 
 @given(sides, st.integers(1, 90))
-def test_nearest_pixels_are_pillows_on_both_axes(size, new_size):
+def test_nearest_pixels_equal_those_of_pillow_on_both_axes(size, new_size):
     line = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
     image = Image.fromarray(np.stack([line] * 3))
     expected = np.asarray(image.resize((new_size, 3), Image.Resampling.NEAREST))[0]
@@ -50,13 +50,13 @@ def test_nearest_pixels_are_pillows_on_both_axes(size, new_size):
 
 
 @given(sides, sides, sides, sides)
-def test_images_are_resized_as_pillow_does(height, width, new_height, new_width):
+def test_resizing_equals_pillow(height, width, new_height, new_width):
     image = empty_scene(height, width).image
     expected = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(Resize(new_height, new_width).apply_image(image), np.asarray(expected))
 
 
-def off_pillow(size, new_size):
+def difference_from_pillow(size, new_size):
     image = empty_scene(*size).image
     expected = Image.fromarray(image).resize(new_size[::-1], Image.Resampling.BILINEAR)
     resized = FastResize(*new_size).apply_image(image)
@@ -66,18 +66,18 @@ def off_pillow(size, new_size):
 
 @settings(max_examples=200)
 @given(st.tuples(sides, sides), st.tuples(sides, sides))
-def test_for_training_images_are_resized_within_two_levels_of_pillow(size, new_size):
-    """Both round twice, after each axis: one value in 10^8 is off by two."""
-    assert off_pillow(size, new_size).max() <= 2
+def test_fast_resizing_differs_from_pillow_by_at_most_two(size, new_size):
+    """Both round after each axis: one value in 10^8 differs by two."""
+    assert difference_from_pillow(size, new_size).max() <= 2
 
 
 @pytest.mark.parametrize("new_size", [(60, 90), (320, 480), (960, 1440)])
-def test_for_training_few_values_are_off_pillow_at_all(new_size):
-    assert off_pillow((320, 480), new_size).mean() < 0.02
+def test_fast_resizing_differs_from_pillow_in_few_values(new_size):
+    assert difference_from_pillow((320, 480), new_size).mean() < 0.02
 
 
 def by_hand(step, array, nearest):
-    """One transform of an array (H, W) or (H, W, 3), by Pillow and numpy."""
+    """Apply a transform to an array (H, W) or (H, W, 3) by Pillow and numpy."""
     if isinstance(step, Resize):
         method = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
         image = Image.fromarray(np.ascontiguousarray(array))
@@ -95,7 +95,7 @@ def by_hand(step, array, nearest):
 
 @st.composite
 def chains(draw):
-    """An image's size and up to five transforms that fit one another."""
+    """Draw an image's size and up to five transforms that fit one another."""
     size = first = (draw(sides), draw(sides))
     steps = []
     for kind in draw(st.lists(st.sampled_from([Flip, Resize, Crop, Pad]), max_size=5)):
@@ -117,7 +117,7 @@ def chains(draw):
 
 @settings(max_examples=150)
 @given(chains(), seeds)
-def test_one_view_equals_moving_every_mask_step_by_step(chain, seed):
+def test_one_geometry_equals_transforming_masks_step_by_step(chain, seed):
     size, steps = chain
     masks = np.random.default_rng(seed).random((2, *size)) < 0.5
     scene = scene_of(masks)
@@ -127,7 +127,7 @@ def test_one_view_equals_moving_every_mask_step_by_step(chain, seed):
         image = by_hand(step, image, nearest=False)
         expected = np.stack([by_hand(step, mask, nearest=True) for mask in expected])
     np.testing.assert_array_equal(result.image, image)
-    np.testing.assert_array_equal(all_masks(result.segments, result.view), expected.astype(bool))
+    np.testing.assert_array_equal(all_masks(result.ground_truth, result.geometry), expected.astype(bool))
 
 
 def lsj(size, low=0.1, high=2.0, flip="horizontal"):
@@ -141,21 +141,21 @@ def lsj(size, low=0.1, high=2.0, flip="horizontal"):
 def test_large_scale_jitter_always_fills_its_square(height, width, seed):
     result = augment(empty_scene(height, width), lsj(32), np.random.default_rng(seed))
     assert result.image.shape == (32, 32, 3)
-    assert result.view.size == (32, 32)
-    padding = (result.view.rows.pixels < 0)[:, None] | (result.view.cols.pixels < 0)
+    assert result.geometry.size == (32, 32)
+    padding = (result.geometry.rows.pixels < 0)[:, None] | (result.geometry.cols.pixels < 0)
     assert (result.image[padding] == 128).all()
     assert not padding[0, 0]
-    rows = result.view.rows.pixels
+    rows = result.geometry.rows.pixels
     assert (np.diff(rows[rows >= 0]) >= 0).all()
 
 
-def test_jitter_that_is_off_fits_the_image_into_the_square():
+def test_scale_1_fits_the_image_into_the_square():
     masks = [rectangle((20, 40), 5, 10, 10, 30)]
     result = augment(scene_of(masks), lsj(40, 1.0, 1.0, "none"), np.random.default_rng(3))
     np.testing.assert_array_equal(result.image[:20], scene_of(masks).image)
     assert (result.image[20:] == 128).all()
-    np.testing.assert_array_equal(all_masks(result.segments, result.view)[0, :20], masks[0])
-    assert not all_masks(result.segments, result.view)[0, 20:].any()
+    np.testing.assert_array_equal(all_masks(result.ground_truth, result.geometry)[0, :20], masks[0])
+    assert not all_masks(result.ground_truth, result.geometry)[0, 20:].any()
 
 
 def test_scale_is_one_number_in_the_range():
@@ -171,7 +171,7 @@ def test_scale_is_one_number_in_the_range():
     assert (abs(heights - widths / 2) <= 0.75).all()
 
 
-def test_one_number_places_the_window():
+def test_one_number_sets_the_position_of_the_window():
     places = [aug.random_window(empty_scene(30, 50), np.random.default_rng(s), size=20) for s in range(100)]
     tops, lefts = np.array([(p.top, p.left) for p in places]).T
     assert {(p.height, p.width) for p in places} == {(20, 20)}
@@ -193,11 +193,11 @@ def test_one_number_places_the_window():
         ((1, 5000), 800, 1333, (1, 1333)),
     ],
 )
-def test_shortest_edge(size, edge, max_size, expected):
+def test_the_shorter_side_is_resized_to_the_edge(size, edge, max_size, expected):
     assert resize_shortest_edge(size, edge, max_size) == Resize(*expected)
 
 
-def test_shortest_edge_is_a_choice_or_a_range():
+def test_edges_are_drawn_from_a_choice_or_a_range():
     scene = empty_scene(10, 20)
     choice = {
         aug.random_shortest_edge(scene, np.random.default_rng(s), sizes=(4, 9), max_size=99).height
@@ -222,7 +222,7 @@ def test_shortest_edge_is_a_choice_or_a_range():
         ("relative_range", (0.5, 0.9), {5, 6, 7, 8, 9, 10}, {18, 19, 20}),
     ],
 )
-def test_crops_have_the_sizes_of_their_kind_and_reach_everywhere(kind, size, heights, widths):
+def test_crops_have_the_sizes_of_their_kind_and_any_position(kind, size, heights, widths):
     scene = empty_scene(10, 20)
     crops = [aug.random_crop(scene, np.random.default_rng(s), kind=kind, size=size) for s in range(300)]
     assert {int(c.height) for c in crops} == heights
@@ -233,8 +233,8 @@ def test_crops_have_the_sizes_of_their_kind_and_reach_everywhere(kind, size, hei
     assert all(c.top + c.height <= 10 and c.left + c.width <= 20 for c in crops)
 
 
-def test_a_crop_is_not_left_to_one_category():
-    """Classes left and right, the middle unlabeled: only crops over the border are mixed enough."""
+def test_crops_of_mostly_one_category_are_drawn_again():
+    """One class is left and one right: only crops over the border are mixed enough."""
     left, right = rectangle((10, 40), 0, 0, 10, 19), rectangle((10, 40), 0, 21, 10, 40)
     scene = scene_of([left, right], classes=[4, 2])
 
@@ -245,14 +245,14 @@ def test_a_crop_is_not_left_to_one_category():
             )
             for s in range(100)
         ]
-        areas = [all_masks(scene.segments, c.apply_view(scene.view)).sum((1, 2)) for c in crops]
+        areas = [all_masks(scene.ground_truth, c.apply_geometry(scene.geometry)).sum((1, 2)) for c in crops]
         return np.mean([a.max() >= 0.75 * a.sum() for a in areas])
 
     assert share_of_one_sided(1.0) > 0.3
     assert share_of_one_sided(0.75) < 0.03
 
 
-def test_flips():
+def test_flips_mirror_half_of_the_images():
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     np.testing.assert_array_equal(Flip(1).apply_image(image), image[:, ::-1])
     np.testing.assert_array_equal(Flip(0).apply_image(image), image[::-1])
@@ -265,13 +265,13 @@ def test_padding_never_cuts():
     assert aug.pad_to(empty_scene(30, 50), np.random.default_rng(0), size=40) == Pad(10, 0)
 
 
-def test_color_operations():
+def test_color_operations_change_values_as_specified():
     image = np.array([[[250, 10, 128], [200, 0, 0]]], dtype=np.uint8)
     assert aug.change_brightness(image, 20).tolist() == [[[255, 30, 148], [220, 20, 20]]]
     assert aug.change_brightness(image, -20).tolist() == [[[230, 0, 108], [180, 0, 0]]]
     assert aug.change_contrast(image, 0.5).tolist() == [[[125, 5, 64], [100, 0, 0]]]
     assert aug.change_contrast(image, 1.5)[0, 1].tolist() == [255, 0, 0]
-    assert aug.change_saturation(image, 0.0)[0, 1].tolist() == [200, 200, 200]  # gray of the same value
+    assert aug.change_saturation(image, 0.0)[0, 1].tolist() == [200, 200, 200]  # gray
     assert aug.change_hue(image, 60)[0, 1].tolist() == [0, 200, 0]  # red turned by 120 degrees
     assert aug.change_hue(image, -60)[0, 1].tolist() == [0, 0, 200]
     for operation, nothing in ((aug.change_brightness, 0), (aug.change_contrast, 1)):
@@ -297,17 +297,17 @@ def test_color_jitter_draws_each_operation_half_the_time():
     assert orders == {(first, contrast, saturation, hue), (first, saturation, hue, contrast)}
 
 
-def test_color_moves_no_pixel():
+def test_color_jitter_keeps_masks():
     scene = scene_of([rectangle((6, 6), 0, 0, 3, 3)])
     result = augment(scene, [aug.random_color], np.random.default_rng(1))
     assert (result.image != scene.image).any()
     assert result.image.dtype == np.uint8
-    before, after = (all_masks(each.segments, each.view) for each in (scene, result))
+    before, after = (all_masks(each.ground_truth, each.geometry) for each in (scene, result))
     np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("recipe", [aug.large_scale_jitter, aug.shortest_edge_crop])
-def test_the_same_seed_draws_the_same(recipe):
+def test_augmentation_depends_on_the_seed_alone(recipe):
     cfg = get_cfg()
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.COLOR_AUG_SSD = 32, (20, 30), True
     cfg.INPUT.CROP.ENABLED = True
@@ -318,7 +318,7 @@ def test_the_same_seed_draws_the_same(recipe):
     assert first.image.shape != other.image.shape or (first.image != other.image).any()
 
 
-def test_the_recipe_of_the_other_datasets_pads_to_a_square():
+def test_shortest_edge_crop_pads_to_a_square():
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (16, 24), 60
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", (20, 20)
@@ -345,7 +345,7 @@ def test_the_recipe_of_the_other_datasets_pads_to_a_square():
         ("MIN_SIZE_TRAIN_SAMPLING", "range", r"INPUT.MIN_SIZE_TRAIN must be two sizes .*not \(800,\)"),
     ],
 )
-def test_an_unknown_choice_lists_the_known(key, value, message):
+def test_unknown_choices_are_errors_that_list_the_known(key, value, message):
     cfg = get_cfg()
     cfg.merge_from_list(["INPUT.CROP.ENABLED", True, f"INPUT.{key}", value])
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from synthetic_coco import COLORS, given_segments, picked, rectangle
+from synthetic_coco import COLORS, geometry_of, ground_truth_of, rectangle
 
 from mask2former.config import get_cfg
 from mask2former.data import (
@@ -135,8 +135,8 @@ def test_images_without_objects_are_legal(cfg, names):
 
 def test_masks_out_of_view_are_dropped():
     masks = np.stack([rectangle((8, 8), 0, 0, 2, 2), rectangle((8, 8), 5, 5, 8, 8)])
-    view = picked([4, 5, 6, 7], [4, 5, -1])
-    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, given_segments(np.array([3, 6]), masks))
+    view = geometry_of([4, 5, 6, 7], [4, 5, -1])
+    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, ground_truth_of(np.array([3, 6]), masks))
     instances = visible_instances(scene)
     assert instances.gt_classes.tolist() == [6]
     assert instances.gt_masks.int().tolist() == [[[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]]

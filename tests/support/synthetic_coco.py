@@ -1,5 +1,4 @@
-"""A tiny drawn dataset in COCO's two formats, with every kind of annotation, and its ground truth as
-arrays."""
+"""A tiny synthetic dataset in both COCO formats, with every kind of annotation and its masks as arrays."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,9 +8,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mask2former.data.ground_truth.geometry import Axis, View
+from mask2former.data.ground_truth.geometry import AxisGeometry, Geometry
 from mask2former.data.ground_truth.polygons import Patch
-from mask2former.data.ground_truth.readers import DrawnSegments, Segments
+from mask2former.data.ground_truth.readers import DrawnGroundTruth, GroundTruth
 
 # Category ids with gaps, and one that is 0. Contiguous: donut 0, box 1, sky 2, ground 3.
 CATEGORIES = [
@@ -35,7 +34,7 @@ def donut(size: tuple[int, int]) -> np.ndarray:
 
 
 def uncompressed_rle(mask: np.ndarray) -> dict:
-    """Run lengths by a loop: column by column, the first run is of zeros."""
+    """Return run lengths, computed by a loop: column by column, the first run is of zeros."""
     counts, value = [0], False
     for pixel in mask.ravel(order="F"):
         if pixel != value:
@@ -54,28 +53,28 @@ def polygon(top: int, left: int, bottom: int, right: int) -> list[list[float]]:
     return [[left, top, right, top, right, bottom, left, bottom]]
 
 
-def given_segments(classes: np.ndarray, masks: np.ndarray) -> DrawnSegments:
-    """Segments with the masks (N, H, W)."""
-    return DrawnSegments(classes, lambda i, view: Patch.whole(view.take(masks[i])))
+def ground_truth_of(classes: np.ndarray, masks: np.ndarray) -> DrawnGroundTruth:
+    """Return ground truth with the masks (N, H, W)."""
+    return DrawnGroundTruth(classes, lambda i, geometry: Patch.whole(geometry.apply(masks[i])))
 
 
-def all_masks(segments: Segments, view: View) -> np.ndarray:
-    """The masks (N, h, w) of all segments, visible or not."""
-    which, masks = segments.visible(view)
+def all_masks(ground_truth: GroundTruth, geometry: Geometry) -> np.ndarray:
+    """Return the masks (N, h, w) of all segments, visible or not."""
+    indices, masks = ground_truth.visible(geometry)
     assert masks.any((1, 2)).all()
-    every = np.zeros((len(segments.classes), *view.size), dtype=bool)
-    every[which] = masks
+    every = np.zeros((len(ground_truth.classes), *geometry.size), dtype=bool)
+    every[indices] = masks
     return every
 
 
-def picked(rows: list[int], cols: list[int]) -> View:
-    """A view that shows the given rows and columns; -1 is padding."""
-    return View(Axis(np.array(rows, dtype=int), 1.0, 0.0), Axis(np.array(cols, dtype=int), 1.0, 0.0))
+def geometry_of(rows: list[int], cols: list[int]) -> Geometry:
+    """Return the geometry that shows the given rows and columns; -1 is padding."""
+    return Geometry(*(AxisGeometry(np.array(pixels, dtype=int), 1.0, 0.0) for pixels in (rows, cols)))
 
 
 @dataclass
 class Drawn:
-    """The files, and what they hold: `masks[image_id]` is a list of (category id, mask, is crowd)."""
+    """Paths of the files, and their content: `masks[image_id]` is a list of (category id, mask, is crowd)."""
 
     root: Path
     masks: dict[int, list[tuple[int, np.ndarray, bool]]] = field(default_factory=dict)
@@ -98,7 +97,7 @@ class Drawn:
 
 
 def write_dataset(root: Path) -> Drawn:
-    """Image 1: donut and box. 2: box and a crowd of donuts. 3: a crowd alone. 5: stuff alone."""
+    """Write images: 1 donut and box; 2 box and a crowd of donuts; 3 a crowd; 5 stuff only."""
     drawn = Drawn(root)
     big, small = (24, 32), (20, 16)
     drawn.masks = {
@@ -142,7 +141,7 @@ def write_dataset(root: Path) -> Drawn:
 
 
 def _write_images(drawn: Drawn, name: str, image_id: int, size: tuple[int, int]) -> list[dict]:
-    """Sky over ground, a void row at the bottom, the things on top; ids differ in all three bytes."""
+    """Draw sky over ground, a void row at the bottom, and things on top; ids use all three bytes."""
     sky, ground = rectangle(size, 0, 0, 11, size[1]), rectangle(size, 11, 0, size[0] - 1, size[1])
     layers = [(90, sky, False), (200, ground, False), *drawn.masks[image_id]]
     image, ids = np.zeros((*size, 3), np.uint8), np.zeros(size, np.int64)

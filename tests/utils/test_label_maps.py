@@ -12,7 +12,7 @@ from PIL import Image
 from mask2former.utils.label_maps import (
     read_label_map,
     read_segment_ids,
-    relabeled,
+    relabel,
     semantic_from_panoptic,
     write_segment_ids,
 )
@@ -86,14 +86,14 @@ def test_relabeled_replaces_each_value(kind):
     labels = np.array([[7, 255, 7], [0, 8, 8]], kind)
     table = {0: 255, 7: 0, 8: 1, 255: 255}
     expected = [[table[int(value)] for value in row] for row in labels]
-    assert relabeled(labels, table).tolist() == expected
+    assert relabel(labels, table).tolist() == expected
 
 
 @pytest.mark.parametrize("label", [3, 9, 200, 70_000, -1])
 def test_a_label_that_the_table_lacks_is_named(label):
     with pytest.raises(ValueError, match=f"label {label} is not among"):
-        relabeled(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
+        relabel(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
 
 
 def test_nothing_is_relabeled_to_nothing():
-    assert relabeled(np.zeros((0, 4), np.uint8), {1: 0}).shape == (0, 4)
+    assert relabel(np.zeros((0, 4), np.uint8), {1: 0}).shape == (0, 4)

@@ -16,10 +16,10 @@ import numpy as np
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import DatasetError, broken_record
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.polygons import Patch
 from mask2former.data.ground_truth.readers import (
-    MapSegments,
+    MapGroundTruth,
     Reader,
     Size,
     read_instances,
@@ -116,7 +116,7 @@ def _summarize_instances(summary: RecordSummary, record: Record, metadata: Metad
     no_crowds = [{**annotation, "iscrowd": 0} for annotation in annotations]
     segments = read_instances({**record, "annotations": no_crowds}, metadata, summary.size)
     for i, annotation in enumerate(annotations):
-        patch = segments.draw(i, View.whole(*summary.size))
+        patch = segments.draw(i, Geometry.identity(*summary.size))
         area = int(patch.mask.sum())
         summary.forms[_form(annotation["segmentation"])] += 1
         if annotation.get("iscrowd", 0):
@@ -161,7 +161,7 @@ KINDS = {
 }
 
 
-def _add_map(summary: RecordSummary, segments: MapSegments) -> None:
+def _add_map(summary: RecordSummary, segments: MapGroundTruth) -> None:
     areas = np.bincount(segments.id_map.ravel(), minlength=int(segments.ids.max(initial=0)) + 1)
     for category, segment_id in zip(segments.classes, segments.ids, strict=True):
         summary.add_region(int(category), int(areas[segment_id]))

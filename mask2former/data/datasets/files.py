@@ -1,4 +1,4 @@
-"""Where datasets lie, and how their JSON is read: with errors that say what was looked for."""
+"""Locations of datasets, and their JSON files; errors say what was looked for and how to get it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mask2former.utils.storage import PathLike, to_path
 
 METADATA = Path(__file__).parent / "metadata"
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
-PREPARED = {  # the script that makes what lies there; beginnings of paths below the root
+PREPARED = {  # beginnings of paths below the root -> the script that makes these files
     "ADE20K_2021_17_01/annotations_detectron2": "prepare_ade20k_full.py",
     "ADE20K_2021_17_01/images_detectron2": "prepare_ade20k_full.py",
     "ADEChallengeData2016/ade20k_": "prepare_ade20k.py",
@@ -28,16 +28,15 @@ PREPARED = {  # the script that makes what lies there; beginnings of paths below
 
 
 def datasets_root() -> Path:
-    """The folder of all datasets, perhaps at an address: $DETECTRON2_DATASETS as it is now, or ./datasets."""
+    """Return the folder of all datasets, perhaps remote: the current $DETECTRON2_DATASETS, or ./datasets."""
     return to_path(os.environ.get(ROOT_VARIABLE) or "datasets")
 
 
 def require_path(path: PathLike) -> Path:
-    """The path, which must exist.
+    """Return the path, which must exist.
 
     Raises:
-        DatasetError: it does not; the message says where it was looked for, how to make it, or where else it
-            could lie.
+        DatasetError: it does not exist; the message says where it was looked for and how to get it.
     """
     place = to_path(path)
     if not place.exists():
@@ -52,7 +51,7 @@ def require_path(path: PathLike) -> Path:
 
 
 def _how_to_get(path: Path) -> str:
-    """The command that prepares `path`, or else where its download is described."""
+    """Return the command that prepares `path`, or the description of its download."""
     root = datasets_root()
     below = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
     for start, script in PREPARED.items():
@@ -83,6 +82,6 @@ def load_json(path: PathLike, *keys: str, context: LoadContext | None = None) ->
 
 @functools.cache
 def table(name: str) -> list[dict[str, Any]]:
-    """The category table `name` of this package, a list of rows; see metadata/README.md."""
+    """Return the rows of the category table `name` of this package; see metadata/README.md."""
     rows: list[dict[str, Any]] = load_json(METADATA / f"{name}.json")
     return rows

@@ -1,1 +1,1 @@
-"""Ground truth of any kind as classes and masks."""
+"""Readers of ground truth: from any kind of annotation to classes and masks."""

@@ -1,9 +1,10 @@
-"""Where each pixel of an augmented image comes from, and where each point of the original goes.
+"""Mapping between an original image and its augmented version, for pixels and for points.
 
-Flip, resize to the nearest pixel, crop and pad move whole rows and columns. On each axis, any chain of them
-is therefore a list of indices for pixels and a line for coordinates; a mask is made once, after the chain.
+Flipping, nearest-neighbor resizing, cropping and padding move whole rows and columns. So any chain of them
+is, on each axis, an array of indices for pixels and a linear function for coordinates; masks are made once,
+at the end.
 
-Shapes: `H, W` the original image's sides, `h, w` those of the augmented one, in pixels; `n` one of those.
+Shapes: `H, W` the original image's sides, `h, w` those of the augmented one, in pixels; `n` one of these.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from PIL import Image
 PADDING = -1
 
 
-class Axis(NamedTuple):
-    """One axis of a view.
+class AxisGeometry(NamedTuple):
+    """The mapping on one axis.
 
-    `pixels` (n,) is the original row (or column) that each of its rows shows, -1 where it is padding, which
-    is at the ends only. The original coordinate x lies at `scale * x + shift`.
+    `pixels` (n,) holds for each row (or column) the original row that it shows, or -1 for padding, which is
+    at the ends only. The original coordinate x is at `scale * x + shift`.
     """
 
     pixels: np.ndarray
@@ -28,67 +29,67 @@ class Axis(NamedTuple):
     shift: float
 
     @classmethod
-    def whole(cls, size: int) -> Axis:
-        """An axis of `size` pixels as it is."""
+    def identity(cls, size: int) -> AxisGeometry:
+        """Return the mapping of an axis of `size` unchanged pixels."""
         return cls(np.arange(size), 1.0, 0.0)
 
     @property
     def visible(self) -> slice:
-        """Which of its pixels are no padding."""
+        """Return the range of pixels that are not padding."""
         shown = np.flatnonzero(self.pixels != PADDING)
         return slice(int(shown[0]), int(shown[-1]) + 1) if len(shown) else slice(0, 0)
 
-    def flipped(self) -> Axis:
-        """Last pixel first."""
-        return Axis(self.pixels[::-1], -self.scale, len(self.pixels) - self.shift)
+    def flip(self) -> AxisGeometry:
+        """Reverse the axis."""
+        return AxisGeometry(self.pixels[::-1], -self.scale, len(self.pixels) - self.shift)
 
-    def resized(self, size: int) -> Axis:
-        """To `size` pixels."""
+    def resize(self, size: int) -> AxisGeometry:
+        """Resize the axis to `size` pixels."""
         ratio = size / len(self.pixels)
         pixels = self.pixels[nearest_pixels(len(self.pixels), size)]
-        return Axis(pixels, self.scale * ratio, self.shift * ratio)
+        return AxisGeometry(pixels, self.scale * ratio, self.shift * ratio)
 
-    def cropped(self, start: int, size: int) -> Axis:
-        """The `size` pixels from `start` on."""
-        return Axis(self.pixels[start : start + size], self.scale, self.shift - start)
+    def crop(self, start: int, size: int) -> AxisGeometry:
+        """Keep `size` pixels from `start` on."""
+        return AxisGeometry(self.pixels[start : start + size], self.scale, self.shift - start)
 
-    def padded(self, count: int) -> Axis:
-        """With `count` more at its end."""
+    def pad(self, count: int) -> AxisGeometry:
+        """Append `count` pixels of padding."""
         return self._replace(pixels=np.pad(self.pixels, (0, count), constant_values=PADDING))
 
 
-class View(NamedTuple):
-    """Both axes: rows (h), which have y for coordinate, and columns (w), which have x."""
+class Geometry(NamedTuple):
+    """The mapping on both axes: rows (h) with coordinate y, columns (w) with coordinate x."""
 
-    rows: Axis
-    cols: Axis
+    rows: AxisGeometry
+    cols: AxisGeometry
 
     @classmethod
-    def whole(cls, height: int, width: int) -> View:
-        """The view of an image as it is."""
-        return cls(Axis.whole(height), Axis.whole(width))
+    def identity(cls, height: int, width: int) -> Geometry:
+        """Return the mapping of an unchanged image."""
+        return cls(AxisGeometry.identity(height), AxisGeometry.identity(width))
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h, w) in pixels."""
+        """Return (h, w) in pixels."""
         return len(self.rows.pixels), len(self.cols.pixels)
 
-    def take(self, original: np.ndarray) -> np.ndarray:
-        """(H, W) of any type -> (h, w): what the view shows of it, 0 in the padding."""
-        seen = np.zeros(self.size, original.dtype)
+    def apply(self, original: np.ndarray) -> np.ndarray:
+        """Map an array (H, W) of any type to (h, w); padding is 0."""
+        mapped = np.zeros(self.size, original.dtype)
         rows, cols = self.rows.visible, self.cols.visible
-        seen[rows, cols] = _gather(original, self.rows.pixels[rows], self.cols.pixels[cols])
-        return seen
+        mapped[rows, cols] = _gather(original, self.rows.pixels[rows], self.cols.pixels[cols])
+        return mapped
 
 
 def nearest_pixels(size: int, new_size: int) -> np.ndarray:
-    """Which pixel of a line of `size` Pillow's NEAREST takes for each of the resized line: (new_size,)."""
+    """Return the indices (new_size,) that Pillow's NEAREST takes when it resizes a line of `size` pixels."""
     line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
     return np.asarray(line.resize((new_size, 1), Image.Resampling.NEAREST))[0]
 
 
 def _gather(original: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """`original[rows][:, cols]`; picking columns costs more than copying rows, so it is done on fewer."""
+    """Return `original[rows][:, cols]`; picking columns is slow, so it is done on the fewer rows."""
     low, high = rows.min(initial=len(original)), rows.max(initial=0) + 1
     if high - low < len(rows):
         return original[low:high].take(cols, axis=1).take(rows - low, axis=0)

@@ -1,18 +1,18 @@
-"""COCO's compressed run lengths: how many pixels a code stands for, which pycocotools does not check.
+"""Validation of COCO's compressed run lengths, which pycocotools does not check.
 
-A character less 48 holds five bits of a number, the lowest first, and a sixth that says that more follow;
-the highest bit of a number is its sign. From the fourth on, a run is told by its difference from the last but
-one.
+Each character minus 48 holds five bits of a number, lowest first, and a sixth bit that is set if more
+characters follow; the highest of the five bits in the last one is the sign. From the fourth run on, the
+number is the difference to the run before the previous one.
 """
 
 import numpy as np
 
 
 def count_pixels(counts: str | bytes) -> int:
-    """The sum of the runs; that of a sound code is the number of the mask's pixels.
+    """Return the sum of the runs, which is the number of pixels of the mask if the code is valid.
 
     Raises:
-        ValueError: it is no such code.
+        ValueError: these are no run lengths, or one is negative.
     """
     text = counts.encode() if isinstance(counts, str) else counts
     digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48

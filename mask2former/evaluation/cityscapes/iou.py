@@ -25,7 +25,7 @@ from mask2former.evaluation.cityscapes.ground_truth import (
 from mask2former.evaluation.cityscapes.submission import write_labels
 from mask2former.evaluation.common.metadata import required_attribute
 from mask2former.evaluation.evaluator import Metrics
-from mask2former.utils.label_maps import Array, read_label_map, relabeled
+from mask2former.utils.label_maps import Array, read_label_map, relabel
 from mask2former.utils.storage import PathLike
 
 UNLABELED = 0
@@ -124,7 +124,7 @@ def score_folders(gt_dir: PathLike, pred_dir: PathLike) -> Metrics:
 def label_id_map(output: Mapping[str, Any], label_ids: Mapping[int, int]) -> Array:
     """Return the label ids (H, W) of a model's output, by the label id of each contiguous class."""
     labels = output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)
-    return relabeled(labels.cpu().numpy(), label_ids)
+    return relabel(labels.cpu().numpy(), label_ids)
 
 
 class CityscapesSemSegEvaluator(CityscapesEvaluator):

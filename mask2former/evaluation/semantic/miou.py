@@ -27,7 +27,7 @@ from mask2former.utils.label_maps import (
     Array,
     read_label_map,
     read_segment_ids,
-    relabeled,
+    relabel,
     semantic_from_panoptic,
     write_label_map,
 )
@@ -139,7 +139,7 @@ def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array
 
 def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
     try:
-        return relabeled(read_label_map(file), table)
+        return relabel(read_label_map(file), table)
     except ValueError as error:
         raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 

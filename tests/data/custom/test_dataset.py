@@ -11,7 +11,7 @@ from synthetic_coco import write_json
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
 from mask2former.data.custom.dataset import forget
 from mask2former.data.custom.instance_json import instance_json
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_semantic
 
 NAME = "custom_data_of_a_test"
@@ -45,7 +45,7 @@ def classes_read(record, ignore_label=255):
     metadata = MetadataCatalog.get(NAME)
     height, width = np.asarray(Image.open(record["sem_seg_file_name"])).shape
     segments = read_semantic(record, metadata, (height, width))
-    which, masks = segments.visible(View.whole(height, width))
+    which, masks = segments.visible(Geometry.identity(height, width))
     row = np.full(width, ignore_label)
     for index, mask in zip(which, masks, strict=True):
         row[mask[0]] = segments.classes[index]

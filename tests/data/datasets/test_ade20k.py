@@ -10,7 +10,7 @@ from synthetic_datasets import ade20k, ade20k_full
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.datasets.files import table
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_instances, read_panoptic, read_semantic, semantic_map
 
 
@@ -37,7 +37,7 @@ def check_records(folder, split, count):
         size = record["height"], record["width"]
         metadata = MetadataCatalog.get(f"ade20k_instance_{split}")
         segments = read_instances(record, metadata, size)
-        which, masks = segments.visible(View.whole(*size))
+        which, masks = segments.visible(Geometry.identity(*size))
         found = {(int(segments.classes[i]) + 1, mask.tobytes()) for i, mask in zip(which, masks, strict=True)}
         numbers = np.unique(rgb[..., 1][rgb[..., 1] > 0])
         assert found == {(rgb[..., 0][rgb[..., 1] == n][0], (rgb[..., 1] == n).tobytes()) for n in numbers}

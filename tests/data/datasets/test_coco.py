@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from synthetic_coco import BIG_ID, all_masks, write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_coco_instances
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_instances, read_panoptic, semantic_map
 
 COCO_NAMES = {
@@ -223,7 +223,7 @@ def test_real_panoptic_annotations(monkeypatch, tmp_path):
     for record in records:
         size = (record["height"], record["width"])
         segments = read_panoptic(record, metadata, size)
-        areas = all_masks(segments, View.whole(*size)).sum((1, 2))
+        areas = all_masks(segments, Geometry.identity(*size)).sum((1, 2))
         listed = [s for s in truth[record["image_id"]]["segments_info"] if not s["iscrowd"]]
         assert areas.tolist() == [segment["area"] for segment in listed]
         golden = Image.open(sample / "semseg" / f"{record['image_id']:012d}.png")
@@ -244,7 +244,7 @@ def test_real_instances_agree_with_pycocotools(shared, split, images, monkeypatc
     for record in records:
         annotations = official.loadAnns(official.getAnnIds(record["image_id"], iscrowd=False))
         segments = read_instances(record, metadata, (record["height"], record["width"]))
-        masks = all_masks(segments, View.whole(record["height"], record["width"]))
+        masks = all_masks(segments, Geometry.identity(record["height"], record["width"]))
         assert len(masks) == len(annotations)
         for mask, label, annotation in zip(masks, segments.classes, annotations, strict=True):
             np.testing.assert_array_equal(mask, official.annToMask(annotation))

@@ -11,7 +11,7 @@ from scipy.io import loadmat
 from synthetic_datasets import coco_stuff, lvis
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_instances, semantic_map
 
 
@@ -34,7 +34,7 @@ def test_lvis_records(root):
         assert Path(record["file_name"]).is_file()
         annotations = official.loadAnns(official.getAnnIds(record["image_id"]))
         segments = read_instances(record, metadata, size)
-        which, masks = segments.visible(View.whole(*size))
+        which, masks = segments.visible(Geometry.identity(*size))
         expected = [official.annToMask(annotation).astype(bool) for annotation in annotations]
         assert [mask.tobytes() for mask in masks] == [expected[i].tobytes() for i in which]
         assert list(segments.classes) == [a["category_id"] - 1 for a in annotations]

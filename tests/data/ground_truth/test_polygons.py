@@ -1,4 +1,4 @@
-"""Polygons against the slow way: corners moved step by step, then all of the view drawn by pycocotools."""
+"""Polygons against a reference: corners moved step by step, then the whole image drawn by pycocotools."""
 
 import itertools
 
@@ -9,15 +9,15 @@ from pycocotools import mask as coco_mask
 from synthetic_coco import polygon
 
 from mask2former.data.augmentation import Crop, Flip, Pad, Resize
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.polygons import draw_polygons
 
 OFF = 0.0123456789  # keeps corners off the ties between fifths, where the last bit of a float decides
 
 
-def drawn(polygons, view, size):
-    mask = np.zeros(view.size, dtype=bool)
-    draw_polygons(polygons, view, size).paste(mask)
+def drawn(polygons, geometry, size):
+    mask = np.zeros(geometry.size, dtype=bool)
+    draw_polygons(polygons, geometry, size).paste(mask)
     return mask
 
 
@@ -27,7 +27,7 @@ def by_pycocotools(polygons, size):
 
 
 def moved(points, steps, size):
-    """The corners after each step, and the size after all of them; x is column 0."""
+    """Return the corners and the image size after all steps; x is column 0."""
     corners = np.array(points, dtype=float).reshape(-1, 2)
     for step in steps:
         if isinstance(step, Flip):
@@ -44,14 +44,14 @@ def moved(points, steps, size):
 
 
 def flat(values):
-    """Polygons x0, y0, x1, y1, ... of three to seven corners."""
+    """Draw polygons x0, y0, x1, y1, ... of three to seven corners."""
     corners = st.lists(st.tuples(values, values), min_size=3, max_size=7)
     return corners.map(lambda points: list(itertools.chain.from_iterable(points)))
 
 
 @st.composite
 def chains(draw):
-    """A size and flips, resizes and crops that fit one another."""
+    """Draw a size, and flips, resizes and crops that fit one another."""
     sides = st.integers(1, 60)
     size = first = (draw(sides), draw(sides))
     steps = []
@@ -73,15 +73,16 @@ coordinates = st.integers(-80, 320).map(lambda quarters: quarters / 4 + OFF)
 
 @settings(max_examples=300)
 @given(chains(), st.lists(flat(coordinates), min_size=1, max_size=3), st.integers(0, 5), st.integers(0, 5))
-def test_polygons_are_moved_then_drawn(chain, polygons, bottom, right):
-    """Also where they reach beyond the image, into which padding they do not."""
+def test_polygons_are_mapped_before_they_are_drawn(chain, polygons, bottom, right):
+    """Polygons may reach beyond the image; they are cut off there, also where padding follows."""
     first, steps = chain
-    view = View.whole(*first)
+    geometry = Geometry.identity(*first)
     for step in steps:
-        view = step.apply_view(view)
+        geometry = step.apply_geometry(geometry)
+    padded = Pad(bottom, right).apply_geometry(geometry)
     scaled, sizes = zip(*(moved(points, steps, first) for points in polygons), strict=True)
     expected = np.pad(by_pycocotools(scaled, sizes[0]), ((0, bottom), (0, right)))
-    np.testing.assert_array_equal(drawn(polygons, Pad(bottom, right).apply_view(view), first), expected)
+    np.testing.assert_array_equal(drawn(polygons, padded, first), expected)
 
 
 tenths = st.integers(-50, 450).map(lambda number: number / 10)
@@ -89,22 +90,23 @@ tenths = st.integers(-50, 450).map(lambda number: number / 10)
 
 @settings(max_examples=200)
 @given(st.lists(flat(tenths), min_size=1, max_size=2))
-def test_at_full_size_ties_between_fifths_are_decided_as_pycocotools_does(polygons):
+def test_ties_between_fifths_are_rounded_as_pycocotools_does(polygons):
     size = (30, 40)
-    np.testing.assert_array_equal(drawn(polygons, View.whole(*size), size), by_pycocotools(polygons, size))
+    mask = drawn(polygons, Geometry.identity(*size), size)
+    np.testing.assert_array_equal(mask, by_pycocotools(polygons, size))
 
 
 def test_borders_are_smooth_when_enlarged():
-    """Corners at half pixels; a mask drawn first and then enlarged could not show those."""
-    view = Resize(80, 80).apply_view(View.whole(20, 20))
+    """Corners lie at half pixels, which a mask that is enlarged after drawing cannot show."""
+    geometry = Resize(80, 80).apply_geometry(Geometry.identity(20, 20))
     expected = np.zeros((80, 80), dtype=bool)
     expected[10:42, 22:50] = True
-    np.testing.assert_array_equal(drawn(polygon(2.5, 5.5, 10.5, 12.5), view, (20, 20)), expected)
+    np.testing.assert_array_equal(drawn(polygon(2.5, 5.5, 10.5, 12.5), geometry, (20, 20)), expected)
 
 
-def test_nothing_of_it_in_view():
-    view = Crop(0, 0, 5, 5).apply_view(View.whole(20, 20))
-    patch = draw_polygons(polygon(10, 10, 15, 15), view, (20, 20))
-    assert patch.mask.size == 0
-    padding = Crop(2, 2, 3, 3).apply_view(Pad(3, 3).apply_view(Crop(0, 0, 2, 2).apply_view(view)))
-    assert not drawn(polygon(0, 0, 15, 15), padding, (20, 20)).any()
+def test_polygons_outside_of_the_image_give_empty_masks():
+    geometry = Crop(0, 0, 5, 5).apply_geometry(Geometry.identity(20, 20))
+    assert draw_polygons(polygon(10, 10, 15, 15), geometry, (20, 20)).mask.size == 0
+    for step in (Crop(0, 0, 2, 2), Pad(3, 3), Crop(2, 2, 3, 3)):
+        geometry = step.apply_geometry(geometry)
+    assert not drawn(polygon(0, 0, 15, 15), geometry, (20, 20)).any()

@@ -1,4 +1,4 @@
-"""Readers: every annotation becomes the masks that were drawn, a broken one an error to act on."""
+"""Readers: every kind of annotation gives the masks that were drawn; broken ones give errors."""
 
 import copy
 import itertools
@@ -14,8 +14,8 @@ from synthetic_coco import (
     all_masks,
     compressed_rle,
     donut,
-    given_segments,
-    picked,
+    geometry_of,
+    ground_truth_of,
     polygon,
     rectangle,
     uncompressed_rle,
@@ -23,9 +23,9 @@ from synthetic_coco import (
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.catalog import Metadata
-from mask2former.data.ground_truth.geometry import View
+from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import (
-    MapSegments,
+    MapGroundTruth,
     draw_mask,
     read_instances,
     read_panoptic,
@@ -40,14 +40,14 @@ READERS = {"instance": read_instances, "panoptic": read_panoptic, "semantic": re
 
 
 def decoded(segmentation, size):
-    """What `draw_mask` makes of it, seen as a whole."""
+    """Return the mask of a segmentation in the original image."""
     mask = np.zeros(size, dtype=bool)
-    draw_mask(segmentation, size, View.whole(*size), RECORD).paste(mask)
+    draw_mask(segmentation, size, Geometry.identity(*size), RECORD).paste(mask)
     return mask
 
 
 def whole(record):
-    return View.whole(record["height"], record["width"])
+    return Geometry.identity(record["height"], record["width"])
 
 
 def read(names, task, index, **changes):
@@ -57,17 +57,17 @@ def read(names, task, index, **changes):
 
 
 @pytest.mark.parametrize("encode", [uncompressed_rle, compressed_rle, lambda mask: mask])
-def test_a_donut_keeps_its_hole(encode):
+def test_masks_keep_holes(encode):
     np.testing.assert_array_equal(decoded(encode(donut(SIZE)), SIZE), donut(SIZE))
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_run_lengths_of_any_mask(mask):
+def test_run_lengths_of_any_mask_are_decoded(mask):
     for encode in (uncompressed_rle, compressed_rle):
         np.testing.assert_array_equal(decoded(encode(mask), mask.shape), mask)
 
 
-def test_polygons_fill_as_the_official_tool_fills_them():
+def test_polygons_are_filled_as_pycocotools_fills_them():
     curved = [[3.2, 4.1, 20.7, 2.5, 28.3, 19.9, 11.1, 22.4], [1, 15, 6, 15, 6, 21.5]]
     official = COCO()
     official.imgs = {7: {"height": SIZE[0], "width": SIZE[1]}}
@@ -78,19 +78,19 @@ def test_polygons_fill_as_the_official_tool_fills_them():
 
 
 @pytest.mark.parametrize(("index", "image_id"), [(0, 1), (1, 2), (2, 3), (3, 5)])
-def test_instances_are_the_drawn_ones_without_crowds(names, drawn, index, image_id):
+def test_instances_are_read_without_crowd_regions(names, drawn, index, image_id):
     segments, record = read(names, "instance", index)
     expected = [(category, mask) for category, mask, crowd in drawn.masks[image_id] if not crowd]
     masks = all_masks(segments, whole(record))
     assert masks.shape == (len(expected), record["height"], record["width"])
     assert (masks.dtype, segments.classes.dtype) == (bool, np.int64)
     assert segments.classes.tolist() == [{0: 0, 7: 1}[category] for category, _ in expected]
-    for mask, (_, truth) in zip(masks, expected, strict=True):
-        np.testing.assert_array_equal(mask, truth)
+    for mask, (_, drawn_mask) in zip(masks, expected, strict=True):
+        np.testing.assert_array_equal(mask, drawn_mask)
 
 
 @pytest.mark.parametrize(("index", "classes"), [(0, [2, 3, 0, 1]), (1, [2, 3, 1]), (2, [2, 3]), (3, [2, 3])])
-def test_panoptic_segments_are_the_colors_of_the_image(names, index, classes):
+def test_panoptic_segments_match_the_colors_of_the_image(names, index, classes):
     segments, record = read(names, "panoptic", index)
     image = np.asarray(Image.open(record["file_name"]))
     masks = all_masks(segments, whole(record))
@@ -102,7 +102,7 @@ def test_panoptic_segments_are_the_colors_of_the_image(names, index, classes):
         np.testing.assert_array_equal((image == colors[0]).all(-1), mask)
 
 
-def test_semantic_labels_derived_from_the_panoptic_image(names):
+def test_semantic_labels_are_derived_from_the_panoptic_png(names):
     segments, record = read(names, "semantic", 1)
     metadata = MetadataCatalog.get(names["panoptic"])
     labels = semantic_map(record, metadata, (20, 16))
@@ -115,32 +115,32 @@ def test_semantic_labels_derived_from_the_panoptic_image(names):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_semantic_image_without_the_ignored(tmp_path, dtype):
+def test_pixels_of_the_ignore_label_belong_to_no_segment(tmp_path, dtype):
     labels = np.array([[0, 2, 2], [255, 255, 0]], dtype=dtype)
     Image.fromarray(labels).save(tmp_path / "labels.png")
     record = {**RECORD, "sem_seg_file_name": tmp_path / "labels.png"}
     metadata = Metadata("m").set(stuff_classes=["a", "b", "c"], ignore_label=255)
     segments = read_semantic(record, metadata, (2, 3))
     assert segments.classes.tolist() == [0, 2]
-    masks = all_masks(segments, picked([0, -1], [0, 1, -1]))
+    masks = all_masks(segments, geometry_of([0, -1], [0, 1, -1]))
     assert masks.tolist() == [[[True, False, False], [False] * 3], [[False, True, False], [False] * 3]]
 
 
-def test_all_ignored_is_no_segment(tmp_path):
+def test_a_map_of_ignored_pixels_has_no_segments(tmp_path):
     Image.fromarray(np.full((2, 3), 255, np.uint8)).save(tmp_path / "labels.png")
     record = {**RECORD, "sem_seg_file_name": tmp_path / "labels.png"}
     segments = read_semantic(record, Metadata("m").set(stuff_classes=["a"], ignore_label=255), (2, 3))
-    assert segments.visible(View.whole(2, 3))[1].shape == (0, 2, 3)
+    assert segments.visible(Geometry.identity(2, 3))[1].shape == (0, 2, 3)
 
 
 def axes(size):
-    """Any choice of its pixels, and padding at both ends."""
+    """Draw any choice of pixels, with padding at both ends."""
     padding, pixels = st.lists(st.just(-1), max_size=2), st.lists(st.integers(0, size - 1), max_size=8)
     return st.tuples(padding, pixels, padding).map(lambda parts: list(itertools.chain(*parts)))
 
 
 @given(st.data())
-def test_both_kinds_of_segments_show_the_same(data):
+def test_both_kinds_of_ground_truth_give_the_same_masks(data):
     id_map = data.draw(
         arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 3))
     )
@@ -150,20 +150,20 @@ def test_both_kinds_of_segments_show_the_same(data):
     expected = np.zeros((2, len(rows), len(cols)), bool)
     for i, r, c in np.ndindex(expected.shape):
         expected[i, r, c] = rows[r] >= 0 and cols[c] >= 0 and id_map[rows[r], cols[c]] == ids[i]
-    drawn = given_segments(ids, id_map == ids[:, None, None])
-    for segments in (MapSegments(ids, ids, id_map), drawn):
-        np.testing.assert_array_equal(all_masks(segments, picked(rows, cols)), expected)
+    drawn = ground_truth_of(ids, id_map == ids[:, None, None])
+    for segments in (MapGroundTruth(ids, ids, id_map), drawn):
+        np.testing.assert_array_equal(all_masks(segments, geometry_of(rows, cols)), expected)
 
 
 @pytest.mark.parametrize("count", [3, 255, 300])
-def test_panoptic_images_of_any_number_of_segments(tmp_path, count):
+def test_panoptic_pngs_may_have_any_number_of_segments(tmp_path, count):
     ids = (np.arange(count) * 977 + 5).reshape(1, -1)
     write_segment_ids(tmp_path / "ids.png", ids)
     infos = [{"id": int(i), "category_id": 0, "iscrowd": 0} for i in ids[0, 1:]]  # the first is void
     record = {**RECORD, "pan_seg_file_name": tmp_path / "ids.png", "segments_info": infos}
     segments = read_panoptic(record, Metadata("m").set(stuff_classes=["a"]), ids.shape)
     expected = ids == ids[0, 1:, None, None]
-    np.testing.assert_array_equal(all_masks(segments, View.whole(*ids.shape)), expected)
+    np.testing.assert_array_equal(all_masks(segments, Geometry.identity(*ids.shape)), expected)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_panoptic_images_of_any_number_of_segments(tmp_path, count):
         ("abc", "'segmentation' is 'abc'"),
     ],
 )
-def test_a_mask_that_cannot_be_used(segmentation, message):
+def test_broken_masks_are_errors(segmentation, message):
     with pytest.raises(DatasetError, match=message) as caught:
         decoded(segmentation, SIZE)
     assert "a.png, image id 7: " in str(caught.value)
@@ -211,7 +211,7 @@ def gray_image(drawn):
 
 
 def text_file(drawn):
-    (drawn.root / "text.png").write_text("no image")
+    (drawn.root / "text.png").write_text("not an image")
     return str(drawn.root / "text.png")
 
 
@@ -234,7 +234,7 @@ BROKEN = [  # task, changes to the first record, what the message says besides t
 
 
 @pytest.mark.parametrize(("task", "changes", "message"), BROKEN)
-def test_a_broken_record_names_file_image_and_value(names, drawn, task, changes, message):
+def test_broken_records_are_errors_that_name_file_image_and_value(names, drawn, task, changes, message):
     changes = {key: value(drawn) if callable(value) else value for key, value in changes.items()}
     with pytest.raises(DatasetError, match=message) as caught:
         read(names, task, 0, **changes)
@@ -245,7 +245,7 @@ def test_a_broken_record_names_file_image_and_value(names, drawn, task, changes,
     ("task", "key"),
     [("instance", "annotations"), ("panoptic", "segments_info"), ("semantic", "pan_seg_file_name")],
 )
-def test_a_record_of_another_task(names, task, key):
+def test_records_of_another_task_are_errors(names, task, key):
     name = names["instance" if task == "instance" else "panoptic"]
     record = {k: v for k, v in DatasetCatalog.get(name)[0].items() if k != key}
     with pytest.raises(DatasetError, match=f"image id 1: no '{key}' among"):

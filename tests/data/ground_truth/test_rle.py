@@ -1,4 +1,4 @@
-"""Compressed run lengths: pixels of real codes, and of codes that are none."""
+"""Compressed run lengths: the pixels of valid codes, and invalid codes."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from mask2former.data.ground_truth.rle import count_pixels
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 40))
-def test_every_code_counts_the_pixels_of_its_mask(mask, scale):
+def test_a_code_has_as_many_pixels_as_its_mask(mask, scale):
     mask = np.kron(mask, np.ones((scale, 1), bool))  # runs of one character and of several
     code = compressed_rle(mask)["counts"]
     assert count_pixels(code) == count_pixels(code.encode()) == mask.size
 
 
 @pytest.mark.parametrize("code", ["", "P", "ab", "00O", "\u00e9", "  "])
-def test_what_is_no_code(code):
+def test_invalid_codes_are_refused(code):
     with pytest.raises(ValueError, match="the counts"):
         count_pixels(code)
