@@ -12,10 +12,18 @@ SOURCES := mask2former train_net.py demo datasets benchmarks scripts tests setup
 
 .PHONY: run test test-detectron2 lint clean
 
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# What running needs
 .venv/.installed: pyproject.toml setup.py constraints.txt $(wildcard mask2former/ops/csrc/*)
 	@echo "setting up .venv: takes a minute or two"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e .
+	touch $@
+
+# What the checks need besides
+.venv/.test-extras: .venv/.installed
+	$(INSTALL) -e '.[dev]'
 	touch $@
 
 run: export DETECTRON2_DATASETS := $(CURDIR)/datasets
@@ -29,7 +37,7 @@ run: .venv/.installed
 			--output "$(RUN_DIR)/images/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
 	done
 
-lint: .venv/.installed
+lint: .venv/.test-extras
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
