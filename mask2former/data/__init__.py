@@ -1,6 +1,6 @@
-"""Datasets: their catalogs and formats, augmentation, and the loaders.
+"""Datasets: catalogs, formats, augmentation and loaders.
 
-Importing this makes the built-in datasets known by name; nothing is read before it is used.
+Importing this package registers the built-in datasets; their files are read on first use.
 """
 
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
@@ -10,6 +10,8 @@ from mask2former.data.datasets.semantic import register_semantic
 from mask2former.data.errors import DatasetError
 from mask2former.data.loader import build_test_loader, build_train_loader
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
+
+register_own_data = register_custom_dataset  # the former name
 
 __all__ = [
     "DatasetCatalog",
@@ -23,5 +25,6 @@ __all__ = [
     "register_coco_instances",
     "register_coco_panoptic",
     "register_custom_dataset",
+    "register_own_data",
     "register_semantic",
 ]

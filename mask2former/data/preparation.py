@@ -1,8 +1,7 @@
-"""What the scripts in datasets/ share: outputs that are whole or absent, made by several processes.
+"""Helpers of the scripts in datasets/: outputs that appear complete or not at all, made by several processes.
 
-A file is written under another name and then renamed; a folder is filled beside its place, as
-NAME.unfinished, and then renamed. So what lies in its place is complete and is never made twice, and what an
-interrupted run finished is kept.
+Files and folders are written under another name (NAME.unfinished for a folder) and then renamed. So a file
+under its own name is complete and is not made again, and the finished files of an interrupted run are kept.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from mask2former.utils.atomic_files import UNFINISHED, atomic_path
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Make = Callable[[Job, Path], Result]  # writes the file at the path; what it returns goes into a JSON, if any
+Make = Callable[[Job, Path], Result]  # writes the file at the path
 
-CHUNK = 8  # jobs that a process fetches at once
+CHUNK = 8  # jobs that a process takes at once
 
 
 def argument_parser(description: str | None) -> ArgumentParser:
-    """The options that all scripts have; `description` is the script's docstring."""
+    """Return a parser with the options of all scripts; `description` is the script's docstring."""
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     root = datasets_root()
     parser.add_argument(
@@ -54,7 +53,7 @@ def argument_parser(description: str | None) -> ArgumentParser:
 def run(
     parser: ArgumentParser, prepare: Callable[[Namespace], None], arguments: Sequence[str] | None
 ) -> None:
-    """Parse `arguments`, or the command line, and prepare; what is wrong ends it with one line."""
+    """Parse `arguments`, or the command line, and prepare; errors exit with one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parsed = parser.parse_args(arguments)
     if parsed.workers < 1:
@@ -63,33 +62,33 @@ def run(
     try:
         prepare(parsed)
     except KeyboardInterrupt:
-        parser.exit(130, f"{parser.prog}: interrupted; the next run goes on from here\n")
+        parser.exit(130, f"{parser.prog}: interrupted; the next run continues\n")
     except BrokenProcessPool:
-        parser.exit(1, f"{parser.prog}: a process was killed, perhaps for want of memory: try --workers 1\n")
+        parser.exit(1, f"{parser.prog}: a process was killed, perhaps for lack of memory: try --workers 1\n")
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def present(paths: Mapping[str, Path]) -> list[str]:
-    """The splits whose path exists; others are told of.
+    """Return the splits whose path exists, and log the others.
 
     Raises:
-        DatasetError: none of them exists.
+        DatasetError: no path exists.
     """
-    there = [split for split, path in paths.items() if path.exists()]
-    if not there:
+    found = [split for split, path in paths.items() if path.exists()]
+    if not found:
         _require(next(iter(paths.values())))
     for split, path in paths.items():
-        if split not in there:
-            logger.info("%s is not there: %s is left out", path, split)
-    return there
+        if split not in found:
+            logger.info("%s does not exist: %s is left out", path, split)
+    return found
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
-    """The files whose path below `folder` matches, sorted; hidden ones are none.
+    """Return the files, sorted, whose path below `folder` matches; hidden files are left out.
 
     Raises:
-        DatasetError: there is no such folder, or no such file.
+        DatasetError: the folder does not exist, or no file matches.
     """
     found = sorted(path for path in _require(folder).glob(pattern) if not path.name.startswith("."))
     if not found:
@@ -98,9 +97,9 @@ def files_in(folder: Path, pattern: str) -> list[Path]:
 
 
 def parallel(work: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, what: str) -> list[Result]:
-    """`work` done on each job, in the order of the jobs, with a progress bar.
+    """Return `work(job)` for each job, in order, with a progress bar; `work` and the jobs must be picklable.
 
-    The first error ends it. `work` and the jobs travel to other processes, so they must be picklable.
+    The first error ends the work.
     """
     progress = partial(tqdm, total=len(jobs), desc=what, unit="file", disable=not jobs)
     if workers == 1 or len(jobs) <= CHUNK:
@@ -114,36 +113,36 @@ def parallel(work: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON that is whole or absent."""
+    """Write a JSON file atomically."""
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(content), encoding="utf-8")
 
 
 def save_image(path: Path, image: np.ndarray[Any, Any]) -> None:
-    """Write (H, W) uint8 or uint16, or (H, W, 3) uint8, in the format that the suffix tells."""
+    """Write (H, W) uint8 or uint16, or (H, W, 3) uint8, in the format of the suffix."""
     Image.fromarray(image).save(path)
 
 
 def extent(mask: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """Of a mask (H, W) with some pixels: its area, and its box as XYWH, in pixels."""
+    """Return the area and the XYWH box of a mask (H, W) that is not empty, in pixels."""
     rows, columns = np.flatnonzero(mask.any(1)).tolist(), np.flatnonzero(mask.any(0)).tolist()
     box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
     return {"area": int(mask.sum()), "bbox": box}
 
 
 def make_files(jobs: Mapping[Path, Job], make: Make[Job, Any], *, workers: int, what: str) -> None:
-    """`make(job, path)` of each path that does not exist yet."""
+    """Make each file that does not exist yet, by `make(job, path)`."""
     missing = {path: job for path, job in jobs.items() if not path.exists()}
-    _tell(what, len(jobs), len(jobs) - len(missing))
+    _log_existing(what, len(jobs), len(jobs) - len(missing))
     parallel(partial(_make_file, make), [*missing.items()], workers=workers, what=what)
 
 
 def make_folder(folder: Path, jobs: Mapping[str, Job], make: Make[Job, Any], *, workers: int) -> None:
-    """The folder with `make(job, path)` of each file name; one that has them all is left as it is."""
+    """Make a folder of files, by `make(job, path)` for each name; one that has all of them is kept."""
     if _complete(folder, jobs):
-        _tell(folder, len(jobs), len(jobs))
+        _log_existing(folder, len(jobs), len(jobs))
         return
-    unfinished = _begin(folder)
+    unfinished = _unfinished_folder(folder)
     targets = {unfinished / name: job for name, job in jobs.items()}
     make_files(targets, make, workers=workers, what=str(folder))
     unfinished.rename(folder)
@@ -158,15 +157,15 @@ def make_annotations(
     *,
     workers: int,
 ) -> None:
-    """The same with a JSON, `content` of all that `make` returned in the order of the jobs.
+    """Make a folder of files, and a JSON of `content(results)`, where `results` are those of `make` in order.
 
-    The JSON is written last. Where it is missing all files are made again, as only that gives its rows.
+    The JSON is written last. If it is missing, all files are made again, because that gives the results.
     """
     if json_file.exists() and _complete(folder, jobs):
-        _tell(json_file, len(jobs), len(jobs))
+        _log_existing(json_file, len(jobs), len(jobs))
         return
     json_file.unlink(missing_ok=True)
-    unfinished = _begin(folder)
+    unfinished = _unfinished_folder(folder)
     todo = [(unfinished / name, job) for name, job in jobs.items()]
     rows = parallel(partial(_make_file, make), todo, workers=workers, what=str(folder))
     unfinished.rename(folder)
@@ -192,8 +191,8 @@ def _complete(folder: Path, names: Mapping[str, Any]) -> bool:
     return folder.is_dir() and names.keys() <= set(os.listdir(folder))
 
 
-def _begin(folder: Path) -> Path:
-    """The folder to fill. One that lies in its place but lacks files, say of another tool, is filled up."""
+def _unfinished_folder(folder: Path) -> Path:
+    """Return the folder to fill; an existing one that lacks files, say of another tool, is renamed to it."""
     unfinished = folder.with_name(folder.name + UNFINISHED)
     if folder.is_dir():
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -202,13 +201,13 @@ def _begin(folder: Path) -> Path:
     return unfinished
 
 
-def _tell(what: Path | str, count: int, done: int) -> None:
+def _log_existing(what: Path | str, count: int, done: int) -> None:
     if done:
-        logger.info("%s: %d of %d files are there already", what, done, count)
+        logger.info("%s: %d of %d files exist already", what, done, count)
 
 
 def _follow_parent() -> None:
-    """In a worker: the parent handles Ctrl-C, and if it is killed this process ends too."""
+    """Ignore Ctrl-C in a worker, which the parent handles, and exit if the parent is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

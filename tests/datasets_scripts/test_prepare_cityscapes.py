@@ -70,5 +70,5 @@ def test_splits_that_are_not_there_are_left_out(tmp_path: Path, caplog: pytest.L
     cityscapes.draw(tmp_path, counts={"val": 1})
     with caplog.at_level("INFO"):
         run("prepare_cityscapes", tmp_path)
-    assert f"{tmp_path / FOLDER / 'train'} is not there: train is left out" in caplog.messages
+    assert f"{tmp_path / FOLDER / 'train'} does not exist: train is left out" in caplog.messages
     assert (tmp_path / FOLDER / "cityscapes_panoptic_val.json").exists()
