@@ -8,4 +8,4 @@ from mask2former.utils.aliases import run_alias
 __all__ = ["main", "report"]
 
 if __name__ == "__main__":
-    sys.exit(run_alias("python -m mask2former.doctor", "doctor"))
+    sys.exit(run_alias("python -m mask2former.doctor", "doctor", main))

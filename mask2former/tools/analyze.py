@@ -222,4 +222,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alias("python -m mask2former.tools.analyze", "analyze"))
+    sys.exit(run_alias("python -m mask2former.tools.analyze", "analyze", main))

@@ -276,4 +276,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alias("python -m mask2former.tools.check_dataset", "check-dataset"))
+    sys.exit(run_alias("python -m mask2former.tools.check_dataset", "check-dataset", main))

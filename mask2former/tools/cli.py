@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 
 from mask2former.utils.aliases import run_alias
@@ -51,16 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: mask2former has no command '{command}'; {advice}", file=sys.stderr)
         return 2
     else:
-        code: int = import_module(f"mask2former.tools.{command.replace('-', '_')}").main(arguments)
-        return code
+        return _run(command, arguments)
     return 0
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
+    code: int = import_module(f"mask2former.tools.{command.replace('-', '_')}").main(arguments)
+    return code
 
 
 def train_alias() -> int:
     """Run `mask2former train` under its former name."""
-    return run_alias("mask2former-train", "train")
+    return run_alias("mask2former-train", "train", partial(_run, "train"))
 
 
 def demo_alias() -> int:
     """Run `mask2former predict` under its former name."""
-    return run_alias("mask2former-demo", "predict")
+    return run_alias("mask2former-demo", "predict", partial(_run, "predict"))

@@ -231,4 +231,4 @@ def _environment(variable: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_alias("python -m mask2former.tools.doctor", "doctor"))
+    sys.exit(run_alias("python -m mask2former.tools.doctor", "doctor", main))
