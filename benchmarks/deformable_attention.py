@@ -35,14 +35,15 @@ def report() -> str:
 def compare(arguments: tuple[Tensor, ...]) -> list[list[str]]:
     """One row forward, one forward and backward; the results must agree."""
     value, *others = arguments
+    inputs = reference.AttentionInputs(value, SHAPES, *others)
     grad = torch.randn(1, others[0].shape[1], HEADS * CHANNELS)
     backends = {"torch": reference, "cpu": cpu}
 
     def forward(backend) -> Callable[[], Tensor]:
-        return lambda: backend.forward(value, SHAPES, *others)
+        return lambda: backend.forward(inputs)
 
     def both(backend) -> Callable[[], object]:
-        return lambda: (forward(backend)(), backend.backward(grad, value, SHAPES, *others))
+        return lambda: (forward(backend)(), backend.backward(grad, inputs))
 
     torch.testing.assert_close(forward(cpu)(), forward(reference)(), atol=1e-4, rtol=1e-4)
     rows = []

@@ -144,7 +144,7 @@ def _operator_sides() -> dict[str, Callable[[Inputs], Tensor]]:
         return ms_deform_attn_from_offsets(value, shapes, origin, points, weights)
 
     def grid_sample(inputs: Inputs) -> Tensor:
-        return reference.forward(*inputs[:5])
+        return reference.forward(reference.AttentionInputs(*inputs[:5]))
 
     sides: dict[str, Callable[[Inputs], Tensor]] = {"ours": ours, "grid_sample": grid_sample}
     try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
 from mask2former.ops import backends, reference
+from mask2former.ops.reference import AttentionInputs
 
 TESTS = Path(__file__).parents[1] / "tests" / "support"
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # of the largest number
@@ -106,8 +107,8 @@ def check_operator(device: torch.device) -> str:
         if reason:
             raise RuntimeError(f"backend {name}: {reason}")
         for dtype, tolerance in TOLERANCE.items():
-            for form, inputs in _forms(draw(sizes, 2, dtype, device)):
-                errors = _errors(name, inputs)
+            for form, grad, inputs in _forms(draw(sizes, 2, dtype, device)):
+                errors = _errors(name, grad, inputs)
                 rows.append(
                     [name, str(dtype).removeprefix("torch."), form, *(f"{error:.1e}" for error in errors)]
                 )
@@ -117,20 +118,21 @@ def check_operator(device: torch.device) -> str:
     return table(rows)
 
 
-def _forms(inputs: Inputs) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _forms(inputs: Inputs) -> Iterator[tuple[str, Tensor, AttentionInputs]]:
     """The same sampling, fused and plain: gradient, then the backends' arguments."""
     value, shapes, points, weights, origin, grad, places, *_ = inputs
-    yield "fused", (grad, value, shapes, points, weights, origin)
-    yield "plain", (grad, value, shapes, places, weights.flatten(3).softmax(-1).view_as(weights), None)
+    yield "fused", grad, AttentionInputs(value, shapes, points, weights, origin)
+    probabilities = weights.flatten(3).softmax(-1).view_as(weights)
+    yield "plain", grad, AttentionInputs(value, shapes, places, probabilities)
 
 
-def _errors(name: str, arguments: tuple[Any, ...]) -> list[float]:
+def _errors(name: str, grad: Tensor, inputs: AttentionInputs) -> list[float]:
     """Of the output and of the three gradients."""
     backend = backends.BACKENDS[name]
-    doubled = [item.double() if isinstance(item, Tensor) else item for item in arguments]
-    found = (backend.forward(*arguments[1:]), *backend.backward(*arguments))
-    wanted = (reference.forward(*doubled[1:]), *reference.backward(*doubled))
-    kept = (True, True, _is_between_cells(*doubled[2:]), True)
+    doubled = AttentionInputs(*(item.double() if isinstance(item, Tensor) else item for item in inputs))
+    found = (backend.forward(inputs), *backend.backward(grad, inputs))
+    wanted = (reference.forward(doubled), *reference.backward(grad.double(), doubled))
+    kept = (True, True, _is_between_cells(*doubled[1:]), True)
     return [
         float(((ours.double() - theirs) * mask).abs().max() / theirs.abs().max())
         for ours, theirs, mask in zip(found, wanted, kept, strict=True)

@@ -1,4 +1,4 @@
-"""Operators that are worth a kernel of their own, each behind one function whatever computes it."""
+"""Operators with compiled kernels, each behind one function for all backends."""
 
 from mask2former.ops.deformable import ms_deform_attn, ms_deform_attn_from_offsets
 

@@ -1,6 +1,6 @@
-"""Who computes an operator: the fastest backend that works here for a device, or the one that is asked for.
+"""Choice of an operator's backend: the fastest that works for a device, or the one that the user asks for.
 
-`MASK2FORMER_OPS=cuda|cpu|torch` asks for one. It is read once, and what was chosen is logged once a device.
+`MASK2FORMER_OPS=cuda|cpu|torch` asks for one. It is read once, and the choice is logged once per device.
 """
 
 import functools
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mask2former.ops import cpu, reference
 from mask2former.ops.cuda import backend as cuda
-from mask2former.ops.reference import Shapes
+from mask2former.ops.reference import AttentionInputs
 
 logger = logging.getLogger(__name__)
 
@@ -20,52 +20,37 @@ VARIABLE = "MASK2FORMER_OPS"
 
 
 class Backend(Protocol):
-    """What a backend's module offers; arguments as in `operator.py`, tensors checked and contiguous."""
+    """The functions of a backend's module; inputs are checked and contiguous."""
 
     def why_unavailable(self) -> str | None:
-        """None where it works on this machine, else one sentence."""
+        """Return None if the backend works on this machine, else the reason in one sentence."""
 
-    def forward(
-        self,
-        value: Tensor,
-        shapes: Shapes,
-        points: Tensor,
-        weights: Tensor,
-        reference: Tensor | None,
-    ) -> Tensor:
-        """The output."""
+    def forward(self, inputs: AttentionInputs) -> Tensor:
+        """Return the output."""
 
-    def backward(
-        self,
-        grad: Tensor,
-        value: Tensor,
-        shapes: Shapes,
-        points: Tensor,
-        weights: Tensor,
-        reference: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of value, points and weights."""
+    def backward(self, grad: Tensor, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the gradients of value, points and weights."""
 
 
 BACKENDS: dict[str, Backend] = {"cuda": cuda, "cpu": cpu, "torch": reference}
-COMPILED = {"cuda", "cpu"}  # these compute the tensors of one type of device, which has the same name
+COMPILED = {"cuda", "cpu"}  # backends for the type of device of the same name alone
 
 
 @functools.cache
 def asked_for() -> str | None:
-    """What the environment asks for, or None.
+    """Return the backend that the environment asks for, or None.
 
     Raises:
-        ValueError: it is no backend's name.
+        ValueError: there is no backend of that name.
     """
     name = os.environ.get(VARIABLE, "").strip() or None
     if name is not None and name not in BACKENDS:
-        raise ValueError(f"the environment variable {VARIABLE} is {name!r}, which is none of {[*BACKENDS]}")
+        raise ValueError(f"the environment variable {VARIABLE} is {name!r}, but must be one of {[*BACKENDS]}")
     return name
 
 
 class Choice(NamedTuple):
-    """A backend's name, the reason in a few words, and whether a faster one should be there but is not."""
+    """A backend's name, the reason, and True if a faster backend should be available but is not."""
 
     name: str
     reason: str
@@ -73,7 +58,7 @@ class Choice(NamedTuple):
 
 
 def choose(device: str, is_double: bool = False) -> Choice:
-    """The backend for float tensors on this type of device, or for float64 tensors.
+    """Choose the backend for float tensors on this type of device, or for float64 tensors.
 
     Raises:
         ValueError: the environment asks for something unknown, or for a backend that cannot compute these
@@ -91,13 +76,13 @@ def choose(device: str, is_double: bool = False) -> Choice:
         return Choice("torch", f"none is compiled for {device}")
     reason = BACKENDS[device].why_unavailable()
     if reason:
-        return Choice("torch", f"the much faster {device!r} is not to be had: {reason}", is_fallback=True)
+        return Choice("torch", f"the much faster {device!r} is not available: {reason}", is_fallback=True)
     return Choice(device, "the fastest")
 
 
 @functools.cache
 def backend_for(device: str, is_double: bool = False) -> Backend:
-    """The backend that `choose` names, which is logged at the first call; raises as `choose` does."""
+    """Return the backend that `choose` names, and log it at the first call; raises as `choose` does."""
     choice = choose(device, is_double)
     logger.log(
         logging.WARNING if choice.is_fallback else logging.INFO,
@@ -108,7 +93,7 @@ def backend_for(device: str, is_double: bool = False) -> Backend:
 
 
 def _unsuited(name: str, device: str, is_double: bool) -> str | None:
-    """Why this backend cannot compute such tensors, or None."""
+    """Return the reason why a backend cannot compute these tensors, or None."""
     if name in COMPILED and name != device:
         return f"it computes {name} tensors, and these are on {device}"
     if name in COMPILED and is_double:

@@ -1,8 +1,8 @@
 """Multi-scale deformable attention on a CPU, by the compiled library next to this file.
 
-`setup.py` builds it from `csrc/ms_deform_attn.cpp`; it knows nothing of torch, so this module hands it
-pointers and sizes. It computes on as many threads as torch, and on the same ones: its OpenMP calls are left
-open when it is linked, and the OpenMP library that torch has loaded answers them. So torch is imported first.
+`setup.py` builds it from `csrc/ms_deform_attn.cpp`. It does not depend on torch: this module passes pointers
+and sizes. It uses the same threads as torch: it is linked without an OpenMP library and uses the one that
+torch has loaded. So torch must be imported first.
 
 Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `D` channels of a head.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.ops.reference import Shapes
+from mask2former.ops.reference import AttentionInputs
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
 INTERFACE = 1  # kInterface of the C++
@@ -25,7 +25,7 @@ SIZES = (
     *("reference_batch", "reference_levels", "value_type", "threads"),
 )
 POINTERS = ("shapes", "value", "positions", "weights", "reference")
-ERRORS = {1: "the maps do not fill the value, or have 2**31 cells and more", 2: "no memory left"}
+ERRORS = {1: "the maps do not fill the value, or have 2**31 cells or more", 2: "out of memory"}
 
 
 class _Problem(ctypes.Structure):
@@ -38,7 +38,7 @@ class _Problem(ctypes.Structure):
 
 
 def why_unavailable() -> str | None:
-    """None where the library works, else one sentence."""
+    """Return None if the library works, else the reason in one sentence."""
     if not LIBRARY.exists():
         return (
             f"{LIBRARY.name} was not built: installing found no C++ compiler that could, or this is a clone "
@@ -53,27 +53,23 @@ def why_unavailable() -> str | None:
     return None
 
 
-def forward(
-    value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
-) -> Tensor:
-    """The operator's output (B, Lq, heads * D) of value's type; the arguments are those of `operator.py`."""
-    batch, _, heads, channels = value.shape
-    output = value.new_empty(batch, points.shape[1], heads * channels)
-    problem, _sides = _describe(value, shapes, points, weights, reference)
+def forward(inputs: AttentionInputs) -> Tensor:
+    """Return the output (B, Lq, heads * D), of value's type."""
+    batch, _, heads, channels = inputs.value.shape
+    output = inputs.value.new_empty(batch, inputs.points.shape[1], heads * channels)
+    problem, _sides = _describe(inputs)
     _check(_library().ms_deform_attn_forward(ctypes.byref(problem), _pointer(output)))
     return output
 
 
-def backward(
-    grad: Tensor, value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value, points and weights, given that of the output (B, Lq, heads * D)."""
-    grad_value = torch.zeros_like(value, dtype=torch.float32)
-    grad_points, grad_weights = torch.empty_like(points), torch.empty_like(weights)
-    problem, _sides = _describe(value, shapes, points, weights, reference)
+def backward(grad: Tensor, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of value, points and weights, given that of the output (B, Lq, heads * D)."""
+    grad_value = torch.zeros_like(inputs.value, dtype=torch.float32)
+    grad_points, grad_weights = torch.empty_like(inputs.points), torch.empty_like(inputs.weights)
+    problem, _sides = _describe(inputs)
     results = (_pointer(grad_value), _pointer(grad_points), _pointer(grad_weights))
     _check(_library().ms_deform_attn_backward(ctypes.byref(problem), _pointer(grad), *results))
-    return grad_value.to(value.dtype), grad_points, grad_weights
+    return grad_value.to(inputs.value.dtype), grad_points, grad_weights
 
 
 @functools.cache
@@ -81,10 +77,9 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(str(LIBRARY))
 
 
-def _describe(
-    value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
-) -> tuple[_Problem, ctypes.Array[ctypes.c_int64]]:
-    """The struct, and the array that it points to, which has to outlive the call."""
+def _describe(inputs: AttentionInputs) -> tuple[_Problem, ctypes.Array[ctypes.c_int64]]:
+    """Return the struct, and the array that it points to, which has to outlive the call."""
+    value, shapes, points, weights, reference = inputs
     sides = (ctypes.c_int64 * (2 * len(shapes)))(*itertools.chain(*shapes))
     assert points.dtype == weights.dtype == torch.float32
     assert all(x.is_contiguous() for x in (value, points, weights, reference) if x is not None)
@@ -114,6 +109,5 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 def _check(status: int) -> None:
-    """Raises a RuntimeError where the library tells of one."""
     if status:
         raise RuntimeError(f"ms_deform_attn on the CPU: {ERRORS[status]}")

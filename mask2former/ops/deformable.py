@@ -1,7 +1,7 @@
 """Multi-scale deformable attention: the weighted sum of values sampled at a few points of several maps.
 
-The pixel decoder (section 3.2.1 of the paper) spends most of its time here. Everything above calls these two
-functions and knows nothing of how they are computed.
+The pixel decoder (section 3.2.1 of the paper) spends most of its time here. These two functions are the
+interface for all backends.
 
 Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head, `H_l, W_l` the sides of map l.
@@ -19,14 +19,14 @@ def ms_deform_attn(
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
-    """Attend to bilinearly sampled values; outside of a map they are zero.
+    """Attend to bilinearly sampled values, which are zero outside a map.
 
     Args:
         value: (B, S, heads, D), the maps in the order of `spatial_shapes`, each row by row; float32, float16,
             bfloat16, or float64, which PyTorch alone computes.
-        spatial_shapes: (H_l, W_l) of each level, Python numbers, so that no device has to be asked for them.
+        spatial_shapes: (H_l, W_l) of each level, Python numbers, so that no device has to be synchronized.
         sampling_locations: (B, Lq, heads, L, P, 2), x then y, where 0 and 1 are the outer edges of a map.
-            Better not of 16 bits: near 1, half precision is 0.06 cells coarse on a map 128 wide.
+            Avoid 16 bits: near 1, half precision has steps of 0.06 cells on a map 128 wide.
         attention_weights: (B, Lq, heads, L, P) probabilities.
 
     Returns:
@@ -46,9 +46,9 @@ def ms_deform_attn_from_offsets(
     sampling_offsets: Tensor,
     attention_logits: Tensor,
 ) -> Tensor:
-    """Attend to values sampled near reference points, the weights being the logits' softmax over L and P.
+    """Attend to values sampled near reference points, weighted by the softmax of the logits over L and P.
 
-    It saves what lies between two linear layers and `ms_deform_attn`: locations and weights are never stored.
+    Unlike with `ms_deform_attn`, locations and weights are never stored.
 
     Args:
         value: as in `ms_deform_attn`.

@@ -1,10 +1,10 @@
-"""The operators that torch knows, `torch.ops.mask2former.*`: their schemas, checks, shapes and gradients.
+"""The torch operators `torch.ops.mask2former.*`: their schemas, checks, shapes and gradients.
 
-In the plain form (no `reference`) points are locations (B, Lq, heads, L, P, 2), x then y, where 0 and 1 are a
-map's outer edges, and weights are probabilities (B, Lq, heads, L, P). In the fused form points are offsets in
-cells of their level from `reference` (1 or B, Lq, 1 or L, 2), itself in [0, 1], and weights are logits, whose
-softmax over L and P is taken inside. Values are of any float type; all else is float32, or float64 with
-float64 values. Shapes come flat: H_0, W_0, H_1, W_1, ...
+Values are (B, S, heads, D), points (B, Lq, heads, L, P, 2) are x then y, weights (B, Lq, heads, L, P). In the
+plain form (no `reference`) points are locations, where 0 and 1 are a map's outer edges, and weights are
+probabilities. In the fused form points are offsets, in cells of their level, from `reference` (1 or B, Lq,
+1 or L, 2) in [0, 1], and weights are logits, whose softmax over L and P the operator computes. Values are of
+any float type; the rest is float32, or float64 with float64 values. Shapes are flat: H_0, W_0, H_1, W_1, ...
 
 Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head.
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mask2former.ops.backends import backend_for
-from mask2former.ops.reference import Shapes
+from mask2former.ops.backends import Backend, backend_for
+from mask2former.ops.reference import AttentionInputs, Shapes
 
 VALUE_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -31,55 +31,48 @@ LIBRARY.define(
 
 
 def points_type(value: Tensor) -> torch.dtype:
-    """The type that points and weights must have: float32, or float64 with float64 values."""
+    """Return the type of points and weights: float32, or float64 with float64 values."""
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
-def _forward(
-    value: Tensor, spatial_shapes: list[int], points: Tensor, weights: Tensor, reference: Tensor | None
-) -> Tensor:
-    shapes = _pairs(spatial_shapes)
-    _check(value, shapes, points, weights, reference)
-    if not (value.numel() and points.numel()):
-        return torch.zeros_like(_fake_forward(value, spatial_shapes, points, weights, reference))
-    backend = backend_for(value.device.type, value.dtype == torch.float64)
-    return backend.forward(*_contiguous(value, shapes, points, weights, reference))
+def _inputs(
+    value: Tensor, spatial_shapes: Sequence[int], points: Tensor, weights: Tensor, reference: Tensor | None
+) -> AttentionInputs:
+    return AttentionInputs(value, _pairs(spatial_shapes), points, weights, reference)
 
 
-def _backward(
-    grad: Tensor,
-    value: Tensor,
-    spatial_shapes: list[int],
-    points: Tensor,
-    weights: Tensor,
-    reference: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shapes = _pairs(spatial_shapes)
-    _check(value, shapes, points, weights, reference)
+def _forward(*arguments: Any) -> Tensor:
+    inputs = _inputs(*arguments)
+    _check(inputs)
+    if not (inputs.value.numel() and inputs.points.numel()):
+        return torch.zeros_like(_fake_forward(*arguments))
+    return _backend(inputs.value).forward(_contiguous(inputs))
+
+
+def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = _inputs(*arguments)
+    value, points = inputs.value, inputs.points
+    _check(inputs)
     _check_like("grad", grad, (*points.shape[:2], value.shape[2] * value.shape[3]), value.dtype, value)
     if not (value.numel() and points.numel()):
-        grads = _fake_backward(grad, value, spatial_shapes, points, weights, reference)
+        grads = _fake_backward(grad, *arguments)
         return grads[0].zero_(), grads[1].zero_(), grads[2].zero_()
-    backend = backend_for(value.device.type, value.dtype == torch.float64)
-    return backend.backward(grad.contiguous(), *_contiguous(value, shapes, points, weights, reference))
+    return _backend(value).backward(grad.contiguous(), _contiguous(inputs))
 
 
-def _fake_forward(
-    value: Tensor, spatial_shapes: list[int], points: Tensor, weights: Tensor, reference: Tensor | None
-) -> Tensor:
+def _fake_forward(*arguments: Any) -> Tensor:
+    value, _, points, _, _ = arguments
     batch, _, heads, channels = value.shape
     return value.new_empty(batch, points.shape[1], heads * channels)
 
 
-def _fake_backward(
-    grad: Tensor,
-    value: Tensor,
-    spatial_shapes: list[int],
-    points: Tensor,
-    weights: Tensor,
-    reference: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    value, _, points, weights, _ = arguments
     return value.new_empty(value.shape), points.new_empty(points.shape), weights.new_empty(weights.shape)
+
+
+def _backend(value: Tensor) -> Backend:
+    return backend_for(value.device.type, value.dtype == torch.float64)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -103,28 +96,28 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
 
 
 def _reference_gradient(grad_points: Tensor, shapes: Shapes, reference: Tensor) -> Tensor:
-    """From the gradient of the offsets: a step of 1 in [0, 1] is one of W or H cells."""
-    of_levels = grad_points.sum((2, 4))  # (B, Lq, L, 2)
+    """Scale the gradient of the offsets: a step of 1 in [0, 1] is a step of W or H cells."""
+    grad_levels = grad_points.sum((2, 4))  # (B, Lq, L, 2)
     for level, (height, width) in enumerate(shapes):
-        of_levels[:, :, level, 0] *= width
-        of_levels[:, :, level, 1] *= height
-    return of_levels.sum_to_size(reference.shape)
+        grad_levels[:, :, level, 0] *= width
+        grad_levels[:, :, level, 1] *= height
+    return grad_levels.sum_to_size(reference.shape)
 
 
 def _pairs(spatial_shapes: Sequence[int]) -> Shapes:
     return tuple(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True))
 
 
-def _contiguous(
-    value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
-) -> tuple[Tensor, Shapes, Tensor, Tensor, Tensor | None]:
+def _contiguous(inputs: AttentionInputs) -> AttentionInputs:
+    value, shapes, points, weights, reference = inputs
     if reference is not None:
         reference = reference.contiguous()
-    return value.contiguous(), shapes, points.contiguous(), weights.contiguous(), reference
+    return AttentionInputs(value.contiguous(), shapes, points.contiguous(), weights.contiguous(), reference)
 
 
-def _check(value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None) -> None:
-    """Raise ValueError where compiled code would read beyond a tensor; asks no device."""
+def _check(inputs: AttentionInputs) -> None:
+    """Raise ValueError where compiled code would read outside a tensor; this needs no device."""
+    value, shapes, points, weights, reference = inputs
     _check_value(value, shapes)
     is_plain = reference is None
     name = "sampling_locations" if is_plain else "sampling_offsets"
@@ -168,7 +161,7 @@ def _check_like(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.
         raise ValueError(f"{name} is on {tensor.device}, and value on {value.device}")
 
 
-# Any device: the backend is chosen inside.
+# For any device: `_backend` chooses.
 LIBRARY.impl("ms_deform_attn", _forward, "CompositeExplicitAutograd")
 LIBRARY.impl("ms_deform_attn_backward", _backward, "CompositeExplicitAutograd")
 torch.library.register_fake("mask2former::ms_deform_attn", _fake_forward, lib=LIBRARY)

@@ -174,6 +174,7 @@ def _worst_error(name: str) -> float:
     import torch
 
     from mask2former.ops import backends
+    from mask2former.ops.reference import AttentionInputs
 
     shapes, samples = ((5, 6), (2, 3)), (1, 36, 2, 2, 4)  # samples: images, queries, heads, levels, points
     generator = torch.Generator().manual_seed(0)
@@ -184,7 +185,8 @@ def _worst_error(name: str) -> float:
     def compute(name: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
         module = backends.BACKENDS[name]
         v, p, w, r, g = (t.to(device, dtype) for t in (value, points, weights, reference.sigmoid(), grad))
-        results = [module.forward(v, shapes, p, w, r), *module.backward(g, v, shapes, p, w, r)]
+        inputs = AttentionInputs(v, shapes, p, w, r)
+        results = [module.forward(inputs), *module.backward(g, inputs)]
         return [result.double().cpu() for result in results]
 
     results = compute(name, "cuda" if name == "cuda" else "cpu", torch.float32)

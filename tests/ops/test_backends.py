@@ -124,7 +124,7 @@ print("computed")
         ("", None),
         (
             "CUDA",
-            "ValueError: the environment variable MASK2FORMER_OPS is 'CUDA', which is none of ['cuda', ",
+            "ValueError: the environment variable MASK2FORMER_OPS is 'CUDA', but must be one of ['cuda', ",
         ),
         ("cuda", "ValueError: MASK2FORMER_OPS=cuda cannot be followed: "),
     ],

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mask2former.ops import cpu, reference
+from mask2former.ops.reference import AttentionInputs
 
 REASON = cpu.why_unavailable()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -24,21 +25,25 @@ def single(*tensors):
     return [None if t is None else t.float().contiguous() for t in tensors]
 
 
+def forward(*inputs):
+    return cpu.forward(AttentionInputs(*inputs))
+
+
 def cases(**sizes):
     """(value, points, weights, reference) of the plain form and of the fused one."""
     return [(*draw(**sizes), None), draw_fused(**sizes)]
 
 
 def both(shapes, tensors):
-    """Output and gradients by each backend: PyTorch's in float64."""
+    """Return output and gradients by each backend: PyTorch's in float64."""
     value, *others = single(*tensors)
-    result = cpu.forward(value, shapes, *others)
+    inputs = AttentionInputs(value, shapes, *others)
+    result = cpu.forward(inputs)
     grad = torch.linspace(-1, 2, result.numel()).view_as(result)
-    mine = [result, *cpu.backward(grad, value, shapes, *others)]
+    mine = [result, *cpu.backward(grad, inputs)]
     wide = [None if t is None else t.double() for t in (value, *others)]
-    exact = [reference.forward(wide[0], shapes, *wide[1:])]
-    exact += reference.backward(grad.double(), wide[0], shapes, *wide[1:])
-    return mine, exact
+    inputs = AttentionInputs(wide[0], shapes, *wide[1:])
+    return mine, [reference.forward(inputs), *reference.backward(grad.double(), inputs)]
 
 
 def assert_equal_backends(shapes, tensors, **tolerance):
@@ -105,7 +110,7 @@ def test_values_that_no_point_reads_do_not_matter():
     value = torch.full((1, 6, 1, 32), float("nan"))
     value[0, 5] = 1.0  # the last cell
     points = torch.tensor([[1 + 0.25 / 3, 1 + 0.25 / 2], [9.0, 0.5]]).view(1, 1, 1, 1, 2, 2)
-    result = cpu.forward(value, shapes, points, torch.ones(1, 1, 1, 1, 2), None)
+    result = forward(value, shapes, points, torch.ones(1, 1, 1, 1, 2))
     torch.testing.assert_close(result, torch.full((1, 1, 32), 0.25 * 0.25))
 
 
@@ -119,9 +124,7 @@ def test_logits_of_any_size():
 def test_every_number_of_16_bits_is_read_and_written(dtype):
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     value = bits.view(dtype).view(1, 1, 64, 1024)
-    result = cpu.forward(
-        value, ((1, 1),), torch.full((1, 1, 64, 1, 1, 2), 0.5), torch.ones(1, 1, 64, 1, 1), None
-    )
+    result = forward(value, ((1, 1),), torch.full((1, 1, 64, 1, 1, 2), 0.5), torch.ones(1, 1, 64, 1, 1))
     read, given = result.flatten(), value.flatten()
     asked = ~given.isinf()  # times the weight 0 of a corner outside, that is NaN
     torch.testing.assert_close(read[asked], given[asked], rtol=0, atol=0, equal_nan=True)
@@ -137,7 +140,7 @@ def test_results_of_16_bits_are_rounded_as_torch_rounds(dtype):
     heads = numbers.numel()
     value = torch.ones(1, 1, heads, 1, dtype=dtype)
     weights = numbers.view(1, 1, heads, 1, 1)
-    result = cpu.forward(value, ((1, 1),), torch.full((1, 1, heads, 1, 1, 2), 0.5), weights, None)
+    result = forward(value, ((1, 1),), torch.full((1, 1, heads, 1, 1, 2), 0.5), weights)
     assert torch.equal(result.flatten(), numbers.to(dtype))
 
 
@@ -147,8 +150,8 @@ def test_gradients_of_16_bits_are_summed_in_float32(dtype):
         value, *others = single(*tensors)
         value = value.to(dtype)
         grad = torch.linspace(-1, 2, 2 * 70 * 3 * 43).view(2, 70, -1)[: value.shape[0]].to(dtype).contiguous()
-        mine = cpu.backward(grad, value, SHAPES, *others)
-        wide = cpu.backward(grad.float(), value.float(), SHAPES, *others)
+        mine = cpu.backward(grad, AttentionInputs(value, SHAPES, *others))
+        wide = cpu.backward(grad.float(), AttentionInputs(value.float(), SHAPES, *others))
         assert mine[0].dtype == dtype
         assert torch.equal(mine[0], wide[0].to(dtype))
         for a, b in zip(mine[1:], wide[1:], strict=True):
@@ -159,7 +162,7 @@ def test_maps_that_do_not_fill_the_value_are_refused():
     value, points, weights = single(*draw(shapes=SHAPES))
     for shapes in (((7, 9), (1, 1), (4, 4)), ((-7, -9), (1, 1), (4, 5)), ((2**31, 2**31), (1, 1), (4, 5))):
         with pytest.raises(RuntimeError, match="do not fill the value"):
-            cpu.forward(value, shapes, points, weights, None)
+            forward(value, shapes, points, weights)
 
 
 def test_a_missing_or_foreign_library_is_told(monkeypatch, tmp_path):
@@ -186,7 +189,9 @@ def loaded():
 before = loaded()
 from mask2former.ops import cpu
 assert cpu.why_unavailable() is None
-cpu.forward(torch.ones(1, 1, 1, 1), ((1, 1),), torch.ones(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1), None)
+from mask2former.ops.reference import AttentionInputs
+points, weights = torch.ones(1, 1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1, 1)
+cpu.forward(AttentionInputs(torch.ones(1, 1, 1, 1), ((1, 1),), points, weights))
 assert loaded() == before, loaded() - before
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -210,7 +210,8 @@ def test_wrong_arguments_of_the_plain_form_are_named():
 def test_the_raw_operator_checks_types_devices_and_the_gradient():
     value, offsets, logits, reference = float_fused()
     with pytest.raises(ValueError, match="attention_logits is on meta, and value on cpu"):
-        operator._check(value, SHAPES, offsets, logits.to("meta"), reference)  # torch would go to meta
+        # torch.ops would dispatch to the meta device
+        operator._forward(value, FLAT, offsets, logits.to("meta"), reference)
     with pytest.raises(ValueError, match=r"sampling_offsets is of torch.float64, where torch.float32"):
         FORWARD(value, FLAT, offsets.double(), logits, reference)
     with pytest.raises(ValueError, match=r"grad is of shape \(2, 3, 5\), where \(2, 3, 6\)"):

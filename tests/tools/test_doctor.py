@@ -83,8 +83,8 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
 def test_a_backend_that_computes_nonsense_is_caught(monkeypatch):
     exact = reference.forward
 
-    def wrong_in_float32(value, *others):
-        return exact(value, *others) + (value.dtype == torch.float32)
+    def wrong_in_float32(inputs):
+        return exact(inputs) + (inputs.value.dtype == torch.float32)
 
     monkeypatch.setattr(reference, "forward", wrong_in_float32)
     assert "  backend torch: WRONG by 1\n" in doctor.report()

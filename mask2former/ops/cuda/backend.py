@@ -1,7 +1,7 @@
 """Multi-scale deformable attention on CUDA devices: each call is one launch of csrc/ms_deform_attn.cu.
 
 Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
-of a head. Tensors are contiguous; points, weights and reference are float32.
+of a head. Inputs are contiguous; `operator.py` describes them.
 """
 
 import ctypes
@@ -12,28 +12,27 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from mask2former.ops.cuda import driver as cuda_driver
-from mask2former.ops.cuda import kernels as cuda_kernels
+from mask2former.ops.cuda import driver, kernels
 from mask2former.ops.cuda.kernels import Kernel
-from mask2former.ops.reference import Shapes
+from mask2former.ops.reference import AttentionInputs, Shapes
 
-# The same in the text: `THREADS`, `WARP`, `MAX_LEVELS`, `Level`, `Problem`.
+# THREADS, WARP, MAX_LEVELS, Level and Problem must equal those in csrc/ms_deform_attn.cu.
 THREADS = 256
 WARP = 32
 MAX_LEVELS = 64
-MAX_GRID = 65535  # blocks along a grid's second and third side
-MAX_SIDE = 2**24  # up to here, float32 holds every cell's number
+MAX_GRID = 65535  # blocks along a grid's second and third dimension
+MAX_SIDE = 2**24  # the largest side for which float32 represents every cell index
 MAX_INT = 2**31 - 1 - THREADS
 
 
 class Level(ctypes.Structure):
-    """One map."""
+    """The sides of one map, and the index of its first cell."""
 
     _fields_ = [("height", c_int), ("width", c_int), ("start", c_int)]
 
 
 class Problem(ctypes.Structure):
-    """The one argument of every kernel."""
+    """The single argument of every kernel."""
 
     _fields_ = [
         *((name, c_void_p) for name in ("value", "points", "weights", "reference", "output")),
@@ -47,83 +46,56 @@ class Problem(ctypes.Structure):
 
 
 def why_unavailable() -> str | None:
-    """Why this backend cannot work here, in a sentence; None where it can."""
+    """Return None if this backend works here, else the reason in one sentence."""
     if torch.version.hip:
         return "this torch is built for ROCm"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    return cuda_driver.why_unavailable() or cuda_kernels.why_unavailable()
+    return driver.why_unavailable() or kernels.why_unavailable()
 
 
-def forward(
-    value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
-) -> Tensor:
-    """The attended values, (B, Lq, heads * D), of value's type.
-
-    Args:
-        value: (B, S, heads, D), float32, float16 or bfloat16.
-        shapes: (H_l, W_l) of each level.
-        points: (B, Lq, heads, L, P, 2): locations in [0, 1], or with a reference, offsets in cells.
-        weights: (B, Lq, heads, L, P): probabilities, or with a reference, logits.
-        reference: (1 or B, Lq, 1 or L, 2) in [0, 1], or None.
+def forward(inputs: AttentionInputs) -> Tensor:
+    """Return the output (B, Lq, heads * D), of value's type.
 
     Raises:
-        ValueError: sizes that the kernels' integers cannot count.
-        RuntimeError: the driver or NVRTC refused.
+        ValueError: sizes that overflow the kernels' integers.
+        RuntimeError: an error of the driver or NVRTC.
     """
+    value, points = inputs.value, inputs.points
     output = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
-    value, points, weights, reference = _aligned(value, points, weights, reference)
-    channels = value.shape[3]
     wide = 16 // value.element_size()
-    pointers = {"output": output.data_ptr()}
-    _launch(
-        "forward", wide if channels % wide == 0 else 1, value, shapes, points, weights, reference, pointers
-    )
+    wide = wide if value.shape[3] % wide == 0 else 1
+    _launch("forward", wide, inputs, {"output": output})
     return output
 
 
-def backward(
-    grad: Tensor, value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of value (of its type), points and weights (float32); arguments and errors as for `forward`.
+def backward(grad: Tensor, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of value (of its type), points and weights (float32); errors are as for `forward`.
 
     The gradient of value is summed by atomic additions, whose order differs from run to run.
     """
-    grad_value = torch.zeros_like(value, dtype=torch.float32)
-    grad_points, grad_weights = torch.empty_like(points), torch.empty_like(weights)
-    grad, value, points, weights, reference = _aligned(grad, value, points, weights, reference)
-    pointers = {
-        "grad": grad.data_ptr(),
-        "grad_value": grad_value.data_ptr(),
-        "grad_points": grad_points.data_ptr(),
-        "grad_weights": grad_weights.data_ptr(),
+    value, points, weights = inputs.value, inputs.points, inputs.weights
+    grads = {
+        "grad_value": torch.zeros_like(value, dtype=torch.float32),
+        "grad_points": torch.empty_like(points),
+        "grad_weights": torch.empty_like(weights),
     }
-    wide = 4 if value.shape[3] % 4 == 0 else 1
-    _launch("backward", wide, value, shapes, points, weights, reference, pointers)
-    return grad_value.to(value.dtype), grad_points, grad_weights
+    _launch("backward", 4 if value.shape[3] % 4 == 0 else 1, inputs, {"grad": _aligned(grad), **grads})
+    return grads["grad_value"].to(value.dtype), grads["grad_points"], grads["grad_weights"]
 
 
-def _aligned(*tensors: Tensor | None) -> tuple:
-    """The tensors, copied where their address is no multiple of 16, as loads of 16 bytes want it."""
-    return tuple(
-        tensor.clone() if tensor is not None and tensor.data_ptr() % 16 else tensor for tensor in tensors
-    )
+def _aligned(tensor: Tensor) -> Tensor:
+    """Copy a tensor whose address is not a multiple of 16, which loads of 16 bytes require."""
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
-def _launch(
-    direction: str,
-    wide: int,
-    value: Tensor,
-    shapes: Shapes,
-    points: Tensor,
-    weights: Tensor,
-    reference: Tensor | None,
-    pointers: dict[str, int],
-) -> None:
-    """Start a kernel on torch's current stream; each lane has `wide` channels at a time."""
+def _launch(direction: str, wide: int, inputs: AttentionInputs, others: dict[str, Tensor]) -> None:
+    """Start a kernel on torch's current stream; each lane processes `wide` channels at a time."""
+    value, points, weights = (_aligned(tensor) for tensor in (inputs.value, inputs.points, inputs.weights))
+    reference = None if inputs.reference is None else _aligned(inputs.reference)
     images, cells, heads, channels = value.shape
     queries, levels, level_points = points.shape[1], points.shape[3], points.shape[4]
-    _check_sizes(images, cells, queries, heads, channels, level_points, shapes)
+    _check_sizes(inputs)
     team = min(1 << (ceil(channels / wide) - 1).bit_length(), WARP)
     problem = Problem(
         value=value.data_ptr(),
@@ -137,16 +109,16 @@ def _launch(
         levels=levels,
         level_points=level_points,
         team=team,
-        level=_levels(shapes),
-        **pointers,
+        level=_levels(inputs.shapes),
+        **{name: tensor.data_ptr() for name, tensor in others.items()},
         **_reference_fields(reference),
     )
     form, width = "plain" if reference is None else "fused", "scalar" if wide == 1 else "vector"
     type_name = str(value.dtype).removeprefix("torch.")
     kernel = Kernel(direction, type_name, form, heads, levels, level_points, channels, width)
     grid = (ceil(queries / (THREADS // team)), heads, min(images, MAX_GRID))
-    function = cuda_kernels.function_for(value.get_device(), kernel)
-    cuda_driver.launch(function, grid, THREADS, _stream(value.device), problem)
+    function = kernels.function_for(value.get_device(), kernel)
+    driver.launch(function, grid, THREADS, _stream(value.device), problem)
 
 
 def _stream(device: torch.device) -> int:
@@ -154,7 +126,7 @@ def _stream(device: torch.device) -> int:
 
 
 def _reference_fields(reference: Tensor | None) -> dict[str, int]:
-    """The reference's address and strides; a size of 1 serves all images or all levels."""
+    """Return the reference's address and strides; a size of 1 is broadcast over images or levels."""
     if reference is None:
         return {}
     images, queries, levels = reference.shape[:3]
@@ -175,19 +147,19 @@ def _levels(shapes: Shapes) -> "ctypes.Array[Level]":
     return levels
 
 
-def _check_sizes(
-    images: int, cells: int, queries: int, heads: int, channels: int, level_points: int, shapes: Shapes
-) -> None:
-    """Raise ValueError for sizes beyond the kernels' integers."""
+def _check_sizes(inputs: AttentionInputs) -> None:
+    """Raise ValueError for sizes that overflow the kernels' integers."""
+    images, cells, heads, channels = inputs.value.shape
+    levels = len(inputs.shapes)
     limits = {
         "images": (images, MAX_INT),
         "cells": (cells, MAX_INT),
-        "queries": (queries, MAX_INT),
+        "queries": (inputs.points.shape[1], MAX_INT),
         "heads": (heads, MAX_GRID),
         "channels of all heads": (heads * channels, MAX_INT),
-        "levels": (len(shapes), MAX_LEVELS),
-        "points of a head": (len(shapes) * level_points, MAX_INT // 2),
-        "cells along a side": (max(side for shape in shapes for side in shape), MAX_SIDE),
+        "levels": (levels, MAX_LEVELS),
+        "points of a head": (levels * inputs.points.shape[4], MAX_INT // 2),
+        "cells along a side": (max(side for shape in inputs.shapes for side in shape), MAX_SIDE),
     }
     for name, (number, limit) in limits.items():
         if number > limit:

@@ -1,7 +1,7 @@
-"""The few calls of the CUDA driver that load machine code and start a kernel, by way of ctypes.
+"""The few calls of the CUDA driver that load machine code and launch a kernel, with ctypes.
 
-The driver rather than the runtime: it belongs to the machine and not to torch, so nothing here depends on
-torch's version. Each call works in the device's primary context, which is the one that torch uses.
+The driver belongs to the machine, unlike the runtime, so nothing here depends on torch's version. Each call
+works in the device's primary context, the one that torch uses.
 """
 
 import ctypes
@@ -27,10 +27,9 @@ ARGUMENTS = {
 
 
 class DriverError(RuntimeError):
-    """A call of the driver failed; `code` is its CUresult."""
+    """Failure of a driver call; `code` is its CUresult."""
 
     def __init__(self, code: int, doing: str) -> None:
-        """`doing` ends the sentence that begins with the code's name."""
         name = c_char_p()
         _library().cuGetErrorName(code, byref(name))
         super().__init__(f"{(name.value or b'an unknown error').decode()} ({code}) while {doing}")
@@ -38,7 +37,7 @@ class DriverError(RuntimeError):
 
 
 class Function(NamedTuple):
-    """A kernel that is ready on a device."""
+    """A kernel loaded on a device."""
 
     name: str
     device: int
@@ -46,14 +45,14 @@ class Function(NamedTuple):
 
 
 class Module(NamedTuple):
-    """Machine code on a device. The driver may read `image` for as long as the module lives."""
+    """Machine code loaded on a device. The driver may read `image` during the module's whole life."""
 
     device: int
     handle: c_void_p
     image: bytes
 
     def function(self, name: str) -> Function | None:
-        """The kernel of that name, or None where the module has none."""
+        """Return the kernel of that name, or None if the module has none."""
         handle = c_void_p()
         with _context_of(self.device):
             code = _library().cuModuleGetFunction(byref(handle), self.handle, name.encode())
@@ -64,7 +63,7 @@ class Module(NamedTuple):
 
 
 def why_unavailable() -> str | None:
-    """What hinders the use of the driver, in a sentence; None where nothing does."""
+    """Return None if the driver works, else the reason in one sentence."""
     try:
         _library()
     except (OSError, AttributeError, DriverError) as error:
@@ -73,7 +72,11 @@ def why_unavailable() -> str | None:
 
 
 def load_module(device: int, image: bytes) -> Module:
-    """Load a cubin, a fatbin, or PTX and a zero byte. Raises DriverError where the device cannot run it."""
+    """Load a cubin, a fatbin, or PTX with a final zero byte.
+
+    Raises:
+        DriverError: the device cannot run it.
+    """
     handle = c_void_p()
     with _context_of(device):
         _check(_library().cuModuleLoadData(byref(handle), image), "loading machine code")
@@ -83,7 +86,7 @@ def load_module(device: int, image: bytes) -> Module:
 def launch(
     function: Function, grid: tuple[int, int, int], threads: int, stream: int, argument: ctypes.Structure
 ) -> None:
-    """Put a kernel with one argument, by value, on a stream of its device; returns at once."""
+    """Launch a kernel with one argument, by value, on a stream of its device."""
     parameters = (c_void_p * 1)(ctypes.addressof(argument))
     with _context_of(function.device):
         code = _library().cuLaunchKernel(function.handle, *grid, threads, 1, 1, 0, stream, parameters, None)
@@ -113,7 +116,7 @@ def _primary_context(device: int) -> c_void_p:
 
 @contextmanager
 def _context_of(device: int) -> Iterator[None]:
-    """Make the device's context current: a thread of autograd may have none yet."""
+    """Make the device's context current; a thread of autograd may have none yet."""
     _check(
         _library().cuCtxPushCurrent_v2(_primary_context(device)), f"entering the context of device {device}"
     )

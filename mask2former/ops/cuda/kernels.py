@@ -1,7 +1,7 @@
-"""The kernels of csrc/ms_deform_attn.cu, wherever their machine code comes from.
+"""The kernels of csrc/ms_deform_attn.cu: precompiled, or compiled at run time.
 
-A fatbin that nvcc made at installation is taken where it has code for the device. Else NVRTC compiles the
-same text for the device and for the very sizes of the call.
+If nvcc made a fatbin at installation that has code for the device, it is used. Otherwise NVRTC compiles the
+same source for the device and for the sizes of the call.
 """
 
 import logging
@@ -11,21 +11,20 @@ from typing import NamedTuple
 
 import torch
 
-from mask2former.ops.cuda import driver as cuda_driver
-from mask2former.ops.cuda import nvrtc
+from mask2former.ops.cuda import driver, nvrtc
 
-TEXT = Path(__file__).parents[1] / "csrc" / "ms_deform_attn.cu"
+SOURCE = Path(__file__).parents[1] / "csrc" / "ms_deform_attn.cu"
 FATBIN = Path(__file__).parents[1] / "_cuda.fatbin"
-MOST_KEPT = 32  # points of a head whose weights the registers of a thread hold
-LOG = logging.getLogger(__name__)
+MAX_REGISTER_POINTS = 32  # points per head for which a thread's registers hold the weights
+logger = logging.getLogger(__name__)
 
 
 class Kernel(NamedTuple):
-    """The arguments of the macro KERNEL in the text, in its order. A size of 0 is known only at run time."""
+    """The arguments of the macro KERNEL, in its order. A size of 0 is known only at run time."""
 
     direction: str  # forward, backward
     type: str  # of value: float32, float16, bfloat16
-    form: str  # plain, fused; either where it is known only at run time
+    form: str  # plain, fused, or either: known only at run time
     heads: int
     levels: int
     points: int
@@ -34,25 +33,25 @@ class Kernel(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its entry point."""
+        """Return the name of its entry point."""
         return "_".join(map(str, self))
 
     @property
     def definition(self) -> str:
-        """What the macro KERNELS has to be for the text to define it."""
+        """Return the value of the macro KERNELS with which the source defines this kernel."""
         return f"KERNEL({','.join(map(str, self))})"
 
     def general(self) -> "Kernel":
-        """The kernel for all sizes and forms."""
+        """Return the kernel for all sizes and forms."""
         return self._replace(form="either", heads=0, levels=0, points=0, channels=0)
 
     def bounded(self) -> "Kernel":
-        """The same, but for numbers of points known only at run time where registers would not hold them."""
-        return self if self.levels * self.points <= MOST_KEPT else self._replace(levels=0, points=0)
+        """Return the same kernel, with run-time numbers of points if there are too many for registers."""
+        return self if self.levels * self.points <= MAX_REGISTER_POINTS else self._replace(levels=0, points=0)
 
 
 def why_unavailable() -> str | None:
-    """Why there is no source of kernels, in a sentence; None where there is one."""
+    """Return None if kernels can be loaded or compiled, else the reason in one sentence."""
     missing = nvrtc.why_unavailable()
     if missing and not FATBIN.exists():
         return f"{FATBIN.name} was not built at installation, and {missing}"
@@ -60,37 +59,37 @@ def why_unavailable() -> str | None:
 
 
 @cache
-def function_for(device: int, kernel: Kernel) -> cuda_driver.Function:
-    """The kernel, or the general one in its place, ready on a device."""
+def function_for(device: int, kernel: Kernel) -> driver.Function:
+    """Return the kernel, or else the general one, loaded on a device."""
     module = _fatbin(device)
     if module is not None:
         function = module.function(kernel.name) or module.function(kernel.general().name)
         if function is not None:
             return function
     kernel = kernel.bounded()
-    function = cuda_driver.load_module(device, compile_for(device, kernel)).function(kernel.name)
+    function = driver.load_module(device, compile_for(device, kernel)).function(kernel.name)
     assert function is not None, kernel.name
     return function
 
 
 def compile_for(device: int, kernel: Kernel) -> bytes:
-    """One kernel compiled for one device."""
+    """Compile one kernel for one device."""
     return compile_kernel(nvrtc.target(torch.cuda.get_device_capability(device)), kernel)
 
 
 def compile_kernel(architecture: str, kernel: Kernel) -> bytes:
-    """One kernel for sm_90 and the like. Raises nvrtc.CompileError."""
+    """Compile one kernel for an architecture like sm_90; raises nvrtc.CompileError."""
     options = (f"--gpu-architecture={architecture}", "--std=c++17", f"-DKERNELS={kernel.definition}")
-    return nvrtc.compile_text(TEXT.read_text(encoding="utf-8"), options)
+    return nvrtc.compile_source(SOURCE.read_text(encoding="utf-8"), options)
 
 
 @cache
-def _fatbin(device: int) -> cuda_driver.Module | None:
-    """The kernels made at installation, where there are any for this device."""
+def _fatbin(device: int) -> driver.Module | None:
+    """Load the kernels made at installation, if there are any for this device."""
     if not FATBIN.exists():
         return None
     try:
-        return cuda_driver.load_module(device, FATBIN.read_bytes())
-    except cuda_driver.DriverError as error:
-        LOG.info("%s does not serve device %d, NVRTC is used instead: %s", FATBIN, device, error)
+        return driver.load_module(device, FATBIN.read_bytes())
+    except driver.DriverError as error:
+        logger.info("%s does not work on device %d, using NVRTC instead: %s", FATBIN, device, error)
         return None

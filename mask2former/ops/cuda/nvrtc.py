@@ -1,4 +1,4 @@
-"""Compile CUDA text at run time with NVRTC, which torch's CUDA builds bring, and keep the results on disk."""
+"""Compilation of CUDA source at run time with NVRTC, part of torch's CUDA builds, with a cache on disk."""
 
 import contextlib
 import ctypes
@@ -17,11 +17,11 @@ MAJORS = ("13", "12")  # of CUDA
 
 
 class CompileError(RuntimeError):
-    """NVRTC refused a text, or what was asked of it."""
+    """Failure of NVRTC to compile."""
 
 
 def why_unavailable() -> str | None:
-    """What hinders compiling, in a sentence; None where nothing does."""
+    """Return None if NVRTC works, else the reason in one sentence."""
     try:
         _library()
     except OSError as error:
@@ -30,14 +30,14 @@ def why_unavailable() -> str | None:
 
 
 def version() -> tuple[int, int]:
-    """NVRTC's version, which is that of the CUDA toolkit that it belongs to."""
+    """Return NVRTC's version, that of its CUDA toolkit."""
     major, minor = c_int(), c_int()
     _check(_library().nvrtcVersion(byref(major), byref(minor)))
     return major.value, minor.value
 
 
 def architectures() -> list[int]:
-    """What NVRTC can compile for, ascending: 90 for sm_90."""
+    """Return the architectures that NVRTC can compile for, ascending: 90 is sm_90."""
     count = c_int()
     _check(_library().nvrtcGetNumSupportedArchs(byref(count)))
     known = (c_int * count.value)()
@@ -46,9 +46,10 @@ def architectures() -> list[int]:
 
 
 def target(capability: tuple[int, int]) -> str:
-    """What to compile for: sm_90, or where NVRTC does not know the device, PTX of an older one: compute_90.
+    """Return the target for a device: sm_90, or if NVRTC does not know it, PTX of an older one: compute_90.
 
-    Raises CompileError for a device that is older than all that NVRTC knows.
+    Raises:
+        CompileError: the device is older than all that NVRTC knows.
     """
     wanted = capability[0] * 10 + capability[1]
     older = [known for known in architectures() if known <= wanted]
@@ -59,29 +60,29 @@ def target(capability: tuple[int, int]) -> str:
     return f"{'sm' if older[-1] == wanted else 'compute'}_{older[-1]}"
 
 
-def compile_text(text: str, options: tuple[str, ...]) -> bytes:
-    """What `_compile` gives, from the cache on disk where it is there.
+def compile_source(source: str, options: tuple[str, ...]) -> bytes:
+    """Compile, or return the result from the cache on disk.
 
-    A file that is damaged, or cannot be read or written, costs a compilation and nothing else.
+    A cache file that is damaged, or cannot be read or written, only costs a compilation.
     """
-    key = hashlib.sha256(repr((version(), options, text)).encode()).hexdigest()
+    key = hashlib.sha256(repr((version(), options, source)).encode()).hexdigest()
     path = cache_folder() / key
     image = _read(path)
     if image is None:
-        image = _compile(text, options)
+        image = _compile(source, options)
         with contextlib.suppress(OSError):
             _write(path, image)
     return image
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels are kept."""
+    """Return the directory of compiled kernels."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(base) / "mask2former" / "kernels"
 
 
 def _read(path: Path) -> bytes | None:
-    """The image that `_write` wrote; None where there is none, or it is not whole."""
+    """Return the image that `_write` wrote, or None if it is missing or damaged."""
     try:
         digest, image = path.read_bytes().split(b"\n", 1)
     except (OSError, ValueError):
@@ -90,7 +91,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, image: bytes) -> None:
-    """In one step, so that another process sees all of the file or nothing."""
+    """Write atomically, so that another process sees the whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent)
     try:
@@ -102,10 +103,10 @@ def _write(path: Path, image: bytes) -> None:
         raise
 
 
-def _compile(text: str, options: tuple[str, ...]) -> bytes:
-    """A cubin, or PTX if the options ask for a virtual architecture. Raises CompileError with NVRTC's log."""
+def _compile(source: str, options: tuple[str, ...]) -> bytes:
+    """Return a cubin, or PTX for a virtual architecture; raises CompileError with NVRTC's log."""
     library, program = _library(), c_void_p()
-    _check(library.nvrtcCreateProgram(byref(program), text.encode(), b"kernel.cu", 0, None, None))
+    _check(library.nvrtcCreateProgram(byref(program), source.encode(), b"kernel.cu", 0, None, None))
     try:
         given = (c_char_p * len(options))(*(option.encode() for option in options))
         if library.nvrtcCompileProgram(program, len(options), given):
@@ -132,19 +133,19 @@ def _check(code: int) -> None:
 
 @cache
 def _library() -> ctypes.CDLL:
-    """The first NVRTC that loads. Raises OSError where none does."""
+    """Return the first NVRTC that loads; raises OSError if none does."""
     for name in _candidates():
         with contextlib.suppress(OSError):
             library = ctypes.CDLL(name)
             library.nvrtcGetErrorString.restype = c_char_p
             return library
     raise OSError(
-        "no NVRTC library (libnvrtc.so) was found: torch's CUDA builds or nvidia-cuda-nvrtc bring it"
+        "no NVRTC library (libnvrtc.so) was found: install a CUDA build of torch, or nvidia-cuda-nvrtc"
     )
 
 
 def _candidates() -> Iterator[str]:
-    """On the loader's path, in packages, in toolkits; first those of the CUDA version that torch has."""
+    """Yield libraries on the loader's path, in packages and in toolkits; torch's CUDA version first."""
     own = (torch.version.cuda or "").split(".")[0]
     package = importlib.util.find_spec("nvidia")
     packages = [Path(folder) for folder in (package and package.submodule_search_locations) or ()]

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from mask2former.ops import reference
 from mask2former.ops.cuda import backend as cuda
-from mask2former.ops.cuda import driver as cuda_driver
-from mask2former.ops.cuda import kernels as cuda_kernels
-from mask2former.ops.cuda import nvrtc
+from mask2former.ops.cuda import driver, kernels, nvrtc
+from mask2former.ops.reference import AttentionInputs
 
 HERE = Path(__file__).parents[2] / "support"
 SHAPES = ((5, 7), (3, 4), (1, 1))
@@ -37,7 +36,7 @@ def library(tmp_path_factory):
     if not compiler:
         pytest.skip("no C++ compiler")
     path = tmp_path_factory.mktemp("cuda_on_cpu") / "libcuda.so"
-    sources = ["-I", str(cuda_kernels.TEXT.parent), "-x", "c++", str(HERE / "cuda_on_cpu" / "driver.cpp")]
+    sources = ["-I", str(kernels.SOURCE.parent), "-x", "c++", str(HERE / "cuda_on_cpu" / "driver.cpp")]
     options = ["-std=c++17", "-O1", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
     subprocess.run([compiler, *options, *sources, "-o", str(path)], check=True)
     return path
@@ -47,8 +46,8 @@ def library(tmp_path_factory):
 def on_cpu(library, monkeypatch, tmp_path):
     """cuda.py works on CPU tensors, with kernels from a fatbin, and no memory is zero by chance."""
     (tmp_path / "fatbin").write_bytes(b"any")
-    monkeypatch.setattr(cuda_driver, "LIBRARY", str(library))
-    monkeypatch.setattr(cuda_kernels, "FATBIN", tmp_path / "fatbin")
+    monkeypatch.setattr(driver, "LIBRARY", str(library))
+    monkeypatch.setattr(kernels, "FATBIN", tmp_path / "fatbin")
     monkeypatch.setattr(cuda, "_stream", lambda device: 0)
     clear_caches()
     torch.use_deterministic_algorithms(True)  # which fills what is allocated with NaN
@@ -59,10 +58,10 @@ def on_cpu(library, monkeypatch, tmp_path):
 
 def clear_caches():
     for function in (
-        cuda_driver._library,
-        cuda_driver._primary_context,
-        cuda_kernels._fatbin,
-        cuda_kernels.function_for,
+        driver._library,
+        driver._primary_context,
+        kernels._fatbin,
+        kernels.function_for,
     ):
         function.cache_clear()
 
@@ -79,9 +78,9 @@ def case(form="fused", shapes=SHAPES, batch=2, queries=9, heads=2, points=2, cha
     places = rand(batch, queries, heads, len(shapes), points, 2)
     weights = rand(batch, queries, heads, len(shapes), points)
     if form == "plain":
-        return value, shapes, places * 1.6 - 0.3, weights, None
+        return AttentionInputs(value, shapes, places * 1.6 - 0.3, weights)
     images, levels = batch if references[0] > 1 else 1, len(shapes) if references[1] > 1 else 1
-    return value, shapes, places * 8 - 4, weights * 10 - 5, rand(images, queries, levels, 2)
+    return AttentionInputs(value, shapes, places * 8 - 4, weights * 10 - 5, rand(images, queries, levels, 2))
 
 
 def gradient(arguments, seed=1):
@@ -92,16 +91,16 @@ def gradient(arguments, seed=1):
 
 
 def doubled(arguments):
-    return [item.double() if isinstance(item, torch.Tensor) else item for item in arguments]
+    return AttentionInputs(*(item.double() if isinstance(item, torch.Tensor) else item for item in arguments))
 
 
 def check(arguments):
     """Both directions against PyTorch in float64."""
     tolerance = TOLERANCE[arguments[0].dtype]
-    close(cuda.forward(*arguments), reference.forward(*doubled(arguments)), tolerance)
+    close(cuda.forward(arguments), reference.forward(doubled(arguments)), tolerance)
     grad = gradient(arguments)
-    found = cuda.backward(grad, *arguments)
-    wanted = reference.backward(*doubled([grad, *arguments]))
+    found = cuda.backward(grad, arguments)
+    wanted = reference.backward(grad.double(), doubled(arguments))
     assert [item.dtype for item in found] == [arguments[0].dtype, torch.float32, torch.float32]
     close(found[0], wanted[0], tolerance)
     kept = between_cells(*doubled(arguments)[1:])
@@ -126,18 +125,18 @@ def name_for(direction, arguments):
     """Of the kernel that serves a call, as cuda.py would choose it."""
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuda_kernels, "function_for", lambda device, kernel: asked.append(kernel))
-        patch.setattr(cuda_driver, "launch", lambda *rest: None)
+        patch.setattr(kernels, "function_for", lambda device, kernel: asked.append(kernel))
+        patch.setattr(driver, "launch", lambda *rest: None)
         if direction == "forward":
-            cuda.forward(*arguments)
+            cuda.forward(arguments)
         else:
-            cuda.backward(gradient(arguments), *arguments)
-    return cuda_kernels.function_for(-1, asked[0]).name
+            cuda.backward(gradient(arguments), arguments)
+    return kernels.function_for(-1, asked[0]).name
 
 
 def test_struct_layout(library):
-    driver = ctypes.CDLL(str(library))
-    fields = (Field * (len(cuda.Problem._fields_) + 1)).in_dll(driver, "fields")
+    loaded = ctypes.CDLL(str(library))
+    fields = (Field * (len(cuda.Problem._fields_) + 1)).in_dll(loaded, "fields")
     ours = [(name, getattr(cuda.Problem, name).offset, getattr(cuda.Problem, name).size)
             for name, _ in cuda.Problem._fields_]  # fmt: skip
     assert [(field.name.decode(), field.offset, field.size) for field in fields] == [
@@ -145,16 +144,16 @@ def test_struct_layout(library):
         ("", ctypes.sizeof(cuda.Problem), 0),
     ]
     assert ctypes.sizeof(cuda.Problem) <= 4096  # what a launch may pass
-    numbers = (ctypes.c_int * 3).in_dll(driver, "numbers")
+    numbers = (ctypes.c_int * 3).in_dll(loaded, "numbers")
     assert list(numbers) == [cuda.THREADS, cuda.WARP, cuda.MAX_LEVELS]
 
 
 def test_sixteen_bit_numbers_of_the_driver(library):
     """The header's own conversion of halves, and the text's rounding to bfloat16, against torch's."""
-    driver = ctypes.CDLL(str(library))
-    driver.widen_half.restype = ctypes.c_float
+    loaded = ctypes.CDLL(str(library))
+    loaded.widen_half.restype = ctypes.c_float
     halves = torch.arange(0x10000, dtype=torch.int32).to(torch.int16).view(torch.float16)
-    widened = torch.tensor([driver.widen_half(bits) for bits in range(0x10000)])
+    widened = torch.tensor([loaded.widen_half(bits) for bits in range(0x10000)])
     torch.testing.assert_close(widened, halves.float(), rtol=0, atol=0, equal_nan=True)
     generator = torch.Generator().manual_seed(0)
     exponents = torch.randint(-30, 20, (5000,), generator=generator)
@@ -163,7 +162,7 @@ def test_sixteen_bit_numbers_of_the_driver(library):
         [0.0, -0.0, 65519.9, 65520.0, 1 + 2**-11, 1 + 3 * 2**-11, 2**-25, 1 + 2**-8, 1 + 3 * 2**-8]
     )
     for number in torch.cat([numbers, edges, torch.tensor([torch.inf, -torch.inf, torch.nan])]):
-        for narrow, dtype in (driver.narrow_half, torch.float16), (driver.narrow_bfloat16, torch.bfloat16):
+        for narrow, dtype in (loaded.narrow_half, torch.float16), (loaded.narrow_bfloat16, torch.bfloat16):
             bits = narrow(ctypes.c_float(number)) & 0xFFFF
             found = torch.tensor(bits, dtype=torch.int32).to(torch.int16).view(dtype)
             torch.testing.assert_close(found, number.to(dtype), rtol=0, atol=0, equal_nan=True)
@@ -241,28 +240,28 @@ def test_points_that_are_nowhere(on_cpu, form):
     """They count for nothing, forward and backward, and hinder no other point."""
     places = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 1e10, -1e10]
     for channels in (3, 8):
-        arguments = value, shapes, points, weights, origin = case(form, channels=channels)
+        arguments = case(form, channels=channels)
+        points = arguments.points
         for number, place in enumerate(places):
             points[0, number, 0, 0, 0, number % 2] = place
         near = points.clone()
         near[0, : len(places), 0, 0, 0] = -50
-        found, wanted = cuda.forward(*arguments), cuda.forward(value, shapes, near, weights, origin)
+        found, wanted = cuda.forward(arguments), cuda.forward(arguments._replace(points=near))
         assert torch.equal(found, wanted)
         grad = gradient(arguments)
-        found = cuda.backward(grad, *arguments)
-        for ours, theirs in zip(
-            found, cuda.backward(grad, value, shapes, near, weights, origin), strict=True
-        ):
+        found = cuda.backward(grad, arguments)
+        for ours, theirs in zip(found, cuda.backward(grad, arguments._replace(points=near)), strict=True):
             assert torch.equal(ours, theirs)
         assert not found[1][0, : len(places), 0, 0, 0].any()
 
 
 def test_values_outside_of_what_is_sampled_do_not_matter(on_cpu):
-    value, _, points, weights, _ = case("plain", shapes=((4, 4),), batch=1, heads=1, queries=1, points=1)
+    arguments = case("plain", shapes=((4, 4),), batch=1, heads=1, queries=1, points=1)
+    value, _, points, weights, _ = arguments
     points[...] = torch.tensor([0.0, 0.5])  # half a cell left of the map's first column
     value.fill_(torch.nan)
     value.view(4, 4, -1)[1:3, 0] = 1.0
-    found = cuda.forward(value, ((4, 4),), points, weights, None)
+    found = cuda.forward(arguments)
     torch.testing.assert_close(found, (weights.sum() / 2).expand_as(found))
 
 
@@ -271,7 +270,7 @@ def test_tensors_that_begin_anywhere(on_cpu):
         return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
 
     value, shapes, points, weights, origin = case(heads=8, points=4, channels=32)
-    arguments = moved(value), shapes, moved(points), moved(weights), moved(origin)
+    arguments = AttentionInputs(moved(value), shapes, moved(points), moved(weights), moved(origin))
     assert all(item.data_ptr() % 16 for item in arguments if isinstance(item, torch.Tensor))
     check(arguments)
 
@@ -279,20 +278,20 @@ def test_tensors_that_begin_anywhere(on_cpu):
 @pytest.mark.parametrize("shapes", [((0, 0),), ((0, 3), (2, 2)), ((2, 2), (0, 0))])
 def test_levels_without_cells(on_cpu, shapes):
     arguments = case(shapes=shapes)
-    assert torch.isfinite(cuda.forward(*arguments)).all()
-    assert all(torch.isfinite(found).all() for found in cuda.backward(gradient(arguments), *arguments))
+    assert torch.isfinite(cuda.forward(arguments)).all()
+    assert all(torch.isfinite(found).all() for found in cuda.backward(gradient(arguments), arguments))
     if sum(height * width for height, width in shapes):
         check(arguments)
 
 
 def test_backward_in_float64_by_differences(on_cpu):
     """The gradients of the fused form, against differences of the forward kernel itself."""
-    arguments = list(case(shapes=((6, 6),), batch=1, heads=1, queries=2, channels=4))
+    arguments = case(shapes=((6, 6),), batch=1, heads=1, queries=2, channels=4)
     weighing = gradient(arguments).double()
-    found = cuda.backward(weighing.float(), *arguments)
+    found = cuda.backward(weighing.float(), arguments)
 
     def loss():
-        return (cuda.forward(*arguments).double() * weighing).sum()
+        return (cuda.forward(arguments).double() * weighing).sum()
 
     for number, grad in zip((0, 2, 3), found, strict=True):
         flat = arguments[number].view(-1)
@@ -318,20 +317,18 @@ def test_backward_in_float64_by_differences(on_cpu):
 )
 def test_sizes_beyond_the_kernels(on_cpu, arguments, words):
     with pytest.raises(ValueError, match=words):
-        cuda.forward(*arguments)
+        cuda.forward(arguments)
 
 
 def test_a_failed_launch_names_error_and_kernel(on_cpu, monkeypatch):
     monkeypatch.setattr(cuda, "THREADS", 128)
-    with pytest.raises(
-        cuda_driver.DriverError, match=r"CUDA_ERROR_LAUNCH_FAILED \(719\).*forward_float32_either"
-    ):
-        cuda.forward(*case())
+    with pytest.raises(driver.DriverError, match=r"CUDA_ERROR_LAUNCH_FAILED \(719\).*forward_float32_either"):
+        cuda.forward(case())
 
 
 def test_without_a_driver(monkeypatch):
-    monkeypatch.setattr(cuda_driver, "LIBRARY", "libno_such_driver.so")
+    monkeypatch.setattr(driver, "LIBRARY", "libno_such_driver.so")
     clear_caches()
-    assert "libno_such_driver.so" in cuda_driver.why_unavailable()
+    assert "libno_such_driver.so" in driver.why_unavailable()
     if not torch.cuda.is_available():
         assert cuda.why_unavailable() == "torch sees no CUDA device"

@@ -1,10 +1,9 @@
-"""NVRTC compiles the CUDA text, which needs no GPU; what it made is kept on disk, and no disk is trusted."""
+"""NVRTC compiles the CUDA source, which needs no GPU; the cache on disk may be damaged or missing."""
 
 import pytest
 import torch
 
-from mask2former.ops.cuda import kernels as cuda_kernels
-from mask2former.ops.cuda import nvrtc
+from mask2former.ops.cuda import kernels, nvrtc
 from mask2former.ops.cuda.kernels import Kernel
 
 TYPES = ("float32", "float16", "bfloat16")
@@ -32,10 +31,10 @@ def cache(tmp_path, monkeypatch):
     return nvrtc.cache_folder()
 
 
-def compile_all(architecture, kernels):
-    definitions = " ".join(kernel.definition for kernel in kernels)
+def compile_all(architecture, compiled):
+    definitions = " ".join(kernel.definition for kernel in compiled)
     options = (f"--gpu-architecture={architecture}", "--std=c++17", f"-DKERNELS={definitions}")
-    return nvrtc.compile_text(cuda_kernels.TEXT.read_text(), options)
+    return nvrtc.compile_source(kernels.SOURCE.read_text(), options)
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "sm_120"])
@@ -50,12 +49,12 @@ def test_the_pixel_decoders_kernels(architecture):
 
 @pytest.mark.parametrize("kernel", OTHERS, ids=lambda kernel: kernel.name)
 def test_kernels_of_other_sizes(kernel):
-    assert kernel.name.encode() in cuda_kernels.compile_kernel("sm_90", kernel)
+    assert kernel.name.encode() in kernels.compile_kernel("sm_90", kernel)
 
 
 def test_the_list_that_nvcc_compiles():
-    text = cuda_kernels.TEXT.read_text()
-    image = nvrtc.compile_text(text, ("--gpu-architecture=sm_90", "--std=c++17"))
+    text = kernels.SOURCE.read_text()
+    image = nvrtc.compile_source(text, ("--gpu-architecture=sm_90", "--std=c++17"))
     general = [
         kernel.general()._replace(width=width) for kernel in PIXEL_DECODER for width in ("vector", "scalar")
     ]
@@ -97,16 +96,16 @@ def test_what_is_asked_of_this_nvrtc_it_knows():
 
 def test_text_that_does_not_compile():
     with pytest.raises(nvrtc.CompileError, match=r"(?s)sm_90.*undefined_name"):
-        nvrtc.compile_text("int x = undefined_name;", ("--gpu-architecture=sm_90",))
+        nvrtc.compile_source("int x = undefined_name;", ("--gpu-architecture=sm_90",))
 
 
 def compilations(text=SMALL, options=("--gpu-architecture=sm_90",)):
-    """How often `compile_text` really compiled, and what it gave."""
+    """How often `compile_source` really compiled, and what it gave."""
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         compile_really = nvrtc._compile
         patch.setattr(nvrtc, "_compile", lambda *given: calls.append(given) or compile_really(*given))
-        image = nvrtc.compile_text(text, options)
+        image = nvrtc.compile_source(text, options)
     return len(calls), image
 
 
@@ -157,8 +156,8 @@ def test_without_a_library(monkeypatch):
     monkeypatch.setattr(nvrtc, "_candidates", lambda: ["libno_such_nvrtc.so"])
     nvrtc._library.cache_clear()
     assert "nvidia-cuda-nvrtc" in nvrtc.why_unavailable()
-    monkeypatch.setattr(cuda_kernels, "FATBIN", cuda_kernels.FATBIN.with_name("missing"))
-    assert "was not built at installation" in cuda_kernels.why_unavailable()
+    monkeypatch.setattr(kernels, "FATBIN", kernels.FATBIN.with_name("missing"))
+    assert "was not built at installation" in kernels.why_unavailable()
     nvrtc._library.cache_clear()
 
 
