@@ -154,7 +154,6 @@ def _open_folder(cfg: CfgNode, folder: RunFolder, start: int, *, fresh: bool) ->
     if not is_main_process():
         return None
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.remove_unfinished()
     if fresh:
         folder.set_earlier_run_aside()
     claim_run(folder.path)

@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mask2former.config import load_config, typed_keys
 from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.disk_space import check_writable
-from mask2former.engine.checkpoint.remote import ended, run_folder
+from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.checkpoint.run_folder import RunFolder
 from mask2former.engine.checkpoint.run_identity import is_own_run
 from mask2former.engine.errors import TrainingError
@@ -119,7 +119,7 @@ def work(args: argparse.Namespace, device: str) -> int:
     datasets = Datasets()
     cfg = setup(args, device, datasets)
     folder = run_folder(cfg.OUTPUT_DIR)
-    with ended(folder):
+    with folder:
         try:
             results = _run(args, cfg, folder, datasets)
         except PreemptedError as stop:

@@ -3,7 +3,8 @@
     from mask2former.storage import path_manager
     path_manager.register_handler(S3PathHandler())
 
-`to_path` turns either into a path object. Every access to a URL is retried when it fails.
+`to_path` turns either into a path object. Every access to a URL is retried if it fails, and raises OSError if
+it keeps failing.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Collection, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import Any, NoReturn, TypeVar
-from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import urlopen
 
@@ -29,10 +29,10 @@ T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
 WAITS = (0.02, 0.2, 1.0, 5.0)  # seconds between attempts
-# Errors that another attempt would not mend
+# Errors that are not retried
 PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 MISTAKES = (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
-TRANSIENT_STATUS = (408, 429)  # of HTTP's 4xx: request time-out, too many requests
+PERMANENT_STATUS = (400, 401, 403, 404, 410)  # of HTTP
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # at least two letters: `C:` is a drive
 DETECTRON2, DETECTRON2_HOST = "detectron2://", "dl.fbaipublicfiles.com"
 
@@ -60,25 +60,11 @@ class WebFiles(HTTPURLHandler):
         return [*super()._get_supported_prefixes(), DETECTRON2]
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **_: Any) -> Any:
-        assert mode == "rb"
-        with _permanent_errors(path):
-            return urlopen(web_url(path))
+        return urlopen(web_url(path))
 
     def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **_: Any) -> str:
         url = web_url(path)
-        with _permanent_errors(path):
-            return super()._get_local_path(url, force, cache_dir or web_cache(url))
-
-
-@contextmanager
-def _permanent_errors(url: str) -> Iterator[None]:
-    """Raise FileNotFoundError for an HTTP status that another attempt would not change."""
-    try:
-        yield
-    except HTTPError as error:
-        if error.code // 100 == 4 and error.code not in TRANSIENT_STATUS:
-            raise FileNotFoundError(f"{url}: {error}") from error
-        raise
+        return super()._get_local_path(url, force, cache_dir or web_cache(url))
 
 
 def web_url(path: str) -> str:
@@ -120,9 +106,7 @@ class RemotePath(PosixPath):
         """Return the URL as it is."""
         return self
 
-    def expanduser(self) -> RemotePath:
-        """Return the URL as it is."""
-        return self
+    expanduser = absolute
 
     def open(self, mode: str = "r", buffering: int = -1, encoding: Any = None, *_: Any, **__: Any) -> Any:
         """Return the content as a stream in memory. It is read at once: only a whole read can be retried."""
@@ -189,21 +173,13 @@ def names_in(folder: Path) -> set[str]:
 
 
 def local_copy(path: PathLike) -> Path:
-    """Return the local file itself, or the copy of a remote file that its handler makes and may cache.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the local file itself, or the copy of a remote file that its handler makes and may cache."""
     url = str(to_path(path))
     return Path(retry(lambda: path_manager.get_local_path(url)))
 
 
 def download(url: Path, file: Path) -> None:
-    """Copy the current content of `url` to a local file, creating its folder.
-
-    Raises:
-        OSError: `url` cannot be read.
-    """
+    """Copy the current content of `url` to a local file, creating its folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
 
     def copy() -> None:
@@ -214,26 +190,14 @@ def download(url: Path, file: Path) -> None:
 
 
 def upload(file: Path, url: Path) -> None:
-    """Copy a local file to `url`, whose folder must exist; overwrite what is there.
-
-    Raises:
-        OSError: `url` cannot be written.
-    """
+    """Copy a local file to `url`, creating its folder and overwriting what is there."""
 
     def copy() -> None:
+        path_manager.mkdirs(f"{url.parent}/")
         if path_manager.copy_from_local(str(file), str(url), overwrite=True) is False:  # some do not raise
             raise OSError(f"{url}: its handler could not copy {file} there")
 
     retry(copy)
-
-
-def make_folder(url: Path) -> None:
-    """Create a remote folder and its parents.
-
-    Raises:
-        OSError: the folder cannot be created.
-    """
-    retry(lambda: path_manager.mkdirs(f"{url}/"))
 
 
 def remove(url: Path) -> None:
@@ -243,22 +207,15 @@ def remove(url: Path) -> None:
 
 
 def retry(action: Callable[[], T]) -> T:
-    """Return the result of `action`, retried after errors that may be transient.
-
-    Raises:
-        OSError: all attempts failed, or the error is permanent, as for a missing file.
-    """
-    for wait in WAITS:
+    """Return the result of `action`, retried after errors that may be transient."""
+    for wait in (*WAITS, None):
         try:
             return action()
         except PERMANENT + MISTAKES:
             raise
         except Exception as error:  # clients of object stores have their own error classes
+            if wait is None or getattr(error, "code", None) in PERMANENT_STATUS:
+                raise OSError(str(error)) from error
             logger.warning("%s; retrying in %g s", error, wait)
             time.sleep(wait)
-    try:
-        return action()
-    except (OSError, *MISTAKES):
-        raise
-    except Exception as error:
-        raise OSError(str(error)) from error
+    raise AssertionError

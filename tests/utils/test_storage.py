@@ -26,7 +26,6 @@ from mask2former.utils.storage import (
     WebFiles,
     files_below,
     is_remote,
-    make_folder,
     path_manager,
     retry,
     to_path,
@@ -164,7 +163,6 @@ def test_folders_are_looked_through_to_any_depth(store):
 def test_uploads_are_whole_in_the_end(store, tmp_path):
     for number in range(8):
         (tmp_path / "file").write_bytes(bytes([number]) * 1000)
-        make_folder(to_path("flaky://new/folder"))
         upload(tmp_path / "file", to_path("flaky://new/folder/file"))
         assert (store / "new/folder/file").read_bytes() == bytes([number]) * 1000
 
@@ -172,8 +170,8 @@ def test_uploads_are_whole_in_the_end(store, tmp_path):
 def test_a_handler_that_returns_its_failure(steady, tmp_path, monkeypatch):
     monkeypatch.setattr(FlakyStorage, "_copy_from_local", lambda *_, **__: False)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"flaky://file: its handler could not copy"):
-        upload(tmp_path / "file", to_path("flaky://file"))
+    with pytest.raises(OSError, match=r"flaky://folder/file: its handler could not copy"):
+        upload(tmp_path / "file", to_path("flaky://folder/file"))
 
 
 def test_the_script_of_the_page(steady, monkeypatch, capsys):

@@ -20,11 +20,7 @@ FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]|une
 
 
 def check_writable(folder: Path) -> None:
-    """Create `folder` and a temporary file in it.
-
-    Raises:
-        OSError: that failed; the message names the folder.
-    """
+    """Create `folder` and a temporary file in it; an OSError names the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="probe_", suffix=UNFINISHED) as file:
@@ -35,9 +31,9 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"OUTPUT_DIR {folder} cannot be written to: {error}") from error
 
 
-def check_space(folder: Path, needed: int) -> None:
-    """Raise TrainingError if a checkpoint of `needed` bytes does not fit on the disk."""
-    free = shutil.disk_usage(folder).free
+def check_space(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Raise TrainingError if a checkpoint does not fit on the disk."""
+    free, needed = shutil.disk_usage(folder).free, checkpoint_bytes(model, optimizer)
     if free < needed:
         raise TrainingError(
             f"OUTPUT_DIR {folder} has {free / 1e9:.3g} GB free, but a checkpoint takes {needed / 1e9:.3g} GB"

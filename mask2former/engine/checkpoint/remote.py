@@ -13,9 +13,9 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from fvcore.common.config import CfgNode
@@ -34,7 +34,7 @@ from mask2former.engine.checkpoint.run_identity import JOB_FILE
 from mask2former.engine.metrics_log import METRICS_FILE
 from mask2former.utils.atomic_files import UNFINISHED
 from mask2former.utils.comm import barrier, gather_objects, is_main_process, rank
-from mask2former.utils.storage import download, is_remote, make_folder, names_in, remove, to_path, upload
+from mask2former.utils.storage import download, is_remote, names_in, remove, to_path, upload
 
 logger = logging.getLogger(__name__)
 
@@ -54,34 +54,15 @@ def output_folder(cfg: CfgNode) -> Path:
     return run_folder(cfg.OUTPUT_DIR).path
 
 
-@contextmanager
-def ended(folder: RunFolder) -> Iterator[None]:
-    """End the run after the block.
-
-    Raises:
-        OSError: the run succeeded, but cannot be copied to its URL.
-    """
-    try:
-        yield
-    except BaseException:
-        folder.end(failed=True)
-        raise
-    folder.end()
-
-
-def _processes_per_machine() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
 class RemoteRunFolder(RunFolder):
     """Output folder at a URL; `path` is the local folder."""
 
     def __init__(self, url: str) -> None:
-        machine, self._local_rank = divmod(rank(), _processes_per_machine())
+        machine, self._local_rank = divmod(rank(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{machine}"
         super().__init__(Path(get_cache_dir()) / "runs" / name)
         self.url = to_path(url)
-        self._copied: dict[Path, tuple[int, int]] = {}
+        self._copied: dict[Path, int] = {}  # modification times
 
     def __str__(self) -> str:
         return f"{self.url} (locally {self.path})"
@@ -92,44 +73,44 @@ class RemoteRunFolder(RunFolder):
         Raises:
             OSError: the URL cannot be read or written, or another run on this machine uses it.
         """
-        if self._renames_shards():
+        if self._owns_files():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = acquire_lock(self.path.with_name(self.path.name + LOCK), str(self.url))
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir()
             for path in (self.path / name for name in names_in(self.url) & RESUMED):
-                self._fetch(path)
-                self._copied[path] = _state(path)  # other machines must not copy it back
+                # Marked as copied, or other machines would copy it back
+                self._copied[path] = self._fetched(path).stat().st_mtime_ns
         if is_main_process():
-            self._check_writable()
+            (self.path / PROBE).write_bytes(bytes(1 << 16))
+            if failure := self._copy([Path(PROBE)]):
+                raise OSError(f"OUTPUT_DIR {self.url} cannot be written to: {failure}")
+            (self.path / PROBE).unlink()
+            remove(self.url / PROBE)
         barrier()
 
-    def _check_writable(self) -> None:
-        (self.path / PROBE).write_bytes(bytes(1 << 16))
-        if failure := self._copy([Path(PROBE)]):
-            raise OSError(f"OUTPUT_DIR {self.url} cannot be written to: {failure}")
-        (self.path / PROBE).unlink()
-        remove(self.url / PROBE)
-
-    def _renames_shards(self) -> bool:
-        return self._local_rank == 0  # the process that copies, too
-
-    def _publish(self) -> None:
-        if failure := self._copy_all():
-            logger.warning("%s; retrying with the next checkpoint", failure)
-
-    def end(self, failed: bool = False) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Copy the rest and delete the local folder.
 
-        After a failure, when other processes may be gone, the pointer is not copied.
+        After an error, when other processes may be gone, the pointer is not copied.
         """
-        failure = self._copy_new() if failed else self._copy_all()
-        if failure and failed:
+        failure = self._copy_new() if error else self._copy_all()
+        if failure and error:
             logger.warning("%s", failure)
         elif failure:
             raise OSError(f"{failure}. It is in {self.path} until the next run there")
-        elif self._renames_shards():
+        elif self._owns_files():
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def save(self, name: str, checkpoint: dict[str, Any], sharded: bool = False) -> Path:
+        """Write a checkpoint locally, copy it and delete the local one."""
+        path = super().save(name, checkpoint, sharded)
+        if failure := self._copy_all():
+            logger.warning("%s; retrying with the next checkpoint", failure)
+        return path
+
+    def _owns_files(self) -> bool:
+        return self._local_rank == 0
 
     def set_earlier_run_aside(self) -> None:
         """Raise ValueError if there is an earlier run: many stores cannot rename."""
@@ -145,14 +126,14 @@ class RemoteRunFolder(RunFolder):
         failures = [text for text in gather_objects(failure) if text]
         if is_main_process() and not failures and (self.path / POINTER).exists():
             failure = self._copy([Path(POINTER)])
-        if failure is None and self._renames_shards():
+        if failure is None and self._owns_files():
             for path in self.path.glob(CHECKPOINTS):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return failure
 
     def _copy_new(self) -> str | None:
         """Copy new files except the pointer: the launch's name first, checkpoints last."""
-        if not self._renames_shards():
+        if not self._owns_files():
             return None
         files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
         files = [file for file in files if file.name != POINTER and not SKIPPED.search(str(file))]
@@ -163,15 +144,14 @@ class RemoteRunFolder(RunFolder):
         """Copy those of the files that have changed; return the failure, if any."""
         for file in files:
             path, url = self.path / file, self.url / file
-            state = _state(path)
-            if self._copied.get(path) == state:
+            modified = path.stat().st_mtime_ns
+            if self._copied.get(path) == modified:
                 continue
             try:
-                make_folder(url.parent)
                 upload(path, url)
             except OSError as error:
                 return f"{url} cannot be written ({error})"
-            self._copied[path] = state
+            self._copied[path] = modified
         return None
 
     def _names(self) -> list[str]:
@@ -184,16 +164,11 @@ class RemoteRunFolder(RunFolder):
         found = fnmatch.filter(names, CHECKPOINTS)
         return [name for name in found if newest is None or (step_in(name) or 0) <= newest]
 
-    def _fetch(self, path: Path) -> None:
+    def _fetched(self, path: Path) -> Path:
         with FileLock(path.with_name(path.name + LOCK)):
-            if path.exists():
-                return
-            source, unfinished = self.url / path.name, path.with_name(path.name + UNFINISHED)
-            for file in source.iterdir() if source.is_dir() else [source]:
-                download(file, unfinished / file.relative_to(source))
-            unfinished.rename(path)
-
-
-def _state(path: Path) -> tuple[int, int]:
-    """Return the modification time and size of a file."""
-    return path.stat().st_mtime_ns, path.stat().st_size
+            if not path.exists():
+                source, unfinished = self.url / path.name, path.with_name(path.name + UNFINISHED)
+                for file in source.iterdir() if source.is_dir() else [source]:
+                    download(file, unfinished / file.relative_to(source))
+                unfinished.rename(path)
+        return path

@@ -10,7 +10,6 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ RUN_COMPANIONS = ("config.yaml", "images", "inference")  # do not make a run by 
 
 
 class RunFolder:
-    """Output folder on a local disk. Every process must call each method, unless it says otherwise."""
+    """Output folder on a local disk, and context of the run. Every process must call its methods."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -45,8 +44,14 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        pass
+
     def begin(self, training: bool) -> None:
-        """Prepare for reading and writing; training locks the folder.
+        """Prepare for reading and writing; training locks the folder and deletes half-written files.
 
         Raises:
             OSError: another run trains there, or the folder cannot be written to.
@@ -54,18 +59,13 @@ class RunFolder:
         if training and is_main_process():
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = acquire_lock(self.path / LOCK, str(self.path))
-            self.remove_unfinished()
-
-    def end(self, failed: bool = False) -> None:
-        """Finish after the run."""
+            for path in self.path.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def save(self, name: str, checkpoint: dict[str, Any], sharded: bool = False) -> Path:
-        """Write a checkpoint and point to it as the one to resume from; return its path.
+        """Write `checkpoint`, whose tensors may be sharded, and point to it as the one to resume from.
 
-        Args:
-            name: with the suffix .pth.
-            checkpoint: its content; tensors may be sharded.
-            sharded: write a folder of shards, with another suffix, instead of a file.
+        `sharded` writes a folder of shards, NAME.sharded, instead of the file NAME.pth.
 
         Raises:
             TrainingError: the checkpoint cannot be written.
@@ -81,7 +81,6 @@ class RunFolder:
                         torch.save(checkpoint, file)
                     self._point_to(path)
         logger.info("saved %s", path)
-        self._publish()
         return path
 
     def _write_sharded(self, path: Path, checkpoint: dict[str, Any]) -> None:
@@ -91,23 +90,20 @@ class RunFolder:
         except OSError:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
-        if self._renames_shards():
+        if self._owns_files():
             if path.exists():  # damaged, or the run was killed before it could point to it
                 shutil.rmtree(path)
             sync_folder(unfinished)
             os.replace(unfinished, path)
             self._point_to(path)
 
-    def _renames_shards(self) -> bool:
-        """Return True if this process completes a folder that several processes wrote to."""
+    def _owns_files(self) -> bool:
+        """Return True in the one process that renames files in the folder."""
         return is_main_process()
 
     def _point_to(self, path: Path) -> None:
         with atomic_write(self.path / POINTER) as file:  # which also flushes the name of `path`
             file.write(path.name.encode())
-
-    def _publish(self) -> None:
-        """Make a new checkpoint available to other machines."""
 
     def load_last(self) -> dict[str, Any] | None:
         """Return the last checkpoint that can be read; None if there is none. `load_tensors` completes it.
@@ -115,31 +111,31 @@ class RunFolder:
         Raises:
             ValueError: no checkpoint is readable, or the processes found different ones.
         """
-        checkpoint = self._read_last()
-        step = None if checkpoint is None else checkpoint["iteration"]
+        candidates = self._candidates()
+        checkpoint = next(filter(None, map(self._read, candidates)), None)
+        if candidates and checkpoint is None:
+            names = ", ".join(path.name for path in candidates)
+            raise ValueError(f"no checkpoint in {self.path} can be resumed from: {names}")
+        step = checkpoint and checkpoint["iteration"]
         if all_reduce_any(step != broadcast_object(step)):
             raise ValueError(
                 "the processes found different checkpoints: OUTPUT_DIR must be one folder shared by all"
             )
         return checkpoint
 
-    def _read_last(self) -> dict[str, Any] | None:
-        candidates = self._candidates()
-        for path in candidates:
-            self._fetch(path)
-            try:
-                checkpoint = _read(path)
-            except UNREADABLE as error:
-                reason = str(error).split("\n")[0]
-                logger.warning("%s cannot be read (%s); trying the one before", path, reason)
-                continue
-            if isinstance(checkpoint, dict) and checkpoint.keys() >= RUN_STATE:
-                logger.info("resuming from %s", path)
-                return checkpoint
-            logger.warning("%s holds weights but no state of a run; trying the one before", path)
-        if candidates:
-            names = ", ".join(path.name for path in candidates)
-            raise ValueError(f"no checkpoint in {self.path} can be resumed from: {names}")
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """Return a checkpoint; None after a warning if it cannot be resumed from."""
+        path = self._fetched(path)
+        try:
+            checkpoint = _read(path)
+        except UNREADABLE as error:
+            reason = str(error).split("\n")[0]
+            logger.warning("%s cannot be read (%s); trying the one before", path, reason)
+            return None
+        if isinstance(checkpoint, dict) and checkpoint.keys() >= RUN_STATE:
+            logger.info("resuming from %s", path)
+            return checkpoint
+        logger.warning("%s holds weights but no state of a run; trying the one before", path)
         return None
 
     def _candidates(self) -> list[Path]:
@@ -147,10 +143,8 @@ class RunFolder:
         pointer = self.path / POINTER
         pointed = pointer.read_text().strip() if pointer.is_file() else None
         found = [name for name in self._names() if name.endswith(SUFFIXES)]
-        return [
-            self.path / name
-            for name in sorted(found, key=lambda name: (name == pointed, self._step(name)), reverse=True)
-        ]
+        found.sort(key=lambda name: (name == pointed, self._step(name)), reverse=True)
+        return [self.path / name for name in found]
 
     def _names(self) -> list[str]:
         """Return the names of complete checkpoints."""
@@ -164,26 +158,19 @@ class RunFolder:
         except UNREADABLE:
             return -1
 
-    def _fetch(self, path: Path) -> None:
-        """Make a checkpoint of another machine available at `path`."""
-
-    def _found(self, patterns: Iterable[str]) -> list[Path]:
-        return [file for pattern in patterns for file in self.path.glob(pattern)]
-
-    def remove_unfinished(self) -> None:
-        """Delete what a killed process left half-written (main process only)."""
-        for path in self.path.glob(f"*{UNFINISHED}*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def _fetched(self, path: Path) -> Path:
+        """Return `path`, to which the checkpoint has been downloaded if necessary."""
+        return path
 
     def set_earlier_run_aside(self) -> None:
         """Move an earlier run's files except the log to a folder earlier_run_N (main process only)."""
-        if not self._found(RUN_FILES):
+        if not any(True for pattern in RUN_FILES for _ in self.path.glob(pattern)):
             return
         number = 1
         while (aside := self.path / f"earlier_run_{number}").exists():
             number += 1
         aside.mkdir()
-        for file in self._found((*RUN_FILES, *RUN_COMPANIONS)):
+        for file in [file for pattern in RUN_FILES + RUN_COMPANIONS for file in self.path.glob(pattern)]:
             shutil.move(file, aside / file.name)
         logger.warning("%s holds an earlier run: moved to %s (--resume would continue it)", self.path, aside)
 

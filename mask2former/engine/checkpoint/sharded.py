@@ -39,21 +39,15 @@ INDEX_NAMES: dict[str, Any] = {
     **{f"{kind.__module__}.{kind.__name__}": kind for kind in (*_INDEX_CLASSES, filesystem._StorageInfo)},
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
     "torch.serialization._get_layout": _get_layout,
-    **{
-        f"{module}.{kind}Path": PurePath
-        for module in ("pathlib", "pathlib._local")  # the latter since Python 3.13
-        for kind in ("Posix", "Windows")
-    },
+    # Python 3.13 has the paths in _local
+    **{f"pathlib.{kind}Path": PurePath for kind in ("Posix", "Windows", "_local.Posix", "_local.Windows")},
 }
 
 
 def write_sharded(folder: Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint; every process must call it, and writes its own shards.
+    """Write the shards of this process; every process must call it. OSError: a process could not write.
 
     Tensors that are not sharded are rank 0's, also batch-norm statistics, which differ between processes.
-
-    Raises:
-        OSError: a process could not write.
     """
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)

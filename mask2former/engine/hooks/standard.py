@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mask2former.engine.checkpoint.disk_space import check_space, checkpoint_bytes
+from mask2former.engine.checkpoint.disk_space import check_space
 from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.parallel import is_sharded
@@ -117,7 +117,7 @@ class CheckpointHook(Hook):
     def before_train(self, trainer: Trainer) -> None:
         """Check the disk space."""
         if is_main_process():
-            check_space(self.folder.path, checkpoint_bytes(trainer.plain_model, trainer.optimizer))
+            check_space(self.folder.path, trainer.plain_model, trainer.optimizer)
 
     def after_step(self, trainer: Trainer) -> None:
         """Save when due."""

@@ -7,7 +7,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mask2former.engine.checkpoint.run_folder import POINTER, RunFolder
+from mask2former.engine.checkpoint.run_folder import LOCK, POINTER, RunFolder
 from mask2former.engine.checkpoint.sharded import METADATA, RUN, load_tensors
 from mask2former.engine.errors import TrainingError
 
@@ -145,8 +145,8 @@ def test_an_interrupted_save_leaves_the_last_good_one(folder, monkeypatch, momen
             folder.save("model_0000009.pth", content(9), sharded=True)
     assert folder.load_last()["iteration"] == 4
     assert (folder.path / "model_0000009.sharded.unfinished").is_dir()
-    folder.remove_unfinished()
-    assert sorted(path.name for path in folder.path.iterdir()) == [POINTER, "model_0000004.sharded"]
+    folder.begin(training=True)
+    assert sorted(path.name for path in folder.path.iterdir()) == [LOCK, POINTER, "model_0000004.sharded"]
 
 
 def test_a_process_that_cannot_write_is_named(folder, monkeypatch):
