@@ -1,8 +1,8 @@
-"""The metrics against the official tools on drawn data: PQ against cityscapesscripts, AP against pycocotools.
+"""Benchmark of the metrics on synthetic data: PQ against cityscapesscripts, AP against pycocotools.
 
     python benchmarks/metrics.py
 
-Both sides of a row read the same files or records, in one thread, and their results are printed. Needs
+Both sides of a row read the same files or records, in one thread, and their results are printed. This needs
 `pip install .[dev]`, for cityscapesscripts.
 """
 
@@ -36,7 +36,7 @@ Record = dict[str, Any]
 
 
 def quietly(run: Any, *args: Any) -> Any:
-    """The result of a call that would print."""
+    """Return the result of a call without its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         return run(*args)
 
@@ -45,7 +45,7 @@ def quietly(run: Any, *args: Any) -> Any:
 
 
 def draw_segments(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Wavy regions, true and predicted: the predicted ones are moved a little. Ids are 1, 2, ..."""
+    """Draw wavy ground-truth segments, and predictions that are moved a little; ids are 1, 2, ..."""
     y, x = np.mgrid[:HEIGHT:2, :WIDTH:2]
     centers = random.uniform((0, 0), (HEIGHT, WIDTH), (SEGMENTS, 2))
     waves = 15 * np.sin(x / 23 + random.uniform(0, 6)) + 15 * np.sin(y / 17 + random.uniform(0, 6))
@@ -58,7 +58,7 @@ def draw_segments(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def describe(ids: np.ndarray, categories: np.ndarray) -> list[Record]:
-    """The segments of a map as the official JSON lists them."""
+    """Return the segments of a map as the official JSON lists them."""
     areas = np.bincount(ids.ravel(), minlength=SEGMENTS + 1)
     return [
         {"id": i, "category_id": int(categories[i]), "area": int(areas[i]), "iscrowd": 0}
@@ -68,7 +68,7 @@ def describe(ids: np.ndarray, categories: np.ndarray) -> list[Record]:
 
 
 def save_panoptic(folder: Path) -> list[Path]:
-    """Truth and predictions as files: JSON and folder of one, then of the other."""
+    """Write ground truth and predictions; return the JSON file and the folder of each."""
     random = np.random.default_rng(0)
     content: dict[str, Record] = {name: {"annotations": []} for name in ("truth", "predicted")}
     content["truth"]["categories"] = [
@@ -87,19 +87,19 @@ def save_panoptic(folder: Path) -> list[Path]:
 
 
 def compare_panoptic(folder: Path) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     files = save_panoptic(folder)
     cityscapes.pq_compute_multi_core = lambda *args: cityscapes.pq_compute_single_core(0, *args)
     found: Record = {}
 
-    def ours() -> None:
+    def run_ours() -> None:
         found["ours"] = panoptic_quality(*files)["PQ"]
 
-    def theirs() -> None:
+    def run_official() -> None:
         results = quietly(cityscapes.evaluatePanoptic, *files, folder / "results.json")
-        found["theirs"] = 100 * results["All"]["pq"]
+        found["official"] = 100 * results["All"]["pq"]
 
-    seconds = alternate({"ours": ours, "theirs": theirs}, runs=3)
+    seconds = alternate({"ours": run_ours, "official": run_official}, runs=3)
     what = f"PQ of {PANOPTIC_IMAGES} images, from files: cityscapesscripts"
     return [what, *cells(seconds, 1000 / PANOPTIC_IMAGES, "ms an image"), *results_of(found)]
 
@@ -108,15 +108,17 @@ def compare_panoptic(folder: Path) -> list[str]:
 
 
 def ellipse(center: np.ndarray, radii: np.ndarray) -> list[float]:
-    """A polygon x, y, x, y, ... within the image."""
+    """Return a polygon x, y, x, y, ... within the image."""
     x = np.clip(center[0] + radii[0] * np.cos(CORNERS), 0, WIDTH)
     y = np.clip(center[1] + radii[1] * np.sin(CORNERS), 0, HEIGHT)
     return np.stack([x, y], axis=1).ravel().tolist()
 
 
 def draw_instances() -> tuple[Record, list[Record]]:
-    """Truth and results in COCO's formats; each object is found several times, more or less well, and half of
-    them under another class, as a query gives results of several classes.
+    """Draw ground truth and results in COCO's formats.
+
+    Each object has several results of different quality, half of them of a wrong class, since a query gives
+    results of several classes.
     """
     random = np.random.default_rng(0)
     annotations: list[Record] = []
@@ -149,7 +151,7 @@ def draw_instances() -> tuple[Record, list[Record]]:
 
 
 def official(truth: Record, results: list[Record]) -> COCOeval:
-    """pycocotools' evaluation, loaded; it writes into the records it is given."""
+    """Return pycocotools' evaluation of copies of the records, as it writes into them."""
     ground = COCO()
     ground.dataset = {**truth, "annotations": [dict(item) for item in truth["annotations"]]}
     quietly(ground.createIndex)
@@ -157,7 +159,7 @@ def official(truth: Record, results: list[Record]) -> COCOeval:
 
 
 def whole_official(truth: Record, results: list[Record]) -> float:
-    """AP in percent, from records to the number."""
+    """Return the AP in percent of records by pycocotools."""
     evaluation = official(truth, results)
     evaluate_and_accumulate(evaluation)
     quietly(evaluation.summarize)
@@ -165,26 +167,26 @@ def whole_official(truth: Record, results: list[Record]) -> float:
 
 
 def evaluate_and_accumulate(evaluation: Any) -> None:
-    """What the two libraries call so."""
+    """Run `evaluate` and `accumulate`, which both libraries have."""
     quietly(evaluation.evaluate)
     quietly(evaluation.accumulate)
 
 
 def compare_instances() -> list[list[str]]:
-    """Two rows: evaluate and accumulate alone, and all from records to AP."""
+    """Return two rows: evaluate and accumulate alone, and all from records to AP."""
     truth, results = draw_instances()
     found: Record = {}
-    theirs = official(truth, results)
-    ours = evaluation_of(theirs.cocoGt, theirs.cocoDt)
+    reference = official(truth, results)
+    ours = evaluation_of(reference.cocoGt, reference.cocoDt)
 
     def our_part() -> None:
         with garbage_collection_off():
             evaluate_and_accumulate(ours)
 
-    parts = {"ours": our_part, "theirs": lambda: evaluate_and_accumulate(theirs)}
+    parts = {"ours": our_part, "official": lambda: evaluate_and_accumulate(reference)}
     whole = {
         "ours": lambda: found.update(ours=average_precision(truth, results)["AP"]),
-        "theirs": lambda: found.update(theirs=whole_official(truth, results)),
+        "official": lambda: found.update(official=whole_official(truth, results)),
     }
     what = f"AP of {AP_IMAGES} images, {TRUE_OBJECTS} objects and {RESULTS} results each"
     alone, everything = alternate(parts, runs=3), alternate(whole, runs=3, warmup=0)
@@ -195,24 +197,24 @@ def compare_instances() -> list[list[str]]:
 
 
 def cells(seconds: dict[str, float], scale: float, unit: str) -> list[str]:
-    """Both times and their ratio."""
-    times = [f"{scale * seconds[side]:.2f} {unit}" for side in ("ours", "theirs")]
-    return [*times, ratio(seconds["theirs"], seconds["ours"])]
+    """Return both times and their ratio."""
+    times = [f"{scale * seconds[side]:.2f} {unit}" for side in ("ours", "official")]
+    return [*times, ratio(seconds["official"], seconds["ours"])]
 
 
 def results_of(found: Record) -> list[str]:
-    """Both results, in percent."""
-    return [f"{found['ours']:.6f}", f"{found['theirs']:.6f}"]
+    """Return both results, in percent."""
+    return [f"{found['ours']:.6f}", f"{found['official']:.6f}"]
 
 
 def report() -> str:
-    """The table of both metrics."""
+    """Return the table of both metrics."""
     with tempfile.TemporaryDirectory() as folder:
         rows = [compare_panoptic(Path(folder)), *compare_instances()]
-    head = ["what, and against which tool", "ours", "theirs", "ratio", "our result", "theirs"]
+    head = ["metric and official tool", "ours", "official", "ratio", "our result", "official"]
     return (
-        "The metrics against the official tools, one thread each, on drawn data; our AP pauses Python's "
-        "garbage collector meanwhile.\n\n" + table([head, *rows])
+        "The metrics against the official tools, one thread each, on synthetic data. Our AP turns Python's "
+        "garbage collector off.\n\n" + table([head, *rows])
     )
 
 

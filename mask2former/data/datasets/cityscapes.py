@@ -57,13 +57,11 @@ SEMANTIC: Facts = {
     "ignore_label": IGNORE_LABEL,
     **semantic_categories(CLASSES),
     "official_label_ids": [row["id"] for row in CLASSES],
-    "labels": label_table(),
 }
 INSTANCE: Facts = {
     "evaluator_type": "cityscapes_instance",
     **instance_categories(THINGS),
     "official_label_ids": [row["id"] for row in THINGS],
-    "labels": label_table(),
 }
 PANOPTIC: Facts = {
     **PANOPTIC_FACTS,

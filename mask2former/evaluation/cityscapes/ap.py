@@ -34,12 +34,10 @@ from mask2former.utils.storage import PathLike
 
 
 class ScoredImage(NamedTuple):
-    """The matches of an image and, for boundary AP, its ground truth and results in COCO's format."""
+    """The matches of an image and, for boundary AP, its `images`, `annotations` and results for COCO."""
 
     matches: Matches
-    image: JsonObject | None = None
-    annotations: Sequence[JsonObject] = ()
-    results: Sequence[JsonObject] = ()
+    coco: dict[str, list[JsonObject]] | None = None
 
 
 def score_image(image_id: object, truth: InstanceMap, found: FoundObjects, *, boundary: bool) -> ScoredImage:
@@ -58,7 +56,8 @@ def score_image(image_id: object, truth: InstanceMap, found: FoundObjects, *, bo
         if label_id in THINGS
     ]
     image = {"id": image_id, "height": height, "width": width}
-    return ScoredImage(matches, image, _annotations(image_id, truth), results)
+    annotations = _annotations(image_id, truth)
+    return ScoredImage(matches, {"images": [image], "annotations": annotations, "results": results})
 
 
 def summary(images: Sequence[ScoredImage]) -> Metrics:
@@ -71,8 +70,8 @@ def summary(images: Sequence[ScoredImage]) -> Metrics:
     for label, row in zip(THINGS, table, strict=True):
         name = LABELS[label]["name"]
         results |= {f"AP-{name}": _mean(row), f"AP50-{name}": _mean(row[:1])}
-    if any(image.image for image in images):
-        results |= _boundary(images)
+    if coco := [image.coco for image in images if image.coco is not None]:
+        results |= _boundary(coco)
     return results
 
 
@@ -148,15 +147,11 @@ def _annotations(image_id: object, truth: InstanceMap) -> list[JsonObject]:
     ]
 
 
-def _boundary(images: Sequence[ScoredImage]) -> dict[str, float]:
-    """Return COCO's boundary AP."""
-    truth = {
-        "images": [image.image for image in images],
-        "annotations": [annotation for image in images for annotation in image.annotations],
-        "categories": [{"id": id, "name": LABELS[id]["name"]} for id in THINGS],
-    }
-    results = [result for image in images for result in image.results]
-    scores = average_precision(truth, results, boundary_ratio=RATIOS["cityscapes_instance"])
+def _boundary(images: Sequence[dict[str, list[JsonObject]]]) -> dict[str, float]:
+    """Return COCO's boundary AP of the objects of the images."""
+    truth = {key: [item for image in images for item in image[key]] for key in images[0]}
+    truth["categories"] = [{"id": id, "name": LABELS[id]["name"]} for id in THINGS]
+    scores = average_precision(truth, truth["results"], boundary_ratio=RATIOS["cityscapes_instance"])
     return {f"boundary_{name}": value for name, value in scores.items()}
 
 

@@ -3,11 +3,13 @@
 Predictions in files are PNGs of Cityscapes' label ids, one for each image.
 
 Shapes: `H, W` the image's sides in pixels, `I` instance ids of an image, `L` label ids, from 0 on.
+Counts are (L + 3, L) pixels. The first L rows are the confusion matrix, rows the ground truth, columns the
+prediction. The last 3 rows hold, by the label of ground-truth objects, pixels predicted as this label, pixels
+predicted as any label of its category, and all pixels; each object weighs as much as one of average size.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,28 +44,8 @@ AVERAGE_SIZE = {  # pixels of an object in Cityscapes' training set, from the be
 }
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Pixels of images.
-
-    Args:
-        confusion: (L, L), rows the ground truth, columns the prediction.
-        objects: (3, L), by the label of ground-truth objects: pixels predicted as this label, as any label of
-            its category, and all pixels. Each object weighs as much as one of average size.
-    """
-
-    confusion: Array
-    objects: Array
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.confusion + other.confusion, self.objects + other.objects)
-
-
-NO_PIXELS = Counts(np.zeros((NUM_LABELS, NUM_LABELS), np.int64), np.zeros((3, NUM_LABELS)))
-
-
-def count(truth: InstanceMap, pred: Array, where: object) -> Counts:
-    """Return the counts of one image; `pred` (H, W) holds label ids.
+def count(truth: InstanceMap, pred: Array, where: object) -> Array:
+    """Return the counts (L + 3, L) of one image; `pred` (H, W) holds label ids.
 
     Raises:
         ValueError: the prediction and the ground truth differ in size, or a label is unknown.
@@ -77,23 +59,23 @@ def count(truth: InstanceMap, pred: Array, where: object) -> Counts:
     pairs = truth.pixels.astype(np.int64) * NUM_LABELS + pred
     shared = np.bincount(pairs.ravel(), minlength=(truth.ids[-1] + 1) * NUM_LABELS)
     shared = shared.reshape(-1, NUM_LABELS)[truth.ids]  # (I, L)
-    confusion, objects = np.zeros_like(NO_PIXELS.confusion), np.zeros_like(NO_PIXELS.objects)
-    np.add.at(confusion, truth.labels, shared)
+    counts = np.zeros((NUM_LABELS + 3, NUM_LABELS))
+    np.add.at(counts, truth.labels, shared)
     for label in THINGS:
         own = shared[truth.is_object & (truth.labels == label)]
         weighted = (own * (AVERAGE_SIZE[LABELS[label]["name"]] / own.sum(1, keepdims=True))).sum(0)
         in_category = weighted[_category_ids(LABELS[label]["category"])]
-        objects[:, label] = weighted[label], in_category.sum(), weighted.sum()
-    return Counts(confusion, objects)
+        counts[-3:, label] = weighted[label], in_category.sum(), weighted.sum()
+    return counts
 
 
-def iou_metrics(images: Sequence[Counts]) -> Metrics:
+def iou_metrics(images: Sequence[Array]) -> Metrics:
     """Return IoU and iIoU over classes, IoU_category and iIoU_category over categories, and each, in percent.
 
     `mIoU`, as other datasets call it, equals `IoU`. A class or category that is neither in the ground truth
     nor predicted is NaN, and is left out of the means; one that is only predicted is 0.
     """
-    counts = sum(images, NO_PIXELS)
+    counts = sum(images, np.zeros((NUM_LABELS + 3, NUM_LABELS)))
     categories = {LABELS[id]["category"]: _category_ids(LABELS[id]["category"]) for id in EVALUATED}
     groups = {  # metric -> class or category -> label ids
         "IoU": {LABELS[id]["name"]: [id] for id in EVALUATED},
@@ -115,7 +97,7 @@ def iou_metrics(images: Sequence[Counts]) -> Metrics:
 def score_folders(gt_dir: PathLike, pred_dir: PathLike) -> Metrics:
     """Return the metrics of saved predictions, see `iou_metrics` and `score_files`."""
 
-    def score(image_id: str, truth: InstanceMap, file: Path) -> Counts:
+    def score(image_id: str, truth: InstanceMap, file: Path) -> Array:
         return count(truth, read_label_map(file), file)
 
     return iou_metrics(score_files(gt_dir, pred_dir, ".png", score))
@@ -159,16 +141,17 @@ def _category_ids(category: str) -> list[int]:
     return [id for id, row in LABELS.items() if row["category"] == category]
 
 
-def _iou(counts: Counts, metric: str, ids: list[int]) -> float:
+def _iou(counts: Array, metric: str, ids: list[int]) -> float:
     """Return the IoU of a group of labels; NaN if it is neither in the ground truth nor predicted.
 
     Pixels of evaluated labels outside of the group are false positives, those of ignored labels are not.
     """
-    wrong = counts.confusion[np.setdiff1d(EVALUATED, ids)][:, ids].sum()
+    confusion, objects = counts[:-3], counts[-3:]
+    wrong = confusion[np.setdiff1d(EVALUATED, ids)][:, ids].sum()
     if metric.startswith("iIoU"):
-        hits, total = counts.objects[int(metric == "iIoU_category"), ids], counts.objects[2, ids]
+        hits, total = objects[int(metric == "iIoU_category"), ids], objects[2, ids]
     else:
-        hits, total = counts.confusion[ids][:, ids], counts.confusion[ids]
+        hits, total = confusion[ids][:, ids], confusion[ids]
     union = total.sum() + wrong
     return float(hits.sum() / union) if union else float("nan")
 

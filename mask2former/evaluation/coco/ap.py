@@ -66,18 +66,15 @@ def average_precision(
 ) -> Metrics:
     """Return `METRICS` in percent, with `lvis_style` `FREQUENCIES` too, and `AP-name` of each category.
 
-    A mean over nothing (no object of this size or category in the ground truth) is NaN. Without any result,
-    the metrics are 0.
+    A mean over nothing (no ground-truth object of this size or category) is NaN.
 
     Args:
         truth: the content of COCO's instance JSON; image ids may be strings.
         results: items with `image_id`, `category_id`, `segmentation` (compressed RLE), `score`.
-        boundary_ratio: compute boundary AP, where IoU is the lesser of mask IoU and boundary IoU, with
-            boundaries as wide as this fraction of the image diagonal.
+        boundary_ratio: compute boundary AP, with boundaries of this fraction of the image diagonal.
         lvis_style: follow LVIS' rules; images need `neg_category_ids` and `not_exhaustive_category_ids`,
             categories need `frequency`.
-        gt_file: name of the ground truth in messages.
-        results_file: name of the results in messages.
+        gt_file, results_file: names of ground truth and results in messages.
 
     Raises:
         ValueError: a key is missing, an image or category unknown, or a mask of another size than its image.

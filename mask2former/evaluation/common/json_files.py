@@ -44,9 +44,7 @@ def get_value(record: Mapping[str, Any], key: str, where: object, kind: type = o
     if not isinstance(record, Mapping) or key not in record:
         raise ValueError(f"{where}: no key '{key}' in {_shortened(record)}")
     value = record[key]
-    if kind is float and isinstance(value, (int, float)) and value == value:
-        return value
-    if kind is float or not isinstance(value, kind):
+    if not isinstance(value, (int, float) if kind is float else kind) or value != value:
         expected = "a number" if kind is float else f"a {kind.__name__}"
         raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected {expected}")
     return value

@@ -140,8 +140,8 @@ def panoptic_quality(
 class COCOPanopticEvaluator:
     """Evaluator of a model's `panoptic_seg` by PQ.
 
-    Images are scored as they are processed, so that no maps are kept in memory or read again. The predictions
-    are written as `panoptic/predictions.json` and `panoptic/predictions/*.png`.
+    Images are scored as they are processed. Predictions are written as `panoptic/predictions.json` and
+    `panoptic/predictions/*.png`.
 
     Args:
         metadata: has `panoptic_json`, `panoptic_root`, and the maps of dataset ids to contiguous ones.
