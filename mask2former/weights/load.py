@@ -1,8 +1,8 @@
-"""Putting the weights of a file into a model, and saying exactly what came of it.
+"""Loading of a file's weights into a model, with a report of each tensor.
 
-Names are translated (`weight_names.py`), shapes compared, and what may differ by design is adapted: a class
-head for another number of classes starts anew, queries are cut or multiplied, Swin's position tables are
-interpolated. All else that does not fit is an error, and then the model is left as it was.
+Names are translated (`rename.py`) and shapes compared. Differences by design are adapted: a class head for
+another number of classes keeps its initial values, queries are cut or repeated, Swin's position tables are
+interpolated. Any other misfit is an error, and the model stays unchanged.
 
 Shapes: `Q` queries, `C` channels, `w` the side of a Swin window in tokens, `A` its attention heads.
 """
@@ -27,17 +27,17 @@ __all__ = ["Checkpoint", "LoadReport", "Misfit", "WeightsError", "load_weights",
 
 logger = logging.getLogger(__name__)
 
-# What a model computes from its configuration: a file neither supplies nor overrules it.
+# Computed from the config; values in a file are ignored
 COMPUTED = re.compile(r"(^|\.)(relative_position_index|empty_weight|pixel_mean|pixel_std)$")
-# Batch-norm counters: files of frozen norms lack them, and nothing depends on them.
+# Counters of batch norms, which files of frozen norms lack and nothing reads
 OPTIONAL = re.compile(r"\.num_batches_tracked$")
 HEAD = "sem_seg_head."
 ROWS_IN_ERROR = 30
-QUERY_NOISE = 0.1  # of their standard deviation: equal queries would stay equal for ever
+QUERY_NOISE = 0.1  # of their standard deviation: equal queries would get equal gradients
 
 
 class Misfit(NamedTuple):
-    """A name with its shape in the file and in the model; None where it does not exist."""
+    """A name with its shape in the file and in the model, None if it is not there."""
 
     name: str
     in_file: tuple[int, ...] | None
@@ -46,11 +46,11 @@ class Misfit(NamedTuple):
 
 @dataclass
 class LoadReport:
-    """What became of each tensor, by the model's names (`unexpected`: by the file's, translated).
+    """Result of loading, by the names of the model (`unexpected`: by translated names of the file).
 
-    `adapted` maps a name to what was done to it; `untrained` are names that such a file cannot hold, as the
-    head in a file of ImageNet; `share_loaded` is the share of the model's parameters that come from the file,
-    in [0, 1].
+    `adapted` maps a name to what was done; `untrained` are names that a file of this kind cannot hold, as
+    the head in a file of ImageNet weights; `share_loaded` is the share of the model's parameters that come
+    from the file, in [0, 1].
     """
 
     file: str
@@ -66,44 +66,44 @@ class LoadReport:
 
     @property
     def problems(self) -> list[tuple[str, Misfit]]:
-        """All that does not fit, each with its kind."""
+        """Return all misfits, each with its kind."""
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "wrong shape": self.wrong_shape}
         return [(kind, misfit) for kind, misfits in kinds.items() for misfit in misfits]
 
     def table(self, rows: int | None = None) -> str:
-        """The problems, one a line, at most `rows` of them."""
+        """Return a table of the problems, of at most `rows` rows."""
         lines = [(kind, *misfit) for kind, misfit in self.problems]
         text = tabulate(lines[:rows], ("problem", "name", "in the file", "in the model"), missingval="-")
         left_out = len(lines[rows:]) if rows is not None else 0
         return text + (f"\n... and {left_out} more" if left_out else "")
 
     def summary(self) -> str:
-        """One line for a log, as `x.pth (Mask2Former checkpoint): loaded 99.9 % of parameters; ...`."""
+        """Return one line, as `x.pth (Mask2Former checkpoint): loaded 99.9 % of parameters; ...`."""
         parts = [f"loaded {_percent(self.share_loaded)} of parameters", *dict.fromkeys(self.adapted.values())]
         if self.untrained:
-            parts.append(f"not in such a file, untrained: {', '.join(_modules(self.untrained))}")
+            parts.append(f"untrained: {', '.join(_modules(self.untrained))}")
         if self.problems:
             parts.append(f"{len(self.problems)} names do not fit")
         return f"{self.file} ({self.kind}): " + "; ".join(parts)
 
 
 def _percent(share: float) -> str:
-    """Rounded down, so that 100 % means all."""
+    """Round down, so that 100 % means all."""
     return f"{int(share * 1000) / 10:g} %"
 
 
 def _modules(names: list[str]) -> list[str]:
-    """The large parts that the names belong to."""
+    """Return the parts of the model that the names belong to."""
     return list(dict.fromkeys(re.sub(r"^(backbone\.\w+|\w+)\..*", r"\1", name) for name in names))
 
 
 def _keep_initial(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """A class head for other classes: nothing of the file's is of use."""
+    """Return the model's class head: the file's is for other classes."""
     return wanted if given.shape[1:] == wanted.shape[1:] else None
 
 
 def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """(Q, C) -> (Q', C): the first Q', or all of them over and over, the copies with a little noise."""
+    """Return the first Q' of queries (Q, C), or all of them repeated, the copies with a little noise."""
     if given.shape[1:] != wanted.shape[1:]:
         return None
     old, new = len(given), len(wanted)
@@ -116,7 +116,7 @@ def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
 
 
 def _resize_position_table(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """((2w-1)^2, A) -> ((2w'-1)^2, A): interpolated as an image of offsets, bicubically."""
+    """Interpolate ((2w-1)^2, A) to ((2w'-1)^2, A) bicubically, as an image of offsets."""
     old, new = isqrt(len(given)), isqrt(len(wanted))
     if given.shape[1:] != wanted.shape[1:] or old**2 != len(given) or not old:
         return None
@@ -125,7 +125,7 @@ def _resize_position_table(given: Tensor, wanted: Tensor) -> Tensor | None:
 
 
 class Adaptation(NamedTuple):
-    """What is done where a tensor's rows differ by design; `count` tells how many things they stand for."""
+    """Treatment of tensors whose number of rows differs by design; `count` maps rows to their meaning."""
 
     pattern: str
     adapt: Callable[[Tensor, Tensor], Tensor | None]
@@ -152,7 +152,7 @@ ADAPTATIONS = (
 
 
 def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | None:
-    """The tensor in the wanted shape and what was done, if the difference is one by design."""
+    """Return the tensor in the wanted shape and what was done, or None if nothing can be done."""
     for row in ADAPTATIONS:
         if re.search(row.pattern, name) and given.ndim == wanted.ndim:
             value = row.adapt(given, wanted)
@@ -162,9 +162,9 @@ def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | Non
 
 
 def _fit(
-    report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], fresh: str
+    report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], untrained: str
 ) -> dict[str, Tensor]:
-    """The values for the model's tensors; fills the report."""
+    """Return values for the tensors of the model, and fill the report."""
     values: dict[str, Tensor] = {}
     for name, tensor in given.items():
         if COMPUTED.search(name):
@@ -181,7 +181,7 @@ def _fit(
             report.wrong_shape.append(Misfit(name, tuple(tensor.shape), tuple(wanted[name].shape)))
     for name, tensor in wanted.items():
         if name not in given and not COMPUTED.search(name) and not OPTIONAL.search(name):
-            if re.search(fresh, name):
+            if re.search(untrained, name):
                 report.untrained.append(name)
             else:
                 report.missing.append(Misfit(name, None, tuple(tensor.shape)))
@@ -189,20 +189,20 @@ def _fit(
 
 
 def _count_parameters(report: LoadReport, model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """How much of the model is the file's, and whether its head is."""
-    started_anew = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
+    """Set what share of the model comes from the file, and whether its head does."""
+    reset = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    filled = {name for name in sizes if name in values and name not in started_anew}
+    filled = {name for name in sizes if name in values and name not in reset}
     head = {name for name in sizes if name.startswith(HEAD)}
     report.share_loaded = sum(sizes[name] for name in filled) / max(sum(sizes.values()), 1)
     report.has_trained_head = bool(head) and head <= filled
 
 
 def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: bool = True) -> LoadReport:
-    """Fill a model from a file, an address, or what `read_checkpoint` returned.
+    """Load weights into a model from a path, a URL, or what `read_checkpoint` returned.
 
-    With `strict=False` what does not fit is left out and logged as a table. Either way a class head for
-    another number of classes keeps the model's initial values, and another number of queries is adapted.
+    With `strict=False`, tensors that do not fit are skipped and logged as a table. Differences by design are
+    adapted in any case.
 
     Raises:
         WeightsError: the file cannot be read; or names or shapes do not fit and `strict` is set; or nothing
@@ -212,8 +212,11 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     scheme, given = translate(checkpoint.model)
     wanted = model.state_dict()
     report = LoadReport(checkpoint.file, scheme.title)
-    values = _fit(report, given, wanted, scheme.fresh)
-    _check(report, strict and bool(report.problems), nothing=not values)
+    values = _fit(report, given, wanted, scheme.untrained)
+    if not values:
+        raise _error(report, "none of its weights is in the model: another architecture, or unknown names")
+    if strict and report.problems:
+        raise _error(report, "its weights do not fit the model; MODEL.WEIGHTS_STRICT False loads what fits")
     with torch.no_grad():
         for name, value in values.items():
             wanted[name].copy_(value)
@@ -224,12 +227,5 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     return report
 
 
-def _check(report: LoadReport, refused: bool, nothing: bool) -> None:
-    """Raise where the weights must not be used."""
-    if nothing:
-        head = "none of its weights is one of the model's: another architecture, or names not known here"
-        raise WeightsError(report.file, f"{head} ({report.kind})\n{report.table(ROWS_IN_ERROR)}")
-    if refused:
-        advice = "Set MODEL.WEIGHTS_STRICT False to load what fits."
-        head = f"its weights do not fit the model ({report.kind}). {advice}"
-        raise WeightsError(report.file, f"{head}\n{report.table(ROWS_IN_ERROR)}")
+def _error(report: LoadReport, reason: str) -> WeightsError:
+    return WeightsError(report.file, f"{reason} ({report.kind})\n{report.table(ROWS_IN_ERROR)}")

@@ -1,20 +1,19 @@
-"""Finding and reading a file of weights. Its format is told by its content, not by its name.
+"""Reading of weights: finding a file, telling its format by its content, and sorting what it holds.
 
-Read are files of `torch.save` (weights only), pickles of the Detectron2 model zoo (by an unpickler that
-executes nothing) and safetensors, from a path, a web address, a `detectron2://` address, or another that a
-handler of `mask2former.utils.storage` knows; iopath downloads and caches.
+The formats are those of `torch.save` (read as weights only), pickles of the Detectron2 model zoo (read by
+`safe_pickle.py`, which executes nothing) and safetensors. A file is given by its path or by a URL that
+`mask2former.utils.storage` reads, `detectron2://` included.
 """
 
 import difflib
 import logging
-import os
 import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlparse
 
 import numpy as np
@@ -23,8 +22,8 @@ from iopath.common.file_io import get_cache_dir
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former.utils.storage import is_remote, local_copy, web_cache, web_url
-from mask2former.weights import model_zoo as zoo
+from mask2former.utils.storage import is_remote, local_copy, names_in, web_cache, web_url
+from mask2former.weights import model_zoo
 from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, load_plain_pickle
 
 logger = logging.getLogger(__name__)
@@ -35,10 +34,14 @@ OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic num
 PICKLE_START = b"\x80"
 PICKLE_END = b"."
 STATE_DICT_KEYS = ("model", "state_dict")
+HOLDS_CODE = (
+    "nothing was executed. Only tensors, numbers, strings and containers are read: if you trust the file, "
+    'load it yourself and save its state dict alone, as torch.save({"model": state_dict}, ...)'
+)
 
 
 class WeightsError(ValueError):
-    """A file of weights that cannot be used; says which and why."""
+    """A file of weights that cannot be used; the message has the file and the reason."""
 
     def __init__(self, file: str | Path, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
@@ -48,10 +51,10 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: tensors under the file's own names, and what came with them.
+    """Contents of a file of weights: tensors under the file's names, and everything else.
 
-    `config` is the YAML text and `metadata` the class names, thing ids and colors that this project's own
-    checkpoints carry; `extra` is everything else (optimizer, iteration, ...).
+    `config` is the YAML text and `metadata` the class names, thing ids and colors that checkpoints of this
+    project hold; `extra` is the rest (optimizer, iteration, ...).
     """
 
     file: str
@@ -73,8 +76,8 @@ def local_file(source: str | Path) -> Path:
     if ".." in url.path.split("/"):  # iopath would follow it out of its cache
         raise WeightsError(source, "a URL must not contain '..'")
     cached = Path(web_cache(url.geturl()), url.path.lstrip("/"))
-    if url.geturl().startswith(zoo.root()) and not cached.is_file():
-        logger.warning("%s", zoo.license_notice())
+    if url.geturl().startswith(model_zoo.root()) and not cached.is_file():
+        logger.warning("%s", model_zoo.license_notice())
     try:
         return local_copy(source)
     except (OSError, ValueError) as error:
@@ -88,30 +91,23 @@ def _existing(file: Path) -> Path:
     if file.is_dir():
         raise WeightsError(file, "is a folder, not a file of weights")
     reason = "no such file"
-    if near := difflib.get_close_matches(file.name, _names_in(file.parent), n=3):
+    if near := difflib.get_close_matches(file.name, names_in(file.parent), n=3):
         reason += f"; in {file.parent} there is {', '.join(near)}"
-    if origin := zoo.backbone_origin(file.name):
-        reason += (
-            f"; it was converted from {origin}, which is read as it is: MODEL.WEIGHTS {origin} downloads it"
-        )
+    if origin := model_zoo.backbone_origin(file.name):
+        reason += f"; it is converted from {origin}, which can be read itself: set MODEL.WEIGHTS to {origin}"
     raise WeightsError(file, reason)
 
 
-def _names_in(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-
-
 def read_checkpoint(source: str | Path) -> Checkpoint:
-    """Read a file of weights from a path or an address.
+    """Read a file of weights from a path or a URL.
 
     Raises:
-        WeightsError: there is no such file; it is empty, truncated, no checkpoint, holds no weights, or holds
-            code or objects (nothing of which is executed). A bad download leaves the cache.
+        WeightsError: the file does not exist, is empty, truncated or not a checkpoint, holds no weights, or
+            holds code or objects (nothing of which is executed). A bad download is deleted from the cache.
     """
     file = local_file(source)
     try:
-        contents = _read(file)
-        return _checkpoint(str(source), contents)
+        return _checkpoint(str(source), _read(file))
     except WeightsError as error:
         if is_remote(source) and file.is_relative_to(get_cache_dir()):
             file.unlink()
@@ -122,51 +118,44 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 def _read(file: Path) -> Any:
     with file.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
-        stream.seek(-1 if head else 0, os.SEEK_END)
+        stream.seek(-len(head[:1]), 2)
         last = stream.read()
-    for form in FORMATS:
-        if form.is_it(head):
-            return form.read(file)
-    for reason, is_it in NO_CHECKPOINTS:
-        if is_it(head.lstrip()):
+    for matches, read in FORMATS:
+        if matches(head):
+            return read(file)
+    for matches, reason in OTHER_FILES:
+        if matches(head.lstrip()):
             raise WeightsError(file, reason)
     if last == PICKLE_END:  # the oldest pickles have no mark at the beginning, but all end with a full stop
         return _read_pickle(file)
     raise WeightsError(file, "is no checkpoint: neither a file of torch.save, nor a pickle, nor safetensors")
 
 
-class Format(NamedTuple):
-    """A file format: whether a file's first bytes are of it, and its reader."""
-
-    is_it: Callable[[bytes], bool]
-    read: Callable[[Path], Any]
-
-
-NO_CHECKPOINTS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
-    ("is empty", lambda head: not head),
+OTHER_FILES: tuple[tuple[Callable[[bytes], bool], str], ...] = (
+    (lambda head: not head, "is empty"),
     (
-        "is a web page, not weights: the download got an answer in place of the file",
         lambda head: head[:200].lower().startswith((b"<!doctype", b"<html", b"<?xml")),
+        "is a web page, not weights: the server sent it in place of the file",
     ),
     (
-        "is a Git LFS pointer, not weights: run `git lfs pull` where it came from",
         lambda head: head.startswith(b"version https://git-lfs"),
+        "is a Git LFS pointer, not weights: run `git lfs pull` where it came from",
     ),
     (
-        "is a compressed archive: unpack it, and give the file of weights inside",
         lambda head: head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")),
+        "is a compressed archive: unpack it, and give the file of weights inside",
     ),
-)
+)  # (test of the first bytes, what to say)
 
 
 def _looks_like_safetensors(head: bytes) -> bool:
-    """Eight bytes with the length of a JSON header, then the header."""
+    """Return True for eight bytes with the length of a JSON header, then the header."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
 def _read_torch(file: Path) -> Any:
-    """A file of `torch.save`, as weights only; what nobody uses, as an optimizer's state, stays on disk."""
-    # Old files cannot be mapped, and torch would believe the name of one that is called safetensors.
+    """Read a file of `torch.save` as weights only; unused tensors, as an optimizer's, stay on disk."""
+    # Files from before torch 1.6 cannot be mapped, and torch takes a .safetensors name for the format
     mmap = zipfile.is_zipfile(file) and file.suffix != ".safetensors"
     try:
         with file.open("rb") as stream:
@@ -176,14 +165,8 @@ def _read_torch(file: Path) -> Any:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
             raise WeightsError(file, f"holds code or objects ({asked[1]}); {HOLDS_CODE}") from error
         raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
-    except Exception as error:  # torch reports damage by many kinds of error, according to where it is
+    except Exception as error:  # torch reports damage by many kinds of errors
         raise WeightsError(file, f"is truncated, damaged or no checkpoint ({_first_line(error)})") from error
-
-
-HOLDS_CODE = (
-    "nothing was executed. Only tensors, numbers, strings and containers are read: where you trust the file, "
-    'load it yourself and save its state dict alone, as torch.save({"model": state_dict}, ...)'
-)
 
 
 def _first_line(error: Exception) -> str:
@@ -191,7 +174,6 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_pickle(file: Path) -> Any:
-    """A pickle of the Detectron2 model zoo, or converted for it."""
     try:
         with file.open("rb") as stream:
             return load_plain_pickle(stream)
@@ -211,11 +193,11 @@ def _read_safetensors(file: Path) -> Any:
         raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
 
 
-FORMATS = (
-    Format(lambda head: head.startswith((ZIP_START, OLD_TORCH_START)), _read_torch),
-    Format(_looks_like_safetensors, _read_safetensors),
-    Format(lambda head: head.startswith(PICKLE_START), _read_pickle),
-)
+FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], Any]], ...] = (
+    (lambda head: head.startswith((ZIP_START, OLD_TORCH_START)), _read_torch),
+    (_looks_like_safetensors, _read_safetensors),
+    (lambda head: head.startswith(PICKLE_START), _read_pickle),
+)  # (test of the first bytes, reader)
 
 
 def _tensor(value: Tensor | np.ndarray) -> Tensor:
@@ -225,9 +207,9 @@ def _tensor(value: Tensor | np.ndarray) -> Tensor:
 
 
 def _checkpoint(source: str, contents: Any) -> Checkpoint:
-    """Sort what a file holds into weights and the rest."""
+    """Sort the contents of a file into weights and the rest."""
     if not isinstance(contents, Mapping):
-        raise WeightsError(source, f"holds no weights but a {type(contents).__name__}")
+        raise WeightsError(source, f"holds no weights, only a {type(contents).__name__}")
     rest = dict(contents)
     wrapper = next((key for key in STATE_DICT_KEYS if isinstance(rest.get(key), Mapping)), None)
     state = dict(rest.pop(wrapper)) if wrapper else rest

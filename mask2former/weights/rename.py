@@ -1,8 +1,8 @@
-"""Other people's names for our parameters: one row of `SCHEMES` for each naming that files come in.
+"""Translation of parameter names in files to this project's: one row of `SCHEMES` for each naming scheme.
 
-The names of this project are those of the published Mask2Former checkpoints, so a scheme is needed only for
-backbones trained elsewhere and for checkpoints from before the names settled. A rename applies where a name
-needs it, never by a file's age or version number: a file with today's names passes through unchanged.
+The names of this project are those of the published Mask2Former checkpoints, so schemes are needed only for
+backbones trained elsewhere and for early Mask2Former checkpoints. A rename depends on the name alone, not on
+a version number in the file: current names stay as they are.
 """
 
 import re
@@ -18,18 +18,18 @@ WRAPPERS: Renames = ((r"^(?:module\.|_orig_mod\.)+", ""),)  # DistributedDataPar
 
 
 class Scheme(NamedTuple):
-    """A way of naming.
+    """Naming scheme of parameters.
 
-    A file follows it if each pattern of `evidence` is found in some name. `renames` apply one after the
-    other; names that match `ignored` have no counterpart in a segmentation model; names of the model that
-    match `fresh` cannot be in such a file.
+    A file follows it if each pattern of `evidence` is found in some name. `renames` apply in order. Names
+    that match `ignored` have no counterpart in a segmentation model. Names of the model that match
+    `untrained` cannot be in a file of this scheme.
     """
 
     title: str
     evidence: tuple[str, ...]
     renames: Renames = ()
     ignored: str = NOTHING
-    fresh: str = NOTHING
+    untrained: str = NOTHING
 
 
 INTO_BACKBONE = (r"^", "backbone.")
@@ -44,13 +44,13 @@ SCHEMES = (
             (r"\.static_query\.", ".query_feat."),
         ),
     ),
-    Scheme(title="backbone", evidence=(r"^backbone\.",), fresh=OUTSIDE_BACKBONE),
+    Scheme(title="backbone", evidence=(r"^backbone\.",), untrained=OUTSIDE_BACKBONE),
     Scheme(
         title="ImageNet ResNet (Detectron2's names)",
         evidence=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
         renames=(INTO_BACKBONE,),
         ignored=r"^(stem\.)?(fc|linear)\.",
-        fresh=OUTSIDE_BACKBONE,
+        untrained=OUTSIDE_BACKBONE,
     ),
     Scheme(
         title="ImageNet ResNet (torchvision's names)",
@@ -64,29 +64,29 @@ SCHEMES = (
             INTO_BACKBONE,
         ),
         ignored=r"^fc\.",
-        fresh=OUTSIDE_BACKBONE,
+        untrained=OUTSIDE_BACKBONE,
     ),
     Scheme(
         title="ImageNet Swin Transformer",
         evidence=(r"^patch_embed\.proj\.weight$", r"^layers\.0\.blocks\.0\.attn\.qkv\.weight$"),
         renames=(INTO_BACKBONE,),
         ignored=r"^(norm|head)\.|\.attn_mask$",
-        # A classifier has one norm at its end, a segmentation backbone one after each stage.
-        fresh=rf"{OUTSIDE_BACKBONE}|^backbone\.norm\d\.",
+        # A classifier has one norm at its end, a segmentation backbone one after each stage
+        untrained=rf"{OUTSIDE_BACKBONE}|^backbone\.norm\d\.",
     ),
 )
 UNKNOWN = Scheme(title="checkpoint of unknown origin", evidence=())
 
 
 def rename(name: str, renames: Renames) -> str:
-    """The name after all renames."""
+    """Return the name after all renames."""
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def find_scheme(names: Iterable[str]) -> Scheme:
-    """The first scheme whose every piece of evidence is among the names."""
+    """Return the first scheme whose evidence is complete among the names."""
     names = list(names)
 
     def follows(scheme: Scheme) -> bool:
@@ -96,15 +96,15 @@ def find_scheme(names: Iterable[str]) -> Scheme:
 
 
 def translate(tensors: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]:
-    """The scheme that the names follow, and the tensors under our names.
+    """Return the scheme that the names follow, and the tensors under this project's names.
 
-    A name whose translation the file itself holds already stays as it is, so that it shows up as unexpected.
+    If the file already holds the translation of a name, that name is kept, to be reported as unexpected.
     """
     bare = {rename(name, WRAPPERS): tensor for name, tensor in tensors.items()}
     scheme = find_scheme(bare)
-    ours: dict[str, Tensor] = {}
+    translated: dict[str, Tensor] = {}
     for name, tensor in bare.items():
         if not re.search(scheme.ignored, name):
             renamed = rename(name, scheme.renames)
-            ours[name if renamed in bare else renamed] = tensor
-    return scheme, ours
+            translated[name if renamed in bare else renamed] = tensor
+    return scheme, translated
