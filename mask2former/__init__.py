@@ -1,7 +1,6 @@
 """Mask2Former: semantic, instance and panoptic segmentation by masked attention.
 
-The public names load what they need when they are first used, so that a part (the config, a metric) can be
-imported without the rest.
+The public names are imported at their first use, so that a part, as the config, loads alone.
 """
 
 from importlib import import_module
@@ -23,7 +22,7 @@ _HOMES = {
     "load_config": "mask2former.config",
 }
 
-# Names by which scripts written for Detectron2 know parts of it; they need Detectron2.
+# Names that scripts written for the original project import; they need Detectron2
 _HOST = "mask2former.detectron2_host"
 _HOMES |= dict.fromkeys(
     (
@@ -40,9 +39,9 @@ _HOMES |= dict.fromkeys(
 
 
 def add_maskformer2_config(cfg: Any) -> None:
-    """Add the keys that `cfg` lacks, leaving those it has.
+    """Add the keys that `cfg` lacks.
 
-    A config of Detectron2's own belongs to a script that runs in Detectron2, so that host is joined as well.
+    A config of Detectron2's class belongs to a script that runs in Detectron2, so its host is imported too.
     """
     if type(cfg).__module__.partition(".")[0] == "detectron2":
         import_module(_HOST)

@@ -1,4 +1,4 @@
-"""What a prediction hands out for an image: label map, segments, instances, and ways to see and keep them.
+"""Result of a prediction for an image: label map, segments and instances, to be drawn and saved.
 
 Shapes: `H, W` the original image's sides in pixels, `K` classes, `N` instances.
 """
@@ -28,7 +28,7 @@ from mask2former.utils.visualize import (
 
 
 class Panoptic(NamedTuple):
-    """Segment ids (H, W) int32, 0 where there is none, and for each `{id, isthing, category_id}`."""
+    """Segment ids (H, W) int32, 0 for no segment, and `{id, isthing, category_id}` of each segment."""
 
     ids: Array
     segments: list[dict[str, Any]]
@@ -36,18 +36,18 @@ class Panoptic(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """The prediction for one image at its original size; what the model was not asked for is None.
+    """Prediction for one image at its original size; tasks that the model is not set to are None.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         class_names: K names; the class ids below are positions in it.
         semantic: (H, W) class ids.
         panoptic: segment ids and segments.
-        instances: by falling score: `pred_masks` (`RunLengthMasks`: iterate for one (H, W) bool tensor after
-            the other, `dense()` for all at once), `pred_boxes` (N, 4) XYXY in pixels, `scores` (N,),
-            `pred_classes` (N,); only those above the score threshold.
+        instances: those above the score threshold, by decreasing score: `pred_masks` (`RunLengthMasks`:
+            iterating gives (H, W) bool tensors, `dense()` all of them as one), `pred_boxes` (N, 4) XYXY in
+            pixels, `scores` (N,), `pred_classes` (N,).
         colors: RGB of each class.
-        empty_reasons: for a task without anything found, why.
+        empty_reasons: for each task without a find, the reason.
     """
 
     image: Array
@@ -60,11 +60,11 @@ class Result:
 
     @property
     def tasks(self) -> list[str]:
-        """What there is, the most telling first: some of "panoptic", "instance", "semantic"."""
+        """Return the tasks with a result, in the order "panoptic", "instance", "semantic"."""
         return list(self._found())
 
     def count(self, task: str | None = None) -> int:
-        """How many segments, instances or classes were found."""
+        """Return the number of segments, instances or classes found."""
         task = self._checked(task or self.tasks[0])
         if task == "semantic":
             assert self.semantic is not None
@@ -72,35 +72,35 @@ class Result:
         return len(self.panoptic.segments if task == "panoptic" and self.panoptic else self.instances or ())
 
     def why_empty(self, task: str | None = None) -> str | None:
-        """Why nothing was found (best score against the threshold); None if something was."""
+        """Return the reason that nothing was found (best score and threshold); None if something was."""
         return self.empty_reasons.get(task or self.tasks[0])
 
     def draw(self, task: str | None = None, *, scale: int = 1) -> Array:
-        """The image with a task's result over it, uint8 RGB; by default the first of `tasks`.
+        """Draw a task's result over the image; by default the first of `tasks`.
 
         Args:
-            scale: how many times to enlarge, so that on a tiny image the labels leave something to see.
+            scale: factor by which to enlarge, so that labels do not cover a tiny image.
 
         Returns:
-            (scale * H, scale * W, 3).
+            (scale * H, scale * W, 3) uint8 RGB.
 
         Raises:
-            ValueError: the model was not asked for that task.
+            ValueError: the model is not set to that task.
         """
         regions = self._regions(self._checked(task or self.tasks[0]))
         enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
         return draw_regions(enlarge(self.image, scale), enlarged)
 
     def save(self, path: str | Path, what: str = "overlay") -> None:
-        """Write to `path`, whose folders are made.
+        """Write the result to `path`, creating its folder.
 
         Args:
-            what: "overlay", the drawing; "semantic", a PNG of class ids; "panoptic", a PNG of segment ids
-                (R + 256 G + 65536 B) and a JSON of the same name beside it; or "instances", a JSON list in
-                COCO's result format. Ids of classes are positions in `class_names`.
+            what: "overlay", the visualization; "semantic", a PNG of class ids; "panoptic", a PNG of segment
+                ids (R + 256 G + 65536 B) and a JSON file of the same name; or "instances", a JSON list in
+                COCO's result format. Class ids are positions in `class_names`.
 
         Raises:
-            ValueError: another `what`, a task that the model was not asked for, or an unfit file suffix.
+            ValueError: another `what`, a task that the model is not set to, or a wrong file suffix.
         """
         if what not in _WRITERS:
             raise ValueError(f"cannot save '{what}'; it can be one of {', '.join(_WRITERS)}")
@@ -116,7 +116,6 @@ class Result:
         return task
 
     def _found(self) -> dict[str, Any]:
-        """The result of each task that there is one for, the most telling first."""
         results = {"panoptic": self.panoptic, "instance": self.instances, "semantic": self.semantic}
         return {task: result for task, result in results.items() if result is not None}
 
@@ -154,7 +153,7 @@ def _write_instances(result: Result, path: Path) -> None:
 
 
 def _coco_instance(instance: Instances, names: Sequence[str]) -> dict[str, Any]:
-    """One instance in COCO's result format, its name besides."""
+    """Return one instance in COCO's result format, with the name of its class."""
     left, top, right, bottom = instance.pred_boxes[0].tolist()
     category = int(instance.pred_classes[0])
     return {

@@ -1,4 +1,4 @@
-"""The version, apart from everything else so that building the package imports nothing."""
+"""Version of the package, in a module that imports nothing of it, for the build."""
 
 import subprocess
 from pathlib import Path
@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 
 def commit() -> str:
-    """The commit of the clone that this runs from, "+" if changed since; "none" where it is not a clone."""
+    """Return the commit of the clone that this runs from, with "+" if modified; "none" outside a clone."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return "none"

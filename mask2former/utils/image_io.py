@@ -1,6 +1,6 @@
-"""Reading an image from wherever it comes (path, web address, array, Pillow image), and writing one.
+"""Reading of images from paths, URLs, arrays and Pillow images, and writing of images.
 
-Whatever its format, what comes out is what a viewer shows: turned as EXIF says, three colors of 8 bits.
+An image of any format is read as a viewer shows it: rotated according to EXIF, as 8-bit RGB.
 
 Shapes: `H, W` the image's sides in pixels.
 """
@@ -19,15 +19,15 @@ ImageSource = str | PathLike[str] | Array | Image.Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
-UPRIGHT = 1  # EXIF's orientation of an image that needs no turning
+UPRIGHT = 1  # EXIF orientation of an image that needs no rotation
 
 
 class ImageError(ValueError):
-    """A source that is no usable image; says which and why."""
+    """A source that is not a usable image; the message has the source and the reason."""
 
 
 def read_image(source: ImageSource) -> Array:
-    """The image (H, W, 3) uint8 RGB.
+    """Return an image as (H, W, 3) uint8 RGB.
 
     Gray becomes three equal channels, transparency is dropped, and 16 bits are scaled to 8. An array is
     (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of bool, uint8 or uint16, in the order RGB.
@@ -41,23 +41,23 @@ def read_image(source: ImageSource) -> Array:
         return _from_pillow(source, "the given image")
     if not isinstance(source, str | PathLike):
         raise ImageError(
-            f"a {type(source).__name__} is no image; give a path, an address, an array or a Pillow image"
+            f"a {type(source).__name__} is no image; give a path, a URL, an array or a Pillow image"
         )
     return _from_file(fspath(source))
 
 
 def write_image(path: str | PathLike[str], image: Array) -> None:
-    """Write (H, W, 3) uint8 RGB in the format that the suffix tells; the folder is made.
+    """Write (H, W, 3) uint8 RGB in the format of the suffix, creating the folder.
 
     Raises:
-        ImageError: the suffix tells no format that can be written.
+        ImageError: the suffix is not that of an image format.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         Image.fromarray(image).save(path, quality=95)
     except (ValueError, KeyError) as error:
-        raise ImageError(f"{path}: its suffix tells no image format; use .png or .jpg") from error
+        raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
 
 
 def _from_file(name: str) -> Array:
@@ -72,7 +72,7 @@ def _from_file(name: str) -> Array:
         raise ImageError(f"{name}: is not an image that Pillow can read") from None
     except ImageError:
         raise
-    except Exception as error:  # Pillow reports damage by many kinds of error, according to format and place
+    except Exception as error:  # Pillow reports damage by many kinds of errors
         raise ImageError(f"{name}: cannot be read ({error})") from error
 
 

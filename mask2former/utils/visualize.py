@@ -1,7 +1,7 @@
-"""Drawing results over their image: every class in a color of its own, regions outlined and named.
+"""Visualization: results drawn over their image, with a color for each class, outlines and names.
 
-A class keeps its color in every image; instances of one class are shades of it. Sizes of lines and letters
-follow the image's, so that a label can be read at 128 pixels as at 4000. Nothing here needs a display.
+A class has the same color in every image; instances of one class are shades of it. Line widths and letter
+sizes follow the image's size, so that labels are legible at 128 pixels and at 4000. No display is needed.
 
 Shapes: `H, W` the image's sides in pixels, `K` classes.
 """
@@ -24,14 +24,14 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last 
 OPACITY = 0.5
 GOLDEN_RATIO = 0.618034
 MIN_LETTER = 10  # height of letters in pixels
-LETTERS_A_SIDE = 45  # how many of them the image's side would hold
+LETTERS_PER_SIDE = 45  # letters that fit along the image's side
 SHADES = (1.0, 0.75, 1.25, 0.6, 1.4)  # brightness of the first, second, ... instance of a class
-LEGIBLE_SIDE = 512  # pixels; an image that fits in more than once is drawn enlarged
+LEGIBLE_SIDE = 512  # pixels; smaller images are enlarged by a whole factor, up to this side
 SEARCH_SIDE = 256  # masks are shrunk to this side to find the place for a label
 
 
 class Region(NamedTuple):
-    """A part of the image: its mask (H, W) bool, its color, and what to write on it."""
+    """Part of an image: its mask (H, W) bool, its color, and its label."""
 
     mask: Array
     color: Color
@@ -39,7 +39,7 @@ class Region(NamedTuple):
 
 
 def class_colors(num_classes: int) -> list[Color]:
-    """A color for each class id, the same for an id whatever their number; neighbors differ much."""
+    """Return a color for each class id; an id's color does not depend on `num_classes`."""
     hsv = (
         (k * GOLDEN_RATIO % 1, (0.9, 0.6, 0.75)[k % 3], (0.95, 0.85, 0.7)[k // 3 % 3])
         for k in range(num_classes)
@@ -48,18 +48,18 @@ def class_colors(num_classes: int) -> list[Color]:
 
 
 def _rgb(red: float, green: float, blue: float) -> Color:
-    """Channels in [0, 1], those beyond it cut -> 0..255."""
+    """Convert channels in [0, 1], clipped, to 0..255."""
     return tuple(round(255 * min(max(channel, 0.0), 1.0)) for channel in (red, green, blue))  # type: ignore[return-value]
 
 
 def shade(color: Color, number: int) -> Color:
-    """The color of a class's instance `number`, from 0."""
+    """Return the color of instance `number`, from 0, of the class that has `color`."""
     factor = SHADES[number % len(SHADES)]
     return _rgb(*(channel / 255 * factor for channel in color))
 
 
 def semantic_regions(labels: Array, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
-    """One region for each class in the label map (H, W); labels beyond the K names are left out."""
+    """Return one region per class in the label map (H, W); labels from K on are ignored."""
     present = [k for k in np.unique(labels) if 0 <= k < len(names)]
     return [Region(labels == k, colors[k], names[k]) for k in present]
 
@@ -67,22 +67,17 @@ def semantic_regions(labels: Array, names: Sequence[str], colors: Sequence[Color
 def panoptic_regions(
     ids: Array, segments: Iterable[Mapping[str, Any]], names: Sequence[str], colors: Sequence[Color]
 ) -> list[Region]:
-    """One region for each segment `{id, category_id}` of the id map (H, W)."""
-    seen: Counter[int] = Counter()
-    regions = []
-    for segment in segments:
-        category = segment["category_id"]
-        color = shade(colors[category], seen[category])
-        regions.append(Region(ids == segment["id"], color, names[category]))
-        seen[category] += 1
-    return regions
+    """Return one region per segment `{id, category_id}` of the id map (H, W)."""
+    segments = list(segments)
+    masks = (ids == segment["id"] for segment in segments)
+    return _shaded_regions(masks, [segment["category_id"] for segment in segments], names, colors)
 
 
 def instance_regions(instances: Instances, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
-    """One region for each instance, with its score; the largest first."""
+    """Return one region per instance, with its score in the label, the largest first."""
     masks = (mask.cpu().numpy() for mask in instances.pred_masks)
-    notes = [f" {score:.0%}" for score in instances.scores.tolist()]
-    return mask_regions(masks, instances.pred_classes.tolist(), names, colors, notes)
+    suffixes = [f" {score:.0%}" for score in instances.scores.tolist()]
+    return mask_regions(masks, instances.pred_classes.tolist(), names, colors, suffixes)
 
 
 def mask_regions(
@@ -90,93 +85,94 @@ def mask_regions(
     classes: Sequence[int],
     names: Sequence[str],
     colors: Sequence[Color],
-    notes: Sequence[str] | None = None,
+    suffixes: Sequence[str] = (),
 ) -> list[Region]:
-    """One region for each mask (H, W) bool, the largest first, so that small ones lie on top.
+    """Return one region per mask (H, W) bool, the largest first, so that small ones are drawn on top.
 
-    `notes` are what is written behind the names.
+    `suffixes` are appended to the names in the labels.
     """
-    seen: Counter[int] = Counter()
-    regions = []
-    for mask, category, note in zip(masks, classes, notes or [""] * len(classes), strict=True):
-        regions.append(Region(mask, shade(colors[category], seen[category]), names[category] + note))
-        seen[category] += 1
+    regions = _shaded_regions(masks, classes, names, colors, suffixes)
     return sorted(regions, key=lambda region: -int(region.mask.sum()))
 
 
+def _shaded_regions(
+    masks: Iterable[Array],
+    classes: Sequence[int],
+    names: Sequence[str],
+    colors: Sequence[Color],
+    suffixes: Sequence[str] = (),
+) -> list[Region]:
+    seen: Counter[int] = Counter()
+    regions = []
+    for mask, k, suffix in zip(masks, classes, suffixes or [""] * len(classes), strict=True):
+        regions.append(Region(mask, shade(colors[k], seen[k]), names[k] + suffix))
+        seen[k] += 1
+    return regions
+
+
 def result_regions(task: str, result: Any, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
-    """The regions of what a model makes for a task.
+    """Return the regions of a model's result for a task.
 
     Args:
-        task: "panoptic", whose `result` is (ids (H, W), segments); "instance": `Instances`; or "semantic": a
-            label map (H, W).
-        result: see there.
+        task: "panoptic", "instance" or "semantic".
+        result: (ids (H, W), segments), `Instances`, or a label map (H, W), according to the task.
         names: of the K classes.
         colors: of the K classes.
     """
-    draw: dict[str, Callable[..., list[Region]]] = {
+    regions: dict[str, Callable[..., list[Region]]] = {
         "panoptic": lambda segmented, *classes: panoptic_regions(*segmented, *classes),
         "instance": instance_regions,
         "semantic": semantic_regions,
     }
-    return draw[task](result, names, colors)
+    return regions[task](result, names, colors)
 
 
 def draw_regions(image: Array, regions: Sequence[Region]) -> Array:
-    """The image (H, W, 3) uint8 RGB with the regions tinted, outlined and named; the input stays as it is.
+    """Return a copy of the image (H, W, 3) uint8 RGB with the regions tinted, outlined and labeled.
 
-    A region smaller than a letter, or without a free place for its name, is tinted and not named.
+    A region smaller than a letter, or without free space for its label, is tinted only.
     """
     canvas = image.copy()
-    letter = max(MIN_LETTER, round((image.shape[0] * image.shape[1]) ** 0.5 / LETTERS_A_SIDE))
-    boxes = [_bounds(region.mask) for region in regions]
-    drawn = [(region, box) for region, box in zip(regions, boxes, strict=True) if box]
+    letter = max(MIN_LETTER, round((image.shape[0] * image.shape[1]) ** 0.5 / LETTERS_PER_SIDE))
+    drawn = [(region, box) for region in regions if (box := _bounds(region.mask))]
     for region, box in drawn:
-        _tint(canvas, region, box)
+        part, mask = _crop(canvas, box), _crop(region.mask, box)
+        part[mask] = (part[mask] * (1 - OPACITY) + np.array(region.color) * OPACITY).astype(np.uint8)
     for region, box in drawn:
-        _outline(canvas, region, box, max(1, letter // 8))
-    named = [(region, box) for region, box in drawn if region.mask.sum() >= letter * letter]
-    named.sort(key=lambda item: -int(item[0].mask.sum()))
-    return _write(canvas, [(region, _anchor(_cut(region.mask, box), box)) for region, box in named], letter)
+        mask = _crop(region.mask, box).astype(np.uint8)
+        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=box[:2])
+        cv2.drawContours(canvas, contours, -1, region.color, max(1, letter // 8))
+    labeled = [(region, box) for region, box in drawn if region.mask.sum() >= letter * letter]
+    labeled.sort(key=lambda item: -int(item[0].mask.sum()))
+    return _write(canvas, [(region, _anchor(region.mask, box)) for region, box in labeled], letter)
 
 
 def legible_scale(image: Array) -> int:
-    """How many times an image (H, W, 3) is to be enlarged so that its labels leave something to see."""
+    """Return the factor by which to enlarge an image (H, W, 3) so that labels do not cover it."""
     return max(1, LEGIBLE_SIDE // max(image.shape[:2]))
 
 
 def enlarge(array: Array, scale: int) -> Array:
-    """Each pixel of (H, W, ...) `scale` times in both directions."""
+    """Repeat each pixel of (H, W, ...) `scale` times in both directions."""
     return array.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _bounds(mask: Array) -> Box | None:
-    """The smallest box around a mask (H, W); None if it is empty."""
+    """Return the smallest box around a mask (H, W); None if it is empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _cut(array: Array, box: Box) -> Array:
-    """The part in the box, as a view."""
+def _crop(array: Array, box: Box) -> Array:
     left, top, right, bottom = box
-    return array[top:bottom, left:right]
-
-
-def _tint(canvas: Array, region: Region, box: Box) -> None:
-    part, mask = _cut(canvas, box), _cut(region.mask, box)
-    part[mask] = (part[mask] * (1 - OPACITY) + np.array(region.color) * OPACITY).astype(np.uint8)
-
-
-def _outline(canvas: Array, region: Region, box: Box, width: int) -> None:
-    mask = _cut(region.mask, box).astype(np.uint8)
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=box[:2])
-    cv2.drawContours(canvas, contours, -1, region.color, width)
+    return array[top:bottom, left:right]  # a view
 
 
 def _anchor(mask: Array, box: Box) -> tuple[int, int]:
-    """The pixel (x, y) of the image that lies deepest within a mask, which is that of the box alone."""
+    """Return the pixel (x, y) deepest inside a mask (H, W) with the bounds `box`."""
+    mask = _crop(mask, box)
     scale = min(1.0, SEARCH_SIDE / max(mask.shape))
     sides = [max(1, round(side * scale)) for side in mask.shape]
     small = cv2.resize(mask.astype(np.uint8), (sides[1], sides[0]), interpolation=cv2.INTER_NEAREST)
@@ -186,9 +182,9 @@ def _anchor(mask: Array, box: Box) -> tuple[int, int]:
 
 
 def _write(canvas: Array, anchors: Sequence[tuple[Region, tuple[int, int]]], letter: int) -> Array:
-    """The canvas with each region's text at its anchor, or near it where another text is in the way.
+    """Return the canvas with each region's label at its anchor, or near it if another label is in the way.
 
-    A text that would have to leave its region is left out.
+    A label that would lie outside its region is left out.
     """
     image = Image.fromarray(canvas)
     draw = ImageDraw.Draw(image)
@@ -197,28 +193,30 @@ def _write(canvas: Array, anchors: Sequence[tuple[Region, tuple[int, int]]], let
     for region, anchor in anchors:
         size = (round(draw.textlength(region.text, font)) + letter // 2, letter + letter // 2)
         box = _free_box(anchor, size, image.size, taken)
-        if box is None or not _cut(region.mask, box).any():
+        if box is None or not _crop(region.mask, box).any():
             continue
         taken.append(box)
-        draw.rounded_rectangle(
-            (box[0], box[1], box[2] - 1, box[3] - 1), letter // 4, fill=shade(region.color, 3)
-        )
-        middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        draw.text(middle, region.text, fill=_readable_on(shade(region.color, 3)), font=font, anchor="mm")
+        left, top, right, bottom = box
+        color = shade(region.color, 3)
+        draw.rounded_rectangle((left, top, right - 1, bottom - 1), letter // 4, fill=color)
+        middle = ((left + right) / 2, (top + bottom) / 2)
+        draw.text(middle, region.text, fill=_readable_on(color), font=font, anchor="mm")
     return np.array(image)
 
 
 def _free_box(
     anchor: tuple[int, int], size: tuple[int, int], limits: tuple[int, int], taken: list[Box]
 ) -> Box | None:
-    """A box of `size` (width, height) around the anchor, moved up or down past the boxes in its way."""
+    """Return a box of `size` (width, height) around the anchor, moved up or down past the boxes taken."""
     width, height = size
     left = max(0, min(anchor[0] - width // 2, limits[0] - width))
     centered, lowest = anchor[1] - height // 2, limits[1] - height
-    tops = [max(0, min(centered + step * height, lowest)) for step in (0, 1, -1, 2, -2, 3, -3)]
-    boxes = [(left, top, left + width, top + height) for top in tops]
-    free = (box for box in boxes if not any(_overlap(box, other) for other in taken))
-    return next(free, None)
+    for step in (0, 1, -1, 2, -2, 3, -3):
+        top = max(0, min(centered + step * height, lowest))
+        box = (left, top, left + width, top + height)
+        if not any(_overlap(box, other) for other in taken):
+            return box
+    return None
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -226,6 +224,6 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def _readable_on(color: Color) -> Color:
-    """Black or white, whichever stands out."""
+    """Return black or white, whichever has more contrast."""
     brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
     return (0, 0, 0) if brightness > 140 else (255, 255, 255)
