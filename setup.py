@@ -1,8 +1,8 @@
-"""What pyproject.toml cannot say: the YAML files' place in the wheel, and how the operators are compiled.
+"""Build steps that pyproject.toml cannot describe: YAML files in the wheel, and compiled operators.
 
 The folder configs/ is installed as the package mask2former.configs. The operators' libraries have a plain C
-interface: nothing of torch is needed here, and one wheel serves every version of Python and torch. Neither
-library is required: without its compiler it is left out, which is said, and all else is installed.
+interface: building them does not need torch, and one wheel serves every version of Python and torch. Neither
+library is required: without its compiler it is left out with a warning, and the rest is installed.
 """
 
 import os
@@ -17,39 +17,39 @@ from setuptools.errors import CompileError, LinkError
 
 CONFIG_PACKAGE = "mask2former.configs"
 SOURCES = "mask2former/ops/csrc"
-# Not -ffast-math: NaN would pass the check of bounds, and small numbers become 0 in the whole process.
+# Not -ffast-math: NaN would pass the bounds checks, and subnormals would be flushed in the whole process.
 OPTIONS = [
     *("-std=c++17", "-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"),
     *("-fvisibility=hidden", "-fno-exceptions", "-fno-rtti"),
 ]
-# For the compiler, not for the linker: the OpenMP library that torch has loaded answers the calls.
+# For the compiler, not for the linker: the calls bind to the OpenMP library that torch has loaded.
 OPENMP = ["-fopenmp"]
 
 
 def config_files() -> list[str]:
-    """Every YAML below configs/, relative to it."""
+    """Return the paths of all YAML files below configs/, relative to it."""
     root = Path(__file__).parent / "configs"
     return sorted(str(path.relative_to(root)) for path in root.rglob("*.yaml"))
 
 
 class BuildLibraries(build_ext):
-    """Builds the libraries that this machine has the compilers for; they are files, not modules of Python."""
+    """Build of the libraries that this machine has compilers for; they are plain files, not Python modules."""
 
     def finalize_options(self) -> None:
-        """Build anew: what an earlier build left may be of other sources."""
+        """Force a rebuild: an earlier build may stem from other sources."""
         super().finalize_options()
         self.force = True
         self.built: list[Path] = []
 
     def get_ext_filename(self, fullname: str) -> str:
-        """The name without Python's version."""
+        """Return the file name, without Python's version."""
         return str(Path(*fullname.split("."))) + (".fatbin" if fullname.endswith("_cuda") else ".so")
 
     def build_extension(self, ext: Extension) -> None:
-        """Build a library, or say why it is left out."""
+        """Build a library, or warn that it is left out."""
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # of an earlier build, in the same folder
+        target.unlink(missing_ok=True)  # from an earlier build
         try:
             build = self._build_cuda if ext.name.endswith("_cuda") else self._build_cpu
             build(ext, target)
@@ -58,7 +58,7 @@ class BuildLibraries(build_ext):
             self.warn(f"{target.name} is left out: {error}")
 
     def copy_extensions_to_source(self) -> None:
-        """For an editable install; what could not be built now is not to be left there from before."""
+        """Copy the libraries for an editable install, and remove old ones that could not be rebuilt."""
         for ext in self.extensions:
             Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
         super().copy_extensions_to_source()
@@ -78,16 +78,16 @@ class BuildLibraries(build_ext):
         home = os.environ.get("CUDA_HOME")
         nvcc = shutil.which("nvcc", path=Path(home, "bin")) if home else shutil.which("nvcc")
         if nvcc is None:
-            raise OSError("there is no nvcc; on a GPU, NVRTC compiles the same source at first use")
+            raise OSError("nvcc not found; on a GPU, NVRTC compiles the same source at first use")
         options = ["-fatbin", "-O3", "-arch=all-major", "-o", str(target)]
         subprocess.run([nvcc, *options, *ext.sources], check=True)
 
 
 class TaggedWheel(bdist_wheel):
-    """A wheel that no version of Python is bound to, and no platform where nothing was compiled."""
+    """A wheel for every version of Python, and for every platform if nothing was compiled."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """py3-none, and the platform if it matters."""
+        """Return py3-none and the platform, or "any"."""
         platform = super().get_tag()[2]
         self.root_is_pure = not self.get_finalized_command("build_ext").built
         return "py3", "none", "any" if self.root_is_pure else platform
