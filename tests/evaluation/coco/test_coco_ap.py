@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from score_command import score, score_error
@@ -15,7 +14,6 @@ from synthetic_evaluation import SIZE, Replay, SyntheticDataset, metrics_of, rle
 
 from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
 from mask2former.evaluation.evaluator import inference_on_dataset
-from mask2former.structures import Instances
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -147,13 +145,7 @@ def test_evaluator_equals_the_command_on_the_file_it_wrote(
 
 def test_evaluator_without_instances_gives_zero(tmp_path: Path) -> None:
     dataset = SyntheticDataset(tmp_path)
-    nothing = Instances(
-        SIZE,
-        pred_masks=torch.zeros(0, *SIZE, dtype=torch.bool),
-        pred_classes=torch.zeros(0, dtype=torch.int64),
-        scores=torch.zeros(0),
-    )
-    records = [{**record, "output": {"instances": nothing}} for record in dataset.records(dataset.maps)]
+    records = dataset.records([(image_id, np.zeros(SIZE, int), []) for image_id, *_ in dataset.maps])
     results = metrics_of(COCOEvaluator(metadata=dataset.metadata, output_dir=tmp_path), records)
     assert (results["AP"], results["AP50"]) == (0, 0)
     assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
@@ -180,10 +172,7 @@ def test_results_without_annotations_are_saved_not_scored(tmp_path: Path) -> Non
         ({"score": "0.3"}, "results: item 0: 'score' is '0.3', expected a number"),
         ({"score": float("nan")}, "results: item 0: 'score' is nan, expected a number"),
         ({"segmentation": {"size": None, "counts": "a"}}, r"the mask is None pixels, image 1 is \[20, 20\]"),
-        (
-            {"segmentation": {"size": [20, 20], "counts": "abc"}},
-            "results has an invalid mask .*malformed",
-        ),
+        ({"segmentation": {"size": [20, 20], "counts": "abc"}}, "has an invalid mask .*malformed"),
         ({"segmentation": None}, "results: item 0: no key 'segmentation'"),
         ({"segmentation": [[0, 0, 1, 1, 1, 0]]}, "results: item 0: 'segmentation' is not a compressed RLE"),
         ({"segmentation": rle(np.zeros((5, 20)))}, r"the mask is \[5, 20\] pixels, image 1 is \[20, 20\]"),

@@ -37,26 +37,12 @@ def test_boundaries_equal_erosion(coarse: np.ndarray, size: tuple[int, int], dis
     np.testing.assert_array_equal(boundaries(labels, distance), expected)
 
 
-@pytest.mark.parametrize(
-    ("size", "ratio", "distance"),
-    [
-        ((480, 640), 0.02, 16),
-        ((405, 540), 0.02, 14),  # 13.5
-        ((375, 500), 0.02, 12),  # 12.5
-        ((1024, 2048), 0.005, 11),
-        ((3, 4), 0.02, 1),
-    ],
-)
-def test_distances(size: tuple[int, int], ratio: float, distance: int) -> None:
-    assert boundary_distance(*size, ratio) == distance
-
-
-@pytest.mark.parametrize(
-    ("kind", "ratio"),
-    [("coco", 0.02), ("lvis", 0.02), ("ade20k_panoptic_seg", 0.02), ("cityscapes_panoptic_seg", 0.005)],
-)
-def test_ratios(kind: str, ratio: float) -> None:
-    assert ratio_of(SimpleNamespace(evaluator_type=kind)) == ratio
+def test_boundary_widths() -> None:
+    sizes = {(480, 640): 16, (405, 540): 14, (375, 500): 12, (3, 4): 1}  # before rounding 16, 13.5, 12.5, 0.1
+    assert {size: boundary_distance(*size, 0.02) for size in sizes} == sizes
+    assert boundary_distance(1024, 2048, 0.005) == 11
+    ratios = {"coco": 0.02, "lvis": 0.02, "ade20k_panoptic_seg": 0.02, "cityscapes_panoptic_seg": 0.005}
+    assert {kind: ratio_of(SimpleNamespace(evaluator_type=kind)) for kind in ratios} == ratios
 
 
 @pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.06), (2, 0.04)])

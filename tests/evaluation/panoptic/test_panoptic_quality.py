@@ -75,7 +75,8 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(
 ) -> None:
     dataset = SyntheticDataset(tmp_path, image_ids)
     records = dataset.records(dataset.disturbed)
-    evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, output_dir=tmp_path / "inference")
+    options = {"output_dir": tmp_path / "inference", "save_predictions": True}
+    evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, **options)
     results = metrics_of(evaluator, records[:2], records[2:])
     again = metrics_of(evaluator, records)  # reset, files overwritten
     assert again == pytest.approx(results, nan_ok=True) and 0 < results["PQ"] < 100
@@ -88,6 +89,9 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(
     annotations = json.loads((written / "predictions.json").read_text())["annotations"]
     assert {s["category_id"] for a in annotations for s in a["segments_info"]} == categories
     assert [a["image_id"] for a in annotations] == list(image_ids)
+    saved = tmp_path / "inference/submission/panoptic.json", tmp_path / "inference/submission/panoptic"
+    assert panoptic_quality(dataset.json, dataset.pngs, *saved) == pytest.approx(results, nan_ok=True)
+    assert {path.name for path in saved[1].iterdir()} == {f"{image_id}.png" for image_id in image_ids}
 
 
 def test_areas_are_those_of_the_json_unless_recounted(tmp_path: Path) -> None:
@@ -111,15 +115,6 @@ def test_areas_are_those_of_the_json_unless_recounted(tmp_path: Path) -> None:
     assert metrics_of(evaluator, dataset.records(dataset.maps))["PQ"] == 100
 
 
-def test_scores_of_the_submission_equal_those_of_the_evaluator(tmp_path: Path) -> None:
-    dataset, out = SyntheticDataset(tmp_path), tmp_path / "out"
-    evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, output_dir=out, save_predictions=True)
-    results = metrics_of(evaluator, dataset.records(dataset.disturbed))
-    saved = out / "submission/panoptic.json", out / "submission/panoptic"
-    assert panoptic_quality(dataset.json, dataset.pngs, *saved) == pytest.approx(results, nan_ok=True)
-    assert {path.name for path in saved[1].iterdir()} == {"5.png", "2.png", "11.png"}
-
-
 def test_evaluator_without_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = SyntheticDataset(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
@@ -139,10 +134,8 @@ def test_png_names_with_folders_become_distinct_names_in_one_folder(tmp_path: Pa
         save_ids(tmp_path / "truth" / name, ids)
     dataset = SyntheticDataset(tmp_path / "synthetic")
     (tmp_path / "truth.json").write_text(json.dumps({"annotations": annotations, "categories": CATEGORIES}))
-    dataset.metadata.panoptic_json, dataset.metadata.panoptic_root = (
-        tmp_path / "truth.json",
-        tmp_path / "truth",
-    )
+    dataset.metadata.panoptic_json = tmp_path / "truth.json"
+    dataset.metadata.panoptic_root = tmp_path / "truth"
     dataset.maps = [(n, ids, segments) for n in range(3)]
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, output_dir=tmp_path / "out")
     assert metrics_of(evaluator, dataset.records(dataset.maps))["PQ"] == 100
@@ -160,30 +153,21 @@ def test_each_image_must_be_predicted_once(tmp_path: Path) -> None:
         metrics_of(evaluator, [{**records[0], "image_id": 99}])
 
 
-def test_missing_metadata_is_an_error(tmp_path: Path) -> None:
-    metadata = SyntheticDataset(tmp_path).metadata
-    del metadata.panoptic_root
-    with pytest.raises(ValueError, match="metadata of 'synthetic': 'panoptic_root' is missing"):
-        COCOPanopticEvaluator(metadata=metadata)
-
-
-def test_a_class_that_the_dataset_lacks_is_an_error(tmp_path: Path) -> None:
+def test_missing_metadata_and_classes_are_errors(tmp_path: Path) -> None:
     dataset = SyntheticDataset(tmp_path)
     dataset.metadata.thing_dataset_id_to_contiguous_id = {3: 0}
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata)
     with pytest.raises(ValueError, match="predicted class 1, which is not in the dataset's thing_"):
         metrics_of(evaluator, dataset.records(dataset.maps))
+    del dataset.metadata.panoptic_root
+    with pytest.raises(ValueError, match="metadata of 'synthetic': 'panoptic_root' is missing"):
+        COCOPanopticEvaluator(metadata=dataset.metadata)
 
 
 def test_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
     dataset = SyntheticDataset(tmp_path)
     pred_json, pred_dir = save_panoptic(tmp_path / "pred", dataset.disturbed)
-    good = {
-        "--gt-json": dataset.json,
-        "--gt-dir": dataset.pngs,
-        "--pred-json": pred_json,
-        "--pred-dir": pred_dir,
-    }
+    good = dict(zip(FLAGS, (dataset.json, dataset.pngs, pred_json, pred_dir), strict=True))
     (tmp_path / "broken.json").write_text('{"annotations": [')
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "few.json").write_text('{"annotations": []}')
