@@ -10,16 +10,13 @@ import builtins
 import functools
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 
 Record = dict[str, Any]
-
-
-def _no_facts() -> dict[str, Any]:
-    return {}
+Entry = TypeVar("Entry")
 
 
 class Metadata:
@@ -30,7 +27,7 @@ class Metadata:
     """
 
     def __init__(self, name: str) -> None:
-        self.__dict__.update(_facts={"name": name}, _derived=_no_facts)
+        self.__dict__.update(_facts={"name": name}, _derived=dict)
 
     def derive(self, facts: Callable[[], dict[str, Any]]) -> Metadata:
         """Look up unset facts in `facts()`, which is called at each access."""
@@ -73,7 +70,7 @@ class Metadata:
 
     def adopt(self, facts: dict[str, Any]) -> None:
         """Take over all facts of another process; facts set here win, and none are derived from now on."""
-        self.__dict__.update(_facts={**facts, **self._facts}, _derived=_no_facts)
+        self.__dict__.update(_facts={**facts, **self._facts}, _derived=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return all facts."""
@@ -97,17 +94,33 @@ class HostCatalog(Protocol):
         """Return the metadata of a dataset of the host; empty if it has none of that name."""
 
 
-class _DatasetCatalog:
-    """Dataset name -> function that returns the list of dicts."""
+class _Catalog(Generic[Entry]):
+    """Dataset name -> entry, with a host catalog for unknown names."""
 
     def __init__(self) -> None:
-        self._loaders: dict[str, Callable[[LoadContext], list[Record]]] = {}
+        self._entries: dict[str, Entry] = {}
         self._host: HostCatalog | None = None
 
     def join(self, host: HostCatalog) -> None:
-        """Add every dataset, also later ones, to `host`, and look up unknown names there."""
+        """Look up unknown names in `host`."""
         self._host = host
-        for name in self._loaders:
+
+    def list(self) -> builtins.list[str]:
+        """Return the names, sorted."""
+        return sorted(self._entries)
+
+    def remove(self, name: str) -> None:
+        """Remove the entry of a dataset from this catalog; the other catalog keeps its own."""
+        self._entries.pop(name)
+
+
+class _DatasetCatalog(_Catalog[Callable[[LoadContext], list[Record]]]):
+    """Dataset name -> function that returns the list of dicts."""
+
+    def join(self, host: HostCatalog) -> None:
+        """Add every dataset, also later ones, to `host`, and look up unknown names there."""
+        super().join(host)
+        for name in self._entries:
             host.add(name)
 
     def register(self, name: str, func: Callable[[], builtins.list[Record]]) -> None:
@@ -116,9 +129,9 @@ class _DatasetCatalog:
 
     def register_loader(self, name: str, load: Callable[[LoadContext], builtins.list[Record]]) -> None:
         """Register `load(context)`, which parses files and reports errors by the context."""
-        if name in self._loaders:
+        if name in self._entries:
             raise DatasetError(f"a dataset called '{name}' is registered already")
-        self._loaders[name] = load
+        self._entries[name] = load
         if self._host is not None:
             self._host.add(name)
 
@@ -128,38 +141,20 @@ class _DatasetCatalog:
         Raises:
             DatasetError: the name is unknown (the message lists the known ones), or the dataset is broken.
         """
-        if name not in self._loaders:
-            if self._host is not None and name in self._host:
-                return self._host.get(name)
-            near = get_close_matches(name, self._loaders, n=3)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise DatasetError(
-                f"no dataset is called '{name}'; {hint}registered are: {', '.join(self.list())}"
-            )
-        return self._loaders[name](context or LoadContext())
-
-    def list(self) -> builtins.list[str]:
-        """Return the names, sorted."""
-        return sorted(self._loaders)
-
-    def remove(self, name: str) -> None:
-        """Remove a dataset, but not its metadata."""
-        self._loaders.pop(name)
+        if name in self._entries:
+            return self._entries[name](context or LoadContext())
+        if self._host is not None and name in self._host:
+            return self._host.get(name)
+        near = get_close_matches(name, self._entries, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise DatasetError(f"no dataset is called '{name}'; {hint}registered are: {', '.join(self.list())}")
 
     def __contains__(self, name: str) -> bool:
-        return name in self._loaders or (self._host is not None and name in self._host)
+        return name in self._entries or (self._host is not None and name in self._host)
 
 
-class _MetadataCatalog:
+class _MetadataCatalog(_Catalog[Metadata]):
     """Dataset name -> `Metadata`, created on first access: facts may be set before registration."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, Metadata] = {}
-        self._host: HostCatalog | None = None
-
-    def join(self, host: HostCatalog) -> None:
-        """Look up facts about unknown datasets in `host`."""
-        self._host = host
 
     def get(self, name: str) -> Metadata:
         """Return the metadata of the dataset `name`."""
@@ -168,14 +163,6 @@ class _MetadataCatalog:
             if self._host is not None:
                 self._entries[name].derive(functools.partial(self._host.facts, name))
         return self._entries[name]
-
-    def list(self) -> builtins.list[str]:
-        """Return the names, sorted."""
-        return sorted(self._entries)
-
-    def remove(self, name: str) -> None:
-        """Remove the metadata of a dataset."""
-        self._entries.pop(name)
 
 
 DatasetCatalog = _DatasetCatalog()

@@ -16,7 +16,8 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cv2
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mask2former.data.catalog import Record
 from mask2former.data.errors import DatasetError
-from mask2former.data.mapper import TestMapper, TrainMapper, build_test_mapper, build_train_mapper
+from mask2former.data.mapper import build_test_mapper, build_train_mapper
 from mask2former.data.records import Datasets, LoadedDataset
 from mask2former.utils.comm import rank, world_size
 
@@ -34,30 +35,16 @@ Batch = list[dict[str, Any]]
 T = TypeVar("T")
 
 
-class TrainSamples(Dataset[dict[str, Any]]):
-    """Maps (sample number, record index) to a training sample."""
+class Samples(Dataset[dict[str, Any]]):
+    """Samples that a mapper makes of records; a key is a record's index, and in training a seed."""
 
-    def __init__(self, records: Sequence[Record], mapper: TrainMapper, seed: int) -> None:
-        self.records = records
-        self.mapper = mapper
-        self.seed = seed
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        number, index = key
-        return self.mapper(self.records[index], sample_seed(self.seed, number))
-
-
-class TestSamples(Dataset[dict[str, Any]]):
-    """Maps a record index to a test sample."""
-
-    __test__ = False  # not a pytest class
-
-    def __init__(self, records: Sequence[Record], mapper: TestMapper) -> None:
+    def __init__(self, records: Sequence[Record], mapper: Callable[..., dict[str, Any]]) -> None:
         self.records = records
         self.mapper = mapper
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.mapper(self.records[index])
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+        index, *seed = key
+        return self.mapper(self.records[index], *seed)
 
 
 class Loader(DataLoader[Any]):
@@ -70,35 +57,26 @@ class Loader(DataLoader[Any]):
             raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
 
 
+@dataclass(frozen=True)
 class TrainBatches:
-    """Infinite batch sampler: this process's b keys `(number, index)` of each step from `first_step` on."""
+    """Infinite batch sampler: for each step from `first_step` on, b keys `(record index, seed)`."""
 
-    def __init__(
-        self,
-        *,
-        repeats: np.ndarray,
-        seed: int,
-        batch_size: int,
-        first_step: int,
-        rank: int = 0,
-        world_size: int = 1,
-        micro_batches: int = 1,
-    ) -> None:
-        self.repeats = repeats
-        self.seed = seed
-        self.batch_size = batch_size
-        self.first_step = first_step
-        self.rank = rank
-        self.world_size = world_size
-        self.micro_batches = micro_batches
+    repeats: np.ndarray
+    seed: int
+    batch_size: int
+    first_step: int
+    rank: int = 0
+    world_size: int = 1
+    micro_batches: int = 1
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         samples = sample_stream(self.repeats, self.seed, self.first_step * self.batch_size)
         while True:
             step = list(itertools.islice(samples, self.batch_size))
-            yield share_of_step(
+            share = share_of_step(
                 step, rank=self.rank, world_size=self.world_size, micro_batches=self.micro_batches
             )
+            yield [(index, sample_seed(self.seed, number)) for number, index in share]
 
 
 def share_of_step(step: Sequence[T], *, rank: int, world_size: int, micro_batches: int) -> list[T]:
@@ -171,8 +149,7 @@ def build_train_loader(
         world_size=processes,
         micro_batches=cfg.SOLVER.ACCUMULATION_STEPS,
     )
-    samples = TrainSamples(trained.records, build_train_mapper(cfg, trained.metadata), seed)
-    return _loader(cfg, samples, batches)
+    return _loader(cfg, Samples(trained.records, build_train_mapper(cfg, trained.metadata)), batches)
 
 
 def build_test_loader(
@@ -185,9 +162,9 @@ def build_test_loader(
     records = (datasets or Datasets()).load(dataset_name).records
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
     share = records.select(slice(*bounds[rank() : rank() + 2]))
-    numbers = range(len(share))
-    batches = [list(numbers[i : i + batch_size]) for i in range(0, len(share), batch_size)]
-    return _loader(cfg, TestSamples(share, build_test_mapper(cfg)), batches)
+    keys = [(index,) for index in range(len(share))]
+    batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+    return _loader(cfg, Samples(share, build_test_mapper(cfg)), batches)
 
 
 def load_training_data(cfg: Any, datasets: Datasets) -> LoadedDataset:

@@ -9,6 +9,7 @@ Shapes: `N` segments left after augmentation, `H, W` the original image's sides,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,19 +42,17 @@ MAPPERS: dict[str, tuple[Reader, Callable[[Any], list[Augmentation]]]] = {
 CHANNEL_ORDER = {"RGB": slice(None), "BGR": slice(None, None, -1)}
 
 
+@dataclass(frozen=True, kw_only=True)
 class TrainMapper:
     """Maps a record to {"image" (3, h, w) uint8, "instances" with gt_classes, gt_masks (N, h, w) bool, ...}.
 
     Segments without a pixel in the augmented image are dropped; N may be 0.
     """
 
-    def __init__(
-        self, *, reader: Reader, augmentations: Sequence[Augmentation], metadata: Metadata, image_format: str
-    ) -> None:
-        self.reader = reader
-        self.augmentations = augmentations
-        self.metadata = metadata
-        self.image_format = image_format
+    reader: Reader
+    augmentations: Sequence[Augmentation]
+    metadata: Metadata
+    image_format: str
 
     def __call__(self, record: Record, seed: int) -> dict[str, Any]:
         """Return the sample augmented by `seed`; it also holds the seed, for the random points of the losses.
@@ -77,6 +76,7 @@ class TrainMapper:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
 class TestMapper:
     """Replaces a record's annotations by "image" (3, h, w) uint8, resized for testing.
 
@@ -89,13 +89,10 @@ class TestMapper:
 
     __test__ = False  # not a pytest class
 
-    def __init__(
-        self, *, edges: Sequence[int], max_size: int, image_format: str, as_views: bool = False
-    ) -> None:
-        self.edges = edges if as_views else edges[:1]
-        self.max_size = max_size
-        self.image_format = image_format
-        self.as_views = as_views
+    edges: Sequence[int]
+    max_size: int
+    image_format: str
+    as_views: bool = False
 
     def __call__(self, record: Record) -> dict[str, Any]:
         """Return the sample; `height` and `width` are those of the original image, in pixels."""
@@ -113,7 +110,8 @@ class TestMapper:
 
     def resizes(self, size: tuple[int, int]) -> list[Resize]:
         """Return the resizing of an image (H, W) for each view."""
-        return [resize_shortest_edge(size, edge, self.max_size) for edge in self.edges]
+        edges = self.edges if self.as_views else self.edges[:1]
+        return [resize_shortest_edge(size, edge, self.max_size) for edge in edges]
 
 
 def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:

@@ -40,12 +40,8 @@ class LoadedDataset(NamedTuple):
 
     def select(self, index: Any) -> LoadedDataset:
         """Return the dataset with the records at `index` only, a slice or an array."""
-        return LoadedDataset(
-            self.records.select(index),
-            self.metadata,
-            self.categories.select(index),
-            self.is_empty[index],
-        )
+        records, categories = self.records.select(index), self.categories.select(index)
+        return LoadedDataset(records, self.metadata, categories, self.is_empty[index])
 
 
 class Datasets:

@@ -17,7 +17,7 @@ from torch import nn
 
 from mask2former.data import MetadataCatalog
 from mask2former.data.datasets.files import require_path
-from mask2former.data.loader import TestSamples, build_test_loader
+from mask2former.data.loader import Samples, build_test_loader
 from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.remote import output_folder, run_folder
@@ -137,7 +137,7 @@ def check_test_datasets(cfg: CfgNode, datasets: Datasets | None = None) -> None:
         table = EVALUATORS[MetadataCatalog.get(dataset).evaluator_type]
         measures = {table.get(task) for task in tasks_on(cfg)}
         if measures & NEED_INSTANCE_IDS and not cfg.TEST.SAVE_PREDICTIONS:
-            _check_instance_ids(cast(TestSamples, loader.dataset).records, dataset)
+            _check_instance_ids(cast(Samples, loader.dataset).records, dataset)
 
 
 def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -66,14 +66,6 @@ class PackedRecords(Sequence[Any]):
         return pickle.loads(self._buffers[buffer][start:end].data)
 
 
-class _Written(NamedTuple):
-    """A file of packed records, and what the other processes need beside it."""
-
-    file: Path
-    spans: np.ndarray
-    extra: Any
-
-
 def read_once_per_machine(read: Read) -> tuple[PackedRecords, Any]:
     """Return the records and the extra object that `read()` returns; one process of each machine calls it.
 
@@ -90,9 +82,7 @@ def read_once_per_machine(read: Read) -> tuple[PackedRecords, Any]:
     reader = machines.index(machines[rank()])
     with ExitStack() as until_mapped:
         own = _written_or_error(read, until_mapped) if rank() == reader else None
-        if not is_picklable(own):
-            own = RuntimeError(f"{type(own).__name__}: {own}")
-        outcomes = all_gather_object(own)
+        outcomes = all_gather_object(own if is_picklable(own) else RuntimeError(repr(own)))
         if error := next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None):
             raise error from own if isinstance(own, Exception) else None
         file, spans, extra = outcomes[reader]
@@ -105,7 +95,8 @@ def read_once_per_machine(read: Read) -> tuple[PackedRecords, Any]:
     return PackedRecords([buffer], spans), extra
 
 
-def _written_or_error(read: Read, until_mapped: ExitStack) -> _Written | Exception:
+def _written_or_error(read: Read, until_mapped: ExitStack) -> tuple[Path, np.ndarray, Any] | Exception:
+    """Return the file, the spans and the extra object, or the error."""
     try:
         records, extra = read()
         packed = PackedRecords.pack(records)
@@ -114,7 +105,7 @@ def _written_or_error(read: Read, until_mapped: ExitStack) -> _Written | Excepti
         np.save(file, packed._buffers[0])
     except Exception as error:
         return error
-    return _Written(file, packed._spans, extra)
+    return file, packed._spans, extra
 
 
 def _map(file: Path) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Names and facts: what is found, what is refused, and that nothing is read too early."""
+"""Catalogs: names and metadata that are found or refused; nothing is read too early."""
 
 import pickle
 
@@ -8,7 +8,7 @@ from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.catalog import Metadata
 
 
-def test_unknown_name_lists_the_near_and_the_known():
+def test_unknown_names_are_errors_that_list_near_and_known_names():
     with pytest.raises(
         DatasetError, match=r"no dataset is called 'coco_2017_trian'; did you mean coco_2017_train"
     ):
@@ -18,13 +18,13 @@ def test_unknown_name_lists_the_near_and_the_known():
 
 
 class FakeHost:
-    """The catalogs of a framework with one dataset of its own."""
+    """Catalogs of a framework that has the dataset "hosts"."""
 
     def __init__(self):
-        self.told = []
+        self.added = []
 
     def add(self, name):
-        self.told.append(name)
+        self.added.append(name)
 
     def __contains__(self, name):
         return name == "hosts"
@@ -36,13 +36,13 @@ class FakeHost:
         return {"stuff_classes": ["sky"]} if name in self else {}
 
 
-def test_a_host_is_told_of_our_datasets_and_asked_for_its_own():
+def test_a_host_gets_our_datasets_and_offers_its_own():
     datasets, facts, host = type(DatasetCatalog)(), type(MetadataCatalog)(), FakeHost()
     datasets.register("before", list)
     datasets.join(host)
     facts.join(host)
     datasets.register("after", list)
-    assert host.told == ["before", "after"]
+    assert host.added == ["before", "after"]
     assert "hosts" in datasets and datasets.get("hosts") == [{"file_name": "hosts"}]
     assert "neither" not in datasets and datasets.list() == ["after", "before"]
     with pytest.raises(DatasetError, match="'neither'"):
@@ -50,19 +50,17 @@ def test_a_host_is_told_of_our_datasets_and_asked_for_its_own():
     assert facts.get("hosts").stuff_classes == ["sky"] and facts.get("before").as_dict() == {"name": "before"}
 
 
-def test_a_name_is_given_once_and_can_be_removed():
-    DatasetCatalog.register("once", lambda: [{"file_name": "a"}])
-    try:
-        with pytest.raises(DatasetError, match="'once' is registered already"):
-            DatasetCatalog.register("once", list)
-        assert DatasetCatalog.get("once") == [{"file_name": "a"}]
-        assert "once" in DatasetCatalog.list()
-    finally:
-        DatasetCatalog.remove("once")
-    assert "once" not in DatasetCatalog
+def test_names_are_unique_and_can_be_removed():
+    catalog = type(DatasetCatalog)()
+    catalog.register("once", lambda: [{"file_name": "a"}])
+    with pytest.raises(DatasetError, match="'once' is registered already"):
+        catalog.register("once", list)
+    assert catalog.get("once") == [{"file_name": "a"}] and catalog.list() == ["once"]
+    catalog.remove("once")
+    assert "once" not in catalog
 
 
-def test_a_fact_is_set_once():
+def test_facts_cannot_change():
     metadata = Metadata("m")
     metadata.thing_classes = ["a"]
     metadata.thing_classes = ["a"]
@@ -74,14 +72,14 @@ def test_a_fact_is_set_once():
     assert metadata.as_dict() == {"name": "m", "thing_classes": ["a"]}
 
 
-def test_an_absent_fact_names_the_present_ones():
+def test_absent_facts_are_errors_that_list_the_present_ones():
     with pytest.raises(
         AttributeError, match="dataset 'm' has no metadata 'stuff'; it has: ignore_label, name"
     ):
         Metadata("m").set(ignore_label=0).stuff  # noqa: B018
 
 
-def test_facts_are_derived_on_access_and_given_ones_win():
+def test_facts_are_derived_on_access_unless_set():
     calls = []
 
     def derived():
@@ -95,18 +93,15 @@ def test_facts_are_derived_on_access_and_given_ones_win():
         metadata.a = 99
 
 
-def test_a_snapshot_reaches_another_process():
+def test_snapshots_can_be_pickled():
     metadata = Metadata("m").set(b=3).derive(lambda: {"a": 1})
     copy = pickle.loads(pickle.dumps(metadata.snapshot()))
     assert copy.as_dict() == {"name": "m", "a": 1, "b": 3}
 
 
-def test_the_catalog_keeps_one_entry_for_a_name():
-    MetadataCatalog.get("kept").x = 1
-    try:
-        assert MetadataCatalog.get("kept").x == 1
-        assert "kept" in MetadataCatalog.list()
-    finally:
-        MetadataCatalog.remove("kept")
-    assert MetadataCatalog.get("kept").get("x") is None
-    MetadataCatalog.remove("kept")
+def test_metadata_is_kept_until_it_is_removed():
+    catalog = type(MetadataCatalog)()
+    catalog.get("kept").x = 1
+    assert catalog.get("kept").x == 1 and catalog.list() == ["kept"]
+    catalog.remove("kept")
+    assert catalog.get("kept").get("x") is None

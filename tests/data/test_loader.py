@@ -1,4 +1,4 @@
-"""The stream of samples: seeded, endless, resumable, the same for any number of processes and workers."""
+"""Loaders: a seeded, infinite, resumable stream, the same with any number of processes and workers."""
 
 import itertools
 import pickle
@@ -33,7 +33,7 @@ def take(iterable, count):
     return list(itertools.islice(iterable, count))
 
 
-def test_every_epoch_shows_every_record_once_in_another_order():
+def test_each_epoch_has_each_record_once_in_random_order():
     indices = [index for _, index in take(sample_stream(np.ones(7), seed=3), 70)]
     epochs = [tuple(indices[i : i + 7]) for i in range(0, 70, 7)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
@@ -42,14 +42,12 @@ def test_every_epoch_shows_every_record_once_in_another_order():
 
 
 @given(repeats, st.integers(0, 99), st.integers(0, 60))
-def test_the_stream_can_be_entered_anywhere(repeats, seed, first):
-    assert (
-        take(sample_stream(repeats, seed, first), 20)
-        == take(sample_stream(repeats, seed), first + 20)[first:]
-    )
+def test_the_stream_can_begin_at_any_sample(repeats, seed, first):
+    whole = take(sample_stream(repeats, seed), first + 20)
+    assert take(sample_stream(repeats, seed, first), 20) == whole[first:]
 
 
-def test_fractional_repeats_are_chances():
+def test_fractional_repeats_are_probabilities():
     counts = sum(np.bincount(epoch_order(np.array([1.0, 2.0, 1.25]), 0, e), minlength=3) for e in range(400))
     assert counts[0] == 400
     assert counts[1] == 800
@@ -57,7 +55,7 @@ def test_fractional_repeats_are_chances():
 
 
 @given(repeats, st.integers(0, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
-def test_processes_together_take_what_one_would(repeats, seed, parts, share, first):
+def test_processes_together_take_the_samples_of_one(repeats, seed, parts, share, first):
     def steps(part, parts):
         batches = TrainBatches(
             repeats=repeats, seed=seed, batch_size=total, first_step=first, rank=part, world_size=parts
@@ -68,25 +66,33 @@ def test_processes_together_take_what_one_would(repeats, seed, parts, share, fir
     shares = [steps(part, parts) for part in range(parts)]
     joined = [list(itertools.chain(*step)) for step in zip(*shares, strict=True)]
     assert joined == steps(0, 1)
-    assert [number for number, _ in joined[0]] == list(range(first * total, (first + 1) * total))
+    numbers = range(first * total, (first + 1) * total)
+    assert [key[1] for key in joined[0]] == [sample_seed(seed, number) for number in numbers]
+
+
+def shares_of(step, processes, micro_batches):
+    return [
+        share_of_step(step, rank=rank, world_size=processes, micro_batches=micro_batches)
+        for rank in range(processes)
+    ]
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
-def test_a_piece_shows_the_same_with_any_number_of_processes(parts, pieces, size):
-    """Of what a process has, the trainer makes pieces of its own accord: equal ones, in a row."""
-    step = list(range(parts * pieces * size))
-    shares = [share_of_step(step, rank=part, world_size=parts, micro_batches=pieces) for part in range(parts)]
-    for piece in range(pieces):
-        together = [sample for share in shares for sample in share[piece * size : (piece + 1) * size]]
-        assert together == step[piece * parts * size : (piece + 1) * parts * size]
+def test_a_micro_batch_is_the_same_with_any_number_of_processes(processes, micro_batches, size):
+    """The trainer divides the share of a process into equal micro-batches, in order."""
+    step = list(range(processes * micro_batches * size))
+    shares = shares_of(step, processes, micro_batches)
+    for i in range(micro_batches):
+        together = [sample for share in shares for sample in share[i * size : (i + 1) * size]]
+        assert together == step[i * processes * size : (i + 1) * processes * size]
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
-def test_a_step_that_pieces_do_not_divide_is_dealt_out_whole(parts, pieces, own):
-    step = list(range(parts * own))
-    shares = [share_of_step(step, rank=part, world_size=parts, micro_batches=pieces) for part in range(parts)]
+def test_a_step_that_micro_batches_do_not_divide_is_shared_evenly(processes, micro_batches, size):
+    step = list(range(processes * size))
+    shares = shares_of(step, processes, micro_batches)
     assert sorted(itertools.chain(*shares)) == step
-    assert {len(share) for share in shares} == {own}
+    assert {len(share) for share in shares} == {size}
 
 
 def test_sample_seeds_differ_and_fit_a_torch_generator():
@@ -96,8 +102,8 @@ def test_sample_seeds_differ_and_fit_a_torch_generator():
     torch.Generator().manual_seed(max(seeds))
 
 
-def test_rare_categories_repeat():
-    """Category 0 is on 4 of 4 images, 1 on one of 4: it wants 0.5 / 0.25 times, or the root of that."""
+def test_images_with_rare_categories_are_repeated():
+    """Category 0 is in 4 of 4 images, 1 in one of 4: its factor is 0.5 / 0.25, or the root of that."""
     shown = [(0,), (0,), (0,), (0, 1)]
     np.testing.assert_allclose(repeat_factors(shown, 0.5), [1, 1, 1, 2**0.5])
     np.testing.assert_allclose(repeat_factors(shown, 0.5, sqrt=False), [1, 1, 1, 2])
@@ -106,7 +112,7 @@ def test_rare_categories_repeat():
 
 
 def same(first, second):
-    """Whether two batches hold the same samples."""
+    """Return True if two batches have the same samples."""
     return all(
         a["image_id"] == b["image_id"]
         and a["seed"] == b["seed"]
@@ -123,13 +129,13 @@ def test_a_resumed_loader_continues(cfg):
     assert len({sample["seed"] for batch in unbroken for sample in batch}) == 12
 
 
-def test_workers_change_nothing(cfg):
+def test_samples_do_not_depend_on_workers(cfg):
     alone = take(build_train_loader(cfg), 5)
     cfg.DATALOADER.NUM_WORKERS = 2
     assert all(same(a, b) for a, b in zip(alone, take(build_train_loader(cfg), 5), strict=True))
 
 
-def test_a_worker_hands_on_what_is_broken(cfg, drawn):
+def test_errors_of_workers_are_raised_with_their_own_message(cfg, drawn):
     cfg.DATALOADER.NUM_WORKERS = 1
     batches = build_train_loader(cfg)
     for image in drawn.images.iterdir():
@@ -138,7 +144,7 @@ def test_a_worker_hands_on_what_is_broken(cfg, drawn):
         take(batches, 1)
 
 
-def test_samplers_by_name(cfg, names):
+def test_the_sampler_is_chosen_by_name(cfg, names):
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 1.0
     shown = [
@@ -151,7 +157,7 @@ def test_samplers_by_name(cfg, names):
         build_train_loader(cfg)
 
 
-def test_empty_images_are_filtered_if_asked(cfg):
+def test_images_without_objects_are_filtered_by_the_config(cfg):
     def images_seen():
         return {sample["image_id"] for batch in take(build_train_loader(cfg), 8) for sample in batch}
 
@@ -160,7 +166,7 @@ def test_empty_images_are_filtered_if_asked(cfg):
     assert images_seen() == {1, 2, 3, 5}
 
 
-def test_the_seed_is_the_argument_else_the_configs_else_drawn(cfg, monkeypatch):
+def test_the_seed_is_the_argument_or_that_of_the_config_or_random(cfg, monkeypatch):
     def seeds(**arguments):
         return [sample["seed"] for batch in take(build_train_loader(cfg, **arguments), 2) for sample in batch]
 
@@ -173,7 +179,7 @@ def test_the_seed_is_the_argument_else_the_configs_else_drawn(cfg, monkeypatch):
         build_train_loader(cfg)
 
 
-def test_what_cannot_be_trained_on(cfg, monkeypatch):
+def test_unusable_training_configs_are_errors(cfg, monkeypatch):
     monkeypatch.setattr(loader, "world_size", lambda: 3)
     with pytest.raises(ValueError, match=r"IMS_PER_BATCH is 2: 3 processes cannot share that evenly"):
         build_train_loader(cfg)
@@ -185,7 +191,7 @@ def test_what_cannot_be_trained_on(cfg, monkeypatch):
         build_train_loader(cfg)
 
 
-def test_datasets_can_be_joined_if_they_agree(cfg, names):
+def test_datasets_with_equal_classes_can_be_concatenated(cfg, names):
     cfg.DATASETS.TRAIN = (names["instance"], names["instance"])
     assert len(build_train_loader(cfg).dataset.records) == 4
     cfg.DATASETS.TRAIN = (names["instance"], names["panoptic"])
@@ -197,27 +203,25 @@ def test_datasets_can_be_joined_if_they_agree(cfg, names):
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 7])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_in_evaluation_each_image_comes_once(cfg, names, monkeypatch, processes, batch_size):
+def test_test_loaders_have_each_image_once(cfg, names, monkeypatch, processes, batch_size):
     monkeypatch.setattr(loader, "world_size", lambda: processes)
     seen = []
     for part in range(processes):
         monkeypatch.setattr(loader, "rank", lambda part=part: part)
         own = build_test_loader(cfg, names["panoptic"], batch_size)
         batches = list(own)
-        assert len(own.dataset.records) == sum(map(len, batches))  # those of others are not kept
+        assert len(own.dataset.records) == sum(map(len, batches))  # other processes' records are not kept
         assert all(1 <= len(batch) <= batch_size for batch in batches)
         seen += [sample["image_id"] for batch in batches for sample in batch]
     assert seen == [1, 2, 3, 5]
 
 
-def test_samples_reach_workers_that_are_spawned(cfg):
-    """Where processes do not fork, everything a worker needs is pickled."""
+def test_samples_can_be_pickled_for_spawned_workers(cfg):
     samples = build_train_loader(cfg).dataset
-    assert same([pickle.loads(pickle.dumps(samples))[5, 0]], [samples[5, 0]])
+    assert same([pickle.loads(pickle.dumps(samples))[0, 5]], [samples[0, 5]])
 
 
-def test_metadata_is_not_read_in_the_workers(cfg, names):
-    """The mapper holds a snapshot: later changes of the catalog, and other processes, do not matter to it."""
+def test_mappers_have_a_snapshot_of_the_metadata(cfg, names):
     metadata = build_train_loader(cfg).dataset.mapper.metadata
     assert metadata is not MetadataCatalog.get(names["instance"])
     registered = MetadataCatalog.get(names["instance"]).as_dict()

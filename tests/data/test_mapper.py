@@ -1,5 +1,6 @@
-"""The one mapper: what each published name yields, and that image and masks stay together."""
+"""Mappers: the samples of each published name; images and masks stay aligned."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,7 +30,7 @@ def mapper_of(cfg, names, mapper_name):
 
 
 def only_flips_and_crops(cfg):
-    """Settings under which every pixel is one of the original's, or padding."""
+    """Set options with which every pixel is an original one, or padding."""
     cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 1.0
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.SIZE = True, (0.5, 0.5)
@@ -37,8 +38,8 @@ def only_flips_and_crops(cfg):
 
 
 @pytest.mark.parametrize("mapper_name", MAPPERS)
-def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
-    """Each class has one color in the image; wherever a mask goes, that color goes."""
+def test_masks_and_images_stay_aligned(cfg, names, mapper_name):
+    """Each class has one color in the image, and each mask must cover just that color."""
     only_flips_and_crops(cfg)
     mapper, records = mapper_of(cfg, names, mapper_name)
     colors = [COLORS[category] for category in (0, 7, 90, 200)]
@@ -58,7 +59,7 @@ def test_masks_stay_on_their_pixels(cfg, names, mapper_name):
 
 
 def noise_record(folder):
-    """An image of 40x56 pixels with two instances, the first of two polygons."""
+    """Write an image of 40x56 pixels; return its record with two instances, the first of two polygons."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "noise.png")
     star = [10.03, 3.41, 30.27, 20.13, 3.77, 22.09, 25.61, 2.17, 17.33, 33.71]
@@ -71,7 +72,7 @@ def noise_record(folder):
 
 
 def published(record, steps):
-    """Image and masks by the published order: corners are moved, then drawn by pycocotools."""
+    """Return image and masks by the published steps: corners are moved, then drawn by pycocotools."""
     flip, resize, crop, pad = steps
     image = Image.open(record["file_name"])
     if flip.axis == 1:
@@ -93,17 +94,17 @@ def published(record, steps):
     return np.pad(image, (*padding, (0, 0)), constant_values=128), np.array(masks)
 
 
-def test_large_scale_jitter_is_the_published_one(cfg, names, tmp_path):
-    """The steps that a seed draws, recorded, and applied one after the other to everything."""
+def test_large_scale_jitter_equals_the_published_one(cfg, names, tmp_path):
+    """The drawn transforms are recorded, and applied one after the other."""
     cfg.INPUT.IMAGE_SIZE = 64
     mapper, _ = mapper_of(cfg, names, "coco_instance_lsj")
-    record, draw, steps = noise_record(tmp_path), mapper.augmentations, []
+    record, steps = noise_record(tmp_path), []
 
     def recorded(augmentation, scene, rng):
         steps.append(augmentation(scene, rng))
         return steps[-1]
 
-    mapper.augmentations = [partial(recorded, augmentation) for augmentation in draw]
+    mapper = replace(mapper, augmentations=[partial(recorded, each) for each in mapper.augmentations])
     for seed in range(30):
         steps.clear()
         sample = mapper(record, seed)
@@ -114,7 +115,7 @@ def test_large_scale_jitter_is_the_published_one(cfg, names, tmp_path):
         np.testing.assert_array_equal(sample["instances"].gt_masks.numpy(), masks[visible])
 
 
-def test_what_a_sample_holds(cfg, names, drawn):
+def test_samples_have_the_documented_keys(cfg, names, drawn):
     mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
     sample = mapper(records[1], seed=2**62)
     assert set(sample) == {"file_name", "image_id", "height", "width", "image", "instances", "seed"}
@@ -124,7 +125,7 @@ def test_what_a_sample_holds(cfg, names, drawn):
     assert sample["instances"].image_size == (32, 32)
 
 
-def test_images_without_objects_are_legal(cfg, names):
+def test_images_without_objects_give_no_masks(cfg, names):
     mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
     for record in records[2:]:
         instances = mapper(record, seed=0)["instances"]
@@ -133,16 +134,16 @@ def test_images_without_objects_are_legal(cfg, names):
         assert instances.gt_classes.dtype == torch.int64
 
 
-def test_masks_out_of_view_are_dropped():
+def test_masks_outside_of_the_crop_are_dropped():
     masks = np.stack([rectangle((8, 8), 0, 0, 2, 2), rectangle((8, 8), 5, 5, 8, 8)])
-    view = geometry_of([4, 5, 6, 7], [4, 5, -1])
-    scene = Scene(np.zeros((4, 3, 3), np.uint8), view, ground_truth_of(np.array([3, 6]), masks))
+    geometry = geometry_of([4, 5, 6, 7], [4, 5, -1])
+    scene = Scene(np.zeros((4, 3, 3), np.uint8), geometry, ground_truth_of(np.array([3, 6]), masks))
     instances = visible_instances(scene)
     assert instances.gt_classes.tolist() == [6]
     assert instances.gt_masks.int().tolist() == [[[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]]
 
 
-def test_a_seed_decides_everything(cfg, names):
+def test_samples_depend_on_the_seed_alone(cfg, names):
     mapper, records = mapper_of(cfg, names, "coco_panoptic_lsj")
     first, again, other = (mapper(records[0], seed) for seed in (4, 4, 5))
     assert torch.equal(first["image"], again["image"])
@@ -150,7 +151,7 @@ def test_a_seed_decides_everything(cfg, names):
     assert not torch.equal(first["image"], other["image"])
 
 
-def test_channel_order(cfg, names):
+def test_channels_are_in_the_order_of_the_config(cfg, names):
     only_flips_and_crops(cfg)
     rgb, records = mapper_of(cfg, names, "coco_instance_lsj")
     cfg.INPUT.FORMAT = "BGR"
@@ -171,13 +172,13 @@ def test_channel_order(cfg, names):
         ("FORMAT", "L", "INPUT.FORMAT is 'L'; it can be one of RGB, BGR"),
     ],
 )
-def test_unknown_choices_list_the_known(cfg, names, key, value, message):
+def test_unknown_choices_are_errors_that_list_the_known(cfg, names, key, value, message):
     cfg.INPUT[key] = value
     with pytest.raises(ValueError, match=message):
         build_train_mapper(cfg, MetadataCatalog.get(names["instance"]))
 
 
-def test_for_evaluation_images_are_resized_and_records_kept(cfg, names, drawn):
+def test_test_samples_are_resized_and_keep_the_record(cfg, names, drawn):
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 12, 100
     record = DatasetCatalog.get(names["panoptic"])[0]
     sample = build_test_mapper(cfg)(record)
@@ -193,7 +194,7 @@ def test_images_are_turned_upright(tmp_path):
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[0, 0] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show rotated by 90 degrees clockwise
+    exif[0x0112] = 6  # show rotated by 90 degrees clockwise
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     image = record_image({"file_name": tmp_path / "turned.png", "image_id": 1, "height": 6, "width": 4})
     assert image.shape == (6, 4, 3)
@@ -209,8 +210,8 @@ def test_images_of_any_mode_become_color(tmp_path, mode):
     assert (image >= 253).all()
 
 
-def test_images_that_cannot_be_used(tmp_path):
-    (tmp_path / "text.jpg").write_text("no image")
+def test_unusable_images_are_errors(tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
     Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
     for name, message in (
         ("gone.jpg", "gone.jpg, image id 9: no such file"),
@@ -222,7 +223,7 @@ def test_images_that_cannot_be_used(tmp_path):
         record_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
 
 
-def test_ignore_label_of_a_dataset_that_tells_none(cfg, tmp_path):
+def test_the_default_ignore_label_is_that_of_the_config(cfg, tmp_path):
     Image.new("RGB", (2, 3)).save(tmp_path / "a.png")
     Image.fromarray(np.array([[0, 1], [1, 9], [9, 9]], np.uint8)).save(tmp_path / "labels.png")
     record = {"image_id": 1, "file_name": tmp_path / "a.png", "sem_seg_file_name": tmp_path / "labels.png"}
@@ -230,12 +231,12 @@ def test_ignore_label_of_a_dataset_that_tells_none(cfg, tmp_path):
     cfg.INPUT.DATASET_MAPPER_NAME, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = "mask_former_semantic", 9
     sample = build_train_mapper(cfg, metadata)(record, 0)
     assert sample["instances"].gt_classes.tolist() == [0, 1]
-    told = build_train_mapper(cfg, metadata.set(ignore_label=1))
+    mapper = build_train_mapper(cfg, metadata.set(ignore_label=1))
     with pytest.raises(DatasetError, match=r"label 9; valid are 0\.\.1, and 1 where"):
-        told(record, 0)
+        mapper(record, 0)
 
 
-def test_a_semantic_record_needs_no_image_id_but_a_file(cfg, tmp_path):
+def test_semantic_records_need_a_file_name_but_no_image_id(cfg, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "labels.png")
     record = {"file_name": tmp_path / "a.png", "sem_seg_file_name": tmp_path / "labels.png"}
@@ -247,6 +248,6 @@ def test_a_semantic_record_needs_no_image_id_but_a_file(cfg, tmp_path):
         mapper({"image_id": 3}, 0)
 
 
-def test_every_default_can_build_a_mapper():
+def test_the_default_config_builds_a_mapper():
     cfg = get_cfg()
     assert build_train_mapper(cfg, MetadataCatalog.get("coco_2017_val_panoptic")).image_format == "BGR"

@@ -1,4 +1,4 @@
-"""All scripts alike: nothing half-made, nothing made twice, and as many processes as one likes."""
+"""All preparation scripts: complete files only, none made twice, any number of processes."""
 
 import multiprocessing
 import os
@@ -21,11 +21,11 @@ SCRIPTS: dict[str, ModuleType] = {
     "prepare_coco_stuff": coco_stuff,
 }
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
-MANY = {"train": 10}  # more than one process fetches at once
+MANY = {"train": 10}  # more than one process takes at once
 
 
 def draw_and_run(name: str, root: Path, workers: int = 1) -> dict[str, str]:
-    """What the script made, by path."""
+    """Return path -> content of the files that the script made."""
     SCRIPTS[name].draw(root, counts=MANY)
     before = contents(root)
     run(name, root, workers=workers)
@@ -35,7 +35,7 @@ def draw_and_run(name: str, root: Path, workers: int = 1) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_two_processes_make_what_one_makes(tmp_path: Path, name: str):
+def test_two_processes_make_the_same_files_as_one(tmp_path: Path, name: str):
     made = draw_and_run(name, tmp_path / "one")
     assert len(made) >= MANY["train"] and not any("unfinished" in path for path in made)
     assert made == draw_and_run(name, tmp_path / "two", workers=2)
@@ -53,7 +53,7 @@ def test_a_second_run_writes_nothing(tmp_path: Path, name: str):
 
 
 def interrupted_run(name: str, root: Path, workers: int, signal_number: int, after: int) -> None:
-    """In a process of its own: when its last step of file number `after` comes, the script gets a signal."""
+    """Run a script that gets a signal when it is about to rename file number `after`."""
     script_process, replace, count = os.getpid(), os.replace, iter(range(10**6))
 
     def replace_or_stop(path: Path, target: Path) -> None:
@@ -70,7 +70,7 @@ def interrupted_run(name: str, root: Path, workers: int, signal_number: int, aft
 
 
 def interrupt(name: str, root: Path, workers: int, signal_number: int, after: int) -> None:
-    """Run until interrupted; afterwards none of its processes is alive."""
+    """Run a script in another process until it is interrupted and all its processes have ended."""
     arguments = (name, root, workers, signal_number, after)
     process = multiprocessing.get_context("fork").Process(target=interrupted_run, args=arguments)
     process.start()
@@ -100,7 +100,7 @@ def interrupt(name: str, root: Path, workers: int, signal_number: int, after: in
         ("prepare_coco_stuff", 2, signal.SIGKILL, 2),
     ],
 )
-def test_an_interrupted_run_leaves_nothing_half_made_and_the_next_one_finishes(
+def test_an_interrupted_run_leaves_complete_files_and_the_next_one_finishes(
     tmp_path: Path, name: str, workers: int, signal_number: int, after: int
 ):
     expected = draw_and_run(name, tmp_path / "whole")
@@ -124,7 +124,7 @@ def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_process_ends_the_script_with_a_line(
+def test_a_killed_worker_ends_the_script_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     coco.draw(tmp_path, counts=MANY)
@@ -135,7 +135,7 @@ def test_a_killed_process_ends_the_script_with_a_line(
 
 
 @needs_proc
-def test_what_an_interrupted_run_finished_is_kept(tmp_path: Path):
+def test_files_of_an_interrupted_run_are_kept(tmp_path: Path):
     coco.draw(tmp_path, counts=MANY)
     interrupt("prepare_coco", tmp_path, workers=1, signal_number=signal.SIGKILL, after=4)
     kept = {path.name: path.stat().st_ino for path in tmp_path.glob("coco/*.unfinished/0*.png")}
@@ -146,7 +146,7 @@ def test_what_an_interrupted_run_finished_is_kept(tmp_path: Path):
 
 
 @needs_proc
-def test_a_json_goes_before_its_folder_is_filled_up(tmp_path: Path):
+def test_the_json_is_deleted_before_its_folder_is_completed(tmp_path: Path):
     expected = draw_and_run("prepare_cityscapes", tmp_path)
     folder = tmp_path / "cityscapes" / "gtFine" / "cityscapes_panoptic_train"
     next(folder.iterdir()).unlink()
@@ -157,7 +157,7 @@ def test_a_json_goes_before_its_folder_is_filled_up(tmp_path: Path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_broken_input_is_named_and_the_rest_is_made_later(
+def test_broken_input_is_an_error_and_the_next_run_finishes(
     tmp_path: Path, capsys: pytest.CaptureFixture, workers: int
 ):
     expected = draw_and_run("prepare_coco", tmp_path / "whole")
@@ -176,7 +176,7 @@ def test_a_broken_input_is_named_and_the_rest_is_made_later(
     assert made == expected and not list(root.rglob("*unfinished*"))
 
 
-def test_a_folder_of_another_tool_that_lacks_files_is_filled_up(tmp_path: Path):
+def test_an_incomplete_folder_of_another_tool_is_completed(tmp_path: Path):
     expected = draw_and_run("prepare_coco", tmp_path)
     folder = tmp_path / "coco" / "panoptic_semseg_train2017"
     missing, *kept = sorted(folder.iterdir())
@@ -188,7 +188,7 @@ def test_a_folder_of_another_tool_that_lacks_files_is_filled_up(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_without_data_the_folder_that_was_looked_for_is_named(
+def test_missing_data_is_an_error_with_the_folder_that_was_looked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture, name: str
 ):
     with pytest.raises(SystemExit, match="1"):
@@ -197,7 +197,7 @@ def test_without_data_the_folder_that_was_looked_for_is_named(
     assert str(tmp_path) in error and "does not exist" in error and "datasets/README.md" in error
 
 
-def test_an_empty_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_an_empty_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture):
     (tmp_path / "ADEChallengeData2016" / "annotations" / "training").mkdir(parents=True)
     with pytest.raises(SystemExit, match="1"):
         run("prepare_ade20k", tmp_path)
@@ -210,7 +210,7 @@ def test_the_number_of_processes_must_be_positive(tmp_path: Path, capsys: pytest
     assert "--workers 0" in capsys.readouterr().err
 
 
-def test_a_script_runs_as_a_command_below_the_folder_that_the_environment_names(tmp_path: Path):
+def test_scripts_run_as_commands_with_the_root_of_the_environment(tmp_path: Path):
     coco_stuff.draw(tmp_path, counts=MANY)
     expected = draw_and_run("prepare_coco_stuff", tmp_path / "here")
     command = [sys.executable, str(DATASETS / "prepare_coco_stuff.py"), "--workers", "2"]

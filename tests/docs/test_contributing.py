@@ -26,7 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for registry in (BACKBONE, CRITERION, SEM_SEG_HEADS):
         monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
-    monkeypatch.setattr(DatasetCatalog, "_loaders", dict(DatasetCatalog._loaders))
+    monkeypatch.setattr(DatasetCatalog, "_entries", dict(DatasetCatalog._entries))
     monkeypatch.setattr(MetadataCatalog, "_entries", dict(MetadataCatalog._entries))
 
 

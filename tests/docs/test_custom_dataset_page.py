@@ -20,7 +20,7 @@ COMMAND = "mask2former-train"
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(DatasetCatalog, "_loaders", dict(DatasetCatalog._loaders))
+    monkeypatch.setattr(DatasetCatalog, "_entries", dict(DatasetCatalog._entries))
     monkeypatch.setattr(MetadataCatalog, "_entries", dict(MetadataCatalog._entries))
 
 

@@ -42,7 +42,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _catalogs_as_before(monkeypatch):
-    monkeypatch.setattr(DatasetCatalog, "_loaders", dict(DatasetCatalog._loaders))
+    monkeypatch.setattr(DatasetCatalog, "_entries", dict(DatasetCatalog._entries))
     monkeypatch.setattr(MetadataCatalog, "_entries", dict(MetadataCatalog._entries))
 
 
@@ -188,7 +188,7 @@ def test_resume_and_evaluation_want_the_flags_again(shapes, tmp_path, capsys):
     assert run(shapes, "instance", tmp_path, splits=("train",), SOLVER__MAX_ITER=1) == 0
     saved = ["--config-file", str(tmp_path / "config.yaml"), "--resume"]
     for name in ("custom_train", "custom_val"):
-        DatasetCatalog._loaders.pop(name, None)
+        DatasetCatalog._entries.pop(name, None)
     assert main([*saved, "MODEL.DEVICE", "cpu"]) == 1
     assert "the config names 'custom_train', which is data given by flags" in capsys.readouterr().err
     assert main([*saved, *flags(shapes, "instance"), "SOLVER.MAX_ITER", "2", "MODEL.DEVICE", "cpu"]) == 0
