@@ -63,12 +63,8 @@ class Window:
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
-    def clear(self) -> None:
-        """Reset the sums."""
-        self.sums, self.count = {}, 0
-
     def means(self) -> dict[str, float]:
-        """Return the means since the last reset."""
+        """Return the means of the added steps."""
         return {name: total / self.count for name, total in self.sums.items()}
 
 

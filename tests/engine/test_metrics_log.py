@@ -1,11 +1,11 @@
-"""The lines of a run's numbers, through ends and restarts."""
+"""metrics.json across resumes."""
 
 import json
 
 from mask2former.engine.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 
 
-def test_lines_from_the_first_step_on_are_dropped_at_a_resume(tmp_path):
+def test_a_resume_drops_lines_of_steps_that_run_again(tmp_path):
     log = MetricsLog(tmp_path, 0)
     for iteration in (4, 9, 14):
         log.write(iteration, {"total_loss": iteration / 2})
@@ -17,7 +17,7 @@ def test_lines_from_the_first_step_on_are_dropped_at_a_resume(tmp_path):
     assert [(line["iteration"], line["total_loss"]) for line in lines] == [(4, 2.0), (9, 4.5), (14, 0.5)]
 
 
-def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path):
+def test_an_unfinished_last_line_is_ignored(tmp_path):
     (tmp_path / METRICS_FILE).write_text('{"iteration": 4}\n{"iteration": 9, "total')
     log = MetricsLog(tmp_path, 20)
     log.write(24, {"x": 1.0})
@@ -25,13 +25,13 @@ def test_a_line_cut_off_by_a_kill_is_not_read(tmp_path):
     assert [line["iteration"] for line in read_metrics(tmp_path / METRICS_FILE)] == [4, 24]
 
 
-def test_values_that_are_not_finite_are_null_as_json_wants(tmp_path):
+def test_non_finite_values_are_null(tmp_path):
     log = MetricsLog(tmp_path, 0)
     log.write(0, {"segm/APl": float("nan"), "segm/AP": 1.0})
     log.close()
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     line = json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=refuse)
     assert line == {"iteration": 0, "segm/APl": None, "segm/AP": 1.0}

@@ -1,4 +1,4 @@
-"""The loop on a model of one weight vector, where each step can be worked out by hand."""
+"""Trainer on a model of one weight vector, where each step can be computed by hand."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ INF = float("inf")
 
 
 def sample(name, value=1.0):
-    """An image whose loss is `value` times the weights' sum of squares."""
+    """Return an image whose loss is `value` times the weights' sum of squares."""
     targets = Instances((4, 6), gt_classes=torch.zeros(2, dtype=torch.int64))
     return {"file_name": name, "image": torch.full((3, 4, 6), float(value)), "instances": targets}
 
@@ -37,13 +37,13 @@ class Squares(nn.Module):
 
 
 class RootOfNothing(Squares):
-    """A finite loss whose gradient is not: the root at zero."""
+    """A finite loss with a non-finite gradient: the square root at zero."""
 
     def forward(self, batch):
         return {"loss_mask": (self.weight * 0).abs().sum().sqrt()}
 
 
-class OutOfMemory(Squares):
+class Failing(Squares):
     def __init__(self, error):
         super().__init__()
         self.error = error
@@ -54,29 +54,13 @@ class OutOfMemory(Squares):
 
 def make_trainer(model=None, *, max_iter=3, opts=(), **options):
     cfg = get_cfg()
-    cfg.merge_from_list(
-        [
-            "SOLVER.WARMUP_ITERS",
-            0,
-            "SOLVER.BASE_LR",
-            0.1,
-            "SOLVER.MAX_ITER",
-            max_iter,
-            "SOLVER.STEPS",
-            (2,),
-            *opts,
-        ]
-    )
+    solver = {"WARMUP_ITERS": 0, "BASE_LR": 0.1, "MAX_ITER": max_iter, "STEPS": (2,)}
+    cfg.merge_from_list([item for key, value in solver.items() for item in (f"SOLVER.{key}", value)])
+    cfg.merge_from_list(list(opts))
     model = model or Squares()
     optimizer = build_optimizer(cfg, model)
-    return Trainer(
-        model=model,
-        optimizer=optimizer,
-        scheduler=build_scheduler(cfg, optimizer),
-        clip=build_clipper(cfg),
-        max_iter=max_iter,
-        **options,
-    )
+    parts = {"optimizer": optimizer, "scheduler": build_scheduler(cfg, optimizer), "clip": build_clipper(cfg)}
+    return Trainer(model=model, max_iter=max_iter, **parts, **options)
 
 
 def test_steps_equal_plain_adamw():
@@ -110,7 +94,7 @@ def test_a_non_finite_loss_skips_the_step_and_is_named(bad, caplog):
     assert trainer.window.count == 1 and trainer.window.means()["loss_ce"] == pytest.approx(14.0)
 
 
-def test_a_non_finite_gradient_of_a_finite_loss_skips_the_step(caplog):
+def test_a_non_finite_gradient_skips_the_step(caplog):
     trainer = make_trainer(RootOfNothing(), max_iter=1, opts=["SOLVER.CLIP_GRADIENTS.ENABLED", True])
     trainer.train([[sample("a.jpg")]])
     assert trainer.model.weight.tolist() == [1.0, -2.0, 3.0]
@@ -125,14 +109,14 @@ def test_ten_skipped_steps_in_a_row_stop_the_run():
     assert torch.isfinite(trainer.model.weight).all()
 
 
-@pytest.mark.parametrize("pieces", [2, 3])
-def test_accumulation_changes_nothing_for_losses_that_are_means(pieces):
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulation_changes_nothing_for_losses_that_are_means(parts):
     batch = [sample(str(n), n) for n in range(5)]
-    whole, split = make_trainer(), make_trainer(accumulation=pieces)
+    whole, split = make_trainer(), make_trainer(accumulation=parts)
     whole.train([batch] * 3)
     split.train([batch] * 3)
     torch.testing.assert_close(split.model.weight.data, whole.model.weight.data)
-    assert len(split.model.batch_sizes) == 3 * pieces and sum(split.model.batch_sizes) == 15
+    assert len(split.model.batch_sizes) == 3 * parts and sum(split.model.batch_sizes) == 15
     assert split.window.means() == pytest.approx(whole.window.means())
 
 
@@ -140,29 +124,25 @@ def test_accumulation_changes_nothing_for_losses_that_are_means(pieces):
     ("name", "dtype"),
     [("auto", None), ("float32", None), ("bfloat16", torch.bfloat16), ("fp16", torch.float16)],
 )
-def test_precision_on_a_cpu(name, dtype):
+def test_precision_on_a_cpu_and_an_unknown_one(name, dtype):
     cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", name])
     assert autocast_dtype(cfg, torch.device("cpu")) is dtype
     cfg.SOLVER.AMP.ENABLED = False
     assert autocast_dtype(cfg, torch.device("cpu")) is None
-
-
-def test_unknown_precision_is_named():
-    cfg = get_cfg()
     cfg.merge_from_list(["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "half"])
     with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE is 'half'.*bfloat16"):
         autocast_dtype(cfg, torch.device("cpu"))
 
 
-def test_bfloat16_is_used_inside_and_weights_stay_float32():
+def test_bfloat16_computes_with_float32_weights():
     trainer = make_trainer(dtype=torch.bfloat16)
     trainer.train([[sample("a")]] * 3)
     assert trainer.model.seen_dtypes == [torch.bfloat16] * 3
     assert trainer.model.weight.dtype == torch.float32
 
 
-def test_float16_overflow_lowers_the_scale_and_is_not_counted_as_failure():
+def test_float16_overflow_lowers_the_scale_instead_of_failing():
     trainer = make_trainer(max_iter=20, dtype=torch.float16)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     trainer.train([[sample("a", 1e4)]] * 20)  # 6e4 * scale is beyond float32 until the scale is 2^112
@@ -170,27 +150,29 @@ def test_float16_overflow_lowers_the_scale_and_is_not_counted_as_failure():
     assert torch.isfinite(trainer.model.weight).all() and trainer.model.weight.tolist() != [1.0, -2.0, 3.0]
 
 
+NAMES_IMAGE_AND_KEY = r"big\.jpg \(4 x 6, 2 objects\).*ACCUMULATION_STEPS \(now 1\)"
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("error", "kind", "message"),
     [
-        torch.OutOfMemoryError("CUDA out of memory"),
-        MemoryError("Unable to allocate 3 GiB"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+        (torch.OutOfMemoryError("CUDA out of memory"), TrainingError, NAMES_IMAGE_AND_KEY),
+        (MemoryError("Unable to allocate 3 GiB"), TrainingError, NAMES_IMAGE_AND_KEY),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+            TrainingError,
+            NAMES_IMAGE_AND_KEY,
+        ),
+        (RuntimeError("shapes differ"), RuntimeError, r"^shapes differ$"),
     ],
 )
-def test_out_of_memory_names_images_sizes_counts_and_keys(error):
-    trainer = make_trainer(OutOfMemory(error))
-    with pytest.raises(TrainingError, match=r"big\.jpg \(4 x 6, 2 objects\).*ACCUMULATION_STEPS \(now 1\)"):
-        trainer.train([[sample("big.jpg")]])
-
-
-def test_other_errors_pass_as_they_are():
-    with pytest.raises(RuntimeError, match=r"^shapes differ$"):
-        make_trainer(OutOfMemory(RuntimeError("shapes differ"))).train([[sample("a")]])
+def test_out_of_memory_is_explained_and_other_errors_are_not(error, kind, message):
+    with pytest.raises(kind, match=message):
+        make_trainer(Failing(error)).train([[sample("big.jpg")]])
 
 
 class Noisy(Squares):
-    """Draws from the global generator, as drop path does."""
+    """Losses that draw from the global generator, as drop path does."""
 
     def forward(self, batch):
         return {name: loss * torch.rand(()) for name, loss in super().forward(batch).items()}
@@ -204,7 +186,7 @@ class Save(Hook):
         torch.save({"model": trainer.plain_model.state_dict(), **trainer.state_dict()}, self.path)
 
 
-def test_a_restored_trainer_has_the_rates_of_its_own_config():
+def test_a_resumed_trainer_has_the_learning_rates_of_its_config():
     first = make_trainer(max_iter=2)
     first.train([[sample("a")]] * 2)
     state = first.state_dict()
@@ -220,11 +202,11 @@ def test_a_restored_trainer_has_the_rates_of_its_own_config():
     ("steps", "period", "due"),
     [(0, 5, False), (4, 5, False), (5, 5, True), (10, 5, True), (5, 0, False), (5, -1, False)],
 )
-def test_what_is_due(steps, period, due):
+def test_is_due(steps, period, due):
     assert is_due(steps, period) is due
 
 
-def test_a_restored_trainer_continues_as_if_never_stopped(tmp_path):
+def test_a_resumed_trainer_continues_as_an_uninterrupted_one(tmp_path):
     batches = [[sample("a", n)] for n in range(1, 7)]
     whole = make_trainer(Noisy(), max_iter=6)
     whole.train(batches)
@@ -236,7 +218,7 @@ def test_a_restored_trainer_continues_as_if_never_stopped(tmp_path):
     second.model.load_state_dict(saved["model"])
     second.load_state_dict(saved)
     assert second.done == 3
-    torch.rand(5)  # another process has another history
+    torch.rand(5)  # a new process has another random state
     second.train(batches[3:])
     assert torch.equal(second.model.weight, whole.model.weight)
     assert second.window == whole.window

@@ -19,7 +19,7 @@ from mask2former.engine.checkpoint.disk_space import check_space
 from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.parallel import is_sharded
-from mask2former.engine.trainer import Hook, Trainer, is_due
+from mask2former.engine.trainer import Hook, Trainer, Window, is_due
 from mask2former.evaluation.evaluator import Results
 from mask2former.utils.comm import all_reduce_any, is_main_process, set_status
 
@@ -72,7 +72,7 @@ class ProgressHook(Hook):
             if due:
                 self.metrics.write(trainer.done - 1, values)
         if due:
-            trainer.window.clear()
+            trainer.window = Window()
             self._data_seconds, self._compute_seconds = [], []
 
     def _values(self, trainer: Trainer) -> dict[str, float]:

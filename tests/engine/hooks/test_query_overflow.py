@@ -1,4 +1,4 @@
-"""Images with more objects than queries: told, and trained on."""
+"""Training on images with more objects than queries, and the warnings about them."""
 
 import logging
 from types import SimpleNamespace
@@ -8,20 +8,20 @@ import torch
 from tiny_runs import random_sample, tiny_config
 
 from mask2former.engine.build import build_model
-from mask2former.engine.hooks import query_overflow as crowded
+from mask2former.engine.hooks import query_overflow
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
 from mask2former.engine.train import train
 
 
 def run(hook, *counts):
-    """Steps of one image each with so many objects."""
+    """Run steps of one image each with these numbers of objects."""
     for number, objects in enumerate(counts):
         sample = random_sample(number, objects)
         hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[sample])))
     hook.after_train(SimpleNamespace())
 
 
-def test_the_first_is_named_and_all_are_counted_at_the_end(caplog):
+def test_the_first_image_is_named_and_all_are_counted(caplog):
     with caplog.at_level(logging.WARNING, "mask2former"):
         run(QueryOverflowHook(3), 2, 3, 5, 0, 9, 4)
     first, last = (record.getMessage() for record in caplog.records)
@@ -30,18 +30,18 @@ def test_the_first_is_named_and_all_are_counted_at_the_end(caplog):
     assert all("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES" in text for text in (first, last))
 
 
-def test_of_several_processes_the_main_one_warns(caplog, monkeypatch):
-    monkeypatch.setattr(crowded, "is_main_process", lambda: False)
-    monkeypatch.setattr(crowded, "gather_objects", lambda item: [])  # as elsewhere than on the main process
+def test_only_rank_0_warns(caplog, monkeypatch):
+    monkeypatch.setattr(query_overflow, "is_main_process", lambda: False)
+    monkeypatch.setattr(query_overflow, "gather_objects", lambda item: [])  # as on other ranks
     with caplog.at_level(logging.WARNING, "mask2former"):
-        run(crowded.QueryOverflowHook(3), 5, 6)
+        run(QueryOverflowHook(3), 5, 6)
     assert not caplog.records
-    monkeypatch.setattr(crowded, "gather_objects", lambda item: [item, (10, 4, 20)])  # of two processes
-    run(crowded.QueryOverflowHook(3), 2, 5)
+    monkeypatch.setattr(query_overflow, "gather_objects", lambda item: [item, (10, 4, 20)])  # of two ranks
+    run(QueryOverflowHook(3), 2, 5)
     assert "5 of 12 training samples had more objects than the 3 queries, at most 20" in caplog.text
 
 
-def test_enough_queries_say_nothing(caplog):
+def test_enough_queries_give_no_warning(caplog):
     with caplog.at_level(logging.WARNING, "mask2former"):
         run(QueryOverflowHook(3), 0, 3, 2)
     assert not caplog.records

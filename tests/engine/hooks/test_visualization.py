@@ -1,4 +1,4 @@
-"""The images that a run draws of itself: colors as in the file, targets left, the prediction right."""
+"""Visualizations of a run: colors as in the file, targets to the left, predictions to the right."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ SIZE = (30, 40)
 
 
 class Fixed(nn.Module):
-    """Answers what it was given."""
+    """Model with a fixed output."""
 
     def __init__(self, output):
         super().__init__()
@@ -33,7 +33,7 @@ def mask(top, left, bottom, right):
 
 
 def sample(image_format):
-    """A red image with a blue right half, and a cat in the left upper corner."""
+    """Return a red image with a blue right half, and a cat in the upper left corner."""
     image = torch.tensor(RED, dtype=torch.uint8)[:, None, None].repeat(1, *SIZE)
     image[:, :, 20:] = torch.tensor(BLUE, dtype=torch.uint8)[:, None, None]
     targets = Instances(SIZE, gt_classes=torch.tensor([0]), gt_masks=mask(0, 0, 6, 6))
@@ -50,7 +50,7 @@ found = Instances(
     SIZE,
     pred_masks=torch.cat([mask(0, 30, 6, 36), mask(20, 0, 30, 10)]),
     pred_classes=torch.tensor([1, 1]),
-    scores=torch.tensor([0.9, 0.1]),  # the second is too unsure to be drawn
+    scores=torch.tensor([0.9, 0.1]),  # the second is below MIN_SCORE
 )
 scores = torch.zeros(3, *SIZE)
 scores[1, :6, 30:36], scores[2] = 2.0, 1.0  # the third class has no name, and is not drawn
@@ -63,7 +63,7 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("task", OUTPUTS)
-def test_target_and_prediction_over_the_image_as_it_was(task, image_format):
+def test_targets_and_predictions_are_drawn_over_the_image(task, image_format):
     model = Fixed(OUTPUTS[task]).train()
     drawn = draw_sample(model, sample(image_format), NAMES, image_format)
     assert model.training

@@ -1,4 +1,4 @@
-"""Machines that wait for each other before anything else starts: they say so, give up, and obey Ctrl-C."""
+"""Machines wait for each other with a message, a timeout and Ctrl-C."""
 
 import os
 import signal
@@ -19,29 +19,29 @@ from mask2former.engine.launch.rendezvous import wait_for_machines
         (2, r"waited 0.3 s \(--timeout\) for the first machine; nobody answers at tcp://127.0.0.1"),
     ],
 )
-def test_a_machine_alone_gives_up(number, message):
+def test_a_single_machine_times_out(number, message):
     with pytest.raises(ProcessError, match=message):
         wait_for_machines(f"tcp://127.0.0.1:{free_port()}", number, 3, 0.3)
 
 
-def test_all_wait_for_the_last():
+def test_machines_wait_for_the_last():
     url, order, stores = f"tcp://127.0.0.1:{free_port()}", [], []
 
-    def come(number):
+    def arrive(number):
         stores.append(wait_for_machines(url, number, 3, 30))
         order.append("all")
 
-    early = [threading.Thread(target=come, args=(number,)) for number in (1, 0)]
+    early = [threading.Thread(target=arrive, args=(number,)) for number in (1, 0)]
     for thread in early:
         thread.start()
     order.append("last")
-    come(2)
+    arrive(2)
     for thread in early:
         thread.join()
     assert order == ["last", "all", "all", "all"]
 
 
-def test_a_port_that_is_taken_is_named():
+def test_a_port_in_use_is_named():
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""Tasks of srun by the variables that it sets, as SLURM's manual describes them."""
+"""Tasks of srun, from the variables that SLURM's manual describes."""
 
 import pytest
 
@@ -27,11 +27,11 @@ STEP = {
         ("rack[2-3]node[07-09,12],login1", "rack2node07"),
     ],
 )
-def test_the_first_host(nodes, host):
+def test_first_host(nodes, host):
     assert first_host(nodes) == host
 
 
-def test_a_task_of_several():
+def test_a_task_gets_the_variables_of_torchrun():
     task = slurm_task(STEP)
     variables = task.variables()
     port = int(variables.pop("MASTER_PORT"))
@@ -48,15 +48,14 @@ def test_a_task_of_several():
     assert slurm_task({**STEP, "SLURM_STEP_ID": "3"}).url != task.url  # a step may run beside another
 
 
-def test_where_tasks_meet_may_be_given():
+def test_dist_url_sets_the_rendezvous():
     variables = slurm_task(STEP, "tcp://head:29500").variables()
     assert (variables["MASTER_ADDR"], variables["MASTER_PORT"]) == ("head", "29500")
 
 
-@pytest.mark.parametrize("environ", [{}, {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "16"}])
-def test_a_batch_script_is_no_task(environ):
+BATCH_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "16"}
+
+
+@pytest.mark.parametrize("environ", [{}, BATCH_SCRIPT, {**STEP, "SLURM_STEP_NUM_TASKS": "1"}])
+def test_a_batch_script_or_a_single_task_is_not_distributed(environ):
     assert slurm_task(environ) is None
-
-
-def test_a_single_task_needs_nobody():
-    assert slurm_task({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) is None
