@@ -1,4 +1,4 @@
-"""benchmarks/scaling.py: what it counts, leaves out and sums up."""
+"""benchmarks/scaling.py: counts, steps without exchange, summaries."""
 
 import socket
 import sys
@@ -18,7 +18,7 @@ from scaling import Side, Times, rows, summary, watch_exchange
 
 @pytest.fixture
 def group():
-    """A process group of this process alone."""
+    """Make a process group of this process alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -27,7 +27,7 @@ def group():
     dist.destroy_process_group()
 
 
-def test_an_exchange_is_counted_and_can_be_left_out(group, monkeypatch):
+def test_the_exchange_is_counted_and_can_be_left_out(group, monkeypatch):
     exchanged = []
 
     def reduce(group, bucket):
@@ -57,7 +57,7 @@ def step(data, rest, left_out=False, sent=0):
     return {"data": data, "rest": rest, "left_out": left_out, "bytes": sent}
 
 
-def test_the_parts_of_a_step():
+def test_the_summary_has_the_medians_of_each_part():
     runs = [
         {"steps": [step(1, 10, sent=8), step(1, 7, True), step(3, 14, sent=8)], "alone": 2.0},
         {"steps": [step(2, 12, sent=8), step(2, 9, True), step(2, 8, True)], "alone": 4.0},
@@ -68,7 +68,7 @@ def test_the_parts_of_a_step():
     assert summary(alone) == Times(step=6, data=1, compute=5, communication=0, alone=0.0, bytes=0)
 
 
-def test_the_table():
+def test_the_rows_of_the_table():
     times = {
         Side(1, 1): Times(4.0, 0.0, 4.0, 0.0, 0.0, 0),
         Side(1, 2): Times(2.0, 0.0, 2.0, 0.0, 0.0, 0),
@@ -78,13 +78,13 @@ def test_the_table():
     assert last == ["2 x 1", "4.00", "1.60x", "0.80x", "2.50 s", "0.00 s", "2.00 s", "0.50 s"]
 
 
-def test_options_are_taken():
+def test_options_override_the_config():
     opts = scaling.options(SOLVER__MAX_ITER=6)
     cfg = scaling.load_config(scaling.CONFIG, opts)
     assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TRAIN) == (6, ("shapes_panoptic_train",))
 
 
-def test_what_was_exchanged():
+def test_the_sentence_on_the_exchange():
     one, two = Times(4.0, 0.0, 4.0, 0.0, 0.0, 0), Times(2.5, 0.0, 2.0, 0.5, 0.25, 2_500_000)
     assert "2.5 MB of gradients" in scaling.exchanged(one, two) and "0.25 s" in scaling.exchanged(one, two)
     assert "part of compute" in scaling.exchanged(one, one)
@@ -95,7 +95,7 @@ def test_sides_take_turns(monkeypatch):
 
     def run_side(side, steps, opts):
         order.append(side)
-        rest = 6.0 / (side.processes * side.threads) + len(order)  # a machine that gets slower and slower
+        rest = 6.0 / (side.processes * side.threads) + len(order)  # a machine that gets slower
         return {"steps": [step(0.0, rest)] * steps, "alone": 0.0}
 
     monkeypatch.setattr(scaling, "run_side", run_side)

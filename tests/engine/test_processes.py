@@ -1,4 +1,4 @@
-"""Every way to start several processes starts the same job, and it does what one process does alone."""
+"""All ways to start several processes give the same run as one process."""
 
 import os
 import re
@@ -13,20 +13,19 @@ from process_runs import LONG, assert_close, curve, free_port, until
 from tiny_runs import CONFIG, tiny_options
 
 ROOT = Path(__file__).parents[2]
-PYTHONS_WARNING = r"\w+Warning: |^\[W"  # and of torch's C++
+WARNING = r"\w+Warning: |^\[W"  # also of torch's C++ code
 STEPS = {"SOLVER__MAX_ITER": 3}
 
 
 @pytest.fixture(scope="module")
 def alone(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    code, log = server.start(folder, **STEPS).wait()
-    assert code == 0, log
+    server.start(folder, **STEPS).finish()
     return curve(folder)
 
 
 def slurm(number, total, port):
-    """What srun would set for task `number` of `total`, all on one node."""
+    """Return the variables that srun sets for task `number` of `total` on one node."""
     return {
         "SLURM_JOB_ID": str(port - 15_000),
         "SLURM_STEP_ID": "0",
@@ -44,7 +43,7 @@ def one_launcher(server, folder):
 
 
 def two_machines(server, folder):
-    """Two launchers that meet at an address which is not the one they would take by themselves."""
+    """Start two launchers that meet at an address other than the default."""
     flags = ["--num-processes", "1", "--num-machines", "2", "--dist-url", f"tcp://127.0.0.2:{free_port()}"]
     return [server.start(folder, *flags, "--machine-rank", str(number), **STEPS) for number in (1, 0)]
 
@@ -68,16 +67,15 @@ def srun_with_a_task_a_machine(server, folder):
 @pytest.mark.parametrize(
     "start", [one_launcher, two_machines, srun_with_a_task_a_process, srun_with_a_task_a_machine]
 )
-def test_all_start_the_same_job(start, server, alone, tmp_path):
+def test_launchers_give_the_run_of_one_process(start, server, alone, tmp_path):
     for command in start(server, tmp_path):
-        code, log = command.wait()
-        assert code == 0 and not re.search(PYTHONS_WARNING, log), log
+        assert not re.search(WARNING, log := command.finish()), log
     assert_close(curve(tmp_path), alone)
 
 
 @pytest.fixture
 def torchrun(tiny_shapes, tmp_path):
-    """Starts torchruns of this command; what they print as errors goes to files of their own."""
+    """Return a function that starts this command by torchrun, and returns it with its file of stderr."""
     started = []
 
     def start(*flags, environ=None, **changes):
@@ -102,39 +100,30 @@ def test_torchrun(torchrun, alone, tmp_path):
 
 
 def worker_of(started):
-    """The process that a torchrun has started."""
+    """Return the process that a torchrun has started."""
     children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
     [worker] = [child for child in children if "train_net" in Path(f"/proc/{child}/cmdline").read_text()]
     return int(worker)
 
 
 def saved_in_attempt(log):
-    """The numbers of attempts that have saved a checkpoint."""
+    """Return the numbers of the attempts that have saved a checkpoint."""
     attempts = log.read_text().split("INFO environment")[1:] if log.exists() else []
     return [number for number, text in enumerate(attempts) if "saved" in text]
 
 
-# The names that a launch may have: of its own, or that of the store at which its processes meet
+# The run is recognized by the rendezvous store, or by --rdzv-id
 @pytest.mark.skipif(not LONG, reason="a minute; M2F_LONG_TESTS=1")
 @pytest.mark.parametrize(
     ("flags", "environ"),
     [((), {}), (("--rdzv-id", "a-job"), {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})],
 )
 def test_torchruns_of_two_machines_restart_together(server, torchrun, tmp_path, flags, environ):
-    """A process of each is killed; the launchers count restarts each for itself."""
+    """A process of each is killed; each launcher counts restarts for itself."""
     options = {"SOLVER__MAX_ITER": 240, "SOLVER__CHECKPOINT_PERIOD": 5}
-    flags = [
-        *flags,
-        "--nnodes",
-        "2",
-        "--nproc-per-node",
-        "1",
-        "--max-restarts",
-        "2",
-        "--rdzv-backend",
-        "c10d",
-    ]
-    flags += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--local-addr", "127.0.0.1"]
+    flags = [*flags, "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "2"]
+    flags += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    flags += ["--local-addr", "127.0.0.1"]
     both = [torchrun(*flags, environ=environ, **options) for _ in range(2)]
     log = tmp_path / "run" / "log.txt"
     for number, (started, _) in enumerate(both):
@@ -144,6 +133,6 @@ def test_torchruns_of_two_machines_restart_together(server, torchrun, tmp_path, 
         assert started.wait(90) == 0, errors.read_text()[-3000:]
     begun = re.findall(r"steps (\d+) to", log.read_text())
     assert len(begun) == 3 and int(begun[1]) > 0 and int(begun[2]) > int(begun[1])
-    assert server.start(tmp_path / "unbroken", "--num-processes", "2", **options).wait()[0] == 0
+    server.start(tmp_path / "unbroken", "--num-processes", "2", **options).finish()
     ends = [torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("run", "unbroken")]
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())

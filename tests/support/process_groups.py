@@ -1,4 +1,4 @@
-"""Jobs in groups of processes of several sizes after one start of processes, which is what takes time."""
+"""Jobs in process groups of several sizes, after a single start of processes, which is slow."""
 
 import multiprocessing
 import warnings
@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-# Imported once, before the server forks; the second is by every optimizer, late and slowly
+# Imported once, before the server forks; every optimizer imports torch._dynamo, late and slowly
 PRELOADED = ["mask2former.engine.train", "torch._dynamo"]
 
 
 class Job(NamedTuple):
-    """`work(*args)`, a function of a module, in each of `processes` processes that know each other."""
+    """`work(*args)`, a module-level function, to run in each of `processes` connected processes."""
 
     processes: int
     work: Callable[..., None]
@@ -22,7 +22,7 @@ class Job(NamedTuple):
 
 
 def run_in_worlds(jobs, folder):
-    """Do the jobs one after the other; `folder` is where processes find each other."""
+    """Run the jobs one after the other; `folder` is for the rendezvous."""
     multiprocessing.set_forkserver_preload(PRELOADED)
     count = max(job.processes for job in jobs)
     mp.start_processes(_process, (jobs, str(folder)), nprocs=count, start_method="forkserver")

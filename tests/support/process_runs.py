@@ -1,4 +1,4 @@
-"""What tests of real processes share: a server that starts them quickly, and curves to compare."""
+"""Tests of real processes: a server that starts them quickly, and comparison of metrics."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from tiny_runs import CONFIG, tiny_options
 
 from mask2former.engine.metrics_log import read_metrics
 
-LONG = bool(os.environ.get("M2F_LONG_TESTS"))  # more of what takes minutes
+LONG = bool(os.environ.get("M2F_LONG_TESTS"))  # run tests that take minutes
 TIMES = {"time", "data_time", "eta_seconds", "memory_mb"}
 
 
@@ -27,7 +27,7 @@ def free_port():
 
 
 def curve(folder):
-    """All numbers of the metrics that are not times; NaN for a class that is nowhere."""
+    """Return all metrics except times; NaN for a class without objects."""
     lines = read_metrics(folder / "metrics.json")
     return [
         {name: math.nan if value is None else value for name, value in line.items() if name not in TIMES}
@@ -36,22 +36,22 @@ def curve(folder):
 
 
 def assert_close(found, expected):
-    """Curves that differ by rounding only."""
+    """Assert that two curves differ by rounding only."""
     for line, wanted in zip(found, expected, strict=True):
         assert line == pytest.approx(wanted, rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def until(condition, seconds=60):
-    """Wait for it, at most so long."""
+    """Wait for the condition, and return its value."""
     end = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, f"timed out after {seconds} s"
         time.sleep(0.005)
     return found
 
 
 class Command:
-    """A training command at work."""
+    """A running training command."""
 
     def __init__(self, log):
         self.log = log
@@ -61,7 +61,7 @@ class Command:
         return int(until(self.log.with_suffix(".pid").exists) and self.log.with_suffix(".pid").read_text())
 
     def children(self):
-        """The processes that it launched and that live, in order of rank."""
+        """Return the living processes that it launched, in order of rank."""
         listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         helpers = {
             child for child in listed if b"resource_tracker" in Path(f"/proc/{child}/cmdline").read_bytes()
@@ -75,13 +75,19 @@ class Command:
         return self.log.with_suffix(".code").exists()
 
     def wait(self, seconds=60):
-        """The exit code and what was printed."""
+        """Return the exit code and what was printed."""
         until(self.ended, seconds)
         return int(self.log.with_suffix(".code").read_text()), self.printed()
 
+    def finish(self, code=0, seconds=60):
+        """Wait for the exit with `code`, and return what was printed."""
+        found, log = self.wait(seconds)
+        assert found == code, log[-3000:]
+        return log
+
 
 class Server:
-    """`fork_server.py`, as a caller sees it."""
+    """Client of `fork_server.py`."""
 
     def __init__(self, folder):
         self.folder, self.started = folder, 0
@@ -103,7 +109,7 @@ class Server:
         return Command(log)
 
     def stop(self):
-        """End; the temporary files and folders that commands have left behind, however they ended."""
+        """Stop the server; return the names of temporary files that commands have left behind."""
         self.process.stdin.close()
         self.process.wait()
         names = [path.name for path in self.temporary.iterdir()]

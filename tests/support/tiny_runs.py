@@ -1,4 +1,4 @@
-"""What tests of training share: a config that takes milliseconds a step, and images drawn for it."""
+"""Tests of training: a config that takes milliseconds per step, and synthetic images for it."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ CONFIG = next((Path(__file__).parents[2] / "configs" / "shapes").rglob("*.yaml")
 
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
-    "MODEL.RESNETS.NORM": "FrozenBN",  # batch statistics would depend on how images are shared out
+    "MODEL.RESNETS.NORM": "FrozenBN",  # batch statistics would depend on the number of processes
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 8,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
@@ -26,7 +26,7 @@ OPTIONS = {
     "MODEL.MASK_FORMER.DEC_LAYERS": 2,
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6,
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 64,
-    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,  # a model that knows nothing shows something
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,  # an untrained model has results
     "INPUT.IMAGE_SIZE": 64,
     "INPUT.MIN_SIZE_TEST": 64,
     "SOLVER.IMS_PER_BATCH": 2,
@@ -38,19 +38,19 @@ OPTIONS = {
 
 
 def tiny_options(**changes):
-    """`KEY VALUE ...` as on a command line; a change's name is the key with __ for the dot."""
+    """Return `KEY VALUE ...` as on a command line; in a change's name __ stands for the dot."""
     options = {**OPTIONS, **{key.replace("__", "."): value for key, value in changes.items()}}
     return [str(item) for pair in options.items() for item in pair]
 
 
 def tiny_config(**changes):
-    """The small config of the project, made tiny."""
+    """Return the config for synthetic shapes, made tiny."""
     return load_config(CONFIG, tiny_options(**changes))
 
 
 @pytest.fixture(scope="session")
 def tiny_shapes(tmp_path_factory):
-    """A few drawn images, under DETECTRON2_DATASETS for the rest of the session."""
+    """Write a few synthetic images, and set DETECTRON2_DATASETS for the session."""
     root = tmp_path_factory.mktemp("datasets")
     write_shapes(root, {"train": 6, "val": 2})
     with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +59,7 @@ def tiny_shapes(tmp_path_factory):
 
 
 def random_sample(number, objects, side=64):
-    """An image of noise with `objects` random boxes."""
+    """Return an image of noise with `objects` random boxes."""
     generator = torch.Generator().manual_seed(number)
     masks = torch.zeros(objects, side, side, dtype=torch.bool)
     for mask in masks:
@@ -78,7 +78,7 @@ def random_sample(number, objects, side=64):
 
 @pytest.fixture(autouse=True)
 def restored_log():
-    """The log as it was before the test: a run changes where lines go."""
+    """Restore the logging handlers, which a run changes."""
     log = logging.getLogger("mask2former")
     handlers, level = list(log.handlers), log.level
     yield

@@ -1,4 +1,4 @@
-"""Processes that are killed, told to stop, late or out of disk: what a user sees, and what a run becomes."""
+"""Runs with killed, preempted, late or failing processes: messages, exit codes and results."""
 
 import os
 import random
@@ -22,14 +22,13 @@ TWO = ("--num-processes", "2")
 
 @pytest.fixture(scope="module")
 def unbroken_runs(server, tmp_path_factory):
-    """Strategy -> the folder of two processes' run that nothing happened to, each made once."""
+    """Return a function: strategy -> folder of an undisturbed run of two processes, made once."""
     folders = {}
 
     def find(strategy):
         if strategy not in folders:
             folder = tmp_path_factory.mktemp(strategy)
-            code, log = server.start(folder, *TWO, SOLVER__STRATEGY=strategy, **RUN).wait()
-            assert code == 0, log[-3000:]
+            server.start(folder, *TWO, SOLVER__STRATEGY=strategy, **RUN).finish()
             folders[strategy] = folder
         return folders[strategy]
 
@@ -38,7 +37,6 @@ def unbroken_runs(server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(unbroken_runs):
-    """That of the default strategy."""
     return unbroken_runs("ddp")
 
 
@@ -49,15 +47,15 @@ def assert_same_run(folder, unbroken):
         assert torch.equal(ends[0][name], tensor), name
 
 
-def steps_begun(folder):
-    """How often a run began in the folder, by its log."""
+def attempts(folder):
+    """Return how often training began in the folder."""
     log = folder / "log.txt"
     return len(re.findall(r"steps \d+ to", log.read_text())) if log.exists() else 0
 
 
 def kill_one(command, folder, rng, seen, in_a_write):
-    """Kill a process of the attempt that began after `seen` others, at some moment or while it saves."""
-    until(lambda: steps_begun(folder) > seen or command.ended())
+    """Kill a process of attempt `seen`, counted from 0, at a random time or while it writes."""
+    until(lambda: attempts(folder) > seen or command.ended())
     if in_a_write:
         until(lambda: any(folder.glob(f"model_*{UNFINISHED}")) or command.ended())
     else:
@@ -67,104 +65,92 @@ def kill_one(command, folder, rng, seen, in_a_write):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"] if LONG else ["ddp"])
-def test_killed_again_and_again_the_run_ends_as_the_unbroken_one(server, unbroken_runs, tmp_path, strategy):
+def test_a_run_killed_several_times_ends_as_the_undisturbed_one(server, unbroken_runs, tmp_path, strategy):
     rng = random.Random(0)
     options = {**RUN, "SOLVER__STRATEGY": strategy}
     command = server.start(tmp_path, *TWO, "--max-restarts", str(KILLS), **options)
     for number in range(KILLS):
         kill_one(command, tmp_path, rng, seen=number, in_a_write=number % 3 == 1)
-    code, log = command.wait(120)
-    assert code == 0, log[-3000:]
-    assert steps_begun(tmp_path) == KILLS + 1
+    command.finish(seconds=120)
+    assert attempts(tmp_path) == KILLS + 1
     assert_same_run(tmp_path, unbroken_runs(strategy))
 
 
-def test_parts_survive_kills_a_full_disk_and_sigterm(server, unbroken_runs, tmp_path):
-    """One run: killed while all write, told to stop in an evaluation, out of disk in one process of both."""
+def test_sharded_checkpoints_survive_kills_sigterm_and_a_full_disk(server, unbroken_runs, tmp_path):
+    """One run: killed during a write, SIGTERM in an evaluation, then no disk space on one rank."""
     options = {**RUN, "SOLVER__STRATEGY": "fsdp", "SOLVER__CHECKPOINT_PERIOD": 5}
     environ = {"TEST_LONG_EVALUATION": "0"}
     command = server.start(tmp_path, *TWO, "--max-restarts", "1", environ=environ, **options)
     kill_one(command, tmp_path, random.Random(0), seen=0, in_a_write=True)
     until(lambda: "evaluating" in command.printed())
     os.kill(command.children()[1], signal.SIGTERM)
-    code, log = command.wait()
-    assert (code, steps_begun(tmp_path)) == (PREEMPTED, 2), log[-3000:]
+    command.finish(PREEMPTED)
+    assert attempts(tmp_path) == 2
     stopped = (tmp_path / POINTER).read_text()
     assert stopped == f"model_{2 * PERIOD - 1:07d}.sharded"
 
     command = server.start(tmp_path, *TWO, "--resume", environ={"TEST_FULL_DISK": "1 9 20000"}, **options)
-    code, log = command.wait()
-    last = log.splitlines()[-1]
-    assert code == 1 and re.search(
-        r"model_0000009\.sharded cannot be written \(process 1: .*Is the disk full", last
-    )
+    last = command.finish(1).splitlines()[-1]
+    assert re.search(r"model_0000009\.sharded cannot be written \(process 1: .*Is the disk full", last)
     assert (tmp_path / POINTER).read_text() == stopped
-    code, log = server.start(tmp_path, *TWO, "--resume", **options).wait()
-    assert code == 0, log[-3000:]
+    server.start(tmp_path, *TWO, "--resume", **options).finish()
     assert_same_run(tmp_path, unbroken_runs("fsdp"))
 
 
-def test_a_restart_begins_anew_where_an_earlier_run_lies(server, tmp_path):
-    """The first attempt dies before the earlier run is set aside; the second must not continue that one."""
-    short = {"SOLVER__MAX_ITER": 2}
-    assert server.start(tmp_path, *TWO, SOLVER__MAX_ITER=1).wait()[0] == 0
-    command = server.start(tmp_path, *TWO, "--max-restarts", "1", **short)
+def test_a_restart_does_not_continue_an_earlier_run(server, tmp_path):
+    """The first attempt is killed before the earlier run is set aside."""
+    server.start(tmp_path, *TWO, SOLVER__MAX_ITER=1).finish()
+    command = server.start(tmp_path, *TWO, "--max-restarts", "1", SOLVER__MAX_ITER=2)
     both = until(lambda: len(command.children()) == 2 and command.children())
     os.kill(both[0], signal.SIGKILL)
-    code, log = command.wait()
-    assert code == 0, log[-3000:]
+    command.finish()
     assert (tmp_path / "earlier_run_1" / "model_final.pth").exists()
     assert "steps 0 to 2" in (tmp_path / "log.txt").read_text()
 
 
-def test_the_error_of_the_killed_process_is_the_one_shown(server, tmp_path):
+def test_the_error_of_a_killed_process_is_shown(server, tmp_path):
     command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
-    until(lambda: steps_begun(tmp_path))
+    until(lambda: attempts(tmp_path))
     os.kill(command.children()[1], signal.SIGKILL)
-    code, log = command.wait()
-    assert code == 1
+    log = command.finish(1)
     assert log.splitlines()[-1].startswith("error: process 1 failed: Signal 9 (SIGKILL)")
     assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_sigterm_writes_a_checkpoint_and_leaves_with_its_own_code(server, unbroken, tmp_path, processes):
+def test_sigterm_writes_a_checkpoint_and_exits_with_75(server, unbroken, tmp_path, processes):
     flags = ("--num-processes", str(processes))
     command = server.start(tmp_path, *flags, DATALOADER__NUM_WORKERS=1, **RUN)
     until(lambda: "step 3/" in command.printed())
     os.killpg(command.pid, signal.SIGTERM)  # as a scheduler does: the launcher and all below it
-    code, log = command.wait()
-    assert code == PREEMPTED, log[-3000:]
-    assert "Traceback" not in log
+    assert "Traceback" not in command.finish(PREEMPTED)
     saved = (tmp_path / POINTER).read_text()
     assert torch.load(tmp_path / saved, weights_only=True)["iteration"] >= 2
-    if processes == 1:  # for two see below
-        code, log = server.start(tmp_path, *TWO, "--resume", **RUN).wait()
-        assert code == 0, log[-3000:]
+    if processes == 1:  # two processes: see the next tests
+        server.start(tmp_path, *TWO, "--resume", **RUN).finish()
         runs = [[line for line in curve(path) if line["iteration"] < 24] for path in (tmp_path, unbroken)]
-        assert_close(*runs)  # later what was rounding has grown
+        assert_close(*runs)  # rounding errors grow
 
 
-def test_ctrl_c_ends_all_in_one_line(server, tmp_path):
+def test_ctrl_c_ends_all_processes_with_one_line(server, tmp_path):
     command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
     until(lambda: "step 3/" in command.printed())
     os.killpg(command.pid, signal.SIGINT)
-    code, log = command.wait()
-    assert code == 1 and "Traceback" not in log
+    log = command.finish(1)
+    assert "Traceback" not in log
     assert log.splitlines()[-1] == "stopped; --resume continues from the last checkpoint"
 
 
-def test_one_process_that_got_sigterm_is_enough(server, tmp_path):
+def test_sigterm_to_one_process_is_enough(server, tmp_path):
     command = server.start(tmp_path, *TWO, "--max-restarts", "2", SOLVER__MAX_ITER=5000)
     until(lambda: "step 3/" in command.printed())
     os.kill(command.children()[1], signal.SIGTERM)
-    code, log = command.wait()
-    assert (code, steps_begun(tmp_path)) == (PREEMPTED, 1), log[-3000:]
-    assert (tmp_path / POINTER).exists()
+    command.finish(PREEMPTED)
+    assert attempts(tmp_path) == 1 and (tmp_path / POINTER).exists()
 
 
 def test_no_evaluation_is_lost(server, unbroken, tmp_path):
-    """SIGTERM in one ends the run after it; one in which a process was killed is repeated."""
+    """After SIGTERM an evaluation is finished; one in which a process was killed is repeated."""
     options = {**RUN, "SOLVER__CHECKPOINT_PERIOD": 5}
     stopped = []
     for flags, evaluation, number in (
@@ -175,18 +161,16 @@ def test_no_evaluation_is_lost(server, unbroken, tmp_path):
         command = server.start(tmp_path, *TWO, *flags, environ=environ, **options)
         until(lambda command=command: "evaluating" in command.printed())
         os.kill(command.children()[1], number)
-        code, log = command.wait()
-        assert code == (PREEMPTED if number == signal.SIGTERM else 1), log[-3000:]
+        command.finish(PREEMPTED if number == signal.SIGTERM else 1)
         evaluated = [line["iteration"] for line in curve(tmp_path) if any("/" in name for name in line)]
         stopped.append(((tmp_path / POINTER).read_text(), evaluated))
     first, others = 2 * PERIOD - 1, list(range(2 * PERIOD - 1, STEPS - 1, 2 * PERIOD))
     assert stopped == [(f"model_{first:07d}.pth", [first]), ("model_final.pth", others)]
-    code, log = server.start(tmp_path, *TWO, "--resume", **options).wait()
-    assert code == 0, log[-3000:]
+    server.start(tmp_path, *TWO, "--resume", **options).finish()
     assert_same_run(tmp_path, unbroken)
 
 
-def test_who_waits_in_vain_names_the_process_and_what_it_is_at(server, tmp_path):
+def test_a_timeout_names_the_late_process_and_what_it_was_doing(server, tmp_path):
     late = {
         "TEST_SLOW_STEP": r"in step 5 with \S+\.jpg \(64 x 64, \d objects\)",
         "TEST_SLOW_LOADER": "reading the images of step 5",
@@ -194,27 +178,24 @@ def test_who_waits_in_vain_names_the_process_and_what_it_is_at(server, tmp_path)
     flags = (*TWO, "--timeout", "6")
     commands = [server.start(tmp_path / name, *flags, environ={name: "1 5 1000"}, **RUN) for name in late]
     for command, what in zip(commands, late.values(), strict=True):
-        code, log = command.wait()
-        last = log.splitlines()[-1]
-        assert code == 1 and "process 0 waited 6 s (--timeout) for others. process 1, for " in last
-        assert re.search(rf"process 1, for \d+ s: {what}$", last)
+        log = command.finish(1)
+        last = rf"process 0 waited 6 s \(--timeout\) for others\. process 1, for \d+ s: {what}$"
+        assert re.search(last, log.splitlines()[-1])
         warning = r"process {0}, for 5\.\d* s of at most 6 s \(--timeout\): {1}. The others: process"
         assert re.search(warning.format(0, "in step 5 with .*"), log)
         assert re.search(warning.format(1, what), log)  # the late one itself, in which nothing fails
 
 
-def test_slowness_below_the_timeout_changes_nothing(server, unbroken, tmp_path):
+def test_delays_below_the_timeout_change_nothing(server, unbroken, tmp_path):
     slow = {"TEST_SLOW_LOADER": "1 3 1", "TEST_SLOW_STEP": "0 5 1"}
     command = server.start(tmp_path, *TWO, "--timeout", "30", environ=slow, **RUN)
-    code, log = command.wait()
-    assert code == 0, log[-3000:]
+    command.finish()
     assert_same_run(tmp_path, unbroken)
 
 
-def test_a_process_that_raises_ends_all_with_its_error(server, tmp_path):
+def test_an_exception_in_one_process_ends_all_with_its_message(server, tmp_path):
     command = server.start(tmp_path, *TWO, environ={"TEST_RAISE": "1 5 1"}, **RUN)
-    code, log = command.wait()
-    assert code == 1
+    log = command.finish(1)
     assert log.splitlines()[-1] == "error: process 1 failed: ZeroDivisionError: in step 5"
     assert "Traceback" in log
 
@@ -226,9 +207,9 @@ def test_a_process_that_raises_ends_all_with_its_error(server, tmp_path):
         ({"MODEL__WEIGHTS": "nowhere.pth"}, r"\S*WeightsError: .*nowhere.pth"),
     ],
 )
-def test_a_users_mistake_needs_no_traceback(server, tmp_path, options, message):
-    code, log = server.start(tmp_path, *TWO, **options).wait()
-    assert code == 1 and "Traceback" not in log
+def test_user_errors_have_no_traceback(server, tmp_path, options, message):
+    log = server.start(tmp_path, *TWO, **options).finish(1)
+    assert "Traceback" not in log
     assert re.match(rf"error: process \d failed: {message}", log.splitlines()[-1])
 
 
@@ -241,7 +222,6 @@ def test_two_machines_restart_together(server, unbroken, tmp_path):
     until((tmp_path / POINTER).exists)
     os.kill(second.children()[0], signal.SIGKILL)
     for command in (first, second):
-        code, log = command.wait()
-        assert code == 0, log[-3000:]
-    assert steps_begun(tmp_path) == 2
+        command.finish()
+    assert attempts(tmp_path) == 2
     assert_same_run(tmp_path, unbroken)

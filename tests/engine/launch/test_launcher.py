@@ -1,4 +1,4 @@
-"""What the flags mean, and real processes that must do together what one does alone."""
+"""Launch flags, and training in two processes that equals training in one."""
 
 import argparse
 import math
@@ -44,7 +44,7 @@ def flags(*argv):
         ),
     ],
 )
-def test_plans(argv, gpus, plan):
+def test_flags_select_processes(argv, gpus, plan):
     assert plan_processes(flags(*argv), gpus) == plan
 
 
@@ -62,12 +62,12 @@ def test_plans(argv, gpus, plan):
         (["--timeout", "0"], "--timeout must be positive"),
     ],
 )
-def test_flags_that_cannot_be(argv, message):
+def test_invalid_flags(argv, message):
     with pytest.raises(ValueError, match=message):
         plan_processes(flags(*argv), gpus=1)
 
 
-def test_no_gpu_is_said_in_one_line(capsys):
+def test_a_missing_gpu_is_printed_in_one_line(capsys):
     plan_processes(flags(), gpus=0)
     assert capsys.readouterr().out == "no GPU is usable here: running on the CPU\n"
     plan_processes(flags("--num-processes", "2"), gpus=0)
@@ -87,7 +87,7 @@ STEPS = 4
 
 
 def step_images(step, numbers, objects, poison):
-    """The images `numbers` of a step; `poison` is the (step, number) of one that is not finite."""
+    """Return the images `numbers` of a step; `poison` is the (step, number) of a non-finite one."""
     images = [random_sample(10 * step + number, objects[number]) for number in numbers]
     for number, image in zip(numbers, images, strict=True):
         if (step, number) == poison:
@@ -96,13 +96,13 @@ def step_images(step, numbers, objects, poison):
 
 
 def train_share(objects, poison=None, steps=STEPS, **changes):
-    """Losses of each step and the weights after them; each process takes its part of the same images."""
+    """Train on this rank's share of the images; return the losses of each step and the final weights."""
     cfg = tiny_config(SOLVER__MAX_ITER=steps, SOLVER__IMS_PER_BATCH=4, SOLVER__OPTIMIZER="SGD", **changes)
     cfg.SOLVER.BASE_LR = 0.01
-    torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it,
+    torch.manual_seed(rank())  # different initial weights, which the engine must synchronize,
     model = build_model(cfg)
     with torch.no_grad():
-        for buffer in model.buffers():  # and with different statistics of batch norms
+        for buffer in model.buffers():  # and different batch-norm statistics
             buffer += rank()
     trainer = build_trainer(cfg, model)
     recorder = Recorder()
@@ -124,7 +124,7 @@ def train_all(args, device):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """The results of both processes of one launch, by rank."""
+    """Return the results of both processes of one launch, by rank."""
     args = flags("--num-processes", "2")
     args.folder = tmp_path_factory.mktemp("two")
     assert launch(train_all, args) == 7
@@ -140,7 +140,7 @@ def test_two_processes_train_as_one(two_processes, name):
         torch.testing.assert_close(two_processes[0][name][1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
 
 
-def test_a_non_finite_image_of_one_process_makes_both_skip_the_step(two_processes):
+def test_a_non_finite_image_on_one_rank_makes_both_skip_the_step(two_processes):
     losses, weights = train_share(OBJECTS["mixed"], poison=(1, 3))
     assert [math.isfinite(sum(step.values())) for step in losses] == [True, False, True, True]
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
@@ -160,7 +160,7 @@ def test_processes_stay_equal(two_processes, name):
 
 @pytest.fixture
 def started_as_first_of(monkeypatch):
-    """Makes this process the first of so many that somebody else has started."""
+    """Return a function that makes this process rank 0 of `total` started by torchrun; it returns the port."""
 
     def make(total):
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
@@ -171,7 +171,7 @@ def started_as_first_of(monkeypatch):
     return make
 
 
-def test_a_process_of_torchrun_joins_instead_of_launching(started_as_first_of):
+def test_a_process_of_torchrun_joins_the_group(started_as_first_of):
     started_as_first_of(1)
 
     def work(args, device):
@@ -186,14 +186,14 @@ def test_a_process_of_torchrun_joins_instead_of_launching(started_as_first_of):
     ("argv", "here", "gpus", "device"),
     [
         ([], 8, 8, "cuda"),
-        ([], 8, 1, "cuda"),  # SLURM shows a task its own alone
+        ([], 8, 1, "cuda"),  # SLURM shows each task its own GPU
         ([], 8, 0, "cpu"),
         (["--num-gpus", "0"], 8, 8, "cpu"),
         (["--num-gpus", "8"], 8, 8, "cuda"),
         (["--num-processes", "2"], 2, 8, "cpu"),
     ],
 )
-def test_the_device_of_a_process_that_others_have_started(monkeypatch, argv, here, gpus, device):
+def test_the_device_of_a_started_process(monkeypatch, argv, here, gpus, device):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
     assert device_of_started(flags(*argv), gpus, "torchrun") == device
 
@@ -209,14 +209,14 @@ def test_the_device_of_a_process_that_others_have_started(monkeypatch, argv, her
         (["--max-restarts", "2"], "srun", "of srun's tasks those with --num-gpus can"),
     ],
 )
-def test_flags_that_contradict_who_started_the_process(monkeypatch, argv, starter, message):
+def test_flags_that_contradict_the_launcher(monkeypatch, argv, starter, message):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(ValueError, match=message):
         device_of_started(flags(*argv), 3, starter)
 
 
 @pytest.mark.parametrize("store_of_launcher", [False, True])
-def test_who_does_not_meet_the_others_says_so(started_as_first_of, monkeypatch, store_of_launcher):
+def test_a_failed_connection_names_the_missing_ranks(started_as_first_of, monkeypatch, store_of_launcher):
     port = started_as_first_of(2)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     if store_of_launcher:
@@ -229,13 +229,13 @@ def test_who_does_not_meet_the_others_says_so(started_as_first_of, monkeypatch, 
         launch(train_all, flags("--timeout", "1"))
 
 
-def test_torchruns_processes_ask_for_their_device(monkeypatch):
+def test_launch_checks_the_flags_of_torchruns_processes(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="torchrun has its own"):
         launch(train_all, flags("--max-restarts", "2"))
 
 
-def test_the_interface_towards_a_host():
+def test_interface_towards_a_host():
     assert interface_towards("127.0.0.2") == "lo"
     assert interface_towards("no host") == ""
