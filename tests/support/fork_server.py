@@ -73,8 +73,8 @@ def long_evaluation(model, loader, evaluator, predict, evaluate=evaluate.inferen
     return evaluate(model, loader, evaluator, predict)
 
 
-def forking(plan, logs, config=launch._launch_config):
-    return dataclasses.replace(config(plan, logs), start_method="fork")
+def forking(plan, config=launch._launch_config):
+    return dataclasses.replace(config(plan), start_method="fork")
 
 
 def write(path, text):

@@ -9,8 +9,10 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
@@ -20,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -164,8 +166,8 @@ def _launch_processes(plan: Processes, work: Work, args: argparse.Namespace) -> 
             plan.dist_url, plan.machine_rank, plan.machines, args.timeout
         )  # keeps the port
     try:
-        with TemporaryDirectory(prefix="mask2former_") as logs, tracebacks_shortened():
-            launched = elastic_launch(_launch_config(plan, logs), _work_launched)
+        with _temporary_files_removed(), tracebacks_shortened():
+            launched = elastic_launch(_launch_config(plan), _work_launched)
             codes: dict[int, Any] = launched(work, args, plan.device, preempted)
     except (SignalException, ChildFailedError):  # SIGTERM, to the launcher or to one process
         if not preempted.is_set():
@@ -174,14 +176,24 @@ def _launch_processes(plan: Processes, work: Work, args: argparse.Namespace) -> 
     return codes[min(codes)]
 
 
-def _launch_config(plan: Processes, logs: str) -> LaunchConfig:
+@contextmanager
+def _temporary_files_removed() -> Iterator[None]:
+    """Within the block use a temporary folder that is removed: torch leaves files behind."""
+    before = tempfile.tempdir
+    try:
+        with TemporaryDirectory(prefix="mask2former_", ignore_cleanup_errors=True) as tempfile.tempdir:
+            yield
+    finally:
+        tempfile.tempdir = before
+
+
+def _launch_config(plan: Processes) -> LaunchConfig:
     alone = plan.machines == 1
     static = {"rank": plan.machine_rank, "timeout": math.ceil(plan.timeout)}
     return LaunchConfig(
         min_nodes=plan.machines,
         max_nodes=plan.machines,
         nproc_per_node=plan.per_machine,
-        logs_specs=DefaultLogsSpecs(logs),
         run_id=uuid.uuid4().hex if alone else NAMELESS,
         max_restarts=plan.max_restarts,
         start_method="spawn",

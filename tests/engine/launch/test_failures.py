@@ -57,7 +57,8 @@ def kill_one(command, folder, rng, seen, in_a_write):
     """Kill a process of attempt `seen`, counted from 0, at a random time or while it writes."""
     until(lambda: attempts(folder) > seen or command.ended())
     if in_a_write:
-        until(lambda: any(folder.glob(f"model_*{UNFINISHED}")) or command.ended())
+        written = f"*{UNFINISHED}*"
+        until(lambda: any("model_" in path.name for path in folder.glob(written)) or command.ended())
     else:
         time.sleep(rng.uniform(0.0, 0.5))
     if not command.ended():

@@ -160,7 +160,7 @@ def test_processes_stay_equal(two_processes, name):
 
 @pytest.fixture
 def started_as_first_of(monkeypatch):
-    """Return a function that makes this process rank 0 of `total` started by torchrun; it returns the port."""
+    """Return a function that makes this process rank 0 of torchrun's `total`, and returns the port."""
 
     def make(total):
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": free_port()}
