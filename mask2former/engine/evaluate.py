@@ -34,12 +34,12 @@ from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inferen
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 from mask2former.evaluation.semantic.miou import SemSegEvaluator
 from mask2former.modeling.mask_former import MaskFormer
+from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.utils.comm import is_main_process
 from mask2former.weights.load import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-TASKS = ("semantic", "instance", "panoptic")
 ALL_TASKS: dict[str, type] = {
     "semantic": SemSegEvaluator,
     "instance": COCOEvaluator,

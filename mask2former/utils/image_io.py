@@ -7,14 +7,13 @@ Shapes: `H, W` the image's sides in pixels.
 
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from mask2former.utils.label_maps import Array
 from mask2former.utils.storage import to_path
 
-Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Image.Image
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mask2former.structures import Instances
+from mask2former.utils.label_maps import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two exclusive
 

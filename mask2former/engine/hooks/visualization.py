@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
 from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, is_due
+from mask2former.utils.label_maps import Array
 from mask2former.utils.visualize import Region, class_colors, draw_regions, mask_regions, result_regions
 
 FOLDER = "images"
 MIN_SCORE = 0.5  # of instances to draw
-
-Array = NDArray[Any]
 
 
 def target_regions(sample: dict[str, Any], names: Sequence[str]) -> list[Region]:
