@@ -3,10 +3,10 @@
 Makes below ADEChallengeData2016/
   semantic: annotations_detectron2/{training,validation}/*.png, 0..149, 255 where nothing is labeled
   instance: ade20k_instance_{train,val}.json, the 100 classes of things
-  panoptic: ade20k_panoptic_{train,val}/*.png and .json: stuff as labeled, and over it the instances
+  panoptic: ade20k_panoptic_{train,val}/*.png and .json: stuff as labeled, with the instances on top
 
-Instances and panoptic annotations need annotations_instance/, an archive of its own at the authors' site. As
-in the published annotations, the area of stuff is that before instances are pasted over it.
+Instance and panoptic annotations need annotations_instance/, which the authors publish as a separate archive.
+As in the published annotations, the area of stuff is measured before instances are pasted over it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as rle
 
 from mask2former.data import preparation
+from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
 from mask2former.utils.label_maps import (
     IGNORE_LABEL,
     VOID,
+    Array,
     read_label_map,
     read_segment_ids,
     write_segment_ids,
@@ -35,19 +37,17 @@ from mask2former.utils.label_maps import (
 logger = logging.getLogger(__name__)
 SPLITS = {"train": "training", "val": "validation"}
 CLASSES = 150
-Array = np.ndarray[Any, Any]
-Row = dict[str, Any]
 
 
-class Truth(NamedTuple):
-    """Two files about one image: labels 0..150, and instances as RGB."""
+class AnnotationFiles(NamedTuple):
+    """The two files that annotate an image: labels 0..150, and instances as RGB."""
 
     labels: Path
     instances: Path
 
 
-class Annotated(NamedTuple):
-    """What the JSON says of one image."""
+class ImageRows(NamedTuple):
+    """The rows of one image in a JSON."""
 
     image: Row
     annotations: list[Row]
@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(arguments: Namespace) -> None:
-    """Prepare what is asked for of the splits that are there."""
+    """Prepare the chosen kinds of all splits that exist."""
     folder = arguments.root / "ADEChallengeData2016"
     splits = preparation.present({split: folder / "annotations" / long for split, long in SPLITS.items()})
     kinds = arguments.only or KINDS
     if not arguments.only and not (folder / "annotations_instance").exists():
-        logger.info("%s is not there: only semantic labels are made", folder / "annotations_instance")
+        logger.info("%s does not exist: only semantic labels are made", folder / "annotations_instance")
         kinds = ["semantic"]
     for split in splits:
         for kind in kinds:
@@ -76,19 +76,20 @@ def prepare(arguments: Namespace) -> None:
 
 
 def make_semantic(folder: Path, split: str, workers: int) -> None:
-    """`annotations_detectron2`."""
+    """Make `annotations_detectron2`."""
     labels = preparation.files_in(folder / "annotations" / SPLITS[split], "*.png")
     target = folder / "annotations_detectron2" / SPLITS[split]
     preparation.make_folder(target, {path.name: path for path in labels}, write_semantic, workers=workers)
 
 
 def make_instances(folder: Path, split: str, workers: int) -> None:
-    """`ade20k_instance_*.json`."""
+    """Make `ade20k_instance_*.json`."""
     target = folder / f"ade20k_instance_{split}.json"
     if target.exists():
-        logger.info("%s is there already", target)
+        logger.info("%s exists already", target)
         return
-    found = preparation.parallel(instances_of, _truths(folder, split), workers=workers, what=str(target))
+    files = _annotation_files(folder, split)
+    found = preparation.parallel(instances_of, files, workers=workers, what=str(target))
     rows = [row for image in found for row in image.annotations]
     content = {
         "images": [image.image for image in found],
@@ -103,9 +104,9 @@ def make_instances(folder: Path, split: str, workers: int) -> None:
 
 
 def make_panoptic(folder: Path, split: str, workers: int) -> None:
-    """`ade20k_panoptic_*`, JSON and PNGs."""
+    """Make `ade20k_panoptic_*`, JSON and PNGs."""
     target = folder / f"ade20k_panoptic_{split}"
-    jobs = {truth.labels.name: truth for truth in _truths(folder, split)}
+    jobs = {files.labels.name: files for files in _annotation_files(folder, split)}
     preparation.make_annotations(
         target.with_suffix(".json"), target, jobs, write_panoptic, panoptic_content, workers=workers
     )
@@ -119,26 +120,26 @@ KINDS: dict[str, Callable[[Path, str, int], None]] = {
 
 
 def write_semantic(labels: Path, path: Path) -> None:
-    """One PNG of labels from 0."""
+    """Write a PNG of labels from 0."""
     contiguous = _contiguous(labels)
     preparation.save_image(path, np.where(contiguous < 0, IGNORE_LABEL, contiguous).astype(np.uint8))
 
 
-def instances_of(truth: Truth) -> Annotated:
-    """The rows of one image's instances."""
-    labels, instances = _read(truth)
-    stem, size, annotations = truth.instances.stem, labels.shape, []
+def instances_of(files: AnnotationFiles) -> ImageRows:
+    """Return the rows of one image's instances."""
+    labels, instances = _read(files)
+    stem, size, annotations = files.instances.stem, labels.shape, []
     for category, mask in instances:
         code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
         shape = {"size": list(size), "counts": code["counts"].decode()}
         row = {"image_id": stem, "iscrowd": 0, "category_id": category, "segmentation": shape}
         annotations.append({**row, **preparation.extent(mask)})
-    return Annotated(_image(stem, size), annotations)
+    return ImageRows(_image(stem, size), annotations)
 
 
-def write_panoptic(truth: Truth, path: Path) -> Annotated:
-    """One panoptic PNG and its rows: stuff in the order of its classes, then the instances."""
-    labels, instances = _read(truth)
+def write_panoptic(files: AnnotationFiles, path: Path) -> ImageRows:
+    """Write a panoptic PNG; return its rows: stuff in the order of its classes, then the instances."""
+    labels, instances = _read(files)
     stuff = [row["id"] for row in table("ade20k_150") if not row["isthing"]]
     regions = [(category, labels == category) for category in np.intersect1d(labels, stuff).tolist()]
     ids = np.full(labels.shape, VOID, np.int64)
@@ -148,11 +149,11 @@ def write_panoptic(truth: Truth, path: Path) -> Annotated:
         ids[mask] = segment_id
         rows.append({"id": segment_id, "category_id": category, **preparation.extent(mask), "iscrowd": 0})
     write_segment_ids(path, ids)
-    return Annotated(_image(truth.labels.stem, labels.shape), rows)
+    return ImageRows(_image(files.labels.stem, labels.shape), rows)
 
 
-def panoptic_content(found: list[Annotated]) -> Row:
-    """The panoptic JSON."""
+def panoptic_content(found: list[ImageRows]) -> Row:
+    """Return the content of the panoptic JSON."""
     categories = [
         {key: row[key] for key in ("name", "id", "isthing", "color")} for row in table("ade20k_150")
     ]
@@ -163,27 +164,27 @@ def panoptic_content(found: list[Annotated]) -> Row:
     return {"images": [image for image, _ in found], "annotations": annotations, "categories": categories}
 
 
-def _truths(folder: Path, split: str) -> list[Truth]:
-    """The two files of each image.
+def _annotation_files(folder: Path, split: str) -> list[AnnotationFiles]:
+    """Return the two files of each image.
 
     Raises:
         DatasetError: one of them is missing.
     """
     labels = preparation.files_in(folder / "annotations" / SPLITS[split], "*.png")
     instances = preparation.files_in(folder / "annotations_instance" / SPLITS[split], "*.png")
-    if lonely := {path.name for path in labels} ^ {path.name for path in instances}:
+    if unpaired := {path.name for path in labels} ^ {path.name for path in instances}:
         raise DatasetError(
-            f"{labels[0].parent} and {instances[0].parent}: only one of them has {min(lonely)}"
+            f"{labels[0].parent} and {instances[0].parent}: only one of them has {min(unpaired)}"
         )
-    return [Truth(*files) for files in zip(labels, instances, strict=True)]
+    return [AnnotationFiles(*pair) for pair in zip(labels, instances, strict=True)]
 
 
-def _read(truth: Truth) -> tuple[Array, list[tuple[int, Array]]]:
-    """Labels (H, W), and of each instance, in the order of their numbers, its class and mask (H, W)."""
-    labels, values = _contiguous(truth.labels), read_segment_ids(truth.instances) & 0xFFFF  # R and G; B is 0
+def _read(files: AnnotationFiles) -> tuple[Array, list[tuple[int, Array]]]:
+    """Return labels (H, W), and class and mask (H, W) of each instance, in the order of their numbers."""
+    labels, values = _contiguous(files.labels), read_segment_ids(files.instances) & 0xFFFF  # R and G; B is 0
     if values.shape != labels.shape:
         raise DatasetError(
-            f"{truth.instances}: {values.shape} (height, width), but the labels: {labels.shape}"
+            f"{files.instances}: {values.shape} (height, width), but the labels: {labels.shape}"
         )
     classes = {row["instance100_id"]: row["id"] for row in table("ade20k_150") if row["isthing"]}
     instances = []
@@ -193,14 +194,14 @@ def _read(truth: Truth) -> tuple[Array, list[tuple[int, Array]]]:
             continue
         if red not in classes:
             raise DatasetError(
-                f"{truth.instances}: instance {number} has the class {red}, which is none of 1..100"
+                f"{files.instances}: instance {number} has the class {red}, which is not in 1..100"
             )
         instances.append((classes[red], values == value))
     return labels, instances
 
 
 def _contiguous(path: Path) -> Array:
-    """Labels from 0, and -1 where there is none: (H, W) int32."""
+    """Return labels from 0, and -1 where nothing is labeled: (H, W) int32."""
     labels = read_label_map(path).astype(np.int32)
     if labels.max() > CLASSES:
         raise DatasetError(f"{path}: label {labels.max()}, but there are only 0..{CLASSES}")
@@ -208,7 +209,7 @@ def _contiguous(path: Path) -> Array:
 
 
 def _unused_id(category: int, used: set[int]) -> int:
-    """The color of the class as an id, or the next one that is free."""
+    """Return the color of the class as an id, or the next unused id."""
     red, green, blue = table("ade20k_150")[category]["color"]
     first = red + 256 * green + 65536 * blue
     return next(segment_id for segment_id in count(first) if segment_id not in {VOID, *used})

@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,13 +22,12 @@ from mask2former.data import preparation
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
 from mask2former.utils.image_io import write_image
-from mask2former.utils.label_maps import read_segment_ids
+from mask2former.utils.label_maps import Array, read_segment_ids
 
 SPLITS = ("training", "validation")
 SHORTER_SIDE = 512
 OTHER = 65535
 INDICES = 26 * 256  # R // 10 * 256 + G is below it
-Array = np.ndarray[Any, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(arguments: Namespace) -> None:
-    """Prepare the splits that are there."""
+    """Prepare the splits that exist."""
     folder = arguments.root / "ADE20K_2021_17_01"
     for split in preparation.present({split: folder / "images" / "ADE" / split for split in SPLITS}):
         files = preparation.files_in(folder / "images" / "ADE" / split, "**/*_seg.png")
@@ -53,7 +51,7 @@ def prepare(arguments: Namespace) -> None:
 
 
 def write_labels(path: Path, target: Path) -> None:
-    """One TIFF of labels from a `*_seg.png`."""
+    """Write a TIFF of labels from a `*_seg.png`."""
     ids = read_segment_ids(path)
     indices = (ids & 0xFF) // 10 * 256 + (ids >> 8 & 0xFF)
     labels = _train_ids()[indices]
@@ -62,7 +60,7 @@ def write_labels(path: Path, target: Path) -> None:
 
 
 def write_resized_image(path: Path, target: Path) -> None:
-    """The image that belongs to a `*_seg.png`, as it is stored: labels do not follow EXIF's orientation."""
+    """Write the image of a `*_seg.png` as stored: labels do not follow the EXIF orientation."""
     source = path.with_name(path.name.replace("_seg.png", ".jpg"))
     try:
         with Image.open(source) as stored:
@@ -77,7 +75,7 @@ def write_resized_image(path: Path, target: Path) -> None:
 
 @cache
 def _train_ids() -> Array:
-    """The label of each index of all of ADE20K, uint16."""
+    """Return the label of each class index of the full ADE20K, uint16."""
     labels = np.full(INDICES, OTHER, np.uint16)
     for row in table("ade20k_full_847"):
         labels[row["full_ade20k_index"]] = row["trainId"]
@@ -85,7 +83,7 @@ def _train_ids() -> Array:
 
 
 def _reduced_size(size: tuple[int, ...]) -> tuple[int, int]:
-    """Of (height, width): width and height, as OpenCV wants them, with a shorter side of at most 512."""
+    """Return (width, height) for an image of (height, width), with a shorter side of at most 512."""
     height, width = size
     shorter = min(size)
     if shorter <= SHORTER_SIDE:

@@ -4,7 +4,7 @@ Makes below cityscapes/gtFine/
   semantic: {train,val,test}/CITY/*_gtFine_labelTrainIds.png: 0..18, 255 ignored; from *_labelIds.png
   panoptic: cityscapes_panoptic_{train,val,test}/*.png and .json; from *_instanceIds.png
 
-They are pixel for pixel what csCreateTrainIdLabelImgs and csCreatePanopticImgs of cityscapesscripts write.
+Their pixels equal those of csCreateTrainIdLabelImgs and csCreatePanopticImgs of cityscapesscripts.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mask2former.data import preparation
 from mask2former.data.datasets.cityscapes import TRAIN_IDS
+from mask2former.data.datasets.coco import Row
 from mask2former.data.errors import DatasetError
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import VOID, read_label_map, relabel, write_segment_ids
 
 SPLITS = ("train", "val", "test")
 LABEL_IDS, INSTANCE_IDS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
-Row = dict[str, Any]
 
 
-class Annotated(NamedTuple):
-    """What the JSON says of one image."""
+class ImageRows(NamedTuple):
+    """The rows of one image in the JSON."""
 
     image: Row
     annotation: Row
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(arguments: Namespace) -> None:
-    """Prepare what is asked for of the splits that are there."""
+    """Prepare the chosen kinds of all splits that exist."""
     folder = arguments.root / "cityscapes" / "gtFine"
     splits = preparation.present({split: folder / split for split in SPLITS})
     for split in splits:
@@ -51,14 +51,14 @@ def prepare(arguments: Namespace) -> None:
 
 
 def make_semantic(folder: Path, split: str, workers: int) -> None:
-    """`labelTrainIds.png` beside `labelIds.png`."""
+    """Make `labelTrainIds.png` beside `labelIds.png`."""
     files = preparation.files_in(folder / split, f"*/*{LABEL_IDS}")
     jobs = {path.with_name(path.name.replace("_labelIds", "_labelTrainIds")): path for path in files}
     preparation.make_files(jobs, write_train_ids, workers=workers, what=f"{folder / split}, labelTrainIds")
 
 
 def make_panoptic(folder: Path, split: str, workers: int) -> None:
-    """`cityscapes_panoptic_*`, JSON and PNGs."""
+    """Make `cityscapes_panoptic_*`, JSON and PNGs."""
     target = folder / f"cityscapes_panoptic_{split}"
     files = preparation.files_in(folder / split, f"*/*{INSTANCE_IDS}")
     jobs = {path.name.replace("_instanceIds", "_panoptic"): path for path in files}
@@ -71,7 +71,7 @@ KINDS: dict[str, Callable[[Path, str, int], None]] = {"semantic": make_semantic,
 
 
 def write_train_ids(label_ids: Path, path: Path) -> None:
-    """One PNG of train ids."""
+    """Write a PNG of train ids."""
     try:
         labels = relabel(read_label_map(label_ids), TRAIN_IDS)
     except ValueError as error:
@@ -79,8 +79,8 @@ def write_train_ids(label_ids: Path, path: Path) -> None:
     preparation.save_image(path, labels.astype(np.uint8))
 
 
-def write_panoptic(instance_ids: Path, path: Path) -> Annotated:
-    """One panoptic PNG and its rows; segment ids are the values of `instance_ids`, ignored labels void."""
+def write_panoptic(instance_ids: Path, path: Path) -> ImageRows:
+    """Write a panoptic PNG and return its rows; ids are those of `instance_ids`, ignored labels are void."""
     values = read_label_map(instance_ids).astype(np.int64)
     labels = {row["id"]: row for row in label_table()}
     ids, segments = np.full_like(values, VOID), []
@@ -95,20 +95,20 @@ def write_panoptic(instance_ids: Path, path: Path) -> Annotated:
             extent = preparation.extent(values == value)
             segments.append({"id": value, "category_id": label["id"], **extent, "iscrowd": int(group)})
     write_segment_ids(path, ids)
-    return _annotated(instance_ids.name, values.shape, segments)
+    return _rows(instance_ids.name, values.shape, segments)
 
 
-def _annotated(name: str, size: tuple[int, ...], segments: list[Row]) -> Annotated:
-    """Names as the published JSON has them, also that of the image, which is no file's name."""
+def _rows(name: str, size: tuple[int, ...], segments: list[Row]) -> ImageRows:
+    """Return rows with the names of the published JSON; its image names are not names of files."""
     image_id = name.removesuffix(INSTANCE_IDS)
     stem = name.replace("_instanceIds", "_leftImg8bit")
     image = {"id": image_id, "width": size[1], "height": size[0], "file_name": stem}
     file_name = name.replace("_instanceIds", "_panoptic")
-    return Annotated(image, {"image_id": image_id, "file_name": file_name, "segments_info": segments})
+    return ImageRows(image, {"image_id": image_id, "file_name": file_name, "segments_info": segments})
 
 
-def panoptic_content(found: list[Annotated]) -> Row:
-    """The panoptic JSON."""
+def panoptic_content(found: list[ImageRows]) -> Row:
+    """Return the content of the panoptic JSON."""
     categories = [
         {
             **{key: row[key] for key in ("id", "name", "color")},

@@ -1,7 +1,7 @@
 """COCO 2017: semantic labels from the panoptic annotations.
 
-Makes coco/panoptic_semseg_{train,val}2017/*.png: 0..132, the index among COCO's 133 panoptic classes, crowds
-too; 255 where there is no segment.
+Makes coco/panoptic_semseg_{train,val}2017/*.png: 0..132, the index among COCO's 133 panoptic classes, also
+for crowds; 255 where there is no segment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def prepare(arguments: Namespace) -> None:
-    """Prepare the splits whose annotations are there."""
+    """Prepare the splits whose annotations exist."""
     folder = arguments.root / "coco"
     files = {split: folder / "annotations" / f"panoptic_{split}2017.json" for split in SPLITS}
     for split in preparation.present(files):
@@ -38,7 +38,7 @@ def prepare(arguments: Namespace) -> None:
 
 
 def semantic_jobs(json_file: Path, folder: Path) -> dict[str, Job]:
-    """What is to be made of each PNG of a panoptic JSON."""
+    """Return PNG name -> job for each PNG of a panoptic JSON."""
     classes = {category["id"]: i for i, category in enumerate(table("coco_panoptic_133"))}
     jobs = {}
     for row in load_json(json_file, "annotations")["annotations"]:
@@ -59,7 +59,7 @@ def _segments(row: dict[str, Any], classes: dict[int, int]) -> list[dict[str, in
 
 
 def write_semantic(job: Job, path: Path) -> None:
-    """The semantic PNG of one panoptic PNG."""
+    """Write the semantic PNG of a panoptic PNG."""
     panoptic, segments = job
     labels = semantic_from_panoptic(read_segment_ids(panoptic), segments, IGNORE_LABEL)
     preparation.save_image(path, labels.astype(np.uint8))

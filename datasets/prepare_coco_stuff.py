@@ -4,7 +4,8 @@ Makes below coco/coco_stuff_10k/
   images_detectron2/{train,test}/*.jpg, copies
   annotations_detectron2/{train,test}/*.png: 0..170, 255 where nothing is labeled
 
-from images/, annotations/*.mat and imageLists/. Classes are the labels 1..182 but eleven that never occur.
+from images/, annotations/*.mat and imageLists/. Classes are the labels 1..182 without eleven that never
+occur.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def prepare(arguments: Namespace) -> None:
 
 
 def write_labels(path: Path, target: Path) -> None:
-    """One PNG of labels from a MATLAB file."""
+    """Write a PNG of labels from a MATLAB file."""
     try:
         with path.open("rb") as file:
             content = loadmat(file, variable_names=["S"])
@@ -60,7 +61,7 @@ def write_labels(path: Path, target: Path) -> None:
 
 
 def copy_image(path: Path, target: Path) -> None:
-    """An image, as it is."""
+    """Copy an image unchanged."""
     shutil.copyfile(path, target)
 
 

@@ -1,6 +1,6 @@
-"""Draw the embedded dataset of shapes: `python datasets/prepare_shapes.py [--root datasets]`.
+"""Make the embedded dataset of shapes: `python datasets/prepare_shapes.py [--root datasets]`.
 
-Running it again does nothing while the same dataset is there.
+If the same dataset exists already, nothing is done.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from mask2former.data.datasets.shapes import SPLITS, write_shapes
 
 
 def main() -> None:
-    """Parse the command line and draw."""
+    """Parse the command line and make the dataset."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="the folder of all datasets")
     for split, count in SPLITS.items():

@@ -118,7 +118,7 @@ def overwrite(path: Path, value: tuple[int, ...] | int) -> None:
     ("folder", "value", "message"),
     [
         ("annotations", 151, "label 151, but there are only 0..150"),
-        ("annotations_instance", (101, 77, 0), "instance 77 has the class 101, which is none of 1..100"),
+        ("annotations_instance", (101, 77, 0), "instance 77 has the class 101, which is not in 1..100"),
         ("annotations_instance", (0, 77, 0), "instance 77 has the class 0"),
     ],
 )
