@@ -1,4 +1,4 @@
-"""Real processes that must do together what one does alone, each with all weights or with a part of them."""
+"""Several processes train as one does, with replicated or sharded weights."""
 
 import math
 

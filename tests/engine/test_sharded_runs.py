@@ -1,4 +1,4 @@
-"""Whole runs of several processes, broken off and continued by another number of them."""
+"""Runs that are interrupted and resumed by another number of processes."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from mask2former.engine.train import train
 from mask2former.predictor import Predictor
 from mask2former.utils.comm import is_main_process
 
-BROKEN_OFF = "model_0000001"  # after two steps of four
+FIRST = "model_0000001"  # checkpoint after two steps of four
 DDP, FSDP = "ddp", "fsdp"
-CONTINUED = {  # where to -> from whom, by how many processes, how
+RESUMED = {  # run -> run to resume, number of processes, strategy
     "2 to 1": ("two", 1, DDP),
     "2 to 4": ("two", 4, FSDP),
-    "2 to 2, all weights in each": ("two", 2, DDP),
+    "2 to 2, replicated": ("two", 2, DDP),
     "1 to 2": ("one", 2, FSDP),
 }
 
@@ -42,7 +42,7 @@ def config(folder, strategy, weights=""):
 
 
 def train_run(datasets, folder, strategy, resume=False):
-    """Begin with `start.pth`, which the main process alone can see."""
+    """Train from `start.pth`, which only the main process can see."""
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
     weights = folder.parent / ("start.pth" if is_main_process() else "not there")
     train(config(folder, strategy, weights), resume)
@@ -53,24 +53,24 @@ def write_start(file):
     torch.save({"model": build_model(config(file.parent, DDP)).state_dict()}, file)
 
 
-def break_off(run, folder):
-    """In `folder`, what was there when the run in `run` had come to its first checkpoint."""
-    (saved,) = run.glob(f"{BROKEN_OFF}.*")
+def copy_first_checkpoint(run, folder):
+    """Create `folder` as `run` was after its first checkpoint."""
+    (saved,) = run.glob(f"{FIRST}.*")
     folder.mkdir()
     copy = shutil.copytree if saved.is_dir() else shutil.copy
     copy(saved, folder / saved.name)
     (folder / POINTER).write_text(saved.name)
 
 
-def break_off_and_go_on(datasets, run, folder, strategy):
+def copy_and_resume(datasets, run, folder, strategy):
     if is_main_process():
-        break_off(run, folder)
+        copy_first_checkpoint(run, folder)
     torch.distributed.barrier()
     train_run(datasets, folder, strategy, resume=True)
 
 
-def evaluate_broken_off(datasets, folder, file):
-    """What --eval-only --resume does."""
+def evaluate_resumed(datasets, folder, file):
+    """Do what --eval-only --resume does."""
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
     results = evaluate_checkpoint(config(folder, FSDP), resume=True)
     if is_main_process():
@@ -79,19 +79,19 @@ def evaluate_broken_off(datasets, folder, file):
 
 @pytest.fixture(scope="module")
 def runs(tiny_shapes, tmp_path_factory):
-    """The folder with all runs: `one`, `two`, and those that were continued."""
+    """Folder of all runs: `one`, `two`, and the resumed ones."""
     root = tmp_path_factory.mktemp("runs")
     write_start(root / "start.pth")
     train_run(tiny_shapes, root / "one", FSDP)
     jobs = [Job(2, train_run, (tiny_shapes, root / "two", FSDP))]
-    for name, (source, processes, strategy) in CONTINUED.items():
+    for name, (source, processes, strategy) in RESUMED.items():
         folders = (root / source, root / name)
         if processes > 1:
-            jobs.append(Job(processes, break_off_and_go_on, (tiny_shapes, *folders, strategy)))
+            jobs.append(Job(processes, copy_and_resume, (tiny_shapes, *folders, strategy)))
     run_in_worlds(jobs, root)
-    for name, (source, processes, strategy) in CONTINUED.items():
+    for name, (source, processes, strategy) in RESUMED.items():
         if processes == 1:
-            break_off(root / source, root / name)
+            copy_first_checkpoint(root / source, root / name)
             train_run(tiny_shapes, root / name, strategy, resume=True)
     return root
 
@@ -100,18 +100,18 @@ def final(folder):
     return torch.load(folder / FINAL, weights_only=True)
 
 
-def test_processes_with_parts_leave_parts_and_one_final_file(runs):
-    parts = runs / "two" / f"{BROKEN_OFF}.sharded"
-    assert {"run.pth", ".metadata"} < {path.name for path in parts.iterdir()}
-    sizes = [sum(f.stat().st_size for f in parts.glob(f"__{rank}_*.distcp")) for rank in range(2)]
+def test_a_sharded_run_leaves_shards_and_one_final_file(runs):
+    shards = runs / "two" / f"{FIRST}.sharded"
+    assert {"run.pth", ".metadata"} < {path.name for path in shards.iterdir()}
+    sizes = [sum(f.stat().st_size for f in shards.glob(f"__{rank}_*.distcp")) for rank in range(2)]
     assert min(sizes) > 0.4 * sum(sizes)  # each wrote about half
     assert (runs / "two" / POINTER).read_text() == FINAL and not list((runs / "two").glob("*unfinished*"))
     assert final(runs / "two").keys() == final(runs / "one").keys()
     assert (runs / "two" / "images" / "step_0000003.jpg").is_file()
 
 
-@pytest.mark.parametrize("name", ["two", *CONTINUED])
-def test_the_curve_the_weights_and_the_results_are_those_of_one_process(runs, name):
+@pytest.mark.parametrize("name", ["two", *RESUMED])
+def test_curve_weights_and_results_equal_those_of_one_process(runs, name):
     assert len(curve(runs / "one")) == 2  # losses, results
     for expected, found in zip(curve(runs / "one"), curve(runs / name), strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-3, nan_ok=True)
@@ -134,11 +134,11 @@ def test_the_final_file_is_enough_for_the_predictor(runs):
     )
 
 
-def test_parts_are_evaluated_as_a_whole_file_is(runs, tiny_shapes, tmp_path):
+def test_a_sharded_checkpoint_is_evaluated_like_a_file(runs, tiny_shapes, tmp_path):
     found = []
     for source in ("one", "two"):
-        break_off(runs / source, tmp_path / source)
-        evaluate_broken_off(tiny_shapes, tmp_path / source, tmp_path / f"{source}.json")
+        copy_first_checkpoint(runs / source, tmp_path / source)
+        evaluate_resumed(tiny_shapes, tmp_path / source, tmp_path / f"{source}.json")
         found.append(json.loads((tmp_path / f"{source}.json").read_text()))
     assert found[0].keys() == found[1].keys() != set()
     for task, metrics in found[0].items():

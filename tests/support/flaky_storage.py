@@ -1,8 +1,8 @@
-"""A storage at `flaky://`, which fails now and then: a folder, $FLAKY_STORAGE, behind a handler of iopath's.
+"""iopath handler of `flaky://`, a storage in the folder $FLAKY_STORAGE that fails now and then.
 
-Two calls of seven are refused before anything is done, or break off halfway, and copies that break off are
-seen by others. Addresses are understood as by iopath's handler of S3: a folder's ends in a slash, lists hold
-whole keys, also of the folder itself, and nothing can be renamed.
+Two of seven calls are refused before anything is done or break off halfway; a copy that broke off is visible
+to others. URLs work as in iopath's S3 handler: a folder's URL ends in a slash, listings contain whole keys,
+also that of the folder itself, and nothing can be renamed.
 """
 
 import io
@@ -18,7 +18,7 @@ FAILURES = (False, False, True, False, False, False, True)
 
 
 class BrokenOff(io.BytesIO):
-    """A stream that ends in an error."""
+    """Stream that raises at its end."""
 
     def read(self, size=-1):
         got = super().read(size)
@@ -28,7 +28,7 @@ class BrokenOff(io.BytesIO):
 
 
 class FlakyStorage(PathHandler):
-    """Counts its calls, and fails."""
+    """Handler that counts its failures."""
 
     def __init__(self, failing=FAILURES):
         super().__init__()

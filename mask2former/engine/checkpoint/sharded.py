@@ -34,9 +34,9 @@ METADATA = ".metadata"
 FOLDER = "folder"  # key of a checkpoint whose tensors are still in that folder
 WEIGHTS, STATES = "model", "optimizer"  # tensors are called model/NAME and optimizer/P/NAME
 
-_INDEX_CLASSES = (kind for kind in vars(metadata).values() if isinstance(kind, type))
+_CLASSES = (c for c in vars(metadata).values() if isinstance(c, type) and c.__module__ == metadata.__name__)
 INDEX_NAMES: dict[str, Any] = {
-    **{f"{kind.__module__}.{kind.__name__}": kind for kind in (*_INDEX_CLASSES, filesystem._StorageInfo)},
+    **{f"{kind.__module__}.{kind.__name__}": kind for kind in (*_CLASSES, filesystem._StorageInfo)},
     **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
     "torch.serialization._get_layout": _get_layout,
     # Python 3.13 has the paths in _local

@@ -1,4 +1,4 @@
-"""A disk that is full or takes nothing: told at once where that can be known, and it costs no checkpoint."""
+"""A full or read-only disk is reported early, and earlier checkpoints survive it."""
 
 import collections
 import contextlib
@@ -26,7 +26,7 @@ def run(folder, *flags, **changes):
 
 @contextlib.contextmanager
 def files_no_larger_than(size):
-    """Writing beyond that fails, as it does on a full disk."""
+    """Make larger files fail, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
@@ -37,7 +37,7 @@ def files_no_larger_than(size):
         signal.signal(signal.SIGXFSZ, before)
 
 
-def test_a_disk_that_fills_up_costs_no_checkpoint(tiny_shapes, tmp_path, capsys):
+def test_earlier_checkpoints_survive_a_full_disk(tiny_shapes, tmp_path, capsys):
     assert run(tmp_path, SOLVER__MAX_ITER=1) == 0
     with files_no_larger_than(100_000):
         assert run(tmp_path, "--resume", SOLVER__MAX_ITER=3) == 1
@@ -47,7 +47,7 @@ def test_a_disk_that_fills_up_costs_no_checkpoint(tiny_shapes, tmp_path, capsys)
     assert run(tmp_path, "--resume", SOLVER__MAX_ITER=3) == 0
 
 
-def test_a_full_disk_is_told_before_the_first_step(tiny_shapes, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_reported_before_the_first_step(tiny_shapes, tmp_path, capsys, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
     assert run(tmp_path) == 1
@@ -56,7 +56,7 @@ def test_a_full_disk_is_told_before_the_first_step(tiny_shapes, tmp_path, capsys
 
 
 @pytest.mark.parametrize("optimizer", ["ADAMW", "SGD"])
-def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path, optimizer):
+def test_checkpoint_bytes_is_close_to_the_file_size(tmp_path, optimizer):
     cfg = tiny_config(SOLVER__OPTIMIZER=optimizer)
     trainer = build_trainer(cfg, build_model(cfg))
     expected = checkpoint_bytes(trainer.model, trainer.optimizer)
@@ -67,7 +67,7 @@ def test_the_size_of_a_checkpoint_is_known_beforehand(tmp_path, optimizer):
     assert path.stat().st_size * 0.5 < expected < path.stat().st_size  # names and headers weigh much here
 
 
-def test_what_is_in_the_folder_stays(tmp_path):
+def test_check_writable_leaves_files_alone(tmp_path):
     (tmp_path / "probe").write_text("a user's")
     check_writable(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["probe"]
@@ -83,7 +83,7 @@ def test_what_is_in_the_folder_stays(tmp_path):
         (PermissionError(errno.EACCES, "Permission denied"), False),
     ],
 )
-def test_a_full_disk_is_asked_about_where_that_may_be_it(error, asks):
+def test_write_errors_mention_a_full_disk_if_likely(error, asks):
     with (
         pytest.raises(TrainingError, match=r"x.pth cannot be written") as raised,
         write_errors_explained("x.pth"),
@@ -92,19 +92,19 @@ def test_a_full_disk_is_asked_about_where_that_may_be_it(error, asks):
     assert ("disk full" in str(raised.value)) == asks
 
 
-def test_what_is_not_of_the_disk_stays_what_it_is():
+def test_other_errors_are_not_changed():
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), write_errors_explained("x.pth"):
         raise RuntimeError("shapes differ")
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_what_cannot_be_written_to_is_named(tmp_path, name):
+def test_check_writable_names_the_folder(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"OUTPUT_DIR .*file"):
         check_writable(tmp_path / name)
 
 
-def test_a_folder_that_takes_nothing_is_told_before_all_else(tmp_path, capsys):
+def test_a_read_only_folder_is_reported_before_anything_else(tmp_path, capsys):
     with files_no_larger_than(0):
         assert run(tmp_path / "new", MODEL__WEIGHTS="nowhere.pth") == 1
     assert f"error: OUTPUT_DIR {tmp_path / 'new'} cannot be written to" in capsys.readouterr().err

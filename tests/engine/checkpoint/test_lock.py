@@ -1,4 +1,4 @@
-"""Two runs never write to one folder, and who holds it lets go however it ends."""
+"""Two runs never write to one folder, and a lock ends with its process."""
 
 import os
 import re
@@ -22,7 +22,7 @@ time.sleep(60)
 """
 
 
-def test_a_killed_holder_lets_go_though_what_it_forked_lives_on(tmp_path):
+def test_a_lock_ends_with_its_process_even_if_a_forked_child_lives_on(tmp_path):
     file = tmp_path / "lock"
     argv = [sys.executable, "-c", HOLDER, str(file)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True) as holder:
@@ -36,7 +36,7 @@ def test_a_killed_holder_lets_go_though_what_it_forked_lives_on(tmp_path):
         os.killpg(holder.pid, signal.SIGKILL)
 
 
-def test_a_second_run_in_the_same_folder_is_refused_and_the_first_goes_on(server, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused_and_the_first_continues(server, tmp_path):
     log = tmp_path / "log.txt"
     first = server.start(tmp_path, SOLVER__MAX_ITER=5000, SOLVER__CHECKPOINT_PERIOD=5)
     until(lambda: (tmp_path / "last_checkpoint").exists())

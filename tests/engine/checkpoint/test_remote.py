@@ -1,4 +1,4 @@
-"""Runs with data, weights and output in a storage that fails now and then are the runs they are on a disk."""
+"""Runs with data, weights and output in flaky remote storage equal runs on a local disk."""
 
 import os
 import random
@@ -24,7 +24,7 @@ OUTPUT = "flaky://runs/one"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of weights to begin with."""
+    """File of initial weights."""
     file = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.manual_seed(1)
     torch.save({"model": build_model(tiny_config()).state_dict()}, file)
@@ -32,9 +32,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def on_a_disk(server, weights, tmp_path_factory):
-    """The folder of one process's run that has nothing to do with a storage."""
-    folder = tmp_path_factory.mktemp("on_a_disk")
+def local_run(server, weights, tmp_path_factory):
+    """Folder of a run with one process and local files."""
+    folder = tmp_path_factory.mktemp("local_run")
     code, log = server.start(folder, **RUN, MODEL__WEIGHTS=weights).wait()
     assert code == 0, log
     return folder
@@ -42,7 +42,7 @@ def on_a_disk(server, weights, tmp_path_factory):
 
 @pytest.fixture
 def environ(tiny_shapes, weights, tmp_path):
-    """What commands need to find all in the storage, which is the folder `store`."""
+    """Environment in which everything lies in remote storage, the folder `store`."""
     (tmp_path / "store").mkdir()
     (tmp_path / "store/weights.pth").symlink_to(weights)
     (tmp_path / "store/datasets").symlink_to(tiny_shapes)
@@ -53,13 +53,13 @@ def environ(tiny_shapes, weights, tmp_path):
     }
 
 
-def left_here(environ):
-    """What runs have left of their folders on this machine, one a machine that took part."""
+def local_folders(environ):
+    """Local folders that runs have left behind, one per machine."""
     return [path for path in Path(environ["FVCORE_CACHE"]).glob("runs/*") if path.is_dir()]
 
 
 def two_machines(server, environ, *flags, **options):
-    """Two launchers; each has a folder of its own."""
+    """Start two launchers, each with its own local folder."""
     flags = (
         *flags,
         "--num-processes",
@@ -75,8 +75,8 @@ def two_machines(server, environ, *flags, **options):
     ]
 
 
-def test_a_run_of_two_machines_that_is_stopped_and_resumed_by_one(server, environ, on_a_disk, tmp_path):
-    """Sharded, so that a checkpoint lies in parts on both until they are copied."""
+def test_a_run_of_two_machines_is_resumed_by_one(server, environ, local_run, tmp_path):
+    # Sharded, so that each machine has a part of the checkpoint until it is copied
     folder = tmp_path / "store/runs/one"
     first, second = two_machines(server, environ, SOLVER__STRATEGY="fsdp")
     until((folder / POINTER).exists)
@@ -87,13 +87,13 @@ def test_a_run_of_two_machines_that_is_stopped_and_resumed_by_one(server, enviro
     assert code == 0, log
     assert "retrying" in log
     assert "resuming from" in (folder / "log.txt").read_text()
-    assert_close(curve(folder), curve(on_a_disk))
+    assert_close(curve(folder), curve(local_run))
     assert (folder / "inference/panoptic/predictions.json").exists()
-    (of_killed_machine,) = left_here(environ)
+    (of_killed_machine,) = local_folders(environ)
     assert of_killed_machine.name.endswith("_1")
 
 
-def test_killed_while_a_checkpoint_is_copied(server, environ, on_a_disk, tmp_path):
+def test_a_kill_while_a_checkpoint_is_copied_does_no_harm(server, environ, local_run, tmp_path):
     folder = tmp_path / "store/runs/one"
     rng = random.Random(0)
     flags = ("--num-processes", "2", "--max-restarts", "1")
@@ -103,7 +103,7 @@ def test_killed_while_a_checkpoint_is_copied(server, environ, on_a_disk, tmp_pat
     os.kill(rng.choice(command.children()), signal.SIGKILL)
     code, log = command.wait()
     assert code == 0, log
-    assert_close(curve(folder), curve(on_a_disk))
+    assert_close(curve(folder), curve(local_run))
     assert (folder / POINTER).read_text() == "model_final.pth"
 
 
@@ -128,7 +128,7 @@ def test_an_earlier_run_is_not_mixed_with_a_new_one(in_this_process, tmp_path, c
     assert (earlier / "model_final.pth").read_bytes() == b"somebody's weights"
 
 
-def test_an_address_that_cannot_be_written_to_is_reported_first(in_this_process, tmp_path, capsys):
+def test_a_url_that_cannot_be_written_to_is_reported_first(in_this_process, tmp_path, capsys):
     (tmp_path / "store/file").touch()
     assert in_this_process("flaky://file/run", SOLVER__MAX_ITER=1) == 1
     captured = capsys.readouterr()
@@ -136,8 +136,8 @@ def test_an_address_that_cannot_be_written_to_is_reported_first(in_this_process,
     assert "steps 0 to" not in captured.out
 
 
-def test_what_cannot_be_copied_stays_here(in_this_process, environ, capsys, monkeypatch):
-    """The storage goes away after the beginning, and does not come back."""
+def test_a_run_that_cannot_be_copied_is_kept_locally(in_this_process, environ, capsys, monkeypatch):
+    # The storage becomes unavailable when the first checkpoint is saved
     monkeypatch.setattr("mask2former.utils.storage.WAITS", (0.0,))
     steady = FlakyStorage([False])
     path_manager.register_handler(steady)
@@ -146,7 +146,7 @@ def test_what_cannot_be_copied_stays_here(in_this_process, environ, capsys, monk
         lambda *_: path_manager.register_handler(FlakyStorage([True])),
     )
     assert in_this_process("flaky://runs/three", SOLVER__MAX_ITER=1, DATASETS__TEST=()) == 1
-    (folder,) = left_here(environ)
+    (folder,) = local_folders(environ)
     message = capsys.readouterr().err
     assert "flaky://runs/three/job cannot be written" in message and f"It is in {folder}" in message
     assert torch.load(folder / "model_final.pth", weights_only=True)["iteration"] == 0

@@ -1,15 +1,26 @@
-"""Checkpoints of a run folder, on a real disk: complete or not there, and found again."""
+"""Checkpoints in a run folder, as files or in shards, are complete or absent; reading them runs no code."""
+
+import pickle
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
-from mask2former.engine.checkpoint.run_folder import FINAL, POINTER, RunFolder
+from mask2former.engine.checkpoint.run_folder import FINAL, LOCK, POINTER, RunFolder
+from mask2former.engine.checkpoint.sharded import METADATA, RUN, load_tensors
+from mask2former.engine.errors import TrainingError
 from mask2former.utils.atomic_files import atomic_write
+
+KINDS = pytest.mark.parametrize("sharded", [False, True], ids=["file", "sharded"])
 
 
 def content(step):
-    state = {"optimizer": {"state": {}}, "window": {}, "scaler": {}, "seed": 0}
-    return {"model": {"weight": torch.full((3,), float(step))}, **state, "iteration": step}
+    state = {0: {"step": torch.tensor(float(step)), "exp_avg": torch.full((3, 2), step / 2)}}
+    optimizer = {"state": state, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    plain = {"window": {"sums": {"loss": 1.5}, "count": 2}, "scaler": {}, "seed": 7, "config": "A: 1"}
+    weights = {"layer.weight": torch.full((3, 2), float(step)), "norm.count": torch.tensor(step)}
+    return {"model": weights, "optimizer": optimizer, "iteration": step, **plain}
 
 
 @pytest.fixture
@@ -17,63 +28,109 @@ def folder(tmp_path):
     return RunFolder(tmp_path)
 
 
-def test_the_last_saved_is_loaded_and_named_by_the_pointer(folder):
+@KINDS
+def test_the_last_saved_checkpoint_is_loaded(folder, sharded):
     for step in (4, 9):
-        folder.save(f"model_{step:07d}.pth", content(step))
-    assert (folder.path / POINTER).read_text() == "model_0000009.pth"
+        folder.save(f"model_{step:07d}.pth", content(step), sharded)
+    assert (folder.path / POINTER).read_text() == f"model_0000009.{'sharded' if sharded else 'pth'}"
+    saved = content(9)
+    loaded = load_tensors(folder.load_last(), saved["model"], [torch.zeros(3, 2)])
+    for key in ("iteration", "window", "scaler", "seed", "config"):
+        assert loaded[key] == saved[key]
+    assert loaded["optimizer"]["param_groups"] == saved["optimizer"]["param_groups"]
+    torch.testing.assert_close(loaded["model"], saved["model"], rtol=0, atol=0)
+    torch.testing.assert_close(loaded["optimizer"]["state"], saved["optimizer"]["state"], rtol=0, atol=0)
+
+
+def test_without_parameters_the_sharded_optimizer_state_is_not_read(folder):
+    folder.save("model_0000009.pth", content(9), sharded=True)
+    loaded = load_tensors(folder.load_last(), content(0)["model"])
+    assert loaded["optimizer"]["state"] == {}
+    torch.testing.assert_close(loaded["model"], content(9)["model"], rtol=0, atol=0)
+
+
+def test_a_sharded_checkpoint_of_an_earlier_version_is_read(folder):
+    path = folder.save("model_0000009.pth", content(9), sharded=True)
+    path.rename(path.with_suffix(".parts"))
+    folder.save("model_0000004.pth", content(4))
+    (folder.path / POINTER).write_text("model_0000009.parts")
     assert folder.load_last()["iteration"] == 9
-    assert torch.load(folder.path / "model_0000004.pth", weights_only=True)["iteration"] == 4
 
 
-def test_an_empty_or_missing_folder_has_none(tmp_path):
+def test_files_and_sharded_checkpoints_can_be_mixed(folder):
+    folder.save("model_0000004.pth", content(4), sharded=True)
+    folder.save("model_0000009.pth", content(9))
+    assert folder.load_last()["iteration"] == 9
+    (folder.path / "model_0000009.pth").write_bytes(b"")
+    assert folder.load_last()["iteration"] == 4
+
+
+def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path):
     assert RunFolder(tmp_path).load_last() is None
     assert RunFolder(tmp_path / "nowhere").load_last() is None
 
 
-def damage_by_truncation(path):
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def damage_by_zeros(path):
-    path.write_bytes(b"\0" * path.stat().st_size)
-
-
-def damage_by_emptiness(path):
-    path.write_bytes(b"")
-
-
-def damage_by_foreign_content(path):
-    torch.save([1, 2, 3], path)
-
-
 class Code:
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
     def __reduce__(self):
-        return (exec, ("raise SystemExit('code in a checkpoint was run')",))
+        return self.call
 
 
-def damage_by_code(path):
-    torch.save({"model": Code(), "optimizer": {}, "iteration": 1}, path)
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+EVIL = Code(exec, "raise SystemExit('code in a checkpoint was run')")
+DAMAGE = {
+    "truncated": truncate,
+    "zeros": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
+    "empty": lambda path: path.write_bytes(b""),
+    "other content": lambda path: torch.save([1, 2, 3], path),
+    "code": lambda path: torch.save({"model": EVIL, "optimizer": {}, "iteration": 1}, path),
+}
+SHARDED_DAMAGE = {
+    "truncated shards": lambda path: truncate(next(path.glob("*.distcp"))),
+    "lost shards": lambda path: next(path.glob("*.distcp")).unlink(),
+    "truncated index": lambda path: truncate(path / METADATA),
+    "zeros": lambda path: (path / RUN).write_bytes(b"\0" * 100),
+    "code": lambda path: (path / METADATA).write_bytes(pickle.dumps(EVIL)),
+    "code of torch": lambda path: (path / METADATA).write_bytes(pickle.dumps(Code(torch.load, "x"))),
+    "other content": lambda path: (path / METADATA).write_bytes(pickle.dumps([1, 2])),
+}
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [damage_by_truncation, damage_by_zeros, damage_by_emptiness, damage_by_foreign_content, damage_by_code],
+    ("sharded", "damage"), [*((False, name) for name in DAMAGE), *((True, name) for name in SHARDED_DAMAGE)]
 )
-def test_a_damaged_last_file_falls_back_to_the_one_before(folder, damage, caplog):
-    folder.save("model_0000004.pth", content(4))
-    damage(folder.save("model_0000009.pth", content(9)))
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(folder, sharded, damage, caplog):
+    folder.save("model_0000004.pth", content(4), sharded)
+    path = folder.save("model_0000009.pth", content(9), sharded)
+    (SHARDED_DAMAGE if sharded else DAMAGE)[damage](path)
     assert folder.load_last()["iteration"] == 4
-    assert "model_0000009.pth" in caplog.text and "the one before" in caplog.text
+    assert path.name in caplog.text and "the one before" in caplog.text
+    folder.save("model_0000009.pth", content(9), sharded)
+    assert folder.load_last()["iteration"] == 9
 
 
-def test_only_damaged_files_are_an_error(folder):
-    damage_by_truncation(folder.save("model_0000009.pth", content(9)))
+@pytest.mark.parametrize("module", ["os", "torch.hub", "torch.distributed.checkpoint.filesystem"])
+def test_an_index_that_names_functions_is_refused(folder, module, caplog):
+    folder.save("model_0000004.pth", content(4), sharded=True)
+    path = folder.save("model_0000009.pth", content(9), sharded=True)
+    (path / METADATA).write_bytes(b"c" + module.encode() + b"\nos.system\n.")
+    assert folder.load_last()["iteration"] == 4
+    assert f"{module}.os.system" in caplog.text
+
+
+def test_only_damaged_checkpoints_are_an_error(folder):
+    truncate(folder.save("model_0000009.pth", content(9)))
     with pytest.raises(ValueError, match=r"no checkpoint in .*: model_0000009\.pth"):
         folder.load_last()
 
 
 @pytest.mark.parametrize("pointer", ["model_0000099.pth", "", None])
-def test_without_a_true_pointer_the_latest_step_is_taken(folder, pointer):
+def test_without_a_valid_pointer_the_latest_step_is_loaded(folder, pointer):
     for step in (9, 4, 19):
         folder.save(f"model_{step:07d}.pth", content(step))
     (folder.path / POINTER).unlink()
@@ -88,7 +145,7 @@ def test_without_a_true_pointer_the_latest_step_is_taken(folder, pointer):
     assert folder.load_last()["iteration"] == 19
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_the_pointer(folder):
+def test_a_failed_write_leaves_the_old_file_and_the_pointer(folder):
     folder.save(FINAL, content(4))
     with pytest.raises(Exception, match=r"(?i)pickle"):
         folder.save(FINAL, {**content(9), "not plain": lambda: None})
@@ -96,7 +153,37 @@ def test_a_write_that_fails_leaves_the_old_file_and_the_pointer(folder):
     assert sorted(path.name for path in folder.path.iterdir()) == [POINTER, FINAL]
 
 
-def test_until_the_end_of_the_block_the_old_content_stands(tmp_path):
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["torch.save", "torch.distributed.checkpoint.save", "os.replace"])
+def test_an_interrupted_sharded_save_leaves_the_previous_checkpoint(folder, monkeypatch, moment):
+    folder.save("model_0000004.pth", content(4), sharded=True)
+
+    def killed(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moment, killed)
+        with pytest.raises(Killed):
+            folder.save("model_0000009.pth", content(9), sharded=True)
+    assert folder.load_last()["iteration"] == 4
+    assert (folder.path / "model_0000009.sharded.unfinished").is_dir()
+    folder.begin(training=True)
+    assert sorted(path.name for path in folder.path.iterdir()) == [LOCK, POINTER, "model_0000004.sharded"]
+
+
+def test_a_process_that_cannot_write_is_named(folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise CheckpointException("save", {3: (OSError("No space left on device"), None)})
+
+    monkeypatch.setattr(dcp, "save", full)
+    with pytest.raises(TrainingError, match=r"cannot be written \(process 3: No space left on device\)"):
+        folder.save("model_0000009.pth", content(9), sharded=True)
+
+
+def test_atomic_write_replaces_the_file_after_the_block(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with atomic_write(path) as file:
@@ -107,16 +194,18 @@ def test_until_the_end_of_the_block_the_old_content_stands(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_earlier_run_is_set_aside_whole(folder):
+@KINDS
+def test_all_files_of_an_earlier_run_are_set_aside(folder, sharded):
     for _ in range(2):
-        folder.save("model_0000004.pth", content(4))
+        path = folder.save("model_0000004.pth", content(4), sharded)
         (folder.path / "metrics.json").write_text("{}\n")
         (folder.path / "log.txt").write_text("stays\n")
         (folder.path / "inference/panoptic").mkdir(parents=True)
         folder.set_earlier_run_aside()
     assert sorted(p.name for p in folder.path.iterdir()) == ["earlier_run_1", "earlier_run_2", "log.txt"]
     moved = sorted(p.name for p in (folder.path / "earlier_run_2").iterdir())
-    assert moved == ["inference", "last_checkpoint", "metrics.json", "model_0000004.pth"]
+    assert moved == ["inference", "last_checkpoint", "metrics.json", path.name]
+    assert folder.load_last() is None
     (folder.path / "inference").mkdir()  # of an evaluation alone
     folder.set_earlier_run_aside()
     assert not (folder.path / "earlier_run_3").exists()

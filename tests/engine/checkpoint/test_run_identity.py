@@ -1,4 +1,4 @@
-"""Whose run lies in a folder, by the names that launchers give to their jobs."""
+"""A run is recognized by the name of the launch that started it."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from mask2former.engine.checkpoint.run_identity import claim_run, is_own_run
         (None, "a", False),
     ],
 )
-def test_a_run_is_known_by_the_name_of_its_launch(tmp_path, monkeypatch, noted, now, own):
+def test_a_launch_recognizes_its_own_run(tmp_path, monkeypatch, noted, now, own):
     def be_in(job):
         monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
         if job is not None:
