@@ -12,7 +12,7 @@ from typing import Any, cast, overload
 
 from fvcore.common.config import CfgNode
 
-from mask2former.config import config_from_text, load_config
+from mask2former.config import config_from_text, load_config, with_values
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import checkpoint_metadata
@@ -195,10 +195,11 @@ def zoo_model(name: str, opts: Sequence[Any] = ()) -> tuple[CfgNode, Checkpoint]
         raise WeightsError(name, str(error)) from error
 
 
-def stored_config(checkpoint: Checkpoint) -> CfgNode:
+def stored_config(checkpoint: Checkpoint, opts: Sequence[Any] = ()) -> CfgNode:
     """Return the config that a checkpoint of this project holds, with MODEL.WEIGHTS set to its file.
 
-    MODEL.DEVICE becomes "auto", and DATASETS empty, because the datasets may not be on this machine.
+    MODEL.DEVICE becomes "auto", and DATASETS empty, because the datasets may not be on this machine. `opts`,
+    KEY VALUE pairs, win over all of this.
 
     Raises:
         WeightsError: it holds no config.
@@ -206,10 +207,15 @@ def stored_config(checkpoint: Checkpoint) -> CfgNode:
     if checkpoint.config is None:
         advice = "give a config whose MODEL.WEIGHTS is this file: Predictor(load_config(...))"
         raise WeightsError(checkpoint.file, f"holds weights but no config; {advice}")
-    cfg = config_from_text(checkpoint.config, checkpoint.file)
-    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = checkpoint.file, "auto"
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    return cfg
+    values = {
+        "MODEL.WEIGHTS": checkpoint.file,
+        "MODEL.DEVICE": "auto",
+        "DATASETS.TRAIN": (),
+        "DATASETS.TEST": (),
+    }
+    cfg = config_from_text(checkpoint.config, checkpoint.file, opts)
+    values = {key: value for key, value in values.items() if not cfg.is_typed(key)}
+    return with_values(cfg, values, checkpoint.file)
 
 
 def require_trained_weights(weights: str) -> None:

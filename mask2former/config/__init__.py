@@ -8,7 +8,7 @@ from mask2former.config.node import (
     get_cfg,
     load_config,
     resolve_config_file,
-    typed_keys,
+    with_values,
 )
 
 __all__ = [
@@ -19,5 +19,5 @@ __all__ = [
     "get_cfg",
     "load_config",
     "resolve_config_file",
-    "typed_keys",
+    "with_values",
 ]

@@ -1,9 +1,8 @@
-"""The configuration keys: one table of those the project reads, one of those it accepts and does not read.
+"""Every configuration key that the project reads, with its default.
 
-Names are Detectron2's and Mask2Former's; so are the defaults, except `MODEL.DEVICE`, which is "auto", and
-those that would ask for what does not exist here and ask for Mask2Former's parts: `MODEL.META_ARCHITECTURE`,
+Names and defaults are those of Detectron2 and Mask2Former. Six defaults differ: `MODEL.DEVICE` is "auto", and
+five name parts of Mask2Former, because Detectron2's do not exist here: `MODEL.META_ARCHITECTURE`,
 `MODEL.RESNETS.OUT_FEATURES`, and `NAME`, `IN_FEATURES` and `PIXEL_DECODER_NAME` of `MODEL.SEM_SEG_HEAD`.
-A default stands here and nowhere else.
 """
 
 from typing import Any
@@ -11,15 +10,15 @@ from typing import Any
 DEFAULTS: dict[str, Any] = {
     "VERSION": 2,
     "MODEL.META_ARCHITECTURE": "MaskFormer",
-    "MODEL.DEVICE": "auto",  # "auto": cuda where there is one, else cpu
+    "MODEL.DEVICE": "auto",  # "auto": cuda if there is a GPU, else cpu
     "MODEL.WEIGHTS": "",
-    "MODEL.WEIGHTS_STRICT": True,  # weights whose names or shapes do not fit are an error
+    "MODEL.WEIGHTS_STRICT": True,  # names or shapes that do not fit are an error
     "MODEL.ACTIVATION_CHECKPOINTING": False,  # recompute blocks in the backward pass: less memory, more time
     "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
     "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
     "MODEL.BACKBONE.FREEZE_AT": 2,
-    "MODEL.RESNETS.DEPTH": 50,  # 18, 34, 50 or 101
+    "MODEL.RESNETS.DEPTH": 50,  # 18, 34, 50, 101 or 152
     "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.RESNETS.NORM": "FrozenBN",
     "MODEL.RESNETS.NUM_GROUPS": 1,
@@ -39,9 +38,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SWIN.ATTN_DROP_RATE": 0.0,
     "MODEL.SWIN.DROP_PATH_RATE": 0.3,
     "MODEL.SWIN.PATCH_NORM": True,
-    "MODEL.SWIN.APE": False,  # learned absolute positions
-    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # sizes them
-    "MODEL.SWIN.USE_CHECKPOINT": False,  # as MODEL.ACTIVATION_CHECKPOINTING, for Swin alone
+    "MODEL.SWIN.APE": False,  # learned absolute position embedding
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # the image size of that embedding
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
@@ -60,8 +58,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
-    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than there are layers
-    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder; the transformer decoder has none
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # number of predictions: one more than there are layers
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder; the transformer decoder has no dropout
     "MODEL.MASK_FORMER.PRE_NORM": False,
     "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
     "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,
@@ -73,7 +71,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
     "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 32,
-    "MODEL.MASK_FORMER.THING_IDS": [],  # contiguous ids of the thing classes; follows from the dataset
+    "MODEL.MASK_FORMER.THING_IDS": [],  # contiguous ids of the thing classes; set from the dataset
     "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
     "MODEL.MASK_FORMER.TEST.INSTANCE_ON": False,
     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
@@ -94,8 +92,8 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
-    "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training images are padded to; -1: none
-    "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop, and smallest and largest scale
+    "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training images are padded to; -1: no padding
+    "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop; the scales follow
     "INPUT.MIN_SCALE": 0.1,
     "INPUT.MAX_SCALE": 2.0,
     "DATASETS.TRAIN": (),
@@ -106,12 +104,11 @@ DEFAULTS: dict[str, Any] = {
     "DATALOADER.REPEAT_SQRT": True,
     "DATALOADER.FILTER_EMPTY_ANNOTATIONS": True,
     "SOLVER.OPTIMIZER": "ADAMW",
-    "SOLVER.STRATEGY": "ddp",  # several processes: "ddp", all weights in each; "fsdp", a part of each weight
-    "SOLVER.IMS_PER_BATCH": 16,
-    "SOLVER.ACCUMULATION_STEPS": 1,
-    "SOLVER.REFERENCE_BATCH": 0,  # images a step, by accumulation, where IMS_PER_BATCH is less; 0: that
+    "SOLVER.STRATEGY": "ddp",  # with several processes: "ddp" or "fsdp" (sharded weights)
+    "SOLVER.IMS_PER_BATCH": 16,  # images of a step, over all processes and micro-batches
+    "SOLVER.ACCUMULATION_STEPS": 1,  # micro-batches of a step; "auto": as memory suggests
     "SOLVER.MAX_ITER": 40000,
-    "SOLVER.EPOCHS": 0.0,  # passes through DATASETS.TRAIN instead of MAX_ITER, which follows; 0: MAX_ITER
+    "SOLVER.EPOCHS": 0.0,  # sets MAX_ITER by epochs of DATASETS.TRAIN; 0: MAX_ITER as it is
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.MOMENTUM": 0.9,  # of SGD
@@ -136,16 +133,17 @@ DEFAULTS: dict[str, Any] = {
     "TEST.EVAL_PERIOD": 0,
     "TEST.EXPECTED_RESULTS": [],
     "TEST.DETECTIONS_PER_IMAGE": 100,
-    "TEST.BOUNDARY": False,  # boundary AP and PQ beside the plain ones
-    "TEST.SAVE_PREDICTIONS": False,  # in the formats that the datasets' authors take
-    "TEST.RECOUNT_AREAS": False,  # panoptic ground truth: areas as the PNG shows them, not as the JSON says
-    "TEST.AUG.ENABLED": False,  # semantic scores averaged over sizes and mirrored images
+    "TEST.BOUNDARY": False,  # also measure boundary AP and boundary PQ
+    "TEST.SAVE_PREDICTIONS": False,  # in the official formats of the datasets
+    "TEST.RECOUNT_AREAS": False,  # panoptic ground truth: areas from the PNGs, not the JSON
+    "TEST.AUG.ENABLED": False,  # test-time augmentation: average over sizes and mirrored images
     "TEST.AUG.MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
     "TEST.AUG.MAX_SIZE": 4000,
     "TEST.AUG.FLIP": True,
     "OUTPUT_DIR": "./output",
     "SEED": -1,
-    "CUDNN_BENCHMARK": False,
-    "FLOAT32_PRECISION": "",
     "VIS_PERIOD": 0,
 }
+
+# Words that a key takes besides values of its default's type.
+WORDS: dict[str, tuple[str, ...]] = {"SOLVER.ACCUMULATION_STEPS": ("auto",)}

@@ -1,248 +1,125 @@
-"""Keys of Detectron2 that are accepted and have no effect here."""
+"""Keys of Detectron2 and of the published files that have no effect here, as prefixes with the reason.
 
-from typing import Any, NamedTuple
+A key is listed by its full name, or by the start of its name, which ends with a dot or an underscore. Such a
+key is accepted with a warning; there is none for the values of `PUBLISHED`, which the published files set.
+"""
 
-
-class IgnoredKey(NamedTuple):
-    """A key that is accepted and read by nothing."""
-
-    default: Any
-    reason: str
-    published: tuple[Any, ...] = ()  # values of published configs: no warning for these either
-    refused: bool = False  # another value would mean another model, for which weights would load all the same
-
-
-def _section(prefix: str, reason: str, defaults: dict[str, Any]) -> dict[str, IgnoredKey]:
-    """The keys below `prefix`, all ignored for one reason."""
-    return {f"{prefix}.{name}": IgnoredKey(value, reason) for name, value in defaults.items()}
-
+from typing import Any
 
 _NO_BOXES = "Mask2Former has no box or keypoint stage"
-_COUNT = "Mask2Former has no box stage; the number of classes is MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+_CLASS_COUNT = "Mask2Former has no box stage; the number of classes is MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 _OTHER_HEAD = "it belongs to another segmentation head"
 _DEEPLAB = "it belongs to DeepLab's ResNet"
 _NO_DILATION = "the ResNet has no dilation"
 _NO_DEFORMABLE = "the ResNet has no deformable convolution"
-_OTHER_SOLVER = "no optimizer or schedule offered here uses it"
+_OTHER_SOLVER = "no optimizer or schedule of this project uses it"
 _UNREAD = "the published model does not read it"
 
-
-IGNORED: dict[str, IgnoredKey] = {
-    **_section("MODEL", _NO_BOXES, {"LOAD_PROPOSALS": False, "MASK_ON": False, "KEYPOINT_ON": False}),
-    **_section(
-        "MODEL.FPN", _OTHER_HEAD, {"IN_FEATURES": [], "OUT_CHANNELS": 256, "NORM": "", "FUSE_TYPE": "sum"}
-    ),
-    **_section("MODEL.PROPOSAL_GENERATOR", _NO_BOXES, {"NAME": "RPN", "MIN_SIZE": 0}),
-    **_section(
-        "MODEL.ANCHOR_GENERATOR",
-        _NO_BOXES,
-        {
-            "NAME": "DefaultAnchorGenerator",
-            "SIZES": [[32, 64, 128, 256, 512]],
-            "ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-            "ANGLES": [[-90, 0, 90]],
-            "OFFSET": 0.0,
-        },
-    ),
-    **_section(
-        "MODEL.RPN",
-        _NO_BOXES,
-        {
-            "HEAD_NAME": "StandardRPNHead",
-            "IN_FEATURES": ["res4"],
-            "BOUNDARY_THRESH": -1,
-            "IOU_THRESHOLDS": [0.3, 0.7],
-            "IOU_LABELS": [0, -1, 1],
-            "BATCH_SIZE_PER_IMAGE": 256,
-            "POSITIVE_FRACTION": 0.5,
-            "BBOX_REG_LOSS_TYPE": "smooth_l1",
-            "BBOX_REG_LOSS_WEIGHT": 1.0,
-            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
-            "SMOOTH_L1_BETA": 0.0,
-            "LOSS_WEIGHT": 1.0,
-            "PRE_NMS_TOPK_TRAIN": 12000,
-            "PRE_NMS_TOPK_TEST": 6000,
-            "POST_NMS_TOPK_TRAIN": 2000,
-            "POST_NMS_TOPK_TEST": 1000,
-            "NMS_THRESH": 0.7,
-            "CONV_DIMS": [-1],
-        },
-    ),
-    **_section("MODEL.ROI_HEADS", _COUNT, {"NUM_CLASSES": 80}),
-    **_section(
-        "MODEL.ROI_HEADS",
-        _NO_BOXES,
-        {
-            "NAME": "Res5ROIHeads",
-            "IN_FEATURES": ["res4"],
-            "IOU_THRESHOLDS": [0.5],
-            "IOU_LABELS": [0, 1],
-            "BATCH_SIZE_PER_IMAGE": 512,
-            "POSITIVE_FRACTION": 0.25,
-            "SCORE_THRESH_TEST": 0.05,
-            "NMS_THRESH_TEST": 0.5,
-            "PROPOSAL_APPEND_GT": True,
-        },
-    ),
-    **_section(
-        "MODEL.ROI_BOX_HEAD",
-        _NO_BOXES,
-        {
-            "NAME": "",
-            "BBOX_REG_LOSS_TYPE": "smooth_l1",
-            "BBOX_REG_LOSS_WEIGHT": 1.0,
-            "BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
-            "SMOOTH_L1_BETA": 0.0,
-            "POOLER_RESOLUTION": 14,
-            "POOLER_SAMPLING_RATIO": 0,
-            "POOLER_TYPE": "ROIAlignV2",
-            "NUM_FC": 0,
-            "FC_DIM": 1024,
-            "NUM_CONV": 0,
-            "CONV_DIM": 256,
-            "NORM": "",
-            "CLS_AGNOSTIC_BBOX_REG": False,
-            "TRAIN_ON_PRED_BOXES": False,
-            "USE_FED_LOSS": False,
-            "USE_SIGMOID_CE": False,
-            "FED_LOSS_FREQ_WEIGHT_POWER": 0.5,
-            "FED_LOSS_NUM_CLASSES": 50,
-        },
-    ),
-    **_section(
-        "MODEL.ROI_BOX_CASCADE_HEAD",
-        _NO_BOXES,
-        {
-            "BBOX_REG_WEIGHTS": [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]],
-            "IOUS": [0.5, 0.6, 0.7],
-        },
-    ),
-    **_section(
-        "MODEL.ROI_MASK_HEAD",
-        _NO_BOXES,
-        {
-            "NAME": "MaskRCNNConvUpsampleHead",
-            "POOLER_RESOLUTION": 14,
-            "POOLER_SAMPLING_RATIO": 0,
-            "POOLER_TYPE": "ROIAlignV2",
-            "NUM_CONV": 0,
-            "CONV_DIM": 256,
-            "NORM": "",
-            "CLS_AGNOSTIC_MASK": False,
-        },
-    ),
-    **_section(
-        "MODEL.ROI_KEYPOINT_HEAD",
-        _NO_BOXES,
-        {
-            "NAME": "KRCNNConvDeconvUpsampleHead",
-            "POOLER_RESOLUTION": 14,
-            "POOLER_SAMPLING_RATIO": 0,
-            "POOLER_TYPE": "ROIAlignV2",
-            "CONV_DIMS": [512] * 8,
-            "NUM_KEYPOINTS": 17,
-            "MIN_KEYPOINTS_PER_IMAGE": 1,
-            "NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
-            "LOSS_WEIGHT": 1.0,
-        },
-    ),
-    **_section("MODEL.RETINANET", _COUNT, {"NUM_CLASSES": 80}),
-    **_section(
-        "MODEL.RETINANET",
-        _NO_BOXES,
-        {
-            "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-            "NUM_CONVS": 4,
-            "IOU_THRESHOLDS": [0.4, 0.5],
-            "IOU_LABELS": [0, -1, 1],
-            "PRIOR_PROB": 0.01,
-            "SCORE_THRESH_TEST": 0.05,
-            "TOPK_CANDIDATES_TEST": 1000,
-            "NMS_THRESH_TEST": 0.5,
-            "BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
-            "FOCAL_LOSS_GAMMA": 2.0,
-            "FOCAL_LOSS_ALPHA": 0.25,
-            "SMOOTH_L1_LOSS_BETA": 0.1,
-            "BBOX_REG_LOSS_TYPE": "smooth_l1",
-            "NORM": "",
-        },
-    ),
-    **_section("MODEL.PANOPTIC_FPN", _OTHER_HEAD, {"INSTANCE_LOSS_WEIGHT": 1.0}),
-    **_section(
-        "MODEL.PANOPTIC_FPN.COMBINE",
-        "panoptic results follow MODEL.MASK_FORMER.TEST",
-        {
-            "ENABLED": True,
-            "OVERLAP_THRESH": 0.5,
-            "STUFF_AREA_LIMIT": 4096,
-            "INSTANCES_CONFIDENCE_THRESH": 0.5,
-        },
-    ),
-    **_section(
-        "MODEL.SEM_SEG_HEAD",
-        _OTHER_HEAD,
-        {
-            "LOSS_TYPE": "hard_pixel_mining",
-            "PROJECT_FEATURES": ["res2"],
-            "PROJECT_CHANNELS": [48],
-            "ASPP_CHANNELS": 256,
-            "ASPP_DILATIONS": [6, 12, 18],
-            "ASPP_DROPOUT": 0.1,
-            "USE_DEPTHWISE_SEPARABLE_CONV": False,
-        },
-    ),
-    **_section(
-        "MODEL.SEM_SEG_HEAD",
-        _UNREAD,
-        {
-            "COMMON_STRIDE": 4,
-            "LOSS_WEIGHT": 1.0,
-            "DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
-            "DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 8,
-        },
-    ),
-    **_section("MODEL.RESNETS", _NO_DEFORMABLE, {"DEFORM_MODULATED": False, "DEFORM_NUM_GROUPS": 1}),
-    "MODEL.RESNETS.RES4_DILATION": IgnoredKey(1, _NO_DILATION, refused=True),
-    "MODEL.RESNETS.RES5_DILATION": IgnoredKey(1, _NO_DILATION, refused=True),
-    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": IgnoredKey([False] * 4, _NO_DEFORMABLE, refused=True),
-    "MODEL.RESNETS.RES5_MULTI_GRID": IgnoredKey([1, 2, 4], _DEEPLAB, ([1, 1, 1],)),
-    "MODEL.RESNETS.STEM_TYPE": IgnoredKey("deeplab", _DEEPLAB, ("basic",)),
-    "MODEL.MASK_FORMER.ENC_LAYERS": IgnoredKey(0, _UNREAD),
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": IgnoredKey(
-        "res5", "the decoder reads the pixel decoder's three maps", ("multi_scale_pixel_decoder",)
-    ),
-    "INPUT.MASK_FORMAT": IgnoredKey(
-        "polygon", "polygons, RLE and bitmaps are told apart as they are read", ("bitmask",)
-    ),
-    **_section(
-        "DATASETS",
-        _NO_BOXES,
-        {
-            "PROPOSAL_FILES_TRAIN": (),
-            "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
-            "PROPOSAL_FILES_TEST": (),
-            "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
-        },
-    ),
-    "DATALOADER.ASPECT_RATIO_GROUPING": IgnoredKey(
-        True, "a batch is the next samples of one stream, however many processes share it", (False,)
-    ),
-    **_section(
-        "SOLVER",
-        _OTHER_SOLVER,
-        {
-            "BASE_LR_END": 0.0,
-            "NESTEROV": False,
-            "NUM_DECAYS": 3,
-            "RESCALE_INTERVAL": False,
-            "BIAS_LR_FACTOR": 1.0,
-            "WEIGHT_DECAY_BIAS": None,
-        },
-    ),
-    "SOLVER.REFERENCE_WORLD_SIZE": IgnoredKey(
-        0, "the batch does not depend on the number of processes; see SOLVER.IMS_PER_BATCH"
-    ),
-    **_section("TEST", _NO_BOXES, {"KEYPOINT_OKS_SIGMAS": []}),
-    **_section("TEST.PRECISE_BN", "statistics are those of training", {"ENABLED": False, "NUM_ITER": 200}),
-    **_section("GLOBAL", "it is Detectron2's scratch space", {"HACK": 1.0}),
+IGNORED: dict[str, str] = {
+    "MODEL.LOAD_PROPOSALS": _NO_BOXES,
+    "MODEL.MASK_ON": _NO_BOXES,
+    "MODEL.KEYPOINT_ON": _NO_BOXES,
+    "MODEL.PROPOSAL_GENERATOR.": _NO_BOXES,
+    "MODEL.ANCHOR_GENERATOR.": _NO_BOXES,
+    "MODEL.RPN.": _NO_BOXES,
+    "MODEL.ROI_": _NO_BOXES,
+    "MODEL.ROI_HEADS.NUM_CLASSES": _CLASS_COUNT,
+    "MODEL.RETINANET.": _NO_BOXES,
+    "MODEL.RETINANET.NUM_CLASSES": _CLASS_COUNT,
+    "MODEL.FPN.": _OTHER_HEAD,
+    "MODEL.PANOPTIC_FPN.": _OTHER_HEAD,
+    "MODEL.PANOPTIC_FPN.COMBINE.": "panoptic results follow MODEL.MASK_FORMER.TEST",
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": _OTHER_HEAD,
+    "MODEL.SEM_SEG_HEAD.PROJECT_": _OTHER_HEAD,
+    "MODEL.SEM_SEG_HEAD.ASPP_": _OTHER_HEAD,
+    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": _OTHER_HEAD,
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": _UNREAD,
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": _UNREAD,
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_": _UNREAD,
+    "MODEL.RESNETS.DEFORM_": _NO_DEFORMABLE,
+    "MODEL.RESNETS.RES4_DILATION": _NO_DILATION,
+    "MODEL.RESNETS.RES5_DILATION": _NO_DILATION,
+    "MODEL.RESNETS.RES5_MULTI_GRID": _DEEPLAB,
+    "MODEL.RESNETS.STEM_TYPE": _DEEPLAB,
+    "MODEL.MASK_FORMER.ENC_LAYERS": _UNREAD,
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "the decoder reads the pixel decoder's three maps",
+    "INPUT.MASK_FORMAT": "polygons, RLE and bitmaps are recognized as they are read",
+    "DATASETS.PROPOSAL_FILES_": _NO_BOXES,
+    "DATASETS.PRECOMPUTED_PROPOSAL_": _NO_BOXES,
+    "DATALOADER.ASPECT_RATIO_GROUPING": "a batch is the next samples of one stream shared by all processes",
+    "SOLVER.BASE_LR_END": _OTHER_SOLVER,
+    "SOLVER.NESTEROV": _OTHER_SOLVER,
+    "SOLVER.NUM_DECAYS": _OTHER_SOLVER,
+    "SOLVER.RESCALE_INTERVAL": _OTHER_SOLVER,
+    "SOLVER.BIAS_LR_FACTOR": _OTHER_SOLVER,
+    "SOLVER.WEIGHT_DECAY_BIAS": _OTHER_SOLVER,
+    "SOLVER.REFERENCE_WORLD_SIZE": "SOLVER.IMS_PER_BATCH holds for any number of processes",
+    "TEST.KEYPOINT_OKS_SIGMAS": _NO_BOXES,
+    "TEST.PRECISE_BN.": "batch-norm statistics are those of training",
+    "GLOBAL.": "it is Detectron2's scratch space",
+    "CUDNN_BENCHMARK": "cuDNN's own choice of algorithms is kept",
+    "FLOAT32_PRECISION": "float32 is exact; SOLVER.AMP sets the precision of training",
 }
+
+# Values that cause no warning. The first is the default: Detectron2's own node gets it if it lacks the key,
+# since it refuses unknown keys.
+PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "MODEL.SWIN.USE_CHECKPOINT": (False,),
+    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": ("hard_pixel_mining",),
+    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": (["res2"],),
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": ([48],),
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": (256,),
+    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": ([6, 12, 18],),
+    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": (0.1,),
+    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": (False,),
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": (4,),
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": (1.0,),
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": (4,),
+    "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": (8,),
+    "MODEL.RESNETS.RES4_DILATION": (1,),
+    "MODEL.RESNETS.RES5_DILATION": (1,),
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False, False, False, False],),
+    "MODEL.RESNETS.RES5_MULTI_GRID": ([1, 2, 4], [1, 1, 1]),
+    "MODEL.RESNETS.STEM_TYPE": ("deeplab", "basic"),
+    "MODEL.MASK_FORMER.ENC_LAYERS": (0,),
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5", "multi_scale_pixel_decoder"),
+    "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+    "DATALOADER.ASPECT_RATIO_GROUPING": (True, False),
+    "CUDNN_BENCHMARK": (False,),
+    "FLOAT32_PRECISION": ("",),
+}
+
+# Keys of `PUBLISHED` of which another value means another model, whose weights would load all the same.
+REFUSED = (
+    "MODEL.RESNETS.RES4_DILATION",
+    "MODEL.RESNETS.RES5_DILATION",
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
+)
+
+# Published name of a switch -> the key that True switches on; False leaves that key as it is.
+ALIASES = {"MODEL.SWIN.USE_CHECKPOINT": "MODEL.ACTIVATION_CHECKPOINTING"}
+
+# Keys of earlier releases -> what to use.
+REMOVED = {"SOLVER.REFERENCE_BATCH": "SOLVER.ACCUMULATION_STEPS"}
+
+
+def ignored_reason(key: str) -> str | None:
+    """Return why `key` has no effect, by the longest entry that fits it; None if it is not an ignored key."""
+    fitting = [name for name in IGNORED if key == name or (name[-1] in "._" and key.startswith(name))]
+    return IGNORED[max(fitting, key=len)] if fitting else None
+
+
+def check_refused(key: str, value: Any, source: str = "") -> None:
+    """Raise ValueError for a value of a key of `REFUSED` that means another model; `source` set it."""
+    if key in REFUSED and not _is_published(key, value):
+        where = f"{source}: " if source else ""
+        raise ValueError(f"{where}{key} = {value!r} is not supported: {ignored_reason(key)}")
+
+
+def warning_about(key: str, value: Any) -> str | None:
+    """Return the warning that an ignored key deserves; None for the values of published files."""
+    return None if _is_published(key, value) else f"{key} = {value!r} has no effect: {ignored_reason(key)}"
+
+
+def _is_published(key: str, value: Any) -> bool:
+    return (list(value) if isinstance(value, tuple) else value) in PUBLISHED.get(key, ())

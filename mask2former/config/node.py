@@ -1,136 +1,166 @@
 """The configuration: Detectron2's keys and YAML semantics on fvcore's CfgNode.
 
-`get_cfg` holds every key that the project reads (`config_keys.DEFAULTS`). Keys of Detectron2 that mean
-nothing here (`config_keys.IGNORED`) are accepted wherever a key is, with a warning where that could mislead.
-Any other key, and any value of a wrong type, is an error that names file, key and value.
+`get_cfg` holds every key that the project reads (`defaults.py`). Keys of Detectron2 that have no effect here
+(`detectron2_keys.py`) are accepted, with a warning unless a published file has that value. Any other key, and
+any value of a wrong type, is an error that names file, key and value. A config remembers which file, command
+line or other source set each key.
 """
 
 import copy
 import difflib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fvcore.common.config import CfgNode as _FvcoreCfgNode
 
-from mask2former.config.defaults import DEFAULTS
-from mask2former.config.detectron2_keys import IGNORED
+from mask2former.config.defaults import DEFAULTS, WORDS
+from mask2former.config.detectron2_keys import (
+    ALIASES,
+    IGNORED,
+    PUBLISHED,
+    REMOVED,
+    check_refused,
+    ignored_reason,
+    warning_about,
+)
 from mask2former.config.yaml_files import BASE_KEY, flatten, parse_yaml, read_layers
 
 logger = logging.getLogger(__name__)
 
-COMMAND_LINE = "command line"
-_CONFIG_ROOTS = tuple(folder / "configs" for folder in Path(__file__).parents[1:3])
+COMMAND_LINE, DEFAULT = "command line", "default"
+CONFIG_ROOTS = tuple(folder / "configs" for folder in Path(__file__).parents[1:3])
+_SOURCES = "_sources"  # attribute of a node: key -> what set it
+
+Node = TypeVar("Node", bound=_FvcoreCfgNode)
 
 
 class CfgNode(_FvcoreCfgNode):
-    """fvcore's node, with safe files, ignored keys and errors that say where and what."""
+    """fvcore's node with safe files, ignored keys, and errors that name file, key and value."""
+
+    def source(self, key: str) -> str:
+        """Return what set `key`: a file's path, "command line", another reason, or "default"."""
+        return self.__dict__.get(_SOURCES, {}).get(key, DEFAULT)
+
+    def is_typed(self, key: str) -> bool:
+        """Return True if the user typed `key` on the command line."""
+        return self.source(key) == COMMAND_LINE
 
     def merge_from_file(self, cfg_filename: str | Path, allow_unsafe: bool = False) -> None:
-        """Take over a YAML file and its `_BASE_` files. Nothing in them is ever run.
+        """Merge a YAML file and its `_BASE_` files. Nothing in them is executed.
 
-        `allow_unsafe` is there because Detectron2's scripts pass it.
+        `allow_unsafe` has no effect; Detectron2's scripts pass it.
 
         Raises:
-            FileNotFoundError: the file or a base of it is missing.
+            FileNotFoundError: the file or one of its bases is missing.
             ValueError: an unknown key, a value of a wrong type, a file that cannot be parsed.
         """
         for path, values in read_layers(Path(cfg_filename).expanduser()):
             self._merge(values, str(path))
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
-        """Take over the keys of another node. Errors as in `merge_from_file`."""
+        """Merge the keys of another node. Raises as `merge_from_file`."""
         self._merge(flatten(cfg_other), "merged config")
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
-        """Take over `[KEY, VALUE, KEY, VALUE, ...]`. Errors as in `merge_from_file`."""
+        """Merge `[KEY, VALUE, KEY, VALUE, ...]`. Raises as `merge_from_file`."""
         if len(cfg_list) % 2:
             raise ValueError(
                 f"{COMMAND_LINE}: overrides come as KEY VALUE pairs, but {cfg_list[-1]} is alone"
             )
         self._merge(dict(zip(cfg_list[::2], cfg_list[1::2], strict=True)), COMMAND_LINE)
 
+    def set_value(self, key: str, value: Any, source: str) -> None:
+        """Set a key that exists, for the reason `source`.
+
+        Raises:
+            ValueError: there is no such key, or the value has a wrong type.
+        """
+        section, name = _locate(self, key)
+        if section is None:
+            raise ValueError(self._unknown(key, value, source))
+        setattr(section, name, _converted(key, value, section[name], source))
+        self.__dict__.setdefault(_SOURCES, {})[key] = source
+
     def _merge(self, values: Mapping[str, Any], source: str) -> None:
         for key, raw in values.items():
             value = self._decode_cfg_value(raw)
-            section, name = self._locate(key)
-            if section is not None:
-                setattr(section, name, _coerced(value, section[name], f"{source}: {key}"))
-            elif key in IGNORED:
-                _check_ignored(key, value, source)
+            if key in ALIASES:
+                if _converted(key, value, False, source):
+                    self.set_value(ALIASES[key], True, source)
+            elif _locate(self, key)[0] is None and ignored_reason(key):
+                check_refused(key, value, source)
+                if warning := warning_about(key, value):
+                    logger.warning("%s: %s", source, warning)
             else:
-                raise ValueError(self._unknown(key, value, source))
+                self.set_value(key, value, source)
         if self.get("VERSION", DEFAULTS["VERSION"]) != DEFAULTS["VERSION"]:
             raise ValueError(f"{source}: VERSION {self.VERSION} is not supported, only {DEFAULTS['VERSION']}")
 
-    def _locate(self, key: str) -> tuple["CfgNode | None", str]:
-        """The section that holds `key` (None: there is no such key) and the key's name within it."""
-        *sections, name = key.split(".")
-        node: Any = self
-        for section in sections:
-            node = node.get(section) if isinstance(node, _FvcoreCfgNode) else None
-        found = isinstance(node, _FvcoreCfgNode) and name in node
-        return (node, name) if found and not isinstance(node[name], _FvcoreCfgNode) else (None, name)
-
     def _unknown(self, key: str, value: Any, source: str) -> str:
+        """Return the error message for a key that does not exist."""
         if key.endswith(BASE_KEY):
             return f"{source}: {BASE_KEY} belongs at the top of a file"
         known = [*flatten(self), *IGNORED]
         if any(name.startswith(f"{key}.") for name in known):
             return f"{source}: {key} is a section of keys; it cannot be set to {value!r}"
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        return f"{source}: unknown key {key} (value {value!r}); did you mean {nearest[0]}?"
+        hint = f"use {REMOVED[key]}" if key in REMOVED else f"did you mean {nearest[0]}?"
+        return f"{source}: unknown key {key} (value {value!r}); {hint}"
 
 
-def _coerced(value: Any, current: Any, where: str) -> Any:
-    """`value` in the type of `current`: lists and tuples are alike, an int serves as a float.
+def _locate(cfg: _FvcoreCfgNode, key: str) -> tuple[Any, str]:
+    """Return the section that holds `key` (None if there is no such key) and the key's name within it."""
+    *sections, name = key.split(".")
+    node: Any = cfg
+    for section in sections:
+        node = node.get(section) if isinstance(node, _FvcoreCfgNode) else None
+    found = isinstance(node, _FvcoreCfgNode) and name in node
+    return (node, name) if found and not isinstance(node[name], _FvcoreCfgNode) else (None, name)
 
-    The items of a list must be of the kinds that `current` holds, if it holds any.
+
+def _converted(key: str, value: Any, current: Any, source: str) -> Any:
+    """Return `value` in the type of the key's default or, for a key without one, of its current value.
+
+    Lists and tuples are interchangeable, and an int serves as a float. The items of a list must be of the
+    kinds that the default holds, if it holds any.
     """
-    if isinstance(value, (list, tuple)) and isinstance(current, (list, tuple)):
-        if not current or {_kind(item) for item in value} <= {_kind(item) for item in current}:
-            return type(current)(value)
-    elif current is None or type(value) is type(current):
+    like = DEFAULTS.get(key, current)
+    if isinstance(value, (list, tuple)) and isinstance(like, (list, tuple)):
+        if not like or {_kind(item) for item in value} <= {_kind(item) for item in like}:
+            return type(like)(value)
+    elif like is None or type(value) is type(like) or value in WORDS.get(key, ()):
         return value
-    if type(value) is int and isinstance(current, float):
+    if type(value) is int and isinstance(like, float):
         return float(value)
-    given, expected = type(value).__name__, type(current).__name__
-    raise ValueError(f"{where} is {value!r}, a {given}; it takes a {expected} such as {current!r}")
+    given, expected = type(value).__name__, type(like).__name__
+    words = "".join(f", or '{word}'" for word in WORDS.get(key, ()))
+    raise ValueError(
+        f"{source}: {key} is {value!r}, a {given}; it takes a {expected} such as {like!r}{words}"
+    )
 
 
 def _kind(item: Any) -> type:
-    """The type of a list's item: numbers are alike, and lists and tuples are."""
+    """Return the type of a list's item: all numbers count as float, tuples as list."""
     return {int: float, tuple: list}.get(type(item), type(item))
 
 
-def _check_ignored(key: str, value: Any, source: str) -> None:
-    """Warn of a value that could mislead; refuse one that would mean another model."""
-    row = IGNORED[key]
-    as_list = [list(v) if isinstance(v, tuple) else v for v in (value, row.default, *row.published)]
-    if as_list[0] in as_list[1:]:
-        return
-    if row.refused:
-        raise ValueError(f"{source}: {key} = {value!r} is not supported: {row.reason}")
-    logger.warning("%s: %s = %r has no effect: %s", source, key, value, row.reason)
-
-
 def get_cfg() -> CfgNode:
-    """Every key at its default."""
+    """Return every key with its default."""
     cfg = CfgNode()
     add_maskformer2_config(cfg)
     return cfg
 
 
 def add_maskformer2_config(cfg: _FvcoreCfgNode) -> None:
-    """Add the keys that `cfg` lacks, leaving those it has.
+    """Add the keys that `cfg` lacks, and leave those that it has.
 
-    On Detectron2's own node this includes the keys that only its published files set, since it refuses keys
-    that it does not know.
+    Detectron2's own node also gets the ignored keys that published files set, since it refuses unknown keys.
     """
     defaults = dict(DEFAULTS)
     if not isinstance(cfg, CfgNode):
-        defaults |= {key: row.default for key, row in IGNORED.items()}
+        defaults |= {key: values[0] for key, values in PUBLISHED.items()}
     for key, default in defaults.items():
         *sections, name = key.split(".")
         node = cfg
@@ -139,8 +169,23 @@ def add_maskformer2_config(cfg: _FvcoreCfgNode) -> None:
         node.setdefault(name, copy.deepcopy(default))
 
 
+def with_values(cfg: Node, values: Mapping[str, Any], source: str) -> Node:
+    """Return a copy of `cfg`, ours or Detectron2's, with other values; it is frozen if `cfg` is."""
+    changed = cfg.clone()
+    changed.defrost()
+    for key, value in values.items():
+        if isinstance(changed, CfgNode):
+            changed.set_value(key, value, source)
+        else:
+            section, name = _locate(changed, key)
+            setattr(section, name, value)
+    if cfg.is_frozen():
+        changed.freeze()
+    return changed
+
+
 def load_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
-    """The defaults, then a config file (named as for `resolve_config_file`), then `KEY VALUE` pairs.
+    """Return the defaults, changed by a config file (see `resolve_config_file`), then by `KEY VALUE` pairs.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -152,27 +197,27 @@ def load_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CfgNode:
     return cfg
 
 
-def config_from_text(text: str, source: str) -> CfgNode:
-    """The config that `cfg.dump()` wrote; `source` names it in errors. Errors as in `load_config`."""
+def config_from_text(text: str, source: str, opts: Sequence[Any] = ()) -> CfgNode:
+    """Return the config that `cfg.dump()` wrote, changed by `KEY VALUE` pairs.
+
+    `source` names the text in errors, which are those of `load_config`. Keys of earlier releases are dropped.
+    """
     cfg = get_cfg()
-    cfg._merge(parse_yaml(text, source), source)
+    values = parse_yaml(text, source)
+    cfg._merge({key: value for key, value in values.items() if key not in REMOVED}, source)
+    cfg.merge_from_list(opts)
     return cfg
 
 
-def typed_keys(opts: Iterable[Any]) -> set[str]:
-    """The keys among `KEY VALUE` pairs: what the user typed and therefore means."""
-    return set(list(opts)[::2])
-
-
 def resolve_config_file(name: str | Path) -> Path:
-    """A path as it is; otherwise a file that comes with the project, with or without a leading `configs/`.
+    """Return the path of a config file, or of one of the project's, with or without a leading `configs/`.
 
     Raises:
         FileNotFoundError: no such file; the message gives the nearest name.
     """
     path = Path(name).expanduser()
     relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
-    for candidate in (path, *(root / relative for root in _CONFIG_ROOTS)):
+    for candidate in (path, *(root / relative for root in CONFIG_ROOTS)):
         if candidate.is_file():
             return candidate
     nearest = difflib.get_close_matches(str(relative), config_names(), n=1, cutoff=0.0)
@@ -181,7 +226,7 @@ def resolve_config_file(name: str | Path) -> Path:
 
 
 def config_names() -> list[str]:
-    """The config files that come with the project, as `resolve_config_file` takes them."""
-    root = next((folder for folder in _CONFIG_ROOTS if folder.is_dir()), _CONFIG_ROOTS[0])
+    """Return the names of the project's config files, as `resolve_config_file` takes them."""
+    root = next((folder for folder in CONFIG_ROOTS if folder.is_dir()), CONFIG_ROOTS[0])
     files = (path.relative_to(root) for path in root.rglob("*.yaml"))
     return sorted(path.as_posix() for path in files if path.parts[0] != "_base_")

@@ -1,7 +1,7 @@
-"""Reading configuration files: safe YAML, its `_BASE_` chain, and the arithmetic that published files hold.
+"""Reading configuration files: safe YAML, its `_BASE_` chain, and the arithmetic in published files.
 
-Published Base files compute lists by `!!python/object/apply:eval`. Nothing is evaluated by Python here: the
-expression's syntax tree is walked, and all but arithmetic on literals is refused.
+Published Base files compute lists by `!!python/object/apply:eval`. Python never evaluates such an expression:
+its syntax tree is walked, and anything but arithmetic on literals is refused.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 BASE_KEY = "_BASE_"
-MAX_RANGE = 10_000  # numbers a computed list may have
+MAX_RANGE = 10_000  # the most numbers in a computed list
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
@@ -29,12 +29,12 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {"int": int, "float": float, "roun
 
 
 def evaluate_arithmetic(expression: str) -> Any:
-    """The value of arithmetic on number literals: a number or a list of numbers.
+    """Compute arithmetic on number literals: a number or a list of numbers.
 
-    A list may be computed, as in `[int(x * 0.1 * 640) for x in range(5, 21)]`.
+    A list may be a comprehension such as `[int(x * 0.1 * 640) for x in range(5, 21)]`.
 
     Raises:
-        ValueError: anything else stands in the expression; it is not run.
+        ValueError: the expression holds anything else; it is not run.
     """
     try:
         tree = ast.parse(expression, mode="eval").body
@@ -48,7 +48,7 @@ def evaluate_arithmetic(expression: str) -> Any:
 
 
 def _list(tree: ast.ListComp) -> list[float]:
-    """`[<number of x> for x in range(...)]`."""
+    """Compute `[<number of x> for x in range(...)]`."""
     loop, *more = tree.generators
     if more or loop.ifs or not isinstance(loop.target, ast.Name):
         raise _refused(tree)
@@ -65,7 +65,7 @@ def _range(node: ast.AST) -> range:
 
 
 def _number(node: ast.AST, names: Mapping[str, float]) -> float:
-    """The number a node stands for; `names` holds the variable of the list being computed."""
+    """Compute the number of a node; `names` holds the variable of the comprehension."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return node.value
     if isinstance(node, ast.Name) and node.id in names:
@@ -84,10 +84,10 @@ def _refused(node: ast.AST) -> ValueError:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader and the one tag of the published files."""
+    """PyYAML's safe loader with the one tag of the published files."""
 
     def evaluate(self, node: yaml.Node) -> Any:
-        """The list or number behind `!!python/object/apply:eval ["expression"]`."""
+        """Compute `!!python/object/apply:eval ["expression"]`, a list or a number."""
         arguments = self.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
         if len(arguments) != 1 or not isinstance(arguments[0], str):
             raise ValueError(f"line {node.start_mark.line + 1}: eval takes one expression")
@@ -98,10 +98,10 @@ _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _Loader.ev
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The keys that `text` holds, as `flatten` names them; `source` names it in errors.
+    """Return the keys in `text`, named as by `flatten`; `source` names the text in errors.
 
     Raises:
-        ValueError: not YAML, a tag that is not safe, or not a mapping.
+        ValueError: it is not YAML, has an unsafe tag, or is not a mapping.
     """
     try:
         values = yaml.load(text, Loader=_Loader)
@@ -111,11 +111,11 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{source}: {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{source}: is nested too deeply, or holds itself") from error
+        raise ValueError(f"{source}: is nested too deeply, or contains itself") from error
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections -> `{"SECTION.KEY": value}`."""
+    """Turn nested sections into `{"SECTION.KEY": value}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
@@ -127,7 +127,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is no text, so no config file ({error})") from error
+        raise ValueError(f"{path}: is not text, so not a config file ({error})") from error
 
 
 def _bases(value: Any, path: Path) -> list[str]:
@@ -138,12 +138,12 @@ def _bases(value: Any, path: Path) -> list[str]:
 
 
 def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
-    """A file's keys and, before them, those of its `_BASE_` files: later layers win.
+    """Read a file's `_BASE_` files and the file itself, in this order: later layers win.
 
     `below` are the files whose `_BASE_` led here.
 
     Raises:
-        FileNotFoundError: the file, or a base of it, is missing.
+        FileNotFoundError: the file or one of its bases is missing.
         ValueError: the file cannot be parsed, or the bases form a circle.
     """
     path = path.resolve()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mask2former.config import with_values
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.mapper import TrainMapper, build_test_mapper, build_train_mapper
 from mask2former.detectron2_host.seam import instances_to_detectron2
@@ -27,10 +28,8 @@ class DatasetMapper:
     name: str | None = None  # of the mapper; None: as INPUT.DATASET_MAPPER_NAME says
 
     def __init__(self, cfg: Any, is_train: bool = True) -> None:
-        cfg = cfg.clone()
-        cfg.defrost()
         if self.name is not None:
-            cfg.INPUT.DATASET_MAPPER_NAME = self.name
+            cfg = with_values(cfg, {"INPUT.DATASET_MAPPER_NAME": self.name}, type(self).__name__)
         self._mapper = _train_mapper(cfg) if is_train else build_test_mapper(cfg)
 
     def __call__(self, record: Record) -> dict[str, Any]:

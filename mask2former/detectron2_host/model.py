@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mask2former.config.detectron2_keys import IGNORED
+from mask2former.config import with_values
+from mask2former.config.detectron2_keys import ALIASES, REFUSED, check_refused
+from mask2former.config.yaml_files import flatten
 from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_image
 from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
 from mask2former.engine.parallel import unwrapped
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.resolve import with_dataset_facts
 from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
 from mask2former.utils.registry import BACKBONE
@@ -54,12 +56,12 @@ def build_host_mask_former(cfg: Any) -> HostMaskFormer:
     Raises:
         ValueError: a key asks for what our model does not have, or a part is not registered.
     """
+    values = flatten(cfg)
     if cfg.MODEL.BACKBONE.NAME in BACKBONE:
-        _check_refused(cfg)
-    cfg = cfg.clone()
-    cfg.defrost()
-    apply_dataset_facts(cfg)
-    parts = mask_former_parts(cfg)
+        for key in REFUSED:  # with other values Detectron2's ResNet would be another network than ours
+            check_refused(key, values[key])
+    switched_on = {ours: True for name, ours in ALIASES.items() if values.get(name)}
+    parts = mask_former_parts(with_dataset_facts(with_values(cfg, switched_on, "an alias")))
     divisibility = _common_divisibility(parts["size_divisibility"], parts["backbone"])
     return HostMaskFormer(**{**parts, "size_divisibility": divisibility})
 
@@ -68,16 +70,6 @@ def _common_divisibility(asked: int, backbone: nn.Module) -> int:
     """What a batch's sides are multiples of: SIZE_DIVISIBILITY, if positive, and what the backbone needs."""
     needed = getattr(backbone, "size_divisibility", 0)  # Detectron2's tell; ours take images of any size
     return math.lcm(max(asked, 1), max(needed, 1))
-
-
-def _check_refused(cfg: Any) -> None:
-    """Refuse values with which Detectron2's ResNet would be another network, that ours would not be."""
-    for key, row in IGNORED.items():
-        value: Any = cfg
-        for name in key.split("."):
-            value = value[name]
-        if row.refused and value not in (row.default, *row.published):
-            raise ValueError(f"{key} = {value!r} is not supported: {row.reason}")
 
 
 class SemanticSegmentorWithTTA(nn.Module):
@@ -93,9 +85,7 @@ class SemanticSegmentorWithTTA(nn.Module):
 
     def __init__(self, cfg: Any, model: nn.Module) -> None:
         super().__init__()
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.TEST.AUG.ENABLED = True
+        cfg = with_values(cfg, {"TEST.AUG.ENABLED": True}, type(self).__name__)
         self.model = unwrapped(model)
         self.augmented = AugmentedModel(cfg, self.model)
         self.order = CHANNEL_ORDER[cfg.INPUT.FORMAT]

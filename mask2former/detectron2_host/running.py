@@ -7,7 +7,6 @@ Detectron2's launcher, loop and checkpointer.
 import os
 from argparse import Namespace
 from datetime import timedelta
-from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -17,16 +16,16 @@ from detectron2.engine import default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from mask2former.config import CfgNode, add_maskformer2_config, load_config, typed_keys
+from mask2former.config import CfgNode, add_maskformer2_config, load_config, with_values
 from mask2former.config.yaml_files import flatten
 from mask2former.data.records import Datasets
 from mask2former.detectron2_host.trainer import Trainer, check_output_dir
-from mask2former.engine.evaluate import check_test_datasets, load_trained_weights
+from mask2former.engine.evaluate import Evaluation, load_trained_weights
 from mask2former.engine.launch.launcher import plan_processes, started_by_torchrun
 from mask2former.engine.launch.slurm import slurm_task
+from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.device import resolve_device
-from mask2former.engine.setup.schedule import apply_schedule
-from mask2former.tools import train
+from mask2former.engine.setup.resolve import resolve_arguments
 
 
 def main(args: Namespace) -> int:
@@ -69,11 +68,12 @@ def _check_launcher(args: Namespace) -> None:
 def work(args: Namespace, device: str) -> None:
     """What each process does; ends the process with code 1 where TEST.EXPECTED_RESULTS do not hold."""
     Trainer.datasets = datasets = Datasets()
-    cfg = train.setup(args, device, datasets)
-    if not args.eval_only:
-        apply_schedule(cfg, typed_keys(args.opts), datasets)
-    check_test_datasets(cfg, datasets)  # what is missing shall show before days have passed
-    node = host_config(cfg)
+    given = load_config(args.config_file, args.opts)
+    begin_run(given.OUTPUT_DIR, training=not args.eval_only)
+    cfg = resolve_arguments(given, args, device, datasets)
+    Evaluation(cfg, cfg.OUTPUT_DIR, datasets)  # missing files must show before days have passed
+    # Detectron2's trainer draws a seed itself, or takes that of the run it continues.
+    node = host_config(with_values(cfg, {"SEED": given.SEED}, given.source("SEED")))
     # It would print the file, which may be the name of one of ours; the whole config is logged anyway.
     default_setup(node, Namespace(**{**vars(args), "config_file": ""}))
     if args.eval_only:
@@ -102,17 +102,11 @@ def evaluate(cfg: HostCfgNode, resume: bool) -> None:
 
 
 def host_config(cfg: CfgNode) -> HostCfgNode:
-    """A config of ours as Detectron2's, with a device instead of "auto".
+    """Return a config of ours as Detectron2's, with a device instead of "auto".
 
     Keys that only Detectron2 reads have its defaults.
     """
     node = get_cfg()
     add_maskformer2_config(node)
-    for key, value in flatten(cfg).items():
-        *sections, name = key.split(".")
-        section: Any = node
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    node.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
-    return node
+    values = {**flatten(cfg), "MODEL.DEVICE": str(resolve_device(cfg.MODEL.DEVICE))}
+    return with_values(node, values, "the standalone host's config")

@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mask2former.config import with_values
 from mask2former.data import build_test_loader, build_train_loader
 from mask2former.data.loader import Loader
 from mask2former.data.records import Datasets
@@ -18,7 +19,7 @@ from mask2former.detectron2_host.evaluators import HostEvaluator, build_evaluato
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.parallel import unwrapped
-from mask2former.engine.setup.schedule import apply_schedule
+from mask2former.engine.setup.resolve import with_schedule
 from mask2former.engine.trainer import autocast_dtype
 from mask2former.utils.storage import is_remote
 from mask2former.weights.load import load_weights
@@ -36,20 +37,19 @@ class Trainer(DefaultTrainer):
         ValueError: the config asks for what Detectron2's loop cannot do.
     """
 
+    cfg: Any
     datasets: Datasets | None = None  # those that the command has read; loaders are built by class methods
 
     def __init__(self, cfg: Any) -> None:
-        cfg = cfg.clone()
-        cfg.defrost()
         check_output_dir(cfg)
-        apply_schedule(cfg, datasets=self.datasets)
+        cfg = with_schedule(cfg, self.datasets or Datasets())
         dtype = _checked_dtype(cfg)
         if cfg.VIS_PERIOD:
             logger.warning("VIS_PERIOD is %d, but Detectron2's loop draws none of our images", cfg.VIS_PERIOD)
-        cfg.SOLVER.AMP.ENABLED = dtype is not None
         self._seed_is_drawn = cfg.SEED < 0
-        cfg.SEED = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
-        super().__init__(cfg)
+        seed = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
+        values = {"SOLVER.AMP.ENABLED": dtype is not None, "SEED": seed}
+        super().__init__(with_values(cfg, values, "Trainer"))
         if isinstance(self._trainer, AMPTrainer):
             self._trainer.precision = dtype
             self._trainer.grad_scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
@@ -78,7 +78,8 @@ class Trainer(DefaultTrainer):
         """Go on where the checkpoint was written; with its seed, unless the config gives one."""
         super().load_state_dict(state_dict)
         if self._seed_is_drawn:
-            self.cfg.SEED = state_dict.get("seed", self.cfg.SEED)
+            seed = state_dict.get("seed", self.cfg.SEED)
+            self.cfg = with_values(self.cfg, {"SEED": seed}, "the run that is continued")
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Loader:

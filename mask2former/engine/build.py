@@ -1,8 +1,4 @@
-"""From a config to a model on its device, with the facts that belong to the dataset taken from the dataset.
-
-Class count, ignore label and thing ids stand in the metadata of the first training dataset (else of the first
-test dataset). A config file's value yields to them; a conflicting value that the user typed is an error.
-"""
+"""From a config to a model on its device."""
 
 import logging
 
@@ -10,8 +6,9 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.engine.parallel import full_tensor, is_sharded
-from mask2former.engine.setup.dataset_facts import THING_IDS, apply_dataset_facts
+from mask2former.engine.setup.dataset_facts import THING_IDS
 from mask2former.engine.setup.device import resolve_device
+from mask2former.engine.setup.resolve import with_dataset_facts
 from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
 from mask2former.utils.registry import META_ARCH, find_builder
 
@@ -19,24 +16,23 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The model that `cfg` describes, with fresh weights, on MODEL.DEVICE.
+    """Build the model of a config, with fresh weights, on MODEL.DEVICE.
+
+    Class count, ignore label and thing ids are the dataset's, also if `cfg` has other values.
 
     Raises:
-        ValueError: MODEL.META_ARCHITECTURE or a part is not registered, or the device is not there.
+        ValueError: MODEL.META_ARCHITECTURE or a part is not registered, or the device does not exist; or a
+            typed value contradicts the dataset.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    apply_dataset_facts(cfg)
+    cfg = with_dataset_facts(cfg)
     if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON and not cfg.MODEL.MASK_FORMER.THING_IDS:
-        logger.warning(
-            "%s is empty: panoptic results take every class for stuff, none has instances", THING_IDS
-        )
+        logger.warning("%s is empty: panoptic results treat every class as stuff", THING_IDS)
     build = find_builder(META_ARCH, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     return build(cfg).to(resolve_device(cfg.MODEL.DEVICE))
 
 
 def whole_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """`model`, or where it is sharded a copy of it that needs no other process; every process must ask."""
+    """Return `model`, or an unsharded copy of a sharded one; every process must call it."""
     if not is_sharded(model):
         return model
     copy = build_model(cfg)

@@ -1,4 +1,4 @@
-"""Which metrics a dataset is measured by, and measuring a model on the datasets of DATASETS.TEST.
+"""Measuring a model on the datasets of DATASETS.TEST, and which metrics each dataset has.
 
 The table is Detectron2's: a dataset's `evaluator_type` and the outputs that are on decide.
 """
@@ -10,20 +10,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data import MetadataCatalog
+from mask2former.data.catalog import Metadata
 from mask2former.data.datasets.files import require_path
-from mask2former.data.loader import Samples, build_test_loader
+from mask2former.data.loader import Loader, Samples, build_test_loader
 from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
-from mask2former.engine.checkpoint.remote import output_folder, run_folder
 from mask2former.engine.checkpoint.sharded import load_tensors
 from mask2former.engine.hooks.standard import flatten_results
-from mask2former.engine.setup.dataset_facts import warn_of_other_classes
+from mask2former.engine.setup.dataset_facts import dataset_metadata, warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.tta import AugmentedModel, check_augmentation
 from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
@@ -60,96 +60,68 @@ EVALUATORS: dict[str, dict[str, type]] = {
         "panoptic": COCOPanopticEvaluator,
     },
 }
-NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # of each image that is scored
-TRUTH = {"instance": ["json_file"], "panoptic": ["panoptic_json", "panoptic_root"]}  # facts that are paths
-OPTIONS = {  # of evaluators: name -> key of TEST
+NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # of every image
+GROUND_TRUTH = {
+    "instance": ["json_file"],
+    "panoptic": ["panoptic_json", "panoptic_root"],
+}  # metadata of paths
+OPTIONS = {  # argument of evaluators -> key of TEST
     "save_predictions": "SAVE_PREDICTIONS",
     "boundary": "BOUNDARY",
     "recount_areas": "RECOUNT_AREAS",
 }
 
 
-def tasks_on(cfg: CfgNode) -> list[str]:
-    """The tasks whose outputs the model makes."""
-    return [task for task in TASKS if cfg.MODEL.MASK_FORMER.TEST[f"{task.upper()}_ON"]]
+class TestDataset(NamedTuple):
+    """What measuring on one dataset takes."""
+
+    name: str
+    loader: Loader
+    evaluator: DatasetEvaluators
 
 
-def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEvaluators:
-    """The evaluators of `dataset` for the tasks that are on.
+class Evaluation:
+    """The datasets of DATASETS.TEST, read and checked once, on which a model is measured any number of times.
 
-    Raises:
-        ValueError: its metadata names no evaluator type that is known, or none for these tasks, or files of
-            ground truth are not there.
-    """
-    metadata = MetadataCatalog.get(dataset)
-    kind = metadata.get("evaluator_type")
-    if kind not in EVALUATORS:
-        raise ValueError(
-            f"dataset '{dataset}' has evaluator_type '{kind}'; known are: {', '.join(EVALUATORS)}"
-        )
-    table = EVALUATORS[kind]
-    tasks = [task for task in tasks_on(cfg) if task in table]
-    if not tasks:
-        outputs = ", ".join(tasks_on(cfg)) or "nothing"
-        raise ValueError(
-            f"dataset '{dataset}' ({kind}) has no metric for what the model makes, {outputs}: "
-            "see MODEL.MASK_FORMER.TEST.*_ON"
-        )
-    if len(tasks) > 1 and table.get("instance") is COCOEvaluator and metadata.get("json_file") is None:
-        tasks = [task for task in tasks if task != "instance"]
-    if unmeasured := [task for task in tasks_on(cfg) if task not in tasks]:
-        logger.info(
-            "%s output is not measured: '%s' has no ground truth for it", ", ".join(unmeasured), dataset
-        )
-    for path in (metadata.get(key) for task in tasks for key in TRUTH.get(task, ())):
-        if path is not None:
-            require_path(path)  # says which command makes it
-    makers = [table[task] for task in tasks]
-    _warn_of_idle_options(cfg, dataset, makers)
-    return DatasetEvaluators(
-        make(metadata=metadata, output_dir=str(output_dir), **_options(cfg, make)) for make in makers
-    )
-
-
-def _options(cfg: CfgNode, make: type) -> dict[str, Any]:
-    """The options among `OPTIONS` that an evaluator's constructor has, as the config sets them."""
-    known = inspect.signature(make).parameters
-    return {name: cfg.TEST[key] for name, key in OPTIONS.items() if name in known}
-
-
-def _warn_of_idle_options(cfg: CfgNode, dataset: str, makers: list[type]) -> None:
-    taken = {name for make in makers for name in _options(cfg, make)}
-    for name, key in OPTIONS.items():
-        if cfg.TEST[key] and name not in taken:
-            logger.warning("TEST.%s changes nothing that is measured on '%s'", key, dataset)
-
-
-def check_test_datasets(cfg: CfgNode, datasets: Datasets | None = None) -> None:
-    """Read what an evaluation starts with, so that no run ends, after days, at a file that is missing.
+    Files of predictions are written below `output_dir`.
 
     Raises:
-        ValueError: a dataset of DATASETS.TEST cannot be evaluated, or not as TEST.AUG asks.
+        ValueError: a dataset cannot be evaluated, or not with TEST.AUG; or a file is missing.
     """
-    check_augmentation(cfg)
-    for dataset in cfg.DATASETS.TEST:
-        loader = build_test_loader(cfg, dataset, datasets=datasets)
-        build_evaluator(cfg, dataset, output_folder(cfg))
-        table = EVALUATORS[MetadataCatalog.get(dataset).evaluator_type]
-        measures = {table.get(task) for task in tasks_on(cfg)}
-        if measures & NEED_INSTANCE_IDS and not cfg.TEST.SAVE_PREDICTIONS:
-            _check_instance_ids(cast(Samples, loader.dataset).records, dataset)
+
+    def __init__(self, cfg: CfgNode, output_dir: str | Path, datasets: Datasets | None = None) -> None:
+        check_augmentation(cfg)
+        datasets = datasets or Datasets()
+        self.cfg = cfg
+        names = cfg.DATASETS.TEST
+        folders = [Path(output_dir) / name if len(names) > 1 else Path(output_dir) for name in names]
+        self.datasets = [_test_dataset(cfg, datasets, *pair) for pair in zip(names, folders, strict=True)]
+
+    def __call__(self, model: nn.Module) -> Results:
+        """Return task -> metric -> value; with several datasets, dataset -> task -> metric -> value.
+
+        The results are on the main process only.
+
+        Raises:
+            ValueError: TEST.AUG is on, and the model is not one of this project.
+        """
+        by_dataset: OrderedDict[str, Any] = OrderedDict()
+        predict = compact_predict(self.cfg, model)
+        for name, loader, evaluator in self.datasets:
+            results = inference_on_dataset(model, loader, evaluator, predict)
+            evaluator.reset()  # so that predictions do not fill the memory until the next evaluation
+            by_dataset[name] = results
+            if is_main_process():
+                for task, metrics in results.items():
+                    logger.info("%s on %s\n%s", task, name, metrics_table(metrics, per_class=False))
+        return next(iter(by_dataset.values())) if len(by_dataset) == 1 else by_dataset
 
 
-def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None:
-    """A ValueError unless images have the one kind of ground truth that all metrics of Cityscapes' own
-    need.
-    """
-    for record in records:
-        if "instance_ids_file_name" not in record:
-            raise ValueError(
-                f"'{dataset}': {record['file_name']} has no *_gtFine_instanceIds.png, by which Cityscapes' "
-                "metrics are measured. TEST.SAVE_PREDICTIONS True saves predictions for them, unscored"
-            )
+def evaluate(
+    cfg: CfgNode, model: nn.Module, output_dir: str | Path, datasets: Datasets | None = None
+) -> Results:
+    """Measure a model once on DATASETS.TEST; see `Evaluation`."""
+    return Evaluation(cfg, output_dir, datasets)(model)
 
 
 def compact_predict(
@@ -166,67 +138,121 @@ def compact_predict(
     return None
 
 
-def evaluate(
-    cfg: CfgNode, model: nn.Module, output_dir: str | Path, datasets: Datasets | None = None
-) -> Results:
-    """Task -> metric -> value on DATASETS.TEST; with several datasets, dataset -> task -> metric -> value.
+def _test_dataset(cfg: CfgNode, datasets: Datasets, name: str, output_dir: Path) -> TestDataset:
+    loader = build_test_loader(
+        cfg, name, datasets=datasets
+    )  # before the evaluator: reading a dataset completes its metadata
+    evaluator = build_evaluator(cfg, name, output_dir)
+    classes = choose_evaluators(MetadataCatalog.get(name), tasks_on(cfg)).values()
+    if NEED_INSTANCE_IDS & set(classes) and not cfg.TEST.SAVE_PREDICTIONS:
+        _check_instance_ids(cast(Samples, loader.dataset).records, name)
+    return TestDataset(name, loader, evaluator)
 
-    Results stand on the main process only. The files of predictions are written below `output_dir`.
+
+def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None:
+    """Raise ValueError if an image lacks the ground truth that all of Cityscapes' own metrics need."""
+    for record in records:
+        if "instance_ids_file_name" not in record:
+            raise ValueError(
+                f"'{dataset}': {record['file_name']} has no *_gtFine_instanceIds.png, by which Cityscapes' "
+                "metrics are measured. TEST.SAVE_PREDICTIONS True saves predictions for them, unscored"
+            )
+
+
+def tasks_on(cfg: CfgNode) -> list[str]:
+    """Return the tasks whose outputs are on."""
+    return [task for task in TASKS if cfg.MODEL.MASK_FORMER.TEST[f"{task.upper()}_ON"]]
+
+
+def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEvaluators:
+    """Build the evaluators of `dataset` for the tasks that are on.
 
     Raises:
-        ValueError: a dataset cannot be evaluated, or not as TEST.AUG asks.
+        ValueError: as `choose_evaluators`; or files of ground truth are missing.
     """
-    by_dataset: OrderedDict[str, Any] = OrderedDict()
-    predict = compact_predict(cfg, model)
-    for dataset in cfg.DATASETS.TEST:
-        folder = Path(output_dir) / dataset if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
-        # The loader before the evaluator: reading the dataset completes its metadata
-        loader = build_test_loader(cfg, dataset, datasets=datasets)
-        evaluator = build_evaluator(cfg, dataset, folder)
-        by_dataset[dataset] = inference_on_dataset(model, loader, evaluator, predict)
-        if is_main_process():
-            for task, metrics in by_dataset[dataset].items():
-                logger.info("%s on %s\n%s", task, dataset, metrics_table(metrics, per_class=False))
-    return next(iter(by_dataset.values())) if len(by_dataset) == 1 else by_dataset
+    metadata = MetadataCatalog.get(dataset)
+    chosen = choose_evaluators(metadata, tasks_on(cfg))
+    for task in chosen:
+        for path in filter(None, map(metadata.get, GROUND_TRUTH.get(task, ()))):
+            require_path(path)  # its message names the command that makes the file
+    if unmeasured := [task for task in tasks_on(cfg) if task not in chosen]:
+        logger.info(
+            "%s output is not measured: '%s' has no ground truth for it", ", ".join(unmeasured), dataset
+        )
+    made = []
+    ineffective = {key for key in OPTIONS.values() if cfg.TEST[key]}
+    for make in chosen.values():
+        keys = {name: key for name, key in OPTIONS.items() if name in inspect.signature(make).parameters}
+        options = {name: cfg.TEST[key] for name, key in keys.items()}
+        made.append(make(metadata=metadata, output_dir=str(output_dir), **options))
+        ineffective -= set(keys.values())
+    for key in sorted(ineffective):
+        logger.warning("TEST.%s changes nothing that is measured on '%s'", key, dataset)
+    return DatasetEvaluators(made)
 
 
-def evaluate_checkpoint(cfg: CfgNode, resume: bool, datasets: Datasets | None = None) -> Results:
-    """Evaluate the weights of MODEL.WEIGHTS or, with `resume`, of the run in OUTPUT_DIR.
+def choose_evaluators(metadata: Metadata, tasks: Sequence[str]) -> dict[str, type]:
+    """Return task -> class of evaluator for the tasks that a dataset can measure.
 
     Raises:
-        ValueError: there are no weights, or they are those of a backbone only.
+        ValueError: the dataset's metadata has no known evaluator type, or none for these tasks.
+    """
+    kind = metadata.get("evaluator_type")
+    if kind not in EVALUATORS:
+        known = ", ".join(EVALUATORS)
+        raise ValueError(f"dataset '{metadata.name}' has evaluator_type '{kind}'; known are: {known}")
+    chosen = {task: EVALUATORS[kind][task] for task in tasks if task in EVALUATORS[kind]}
+    if not chosen:
+        raise ValueError(
+            f"dataset '{metadata.name}' ({kind}) has no metric for what the model makes, "
+            f"{', '.join(tasks) or 'nothing'}: see MODEL.MASK_FORMER.TEST.*_ON"
+        )
+    if len(chosen) > 1 and chosen.get("instance") is COCOEvaluator and metadata.get("json_file") is None:
+        del chosen["instance"]
+    return chosen
+
+
+def evaluate_checkpoint(
+    cfg: CfgNode,
+    output_dir: str | Path,
+    saved: dict[str, Any] | None = None,
+    datasets: Datasets | None = None,
+) -> Results:
+    """Evaluate the weights of MODEL.WEIGHTS or, if given, of a run's checkpoint (see `RunFolder.load_last`).
+
+    Raises:
+        ValueError: there are no weights, or only those of a backbone.
     """
     model = build_model(cfg)
-    saved = run_folder(cfg.OUTPUT_DIR).load_last() if resume else None
     if saved is not None:
         model.load_state_dict(load_tensors(saved, model.state_dict())["model"])
     else:
         load_trained_weights(cfg, model)
-    return evaluate(cfg, model, output_folder(cfg) / "inference", datasets)
+    return evaluate(cfg, model, output_dir, datasets)
 
 
 def load_trained_weights(cfg: CfgNode, model: nn.Module) -> None:
-    """Fill `model` from MODEL.WEIGHTS, which must hold more than a backbone.
+    """Load MODEL.WEIGHTS, which must hold more than a backbone, into `model`.
 
     Raises:
-        ValueError: there are no weights, or they are those of a backbone only.
+        ValueError: there are no weights, or only those of a backbone.
     """
     if not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: give MODEL.WEIGHTS FILE, or --resume for OUTPUT_DIR's")
     checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
-    warn_of_other_classes(cfg, checkpoint)
+    warn_of_other_classes(dataset_metadata(cfg), checkpoint)
     if not load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT).has_trained_head:
         raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} holds no trained head: nothing to evaluate")
 
 
 def verify_results(cfg: CfgNode, results: Results) -> bool:
-    """Whether each row [task, metric, value, tolerance] of TEST.EXPECTED_RESULTS holds; says which do not.
+    """Return True if all rows of TEST.EXPECTED_RESULTS hold; log those that do not.
 
-    With several datasets a row's task is "dataset/task".
+    A row is [task, metric, value, tolerance]. With several datasets a row's task is "dataset/task".
     """
     found = flatten_results(results)
     failures = []
-    for task, metric, expected, tolerance in expected_results(cfg):
+    for task, metric, expected, tolerance in expected_results(cfg.TEST.EXPECTED_RESULTS):
         actual = found.get(f"{task}/{metric}", math.nan)
         if not abs(actual - expected) <= tolerance:
             failures.append(f"{task}/{metric} is {actual}, expected {expected} +- {tolerance}")

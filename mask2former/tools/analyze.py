@@ -19,10 +19,10 @@ from fvcore.common.config import CfgNode
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mask2former.config import load_config, typed_keys
+from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
 from mask2former.engine.setup.device import resolve_device
+from mask2former.engine.setup.resolve import with_dataset_facts
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.tools.flops import (
     KINDS,
@@ -211,8 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(published_tables())
         return 0
     try:
-        cfg = load_config(args.config_file, args.opts)
-        apply_dataset_facts(cfg, typed_keys(args.opts))
+        cfg = with_dataset_facts(load_config(args.config_file, args.opts))
         size = tuple(args.size) if args.size else next(iter(usual_sizes(cfg)))
         print(analyze(cfg, size, args.runs))
     except (ValueError, OSError, RuntimeError) as error:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mask2former.config import with_values
 from mask2former.data.augmentation import resize_shortest_edge
 from mask2former.engine.build import build_model
 from mask2former.modeling.mask_former import MaskFormer
@@ -133,9 +134,7 @@ def count_cost(cfg: CfgNode, size: Size) -> Cost:
     Raises:
         ValueError: the config is wrong, or its model has other parts.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
+    cfg = with_values(cfg, {"MODEL.DEVICE": "meta"}, "count_cost")
     with torch.device("meta"):
         model = build_model(cfg).eval().requires_grad_(False)
     check_parts(model)

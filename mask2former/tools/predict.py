@@ -14,7 +14,7 @@ from urllib.parse import urlparse
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from mask2former.config import load_config
+from mask2former.config import load_config, with_values
 from mask2former.engine.logger import setup_logger
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import (
@@ -126,13 +126,14 @@ def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
     else:
         require_trained_weights(weights)
         checkpoint = read_checkpoint(weights)
-        cfg = stored_config(checkpoint) if checkpoint.config else load_config(DEFAULT_CONFIG)
-        cfg.merge_from_list(args.opts)
-    test = cfg.MODEL.MASK_FORMER.TEST
+        stored = checkpoint.config is not None
+        cfg = stored_config(checkpoint, args.opts) if stored else load_config(DEFAULT_CONFIG, args.opts)
+    test = "MODEL.MASK_FORMER.TEST"
     if args.task:
-        test[f"{args.task.upper()}_ON"] = True
+        cfg = with_values(cfg, {f"{test}.{args.task.upper()}_ON": True}, "--task")
     if args.confidence_threshold is not None:
-        test.OBJECT_MASK_THRESHOLD = args.confidence_threshold
+        threshold = {f"{test}.OBJECT_MASK_THRESHOLD": args.confidence_threshold}
+        cfg = with_values(cfg, threshold, "--confidence-threshold")
     return cfg, checkpoint
 
 

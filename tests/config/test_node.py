@@ -3,6 +3,7 @@
 import ast
 import json
 import logging
+import pickle
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from mask2former.config import (
     get_cfg,
     load_config,
     resolve_config_file,
-    typed_keys,
+    with_values,
 )
 from mask2former.config.defaults import DEFAULTS
-from mask2former.config.detectron2_keys import IGNORED
+from mask2former.config.detectron2_keys import ALIASES, IGNORED, REFUSED, ignored_reason
+from mask2former.config.detectron2_keys import PUBLISHED as SILENT
 from mask2former.config.yaml_files import flatten, read_layers
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.resolve import with_dataset_facts
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = json.loads((ROOT / "tests/golden_files/configs.json").read_text())
@@ -42,8 +44,8 @@ def as_json(value):
 
 
 def stated(name: str) -> dict:
-    """Every key as the files state it, those included that `load_config` drops because nothing reads them."""
-    values = {**DEFAULTS, **{key: row.default for key, row in IGNORED.items()}}
+    """Every key as the files state it, also those that `load_config` drops as ignored."""
+    values = {**MANIFEST["defaults"], **DEFAULTS}
     for _, layer in read_layers(resolve_config_file(name)):
         values |= {key: CfgNode._decode_cfg_value(value) for key, value in layer.items()}
     return values
@@ -70,7 +72,7 @@ def test_published_config_resolves_to_the_published_values(name, caplog):
     assert not caplog.records
     for key, value in expected.items():
         assert as_json(in_files[key]) == value, key
-        assert key in IGNORED or as_json(live[key]) == value, key
+        assert ignored_reason(key) or as_json(live[ALIASES.get(key, key)]) == value, key
 
 
 @pytest.mark.parametrize(
@@ -87,8 +89,7 @@ def test_published_config_resolves_to_the_published_values(name, caplog):
 )
 def test_panoptic_configs_know_their_things_without_the_dataset(name, things, some, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    cfg = load_config(name)
-    apply_dataset_facts(cfg)
+    cfg = with_dataset_facts(load_config(name))
     found = set(cfg.MODEL.MASK_FORMER.THING_IDS)
     assert len(found) == things and some <= found
     assert max(found) < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -103,12 +104,14 @@ def test_leaves_state_only_differences():
         assert not [key for key, value in own.items() if inherited.get(key, "unset") == value], name
 
 
-def test_the_two_tables_cover_detectron2_and_do_not_overlap():
-    assert not set(DEFAULTS) & set(IGNORED)
-    assert set(MANIFEST["defaults"]) <= set(DEFAULTS) | set(IGNORED)
-    for key, row in IGNORED.items():
-        assert as_json(row.default) == MANIFEST["defaults"][key], key
-        assert row.reason
+def test_every_key_of_detectron2_is_read_or_ignored_or_an_alias_and_never_two_of_these():
+    assert not [key for key in DEFAULTS if ignored_reason(key) or key in ALIASES]
+    rest = MANIFEST["defaults"].keys() - DEFAULTS.keys() - ALIASES.keys()
+    assert all(ignored_reason(key) for key in rest)
+    assert all(any(ignored_reason(key) == IGNORED[name] for key in rest) for name in IGNORED)
+    assert set(ALIASES.values()) <= set(DEFAULTS) and set(REFUSED) <= set(SILENT)
+    for key, values in SILENT.items():
+        assert as_json(values[0]) == MANIFEST["defaults"][key], key
 
 
 def names_read(path: Path) -> set[str]:
@@ -123,7 +126,7 @@ def names_read(path: Path) -> set[str]:
 
 
 def test_every_key_is_read_by_some_module():
-    files = [path for path in (ROOT / "mask2former").rglob("*.py") if path.name != "config_keys.py"]
+    files = [path for path in (ROOT / "mask2former").rglob("*.py") if path.parent.name != "config"]
     reads = [names_read(path) for path in files]
     keys = {key: set(key.split(".")[-2:]) for key in flatten(get_cfg())}
     dead = [key for key, names in keys.items() if not any(names <= read or key in read for read in reads)]
@@ -145,9 +148,9 @@ def test_missing_base_names_both_files(tmp_path):
         load_config(leaf)
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_a_file_that_is_not_text_is_named(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"PK\x03\x04\xff\xfe")
-    with pytest.raises(ValueError, match=r"model\.pth: is no text"):
+    with pytest.raises(ValueError, match=r"model\.pth: is not text"):
         load_config(tmp_path / "model.pth")
 
 
@@ -165,7 +168,6 @@ def test_overrides_take_the_type_of_the_key():
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS, cfg.MODEL.WEIGHTS, cfg.SEED) == (1e-4, (5, 6), "a/b.pth", 3)
     assert cfg.MODEL.SWIN.QK_SCALE == 0.5
     assert type(cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE) is float
-    assert typed_keys(opts) == {"SOLVER.BASE_LR", "SOLVER.STEPS", "MODEL.WEIGHTS", "SEED"}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,13 @@ def test_overrides_take_the_type_of_the_key():
         ("SOLVER.STEPS", "('soon',)", r"it takes a tuple such as \(30000,\)"),
         ("DATASETS.TEST", "coco_2017_val", "it takes a tuple"),
         ("VERSION", "1", "VERSION 1 is not supported"),
+        ("SOLVER.ACCUMULATION_STEPS", "often", "it takes a int such as 1, or 'auto'"),
+        ("MODEL.SWIN.USE_CHECKPOINT", "2", "it takes a bool"),
+        (
+            "SOLVER.REFERENCE_BATCH",
+            "16",
+            r"unknown key SOLVER\.REFERENCE_BATCH .*use SOLVER\.ACCUMULATION_STEPS",
+        ),
     ],
 )
 def test_wrong_overrides_name_key_and_value(key, value, message):
@@ -206,8 +215,8 @@ def test_a_lone_key_is_an_error():
         ("VERSION: 3\n", "VERSION 3"),
         ("- a\n- b\n", "not keys with values"),
         ("MODEL: [unclosed\n", "while parsing"),
-        ("MODEL: &all\n  RESNETS: *all\n", "nested too deeply, or holds itself"),
-        ("SEED: " + "[" * 9999, "nested too deeply, or holds itself"),
+        ("MODEL: &all\n  RESNETS: *all\n", "nested too deeply, or contains itself"),
+        ("SEED: " + "[" * 9999, "nested too deeply, or contains itself"),
         ("_BASE_:\n", "_BASE_ is None; it takes a file name or a list of them"),
         ("_BASE_: [1]\n", r"_BASE_ is \[1\]"),
         ("MODEL:\n  WEIGHTS: !!python/object/apply:os.system ['true']\n", "os.system"),
@@ -221,16 +230,49 @@ def test_errors_in_files_name_the_file(tmp_path, text, message):
     assert str(error.value).startswith(f"{base}: ")
 
 
-def test_ignored_keys_warn_only_where_they_could_mislead(caplog):
+def test_ignored_keys_warn_except_for_published_values(caplog):
     cfg = get_cfg()
     with caplog.at_level(logging.WARNING):
-        cfg.merge_from_list(["MODEL.RPN.CONV_DIMS", "(-1,)", "MODEL.RESNETS.STEM_TYPE", "basic"])
+        cfg.merge_from_list(
+            ["MODEL.RESNETS.RES5_MULTI_GRID", "(1, 1, 1)", "MODEL.RESNETS.STEM_TYPE", "basic"]
+        )
         assert not caplog.records
-        cfg.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
-    (record,) = caplog.records
-    assert "MODEL.ROI_HEADS.NUM_CLASSES = 3 has no effect" in record.message
-    assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES" in record.message
+        cfg.merge_from_list(["MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.ROI_MASK_HEAD.NORM", "BN"])
+    classes, norm = (record.message for record in caplog.records)
+    assert "command line: MODEL.ROI_HEADS.NUM_CLASSES = 3 has no effect" in classes
+    assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES" in classes
+    assert "MODEL.ROI_MASK_HEAD.NORM = 'BN' has no effect: Mask2Former has no box" in norm
     assert "ROI_HEADS" not in cfg.MODEL
+
+
+def test_swins_published_switch_switches_activation_checkpointing_on_and_never_off(tmp_path):
+    base = write(tmp_path, "base.yaml", "MODEL: {SWIN: {USE_CHECKPOINT: True}}\n")
+    leaf = write(tmp_path, "leaf.yaml", "_BASE_: base.yaml\nMODEL: {SWIN: {USE_CHECKPOINT: False}}\n")
+    cfg = load_config(leaf)
+    assert cfg.MODEL.ACTIVATION_CHECKPOINTING and "USE_CHECKPOINT" not in cfg.MODEL.SWIN
+    assert cfg.source("MODEL.ACTIVATION_CHECKPOINTING") == str(base)
+
+
+def test_a_config_knows_what_set_each_key(tmp_path):
+    file = write(tmp_path, "a.yaml", "SOLVER: {MAX_ITER: 7, GAMMA: 0.5}\n")
+    cfg = load_config(file, ["SOLVER.GAMMA", "0.25"])
+    changed = with_values(pickle.loads(pickle.dumps(cfg.clone())), {"SEED": 5}, "a test")
+    keys = ("SOLVER.MAX_ITER", "SOLVER.GAMMA", "SEED", "VERSION")
+    assert [changed.source(key) for key in keys] == [str(file), "command line", "a test", "default"]
+    assert [key for key in keys if changed.is_typed(key)] == ["SOLVER.GAMMA"]
+    assert (changed.SEED, cfg.SEED, cfg.source("SEED")) == (5, -1, "default")
+
+
+def test_values_of_a_copy_leave_it_as_frozen_as_the_original_and_must_fit():
+    cfg = get_cfg()
+    cfg.freeze()
+    assert (
+        with_values(cfg, {"SEED": 1}, "a test").is_frozen() and not with_values(get_cfg(), {}, "").is_frozen()
+    )
+    with pytest.raises(ValueError, match="a test: SEED is 'x', a str"):
+        with_values(cfg, {"SEED": "x"}, "a test")
+    with pytest.raises(ValueError, match="a test: unknown key SEEED"):
+        with_values(cfg, {"SEEED": 1}, "a test")
 
 
 @pytest.mark.parametrize(
@@ -247,6 +289,12 @@ def test_dump_and_read_back():
     assert flatten(config_from_text(cfg.dump(), "checkpoint")) == flatten(cfg)
     with pytest.raises(ValueError, match=r"^checkpoint: unknown key NEW"):
         config_from_text("NEW: 1\n", "checkpoint")
+
+
+def test_a_stored_config_of_an_earlier_release_is_read_without_its_removed_keys():
+    text = "SOLVER: {REFERENCE_BATCH: 16, ACCUMULATION_STEPS: 8}\nMODEL: {SWIN: {USE_CHECKPOINT: False}}\n"
+    cfg = config_from_text(text, "checkpoint", ["SEED", "4"])
+    assert (cfg.SOLVER.ACCUMULATION_STEPS, cfg.SEED) == (8, 4)
 
 
 def test_keys_added_by_the_user_are_keys(tmp_path):

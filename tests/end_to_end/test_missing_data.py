@@ -9,7 +9,7 @@ import pytest
 from dataset_cases import CASES, TREES, Case
 
 from mask2former.config import load_config
-from mask2former.engine.evaluate import TASKS, check_test_datasets
+from mask2former.engine.evaluate import TASKS, Evaluation
 from mask2former.tools.train import main
 
 RUNS = [(case, config) for case in CASES for config in case.published]
@@ -99,7 +99,7 @@ def test_what_is_not_measured_needs_no_truth(
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     (case,) = [case for case in CASES if str(case) == "cityscapes-panoptic"]
     panoptic = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task == "PANOPTIC" for task in map(str.upper, TASKS)}
-    check_test_datasets(load_config(case.config, case.options(**panoptic)))
+    Evaluation(load_config(case.config, case.options(**panoptic)), tmp_path)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "lvis"], ids=str)

@@ -13,8 +13,8 @@ from synthetic_datasets import cityscapes, coco, lvis
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.evaluate import check_test_datasets, evaluate
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.evaluate import evaluate
+from mask2former.engine.setup.resolve import with_dataset_facts
 
 BY_NAME = {str(case): case for case in CASES}
 BERLIN = "berlin_000000_000019_pred"
@@ -37,9 +37,8 @@ TEST_SETS = {  # name -> the case with its config; how it is drawn, with ground 
 def saved(case: Case, name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The submission of an untrained model."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    cfg = load_config(case.config, case.options(DATASETS__TEST=(name,), TEST__SAVE_PREDICTIONS=True))
-    apply_dataset_facts(cfg)
-    check_test_datasets(cfg)
+    options = case.options(DATASETS__TEST=(name,), TEST__SAVE_PREDICTIONS=True)
+    cfg = with_dataset_facts(load_config(case.config, options))
     assert evaluate(cfg, build_model(cfg), root / "out") == {}
     return root / "out/submission"
 

@@ -10,13 +10,9 @@ from tiny_runs import tiny_config
 from mask2former.config import get_cfg
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.dataset_facts import (
-    apply_dataset_facts,
-    checkpoint_metadata,
-    class_names,
-    dataset_metadata,
-)
+from mask2former.engine.setup.dataset_facts import checkpoint_metadata, class_names, dataset_metadata
 from mask2former.engine.setup.device import launched_device, resolve_device
+from mask2former.engine.setup.resolve import with_dataset_facts
 
 CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 
@@ -66,40 +62,40 @@ def test_config_values_yield_to_the_dataset_and_that_is_logged(
 ):
     cfg = register("facts_of_a_test", **facts)
     with caplog.at_level(logging.INFO):
-        apply_dataset_facts(cfg)
+        cfg = with_dataset_facts(cfg)
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == classes == len(class_names(dataset_metadata(cfg)))
     assert ignore == cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     assert list(cfg.MODEL.MASK_FORMER.THING_IDS) == things
     assert f"{CLASSES}: {classes}, as dataset 'facts_of_a_test' says" in caplog.text
+    assert cfg.source(CLASSES) == "dataset 'facts_of_a_test'"
     caplog.clear()
-    apply_dataset_facts(cfg, {CLASSES})  # typed, but the same
+    cfg.merge_from_list([CLASSES, classes])  # typed, but the same
+    with_dataset_facts(cfg)
     assert not caplog.text
 
 
 def test_a_typed_value_that_conflicts_is_an_error_naming_both(register):
     cfg = register("typed_against", **PANOPTIC)
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 12
+    cfg.merge_from_list([CLASSES, 12])
     with pytest.raises(ValueError, match=rf"{CLASSES} was given as 12, but dataset 'typed_against' says 4"):
-        apply_dataset_facts(cfg, {CLASSES, "SEED"})
+        build_model(cfg)
 
 
 @pytest.mark.parametrize("names", [(), ("a_dataset_of_another_machine",)])
 def test_without_a_known_dataset_the_config_stands(names):
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = names
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 9
-    apply_dataset_facts(cfg, {CLASSES})
-    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 9
+    cfg.merge_from_list([CLASSES, 9])
+    assert with_dataset_facts(cfg).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 9
 
 
-def test_the_test_dataset_tells_where_there_is_none_to_train_on(register):
+def test_without_a_training_dataset_the_test_dataset_defines_the_classes(register):
     cfg = register("only_for_tests", **PANOPTIC)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), cfg.DATASETS.TRAIN
-    apply_dataset_facts(cfg)
-    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
+    assert with_dataset_facts(cfg).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
 
 
-def test_a_coco_file_of_a_user_tells_its_classes(tmp_path):
+def test_a_users_coco_file_defines_its_classes(tmp_path):
     categories = [{"id": 7, "name": "cat"}, {"id": 90, "name": "dog"}]
     file = tmp_path / "instances.json"
     file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
@@ -107,7 +103,7 @@ def test_a_coco_file_of_a_user_tells_its_classes(tmp_path):
     try:
         cfg = get_cfg()
         cfg.DATASETS.TRAIN = ("users_own",)
-        apply_dataset_facts(cfg)
+        cfg = with_dataset_facts(cfg)
         assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
         assert list(cfg.MODEL.MASK_FORMER.THING_IDS) == [0, 1]
     finally:
@@ -116,8 +112,7 @@ def test_a_coco_file_of_a_user_tells_its_classes(tmp_path):
 
 
 def test_checkpoint_metadata_is_plain(register):
-    cfg = register("with_colors", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4)
-    apply_dataset_facts(cfg)
+    cfg = with_dataset_facts(register("with_colors", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4))
     assert checkpoint_metadata(cfg) == {
         "thing_classes": ["cat", "dog"],
         "stuff_classes": ["sky", "cat", "sea", "dog"],

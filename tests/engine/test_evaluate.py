@@ -16,8 +16,8 @@ from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import (
     EVALUATORS,
     TASKS,
+    Evaluation,
     build_evaluator,
-    check_test_datasets,
     evaluate,
     tasks_on,
     verify_results,
@@ -86,12 +86,21 @@ def test_without_instance_annotations_there_is_no_ap(tiny_shapes, tmp_path):
     MetadataCatalog.remove("no_instances")
 
 
-def test_what_an_evaluation_lacks_is_found_before_training(tiny_shapes):
-    check_test_datasets(tiny_config())
+def test_missing_datasets_and_files_are_found_before_training(tiny_shapes, tmp_path):
     with pytest.raises(ValueError, match="no dataset is called 'shapes_val'"):
-        check_test_datasets(tiny_config(DATASETS__TEST=("shapes_val",)))
+        Evaluation(tiny_config(DATASETS__TEST=("shapes_val",)), tmp_path)
     with pytest.raises(ValueError, match=r"coco/annotations/instances_val2017.json does not exist"):
-        check_test_datasets(tiny_config(DATASETS__TEST=("coco_2017_val",)))
+        Evaluation(tiny_config(DATASETS__TEST=("coco_2017_val",)), tmp_path)
+
+
+def test_an_evaluation_reads_its_files_once_and_can_be_repeated(tiny_shapes, tmp_path, monkeypatch):
+    cfg = tiny_config()
+    model = build_model(cfg)
+    evaluation = Evaluation(cfg, tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))  # where there are no datasets
+    monkeypatch.setattr(DatasetCatalog, "get", None)
+    first, second = (flatten_results(evaluation(model)) for _ in range(2))
+    assert first == pytest.approx(second, nan_ok=True) and "panoptic_seg/PQ" in first
 
 
 def test_every_task_of_the_table_is_a_task():

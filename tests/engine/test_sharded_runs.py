@@ -11,9 +11,10 @@ from process_runs import curve
 from tiny_runs import tiny_config
 
 from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.checkpoint.run_folder import FINAL, POINTER
 from mask2former.engine.evaluate import evaluate_checkpoint
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.resolve import resolve_config
 from mask2former.engine.train import train
 from mask2former.predictor import Predictor
 from mask2former.utils.comm import is_main_process
@@ -37,15 +38,19 @@ def config(folder, strategy, weights=""):
         SOLVER__CHECKPOINT_PERIOD=2,
         VIS_PERIOD=4,
     )
-    apply_dataset_facts(cfg)
-    return cfg
+    return resolve_config(cfg)
+
+
+def last_checkpoint(folder):
+    return run_folder(str(folder)).load_last()
 
 
 def train_run(datasets, folder, strategy, resume=False):
     """Train from `start.pth`, which only the main process can see."""
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
     weights = folder.parent / ("start.pth" if is_main_process() else "not there")
-    train(config(folder, strategy, weights), resume)
+    saved = last_checkpoint(folder) if resume else None
+    train(config(folder, strategy, weights), saved=saved, fresh=not resume)
 
 
 def write_start(file):
@@ -72,7 +77,7 @@ def copy_and_resume(datasets, run, folder, strategy):
 def evaluate_resumed(datasets, folder, file):
     """Do what --eval-only --resume does."""
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
-    results = evaluate_checkpoint(config(folder, FSDP), resume=True)
+    results = evaluate_checkpoint(config(folder, FSDP), folder / "inference", last_checkpoint(folder))
     if is_main_process():
         file.write_text(json.dumps(results))
 

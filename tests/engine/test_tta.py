@@ -8,7 +8,7 @@ from tiny_runs import tiny_config
 from mask2former.data.augmentation import resize_shortest_edge
 from mask2former.data.loader import build_test_loader
 from mask2former.engine.build import build_model
-from mask2former.engine.evaluate import check_test_datasets, compact_predict, evaluate
+from mask2former.engine.evaluate import Evaluation, compact_predict, evaluate
 from mask2former.engine.hooks.standard import flatten_results
 from mask2former.engine.tta import AugmentedModel, check_augmentation
 from mask2former.predictor import Predictor, stored_config
@@ -99,7 +99,7 @@ def test_a_single_view_equals_plain_evaluation(model, tiny_shapes, tmp_path):
 def test_panoptic_and_instance_results_are_refused(model, tiny_shapes, tmp_path, task):
     cfg = semantic_config(**{f"MODEL__MASK_FORMER__TEST__{task}": True})
     message = rf"TEST\.AUG\.ENABLED is True.*undefined.*no query of another.*MODEL\.MASK_FORMER\.TEST\.{task}"
-    for refuse in (check_augmentation, check_test_datasets, lambda cfg: evaluate(cfg, model, tmp_path)):
+    for refuse in (check_augmentation, lambda cfg: Evaluation(cfg, tmp_path)):
         with pytest.raises(ValueError, match=message):
             refuse(cfg)
     cfg.TEST.AUG.ENABLED = False

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mask2former.config import load_config
+from mask2former.config import config_from_text, load_config
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.structures import Instances
 
@@ -46,6 +46,11 @@ def tiny_options(**changes):
 def tiny_config(**changes):
     """Return the config for synthetic shapes, made tiny."""
     return load_config(CONFIG, tiny_options(**changes))
+
+
+def tiny_file(*typed, **changes):
+    """The small config as from a file, so that only the `KEY VALUE` pairs `typed` count as typed."""
+    return config_from_text(tiny_config(**changes).dump(), "tiny.yaml", typed)
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,14 @@ from test_train import run_command
 from tiny_runs import CONFIG, tiny_options
 
 from mask2former import Predictor
+from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.data.records import Datasets
 from mask2former.engine.metrics_log import read_metrics
-from mask2former.tools.train import main, parse_arguments, setup
+from mask2former.engine.setup.begin import begin_run
+from mask2former.engine.setup.resolve import resolve_arguments
+from mask2former.tools.train import main, parse_arguments
 from mask2former.utils.label_maps import read_segment_ids
 
 NAMES = ["circle", "square", "triangle", "stripes", "checks"]
@@ -65,7 +68,10 @@ def configured(config, shapes, task, folder, *more, splits=()):
     """The config that training would have."""
     fixed = ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"]
     argv = ["--config-file", config, *flags(shapes, task, *splits), *more, *fixed]
-    return setup(parse_arguments(argv), "cpu", Datasets())
+    args = parse_arguments(argv)
+    cfg = load_config(args.config_file, args.opts)
+    begin_run(cfg.OUTPUT_DIR, training=not args.eval_only)
+    return resolve_arguments(cfg, args, "cpu", Datasets())
 
 
 def outputs(cfg):

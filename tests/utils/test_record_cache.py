@@ -25,9 +25,9 @@ from mask2former.data import (
 )
 from mask2former.data.loader import sample_seed, sample_stream
 from mask2former.data.records import Datasets
-from mask2former.engine.evaluate import check_test_datasets
-from mask2former.engine.setup.custom_data import Given, apply_custom_data
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.evaluate import Evaluation
+from mask2former.engine.setup.custom_data import DataFlags
+from mask2former.engine.setup.resolve import resolve_config
 from mask2former.utils import record_cache
 from mask2former.utils.comm import all_gather_object, rank
 from mask2former.utils.record_cache import PackedRecords, read_once_per_machine
@@ -166,10 +166,9 @@ def use_custom_data(folder):
     )
     images, file = str(folder / "images"), str(folder / "instances.json")
     datasets = Datasets()
-    apply_custom_data(cfg, Given(images, file, images, file), datasets=datasets)
-    apply_dataset_facts(cfg, datasets=datasets)
+    cfg = resolve_config(cfg, datasets, data=DataFlags(images, file, images, file))
     batches = iter(build_train_loader(cfg, datasets=datasets))
-    check_test_datasets(cfg, datasets)
+    Evaluation(cfg, folder, datasets)
     test_loader = build_test_loader(cfg, "custom_val", datasets=datasets)
     tested = [sample["image_id"] for batch in test_loader for sample in batch]
     assert parsed.count(file) == (rank() == 0)

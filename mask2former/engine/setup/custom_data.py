@@ -1,26 +1,23 @@
-"""Data given by flags: a config that trains on it and tests on it, whatever the config was made for.
+"""A custom dataset given by flags: its registration, and the config keys that follow from it.
 
-Task, mapper, outputs and class count follow from the data. Augmentation stays of the config's family:
-large-scale jitter where that is on, else resizing by the shorter side and cropping.
+Task, mapper, outputs and class count follow from the data, whatever the config was made for. The kind of
+augmentation stays the config's: large-scale jitter, or else resizing by the shorter side and cropping.
 """
 
 import json
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fvcore.common.config import CfgNode
-
+from mask2former.config import CfgNode
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
 from mask2former.data.custom.dataset import CustomDataset, forget, register_as_found, register_custom_dataset
 from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
-from mask2former.engine.checkpoint.remote import output_folder
-from mask2former.engine.setup.dataset_facts import overrule
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process
 from mask2former.utils.record_cache import read_once_per_machine
@@ -36,9 +33,11 @@ OUTPUTS = {
 MAPPER = "INPUT.DATASET_MAPPER_NAME"
 LARGE_SCALE_JITTER = "_lsj"
 
+Registered = tuple[CustomDataset | None, CustomDataset | None]  # to train on, and to test on
 
-class Given(NamedTuple):
-    """What the flags say, `--train-images` and so on."""
+
+class DataFlags(NamedTuple):
+    """The values of `--train-images` and so on."""
 
     train_images: str | None = None
     train_annotations: str | None = None
@@ -47,48 +46,72 @@ class Given(NamedTuple):
     classes: str | None = None
 
 
-def apply_custom_data(
-    cfg: CfgNode,
-    given: Given,
-    typed_keys: Collection[str] = (),
-    *,
-    test_only: bool = False,
-    datasets: Datasets | None = None,
-) -> None:
-    """Register the data and write into `cfg` what follows from it; `typed_keys` are those the user typed.
+NO_DATA = DataFlags()
+
+
+def register_custom_data(flags: DataFlags, datasets: Datasets, *, eval_only: bool = False) -> Registered:
+    """Register and check the data of the flags; both are None if there are no flags.
+
+    Its records go to `datasets`, so that it is read once.
 
     Raises:
-        ValueError: flags without their counterparts; a typed value contradicts the data; or the config names
-            data that was given by flags in another run.
+        ValueError: a flag lacks its counterpart.
         DatasetError: the data is broken.
     """
-    _check_flags(given, test_only)
+    _check_flags(flags, eval_only)
     for name in (TRAIN, VAL):
         forget(name)
-    if given == Given():
-        _check_names(cfg)
-        return
-    datasets = datasets or Datasets()
-    with _told_once():
-        train, val = _register_everywhere(given, datasets)
-    own = train or val
-    assert own is not None
-    for key, name, data, flag in (
-        ("DATASETS.TRAIN", TRAIN, train, "--train-images"),
-        ("DATASETS.TEST", VAL, val, "--val-images"),
-    ):
-        overrule(cfg, {key: (name,) if data else ()}, typed_keys, flag if data else f"the lack of {flag}")
-    source = f"dataset '{own.name}'"
-    overrule(cfg, _facts(cfg, own), typed_keys, source)
-    choices = {key: value for key, value in _choices(cfg, own).items() if key not in typed_keys}
-    overrule(cfg, choices, (), source)
-    if val and val.task == "panoptic" and val.thing_ids and cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
-        _measure_instances(val, output_folder(cfg), datasets)
+    if flags == NO_DATA:
+        return None, None
+    with _warnings_of_main_process_only():
+        return _register_in_every_process(flags, datasets)
+
+
+def check_registered(names: Sequence[str]) -> None:
+    """Raise ValueError if a config, as one that continues a run, names data whose flags are missing."""
+    for name in names:
+        if name.startswith((TRAIN, VAL)) and name not in DatasetCatalog:
+            raise ValueError(
+                f"the config names '{name}', which is data given by flags: give --train-images, "
+                "--train-annotations (and --val-images, --val-annotations, --classes) again"
+            )
+
+
+def custom_data_facts(cfg: CfgNode, data: CustomDataset) -> dict[str, Any]:
+    """Return the keys that can have no other value: the mapper, and outputs that the data cannot train."""
+    facts: dict[str, Any] = {}
+    if cfg.INPUT.DATASET_MAPPER_NAME not in data.mappers:
+        jitter = cfg.INPUT.DATASET_MAPPER_NAME.endswith(LARGE_SCALE_JITTER)
+        same_kind = [name for name in data.mappers if name.endswith(LARGE_SCALE_JITTER) == jitter]
+        facts[MAPPER] = (same_kind or data.mappers)[0]
+    off = {"SEMANTIC", "INSTANCE", "PANOPTIC"} - set(_outputs(data))
+    return {**facts, **{f"MODEL.MASK_FORMER.TEST.{output}_ON": False for output in sorted(off)}}
+
+
+def custom_data_choices(cfg: CfgNode, data: CustomDataset) -> dict[str, Any]:
+    """Return the keys that follow from the data unless they are typed: outputs, and crops for label maps."""
+    outputs = {f"MODEL.MASK_FORMER.TEST.{output}_ON": True for output in _outputs(data)}
+    crops = cfg.INPUT.SIZE_DIVISIBILITY > 0 or cfg.INPUT.CROP.ENABLED
+    return outputs if data.task != "semantic" or crops else {**outputs, **_crops_of_jitter(cfg)}
+
+
+def write_instance_ground_truth(val: CustomDataset, output_dir: Path, datasets: Datasets) -> None:
+    """Write the ground truth of AP for a panoptic test set to `output_dir`, and name it in the metadata."""
+    target = output_dir / f"{val.name}_instances.json"
+    metadata = MetadataCatalog.get(val.name)
+    records = datasets.load(val.name).records
+    if is_main_process():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as file:
+            file.write(json.dumps(instance_json(records, metadata)).encode())
+        logger.info("AP of '%s' is measured on the things of its panoptic PNGs: %s", val.name, target)
+    barrier()
+    metadata.json_file = str(target)
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
-    """A process of each machine looks at the data; within this the first alone tells what it found."""
+def _warnings_of_main_process_only() -> Iterator[None]:
+    """Silence the other processes: one process of each machine reads the data and finds the same."""
     before = logging.root.manager.disable
     logging.disable(before if is_main_process() else logging.WARNING)
     try:
@@ -97,105 +120,65 @@ def _told_once() -> Iterator[None]:
         logging.disable(before)
 
 
-def _register_everywhere(
-    given: Given, datasets: Datasets
-) -> tuple[CustomDataset | None, CustomDataset | None]:
-    """`_register` in one process of each machine, and in the others what that one found out."""
+def _register_in_every_process(flags: DataFlags, datasets: Datasets) -> Registered:
+    """Read the data in one process of each machine, and register what it found in all of them."""
 
-    def look() -> tuple[list[Any], Any]:
-        found = _register(given, datasets)
+    def read() -> tuple[list[Any], Any]:
+        found = _register(flags, datasets)
         return [], (found, {own.name: MetadataCatalog.get(own.name).as_dict() for own in found if own})
 
-    _, (found, facts) = read_once_per_machine(look)
+    _, (found, facts) = read_once_per_machine(read)
     for own in filter(None, found):
         if own.name not in DatasetCatalog:
             register_as_found(own, facts[own.name])
     return found
 
 
-def _register(given: Given, datasets: Datasets) -> tuple[CustomDataset | None, CustomDataset | None]:
-    """The data to train on and to test on, registered and checked."""
+def _register(flags: DataFlags, datasets: Datasets) -> Registered:
     context, train, val = LoadContext(), None, None
-    if given.train_images and given.train_annotations:
-        paths = given.train_images, given.train_annotations
-        train = register_custom_dataset(TRAIN, *paths, given.classes, datasets=datasets, context=context)
-    if given.val_images and given.val_annotations:
-        paths = given.val_images, given.val_annotations
+    if flags.train_images and flags.train_annotations:
+        paths = flags.train_images, flags.train_annotations
+        train = register_custom_dataset(TRAIN, *paths, flags.classes, datasets=datasets, context=context)
+    if flags.val_images and flags.val_annotations:
+        paths = flags.val_images, flags.val_annotations
         val = register_custom_dataset(
-            VAL, *paths, given.classes, train_dataset=train, datasets=datasets, context=context
+            VAL, *paths, flags.classes, train_dataset=train, datasets=datasets, context=context
         )
         if val.task == "instance":
-            check_areas(given.val_annotations, context)
-    _log(train, val)
-    return train, val
-
-
-def _check_flags(given: Given, test_only: bool) -> None:
-    for split in ("train", "val"):
-        parts = [f"{split}_images", f"{split}_annotations"]
-        absent = [part for part in parts if not getattr(given, part)]
-        if len(absent) == 1:
-            both = " and ".join(f"--{part.replace('_', '-')}" for part in parts)
-            raise ValueError(f"{both} belong together; --{absent[0].replace('_', '-')} is missing")
-    if test_only and given.train_images and not given.val_images:
-        raise ValueError("--eval-only needs data to test on: --val-images and --val-annotations")
-    if given.val_images and not given.train_images and not test_only:
-        raise ValueError("--val-images needs --train-images: classes must be the same in both")
-    if given.classes and not (given.train_images or given.val_images):
-        raise ValueError("--classes belongs to --train-images and --train-annotations, which are missing")
-
-
-def _check_names(cfg: CfgNode) -> None:
-    """Tell somebody who continues a run, with its config, what else is needed."""
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name.startswith((TRAIN, VAL)) and name not in DatasetCatalog:
-            raise ValueError(
-                f"the config names '{name}', which is data given by flags: give --train-images, "
-                "--train-annotations (and --val-images, --val-annotations, --classes) again"
-            )
-
-
-def _log(train: CustomDataset | None, val: CustomDataset | None) -> None:
-    for own in filter(None, (train, val)):
-        things = f", {len(own.thing_ids)} of them things" if own.task == "panoptic" else ""
+            check_areas(flags.val_annotations, context)
+    for data in filter(None, (train, val)):
+        things = f", {len(data.thing_ids)} of them things" if data.task == "panoptic" else ""
         logger.info(
             "'%s': %s data, %d images, %d classes%s: %s",
-            *(own.name, own.task, len(own.images), len(own.classes), things, ", ".join(own.classes)),
+            *(data.name, data.task, len(data.images), len(data.classes), things, ", ".join(data.classes)),
         )
     if val is None:
         logger.info("without --val-images and --val-annotations nothing is evaluated")
+    return train, val
 
 
-def _facts(cfg: CfgNode, own: CustomDataset) -> dict[str, Any]:
-    """Keys that cannot have another value: how annotations are read, and outputs that they cannot teach."""
-    facts: dict[str, Any] = {}
-    if cfg.INPUT.DATASET_MAPPER_NAME not in own.mappers:
-        facts[MAPPER] = _mapper(cfg, own)
-    off = {"SEMANTIC", "INSTANCE", "PANOPTIC"} - set(_outputs(own))
-    return {**facts, **{f"MODEL.MASK_FORMER.TEST.{output}_ON": False for output in sorted(off)}}
+def _check_flags(flags: DataFlags, eval_only: bool) -> None:
+    for split in ("train", "val"):
+        parts = [f"{split}_images", f"{split}_annotations"]
+        absent = [part for part in parts if not getattr(flags, part)]
+        if len(absent) == 1:
+            both = " and ".join(f"--{part.replace('_', '-')}" for part in parts)
+            raise ValueError(f"{both} belong together; --{absent[0].replace('_', '-')} is missing")
+    if eval_only and flags.train_images and not flags.val_images:
+        raise ValueError("--eval-only needs data to test on: --val-images and --val-annotations")
+    if flags.val_images and not flags.train_images and not eval_only:
+        raise ValueError("--val-images needs --train-images: classes must be the same in both")
+    if flags.classes and not (flags.train_images or flags.val_images):
+        raise ValueError("--classes belongs to --train-images and --train-annotations, which are missing")
 
 
-def _mapper(cfg: CfgNode, own: CustomDataset) -> str:
-    """The mapper of the config's family, where there is one."""
-    jitter = cfg.INPUT.DATASET_MAPPER_NAME.endswith(LARGE_SCALE_JITTER)
-    matching = [name for name in own.mappers if name.endswith(LARGE_SCALE_JITTER) == jitter]
-    return (matching or own.mappers)[0]
+def _outputs(data: CustomDataset) -> list[str]:
+    """Return the outputs that the data can train; without things there are no instances."""
+    return [output for output in OUTPUTS[data.task] if output != "INSTANCE" or data.thing_ids]
 
 
-def _outputs(own: CustomDataset) -> list[str]:
-    """The outputs that the data teaches; none of instances where there are no things."""
-    return [output for output in OUTPUTS[own.task] if output != "INSTANCE" or own.thing_ids]
-
-
-def _choices(cfg: CfgNode, own: CustomDataset) -> dict[str, Any]:
-    """Keys that follow from the data unless somebody typed them."""
-    outputs = {f"MODEL.MASK_FORMER.TEST.{output}_ON": True for output in _outputs(own)}
-    crops = cfg.INPUT.SIZE_DIVISIBILITY > 0 or cfg.INPUT.CROP.ENABLED
-    return outputs if own.task != "semantic" or crops else {**outputs, **_jitter_by_crops(cfg)}
-
-
-def _jitter_by_crops(cfg: CfgNode) -> dict[str, Any]:
-    """Large-scale jitter, of which there is none for label maps, as resizing and cropping of such sizes."""
+def _crops_of_jitter(cfg: CfgNode) -> dict[str, Any]:
+    """Return resizing and cropping at the sizes of large-scale jitter, which label maps do not have."""
     size = cfg.INPUT.IMAGE_SIZE
     return {
         "INPUT.MIN_SIZE_TRAIN": (int(size * cfg.INPUT.MIN_SCALE), int(size * cfg.INPUT.MAX_SCALE)),
@@ -206,20 +189,3 @@ def _jitter_by_crops(cfg: CfgNode) -> dict[str, Any]:
         "INPUT.CROP.SIZE": [size, size],
         "INPUT.SIZE_DIVISIBILITY": size,
     }
-
-
-def _measure_instances(val: CustomDataset, output_dir: Path, datasets: Datasets) -> None:
-    """Give panoptic data to test on the ground truth that AP is measured against; it is written to
-    `output_dir`.
-    """
-    target = output_dir / f"{val.name}_instances.json"
-    metadata = MetadataCatalog.get(val.name)
-    records = datasets.load(val.name).records
-    if is_main_process():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        content = instance_json(records, metadata)
-        with atomic_write(target) as file:
-            file.write(json.dumps(content).encode())
-        logger.info("AP of '%s' is measured against its panoptic PNGs' things, in %s", val.name, target)
-    barrier()
-    metadata.json_file = str(target)

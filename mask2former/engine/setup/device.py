@@ -2,12 +2,11 @@
 
 import torch
 
-from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
 from mask2former.utils.comm import world_size
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that MODEL.DEVICE asks for; "auto" is a GPU if there is one, else the CPU.
+    """Return the device of MODEL.DEVICE; "auto" is a GPU if there is one, else the CPU.
 
     Raises:
         ValueError: not a device, or one that this machine lacks.
@@ -17,17 +16,17 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"MODEL.DEVICE is '{name}', which is no device: {error}") from None
+        raise ValueError(f"MODEL.DEVICE is '{name}', which is not a device: {error}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"MODEL.DEVICE is '{name}', but this machine has {torch.cuda.device_count()} GPUs")
     return device
 
 
 def launched_device(name: str, launched_on: str, num_gpus: int | None) -> str:
-    """MODEL.DEVICE for a process that was launched on "cuda" or "cpu"; `name` is what the config says.
+    """Return MODEL.DEVICE for a process that was launched on "cuda" or "cpu"; the config has `name`.
 
-    A process for the CPU computes there. One on a GPU may be told to compute on the CPU, unless `num_gpus`,
-    of --num-gpus, asks for GPUs, or there are several, which talk to each other through their GPUs.
+    A process launched on the CPU computes there. A single process launched on a GPU may compute on the CPU,
+    unless --num-gpus (`num_gpus`) asks for GPUs. Several processes on GPUs communicate through their GPUs.
 
     Raises:
         ValueError: the two contradict each other, or as `resolve_device`.

@@ -376,5 +376,6 @@ def D2SwinTransformer(cfg: Any, input_shape: ShapeSpec) -> SwinTransformer:
         ValueError: values that do not fit each other, with their keys.
     """
     keys = {name.lower(): value for name, value in cfg.MODEL.SWIN.items()}
-    checkpointing = keys.pop("use_checkpoint") or cfg.MODEL.ACTIVATION_CHECKPOINTING
+    keys.pop("use_checkpoint", None)  # on Detectron2's node: its name of MODEL.ACTIVATION_CHECKPOINTING
+    checkpointing = cfg.MODEL.ACTIVATION_CHECKPOINTING
     return SwinTransformer(in_channels=input_shape.channels, checkpointing=checkpointing, **keys)

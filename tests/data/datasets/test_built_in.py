@@ -8,7 +8,7 @@ import pytest
 from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.datasets.files import METADATA, PREPARED
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
+from mask2former.engine.setup.resolve import with_dataset_facts
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = json.loads((ROOT / "tests/golden_files/configs.json").read_text())
@@ -108,7 +108,7 @@ def test_published_configs_follow_from_their_datasets_without_files(name):
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = -1
     if "instance" in name:
         cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = 255  # instances have no ignore label
-    apply_dataset_facts(cfg)
+    cfg = with_dataset_facts(cfg)
     assert published["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     assert published["MODEL.SEM_SEG_HEAD.IGNORE_VALUE"] == cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     assert THINGS.get(cfg.DATASETS.TRAIN[0], []) == list(cfg.MODEL.MASK_FORMER.THING_IDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_config
+from tiny_runs import tiny_file
 
 from mask2former.data import (
     DatasetCatalog,
@@ -16,8 +16,8 @@ from mask2former.data import (
     build_train_loader,
     register_coco_instances,
 )
-from mask2former.engine.setup.dataset_facts import apply_dataset_facts
-from mask2former.engine.setup.overfit import STEPS, apply_overfit, shows_objects
+from mask2former.engine.setup.overfit import MAX_STEPS, has_ground_truth
+from mask2former.engine.setup.resolve import resolve_config
 from mask2former.engine.train import train
 
 TASKS = ("SEMANTIC", "INSTANCE", "PANOPTIC")
@@ -25,7 +25,7 @@ TASKS = ("SEMANTIC", "INSTANCE", "PANOPTIC")
 
 def task_config(folder, *tasks, **changes):
     on = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task in tasks for task in TASKS}
-    return tiny_config(OUTPUT_DIR=folder, **on, **changes)
+    return tiny_file("SOLVER.MAX_ITER", 4, OUTPUT_DIR=folder, **on, **changes)
 
 
 @pytest.fixture
@@ -43,10 +43,9 @@ def as_instances(tiny_shapes):
         catalog.remove("first_is_empty")
 
 
-def test_the_images_are_the_first_of_training_and_their_truth_is_cut_down(tiny_shapes, tmp_path):
-    cfg = tiny_config(OUTPUT_DIR=tmp_path)
+def test_the_first_training_images_get_their_part_of_the_ground_truth(tiny_shapes, tmp_path):
     source = DatasetCatalog.get("shapes_panoptic_train")
-    apply_overfit(cfg, 3)
+    cfg = resolve_config(tiny_file(OUTPUT_DIR=tmp_path), overfit=3)
     (name,) = cfg.DATASETS.TRAIN
     assert name == "shapes_panoptic_train_overfit_3" and tuple(cfg.DATASETS.TEST) == (name,)
     assert DatasetCatalog.get(name) == source[:3]
@@ -78,8 +77,7 @@ def test_the_images_are_the_first_of_training_and_their_truth_is_cut_down(tiny_s
     ],
 )
 def test_training_shows_the_images_of_the_test_unchanged(tiny_shapes, tmp_path, changes):
-    cfg = tiny_config(OUTPUT_DIR=tmp_path, **changes)
-    apply_overfit(cfg, 2)
+    cfg = resolve_config(tiny_file(OUTPUT_DIR=tmp_path, **changes), overfit=2)
     tested = {
         s["image_id"]: s["image"]
         for s in map(lambda batch: batch[0], build_test_loader(cfg, *cfg.DATASETS.TEST))
@@ -100,23 +98,19 @@ def test_training_shows_the_images_of_the_test_unchanged(tiny_shapes, tmp_path, 
     [(("SEMANTIC",), "sem_seg"), (("INSTANCE",), "segm"), (("PANOPTIC",), "panoptic_seg")],
 )
 def test_each_task_is_trained_and_measured_on_them(tiny_shapes, tmp_path, tasks, metric, caplog):
-    cfg = task_config(tmp_path, *tasks)
     with caplog.at_level(logging.INFO, "mask2former"):
-        apply_overfit(cfg, 2, {"SOLVER.MAX_ITER"})
+        cfg = resolve_config(task_config(tmp_path, *tasks), overfit=2)
     assert "overfitting on 2 images of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
-    apply_dataset_facts(cfg)
-    results = train(cfg, resume=False)
-    assert list(results) == [metric]
+    assert list(train(cfg)) == [metric]
 
 
 def test_images_without_objects_are_left_out(as_instances, tmp_path):
     cfg = task_config(tmp_path, "INSTANCE", DATASETS__TRAIN=(as_instances,), DATASETS__TEST=())
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
-    apply_overfit(cfg, 2, {"SOLVER.MAX_ITER"})
+    cfg = resolve_config(cfg, overfit=2)
     expected = [record["image_id"] for record in DatasetCatalog.get(as_instances)][1:3]
     assert [record["image_id"] for record in DatasetCatalog.get(*cfg.DATASETS.TRAIN)] == expected
-    apply_dataset_facts(cfg)
-    assert "AP" in train(cfg, resume=False)["segm"]
+    assert "AP" in train(cfg)["segm"]
 
 
 @pytest.mark.parametrize(
@@ -130,25 +124,27 @@ def test_images_without_objects_are_left_out(as_instances, tmp_path):
         ({"sem_seg_file_name": "a.png"}, True),
     ],
 )
-def test_what_there_is_to_learn_from(record, expected):
-    assert shows_objects(record) is expected
+def test_an_image_has_ground_truth_unless_its_record_shows_that_it_has_none(record, expected):
+    assert has_ground_truth(record) is expected
 
 
 def test_the_schedule_is_short_and_typed_keys_stay(tiny_shapes, tmp_path):
     changes = {"SOLVER__MAX_ITER": 1000, "SOLVER__STEPS": (900,), "SOLVER__WARMUP_ITERS": 100}
-    cfg = tiny_config(OUTPUT_DIR=tmp_path, **changes, SOLVER__IMS_PER_BATCH=16, SOLVER__ACCUMULATION_STEPS=8)
-    cfg.SOLVER.EPOCHS = 50.0
-    apply_overfit(cfg, 4)
-    solver = cfg.SOLVER
-    assert (solver.MAX_ITER, solver.STEPS, solver.WARMUP_ITERS) == (STEPS, (STEPS * 9 // 10,), STEPS // 10)
-    assert (solver.EPOCHS, solver.IMS_PER_BATCH, solver.ACCUMULATION_STEPS) == (0, 4, 4)
-    typed = {"SOLVER.MAX_ITER": 7, "SOLVER.IMS_PER_BATCH": 3, "INPUT.RANDOM_FLIP": "horizontal"}
-    cfg = tiny_config(OUTPUT_DIR=tmp_path, **{key.replace(".", "__"): value for key, value in typed.items()})
-    apply_overfit(cfg, 4, typed)
+    changes |= {"SOLVER__EPOCHS": 50, "SOLVER__IMS_PER_BATCH": 16, "OUTPUT_DIR": tmp_path}
+    for accumulation, expected in ((8, 4), ("auto", 2)):
+        cfg = resolve_config(tiny_file(**changes, SOLVER__ACCUMULATION_STEPS=accumulation), overfit=4)
+        solver = cfg.SOLVER
+        assert (solver.MAX_ITER, solver.STEPS) == (MAX_STEPS, (MAX_STEPS * 9 // 10,))
+        assert (solver.EPOCHS, solver.WARMUP_ITERS) == (0, MAX_STEPS // 10)
+        assert (4, expected) == (solver.IMS_PER_BATCH, solver.ACCUMULATION_STEPS)
+    assert cfg.source("SOLVER.MAX_ITER") == cfg.source("DATASETS.TEST") == "--overfit 4"
+    typed = ["SOLVER.MAX_ITER", 7, "SOLVER.IMS_PER_BATCH", 3, "INPUT.RANDOM_FLIP", "horizontal"]
+    cfg = resolve_config(tiny_file(*typed, OUTPUT_DIR=tmp_path), overfit=4)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.RANDOM_FLIP) == (7, 3, "horizontal")
-    cfg.SOLVER.EPOCHS = 2.0
-    apply_overfit(cfg, 4, {"SOLVER.EPOCHS", "DATASETS.TRAIN"})
-    assert cfg.SOLVER.EPOCHS == 2
+    typed = ["SOLVER.EPOCHS", 2, "DATASETS.TRAIN", "('shapes_panoptic_train',)"]
+    cfg = resolve_config(tiny_file(*typed, OUTPUT_DIR=tmp_path), overfit=4)
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER) == (2, 4)  # 2 images a step
+    assert cfg.DATASETS.TRAIN == ("shapes_panoptic_train_overfit_4",)
 
 
 @pytest.mark.parametrize(
@@ -161,11 +157,11 @@ def test_the_schedule_is_short_and_typed_keys_stay(tiny_shapes, tmp_path):
 )
 def test_what_cannot_be_overfitted_on(tiny_shapes, tmp_path, number, train_on, message):
     with pytest.raises(ValueError, match=message):
-        apply_overfit(tiny_config(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=train_on), number)
+        resolve_config(tiny_file(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=train_on), overfit=number)
 
 
 def test_no_image_has_annotations(tmp_path):
     DatasetCatalog.register("bare", lambda: [{"file_name": "a.png", "annotations": []}])
     with pytest.raises(DatasetError, match="no image of 'bare' has annotations"):
-        apply_overfit(tiny_config(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=("bare",)), 4)
+        resolve_config(tiny_file(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=("bare",)), overfit=4)
     DatasetCatalog.remove("bare")
