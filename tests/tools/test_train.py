@@ -140,7 +140,7 @@ def test_a_run_goes_on_after_resume_and_a_fresh_one_sets_it_aside(tiny_shapes, t
             "NUM_CLASSES was given as 7, but dataset 'shapes_panoptic_train' says 5",
         ),
         ([], {"MODEL.DEVICE": "cuda"}, "MODEL.DEVICE is 'cuda', but this machine has 0 GPUs"),
-        ([], {"MODEL.DEVICE": "abacus"}, "MODEL.DEVICE is 'abacus', which is no device"),
+        ([], {"MODEL.DEVICE": "abacus"}, "MODEL.DEVICE is 'abacus', which is not a device"),
         ([], {"DATASETS.TRAIN": ("shapes_train",)}, "no dataset is called 'shapes_train'"),
         ([], {"MODEL.WEIGHTS": "nowhere.pth"}, "nowhere.pth"),
         ([], {"MODEL.META_ARCHITECTURE": "MaskRCNN"}, "MODEL.META_ARCHITECTURE is 'MaskRCNN'"),
