@@ -16,15 +16,10 @@ from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances
 from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import write_segment_ids
-from mask2former.utils.visualize import (
-    Array,
-    Color,
-    Region,
-    class_colors,
-    draw_regions,
-    enlarge,
-    result_regions,
-)
+from mask2former.utils.visualize import Array, Color, class_colors, draw_regions, enlarge, result_regions
+
+# Task -> field of `Result`
+FIELDS = {"panoptic": "panoptic", "instance": "instances", "semantic": "semantic"}
 
 
 class Panoptic(NamedTuple):
@@ -61,15 +56,15 @@ class Result:
     @property
     def tasks(self) -> list[str]:
         """Return the tasks with a result, in the order "panoptic", "instance", "semantic"."""
-        return list(self._found())
+        return [task for task, name in FIELDS.items() if getattr(self, name) is not None]
 
     def count(self, task: str | None = None) -> int:
         """Return the number of segments, instances or classes found."""
-        task = self._checked(task or self.tasks[0])
+        task = task or self.tasks[0]
+        found = self._get(task)
         if task == "semantic":
-            assert self.semantic is not None
-            return len(np.unique(self.semantic))
-        return len(self.panoptic.segments if task == "panoptic" and self.panoptic else self.instances or ())
+            return len(np.unique(found))
+        return len(found.segments if task == "panoptic" else found)
 
     def why_empty(self, task: str | None = None) -> str | None:
         """Return the reason that nothing was found (best score and threshold); None if something was."""
@@ -87,7 +82,9 @@ class Result:
         Raises:
             ValueError: the model is not set to that task.
         """
-        regions = self._regions(self._checked(task or self.tasks[0]))
+        task = task or self.tasks[0]
+        colors = self.colors or class_colors(len(self.class_names))
+        regions = result_regions(task, self._get(task), self.class_names, colors)
         enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
         return draw_regions(enlarge(self.image, scale), enlarged)
 
@@ -110,45 +107,28 @@ class Result:
         path.parent.mkdir(parents=True, exist_ok=True)
         _WRITERS[what](self, path)
 
-    def _checked(self, task: str) -> str:
+    def _get(self, task: str) -> Any:
         if task not in self.tasks:
             raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}")
-        return task
-
-    def _found(self) -> dict[str, Any]:
-        results = {"panoptic": self.panoptic, "instance": self.instances, "semantic": self.semantic}
-        return {task: result for task, result in results.items() if result is not None}
-
-    def _regions(self, task: str) -> list[Region]:
-        colors = self.colors or class_colors(len(self.class_names))
-        return result_regions(task, self._found()[task], self.class_names, colors)
-
-
-def _write_overlay(result: Result, path: Path) -> None:
-    write_image(path, result.draw())
+        return getattr(self, FIELDS[task])
 
 
 def _write_semantic(result: Result, path: Path) -> None:
-    result._checked("semantic")
-    assert result.semantic is not None
     kind = np.uint8 if len(result.class_names) < 256 else np.uint16
-    Image.fromarray(result.semantic.astype(kind)).save(path)
+    Image.fromarray(result._get("semantic").astype(kind)).save(path)
 
 
 def _write_panoptic(result: Result, path: Path) -> None:
-    result._checked("panoptic")
-    assert result.panoptic is not None
-    things = {segment["category_id"]: segment["isthing"] for segment in result.panoptic.segments}
+    ids, segments = result._get("panoptic")
+    things = {segment["category_id"]: segment["isthing"] for segment in segments}
     names = [{"id": k, "name": result.class_names[k], "isthing": things[k]} for k in sorted(things)]
-    content = {"file_name": path.name, "segments_info": result.panoptic.segments, "categories": names}
-    write_segment_ids(path, result.panoptic.ids)
+    content = {"file_name": path.name, "segments_info": segments, "categories": names}
+    write_segment_ids(path, ids)
     path.with_suffix(".json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _write_instances(result: Result, path: Path) -> None:
-    result._checked("instance")
-    assert result.instances is not None
-    found = [_coco_instance(instance, result.class_names) for instance in result.instances]
+    found = [_coco_instance(instance, result.class_names) for instance in result._get("instance")]
     path.write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -166,7 +146,7 @@ def _coco_instance(instance: Instances, names: Sequence[str]) -> dict[str, Any]:
 
 
 _WRITERS: dict[str, Callable[[Result, Path], None]] = {
-    "overlay": _write_overlay,
+    "overlay": lambda result, path: write_image(path, result.draw()),
     "semantic": _write_semantic,
     "panoptic": _write_panoptic,
     "instances": _write_instances,

@@ -12,11 +12,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import cast
 
 import torch
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
+from torch import Tensor
 from tqdm import tqdm
 
 from mask2former.config import load_config
@@ -32,7 +34,6 @@ from mask2former.tools.flops import (
     Size,
     count_cost,
     padded,
-    parts_watched,
     usual_sizes,
 )
 from mask2former.utils.aliases import run_alias
@@ -82,41 +83,42 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-class Stopwatch:
-    """Seconds by part; time counts for the part that was entered last, and for PADDING at first."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.part, self.since = PADDING, self._now()
-
-    def enter(self, part: str) -> None:
-        """Count the time from now on for `part`."""
-        now = self._now()
-        self.seconds[self.part] += now - self.since
-        self.part, self.since = part, now
-
-    def _now(self) -> float:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
-
-
 def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
     """Return the median seconds of each part, and of "all", for an image of `size` over `runs` runs."""
     model.inference = replace(model.inference, object_mask_threshold=0.0)
     pixels = torch.randint(0, 256, (len(model.pixel_mean), *size), generator=torch.Generator().manual_seed(0))
     image = pixels.to(model.device, torch.uint8)
-    laps: list[dict[str, float]] = []
-    for _ in range(1 + runs):
-        watch = Stopwatch(model.device)
-        with parts_watched(model, watch.enter):
-            model.predict([{"image": image}])
-        watch.enter(REST)
-        laps.append(watch.seconds)
-    timed = laps[1:]
-    parts = {part: statistics.median(lap[part] for lap in timed) for part in (PADDING, *PARTS, REST)}
-    return {**parts, "all": statistics.median(sum(lap.values()) for lap in timed)}
+    timed = [_time_once(model, image) for _ in range(1 + runs)][1:]
+    parts = {part: statistics.median(seconds[part] for seconds in timed) for part in (PADDING, *PARTS, REST)}
+    return {**parts, "all": statistics.median(sum(seconds.values()) for seconds in timed)}
+
+
+def _time_once(model: MaskFormer, image: Tensor) -> dict[str, float]:
+    """Return the seconds of each part; the time before the first one is PADDING's, after each one REST's."""
+    marks = [(PADDING, _now(model.device))]
+
+    def enter(part: str) -> None:
+        marks.append((part, _now(model.device)))
+
+    hooks = []
+    for part, path in PARTS.items():
+        module = model.get_submodule(path)
+        hooks.append(module.register_forward_pre_hook(lambda *_, part=part: enter(part)))
+        hooks.append(module.register_forward_hook(lambda *_: enter(REST)))
+    model.predict([{"image": image}])
+    enter(REST)
+    for hook in hooks:
+        hook.remove()
+    seconds: dict[str, float] = defaultdict(float)
+    for (part, start), (_, end) in pairwise(marks):
+        seconds[part] += end - start
+    return seconds
+
+
+def _now(device: torch.device) -> float:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
@@ -145,22 +147,6 @@ def kind_table(cost: Cost) -> str:
     return tabulate(rows, ["GFLOPs", *KINDS], floatfmt=".2f")
 
 
-def footnotes(cost: Cost, seconds: Mapping[str, float], model_device: torch.device, runs: int) -> list[str]:
-    """Return the lines below the tables."""
-    lines = []
-    if cost.published_flops:
-        published = cost.published_flops / GIGA
-        lines.append(f"as published, with mask logits at full size after every layer: {published:.2f} GFLOPs")
-    if seconds:
-        is_gpu = model_device.type == "cuda"
-        machine = torch.cuda.get_device_name(model_device) if is_gpu else str(model_device)
-        lines.append(
-            f"{1 / seconds['all']:.2f} images per second, median of {runs}, on {machine}, "
-            f"{torch.get_num_threads()} CPU threads"
-        )
-    return lines
-
-
 def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
     """Return the report on one config, for an image of `size`.
 
@@ -172,10 +158,18 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
     height, width = padded(size, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
     title = f"an image of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
     device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
+    notes = []
+    if cost.published_flops:
+        published = cost.published_flops / GIGA
+        notes.append(f"as published, with mask logits at full size after every layer: {published:.2f} GFLOPs")
     if runs:
         seconds = time_parts(cast(MaskFormer, build_model(cfg).eval()), size, runs)
-    notes = "\n".join(footnotes(cost, seconds, device, runs))
-    return "\n\n".join((title, part_table(cost, seconds), kind_table(cost), notes))
+        machine = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        notes.append(
+            f"{1 / seconds['all']:.2f} images per second, median of {runs}, on {machine}, "
+            f"{torch.get_num_threads()} CPU threads"
+        )
+    return "\n\n".join((title, part_table(cost, seconds), kind_table(cost), "\n".join(notes)))
 
 
 def published_row(config: str, backbone: str) -> list[str]:

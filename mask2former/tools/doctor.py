@@ -7,7 +7,6 @@ import argparse
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ Facts = Iterator[tuple[str, str]]  # (name, value) pairs
 PACKAGE = Path(__file__).parents[1]
 COMPILED_FILES = ("_cpu.so", "_cuda.fatbin")  # in ops/, made at installation
 INSTRUCTIONS = r"avx2|avx512(f|bw|_bf16|_fp16)|amx_(tile|bf16)|asimd|sve2?|bf16|i8mm"  # affect speed
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TOLERANCE = 1e-4
 REBUILD = "get a C++ compiler (g++ or clang++), then install again; in a clone: pip install --no-deps -e ."
 CUDA_TORCH = "get a CUDA build of torch: https://pytorch.org/get-started/locally"
@@ -68,6 +66,11 @@ def _failure(error: Exception) -> str:
     return f"FAILS with {type(error).__name__}: {error}"
 
 
+def _environment(*variables: str) -> Facts:
+    for variable in variables:
+        yield variable, os.environ.get(variable, "not set")
+
+
 def _versions() -> Facts:
     yield "mask2former", f"{__version__} (commit {commit()}) in {PACKAGE}"
     yield "Python", f"{platform.python_version()} ({platform.python_implementation()})"
@@ -75,48 +78,36 @@ def _versions() -> Facts:
 
 
 def _packages() -> Facts:
-    for name in _requirements():
+    try:
+        lines = metadata.requires("mask2former") or []
+    except metadata.PackageNotFoundError:  # its requirements are known only if it is installed
+        lines = ["mask2former"]
+    for name in (re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line):
         try:
             yield name, metadata.version(name)
         except metadata.PackageNotFoundError:
             yield name, "MISSING"
 
 
-def _requirements() -> list[str]:
-    """Return the packages that pip installs with this one, which is known only if this one is installed."""
-    try:
-        lines = metadata.requires("mask2former") or []
-    except metadata.PackageNotFoundError:
-        lines = ["mask2former"]
-    return [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
-
-
 def _processor() -> Facts:
-    name, instructions = _described_processor()
-    yield "name", name
+    path = Path("/proc/cpuinfo")  # on Linux alone
+    text = path.read_text() if path.exists() else ""
+    name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
+    yield "name", name[1] if name else platform.processor() or platform.machine()
+    flags = re.search(r"^(?:flags|Features)\s*: (.*)", text, re.MULTILINE)
+    instructions = [flag for flag in (flags[1] if flags else "").split() if re.fullmatch(INSTRUCTIONS, flag)]
     yield "instructions", " ".join(instructions) or "unknown"
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield "cores", f"{os.cpu_count()}, {usable} of them for this process"
-    for variable in THREAD_VARIABLES:
-        yield variable, _environment(variable)
+    yield from _environment("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     import torch
 
     yield "torch", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _described_processor() -> tuple[str, list[str]]:
-    """Return the processor's name and its relevant instruction sets; the latter are known on Linux alone."""
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else ""
-    name = re.search(r"^model name\s*: (.*)", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*: (.*)", text, re.MULTILINE)
-    instructions = [flag for flag in (flags[1] if flags else "").split() if re.fullmatch(INSTRUCTIONS, flag)]
-    return (name[1] if name else platform.processor() or platform.machine()), instructions
-
-
 def _gpu() -> Facts:
     yield "NVIDIA's driver", _driver() or "none, or no nvidia-smi"
-    yield "CUDA_VISIBLE_DEVICES", _environment("CUDA_VISIBLE_DEVICES")
+    yield from _environment("CUDA_VISIBLE_DEVICES")
     import torch
 
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
@@ -129,10 +120,7 @@ def _gpu() -> Facts:
 
 def _driver() -> str | None:
     """Return the version of the driver and the names of the GPUs, independent of torch."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return None
-    query = [command, "--query-gpu=driver_version,name", "--format=csv,noheader"]
+    query = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
     try:
         run = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -141,26 +129,32 @@ def _driver() -> str | None:
 
 
 def _operator() -> Facts:
+    import torch
+
     from mask2former.ops import backends
     from mask2former.ops.cuda import nvrtc
 
-    yield backends.VARIABLE, _environment(backends.VARIABLE)
+    yield from _environment(backends.VARIABLE)
     for name in COMPILED_FILES:
         file = PACKAGE / "ops" / name
         yield name, f"{file.stat().st_size / 1024:.0f} KiB" if file.exists() else "not there"
     yield "NVRTC", nvrtc.why_unavailable() or "{}.{}".format(*nvrtc.version())
     for name in backends.BACKENDS:
         yield f"backend {name}", _status(name)
-    for device in _devices():
-        yield f"chosen on {device}", _choice(device)
+    others = (name for name in ("cuda", "mps", "xpu") if getattr(torch, name).is_available())
+    for device in ("cpu", *others):
+        try:
+            choice = backends.choose(device)
+            yield f"chosen on {device}", f"{choice.name} ({choice.reason})"
+        except ValueError as error:
+            yield f"chosen on {device}", _failure(error)
 
 
 def _status(name: str) -> str:
     """Return whether a backend computes the right values on a small example."""
     from mask2former.ops import backends
 
-    reason = backends.BACKENDS[name].why_unavailable()
-    if reason:
+    if reason := backends.BACKENDS[name].why_unavailable():
         return f"not available: {reason}"
     try:
         error = _worst_error(name)
@@ -194,23 +188,6 @@ def _worst_error(name: str) -> float:
     return max(float((one - other).abs().max()) for one, other in zip(results, exact, strict=True))
 
 
-def _devices() -> list[str]:
-    import torch
-
-    others = [name for name in ("cuda", "mps", "xpu") if getattr(torch, name).is_available()]
-    return ["cpu", *others]
-
-
-def _choice(device: str) -> str:
-    from mask2former.ops import backends
-
-    try:
-        choice = backends.choose(device)
-    except ValueError as error:
-        return _failure(error)
-    return f"{choice.name} ({choice.reason})"
-
-
 def _missing() -> Facts:
     """Yield what is missing, and how to get it."""
     from mask2former.ops import backends
@@ -226,10 +203,6 @@ def _missing() -> Facts:
         yield "torch for the GPU", CUDA_TORCH
     elif torch.cuda.is_available() and backends.BACKENDS["cuda"].why_unavailable():
         yield "compiled operator for the GPU", CUDA_PARTS
-
-
-def _environment(variable: str) -> str:
-    return os.environ.get(variable, "not set")
 
 
 if __name__ == "__main__":

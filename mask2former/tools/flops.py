@@ -10,8 +10,6 @@ Shapes: `B` images, `Q` queries, `C` channels, `H, W` the padded image's sides.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -101,33 +99,6 @@ class Cost:
         return sum(kinds.total() for kinds in self.flops.values())
 
 
-@contextmanager
-def parts_watched(model: nn.Module, enter: Callable[[str], None]) -> Iterator[None]:
-    """Call `enter` with a part's name when it starts, and with REST when it ends, inside the context."""
-    handles = []
-    for part, path in PARTS.items():
-        module = model.get_submodule(path)
-        handles.append(module.register_forward_pre_hook(lambda *_, part=part: enter(part)))
-        handles.append(module.register_forward_hook(lambda *_: enter(REST)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def check_parts(model: nn.Module) -> None:
-    """Raise ValueError if the model lacks one of `PARTS`."""
-    for path in PARTS.values():
-        try:
-            model.get_submodule(path)
-        except AttributeError:
-            raise ValueError(
-                f"MODEL.META_ARCHITECTURE and MODEL.SEM_SEG_HEAD.NAME give a {type(model).__name__} without "
-                f"'{path}'; costs are counted for {', '.join(PARTS.values())}"
-            ) from None
-
-
 def count_cost(cfg: CfgNode, size: Size) -> Cost:
     """Return the cost of the model of `cfg` for one image of `size`, padded as the model pads it.
 
@@ -137,10 +108,16 @@ def count_cost(cfg: CfgNode, size: Size) -> Cost:
     cfg = with_values(cfg, {"MODEL.DEVICE": "meta"}, "count_cost")
     with torch.device("meta"):
         model = build_model(cfg).eval().requires_grad_(False)
-    check_parts(model)
+    try:
+        parts = {part: model.get_submodule(path) for part, path in PARTS.items()}
+    except AttributeError as error:
+        wanted = ", ".join(PARTS.values())
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE gives a {type(model).__name__} without one of {wanted} ({error})"
+        ) from error
     assert isinstance(model, MaskFormer)
     memory: list[Tensor] = []
-    predictor = model.get_submodule(PARTS["transformer decoder"])
+    predictor = parts["transformer decoder"]
     predictor.register_forward_pre_hook(lambda _, inputs: memory.extend(inputs[0]))
     # Gradients are enabled because without them a CPU works in chunks, here in thousands of steps
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
@@ -156,7 +133,10 @@ def count_cost(cfg: CfgNode, size: Size) -> Cost:
     total = sum(kinds.total() for kinds in flops.values())
     as_published = isinstance(predictor, MultiScaleMaskedTransformerDecoder)
     return Cost(
-        parameters={part: _parameters(model.get_submodule(path)) for part, path in PARTS.items()},
+        parameters={
+            part: sum(parameter.numel() for parameter in module.parameters())
+            for part, module in parts.items()
+        },
         flops=flops,
         activations={part: kinds.total() for part, kinds in _by_part(elements, model).items()},
         published_flops=total + _full_size_masks(predictions, memory) if as_published else None,
@@ -207,7 +187,3 @@ def usual_sizes(cfg: CfgNode) -> dict[Size, float]:
         resized = resize_shortest_edge(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         sizes[resized.height, resized.width] = share
     return sizes
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -79,22 +79,14 @@ class LoadReport:
 
     def summary(self) -> str:
         """Return one line, as `x.pth (Mask2Former checkpoint): loaded 99.9 % of parameters; ...`."""
-        parts = [f"loaded {_percent(self.share_loaded)} of parameters", *dict.fromkeys(self.adapted.values())]
+        percent = int(self.share_loaded * 1000) / 10  # rounded down, so that 100 % means all
+        parts = [f"loaded {percent:g} % of parameters", *dict.fromkeys(self.adapted.values())]
         if self.untrained:
-            parts.append(f"untrained: {', '.join(_modules(self.untrained))}")
+            modules = (re.sub(r"^(backbone\.\w+|\w+)\..*", r"\1", name) for name in self.untrained)
+            parts.append(f"untrained: {', '.join(dict.fromkeys(modules))}")
         if self.problems:
             parts.append(f"{len(self.problems)} names do not fit")
         return f"{self.file} ({self.kind}): " + "; ".join(parts)
-
-
-def _percent(share: float) -> str:
-    """Round down, so that 100 % means all."""
-    return f"{int(share * 1000) / 10:g} %"
-
-
-def _modules(names: list[str]) -> list[str]:
-    """Return the parts of the model that the names belong to."""
-    return list(dict.fromkeys(re.sub(r"^(backbone\.\w+|\w+)\..*", r"\1", name) for name in names))
 
 
 def _keep_initial(given: Tensor, wanted: Tensor) -> Tensor | None:
