@@ -21,15 +21,7 @@ Factor = Callable[[int], float]
 Clipper = Callable[[Iterable[nn.Parameter]], Tensor]
 
 
-def parameter_groups(
-    model: nn.Module,
-    *,
-    base_lr: float,
-    weight_decay: float,
-    weight_decay_norm: float,
-    weight_decay_embed: float,
-    backbone_multiplier: float,
-) -> list[dict[str, Any]]:
+def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     """Group the trainable parameters of `model` by (rate, decay): fused kernels need few groups.
 
     The backbone's rate is multiplied; norms, embeddings and position tables have separate decays.
@@ -40,15 +32,15 @@ def parameter_groups(
             continue
         owner_path, _, name = path.rpartition(".")
         owner = model.get_submodule(owner_path)
-        decay = weight_decay
+        decay = solver.WEIGHT_DECAY
         if name in UNDECAYED:
             decay = 0.0
         elif isinstance(owner, NORMS):
-            decay = weight_decay_norm
+            decay = solver.WEIGHT_DECAY_NORM
         elif isinstance(owner, nn.Embedding):
-            decay = weight_decay_embed
-        rate = base_lr * (backbone_multiplier if "backbone" in owner_path.split(".") else 1.0)
-        groups.setdefault((rate, decay), []).append(parameter)
+            decay = solver.WEIGHT_DECAY_EMBED
+        multiplier = solver.BACKBONE_MULTIPLIER if "backbone" in owner_path.split(".") else 1.0
+        groups.setdefault((solver.BASE_LR * multiplier, decay), []).append(parameter)
     return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
 
 
@@ -59,14 +51,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         ValueError: SOLVER.OPTIMIZER is unknown.
     """
     solver = cfg.SOLVER
-    groups = parameter_groups(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay=solver.WEIGHT_DECAY,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
-        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
-    )
+    groups = _parameter_groups(solver, model)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if solver.OPTIMIZER == "ADAMW":
         return torch.optim.AdamW(groups, lr=solver.BASE_LR, fused=fused)

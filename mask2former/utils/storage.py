@@ -152,19 +152,11 @@ class RemotePath(PosixPath):
 def files_below(root: PathLike, extensions: Collection[str]) -> Iterator[Path]:
     """Yield the files with one of the suffixes at any depth, without hidden files."""
     folder = to_path(root)
-    if not is_remote(folder):
-        for place, _, names in os.walk(folder, followlinks=True):
-            yield from (path for name in names if _is_wanted(path := Path(place, name), extensions))
-        return
-    for path in folder.iterdir():
-        if _is_wanted(path, extensions):
-            yield path
-        elif path.is_dir():
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix.lower() not in extensions:
             yield from files_below(path, extensions)
-
-
-def _is_wanted(path: Path, extensions: Collection[str]) -> bool:
-    return path.suffix.lower() in extensions and not path.name.startswith(".")
+        elif not path.name.startswith("."):
+            yield path
 
 
 def names_in(folder: Path) -> set[str]:

@@ -127,7 +127,7 @@ class RunFolder:
         """Return a checkpoint; None after a warning if it cannot be resumed from."""
         path = self._fetched(path)
         try:
-            checkpoint = _read(path)
+            checkpoint = _load(path)
         except UNREADABLE as error:
             reason = str(error).split("\n")[0]
             logger.warning("%s cannot be read (%s); trying the one before", path, reason)
@@ -154,7 +154,7 @@ class RunFolder:
         """Return a checkpoint's step, which the name of the final one does not contain."""
         try:
             step = step_in(name)
-            return int(_read(self.path / name)["iteration"]) if step is None else step
+            return int(_load(self.path / name)["iteration"]) if step is None else step
         except UNREADABLE:
             return -1
 
@@ -191,7 +191,7 @@ def acquire_lock(file: Path, folder: str) -> FileLock:
     return lock
 
 
-def _read(path: Path) -> Any:
+def _load(path: Path) -> Any:
     if path.is_dir():
         return read_sharded(path)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
