@@ -17,13 +17,7 @@ from typing import Any
 import numpy as np
 
 from mask2former.evaluation.cityscapes.evaluator import CityscapesEvaluator, score_files
-from mask2former.evaluation.cityscapes.ground_truth import (
-    EVALUATED,
-    LABELS,
-    THINGS,
-    InstanceMap,
-    check_size,
-)
+from mask2former.evaluation.cityscapes.ground_truth import EVALUATED, LABELS, THINGS, InstanceMap, check_size
 from mask2former.evaluation.cityscapes.submission import write_labels
 from mask2former.evaluation.common.metadata import required_attribute
 from mask2former.evaluation.evaluator import Metrics

@@ -19,10 +19,7 @@ from mask2former.structures import Instances
 SIZE = (40, 40)
 CATEGORIES = [
     {"id": id, "name": name, "frequency": name[0]} for id, name in ((4, "frequent"), (9, "rare"))
-] + [
-    {"id": 2, "name": "common", "frequency": "c"},
-    {"id": 7, "name": "fabled", "frequency": "f"},
-]
+] + [{"id": 2, "name": "common", "frequency": "c"}, {"id": 7, "name": "fabled", "frequency": "f"}]
 
 
 def box(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -130,14 +127,8 @@ def test_the_best_300_results_of_an_image_count(before: int, expected: float) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            ("images", "neg_category_ids", None),
-            "image a: 'neg_category_ids' is None, expected a list",
-        ),
-        (
-            ("categories", "frequency", "x"),
-            "truth: category 4: 'frequency' is 'x', expected r, c or f",
-        ),
+        (("images", "neg_category_ids", None), "image a: 'neg_category_ids' is None, expected a list"),
+        (("categories", "frequency", "x"), "truth: category 4: 'frequency' is 'x', expected r, c or f"),
     ],
 )
 def test_missing_annotations_of_lvis_are_errors(change: tuple[str, str, Any], message: str) -> None:

@@ -113,10 +113,7 @@ def test_equals_the_reference(pair: tuple[np.ndarray, Infos, np.ndarray, Infos])
     np.testing.assert_allclose(counts_of(*pair), reference_counts(*pair), rtol=1e-12)
 
 
-@given(
-    values=arrays(np.uint32, 12, elements=st.integers(0, 6)),
-    ids=st.lists(st.integers(1, 6), unique=True),
-)
+@given(values=arrays(np.uint32, 12, elements=st.integers(0, 6)), ids=st.lists(st.integers(1, 6), unique=True))
 def test_places_of_values(values: np.ndarray, ids: list[int]) -> None:
     order = [0, *ids]
     expected = [order.index(value) if value in order else len(ids) + 1 for value in values]
