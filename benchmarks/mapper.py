@@ -2,15 +2,15 @@
 
     M2F_SHARED=<folder of the shared samples> python benchmarks/mapper.py
 
-A plain mapper does one step after the other with Pillow, numpy and pycocotools: decode, flip, resize, crop,
-pad, and the same to every mask. All sides see the same images with the same flips, scales and windows.
-There are two ways to a mask from polygons: "published" moves the corners and draws in the padded image, as
-the published mapper does (its clipping by shapely left out), "drawn first" draws at the original size and
-resizes each mask to the nearest pixel. Where a corner lies halfway between fifths of a pixel, to which
-pycocotools rounds, the last bit of a float decides; so a mask of ours may differ from a published one.
+A plain mapper transforms the image and every mask step by step with Pillow, numpy and pycocotools: decode,
+flip, resize, crop, pad. All mappers get the same images with the same flips, scales and crops. There are two
+plain ways to make masks of polygons: "published" moves the corners and draws them in the padded image, as the
+published mapper does (without its clipping by shapely); "drawn first" draws at the original size and resizes
+each mask to the nearest pixel. If a corner lies halfway between two fifths of a pixel, to which pycocotools
+rounds, the last bit of a float decides, so masks may differ slightly from published ones.
 
-The instance samples are 38 images with 424 annotations, the panoptic ones two official images, ten draws
-each. Threads are those of one loader worker (1), and those that the libraries take by themselves.
+The instance samples are 38 images with 424 annotations; the panoptic samples are ten draws of two official
+images. The number of threads is that of a loader worker (1), or the libraries' default.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Result = tuple[Tensor, Tensor]  # image (3, SIDE, SIDE) uint8, masks (N, SIDE, S
 
 
 class Draw(NamedTuple):
-    """One sample to make: the record, its seed, and what the seed draws."""
+    """A sample to make: the record, its seed, and the transforms that the seed draws."""
 
     record: Record
     seed: int
@@ -57,7 +57,7 @@ class Draw(NamedTuple):
 
 
 def report() -> str:
-    """Both mappers, on one thread and on the libraries' own number."""
+    """Time all mappers, with one thread and with the default number of threads."""
     shared = os.environ.get("M2F_SHARED")
     if not shared:
         return "Left out: M2F_SHARED does not name the folder of the shared samples."
@@ -74,7 +74,7 @@ def report() -> str:
 
 
 def compared(task: str, threads: str, mapper: TrainMapper, draws: Sequence[Draw]) -> list[list[str]]:
-    """A row for each plain side of the task."""
+    """Return a row for each plain mapper of the task."""
     sides = {"ours": partial(ours, mapper), **PLAIN[task]}
     seconds = alternate({name: partial(each, side, draws) for name, side in sides.items()}, RUNS)
     milliseconds = {name: total / len(draws) * 1e3 for name, total in seconds.items()}
@@ -93,26 +93,26 @@ def compared(task: str, threads: str, mapper: TrainMapper, draws: Sequence[Draw]
 
 
 def each(side: Callable[[Draw], Result], draws: Sequence[Draw]) -> None:
-    """One pass over all samples."""
+    """Make all samples once."""
     for draw in draws:
         side(draw)
 
 
 def ours(mapper: TrainMapper, draw: Draw) -> Result:
-    """What the project does."""
+    """Make a sample by the project's mapper."""
     sample = mapper(draw.record, draw.seed)
     return sample["image"], sample["instances"].gt_masks
 
 
 def plain_instances(draw: Draw, masks_of: Callable[[Draw], list[Tensor]]) -> Result:
-    """Image and masks; masks that show nothing are dropped."""
+    """Make a sample by plain steps; empty masks are dropped."""
     masks = masks_of(draw)
     stacked = torch.stack(masks) if masks else torch.zeros(0, SIDE, SIDE, dtype=torch.bool)
     return plain_image(draw), stacked[stacked.flatten(1).any(1)]
 
 
 def moved_polygons(draw: Draw) -> list[Tensor]:
-    """The corners flipped, scaled and shifted, then drawn in the padded image."""
+    """Flip, scale and shift the corners, then draw them in the padded image."""
     height, width = draw.record["height"], draw.record["width"]
     masks = []
     for annotation in instances(draw.record):
@@ -130,7 +130,7 @@ def moved_polygons(draw: Draw) -> list[Tensor]:
 
 
 def moved_masks(draw: Draw) -> list[Tensor]:
-    """The polygons drawn at the original size, then each mask moved as the image is."""
+    """Draw the polygons at the original size, then transform each mask as the image."""
     masks = []
     for annotation in instances(draw.record):
         rle = coco_mask.frPyObjects(annotation["segmentation"], draw.record["height"], draw.record["width"])
@@ -140,7 +140,7 @@ def moved_masks(draw: Draw) -> list[Tensor]:
 
 
 def plain_panoptic(draw: Draw) -> Result:
-    """The colored image of segment ids moved, then compared with each id."""
+    """Transform the image of segment ids, then compare it with each id."""
     with Image.open(draw.record["pan_seg_file_name"]) as image:
         colors = np.asarray(image.convert("RGB"))
     colors = moved(colors, draw, Image.Resampling.NEAREST, fill=0).astype(np.int32)
@@ -151,7 +151,7 @@ def plain_panoptic(draw: Draw) -> Result:
 
 
 def plain_image(draw: Draw) -> Tensor:
-    """Decoded and moved."""
+    """Decode and transform the image."""
     with Image.open(draw.record["file_name"]) as file:
         image = np.asarray(file.convert("RGB"))
     image = moved(image, draw, Image.Resampling.BILINEAR, fill=128)
@@ -159,7 +159,7 @@ def plain_image(draw: Draw) -> Tensor:
 
 
 def moved(array: np.ndarray, draw: Draw, method: Image.Resampling, fill: int) -> np.ndarray:
-    """An array (H, W) or (H, W, 3) flipped, resized, cropped and padded."""
+    """Flip, resize, crop and pad an array (H, W) or (H, W, 3)."""
     if draw.flip.axis is not None:
         array = np.flip(array, draw.flip.axis)
     image = Image.fromarray(np.ascontiguousarray(array))
@@ -182,7 +182,7 @@ AGREEMENT = ("values off by 1 level", "off by more", "masks", "of equal number",
 def agreement(
     ours: Callable[[Draw], Result], plain: Callable[[Draw], Result], draws: Sequence[Draw]
 ) -> list[str]:
-    """The columns of `AGREEMENT`."""
+    """Return the columns of `AGREEMENT`."""
     off, overlaps, equal = np.zeros(256, dtype=int), [], 0
     for draw in draws:
         (image, masks), (plain_image, plain_masks) = ours(draw), plain(draw)
@@ -202,12 +202,12 @@ def agreement(
 
 
 def instances(record: Record) -> list[Record]:
-    """The annotations that are trained on."""
+    """Return the annotations to train on."""
     return [annotation for annotation in record["annotations"] if not annotation["iscrowd"]]
 
 
 def instance_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
-    """One draw of each image."""
+    """Return one draw of each image."""
     source = samples / "super_gradients_tinycoco"
     records = []
     for split in ("train2017", "val2017"):
@@ -219,7 +219,7 @@ def instance_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
 
 
 def panoptic_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
-    """Ten draws of each image."""
+    """Return ten draws of each image."""
     source = samples / "panopticapi_sample"
     json_file, name = source / "panoptic_examples.json", "benchmark_panoptic"
     register_coco_panoptic(name, {}, source / "input_images", source / "panoptic_examples", json_file)
@@ -227,7 +227,7 @@ def panoptic_draws(samples: Path) -> tuple[TrainMapper, list[Draw]]:
 
 
 def drawn(task: str, name: str, records: Sequence[Record]) -> tuple[TrainMapper, list[Draw]]:
-    """The mapper of the task, and the samples with their number as seed."""
+    """Return the mapper of the task, and the samples with their index as seed."""
     mapper = build_train_mapper(load_config(CONFIGS[task]), MetadataCatalog.get(name))
     return mapper, [
         Draw(record, seed, *transforms(mapper, (record["height"], record["width"]), seed))
@@ -236,7 +236,7 @@ def drawn(task: str, name: str, records: Sequence[Record]) -> tuple[TrainMapper,
 
 
 def transforms(mapper: TrainMapper, size: tuple[int, int], seed: int) -> list[Any]:
-    """Flip, resize and crop as the mapper draws them for an image of that size."""
+    """Return flip, resize and crop as the mapper draws them for an image of this size."""
     taken: list[Any] = []
 
     def recorded(step: Any, scene: Scene, rng: np.random.Generator) -> Any:

@@ -31,6 +31,7 @@ from mask2former.utils.label_maps import (
     Array,
     read_label_map,
     read_segment_ids,
+    write_label_map,
     write_segment_ids,
 )
 
@@ -122,7 +123,7 @@ KINDS: dict[str, Callable[[Path, str, int], None]] = {
 def write_semantic(labels: Path, path: Path) -> None:
     """Write a PNG of labels from 0."""
     contiguous = _contiguous(labels)
-    preparation.save_image(path, np.where(contiguous < 0, IGNORE_LABEL, contiguous).astype(np.uint8))
+    write_label_map(path, np.where(contiguous < 0, IGNORE_LABEL, contiguous).astype(np.uint8))
 
 
 def instances_of(files: AnnotationFiles) -> ImageRows:

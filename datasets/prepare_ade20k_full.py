@@ -22,7 +22,7 @@ from mask2former.data import preparation
 from mask2former.data.datasets.files import table
 from mask2former.data.errors import DatasetError
 from mask2former.utils.image_io import write_image
-from mask2former.utils.label_maps import Array, read_segment_ids
+from mask2former.utils.label_maps import Array, read_segment_ids, write_label_map
 
 SPLITS = ("training", "validation")
 SHORTER_SIDE = 512
@@ -56,7 +56,7 @@ def write_labels(path: Path, target: Path) -> None:
     indices = (ids & 0xFF) // 10 * 256 + (ids >> 8 & 0xFF)
     labels = _train_ids()[indices]
     reduced = cv2.resize(labels, _reduced_size(labels.shape), interpolation=cv2.INTER_NEAREST)
-    preparation.save_image(target, reduced)
+    write_label_map(target, reduced)
 
 
 def write_resized_image(path: Path, target: Path) -> None:

@@ -21,7 +21,7 @@ from mask2former.data.datasets.cityscapes import TRAIN_IDS
 from mask2former.data.datasets.coco import Row
 from mask2former.data.errors import DatasetError
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
-from mask2former.utils.label_maps import VOID, read_label_map, relabel, write_segment_ids
+from mask2former.utils.label_maps import VOID, read_label_map, relabel, write_label_map, write_segment_ids
 
 SPLITS = ("train", "val", "test")
 LABEL_IDS, INSTANCE_IDS = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
@@ -76,7 +76,7 @@ def write_train_ids(label_ids: Path, path: Path) -> None:
         labels = relabel(read_label_map(label_ids), TRAIN_IDS)
     except ValueError as error:
         raise DatasetError(f"{label_ids}: {error}") from error
-    preparation.save_image(path, labels.astype(np.uint8))
+    write_label_map(path, labels.astype(np.uint8))
 
 
 def write_panoptic(instance_ids: Path, path: Path) -> ImageRows:

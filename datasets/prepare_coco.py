@@ -16,7 +16,12 @@ import numpy as np
 from mask2former.data import preparation
 from mask2former.data.datasets.files import load_json, table
 from mask2former.data.errors import DatasetError
-from mask2former.utils.label_maps import IGNORE_LABEL, read_segment_ids, semantic_from_panoptic
+from mask2former.utils.label_maps import (
+    IGNORE_LABEL,
+    read_segment_ids,
+    semantic_from_panoptic,
+    write_label_map,
+)
 
 SPLITS = ("train", "val")
 Job = tuple[Path, list[dict[str, int]]]  # the panoptic PNG; id and class of its segments
@@ -62,7 +67,7 @@ def write_semantic(job: Job, path: Path) -> None:
     """Write the semantic PNG of a panoptic PNG."""
     panoptic, segments = job
     labels = semantic_from_panoptic(read_segment_ids(panoptic), segments, IGNORE_LABEL)
-    preparation.save_image(path, labels.astype(np.uint8))
+    write_label_map(path, labels.astype(np.uint8))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from scipy.io import loadmat
 from mask2former.data import preparation
 from mask2former.data.datasets.coco_stuff import CONTIGUOUS_IDS
 from mask2former.data.errors import DatasetError
-from mask2former.utils.label_maps import IGNORE_LABEL, relabel
+from mask2former.utils.label_maps import IGNORE_LABEL, relabel, write_label_map
 
 SPLITS = ("train", "test")
 
@@ -57,7 +57,7 @@ def write_labels(path: Path, target: Path) -> None:
         ) from None
     except Exception as error:  # scipy reports damage by many kinds of error
         raise DatasetError(f"{path}: no labels can be read ({error})") from error
-    preparation.save_image(target, labels.astype(np.uint8))
+    write_label_map(target, labels.astype(np.uint8))
 
 
 def copy_image(path: Path, target: Path) -> None:

@@ -280,6 +280,13 @@ def random_color(scene: Scene, rng: Rng) -> Recolor:
     return Recolor(tuple(operation for operation in (brightness, *order) if rng.random() < 0.5))
 
 
+def choice(key: str, name: str, table: dict[str, Any]) -> Any:
+    """Return `table[name]`; raise a ValueError that lists the names if the config's `key` has another one."""
+    if name not in table:
+        raise ValueError(f"{key} is '{name}'; it can be one of {', '.join(table)}")
+    return table[name]
+
+
 def large_scale_jitter(cfg: Any) -> list[Augmentation]:
     """Return COCO's recipe: flip, rescale, crop, pad to INPUT.IMAGE_SIZE (Ghiasi et al., 2021)."""
     size = cfg.INPUT.IMAGE_SIZE
@@ -305,12 +312,12 @@ def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
 
 
 def _flip_step(cfg: Any) -> Augmentation:
-    return partial(random_flip, axis=_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIP_AXES))
+    return partial(random_flip, axis=choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIP_AXES))
 
 
 def _shortest_edge_step(cfg: Any) -> Augmentation:
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-    ranged = _choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, SAMPLING_IS_RANGED)
+    ranged = choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, SAMPLING_IS_RANGED)
     if ranged and len(sizes) != 2:
         raise ValueError(f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling 'range', not {tuple(sizes)}")
     return partial(random_shortest_edge, sizes=tuple(sizes), max_size=cfg.INPUT.MAX_SIZE_TRAIN, ranged=ranged)
@@ -318,15 +325,9 @@ def _shortest_edge_step(cfg: Any) -> Augmentation:
 
 def _crop_step(cfg: Any) -> Augmentation:
     crop = cfg.INPUT.CROP
-    _choice("INPUT.CROP.TYPE", crop.TYPE, CROP_SIZES)
+    choice("INPUT.CROP.TYPE", crop.TYPE, CROP_SIZES)
     if crop.TYPE.startswith("relative") and not all(0 < share <= 1 for share in crop.SIZE):
         raise ValueError(f"INPUT.CROP.SIZE is {tuple(crop.SIZE)}; a '{crop.TYPE}' crop takes shares up to 1")
     return partial(
         random_crop, kind=crop.TYPE, size=tuple(crop.SIZE), max_category_area=crop.SINGLE_CATEGORY_MAX_AREA
     )
-
-
-def _choice(key: str, name: str, table: dict[str, Any]) -> Any:
-    if name not in table:
-        raise ValueError(f"{key} is '{name}'; it can be one of {', '.join(table)}")
-    return table[name]

@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from mask2former.data.augmentation import choice
 from mask2former.data.catalog import Record
 from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
@@ -224,16 +225,17 @@ def repeat_factors(categories: Sequence[Sequence[int]], threshold: float, sqrt: 
     return np.array([max((factors[c] for c in present), default=1.0) for present in listed])
 
 
+SAMPLERS: dict[str, Callable[[Any, LoadedDataset], np.ndarray]] = {
+    "TrainingSampler": lambda options, trained: np.ones(len(trained.records)),
+    "RepeatFactorTrainingSampler": lambda options, trained: repeat_factors(
+        trained.categories, options.REPEAT_THRESHOLD, options.REPEAT_SQRT
+    ),
+}
+
+
 def _repeats(cfg: Any, trained: LoadedDataset) -> np.ndarray:
-    source = cfg.DATALOADER
-    if source.SAMPLER_TRAIN == "TrainingSampler":
-        return np.ones(len(trained.records))
-    if source.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
-        return repeat_factors(trained.categories, source.REPEAT_THRESHOLD, source.REPEAT_SQRT)
-    raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN is '{source.SAMPLER_TRAIN}'; it can be one of "
-        "TrainingSampler, RepeatFactorTrainingSampler"
-    )
+    options = cfg.DATALOADER
+    return choice("DATALOADER.SAMPLER_TRAIN", options.SAMPLER_TRAIN, SAMPLERS)(options, trained)
 
 
 def _run_seed(cfg: Any) -> int:

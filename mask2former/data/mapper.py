@@ -21,6 +21,7 @@ from mask2former.data.augmentation import (
     Resize,
     Scene,
     augment,
+    choice,
     large_scale_jitter,
     resize_shortest_edge,
     shortest_edge_crop,
@@ -119,17 +120,14 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
 
     The default ignore label of a dataset is MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
     """
-    name = cfg.INPUT.DATASET_MAPPER_NAME
-    if name not in MAPPERS:
-        raise ValueError(f"INPUT.DATASET_MAPPER_NAME is '{name}'; it can be one of {', '.join(MAPPERS)}")
-    reader, augmentations = MAPPERS[name]
+    reader, augmentations = choice("INPUT.DATASET_MAPPER_NAME", cfg.INPUT.DATASET_MAPPER_NAME, MAPPERS)
     facts = metadata.snapshot()
     facts.ignore_label = facts.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     return TrainMapper(
         reader=reader,
         augmentations=augmentations(cfg),
         metadata=facts,
-        image_format=_checked_format(cfg.INPUT.FORMAT),
+        image_format=_image_format(cfg),
     )
 
 
@@ -142,7 +140,7 @@ def build_test_mapper(cfg: Any) -> TestMapper:
     return TestMapper(
         edges=tuple(cfg.TEST.AUG.MIN_SIZES) if augmented else (cfg.INPUT.MIN_SIZE_TEST,),
         max_size=cfg.TEST.AUG.MAX_SIZE if augmented else cfg.INPUT.MAX_SIZE_TEST,
-        image_format=_checked_format(cfg.INPUT.FORMAT),
+        image_format=_image_format(cfg),
         as_views=augmented,
     )
 
@@ -179,7 +177,6 @@ def visible_instances(scene: Scene) -> Instances:
     return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks))
 
 
-def _checked_format(image_format: str) -> str:
-    if image_format not in CHANNEL_ORDER:
-        raise ValueError(f"INPUT.FORMAT is '{image_format}'; it can be one of {', '.join(CHANNEL_ORDER)}")
-    return image_format
+def _image_format(cfg: Any) -> str:
+    choice("INPUT.FORMAT", cfg.INPUT.FORMAT, CHANNEL_ORDER)
+    return cfg.INPUT.FORMAT

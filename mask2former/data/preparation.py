@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from mask2former.data.datasets.files import ROOT_VARIABLE, datasets_root
@@ -116,11 +115,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file atomically."""
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(content), encoding="utf-8")
-
-
-def save_image(path: Path, image: np.ndarray[Any, Any]) -> None:
-    """Write (H, W) uint8 or uint16, or (H, W, 3) uint8, in the format of the suffix."""
-    Image.fromarray(image).save(path)
 
 
 def extent(mask: np.ndarray[Any, Any]) -> dict[str, Any]:

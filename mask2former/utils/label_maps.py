@@ -79,7 +79,7 @@ def write_segment_ids(path: PathLike, ids: Array) -> None:
 
 
 def write_label_map(path: PathLike, labels: Array) -> None:
-    """Write labels (H, W), uint8 or uint16, as a gray PNG of the same depth."""
+    """Write labels (H, W), uint8 or uint16, as a gray PNG or TIFF of the same depth."""
     Image.fromarray(labels).save(path)
 
 

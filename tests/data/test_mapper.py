@@ -164,11 +164,7 @@ def test_channels_are_in_the_order_of_the_config(cfg, names):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        (
-            "DATASET_MAPPER_NAME",
-            "coco",
-            "DATASET_MAPPER_NAME is 'coco'; it can be one of coco_instance_lsj, ",
-        ),
+        ("DATASET_MAPPER_NAME", "coco", "MAPPER_NAME is 'coco'; it can be one of coco_instance_lsj, "),
         ("FORMAT", "L", "INPUT.FORMAT is 'L'; it can be one of RGB, BGR"),
     ],
 )

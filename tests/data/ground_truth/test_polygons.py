@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from synthetic_coco import polygon
+from transform_chains import transform_chains
 
 from mask2former.data.augmentation import Crop, Flip, Pad, Resize
 from mask2former.data.ground_truth.geometry import Geometry
@@ -49,39 +50,25 @@ def flat(values):
     return corners.map(lambda points: list(itertools.chain.from_iterable(points)))
 
 
-@st.composite
-def chains(draw):
-    """Draw a size, and flips, resizes and crops that fit one another."""
-    sides = st.integers(1, 60)
-    size = first = (draw(sides), draw(sides))
-    steps = []
-    for kind in draw(st.lists(st.sampled_from([Flip, Resize, Crop]), max_size=4)):
-        if kind is Flip:
-            steps.append(Flip(draw(st.sampled_from([None, 0, 1]))))
-        elif kind is Resize:
-            size = (draw(sides), draw(sides))
-            steps.append(Resize(*size))
-        else:
-            top, left = (draw(st.integers(0, side - 1)) for side in size)
-            size = (draw(st.integers(1, size[0] - top)), draw(st.integers(1, size[1] - left)))
-            steps.append(Crop(top, left, *size))
-    return first, steps
-
-
 coordinates = st.integers(-80, 320).map(lambda quarters: quarters / 4 + OFF)
 
 
 @settings(max_examples=300)
-@given(chains(), st.lists(flat(coordinates), min_size=1, max_size=3), st.integers(0, 5), st.integers(0, 5))
+@given(
+    transform_chains((Flip, Resize, Crop)),
+    st.lists(flat(coordinates), min_size=1, max_size=3),
+    st.integers(0, 5),
+    st.integers(0, 5),
+)
 def test_polygons_are_mapped_before_they_are_drawn(chain, polygons, bottom, right):
     """Polygons may reach beyond the image; they are cut off there, also where padding follows."""
     first, steps = chain
     geometry = Geometry.identity(*first)
     for step in steps:
         geometry = step.apply_geometry(geometry)
-    padded = Pad(bottom, right).apply_geometry(geometry)
+    padded = Pad(*padding).apply_geometry(geometry)
     scaled, sizes = zip(*(moved(points, steps, first) for points in polygons), strict=True)
-    expected = np.pad(by_pycocotools(scaled, sizes[0]), ((0, bottom), (0, right)))
+    expected = np.pad(by_pycocotools(scaled, sizes[0]), ((0, padding[0]), (0, padding[1])))
     np.testing.assert_array_equal(drawn(polygons, padded, first), expected)
 
 
