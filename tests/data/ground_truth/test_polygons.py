@@ -57,10 +57,9 @@ coordinates = st.integers(-80, 320).map(lambda quarters: quarters / 4 + OFF)
 @given(
     transform_chains((Flip, Resize, Crop)),
     st.lists(flat(coordinates), min_size=1, max_size=3),
-    st.integers(0, 5),
-    st.integers(0, 5),
+    st.tuples(st.integers(0, 5), st.integers(0, 5)),
 )
-def test_polygons_are_mapped_before_they_are_drawn(chain, polygons, bottom, right):
+def test_polygons_are_mapped_before_they_are_drawn(chain, polygons, padding):
     """Polygons may reach beyond the image; they are cut off there, also where padding follows."""
     first, steps = chain
     geometry = Geometry.identity(*first)
