@@ -1,4 +1,4 @@
-"""ADE20K: the recorded outputs of the published scripts, and the rules on the drawn dataset."""
+"""ADE20K: recorded outputs of the published scripts, and the rules on the synthetic dataset."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_the_recorded_panoptic_annotations_are_reproduced_but_for_ids(sample: tu
         assert np.array_equal(pngs[0] == 0, pngs[1] == 0)
 
 
-def test_things_lie_over_stuff_whose_stored_area_is_that_before(tmp_path: Path):
+def test_the_area_of_stuff_is_measured_before_things_are_pasted(tmp_path: Path):
     ade20k.draw(tmp_path)
     run("prepare_ade20k", tmp_path)
     folder, name = tmp_path / FOLDER, "ADE_train_00000001.png"
@@ -98,7 +98,7 @@ def test_images_without_things_are_listed(tmp_path: Path):
     assert np.array_equal(masks.argmax(2) + masks.any(2), numbers)
 
 
-def test_without_the_archive_of_instances_labels_are_made(tmp_path: Path):
+def test_labels_are_made_without_the_archive_of_instances(tmp_path: Path):
     ade20k.draw(tmp_path)
     shutil.rmtree(tmp_path / FOLDER / "annotations_instance")
     run("prepare_ade20k", tmp_path)
@@ -122,7 +122,7 @@ def overwrite(path: Path, value: tuple[int, ...] | int) -> None:
         ("annotations_instance", (0, 77, 0), "instance 77 has the class 0"),
     ],
 )
-def test_values_that_mean_nothing_are_named(
+def test_unknown_values_are_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture, folder: str, value: tuple[int, ...] | int, message: str
 ):
     ade20k.draw(tmp_path)
@@ -134,7 +134,7 @@ def test_values_that_mean_nothing_are_named(
     assert not (tmp_path / FOLDER / "ade20k_panoptic_train").exists()
 
 
-def test_labels_without_instances_and_other_sizes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_missing_instances_and_other_sizes_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture):
     ade20k.draw(tmp_path)
     path = tmp_path / FOLDER / "annotations_instance" / "training" / "ADE_train_00000002.png"
     Image.open(path).resize((5, 7), Image.Resampling.NEAREST).save(path)

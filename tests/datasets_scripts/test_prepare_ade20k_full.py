@@ -13,7 +13,7 @@ from synthetic_datasets.drawing import read_table
 FOLDER = "ADE20K_2021_17_01"
 
 
-def test_labels_are_those_of_the_objects(tmp_path: Path):
+def test_labels_are_the_classes_of_the_objects(tmp_path: Path):
     ade20k_full.draw(tmp_path)
     run("prepare_ade20k_full", tmp_path)
     classes = {row["full_ade20k_index"]: row["trainId"] for row in read_table("ade20k_full_847.json")}
@@ -32,7 +32,7 @@ def test_labels_are_those_of_the_objects(tmp_path: Path):
     assert {classes[165], classes[1831], classes[401], 65535} == seen
 
 
-def test_images_lie_beside_their_labels(tmp_path: Path):
+def test_images_are_written_beside_their_labels(tmp_path: Path):
     ade20k_full.draw(tmp_path)
     run("prepare_ade20k_full", tmp_path)
     for kind, suffix in (("images", "jpg"), ("annotations", "tif")):
@@ -65,7 +65,7 @@ def test_large_images_are_reduced(tmp_path: Path, size: tuple[int, int], reduced
     assert set(np.unique(labels[reduced[0] // 2 + 1 :])) == {65535}
 
 
-def test_an_image_of_another_size_is_named(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_an_image_of_another_size_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture):
     ade20k_full.draw(tmp_path)
     path = next((tmp_path / FOLDER).rglob("ADE_val_00000001.jpg"))
     Image.new("RGB", (9, 5)).save(path)

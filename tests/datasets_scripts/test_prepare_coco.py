@@ -1,4 +1,4 @@
-"""COCO's semantic labels: the recorded ones, and those of the drawn dataset."""
+"""COCO's semantic labels: recorded outputs, and the synthetic dataset."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def test_the_recorded_labels_are_reproduced(shared: Path, tmp_path: Path):
         assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(theirs)))
 
 
-def test_every_segment_is_its_class_and_the_rest_is_ignored(tmp_path: Path):
+def test_segments_become_their_class_and_other_pixels_are_ignored(tmp_path: Path):
     coco.draw(tmp_path)
     run("prepare_coco", tmp_path)
     content = json.loads((tmp_path / "coco/annotations/panoptic_train2017.json").read_text())
@@ -42,7 +42,9 @@ def test_every_segment_is_its_class_and_the_rest_is_ignored(tmp_path: Path):
 @pytest.mark.parametrize(
     ("key", "message"), [("category_id", "category_id 91"), ("segments_info", "no 'seg")]
 )
-def test_a_broken_annotation_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, key: str, message: str):
+def test_a_broken_annotation_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture, key: str, message: str
+):
     coco.draw(tmp_path)
     path = tmp_path / "coco/annotations/panoptic_train2017.json"
     content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The drawn datasets are what they claim to be: the same for a seed, and consistent in themselves."""
+"""The synthetic datasets are the same for a seed, and consistent."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
-def test_a_seed_gives_the_same_files_and_another_one_others(tmp_path: Path, tree: ModuleType):
+def test_files_depend_on_the_seed_alone(tmp_path: Path, tree: ModuleType):
     for folder, seed in (("first", 0), ("again", 0), ("other", 1)):
         tree.draw(tmp_path / folder, seed=seed)
     first, again, other = (contents(tmp_path / name) for name in ("first", "again", "other"))
@@ -28,7 +28,7 @@ def test_a_seed_gives_the_same_files_and_another_one_others(tmp_path: Path, tree
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
-def test_counts_say_how_many_images_there_are(tmp_path: Path, tree: ModuleType):
+def test_counts_set_the_number_of_images(tmp_path: Path, tree: ModuleType):
     split = "test" if tree is coco_stuff else "val"
     tree.draw(tmp_path, counts={"train": 2, split: 1})
     images = [
@@ -85,7 +85,7 @@ def test_coco_instances_are_the_things_of_the_panoptic_png(tmp_path: Path):
             assert coco_mask.area(instances.annToRLE(annotation)) == annotation["area"]
 
 
-def test_cityscapes_labels_are_those_that_its_tools_draw(tmp_path: Path):
+def test_cityscapes_labels_equal_those_of_its_tools(tmp_path: Path):
     annotation = pytest.importorskip("cityscapesscripts.helpers.annotation")
     labels = pytest.importorskip("cityscapesscripts.preparation.json2labelImg")
     instances = pytest.importorskip("cityscapesscripts.preparation.json2instanceImg")
@@ -100,8 +100,8 @@ def test_cityscapes_labels_are_those_that_its_tools_draw(tmp_path: Path):
             ("color", labels.createLabelImage(content, "color")),
             ("instanceIds", instances.createInstanceImage(content, "ids")),
         ):
-            drawn = Image.open(str(path).replace("polygons.json", f"{name}.png"))
-            assert np.array_equal(np.asarray(drawn), np.asarray(expected)), (path, name)
+            image = Image.open(str(path).replace("polygons.json", f"{name}.png"))
+            assert np.array_equal(np.asarray(image), np.asarray(expected)), (path, name)
 
 
 def test_the_first_cityscapes_image_has_all_special_cases(tmp_path: Path):
@@ -116,7 +116,7 @@ def test_the_first_cityscapes_image_has_all_special_cases(tmp_path: Path):
     assert sum(value >= 24000 and area >= 100 for value, area in zip(values, areas, strict=True)) >= 5
 
 
-def test_ade20k_labels_and_instances_disagree_as_the_real_ones_do(tmp_path: Path):
+def test_ade20k_labels_and_instances_disagree_as_in_the_real_dataset(tmp_path: Path):
     ade20k.draw(tmp_path)
     folder = tmp_path / "ADEChallengeData2016"
     name = "training/ADE_train_00000001"

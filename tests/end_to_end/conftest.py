@@ -1,4 +1,4 @@
-"""The drawn datasets, each drawn and prepared once."""
+"""The synthetic datasets, each made and prepared once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ __all__ = ["restored_log"]
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function: the name of a tree -> the folder that holds it."""
+    """Return a function from the name of a dataset to the folder that holds it."""
     made: dict[str, Path] = {}
 
     def root(tree: str) -> Path:

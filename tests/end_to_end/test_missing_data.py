@@ -1,4 +1,4 @@
-"""Where the data is not there, training ends at once, and says what was looked for and what makes it."""
+"""If data is missing, training stops at once; the error says what is missing and which command makes it."""
 
 import shutil
 from collections.abc import Callable
@@ -34,7 +34,7 @@ NEEDS_SCRIPT = [case for case in CASES if case not in USABLE_AS_DOWNLOADED]
 
 
 def error_of(case: Case, config: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
-    """What training says at its end; the weights, which are not there either, are not looked for first."""
+    """Return the error of training. The weights are missing too, but data is checked first."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     options = case.options(OUTPUT_DIR=root / "run", MODEL__WEIGHTS=root / "absent.pkl")
     assert main(["--config-file", config, *options]) == 1
@@ -44,7 +44,7 @@ def error_of(case: Case, config: str, root: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
 )
-def test_without_any_data(
+def test_missing_data_is_named_with_folder_and_command(
     case: Case, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     error = error_of(case, config, tmp_path, monkeypatch, capsys)
@@ -56,7 +56,7 @@ def test_without_any_data(
 
 
 @pytest.mark.parametrize("case", NEEDS_SCRIPT, ids=str)
-def test_downloaded_and_not_prepared(
+def test_unprepared_data_is_named_with_its_script(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     TREES[case.tree].draw(tmp_path)
@@ -66,7 +66,7 @@ def test_downloaded_and_not_prepared(
 
 
 @pytest.mark.parametrize("case", USABLE_AS_DOWNLOADED, ids=str)
-def test_what_is_usable_as_downloaded_needs_no_script(
+def test_data_that_is_usable_as_downloaded_needs_no_script(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     TREES[case.tree].draw(tmp_path)
@@ -75,7 +75,7 @@ def test_what_is_usable_as_downloaded_needs_no_script(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "cityscapes"], ids=str)
-def test_truth_that_only_the_evaluation_needs_is_missed_before_training(
+def test_missing_ground_truth_for_evaluation_is_an_error_before_training(
     case: Case, roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
@@ -89,10 +89,10 @@ def test_truth_that_only_the_evaluation_needs_is_missed_before_training(
     assert main(["--config-file", case.config, *options, "TEST.SAVE_PREDICTIONS", "True"]) == 0
 
 
-def test_what_is_not_measured_needs_no_truth(
+def test_outputs_that_are_not_measured_need_no_ground_truth(
     roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PQ takes the panoptic files alone, so it is measured where Cityscapes' own metrics cannot be."""
+    """PQ needs the panoptic files alone, so it is measured where Cityscapes' metrics cannot be."""
     shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
         file.unlink()
@@ -103,10 +103,10 @@ def test_what_is_not_measured_needs_no_truth(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "lvis"], ids=str)
-def test_an_evaluation_needs_no_training_files(
+def test_evaluation_needs_no_training_files(
     case: Case, roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even of LVIS, whose classes stand in its JSON files alone."""
+    """This holds for LVIS too, whose classes are only known from its JSON files."""
     shutil.copytree(roots(case.tree), tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     options = case.options(OUTPUT_DIR=tmp_path / "run")

@@ -36,7 +36,7 @@ def sample(shared: Path, prepared_sample: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "ade20k"], ids=str)
-def test_training_and_evaluation(
+def test_real_images_are_prepared_trained_on_and_evaluated(
     case: Case, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(sample))

@@ -1,4 +1,4 @@
-"""By the command line, with every published config made tiny: two steps on its dataset, and an evaluation."""
+"""Every published config, made tiny, runs from the command line: two steps on its dataset, and evaluation."""
 
 import math
 from pathlib import Path
@@ -19,19 +19,19 @@ def test_all_published_configs_are_run() -> None:
 @pytest.mark.parametrize(
     ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
 )
-def test_training_and_evaluation(case: Case, config: str, root: Path, tmp_path: Path) -> None:
+def test_two_steps_and_an_evaluation(case: Case, config: str, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert main(["--config-file", config, *case.options(OUTPUT_DIR=out)]) == 0
     losses, results = read_metrics(out / "metrics.json")
     values = [value for name, value in losses.items() if "loss" in name]
-    assert len(values) >= 6 and all(math.isfinite(value) for value in values)  # 3 of each of 2 predictions
+    assert len(values) >= 6 and all(math.isfinite(value) for value in values)  # 3 for 2 predictions
     assert {name.split("/")[0] for name in results if "/" in name} == set(case.tasks)
     for task in case.tasks:
         assert 0 <= results[f"{task}/{ALL_METRICS[task]}"] <= 100
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.task == "semantic"], ids=str)
-def test_several_views_of_an_image(case: Case, root: Path, tmp_path: Path) -> None:
+def test_test_time_augmentation_runs(case: Case, root: Path, tmp_path: Path) -> None:
     options = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": [32, 48], "OUTPUT_DIR": tmp_path / "run"}
     assert main(["--config-file", case.config, *case.options(**options)]) == 0
     assert 0 <= read_metrics(tmp_path / "run/metrics.json")[-1]["sem_seg/mIoU"] <= 100

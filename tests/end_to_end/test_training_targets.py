@@ -1,11 +1,11 @@
-"""A model is trained on what the raw files say: classes and masks, by preparation, reader and mapper."""
+"""Training targets equal the ground truth in the downloaded files, after preparation, reader and mapper."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dataset_cases import CASES, Case
-from oracle_predictions import THINGS, TRUTHS, Region, Truth
+from oracle_predictions import GROUND_TRUTHS, THINGS, GroundTruth, Region
 
 from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog
@@ -13,7 +13,7 @@ from mask2former.data.mapper import build_train_mapper
 from mask2former.structures import Instances
 
 
-def expected(truth: Truth, case: Case) -> list[Region]:
+def expected(truth: GroundTruth, case: Case) -> list[Region]:
     if case.task == "semantic":
         return [Region(c, truth.labels == c) for c in np.unique(truth.labels).tolist() if c >= 0]
     if case.task == "panoptic":
@@ -33,12 +33,12 @@ def regions_of(instances: Instances) -> list[Region]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_targets(case: Case, root: Path) -> None:
+def test_targets_equal_the_ground_truth(case: Case, root: Path) -> None:
     cfg = load_config(case.config, case.options())
-    (name,) = cfg.DATASETS.TEST  # of the split that perfect answers are made for
+    (name,) = cfg.DATASETS.TEST  # the split of the oracle predictions
     mapper = build_train_mapper(cfg, MetadataCatalog.get(name))
     mapper.augmentations = ()
-    truths = TRUTHS[case.tree](root)
+    truths = GROUND_TRUTHS[case.tree](root)
     seen = 0
     for record in DatasetCatalog.get(name):
         truth = truths.pop(Path(record["file_name"]).stem)

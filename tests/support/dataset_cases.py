@@ -1,4 +1,4 @@
-"""The datasets of the paper by task, each with its published config made tiny, and their drawn files."""
+"""The datasets of the paper by task, each with its published config made tiny, and their synthetic files."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ CITYSCAPES_R50 = "maskformer2_R50_bs16_90k.yaml"
 MAPILLARY_R50 = "maskformer2_R50_bs16_300k.yaml"
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "golden_files/configs.json").read_text())
-PUBLISHED = [  # those of models; the others are what these have in common
+PUBLISHED = [  # without the base configs
     name.removeprefix("configs/") for name in MANIFEST["configs"] if "/Base-" not in name
 ]
 ALL_METRICS = {"sem_seg": "mIoU", "segm": "AP", "panoptic_seg": "PQ"}
@@ -38,7 +38,7 @@ TINY = {
 
 
 class Tree(NamedTuple):
-    """How a dataset's files come about: drawn as downloaded, then prepared by a script, if there is one."""
+    """How the files of a dataset are made: `draw` writes them as downloaded, a script may prepare them."""
 
     draw: Callable[[Path], None]
     script: str | None = None
@@ -60,8 +60,8 @@ TREES = {
 class Case(NamedTuple):
     """A dataset and a task of it.
 
-    `tasks` are what is measured by the published config; `names` the datasets to train and test on where the
-    config is that of another dataset.
+    `tasks` are those that the published config measures. `names` are the datasets to train and test on, if
+    the config is that of another dataset.
     """
 
     tree: str
@@ -75,14 +75,14 @@ class Case(NamedTuple):
 
     @property
     def published(self) -> list[str]:
-        """All published configs of the task; the own one where it is that of another dataset."""
-        if self.names or self.tree == "mapillary_flat":  # what differs is the data
+        """Return all published configs of the task, or only `config` if it is that of another dataset."""
+        if self.names or self.tree == "mapillary_flat":  # only the data differs
             return [self.config]
         dataset, task, _ = self.config.split("/")
         return [name for name in PUBLISHED if name.startswith(f"{dataset}/{task}/")]
 
     def options(self, **changes: object) -> list[str]:
-        """What makes the config tiny, as on a command line; a change's name has __ for the dot."""
+        """Return the command line that makes the config tiny; names of changes have __ for the dot."""
         options: dict[str, object] = dict(TINY)
         if self.names:
             options |= {"DATASETS.TRAIN": self.names[:1], "DATASETS.TEST": self.names[1:]}
@@ -123,7 +123,7 @@ CASES = [
 
 
 def prepared(tree: str, root: Path) -> Path:
-    """Draw the tree and prepare it; returns the root."""
+    """Make the dataset, prepare it, and return the root."""
     TREES[tree].draw(root)
     if TREES[tree].script:
         run(TREES[tree].script, root)

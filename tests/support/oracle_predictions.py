@@ -1,8 +1,8 @@
-"""What a model that knows the ground truth would answer, from the files as downloaded.
+"""Oracle predictions: the output of a model that predicts the ground truth, read from the downloaded files.
 
-They are read with numpy, Pillow, json, scipy and pycocotools alone, by the rules of the datasets' authors.
-Images are told by the names of their files; classes are numbered as the semantic and panoptic datasets do.
-Crowds, and what the authors leave out, are not found.
+The files are read with numpy, Pillow, json, scipy and pycocotools alone, by the rules of the authors.
+Images are identified by file name; classes have the contiguous ids of the semantic and panoptic datasets.
+Crowds and what the authors leave out are not predicted.
 """
 
 import json
@@ -35,7 +35,7 @@ THINGS: dict[str, Sequence[int]] = {  # the classes that are things, in the orde
     "lvis": range(1203),
     "mapillary": MAPILLARY_THINGS,
     "mapillary_flat": MAPILLARY_THINGS,
-    "mapillary_v2": MAPILLARY_THINGS,  # others are not drawn
+    "mapillary_v2": MAPILLARY_THINGS,  # the synthetic images have no others
 }
 Row = dict[str, Any]
 
@@ -47,8 +47,8 @@ class Region(NamedTuple):
     mask: np.ndarray
 
 
-class Truth(NamedTuple):
-    """Of an image: its classes (H, W), -1 for none; the segments, which do not overlap; the objects."""
+class GroundTruth(NamedTuple):
+    """One image's labels (H, W), -1 for none; its segments, which do not overlap; and its objects."""
 
     labels: np.ndarray
     segments: list[Region]
@@ -60,14 +60,14 @@ def read(path: Path) -> np.ndarray:
 
 
 def numbers(labels: np.ndarray, official: Sequence[int]) -> np.ndarray:
-    """Labels as the places that they have in a list; -1 for others."""
-    places = np.full(max(labels.max(), *official) + 1, -1)
-    places[list(official)] = np.arange(len(official))
-    return places[labels]
+    """Return the index of each label in the list `official`, -1 for others."""
+    indices = np.full(max(labels.max(), *official) + 1, -1)
+    indices[list(official)] = np.arange(len(official))
+    return indices[labels]
 
 
-def ade20k(root: Path) -> dict[str, Truth]:
-    """Instances are pasted over stuff; things of the labels that are no instance belong to no segment."""
+def ade20k(root: Path) -> dict[str, GroundTruth]:
+    """Paste instances over stuff; things in the labels without an instance belong to no segment."""
     folder, truths = root / "ADEChallengeData2016", {}
     for path in sorted((folder / "annotations/validation").iterdir()):
         labels = numbers(read(path), range(1, 151))
@@ -78,22 +78,22 @@ def ade20k(root: Path) -> dict[str, Truth]:
             if number
         ]
         stuff = [Region(c, (labels == c) & (rgb[..., 1] == 0)) for c in ADE20K_STUFF]
-        truths[path.stem] = Truth(labels, [*stuff, *objects], objects)
+        truths[path.stem] = GroundTruth(labels, [*stuff, *objects], objects)
     return truths
 
 
-def ade20k_full(root: Path) -> dict[str, Truth]:
+def ade20k_full(root: Path) -> dict[str, GroundTruth]:
     classes = [row["full_ade20k_index"] for row in read_table("ade20k_full_847.json")]
     truths = {}
     for path in (root / "ADE20K_2021_17_01/images/ADE/validation").rglob("*_seg.png"):
         rgb = read(path)
         labels = numbers(rgb[..., 0] // 10 * 256 + rgb[..., 1], classes)
-        truths[path.stem.removesuffix("_seg")] = Truth(labels, [], [])
+        truths[path.stem.removesuffix("_seg")] = GroundTruth(labels, [], [])
     return truths
 
 
-def cityscapes(root: Path) -> dict[str, Truth]:
-    """Objects are numbered; what is of a thing and has no number is a group."""
+def cityscapes(root: Path) -> dict[str, GroundTruth]:
+    """Take numbered things as objects; a thing without a number is a group."""
     truths = {}
     for path in (root / "cityscapes/gtFine/val").rglob("*_instanceIds.png"):
         ids = read(path)
@@ -103,14 +103,14 @@ def cityscapes(root: Path) -> dict[str, Truth]:
         ]
         objects = [region for value, region in regions if value >= 1000 and region.category >= 11]
         stuff = [region for _, region in regions if 0 <= region.category < 11]
-        truths[path.name.replace("gtFine_instanceIds.png", "leftImg8bit")] = Truth(
+        truths[path.name.replace("gtFine_instanceIds.png", "leftImg8bit")] = GroundTruth(
             labels, stuff + objects, objects
         )
     return truths
 
 
 def panoptic(json_file: Path, folder: Path, official: Sequence[int]) -> dict[str, list[tuple[Row, Region]]]:
-    """The segments of each PNG of a panoptic JSON, whose classes have the ids `official`."""
+    """Return the segments of each PNG of a panoptic JSON, whose classes have the ids `official`."""
     found = {}
     for row in json.loads(json_file.read_text())["annotations"]:
         rgb = read(folder / row["file_name"])
@@ -129,38 +129,40 @@ def labels_of(regions: Sequence[Region]) -> np.ndarray:
     return labels
 
 
-def mapillary(root: Path, nested: str = "v1.2", year: int = 2018, classes: int = 65) -> dict[str, Truth]:
+def mapillary(
+    root: Path, nested: str = "v1.2", year: int = 2018, classes: int = 65
+) -> dict[str, GroundTruth]:
     folder = root / "mapillary_vistas/validation" / nested
     truths = {}
     found = panoptic(folder / f"panoptic/panoptic_{year}.json", folder / "panoptic", range(1, classes + 1))
     for name, rows in found.items():
         segments = [region for row, region in rows if not row["iscrowd"]]
         labels = numbers(read(folder / f"labels/{name}.png"), range(classes))
-        truths[name] = Truth(labels, segments, [])
+        truths[name] = GroundTruth(labels, segments, [])
     return truths
 
 
-def instances(json_file: Path) -> dict[str, Truth]:
-    """The objects of an instance JSON, and no labels."""
+def instances(json_file: Path) -> dict[str, GroundTruth]:
+    """Return the objects of an instance JSON, without labels."""
     truth = COCO(json_file)
-    places = {number: place for place, number in enumerate(sorted(truth.getCatIds()))}
+    indices = {number: index for index, number in enumerate(sorted(truth.getCatIds()))}
     truths = {}
     for image in truth.loadImgs(truth.getImgIds()):
         rows = [row for row in truth.imgToAnns[image["id"]] if not row.get("iscrowd")]
-        objects = [Region(places[row["category_id"]], truth.annToMask(row) > 0) for row in rows]
+        objects = [Region(indices[row["category_id"]], truth.annToMask(row) > 0) for row in rows]
         labels = np.full((image["height"], image["width"]), -1)
-        truths[f"{image['id']:012d}"] = Truth(labels, [], objects)
+        truths[f"{image['id']:012d}"] = GroundTruth(labels, [], objects)
     return truths
 
 
-def coco(root: Path) -> dict[str, Truth]:
+def coco(root: Path) -> dict[str, GroundTruth]:
     folder = root / "coco/annotations"
     categories = json.loads((folder / "panoptic_val2017.json").read_text())["categories"]
     official = sorted(category["id"] for category in categories)
     truths = instances(folder / "instances_val2017.json")
     found = panoptic(folder / "panoptic_val2017.json", root / "coco/panoptic_val2017", official)
     return {
-        name: Truth(
+        name: GroundTruth(
             labels_of([region for _, region in rows]),
             [region for row, region in rows if not row["iscrowd"]],
             truths[name].objects,
@@ -169,20 +171,20 @@ def coco(root: Path) -> dict[str, Truth]:
     }
 
 
-def coco_stuff(root: Path) -> dict[str, Truth]:
+def coco_stuff(root: Path) -> dict[str, GroundTruth]:
     folder = root / "coco/coco_stuff_10k"
     truths = {}
     for name in (folder / "imageLists/test.txt").read_text().split():
         labels = loadmat(folder / f"annotations/{name}.mat")["S"].astype(np.int64)
-        truths[name] = Truth(numbers(labels, COCO_STUFF_LABELS), [], [])
+        truths[name] = GroundTruth(numbers(labels, COCO_STUFF_LABELS), [], [])
     return truths
 
 
-def lvis(root: Path) -> dict[str, Truth]:
+def lvis(root: Path) -> dict[str, GroundTruth]:
     return instances(root / "lvis/lvis_v1_val.json")
 
 
-TRUTHS: dict[str, Callable[[Path], dict[str, Truth]]] = {
+GROUND_TRUTHS: dict[str, Callable[[Path], dict[str, GroundTruth]]] = {
     "ade20k": ade20k,
     "ade20k_full": ade20k_full,
     "cityscapes": cityscapes,
@@ -195,8 +197,8 @@ TRUTHS: dict[str, Callable[[Path], dict[str, Truth]]] = {
 }
 
 
-def answer(truth: Truth, things: Sequence[int], *, renumbered: bool) -> dict[str, Any]:
-    """All kinds of a model's output; with `renumbered`, classes of instances are places among the things."""
+def oracle_prediction(truth: GroundTruth, things: Sequence[int], *, renumbered: bool) -> dict[str, Any]:
+    """Return all kinds of output; if `renumbered`, classes of instances are indices among the things."""
     ids, infos = np.zeros(truth.labels.shape, np.int64), []
     for number, (category, mask) in enumerate((r for r in truth.segments if r.mask.any()), start=1):
         ids[mask] = number
@@ -205,7 +207,7 @@ def answer(truth: Truth, things: Sequence[int], *, renumbered: bool) -> dict[str
     masks = np.array([region.mask for region in truth.objects], bool).reshape(-1, *size)
     classes = [things.index(c) if renumbered else c for c, _ in truth.objects]
     return {
-        "label_map": torch.from_numpy(np.maximum(truth.labels, 0)),  # what has no ground truth counts nowhere
+        "label_map": torch.from_numpy(np.maximum(truth.labels, 0)),  # others are not scored
         "panoptic_seg": (torch.from_numpy(ids), infos),
         "instances": Instances(
             size,
@@ -216,21 +218,21 @@ def answer(truth: Truth, things: Sequence[int], *, renumbered: bool) -> dict[str
     }
 
 
-def emptied(answer: dict[str, Any], wrong: int) -> dict[str, Any]:
-    """Nothing found: no segment, no instance, and all pixels of the class `wrong`."""
+def empty_prediction(prediction: dict[str, Any], wrong: int) -> dict[str, Any]:
+    """Return the output without segments and instances, with all pixels of the class `wrong`."""
     return {
-        "label_map": torch.full_like(answer["label_map"], wrong),
-        "panoptic_seg": (torch.zeros_like(answer["panoptic_seg"][0]), []),
-        "instances": answer["instances"][:0],
+        "label_map": torch.full_like(prediction["label_map"], wrong),
+        "panoptic_seg": (torch.zeros_like(prediction["panoptic_seg"][0]), []),
+        "instances": prediction["instances"][:0],
     }
 
 
-class Knowing(nn.Module):
-    """A model that answers what it was told, by the names of images."""
+class OracleModel(nn.Module):
+    """A model that returns given predictions by the names of images."""
 
-    def __init__(self, answers: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, predictions: dict[str, dict[str, Any]]) -> None:
         super().__init__()
-        self.answers = answers
+        self.predictions = predictions
 
     def forward(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [self.answers[Path(record["file_name"]).stem] for record in inputs]
+        return [self.predictions[Path(record["file_name"]).stem] for record in inputs]

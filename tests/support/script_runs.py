@@ -1,4 +1,4 @@
-"""Running the scripts of datasets/ in this process, and comparing what they wrote."""
+"""Run the scripts of datasets/ in this process, and hash the files they wrote."""
 
 import hashlib
 import importlib.util
@@ -7,11 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 DATASETS = Path(__file__).parents[2] / "datasets"
-HEAD = 128  # bytes with which MATLAB files begin; they hold the time of writing
+HEAD = 128  # bytes at the start of MATLAB files that hold the time of writing
 
 
 def load(name: str) -> ModuleType:
-    """The script as a module that worker processes find by its name."""
+    """Import a script as a module that worker processes find by name."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, DATASETS / f"{name}.py")
         assert spec is not None and spec.loader is not None
@@ -25,7 +25,7 @@ def run(name: str, root: Path, *options: str, workers: int = 1) -> None:
 
 
 def contents(root: Path) -> dict[str, str]:
-    """A hash of each file below `root`, by its path."""
+    """Return a hash of each file below `root`, by its path."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     skipped = {path: HEAD if path.suffix == ".mat" else 0 for path in files}
     return {

@@ -1,4 +1,4 @@
-"""Each known dataset, drawn as downloaded and prepared by its script, is found sound and counted in full."""
+"""Each built-in dataset, synthetic and prepared, passes check-dataset and is counted in full."""
 
 import importlib
 import json
@@ -27,12 +27,12 @@ DATASETS = [
     ("mapillary", "mapillary_vistas_sem_seg_{}", {"label PNG": "one"}),
     ("mapillary", "mapillary_vistas_panoptic_{}", {"panoptic PNG": "one", "label PNG": "one"}),
 ]
-NO_TRUTH = {"cityscapes": "test", "mapillary": "test"}  # splits whose ground truth is withheld
+NO_GROUND_TRUTH = {"cityscapes": "test", "mapillary": "test"}  # splits without public ground truth
 
 
 @pytest.fixture(scope="module")
 def root_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A function: the name of a tree -> the folder that holds it, prepared."""
+    """Return a function from the name of a dataset to the folder that holds it, prepared."""
     made: dict[str, Path] = {}
 
     def root(tree: str) -> Path:
@@ -47,23 +47,23 @@ def root_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize(("tree", "name", "forms"), DATASETS, ids=[name for _, name, _ in DATASETS])
-def test_a_prepared_dataset_is_sound(tree, name, forms, root_of, monkeypatch, tmp_path, capsys):
+def test_a_prepared_dataset_passes(tree, name, forms, root_of, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root_of(tree)))
     counts = importlib.import_module(f"synthetic_datasets.{tree}").COUNTS
-    for split in counts.keys() - {NO_TRUTH.get(tree)}:
+    for split in counts.keys() - {NO_GROUND_TRUTH.get(tree)}:
         code = main([name.format(split), "--workers", "1", "--json", "--output", str(tmp_path / split)])
-        card = json.loads(capsys.readouterr().out)
-        assert (code, card["broken"], card["warnings"]) == (0, {"count": 0, "first": []}, {})
-        assert card["images"] == counts[split]
-        shown, files = card["representation"], {k: counts[split] for k, n in forms.items() if n == "one"}
+        report = json.loads(capsys.readouterr().out)
+        assert (code, report["broken"], report["warnings"]) == (0, {"count": 0, "first": []}, {})
+        assert report["images"] == counts[split]
+        shown, files = report["representation"], {k: counts[split] for k, n in forms.items() if n == "one"}
         assert shown and shown.keys() <= forms.keys() and files.items() <= shown.items()
-        # The last image of a split shows no things, which is all that an instance dataset knows.
-        assert card["images_without_objects"] == ("any" in forms.values())
-        assert len(list((tmp_path / split).iterdir())) == counts[split] - card["images_without_objects"]
+        # The last image of a split has no things, so an instance dataset has no objects in it.
+        assert report["images_without_objects"] == ("any" in forms.values())
+        assert len(list((tmp_path / split).iterdir())) == counts[split] - report["images_without_objects"]
 
 
 @pytest.mark.parametrize("task", ["sem_seg", "instance_seg"])
-def test_images_whose_truth_is_withheld(task, root_of, monkeypatch, tmp_path, capsys):
+def test_images_without_public_ground_truth_pass(task, root_of, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root_of("cityscapes")))
     assert main([f"cityscapes_fine_{task}_test", "--workers", "1", "--output", str(tmp_path)]) == 0
     assert "none: images alone" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Somebody's own data that is broken: an error before training that says what, or a decision that is told."""
+"""Broken custom datasets: an error before training that names the problem, or a decision that is logged."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from synthetic_coco import write_json
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
 from mask2former.data.custom.dataset import find_task, forget
 
-NAME = "own_broken_data_of_a_test"
+NAME = "custom_broken_data_of_a_test"
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ ERRORS = [  # task, change of the JSON, message
 
 
 @pytest.mark.parametrize(("task", "change", "message"), ERRORS)
-def test_errors(drawn, task, change, message):
+def test_broken_annotations_are_errors(drawn, task, change, message):
     changed({"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task], change)
     with pytest.raises(DatasetError, match=message):
         register(drawn, task)
@@ -113,7 +113,7 @@ def test_sound_data_gives_no_warning(drawn, caplog):
     assert not caplog.text
 
 
-def test_missing_images_are_counted_with_where_they_may_be_meant_to_be(drawn):
+def test_missing_images_are_counted_with_a_likely_place(drawn):
     (drawn.images / "0002.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files that .* do not exist: .*0002\.png$"):
         register(drawn)
@@ -132,13 +132,13 @@ def test_missing_images_are_counted_with_where_they_may_be_meant_to_be(drawn):
     assert len(register_custom_dataset(NAME, str(drawn.root), str(drawn.instances_json)).images) == 4
 
 
-def test_a_file_that_is_no_image(drawn):
+def test_an_unreadable_image_is_an_error(drawn):
     (drawn.images / "0001.png").write_text("no image")
     with pytest.raises(DatasetError, match=r"0001\.png, image id 1: not a readable image"):
         register(drawn)
 
 
-FOREIGN = [  # file, content, what is said
+FOREIGN = [  # file, content, message
     ("a.json", {"shapes": [], "imagePath": "a.jpg"}, "its format is labelme's"),
     ("a.json", {"_via_settings": {}}, "its format is the VGG Image Annotator's"),
     ("a.json", [{"image_id": 1, "score": 0.5}], "it holds a list, as files of results do"),
@@ -166,21 +166,21 @@ def test_other_formats_are_named_with_what_is_expected(tmp_path, file, content, 
     assert "expected one of: a COCO instance JSON" in str(caught.value)
 
 
-def test_a_json_for_each_image(tmp_path):
+def test_a_json_for_each_image_is_an_error(tmp_path):
     for name in "ab":
         write_json(tmp_path / f"{name}.json", {})
     with pytest.raises(DatasetError, match="but files of a JSON for each image, such as labelme's"):
         find_task(str(tmp_path))
 
 
-def test_a_name_that_is_taken_stays_as_it_is(drawn):
+def test_a_registered_name_is_kept(drawn):
     register(drawn)
     with pytest.raises(DatasetError, match=f"a dataset called '{NAME}' is registered already"):
         register(drawn, "panoptic")
     assert MetadataCatalog.get(NAME).evaluator_type == "coco"
 
 
-def test_what_is_not_there(drawn, tmp_path):
+def test_missing_paths_are_errors(drawn, tmp_path):
     for images, annotations in ((tmp_path / "none", drawn.instances_json), (drawn.images, tmp_path / "none")):
         with pytest.raises(DatasetError, match="none does not exist"):
             register_custom_dataset(NAME, str(images), str(annotations))
@@ -188,9 +188,11 @@ def test_what_is_not_there(drawn, tmp_path):
 
 @pytest.fixture
 def trained(drawn):
-    own = register_custom_dataset("own_trained_of_a_test", str(drawn.images), str(drawn.instances_json))
-    yield own
-    forget("own_trained_of_a_test")
+    dataset = register_custom_dataset(
+        "custom_trained_of_a_test", str(drawn.images), str(drawn.instances_json)
+    )
+    yield dataset
+    forget("custom_trained_of_a_test")
 
 
 CLASSES = [
@@ -204,18 +206,18 @@ CLASSES = [
 
 
 @pytest.mark.parametrize(("change", "message"), CLASSES)
-def test_classes_to_test_on_differ(drawn, trained, change, message):
+def test_other_classes_to_test_on_are_an_error(drawn, trained, change, message):
     changed(drawn.instances_json, change)
     with pytest.raises(DatasetError, match=message):
         register(drawn, train_dataset=trained)
 
 
-def test_tasks_differ(drawn, trained):
+def test_another_task_to_test_on_is_an_error(drawn, trained):
     with pytest.raises(DatasetError, match="is panoptic data, but what is trained on is instance data"):
         register(drawn, "panoptic", train_dataset=trained)
 
 
-def test_images_trained_on_and_tested_on_are_told_of(drawn, trained, caplog, tmp_path):
+def test_images_trained_on_and_tested_on_give_a_warning(drawn, trained, caplog, tmp_path):
     copies = tmp_path / "copies"
     shutil.copytree(drawn.images, copies)
     with Image.open(copies / "0001.png") as image:

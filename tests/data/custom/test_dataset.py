@@ -1,4 +1,4 @@
-"""Somebody's own data: its format, what follows from it, and label PNGs with and without a classes file."""
+"""Custom datasets: their formats, what follows from them, and label PNGs with and without a classes file."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ def _forgotten():
 
 @pytest.fixture
 def draw_labels(tmp_path):
-    """Draws label PNGs, each a row of the given values, with an image each; returns both folders."""
+    """Return a function that writes images and label PNGs of one row each, and returns both folders."""
 
     def draw(*images, mode=np.uint8, folder="train"):
         roots = tmp_path / folder / "images", tmp_path / folder / "labels"
@@ -52,19 +52,19 @@ def classes_read(record, ignore_label=255):
     return row.tolist()
 
 
-def test_instances(drawn):
-    own = register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json))
-    assert (own.task, own.evaluator_type) == ("instance", "coco")
-    assert own.mappers == ("coco_instance_lsj", "mask_former_instance")
-    assert (own.classes, own.thing_ids) == (("donut", "box"), (0, 1))  # ids 0 and 7
-    assert len(DatasetCatalog.get(NAME)) == len(own.images) == 4
+def test_an_instance_json_is_recognized(drawn):
+    dataset = register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json))
+    assert (dataset.task, dataset.evaluator_type) == ("instance", "coco")
+    assert dataset.mappers == ("coco_instance_lsj", "mask_former_instance")
+    assert (dataset.classes, dataset.thing_ids) == (("donut", "box"), (0, 1))  # ids 0 and 7
+    assert len(DatasetCatalog.get(NAME)) == len(dataset.images) == 4
 
 
-def test_panoptic(drawn):
-    own = register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
-    assert (own.task, own.evaluator_type) == ("panoptic", "coco_panoptic_seg")
-    assert own.mappers == ("coco_panoptic_lsj", "mask_former_panoptic")
-    assert (own.classes, own.thing_ids) == (("donut", "box", "sky", "ground"), (0, 1))
+def test_a_panoptic_json_is_recognized(drawn):
+    dataset = register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
+    assert (dataset.task, dataset.evaluator_type) == ("panoptic", "coco_panoptic_seg")
+    assert dataset.mappers == ("coco_panoptic_lsj", "mask_former_panoptic")
+    assert (dataset.classes, dataset.thing_ids) == (("donut", "box", "sky", "ground"), (0, 1))
 
 
 @pytest.mark.parametrize(("isthing", "things"), [(0, ()), (1, (0, 1, 2, 3))])
@@ -75,7 +75,7 @@ def test_panoptic_without_things_or_without_stuff(drawn, isthing, things):
     assert register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json)).thing_ids == things
 
 
-def test_panoptic_pngs_lie_where_coco_has_them(drawn):
+def test_panoptic_pngs_are_found_where_coco_has_them(drawn):
     folder = drawn.root / "annotations"
     folder.mkdir()
     register_custom_dataset(
@@ -87,7 +87,7 @@ def test_panoptic_pngs_lie_where_coco_has_them(drawn):
         register_custom_dataset(NAME + "_2", str(drawn.images), str(folder / "panoptic.json"))
 
 
-def test_the_truth_for_ap_is_the_things_of_the_pngs(drawn):
+def test_the_ground_truth_for_ap_is_the_things_of_the_pngs(drawn):
     register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
     truth = instance_json(DatasetCatalog.get(NAME), MetadataCatalog.get(NAME))
     assert truth["categories"] == [{"id": 0, "name": "donut"}, {"id": 7, "name": "box"}]
@@ -103,9 +103,13 @@ def test_the_truth_for_ap_is_the_things_of_the_pngs(drawn):
 
 
 def test_labels_without_names_are_the_values_found(draw_labels):
-    own = register_custom_dataset(NAME, *draw_labels([0, 9, 9, 255], [9, 40, 40, 40]))
-    assert (own.task, own.evaluator_type, own.mappers) == ("semantic", "sem_seg", ("mask_former_semantic",))
-    assert (own.classes, own.thing_ids) == (("label 0", "label 9", "label 40"), ())
+    dataset = register_custom_dataset(NAME, *draw_labels([0, 9, 9, 255], [9, 40, 40, 40]))
+    assert (dataset.task, dataset.evaluator_type, dataset.mappers) == (
+        "semantic",
+        "sem_seg",
+        ("mask_former_semantic",),
+    )
+    assert (dataset.classes, dataset.thing_ids) == (("label 0", "label 9", "label 40"), ())
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1, 1, 255], [1, 2, 2, 2]]
     assert MetadataCatalog.get(NAME).official_label_ids == [0, 9, 40]
 
@@ -114,9 +118,9 @@ def test_one_class_with_the_value_0(draw_labels):
     assert register_custom_dataset(NAME, *draw_labels([0, 0])).classes == ("label 0",)
 
 
-def test_masks_of_0_and_255_are_two_classes_and_that_is_said(draw_labels, caplog):
-    own = register_custom_dataset(NAME, *draw_labels([0, 255], [0, 0]))
-    assert own.classes == ("background", "foreground")
+def test_masks_of_0_and_255_are_two_classes_with_a_warning(draw_labels, caplog):
+    dataset = register_custom_dataset(NAME, *draw_labels([0, 255], [0, 0]))
+    assert dataset.classes == ("background", "foreground")
     assert "0 and 255: taken for background and foreground" in caplog.text
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1], [0, 0]]
 
@@ -142,17 +146,17 @@ CLASS_FILES = [  # name, content, values in a PNG, classes, how the values are r
 
 
 @pytest.mark.parametrize(("file", "content", "values", "classes", "expected"), CLASS_FILES)
-def test_a_classes_file(draw_labels, tmp_path, file, content, values, classes, expected):
+def test_a_classes_file_names_the_values(draw_labels, tmp_path, file, content, values, classes, expected):
     (tmp_path / file).write_text(content, encoding="utf-8")
-    own = register_custom_dataset(NAME, *draw_labels(values), str(tmp_path / file))
-    assert own.classes == classes
+    dataset = register_custom_dataset(NAME, *draw_labels(values), str(tmp_path / file))
+    assert dataset.classes == classes
     assert classes_read(DatasetCatalog.get(NAME)[0]) == expected
 
 
 def test_more_classes_than_a_byte_has_values(draw_labels):
     values = [*range(400)]
-    own = register_custom_dataset(NAME, *draw_labels(values, mode=np.uint16))
-    assert len(own.classes) == 399  # 255 is left out, as it is elsewhere
+    dataset = register_custom_dataset(NAME, *draw_labels(values, mode=np.uint16))
+    assert len(dataset.classes) == 399  # 255 is left out, as it is elsewhere
     expected = [number - (number > 255) if number != 255 else 65535 for number in values]
     assert classes_read(DatasetCatalog.get(NAME)[0], ignore_label=65535) == expected
 
@@ -173,7 +177,7 @@ WRONG_CLASS_FILES = [
 
 
 @pytest.mark.parametrize(("file", "content", "values", "message"), WRONG_CLASS_FILES)
-def test_a_wrong_classes_file(draw_labels, tmp_path, file, content, values, message):
+def test_a_wrong_classes_file_is_an_error(draw_labels, tmp_path, file, content, values, message):
     (tmp_path / file).write_text(content)
     with pytest.raises(DatasetError, match=message):
         register_custom_dataset(NAME, *draw_labels(values), str(tmp_path / file))
@@ -185,18 +189,18 @@ def test_a_classes_file_is_for_labels_alone(drawn, tmp_path):
         register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json), "c.txt")
 
 
-def test_all_ignored(draw_labels):
+def test_labels_that_are_all_ignored_are_an_error(draw_labels):
     with pytest.raises(DatasetError, match="there is no class, all is to be ignored"):
         register_custom_dataset(NAME, *draw_labels([255, 255]))
 
 
-def test_labels_to_test_on_mean_what_those_trained_on_do(draw_labels):
+def test_labels_to_test_on_have_the_classes_trained_on(draw_labels):
     trained = register_custom_dataset(NAME, *draw_labels([0, 9, 40]))
     try:
-        own = register_custom_dataset(
+        dataset = register_custom_dataset(
             NAME + "_val", *draw_labels([40, 40, 255], folder="val"), train_dataset=trained
         )
-        assert own.classes == trained.classes
+        assert dataset.classes == trained.classes
         assert DatasetCatalog.get(NAME + "_val")[0]["sem_seg_label_ids"][40] == 2
     finally:
         forget(NAME + "_val")
@@ -204,14 +208,14 @@ def test_labels_to_test_on_mean_what_those_trained_on_do(draw_labels):
         register_custom_dataset(NAME + "_val", *draw_labels([41], folder="other"), train_dataset=trained)
 
 
-def test_colors_instead_of_labels(draw_labels):
+def test_colors_instead_of_labels_are_an_error(draw_labels):
     images, labels = draw_labels([0, 1])
     Image.new("RGB", (2, 3)).save(f"{labels}/0.png")
     with pytest.raises(DatasetError, match=r"0\.png: the image's mode is RGB.*one number a pixel"):
         register_custom_dataset(NAME, images, labels)
 
 
-def test_labels_of_another_size(draw_labels):
+def test_labels_of_another_size_are_an_error(draw_labels):
     images, labels = draw_labels([0, 1], [0, 1])
     Image.new("L", (5, 4)).save(f"{labels}/1.png")
     with pytest.raises(
@@ -231,7 +235,7 @@ def test_labels_without_images_and_images_without_labels(draw_labels, caplog, tm
         register_custom_dataset(NAME + "_2", images, labels)
 
 
-def test_images_on_their_side_fit_annotations_of_what_is_seen(draw_labels):
+def test_sizes_follow_the_exif_orientation(draw_labels):
     images, labels = draw_labels([0, 1])  # 3 high, 2 wide
     exif = Image.Exif()
     exif[0x0112] = 6

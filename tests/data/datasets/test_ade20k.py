@@ -1,11 +1,11 @@
-"""ADE20K: golden outputs of the published preparation, and drawn trees that our own scripts prepare."""
+"""ADE20K: golden outputs of the published preparation, and the synthetic dataset prepared by our scripts."""
 
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
-from prepared import prepare
+from script_runs import run
 from synthetic_datasets import ade20k, ade20k_full
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
@@ -18,7 +18,7 @@ from mask2former.data.ground_truth.readers import read_instances, read_panoptic,
 def tree(tmp_path, monkeypatch):
     ade20k.draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    prepare("prepare_ade20k.py", tmp_path)
+    run("prepare_ade20k", tmp_path)
     return tmp_path / "ADEChallengeData2016"
 
 
@@ -54,14 +54,14 @@ def check_records(folder, split, count):
         assert things == expected
 
 
-def test_drawn_images(tree):
+def test_records_of_the_synthetic_dataset(tree):
     check_records(tree, "val", ade20k.COUNTS["val"])
     assert isinstance(DatasetCatalog.get("ade20k_panoptic_val")[0]["image_id"], str)
     counts = [len(record["annotations"]) for record in DatasetCatalog.get("ade20k_instance_val")]
     assert 0 in counts and max(counts) > 1
 
 
-def test_real_images_as_the_published_scripts_prepared_them(shared, monkeypatch, tmp_path):
+def test_real_images_prepared_by_the_published_scripts_are_read(shared, monkeypatch, tmp_path):
     sample = shared / "data/samples/ade20k_challenge_derived"
     folder = tmp_path / "ADEChallengeData2016"
     folder.mkdir()
@@ -81,7 +81,7 @@ def test_panoptic_records_need_the_label_maps(tree):
 def test_the_full_set_has_labels_of_16_bits(tmp_path, monkeypatch):
     ade20k_full.draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    prepare("prepare_ade20k_full.py", tmp_path)
+    run("prepare_ade20k_full", tmp_path)
     metadata = MetadataCatalog.get("ade20k_full_sem_seg_val")
     records = DatasetCatalog.get("ade20k_full_sem_seg_val")
     assert len(records) == ade20k_full.COUNTS["val"]

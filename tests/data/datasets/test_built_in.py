@@ -1,4 +1,4 @@
-"""The published datasets by name: what is known of them without files, and what is said then."""
+"""The built-in datasets: their facts without files, and the errors if files are missing."""
 
 import json
 from pathlib import Path
@@ -157,7 +157,7 @@ def test_evaluators():
 
 
 @pytest.mark.parametrize("name", FIRST_LOOKED_FOR)
-def test_what_is_missing_is_named_with_the_command_that_makes_it(name, empty_root):
+def test_a_missing_file_is_named_with_the_command_that_makes_it(name, empty_root):
     path = FIRST_LOOKED_FOR[name]
     with pytest.raises(DatasetError) as caught:
         DatasetCatalog.get(name)

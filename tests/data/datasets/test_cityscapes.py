@@ -1,4 +1,4 @@
-"""Cityscapes as drawn: records of the three tasks, and broken files; cityscapesscripts as oracle."""
+"""Synthetic Cityscapes: records of the three tasks and broken files, compared with cityscapesscripts."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from prepared import prepare
 from pycocotools import mask as coco_mask
-from synthetic_datasets import cityscapes as drawn
+from script_runs import run
+from synthetic_datasets import cityscapes
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.datasets.cityscapes import annotations_of, draw_instance_ids
@@ -26,7 +26,7 @@ THINGS = {label: i for i, label in enumerate(LABELS_OF_THINGS)}
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    drawn.draw(tmp_path)
+    cityscapes.draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     return tmp_path / "cityscapes"
 
@@ -51,11 +51,11 @@ def check_instances(annotations, ids):
 
 def test_instance_records(tree):
     records = DatasetCatalog.get("cityscapes_fine_instance_seg_val")
-    assert len(records) == drawn.COUNTS["val"]
+    assert len(records) == cityscapes.COUNTS["val"]
     crowds = 0
     for record in records:
         ids = np.asarray(Image.open(record["instance_ids_file_name"])).astype(int)
-        assert record["image_id"].split("_")[0] in drawn.CITIES["val"]
+        assert record["image_id"].split("_")[0] in cityscapes.CITIES["val"]
         assert record["file_name"].endswith(f"{record['image_id']}_leftImg8bit.png")
         assert (record["height"], record["width"]) == ids.shape
         check_instances(record["annotations"], ids)
@@ -72,7 +72,7 @@ def test_polygons_serve_where_instance_ids_are_missing(tree):
     assert all("instance_ids_file_name" not in record for record in without)
 
 
-def test_polygons_are_drawn_as_the_official_tool_draws_them(tree):
+def test_polygons_are_rasterized_as_by_the_official_tool(tree):
     annotation = pytest.importorskip("cityscapesscripts.helpers.annotation")
     official = pytest.importorskip("cityscapesscripts.preparation.json2instanceImg")
     for path in tree.rglob("*_polygons.json"):
@@ -94,7 +94,7 @@ def test_semantic_records_before_and_after_preparation(tree):
     metadata = MetadataCatalog.get("cityscapes_fine_sem_seg_train")
     raw = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     assert all(record["sem_seg_file_name"].endswith("_labelIds.png") for record in raw)
-    prepare("prepare_cityscapes.py", tree.parent)
+    run("prepare_cityscapes", tree.parent)
     prepared = DatasetCatalog.get("cityscapes_fine_sem_seg_train")
     assert all(record["sem_seg_file_name"].endswith("_labelTrainIds.png") for record in prepared)
     for before, after in zip(raw, prepared, strict=True):
@@ -106,10 +106,10 @@ def test_semantic_records_before_and_after_preparation(tree):
 
 
 def test_panoptic_records(tree):
-    prepare("prepare_cityscapes.py", tree.parent)
+    run("prepare_cityscapes", tree.parent)
     metadata = MetadataCatalog.get("cityscapes_fine_panoptic_val")
     records = DatasetCatalog.get("cityscapes_fine_panoptic_val")
-    assert len(records) == drawn.COUNTS["val"]
+    assert len(records) == cityscapes.COUNTS["val"]
     for record in records:
         ids = np.asarray(Image.open(record["instance_ids_file_name"])).astype(int)
         assert Image.open(record["file_name"]).size == ids.shape[::-1]
@@ -173,7 +173,7 @@ def test_truth_of_another_kind_is_none(tree, task, wanted):
 
 
 def test_an_image_of_the_panoptic_json_that_is_not_there(tree):
-    prepare("prepare_cityscapes.py", tree.parent)
+    run("prepare_cityscapes", tree.parent)
     shutil.rmtree(tree / "leftImg8bit/val/munster")
     shutil.rmtree(tree / "gtFine/val/munster")
     with pytest.raises(DatasetError, match=r"panoptic_val\.json, image id 'munster_.*': no such image"):

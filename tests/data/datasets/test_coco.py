@@ -59,7 +59,7 @@ def test_paths_follow_the_environment_when_used(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(COCO_NAMES))
-def test_a_missing_folder_is_named_with_the_way_out(name, monkeypatch, tmp_path):
+def test_a_missing_folder_is_an_error_with_advice(name, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(DatasetError) as caught:
         DatasetCatalog.get(name)
@@ -125,7 +125,7 @@ def test_registering_reads_nothing_and_given_facts_win(tmp_path):
         MetadataCatalog.remove("later")
 
 
-def test_images_alone_make_records_without_annotations(names, drawn):
+def test_a_json_of_images_alone_gives_records_without_annotations(names, drawn):
     content = json.loads(drawn.instances_json.read_text())
     del content["annotations"]
     write_json(drawn.instances_json, content)
@@ -168,7 +168,7 @@ BROKEN = [  # task, place in the JSON, new value (None: removed), what the messa
 
 
 @pytest.mark.parametrize(("task", "place", "value", "message"), BROKEN)
-def test_a_broken_file_is_named_with_image_and_value(names, drawn, task, place, value, message):
+def test_a_broken_file_is_an_error_with_image_and_value(names, drawn, task, place, value, message):
     path = {"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task]
     content = json.loads(path.read_text())
     *parents, last = place
@@ -184,13 +184,13 @@ def test_a_broken_file_is_named_with_image_and_value(names, drawn, task, place, 
         DatasetCatalog.get(names[task])
 
 
-def test_not_json(names, drawn):
+def test_a_file_that_is_not_json_is_an_error(names, drawn):
     drawn.instances_json.write_text("{")
     with pytest.raises(DatasetError, match=r"instances\.json is not JSON"):
         DatasetCatalog.get(names["instance"])
 
 
-def test_a_semantic_folder_is_used_where_it_is(monkeypatch, tmp_path, drawn):
+def test_a_semantic_folder_is_used_if_it_exists(monkeypatch, tmp_path, drawn):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     shutil.copytree(drawn.images, tmp_path / "coco/val2017")
     shutil.copytree(drawn.panoptic_root, tmp_path / "coco/panoptic_val2017")

@@ -1,13 +1,13 @@
-"""LVIS v1 and COCO-Stuff 10k as drawn."""
+"""Synthetic LVIS v1 and COCO-Stuff 10k."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from prepared import prepare
 from pycocotools.coco import COCO
 from scipy.io import loadmat
+from script_runs import run
 from synthetic_datasets import coco_stuff, lvis
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
@@ -40,7 +40,7 @@ def test_lvis_records(root):
         assert list(segments.classes) == [a["category_id"] - 1 for a in annotations]
 
 
-def test_an_image_of_lvis_without_address(root):
+def test_an_lvis_image_without_url_is_an_error(root):
     lvis.draw(root)
     path = root / "lvis/lvis_v1_val.json"
     content = json.loads(path.read_text())
@@ -52,7 +52,7 @@ def test_an_image_of_lvis_without_address(root):
 
 def test_coco_stuff_records(root):
     coco_stuff.draw(root)
-    prepare("prepare_coco_stuff.py", root)
+    run("prepare_coco_stuff", root)
     name = "coco_2017_test_stuff_10k_sem_seg"
     metadata, records = MetadataCatalog.get(name), DatasetCatalog.get(name)
     assert len(records) == coco_stuff.COUNTS["test"]

@@ -1,11 +1,11 @@
-"""Mapillary Vistas as drawn, in both layouts and both versions."""
+"""Synthetic Mapillary Vistas, in both layouts and both versions."""
 
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_datasets import mapillary as drawn
+from synthetic_datasets import mapillary
 
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.ground_truth.readers import read_panoptic, read_semantic, semantic_map
@@ -15,7 +15,7 @@ LAYOUTS = {"flat": "", "v1.2": "v1.2"}
 
 @pytest.fixture(params=LAYOUTS)
 def layout(request, tmp_path, monkeypatch):
-    drawn.draw(tmp_path, layout=request.param)
+    mapillary.draw(tmp_path, layout=request.param)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     return tmp_path / "mapillary_vistas/validation" / LAYOUTS[request.param]
 
@@ -23,7 +23,7 @@ def layout(request, tmp_path, monkeypatch):
 def test_semantic_records(layout):
     metadata = MetadataCatalog.get("mapillary_vistas_sem_seg_val")
     records = DatasetCatalog.get("mapillary_vistas_sem_seg_val")
-    assert len(records) == drawn.COUNTS["val"]
+    assert len(records) == mapillary.COUNTS["val"]
     for record in records:
         raw = np.asarray(Image.open(layout / "labels" / f"{record['image_id']}.png"))
         np.testing.assert_array_equal(semantic_map(record, metadata, raw.shape), raw)
@@ -46,8 +46,8 @@ def test_panoptic_records(layout):
         assert record["sem_seg_file_name"] == str(layout / "labels" / f"{record['image_id']}.png")
 
 
-def test_version_2_has_the_classes_of_its_own_files(tmp_path, monkeypatch):
-    drawn.draw(tmp_path, layout="v1.2")
+def test_version_2_takes_its_classes_from_its_files(tmp_path, monkeypatch):
+    mapillary.draw(tmp_path, layout="v1.2")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     folder = tmp_path / "mapillary_vistas/validation/v2.0"
     labels = json.loads((tmp_path / "mapillary_vistas/config_v2.0.json").read_text())["labels"]

@@ -66,7 +66,7 @@ def test_labels_without_an_image_are_an_error(roots):
         DatasetCatalog.get("folders")
 
 
-def test_two_files_of_one_name(roots):
+def test_two_files_of_one_name_are_an_error(roots):
     images, _ = roots
     touch(images, "a.jpg")
     with pytest.raises(DatasetError, match=r"a\.(png|jpg) and .*a\.(png|jpg) have the same name"):
@@ -76,7 +76,7 @@ def test_two_files_of_one_name(roots):
 @pytest.mark.parametrize(
     ("which", "what"), [(0, "images: there are no images"), (1, "labels: there are no label files")]
 )
-def test_an_empty_folder(roots, which, what):
+def test_an_empty_folder_is_an_error(roots, which, what):
     for path in [path for path in roots[which].rglob("*") if path.is_file()]:
         path.unlink()
     with pytest.raises(DatasetError, match=what):

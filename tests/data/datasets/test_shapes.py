@@ -1,4 +1,4 @@
-"""The embedded dataset: what it draws, and that its files say the same."""
+"""The embedded dataset: its images, and files that agree with them."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_train_and_val_differ(folder: Path):
     assert not np.array_equal(train, val)
 
 
-def test_the_same_dataset_is_not_drawn_twice_and_another_replaces_it(folder: Path):
+def test_the_same_dataset_is_kept_and_another_replaces_it(folder: Path):
     image = folder / "train" / "000001.jpg"
     before, content = image.stat().st_mtime_ns, image.read_bytes()
     shapes.write_shapes(folder.parent, COUNTS)

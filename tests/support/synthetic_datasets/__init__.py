@@ -1,12 +1,12 @@
-"""Tiny datasets, drawn, laid out on disk exactly as the real ones are when they were downloaded and unpacked.
+"""Tiny synthetic datasets with exactly the layout of the real ones after download and unpacking.
 
-One module a dataset (`from synthetic_datasets import cityscapes`), each with
+Each module (`from synthetic_datasets import cityscapes`) has
 
     draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> None
 
-which writes below `root`, the folder that $DETECTRON2_DATASETS names. `counts` says how many images each
-split has (`COUNTS` of the module otherwise); the same seed gives the same files, byte for byte. Nothing here
-uses the project's readers: files are written with numpy, Pillow, json, scipy and pycocotools alone.
+which writes below `root`, the folder that $DETECTRON2_DATASETS names. `counts` is the number of images in
+each split (default: `COUNTS` of the module); the same seed gives the same files, byte for byte. The project's
+readers are not used: files are written with numpy, Pillow, json, scipy and pycocotools alone.
 
     ade20k      ADEChallengeData2016/: images (one of them gray), labels 0..150, instances as RGB
     ade20k_full ADE20K_2021_17_01/images/ADE/: images with *_seg.png and JSON in folders of scenes
@@ -16,6 +16,6 @@ uses the project's readers: files are written with numpy, Pillow, json, scipy an
     lvis        lvis/: version 1, images in coco/
     mapillary   mapillary_vistas/: `layout="flat"` or "v1.2" (nested, beside a v2.0 with made-up classes)
 
-Images: two kinds of stuff on either side of a line, things of a color of their class over them, noise. The
-first image of a split has all the special cases; the last one of a split of two or more has no things.
+Images: a kind of stuff on each side of a line, things in the color of their class on top, and noise. The
+first image of a split has all special cases; the last image of a split of two or more has no things.
 """

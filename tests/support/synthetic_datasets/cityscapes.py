@@ -1,6 +1,6 @@
-"""Cityscapes: leftImg8bit and gtFine. All kinds of labels are drawn from polygons, as the authors' tools do.
+"""Cityscapes: leftImg8bit and gtFine. All labels are rasterized from polygons, as the authors' tools do.
 
-The first image of train and val has groups, a license plate (label -1, which is not drawn), ego vehicle and
+The first image of train and val has groups, a license plate (label -1, which is left out), ego vehicle and
 caravan (ignored), a person below 100 pixels and things that hide others. The ground truth of test is a dummy.
 """
 
@@ -32,12 +32,12 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             objects = _dummies() if split == "test" else _objects(rng, things, special=i == 0)
             name = f"{city}_{i:06d}_000019"
             _write_truth(root / "cityscapes" / "gtFine" / split / city, name, objects)
-            image = photograph(rng, _drawn(objects, "ids").astype(np.int64))
+            image = photograph(rng, _rasterized(objects, "ids").astype(np.int64))
             save(image, root / "cityscapes" / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
 
 
 def _objects(rng: np.random.Generator, things: tuple[str, ...], *, special: bool) -> list[Object]:
-    """Objects in the order in which they are drawn."""
+    """Return the objects in the order of drawing."""
     names = [name for name, row in LABELS.items() if row["id"] >= 0]
     scene = random_scene(
         rng,
@@ -79,7 +79,7 @@ def _value(objects: list[Object], number: int, kind: str) -> Any:
     return label["id"] * 1000 + sum(other == name for other, _ in objects[:number])
 
 
-def _drawn(objects: list[Object], kind: str) -> np.ndarray:
+def _rasterized(objects: list[Object], kind: str) -> np.ndarray:
     """The objects over one another: (H, W), or (H, W, 4) for `color`."""
     mode, background = ("RGBA", (0, 0, 0, 255)) if kind == "color" else ("I", 0)
     image = Image.new(mode, SIZE[::-1], background)
@@ -90,9 +90,9 @@ def _drawn(objects: list[Object], kind: str) -> np.ndarray:
 
 
 def _write_truth(folder: Path, name: str, objects: list[Object]) -> None:
-    save(_drawn(objects, "color"), folder / f"{name}_gtFine_color.png")
-    save(_drawn(objects, "ids").astype(np.uint8), folder / f"{name}_gtFine_labelIds.png")
-    save(_drawn(objects, "instances").astype(np.uint16), folder / f"{name}_gtFine_instanceIds.png")
+    save(_rasterized(objects, "color"), folder / f"{name}_gtFine_color.png")
+    save(_rasterized(objects, "ids").astype(np.uint8), folder / f"{name}_gtFine_labelIds.png")
+    save(_rasterized(objects, "instances").astype(np.uint16), folder / f"{name}_gtFine_instanceIds.png")
     rows = [{"label": label, "polygon": [list(point) for point in polygon]} for label, polygon in objects]
     content = {"imgHeight": SIZE[0], "imgWidth": SIZE[1], "objects": rows}
     save_json(content, folder / f"{name}_gtFine_polygons.json")

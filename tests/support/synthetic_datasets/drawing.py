@@ -1,4 +1,4 @@
-"""Scenes that all drawn trees are made of: stuff on either side of a line, and things over it.
+"""Scenes of the synthetic datasets: a kind of stuff on each side of a line, and things on top.
 
 Shapes: `H, W` the sides of an image in pixels.
 """
@@ -102,7 +102,7 @@ def _things(
     fill: Callable[[Polygon, Size], np.ndarray],
     overlap: bool,
 ) -> list[Region]:
-    """Each in a cell of its own, or with `overlap` reaching into those beside it."""
+    """Return one polygon in each cell; with `overlap` they reach into the neighboring cells."""
     rows = 2
     columns = max(1, -(-len(categories) // rows))
     cell = np.array([size[1] / columns, size[0] * 15 / 16 / rows])  # xy
@@ -118,7 +118,7 @@ def _things(
 
 
 def color_of(category: int) -> np.ndarray:
-    """A color of its own for each class, (3,)."""
+    """Return the color of a class, (3,)."""
     return np.random.default_rng([99, category + 1]).integers(30, 226, 3)
 
 

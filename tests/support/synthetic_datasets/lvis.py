@@ -1,6 +1,6 @@
 """LVIS v1: one JSON a split, whose images lie where their `coco_url` says; some of val's are in train2017.
 
-The names of the 1203 classes are made up.
+The names of the 1203 classes are invented.
 """
 
 from pathlib import Path
@@ -39,7 +39,7 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
 
 
 def _image(image_id: int, scene: Scene, folder: str) -> dict[str, Any]:
-    """As in the real files there is no `file_name`; class 9 is known to be absent, class 3 not all marked."""
+    """Return a row without `file_name`, as in the real files; class 9 is absent, class 3 partly annotated."""
     row = image_row(image_id, scene.size, folder)
     del row["file_name"]
     return {**row, "neg_category_ids": [9], "not_exhaustive_category_ids": [3] if scene.things else []}

@@ -1,10 +1,10 @@
-"""Mapillary Vistas, in the layout of the first downloads or of today's.
+"""Mapillary Vistas, in the layout of the first downloads or of the current ones.
 
     flat   {split}/{images,labels,instances,panoptic}
     v1.2   {split}/images, {split}/v1.2/{labels,instances,panoptic}, and the same and polygons in {split}/v2.0
 
 Labels are indices of a palette, instances label * 256 + number in 16 bits, panoptic ids RGB. Version 2.0
-holds 124 classes as the real one; as its list is not at hand, those beyond the first 65 are made up.
+has 124 classes like the real one; those beyond the first 65 are invented.
 """
 
 from pathlib import Path
@@ -111,7 +111,7 @@ def _write_truth(folder: Path, version: Version, scenes: dict[str, Scene]) -> No
         if version.name == "v2.0":
             save_json(_polygons(scene, version), folder / "polygons" / f"{name}.json")
     content = {
-        "info": {"description": "drawn", "version": version.name},
+        "info": {"description": "synthetic", "version": version.name},
         "images": [
             {"id": name, "file_name": f"{name}.jpg", "height": scene.size[0], "width": scene.size[1]}
             for name, scene in scenes.items()

@@ -1,5 +1,6 @@
-"""Perfect answers score 100 (or, as documented, less) and empty ones 0: by the evaluation, by the commands on
-the files that it saved, and by Cityscapes' own evaluators.
+"""Oracle predictions score 100 (or, as documented, less) and empty predictions 0.
+
+This holds for the evaluation, for `mask2former score` on the saved files, and for Cityscapes' evaluators.
 """
 
 from collections.abc import Sequence
@@ -9,14 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 from dataset_cases import ALL_METRICS, CASES, Case
-from oracle_predictions import ADE20K_STUFF, THINGS, TRUTHS, Knowing, ade20k, answer, emptied
+from oracle_predictions import (
+    ADE20K_STUFF,
+    GROUND_TRUTHS,
+    THINGS,
+    OracleModel,
+    ade20k,
+    empty_prediction,
+    oracle_prediction,
+)
 from score_command import score
 from synthetic_cityscapes import CityscapesScripts
 
 from mask2former.config import load_config
 from mask2former.engine.evaluate import evaluate
 
-Answers = dict[str, dict[str, Any]]
+Predictions = dict[str, dict[str, Any]]
 Results = dict[str, dict[str, float]]
 
 LABELS: dict[str, tuple[str, str]] = {  # of a tree: the folder of true label maps, and what their values are
@@ -60,31 +69,31 @@ CITYSCAPES = "cityscapes/gtFine/val"
 
 
 @pytest.fixture
-def answers(case: Case, root: Path) -> Answers:
-    """The perfect ones."""
+def predictions(case: Case, root: Path) -> Predictions:
+    """Oracle predictions by image name."""
     things, renumbered = THINGS.get(case.tree, ()), case.task == "instance"
-    truths = TRUTHS[case.tree](root)
-    return {name: answer(truth, things, renumbered=renumbered) for name, truth in truths.items()}
+    truths = GROUND_TRUTHS[case.tree](root)
+    return {name: oracle_prediction(truth, things, renumbered=renumbered) for name, truth in truths.items()}
 
 
-def evaluated(case: Case, answers: Answers, out: Path, **options: object) -> Results:
+def evaluated(case: Case, predictions: Predictions, out: Path, **options: object) -> Results:
     switches = {"TEST__SAVE_PREDICTIONS": True, "TEST__BOUNDARY": True, **options}
-    return evaluate(load_config(case.config, case.options(**switches)), Knowing(answers), out)
+    return evaluate(load_config(case.config, case.options(**switches)), OracleModel(predictions), out)
 
 
 def main_metrics(results: Results) -> dict[str, float]:
-    """The main metric of each task, and the same by boundaries."""
+    """Return the main metric of each task, by regions and by boundaries."""
     names = [(task, prefix + ALL_METRICS[task]) for task in results for prefix in ("", "boundary_")]
     return {f"{task}/{name}": results[task][name] for task, name in names if name in results[task]}
 
 
 def saved_scores(case: Case, root: Path, out: Path, tasks: Sequence[str]) -> Results:
-    """The metrics of the files that an evaluation saved, by `mask2former score`."""
+    """Return what `mask2former score` finds for the files that an evaluation saved."""
     return {task: score(*command_of(case.tree, task, root, out / "submission")) for task in tasks}
 
 
 def command_of(tree: str, task: str, root: Path, saved: Path) -> list[object]:
-    """The arguments of `mask2former score`, as in docs/evaluation.md."""
+    """Return the arguments of `mask2former score`, as in docs/evaluation.md."""
     if task == "panoptic_seg":
         truth = [root / place for place in SEGMENTS[tree]]
         files = ["--gt-json", truth[0], "--gt-dir", truth[1]]
@@ -105,7 +114,7 @@ def command_of(tree: str, task: str, root: Path, saved: Path) -> list[object]:
 
 
 def stored_areas_quality(root: Path) -> float:
-    """PQ of perfect answers on ADE20K: stuff has the area that it had before objects were pasted over it."""
+    """Return the PQ of oracle predictions on ADE20K, where the area of stuff ignores objects on top of it."""
     counts = np.zeros((150, 2))  # of each class: the sum of IoUs of matches, and TP + FP / 2 + FN / 2
     for truth in ade20k(root).values():
         covered = np.any([region.mask for region in truth.objects], axis=0) if truth.objects else False
@@ -123,8 +132,10 @@ def stored_areas_quality(root: Path) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_perfect_answers(case: Case, root: Path, answers: Answers, tmp_path: Path) -> None:
-    results = evaluated(case, answers, tmp_path)
+def test_oracle_predictions_score_100(
+    case: Case, root: Path, predictions: Predictions, tmp_path: Path
+) -> None:
+    results = evaluated(case, predictions, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
     assert main_metrics(saved_scores(case, root, tmp_path, case.tasks)) == pytest.approx(scores)
@@ -136,10 +147,12 @@ def test_perfect_answers(case: Case, root: Path, answers: Answers, tmp_path: Pat
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_empty_answers(case: Case, root: Path, answers: Answers, tmp_path: Path) -> None:
-    shown = {label for one in answers.values() for label in one["label_map"].unique().tolist()}
-    wrong = min({*range(19)} - shown)  # a class that is nowhere in the ground truth
-    results = evaluated(case, {name: emptied(one, wrong) for name, one in answers.items()}, tmp_path)
+def test_empty_predictions_score_0(case: Case, root: Path, predictions: Predictions, tmp_path: Path) -> None:
+    shown = {label for one in predictions.values() for label in one["label_map"].unique().tolist()}
+    wrong = min({*range(19)} - shown)  # a class that the ground truth lacks
+    results = evaluated(
+        case, {name: empty_prediction(one, wrong) for name, one in predictions.items()}, tmp_path
+    )
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
     assert scores == dict.fromkeys(scores, 0)
@@ -147,20 +160,20 @@ def test_empty_answers(case: Case, root: Path, answers: Answers, tmp_path: Path)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) == "ade20k-panoptic"], ids=str)
-def test_recounted_areas_make_perfect_answers_perfect(
-    case: Case, root: Path, answers: Answers, tmp_path: Path
+def test_oracle_predictions_score_100_with_recounted_areas(
+    case: Case, root: Path, predictions: Predictions, tmp_path: Path
 ) -> None:
-    scores = main_metrics(evaluated(case, answers, tmp_path, TEST__RECOUNT_AREAS=True))
+    scores = main_metrics(evaluated(case, predictions, tmp_path, TEST__RECOUNT_AREAS=True))
     assert scores == pytest.approx(dict.fromkeys(scores, 100))
     found = score(*command_of(case.tree, "panoptic_seg", root, tmp_path / "submission"), "--recount-areas")
     assert [found["PQ"], found["boundary_PQ"]] == pytest.approx([100, 100])
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) == "cityscapes-panoptic"], ids=str)
-def test_cityscapes_own_evaluators_find_the_submission_perfect(
-    case: Case, root: Path, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_evaluators_of_cityscapes_score_the_submission_100(
+    case: Case, root: Path, predictions: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluated(case, answers, tmp_path)
+    evaluated(case, predictions, tmp_path)
     saved, official = tmp_path / "submission", CityscapesScripts(tmp_path / "official", monkeypatch)
     objects = official.instances(root / CITYSCAPES, saved / "instance")["averages"]
     assert [objects["allAp"], objects["allAp50%"]] == pytest.approx([1, 1])

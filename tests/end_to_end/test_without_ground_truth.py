@@ -1,5 +1,4 @@
-"""Test sets whose ground truth is withheld: predictions are saved in the official formats, and nothing is
-scored."""
+"""Test sets without public ground truth: predictions are saved in the official formats and not scored."""
 
 import json
 from pathlib import Path
@@ -18,7 +17,7 @@ from mask2former.engine.setup.resolve import with_dataset_facts
 
 BY_NAME = {str(case): case for case in CASES}
 BERLIN = "berlin_000000_000019_pred"
-TEST_SETS = {  # name -> the case with its config; how it is drawn, with ground truth; what is there instead
+TEST_SETS = {  # name -> case; how to make it; the JSON with ground truth, and the one to put in its place
     "coco_2017_test-dev": (
         "coco-instance",
         coco.draw,
@@ -35,7 +34,7 @@ TEST_SETS = {  # name -> the case with its config; how it is drawn, with ground 
 
 
 def saved(case: Case, name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The submission of an untrained model."""
+    """Evaluate an untrained model and return the folder of its submission."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     options = case.options(DATASETS__TEST=(name,), TEST__SAVE_PREDICTIONS=True)
     cfg = with_dataset_facts(load_config(case.config, options))
@@ -44,7 +43,9 @@ def saved(case: Case, name: str, root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", TEST_SETS)
-def test_instances(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_instances_are_saved_and_not_scored(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case, draw, truth, target = TEST_SETS[name]
     draw(tmp_path, counts={"train": 1, "test": 2})
     content = json.loads((tmp_path / truth).read_text())
@@ -55,14 +56,18 @@ def test_instances(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {item["category_id"] for item in found} <= {row["id"] for row in content["categories"]}
 
 
-def test_cityscapes_semantic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cityscapes_label_maps_are_saved_and_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cityscapes.draw(tmp_path)
     folder = saved(BY_NAME["cityscapes-semantic"], "cityscapes_fine_sem_seg_test", tmp_path, monkeypatch)
     labels = np.asarray(Image.open(folder / f"semantic/{BERLIN}.png"))
     assert labels.shape == cityscapes.SIZE and set(np.unique(labels).tolist()) <= set(CITYSCAPES_LABELS)
 
 
-def test_cityscapes_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cityscapes_instances_are_saved_and_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cityscapes.draw(tmp_path)
     case = BY_NAME["cityscapes-instance"]
     folder = saved(case, "cityscapes_fine_instance_seg_test", tmp_path, monkeypatch) / "instance"
