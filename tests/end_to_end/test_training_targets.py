@@ -1,5 +1,6 @@
 """Training targets equal the ground truth in the downloaded files, after preparation, reader and mapper."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,7 @@ def regions_of(instances: Instances) -> list[Region]:
 def test_targets_equal_the_ground_truth(case: Case, root: Path) -> None:
     cfg = load_config(case.config, case.options())
     (name,) = cfg.DATASETS.TEST  # the split of the oracle predictions
-    mapper = build_train_mapper(cfg, MetadataCatalog.get(name))
-    mapper.augmentations = ()
+    mapper = replace(build_train_mapper(cfg, MetadataCatalog.get(name)), augmentations=())
     truths = GROUND_TRUTHS[case.tree](root)
     seen = 0
     for record in DatasetCatalog.get(name):
