@@ -67,12 +67,12 @@ def test_results_are_those_of_the_model_at_the_original_size(predictor):
     )
 
 
-def test_longest_side_is_limited(predictor):
+def test_the_longest_side_is_limited(predictor):
     seen = predictor.mapper.inputs(random_image(20, 200))["image"]
     assert tuple(seen.shape) == (3, 13, 128)
 
 
-def test_bgr_models_get_bgr(checkpoint):
+def test_bgr_models_get_bgr_images(checkpoint):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     image = random_image(64, 64)
     rgb = Predictor(cfg).mapper.inputs(image)["image"]
@@ -80,7 +80,7 @@ def test_bgr_models_get_bgr(checkpoint):
     torch.testing.assert_close(Predictor(cfg).mapper.inputs(image)["image"], rgb.flip(0))
 
 
-def test_all_kinds_of_sources(predictor, tmp_path):
+def test_all_kinds_of_sources_give_the_same_result(predictor, tmp_path):
     image = random_image()
     Image.fromarray(image).save(tmp_path / "a.png")
     expected = predictor(image).semantic
@@ -91,7 +91,7 @@ def test_all_kinds_of_sources(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_a_list_gives_what_each_image_gives_alone(predictor, batch_size):
+def test_results_of_a_list_are_those_of_single_images(predictor, batch_size):
     images = [
         random_image(90, 140, 1),
         random_image(64, 64, 2),
@@ -108,7 +108,7 @@ def test_a_list_gives_what_each_image_gives_alone(predictor, batch_size):
     assert predictor([]) == []
 
 
-def test_wrong_sources_and_batch_size(predictor, tmp_path):
+def test_wrong_sources_and_batch_sizes_are_errors(predictor, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(ImageError, match=r"text\.jpg"):
         predictor([random_image(), tmp_path / "text.jpg"])
@@ -150,7 +150,7 @@ def test_a_semantic_model_gives_only_a_label_map(checkpoint):
         result.draw("panoptic")
 
 
-def test_save(predictor, tmp_path):
+def test_results_are_saved_in_all_formats(predictor, tmp_path):
     result = predictor(random_image())
     result.save(tmp_path / "new/overlay.png")
     np.testing.assert_array_equal(
@@ -235,7 +235,7 @@ def test_names_of_published_datasets_come_from_their_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1), (2, 2, 4)])
-def test_images_of_extreme_shape(predictor, tmp_path, shape):
+def test_images_of_extreme_shape_are_segmented(predictor, tmp_path, shape):
     result = predictor(random_image(*shape[:2])[..., 0] if len(shape) == 2 else np.zeros(shape, np.uint8))
     assert result.semantic.shape == result.panoptic.ids.shape == shape[:2]
     assert result.instances.pred_masks.shape[1:] == shape[:2]
@@ -244,7 +244,7 @@ def test_images_of_extreme_shape(predictor, tmp_path, shape):
 
 
 @pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
-def test_a_model_of_one_task(checkpoint, predictor, task):
+def test_a_model_of_one_task_gives_only_that_result(checkpoint, predictor, task):
     cfg = stored_config(read_checkpoint(str(checkpoint)))
     for other in ("semantic", "instance", "panoptic"):
         cfg.MODEL.MASK_FORMER.TEST[f"{other.upper()}_ON"] = other == task

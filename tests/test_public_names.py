@@ -1,4 +1,4 @@
-"""The names that `mask2former` offers."""
+"""The public names of `mask2former`."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 import mask2former
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_can_be_imported():
     for name in mask2former.__all__:
         assert getattr(mask2former, name)
 

@@ -1,4 +1,4 @@
-"""Real COCO images, with crowds and void, through the training command: a few steps and the evaluation."""
+"""Training for a few steps and evaluation on real COCO images, with crowds and void."""
 
 import json
 import math
@@ -15,7 +15,7 @@ SPLITS = ("train", "val")
 
 
 def lay_out(root, places):
-    """Links to files and folders, below `root/coco`."""
+    """Create links to files and folders below `root/coco`."""
     for place, source in places.items():
         target = root / "coco" / place
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def lay_out(root, places):
 
 
 def write_things(source, categories, target):
-    """The annotations of things alone, as COCO's own instance files have them."""
+    """Write the annotations of things only, as in COCO's instance files."""
     content = json.loads(source.read_text())
     things = {category["id"] for category in categories if category["isthing"]}
     content["categories"] = [item for item in content["categories"] if item["id"] in things]
@@ -33,7 +33,7 @@ def write_things(source, categories, target):
 
 @pytest.fixture
 def instances(shared, tmp_path, monkeypatch):
-    """32 images to train on, 6 to evaluate."""
+    """Provide 32 images to train on and 6 to evaluate."""
     source = shared / "data" / "samples" / "super_gradients_tinycoco"
     for split in SPLITS:
         annotations = f"annotations/instances_{split}2017.json"
@@ -44,7 +44,7 @@ def instances(shared, tmp_path, monkeypatch):
 
 @pytest.fixture
 def panoptic(shared, tmp_path, monkeypatch):
-    """Two images, both to train on and to evaluate."""
+    """Provide two images, to train on and to evaluate."""
     source = shared / "data" / "samples" / "panopticapi_sample"
     categories = json.loads((source / "panoptic_examples.json").read_text())["categories"]
     for split in SPLITS:
@@ -60,7 +60,7 @@ def panoptic(shared, tmp_path, monkeypatch):
 
 
 def run(folder, train, test, mapper, tasks):
-    """Three steps; the losses of the run, its results, and the instances that it found."""
+    """Train for three steps; return the losses, the results and the instances found."""
     options = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task in tasks for task in ("SEMANTIC", "PANOPTIC")}
     options |= {"DATASETS__TRAIN": (train,), "DATASETS__TEST": (test,), "OUTPUT_DIR": folder}
     options |= {"INPUT__DATASET_MAPPER_NAME": mapper, "SOLVER__MAX_ITER": 3}
@@ -75,7 +75,7 @@ def assert_finite(losses):
     assert len(values) > 3 and all(map(math.isfinite, values))
 
 
-def test_instances(instances, tmp_path):
+def test_instance_training_on_real_images(instances, tmp_path):
     losses, results, found = run(
         tmp_path / "run", "coco_2017_train", "coco_2017_val", "coco_instance_lsj", ()
     )
@@ -94,7 +94,7 @@ def test_instances(instances, tmp_path):
 
 
 @pytest.mark.parametrize("tasks", [("PANOPTIC", "SEMANTIC"), ()])
-def test_panoptic_with_crowds_and_void(panoptic, tmp_path, tasks):
+def test_panoptic_training_with_crowds_and_void(panoptic, tmp_path, tasks):
     names = ("coco_2017_train_panoptic", "coco_2017_val_panoptic_with_sem_seg", "coco_panoptic_lsj")
     losses, results, found = run(tmp_path / "run", *names, tasks)
     assert_finite(losses)
@@ -102,7 +102,7 @@ def test_panoptic_with_crowds_and_void(panoptic, tmp_path, tasks):
     things = {category["id"] for category in truth["categories"] if category["isthing"]}
     assert found and {item["category_id"] for item in found} <= things
     assert ("panoptic_seg/PQ" in results) == ("sem_seg/mIoU" in results) == bool(tasks)
-    if tasks:  # the classes that golden_pq was measured over; untrained masks may add some
+    if tasks:  # the classes of golden_pq; untrained masks may add some
         assert results["panoptic_seg/n_th"] >= 4 and results["panoptic_seg/n_st"] >= 4
         written = json.loads((tmp_path / "run/inference/panoptic/predictions.json").read_text())
         assert [item["image_id"] for item in written["annotations"]] == [142238, 439180]

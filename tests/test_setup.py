@@ -1,4 +1,4 @@
-"""Real builds in a copy of the clone: what the wheel and the sdist carry, with a compiler and without any."""
+"""Real builds in a copy of the clone: contents of the wheel and the sdist, with and without a compiler."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ pytest.importorskip("setuptools.command.bdist_wheel", reason="setuptools before 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy as it comes from git: without what was built in place."""
+    """Copy the clone as it is in git, without files built in place."""
     folder = tmp_path / "clone"
     folder.mkdir()
     for name in CLONED:
@@ -35,7 +35,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def build(clone: Path, what: str, *, compilers: bool) -> tuple[Path, str]:
-    """The wheel or sdist that setuptools' hook makes, and what it printed."""
+    """Return the wheel or sdist that setuptools' hook builds, and what it printed."""
     environment = {key: value for key, value in os.environ.items() if key not in COMPILERS}
     environment["CUDA_HOME"] = "/no/cuda"  # the .cu is compiled by tests/ops, and by .ci/run
     if not compilers:
@@ -52,7 +52,7 @@ def files(wheel: Path) -> set[str]:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no compiler")
-def test_the_compiled_wheel(clone: Path) -> None:
+def test_a_compiled_wheel_holds_the_operator(clone: Path) -> None:
     wheel, _ = build(clone, "wheel", compilers=True)
     assert wheel.name.split("-")[2:4] == ["py3", "none"] and not wheel.name.endswith("-any.whl")
     libraries = {name for name in files(wheel) if name.endswith((".so", ".fatbin"))}
@@ -63,8 +63,8 @@ def test_the_compiled_wheel(clone: Path) -> None:
     assert [name for name in needed if name in content] == []
 
 
-def test_without_compilers_all_the_rest_is_installed(clone: Path, tmp_path: Path) -> None:
-    """And what was built here before is not shipped."""
+def test_without_a_compiler_everything_else_is_installed(clone: Path, tmp_path: Path) -> None:
+    """Files built earlier are not shipped either."""
     platform = f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
     for folder in (f"build/{platform}", "."):
         stale = clone / folder / "mask2former/ops/_cpu.so"

@@ -1,4 +1,4 @@
-"""CI fails where a test of exactness is skipped, with and without processes."""
+"""A skipped test of exactness fails in CI, with and without worker processes."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ CASES = {
 
 
 def run(folder: Path, names: list[str], *options: str, **environment: str) -> subprocess.CompletedProcess:
-    """pytest on some of the cases and one test that passes, with this folder's conftest.py."""
+    """Run pytest with this folder's conftest.py on some of the cases and one test that passes."""
     shutil.copy(Path(__file__).with_name("conftest.py"), folder)
     (folder / "test_passing.py").write_text("def test(): pass")
     for name in names:

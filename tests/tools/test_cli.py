@@ -1,6 +1,6 @@
 """The command `mask2former`: its subcommands, errors, and the former names of commands."""
 
-import importlib.util
+import importlib
 import json
 import re
 import subprocess
@@ -29,12 +29,10 @@ def test_help_lists_every_command(capsys, arguments):
 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_describes_its_flags(capsys, command):
-    if not importlib.util.find_spec(f"mask2former.tools.{command.replace('-', '_')}"):
-        pytest.skip(f"{command} does not exist yet")
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])
     assert stop.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: ")
+    assert capsys.readouterr().out.startswith(f"usage: mask2former {command} ")
 
 
 def test_version(capsys):

@@ -1,4 +1,4 @@
-"""The doctor as users run it, and on machines that lack something."""
+"""The doctor as a command, and on machines that lack something."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from mask2former.tools import doctor
 
 
 def run(*arguments, before="", **environment):
-    """Title to lines of a report from a process of its own; `before` runs ahead of the doctor."""
+    """Run the doctor in a new process, after `before`; return the facts of each section."""
     program = f"import sys\n{before}\nfrom mask2former.tools.doctor import main\nmain()"
     command = [sys.executable, *(arguments or ("-c", program))]
     merged = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
@@ -28,7 +28,7 @@ def run(*arguments, before="", **environment):
     return sections
 
 
-def test_the_command():
+def test_the_report_has_all_sections():
     facts = run("-m", "mask2former.tools.doctor")
     assert list(facts) == ["versions", "packages", "processor", "GPU", "deformable attention", "missing"]
     assert facts["versions"]["mask2former"].startswith(mask2former.__version__)
@@ -38,37 +38,37 @@ def test_the_command():
     assert not any("FAILS" in fact for section in facts.values() for fact in section.values())
 
 
-def test_what_is_asked_for_is_what_is_chosen():
+def test_the_chosen_backend_is_that_of_the_environment_variable():
     facts = run(MASK2FORMER_OPS="torch")["deformable attention"]
     assert facts["MASK2FORMER_OPS"] == "torch"
     assert facts["chosen on cpu"] == "torch (MASK2FORMER_OPS asks for it)"
 
 
-def test_a_wrong_wish_is_in_the_report():
+def test_an_unknown_backend_is_reported():
     facts = run(MASK2FORMER_OPS="fast")["deformable attention"]
     assert facts["MASK2FORMER_OPS"] == "fast"
     assert "FAILS with ValueError" in facts["chosen on cpu"] and "'fast'" in facts["chosen on cpu"]
     assert facts["backend torch"] == "works"
 
 
-def test_without_torch_the_rest_is_told():
+def test_the_rest_is_reported_without_torch():
     facts = run(before="sys.modules['torch'] = None")
     assert "Python" in facts["versions"] and "name" in facts["processor"]
     assert any("FAILS with ModuleNotFoundError" in line for line in facts["deformable attention"])
 
 
-def test_the_home_folder_is_not_told():
+def test_the_home_folder_is_abbreviated():
     home = str(doctor.PACKAGE.parent)
     facts = run(HOME=home)
     assert facts["versions"]["mask2former"].endswith(f"in ~{os.sep}mask2former")
     assert home not in str(facts)
 
 
-def test_a_home_that_is_the_root_is_no_abbreviation():
+def test_a_home_folder_that_is_the_root_is_not_abbreviated():
     assert run(HOME="/")["versions"]["mask2former"].endswith(f"in {doctor.PACKAGE}")
 
 
-def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
+def test_a_missing_package_is_reported_with_a_remedy(monkeypatch):
     def version(name):
         if name in ("scipy", "tqdm"):
             raise doctor.metadata.PackageNotFoundError(name)
@@ -80,7 +80,7 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch):
     assert "  packages: pip install scipy tqdm" in text.split("\nmissing\n")[1]
 
 
-def test_a_backend_that_computes_nonsense_is_caught(monkeypatch):
+def test_a_backend_with_wrong_results_is_reported(monkeypatch):
     exact = reference.forward
 
     def wrong_in_float32(inputs):

@@ -1,4 +1,4 @@
-"""Images of every kind on disk, and files that are none."""
+"""Reading of images of all kinds, and of files that are not images."""
 
 import threading
 from functools import partial
@@ -11,7 +11,7 @@ from PIL import Image
 from mask2former.utils.image_io import ImageError, read_image, write_image
 
 H, W = 5, 7
-ROTATED_LEFT = 8  # EXIF orientation: turn by 90 degrees counter-clockwise to see it upright
+ROTATED_LEFT = 8  # EXIF orientation: rotate by 90 degrees counter-clockwise for display
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_exif_rotation_is_applied(tmp_path, rgb):
     np.testing.assert_array_equal(read_image(path), np.rot90(rgb))
 
 
-def test_gray_and_bilevel(tmp_path, rgb):
+def test_gray_and_bilevel_images_become_rgb(tmp_path, rgb):
     gray = rgb[..., 0]
     expected = np.stack([gray] * 3, axis=-1)
     np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(gray))), expected)
@@ -55,26 +55,26 @@ def test_transparency_is_dropped(tmp_path, rgb):
     np.testing.assert_array_equal(read_image(rgba), rgb)
 
 
-def test_palette(tmp_path):
+def test_palettes_are_applied(tmp_path):
     palette = Image.fromarray(np.array([[0, 1], [1, 0]], np.uint8), mode="P")
     palette.putpalette([10, 20, 30, 200, 100, 50])
     image = read_image(saved(tmp_path, palette))
     assert image.tolist() == [[[10, 20, 30], [200, 100, 50]], [[200, 100, 50], [10, 20, 30]]]
 
 
-def test_sixteen_bits_keep_their_upper_half(tmp_path):
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     wide = np.array([[0, 256 * 100 + 77, 65535]], np.uint16)
     path = saved(tmp_path, Image.fromarray(wide))
     for source in (path, wide):
         assert read_image(source)[0, :, 0].tolist() == [0, 99, 255]
 
 
-def test_cmyk(tmp_path):
+def test_cmyk_becomes_rgb(tmp_path):
     path = saved(tmp_path, Image.new("CMYK", (W, H), (0, 255, 255, 0)), "red.jpg", quality=95)
     assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 12
 
 
-def test_a_result_may_be_written_to(tmp_path, rgb):
+def test_a_result_is_writable_and_contiguous(tmp_path, rgb):
     image = read_image(saved(tmp_path, Image.fromarray(rgb)))
     image[:] = 0
     assert read_image(rgb).flags.c_contiguous
@@ -84,7 +84,7 @@ def test_a_result_may_be_written_to(tmp_path, rgb):
     ("content", "message"),
     [(b"not an image", "not an image"), (b"", "not an image"), (None, "no such file")],
 )
-def test_files_that_are_no_images_are_named(tmp_path, content, message):
+def test_the_error_names_a_file_that_is_not_an_image(tmp_path, content, message):
     path = tmp_path / "image.jpg"
     if content is not None:
         path.write_bytes(content)
@@ -94,7 +94,7 @@ def test_files_that_are_no_images_are_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("name", ["image.jpg", "image.png"])
-def test_truncated_file(tmp_path, name):
+def test_a_truncated_file_is_an_error(tmp_path, name):
     big = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(big), name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -105,7 +105,7 @@ def test_truncated_file(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "content"), [("a.ppm", b"P6\n4 x\n255\n"), ("a.pgm", b"P5\n2 2\n70000\n"), ("\0.png", None)]
 )
-def test_damage_that_pillow_reports_by_other_errors(tmp_path, name, content):
+def test_other_errors_of_pillow_become_image_errors(tmp_path, name, content):
     path = str(tmp_path / name)
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -116,12 +116,12 @@ def test_damage_that_pillow_reports_by_other_errors(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("source", [None, 5, b"a.png", iter(["a.png"])])
-def test_what_is_neither_path_nor_image(source):
+def test_another_type_is_an_error(source):
     with pytest.raises(ImageError, match=rf"a {type(source).__name__} is no image; give a path"):
         read_image(source)
 
 
-def test_folder_and_float_image(tmp_path):
+def test_folders_and_float_images_are_errors(tmp_path):
     with pytest.raises(ImageError, match="is a folder"):
         read_image(tmp_path)
     path = saved(tmp_path, Image.fromarray(np.ones((H, W), np.float32)), "float.tiff")
@@ -138,7 +138,7 @@ def test_folder_and_float_image(tmp_path):
         np.zeros((H, W, 3)),
     ],
 )
-def test_wrong_arrays(array):
+def test_arrays_of_another_shape_or_type_are_errors(array):
     with pytest.raises(ImageError, match="is no image"):
         read_image(array)
 
@@ -157,7 +157,7 @@ def test_a_url_is_read_without_a_cache(tmp_path, rgb):
         server.shutdown()
 
 
-def test_write_makes_the_folder_and_checks_the_suffix(tmp_path, rgb):
+def test_writing_creates_the_folder_and_checks_the_suffix(tmp_path, rgb):
     write_image(tmp_path / "new/folder/image.png", rgb)
     np.testing.assert_array_equal(read_image(tmp_path / "new/folder/image.png"), rgb)
     with pytest.raises(ImageError, match=r"image\.xyz: its suffix"):

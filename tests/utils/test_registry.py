@@ -1,4 +1,4 @@
-"""Builders by name, ours first and then those of the framework that the project runs in."""
+"""Builders by name: ours first, then those of the framework that the project runs in."""
 
 import fvcore.common.registry
 import pytest
@@ -8,7 +8,7 @@ from mask2former.utils.registry import Registry, find_builder
 
 @pytest.fixture
 def registry():
-    """A registry with a builder, in a host that has the same name and another one."""
+    """Return a registry with one builder, and a host with that name and another one."""
     ours, theirs = Registry("ours"), fvcore.common.registry.Registry("theirs")
     ours.register_as("both")(lambda: "ours")
     for name in ("both", "hosts"):
@@ -22,7 +22,7 @@ def test_ours_come_first(registry):
     assert find_builder(registry, "hosts", "KEY")() == "theirs"
 
 
-def test_an_unknown_name_lists_what_there_is(registry):
+def test_an_unknown_name_is_an_error_with_the_known_ones(registry):
     with pytest.raises(ValueError, match=r"KEY is 'neither', which is not registered; .* both, hosts$"):
         find_builder(registry, "neither", "KEY")
     registry.host = None

@@ -1,4 +1,4 @@
-"""Overlays: right pixels, stable colors, labels that can be read at any size."""
+"""Overlays: pixels, stable colors, and labels that are legible at any size."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def square_mask(side, top, left, size):
 
 @pytest.fixture
 def texts(monkeypatch):
-    """What is written, as (text, font size, xy)."""
+    """Record the labels, as (text, font size, xy)."""
     written = []
     original = ImageDraw.ImageDraw.text
 
@@ -83,7 +83,7 @@ def test_semantic_and_panoptic_regions():
     assert (first.color, second.color) == (COLORS[1], shade(COLORS[1], 1))
 
 
-def test_masks_of_any_origin():
+def test_masks_become_regions_largest_first():
     masks = [square_mask(8, 0, 0, 2), square_mask(8, 0, 0, 4), square_mask(8, 4, 4, 3)]
     regions = mask_regions(iter(masks), [2, 0, 2], NAMES, COLORS)
     assert [(region.text, region.mask.sum()) for region in regions] == [("cat", 16), ("sky", 9), ("sky", 4)]
@@ -95,7 +95,7 @@ def test_tiny_images_are_enlarged_to_be_legible(side, scale):
     assert legible_scale(np.zeros((side, side // 2, 3), np.uint8)) == scale
 
 
-def test_a_region_is_tinted_half_and_the_rest_is_left_alone():
+def test_a_region_is_tinted_and_the_rest_unchanged():
     image = np.full((60, 60, 3), 100, np.uint8)
     mask = square_mask(60, 10, 10, 8)  # smaller than a letter: not named
     drawn = draw_regions(image, [Region(mask, (200, 0, 50), "cat")])
@@ -105,7 +105,7 @@ def test_a_region_is_tinted_half_and_the_rest_is_left_alone():
     assert drawn[10, 10].tolist() == [200, 0, 50]  # the outline is in the full color
 
 
-def test_nothing_to_draw():
+def test_without_regions_the_image_is_unchanged():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     np.testing.assert_array_equal(draw_regions(image, []), image)
     empty = Region(np.zeros((20, 30), bool), (1, 2, 3), "cat")
@@ -131,7 +131,7 @@ def test_labels_do_not_cover_each_other(texts):
     assert min(np.diff(rows)) >= 10
 
 
-def test_a_label_stands_inside_a_ring(texts):
+def test_the_label_of_a_ring_is_inside_it(texts):
     ring = square_mask(100, 10, 10, 80) & ~square_mask(100, 30, 30, 50)
     draw_regions(np.zeros((100, 100, 3), np.uint8), [Region(ring, (255, 0, 0), "a")])
     ((_, _, (x, y)),) = texts

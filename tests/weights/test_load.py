@@ -1,4 +1,4 @@
-"""Weights into small real models: every naming, every difference of shape, and what the report says of it."""
+"""Loading into small real models: all naming schemes, all differences of shape, and the report."""
 
 import logging
 import pickle
@@ -39,7 +39,7 @@ EMPTY_WEIGHT = "criterion.empty_weight"
 
 
 def build(config=RESNET, changes=()) -> MaskFormer:
-    """A small model whose every tensor is zero: what a file does not fill stays zero."""
+    """Build a small model with all tensors zero; those that a file does not fill stay zero."""
     cfg = load_config(config, [part for item in {**SMALL, **dict(changes)}.items() for part in item])
     model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     with torch.no_grad():
@@ -48,14 +48,14 @@ def build(config=RESNET, changes=()) -> MaskFormer:
     return model
 
 
-def drawn(shapes):
-    """A tensor of that shape under each name, all different."""
+def random_tensors(shapes):
+    """Return a random tensor of each shape by name."""
     generator = torch.Generator().manual_seed(0)
     return {name: torch.rand(shape, generator=generator) + 0.5 for name, shape in shapes.items()}
 
 
 def weights_of(model):
-    return drawn({name: tensor.shape for name, tensor in model.state_dict().items()})
+    return random_tensors({name: tensor.shape for name, tensor in model.state_dict().items()})
 
 
 def saved(tmp_path, tensors):
@@ -64,14 +64,14 @@ def saved(tmp_path, tensors):
 
 
 def assert_filled(model, expected):
-    """`expected`, our name -> tensor, is in the model."""
+    """Assert that the model holds the tensors `expected`, by our names."""
     state = model.state_dict()
     for name, tensor in expected.items():
         assert torch.equal(state[name], tensor.to(state[name].dtype)), name
 
 
 def torchvision_resnet(stages, convs):
-    """(torchvision's name, ours) for every tensor of its ResNets."""
+    """Yield (torchvision's name, ours) for every tensor of its ResNets."""
 
     def pair(theirs, their_norm, ours):
         yield f"{theirs}.weight", f"{ours}.weight"
@@ -88,7 +88,7 @@ def torchvision_resnet(stages, convs):
 
 
 def swin(depths):
-    """The names of the Swin authors' files, without the classifier's own."""
+    """Yield the names in the Swin authors' files, without those of the classifier."""
     yield from (f"patch_embed.{part}.{p}" for part in ("proj", "norm") for p in ("weight", "bias"))
     for layer, blocks in enumerate(depths):
         for block in range(blocks):
@@ -107,7 +107,7 @@ def backbone_names(model):
 
 
 def shapes_for(model, pairs):
-    """Their name -> shape of the model's tensor; for batch-norm counters, which frozen norms lack, ()."""
+    """Return the shape for each of their names; () for batch-norm counters, which frozen norms lack."""
     state = model.state_dict()
     return {theirs: state[ours].shape if ours in state else () for theirs, ours in pairs}
 
@@ -120,11 +120,11 @@ def shapes_for(model, pairs):
         ((2, 2, 2, 2), 2, R18, 120),  # 122 in torchvision's file
     ],
 )
-def test_torchvision_backbone(tmp_path, stages, convs, opts, count):
+def test_a_torchvision_backbone_is_loaded(tmp_path, stages, convs, opts, count):
     model = build(RESNET, opts)
     pairs = list(torchvision_resnet(stages, convs))
     assert len(pairs) == count
-    tensors = drawn(shapes_for(model, pairs))
+    tensors = random_tensors(shapes_for(model, pairs))
     classifier = {"fc.weight": torch.ones(10, 8), "fc.bias": torch.ones(10)}
     report = load_weights(model, saved(tmp_path, {**tensors, **classifier}))
     expected = {ours: tensors[theirs] for theirs, ours in pairs if ours in model.state_dict()}
@@ -138,12 +138,12 @@ def test_torchvision_backbone(tmp_path, stages, convs, opts, count):
 
 
 @pytest.mark.parametrize("norm", ["FrozenBN", "SyncBN"])
-def test_detectron2_backbone(tmp_path, norm):
-    """R-50.pkl: numpy arrays, our names less the prefix, made before batch norms counted their batches."""
+def test_a_detectron2_backbone_is_loaded(tmp_path, norm):
+    """R-50.pkl has numpy arrays, our names without the prefix, and no counters of batch norms."""
     model = build(RESNET, {"MODEL.RESNETS.NORM": norm})
     state = model.state_dict()
     names = {name for name in backbone_names(model) if not name.endswith("num_batches_tracked")}
-    tensors = drawn({name.removeprefix("backbone."): state[name].shape for name in names})
+    tensors = random_tensors({name.removeprefix("backbone."): state[name].shape for name in names})
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     arrays["stem.fc.weight"] = torch.ones(10, 8).numpy()
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
@@ -155,8 +155,8 @@ def test_detectron2_backbone(tmp_path, norm):
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_swin_backbone(tmp_path, converted):
-    """As its authors published it, and as users of the original implementation converted it."""
+def test_a_swin_backbone_is_loaded(tmp_path, converted):
+    """Read the authors' file, and the one that users of the original implementation convert from it."""
     model = build(SWIN)
     index = {
         name: tensor.clone() for name, tensor in model.named_buffers() if name.endswith("position_index")
@@ -165,7 +165,7 @@ def test_swin_backbone(tmp_path, converted):
     names = list(swin((2, 2, 6, 2)))
     output_norms = {f"backbone.norm{i}.{p}" for i in range(4) for p in ("weight", "bias")}
     assert {f"backbone.{name}" for name in names} | output_norms == backbone_names(model)
-    tensors = drawn({name: state[f"backbone.{name}"].shape for name in names})
+    tensors = random_tensors({name: state[f"backbone.{name}"].shape for name in names})
     classifier = {
         "norm.weight": torch.ones(64),
         "head.weight": torch.ones(10, 64),
@@ -185,8 +185,8 @@ def test_swin_backbone(tmp_path, converted):
     assert "backbone.norm0" in report.summary()
 
 
-def test_swin_backbone_with_another_window(tmp_path):
-    """A table is interpolated as an image of offsets: a plane stays a plane, a constant a constant."""
+def test_position_tables_are_interpolated_to_another_window(tmp_path):
+    """Position tables are interpolated as images of offsets."""
     small, large = build(SWIN), build(SWIN, {"MODEL.SWIN.WINDOW_SIZE": 4})
     tensors = {
         name.removeprefix("backbone."): tensor
@@ -207,7 +207,7 @@ def test_swin_backbone_with_another_window(tmp_path):
     assert sum(name.endswith("bias_table") for name in report.adapted) == 12
 
 
-def test_a_whole_checkpoint(tmp_path):
+def test_a_whole_checkpoint_is_loaded(tmp_path):
     model = build()
     tensors = weights_of(model)
     report = load_weights(model, saved(tmp_path, tensors))
@@ -220,7 +220,7 @@ def test_a_whole_checkpoint(tmp_path):
     assert not report.problems
 
 
-def test_the_weight_of_no_object_is_the_configs(tmp_path):
+def test_the_weight_of_no_object_comes_from_the_config(tmp_path):
     model = build(RESNET, {"MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 0.25})
     load_weights(model, saved(tmp_path, weights_of(model)))
     assert model.state_dict()[EMPTY_WEIGHT].tolist() == [1, 1, 1, 1, 1, 0.25]
@@ -228,7 +228,7 @@ def test_the_weight_of_no_object_is_the_configs(tmp_path):
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("wrapper", ["", "module."])
-def test_an_older_or_wrapped_checkpoint(tmp_path, old, wrapper):
+def test_an_older_or_wrapped_checkpoint_is_loaded(tmp_path, old, wrapper):
     model = build()
     tensors = weights_of(model)
 
@@ -243,7 +243,7 @@ def test_an_older_or_wrapped_checkpoint(tmp_path, old, wrapper):
     assert report.has_trained_head
 
 
-def test_another_number_of_classes(tmp_path, caplog):
+def test_the_class_head_keeps_its_initial_values_for_other_classes(tmp_path, caplog):
     other = build(RESNET, {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2})
     tensors = weights_of(build())
     initial = {name: other.state_dict()[name].clone() for name in (*CLASS_HEAD, EMPTY_WEIGHT)}
@@ -261,7 +261,7 @@ def test_another_number_of_classes(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("count", [4, 15])
-def test_another_number_of_queries(tmp_path, count):
+def test_queries_are_cut_or_repeated(tmp_path, count):
     other = build(RESNET, {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": count})
     tensors = weights_of(build())
     report = load_weights(other, saved(tmp_path, tensors))
@@ -300,7 +300,7 @@ LAYER = "sem_seg_head.pixel_decoder.mask_features.weight"
         ),
     ],
 )
-def test_what_does_not_fit(tmp_path, caplog, change, problem, row):
+def test_a_misfit_is_an_error_or_reported(tmp_path, caplog, change, problem, row):
     model = build()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     path = saved(tmp_path, change(weights_of(model)))
@@ -321,7 +321,7 @@ def test_what_does_not_fit(tmp_path, caplog, change, problem, row):
     assert report.has_trained_head == (problem == "unexpected")
 
 
-def test_a_long_table_is_cut_in_the_error_and_whole_in_the_report(tmp_path):
+def test_a_long_table_is_shortened_in_the_error_only(tmp_path):
     model = build()
     tensors = {name: tensor for name, tensor in weights_of(model).items() if not name.startswith("backbone")}
     path = saved(tmp_path, tensors)
@@ -334,13 +334,13 @@ def test_a_long_table_is_cut_in_the_error_and_whole_in_the_report(tmp_path):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_nothing_fits(tmp_path, strict):
+def test_a_file_without_any_fitting_tensor_is_an_error(tmp_path, strict):
     path = saved(tmp_path, {"encoder.weight": torch.ones(2)})
     with pytest.raises(WeightsError, match="none of its weights is in the model"):
         load_weights(build(), path, strict=strict)
 
 
-def test_a_backbone_of_another_kind_or_depth(tmp_path):
+def test_a_backbone_of_another_kind_or_depth_is_an_error(tmp_path):
     resnet, deeper = build(), build(RESNET, {"MODEL.RESNETS.DEPTH": 101})
     tensors = {name: t for name, t in weights_of(resnet).items() if name in backbone_names(resnet)}
     path = saved(tmp_path, tensors)
@@ -350,7 +350,7 @@ def test_a_backbone_of_another_kind_or_depth(tmp_path):
         load_weights(build(SWIN), path)
 
 
-def test_a_class_head_of_another_width_is_no_class_head(tmp_path):
+def test_a_class_head_of_another_width_is_not_adapted(tmp_path):
     model = build()
     name = "sem_seg_head.predictor.class_embed.weight"
     path = saved(tmp_path, {**weights_of(model), name: torch.ones(9, 7)})
@@ -365,7 +365,7 @@ def test_a_class_head_of_another_width_is_no_class_head(tmp_path):
         ("backbone.layers.0.blocks.0.attn.relative_position_bias_table", SWIN),
     ],
 )
-def test_a_tensor_without_rows_is_nothing_to_adapt(tmp_path, name, config):
+def test_a_tensor_without_rows_is_not_adapted(tmp_path, name, config):
     model = build(config)
     tensors = weights_of(model)
     path = saved(tmp_path, {**tensors, name: tensors[name][:0]})

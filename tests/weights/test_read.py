@@ -1,4 +1,4 @@
-"""Real files on disk and a real web server: what is read, what is refused, and what the user is told."""
+"""Reading of real files and from a real web server, and the errors."""
 
 import gzip
 import pickle
@@ -75,12 +75,12 @@ WRITERS = [
 
 @pytest.mark.parametrize("name", ["x.pth", "x.pkl", "x.safetensors", "x"])
 @pytest.mark.parametrize("write", WRITERS)
-def test_the_content_tells_the_format_not_the_name(tmp_path, write, name):
+def test_the_format_is_known_by_the_content(tmp_path, write, name):
     write(tmp_path / name)
     assert is_sample(read_checkpoint(tmp_path / name))
 
 
-def test_a_checkpoint_of_ours_brings_its_config_and_classes(tmp_path):
+def test_a_checkpoint_of_ours_holds_config_and_metadata(tmp_path):
     saved = {"model": TENSORS, "config": "MODEL: {}", "metadata": {"thing_classes": ["cat"]}, "iteration": 7}
     torch.save(saved, tmp_path / "x.pth")
     checkpoint = read_checkpoint(tmp_path / "x.pth")
@@ -89,12 +89,12 @@ def test_a_checkpoint_of_ours_brings_its_config_and_classes(tmp_path):
     assert checkpoint.extra == {"iteration": 7}
 
 
-def test_safetensors_bring_their_config(tmp_path):
+def test_safetensors_hold_their_config(tmp_path):
     save_file(TENSORS, tmp_path / "x.safetensors", metadata={"config": "MODEL: {}"})
     assert read_checkpoint(tmp_path / "x.safetensors").config == "MODEL: {}"
 
 
-def test_what_else_a_file_holds_is_kept_apart(tmp_path):
+def test_other_values_in_a_file_are_extra(tmp_path):
     torch.save({**TENSORS, "epoch": 3}, tmp_path / "x.pth")
     checkpoint = read_checkpoint(tmp_path / "x.pth")
     assert is_sample(checkpoint)
@@ -103,7 +103,7 @@ def test_what_else_a_file_holds_is_kept_apart(tmp_path):
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.999])
-def test_a_truncated_file(tmp_path, write, share):
+def test_a_truncated_file_is_an_error(tmp_path, write, share):
     path = tmp_path / "x.pth"
     write(path)
     whole = path.read_bytes()
@@ -130,7 +130,7 @@ def test_a_truncated_file(tmp_path, write, share):
     ],
 )
 @pytest.mark.parametrize("name", ["x.pth", "x.pkl", "x.safetensors"])
-def test_a_file_that_is_no_checkpoint(tmp_path, name, content, reason):
+def test_other_files_are_an_error_with_the_reason(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=reason) as error:
         read_checkpoint(tmp_path / name)
@@ -169,7 +169,7 @@ def test_a_pickled_model_is_refused_with_advice(tmp_path):
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_archives_of_other_programs(tmp_path):
+def test_archives_of_other_programs_are_an_error(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.ones(2))
     with pytest.raises(WeightsError, match="no checkpoint"):
         read_checkpoint(tmp_path / "x.npz")
@@ -183,7 +183,7 @@ def test_a_compiled_program_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3, "note": "x"}, {"model": {"a": 1}}, [1, 2], {}])
-def test_a_file_without_weights(tmp_path, content):
+def test_a_file_without_weights_is_an_error(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="holds no weights"):
         read_checkpoint(tmp_path / "x.pth")
@@ -196,7 +196,7 @@ def test_tensors_that_cannot_be_copied_are_refused(tmp_path, odd):
         read_checkpoint(tmp_path / "x.pth")
 
 
-def test_a_missing_file_and_its_neighbors(tmp_path):
+def test_a_missing_file_is_an_error_with_similar_names(tmp_path):
     write_torch(tmp_path / "model_final.pth")
     with pytest.raises(WeightsError, match=r"no such file; in .* there is model_final\.pth"):
         read_checkpoint(tmp_path / "model_fina.pth")
@@ -206,13 +206,13 @@ def test_a_missing_file_and_its_neighbors(tmp_path):
         read_checkpoint(tmp_path)
 
 
-def test_a_missing_backbone_of_a_published_config_says_where_it_comes_from(tmp_path, monkeypatch):
+def test_a_missing_backbone_is_an_error_with_its_origin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"https://download\.pytorch\.org/models/resnet101-\w+\.pth"):
         read_checkpoint("R-101.pkl")
 
 
-def test_home_folder(tmp_path, monkeypatch):
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_torch(tmp_path / "x.pth")
     assert is_sample(read_checkpoint("~/x.pth"))
@@ -226,7 +226,7 @@ def test_a_download_is_made_once(web):
     assert requests == {"/x.pkl": 1}
 
 
-def test_a_bad_download_does_not_stay(web):
+def test_a_bad_download_is_deleted(web):
     folder, root, _ = web
     (folder / "x.pkl").write_text("<html>busy, come back later</html>")
     with pytest.raises(WeightsError, match=r"x\.pkl: is a web page.*the download was deleted"):
@@ -235,20 +235,20 @@ def test_a_bad_download_does_not_stay(web):
     assert is_sample(read_checkpoint(root + "x.pkl"))
 
 
-def test_a_missing_address(web):
+def test_a_missing_url_is_an_error(web):
     _, root, _ = web
     with pytest.raises(WeightsError, match=r"cannot be downloaded \(.*404.*other means"):
         read_checkpoint(root + "nothing.pth")
 
 
-def test_an_address_does_not_lead_out_of_the_cache(web):
+def test_a_url_cannot_write_outside_the_cache(web):
     _, root, requests = web
     with pytest.raises(WeightsError, match=r"must not contain '\.\.'"):
         read_checkpoint(f"{root}../../x.pth")
     assert not requests
 
 
-def test_an_unreachable_host(tmp_path, monkeypatch):
+def test_an_unreachable_host_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(storage, "WAITS", (0.0,))
@@ -257,29 +257,29 @@ def test_an_unreachable_host(tmp_path, monkeypatch):
     assert not [path for path in tmp_path.rglob("x.pth*") if path.suffix != ".lock"]
 
 
-def test_the_license_of_published_weights_is_told_once(web, monkeypatch, caplog):
+def test_the_license_of_published_weights_is_logged_once(web, monkeypatch, caplog):
     folder, root, _ = web
     monkeypatch.setitem(zoo.table(), "root", root)
     write_zoo_pickle(folder / "x.pkl")
     for _ in range(2):
         read_checkpoint(root + "x.pkl")
-    told = [record for record in caplog.records if "CC BY-NC 4.0" in record.getMessage()]
-    assert len(told) == 1
+    logged = [record for record in caplog.records if "CC BY-NC 4.0" in record.getMessage()]
+    assert len(logged) == 1
 
 
-def test_no_license_is_told_of_other_files(web, caplog):
+def test_no_license_is_logged_for_other_files(web, caplog):
     folder, root, _ = web
     write_zoo_pickle(folder / "x.pkl")
     read_checkpoint(root + "x.pkl")
     assert "CC BY-NC" not in caplog.text
 
 
-def test_one_name_at_two_hosts_is_two_files(tmp_path, monkeypatch):
+def test_files_of_two_hosts_have_different_places(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     assert web_cache("https://a.org/m/model_final.pth") != web_cache("https://b.org/m/model_final.pth")
 
 
-def test_detectron2_addresses_and_the_cache_that_detectron2_has_filled(tmp_path, monkeypatch):
+def test_detectron2_urls_use_the_cache_of_detectron2(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     path = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"
     url = "https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/torchvision/R-50.pkl"

@@ -20,7 +20,7 @@ def load(data):
 
 
 class Calls:
-    """Pickles as the call of a function."""
+    """Object that pickles as the call of a function."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -30,14 +30,14 @@ class Calls:
 
 
 def asks_for(module, name, argument):
-    """The pickle, as any version of Python may write it, of `module.name(argument)`."""
+    """Return the pickle of `module.name(argument)`."""
     text = argument.encode()
     return f"\x80\x02c{module}\n{name}\nX".encode("latin1") + struct.pack("<I", len(text)) + text + b"\x85R."
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "i1", "i4", ">i8", "u1", "b1"])
-def test_arrays_of_numbers(protocol, dtype):
+def test_arrays_of_numbers_are_read(protocol, dtype):
     arrays = {
         "plain": np.arange(6).reshape(2, 3).astype(dtype),
         "column by column": np.asfortranarray(np.arange(6).reshape(2, 3).astype(dtype)),
@@ -51,7 +51,7 @@ def test_arrays_of_numbers(protocol, dtype):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_numbers_strings_and_containers(protocol):
+def test_numbers_strings_and_containers_are_read(protocol):
     value = {
         "a": [1, 2.5, None, True, "é", b"\xff\x00", bytearray(b"xy")],
         "b": ((1, 2), {3, 4}, frozenset({5}), 2**80),
@@ -60,7 +60,7 @@ def test_numbers_strings_and_containers(protocol):
     assert load(pickle.dumps(value, protocol)) == value
 
 
-def test_a_pickle_of_python_2():
+def test_a_pickle_of_python_2_is_read():
     header = b"\x80\x02}U\x05model}U\x01w"
     array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR"
     dtype = b"cnumpy\ndtype\n(U\x02f4K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
@@ -71,7 +71,7 @@ def test_a_pickle_of_python_2():
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_torch_tensors_as_swin_files_were_converted(protocol):
+def test_torch_tensors_are_read(protocol):
     base = torch.arange(12.0)
     tensors = OrderedDict(
         plain=torch.randn(2, 3),
@@ -93,7 +93,7 @@ def test_torch_tensors_as_swin_files_were_converted(protocol):
         assert torch.equal(loaded["model"][name], tensor)
 
 
-def test_one_array_under_two_names_stays_one():
+def test_an_array_under_two_names_is_one_array():
     array = np.ones(3)
     loaded = load(pickle.dumps([array, array]))
     assert loaded[0] is loaded[1]
