@@ -1,4 +1,4 @@
-"""The former name of `mask2former score cityscapes-instances`, kept for one release."""
+"""Former name of `mask2former score cityscapes-instances`, kept for one release."""
 
 import sys
 from functools import partial

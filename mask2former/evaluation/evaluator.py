@@ -1,4 +1,4 @@
-"""The interface of evaluators, which is Detectron2's, and the loop that runs a model over a dataset."""
+"""Evaluators with the interface of Detectron2, and the loop that runs a model over a dataset for them."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""The former name of `mask2former score panoptic`, kept for one release."""
+"""Former name of `mask2former score panoptic`, kept for one release."""
 
 import sys
 from functools import partial

@@ -1,4 +1,4 @@
-"""The loop over a dataset: modes, order, progress, and several evaluators at once."""
+"""Loop over a dataset: modes, order, progress, and several evaluators at once."""
 
 import logging
 from pathlib import Path

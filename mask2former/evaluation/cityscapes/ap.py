@@ -34,7 +34,7 @@ from mask2former.utils.storage import PathLike
 
 
 class ScoredImage(NamedTuple):
-    """The matches of an image and, for boundary AP, its `images`, `annotations` and results for COCO."""
+    """Matches of an image and, for boundary AP, its `images`, `annotations` and results for COCO."""
 
     matches: Matches
     coco: dict[str, list[JsonObject]] | None = None

@@ -23,7 +23,7 @@ THINGS = [id for id in EVALUATED if LABELS[id]["hasInstances"]]
 
 @dataclass(frozen=True)
 class InstanceMap:
-    """An image of instance ids: its pixels (H, W), its ids in order (I,), and their labels (I,)."""
+    """Image of instance ids: its pixels (H, W), its ids in order (I,), and their labels (I,)."""
 
     pixels: Array
     ids: Array

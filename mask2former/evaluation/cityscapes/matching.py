@@ -22,7 +22,7 @@ SMALL = 100  # pixels; smaller objects need not be found
 
 @dataclass(frozen=True)
 class Matches:
-    """The comparison of ground truth and predictions, of one image or of several.
+    """Comparison of ground truth and predictions, of one image or of several.
 
     Pairs have the same label and an IoU above the lowest threshold.
     """

@@ -24,7 +24,7 @@ from mask2former.utils.storage import PathLike
 
 
 class FoundObjects(NamedTuple):
-    """The predicted objects of an image: masks (P, H, W), label ids and scores."""
+    """Predicted objects of an image: masks (P, H, W), label ids and scores."""
 
     masks: RunLengthMasks
     label_ids: list[int]

@@ -90,7 +90,7 @@ def evaluation_of(
 
 
 class BoundaryEvaluation(COCOeval_faster):
-    """The library's evaluation by boundaries, with the boundary width of the authors' code.
+    """faster-coco-eval's evaluation by boundaries, with the boundary width of the authors' code.
 
     The library always rounds half pixels down, such as the 13.5 of images of 405 x 540.
     """

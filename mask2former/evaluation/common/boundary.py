@@ -1,4 +1,4 @@
-"""The boundary of masks, as Boundary IoU (Cheng et al., CVPR 2021) defines it.
+"""Boundaries of masks, as Boundary IoU (Cheng et al., CVPR 2021) defines it.
 
 A pixel of a segment is on its boundary if a pixel within `distance` columns and rows does not belong to the
 segment. Pixels outside of the image belong to no segment.

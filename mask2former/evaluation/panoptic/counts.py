@@ -1,4 +1,4 @@
-"""The rules of panoptic quality (Kirillov et al., Panoptic Segmentation, section 4) as COCO applies them.
+"""Rules of panoptic quality (Kirillov et al., Panoptic Segmentation, section 4) as COCO applies them.
 
 An image's matches are counted per category, the counts are summed over the dataset, and `quality` turns them
 into PQ, SQ and RQ. Boundary PQ uses the lesser of a pair's IoU and its Boundary IoU.
@@ -27,7 +27,7 @@ PREFIXES = ("", "boundary_")  # of the metrics' names, by version
 
 @dataclass(frozen=True)
 class Categories:
-    """The categories of a dataset, in the order of its JSON file."""
+    """Categories of a dataset, in the order of its JSON file."""
 
     places: dict[int, int]  # category id -> index in C
     names: list[str]
@@ -58,7 +58,7 @@ PLAIN = Rules()
 
 @dataclass(frozen=True)
 class SegmentList:
-    """The listed segments of an image: id, index of the category, area in pixels, and crowd flag."""
+    """Listed segments of an image: id, index of the category, area in pixels, and crowd flag."""
 
     ids: Array
     category: Array

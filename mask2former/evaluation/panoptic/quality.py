@@ -41,7 +41,7 @@ ImageId = int | str
 
 
 class PanopticGroundTruth:
-    """A panoptic JSON file and its folder of PNGs, which scores the predictions of one image at a time.
+    """Panoptic JSON file and its folder of PNGs, which scores the predictions of one image at a time.
 
     One process of each machine reads the JSON file, and shares it with the others of the machine: all
     processes must construct this object at the same time.

@@ -1,4 +1,4 @@
-"""The rules of panoptic quality: a case computed by hand, and a reference with sets of pixels."""
+"""Rules of panoptic quality: a case computed by hand, and a reference with sets of pixels."""
 
 from typing import Any
 
