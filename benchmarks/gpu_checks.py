@@ -1,6 +1,6 @@
 """Is the operator right, and is the model, on a device: what benchmarks/gpu.py asks before it measures.
 
-Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head.
 """
 

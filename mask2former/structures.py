@@ -1,4 +1,4 @@
-"""What travels between data, model and evaluation: the shape of a feature map, and an image's instances.
+"""Data structures shared by data, model and evaluation: feature map shapes and the instances of an image.
 
 Shapes: `N` instances of one image, `H, W` the image's sides in pixels, `m` runs of a mask.
 """
@@ -32,15 +32,15 @@ def runs(*values: np.ndarray) -> np.ndarray:
 
 
 class RunLengthMasks:
-    """Masks (N, H, W) of one image that take kilobytes, not pixels: the runs of pixels inside each.
+    """Masks (N, H, W) of one image as runs of pixels, which take kilobytes.
 
-    Iterating, or one number as index, gives masks (H, W) bool, made as they are asked for; `dense` gives all
-    at once; a slice or a tensor as index gives fewer of them.
+    Iteration and an integer index give dense masks (H, W) bool; `dense` gives all at once. A slice or tensor
+    index selects masks.
 
     Args:
         size: (H, W).
         runs: of each mask (m, 2) int64, first pixel and the one after the last; pixels are counted down the
-            columns, as COCO does. Runs are in order, and there is a gap between one and the next.
+            columns, as in COCO. Runs are in order, with a gap between one and the next.
     """
 
     def __init__(self, size: tuple[int, int], runs: Sequence[Tensor]) -> None:
@@ -48,7 +48,7 @@ class RunLengthMasks:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(N, H, W)."""
+        """Return (N, H, W)."""
         return len(self.runs), *self.size
 
     def __len__(self) -> int:
@@ -68,26 +68,26 @@ class RunLengthMasks:
         return map(self._mask, self.runs)
 
     def _mask(self, runs: Tensor) -> Tensor:
-        """The mask (H, W) bool of runs (m, 2)."""
+        """Return the mask (H, W) bool of runs (m, 2)."""
         height, width = self.size
         steps = torch.zeros(height * width + 1, dtype=torch.int8, device=runs.device)
         steps[runs[:, 0]], steps[runs[:, 1]] = 1, -1
         return steps[:-1].cumsum(0, dtype=torch.int8).bool().view(width, height).T
 
     def dense(self) -> Tensor:
-        """The masks (N, H, W) bool."""
+        """Return the masks (N, H, W) bool."""
         device = self.runs[0].device if self.runs else None
         masks = torch.empty(self.shape, dtype=torch.bool, device=device)
-        for mask, own in zip(masks, self, strict=True):
-            mask[:] = own
+        for mask, dense in zip(masks, self, strict=True):
+            mask[:] = dense
         return masks
 
     def areas(self) -> Tensor:
-        """(N,) int64 pixels."""
+        """Return the areas (N,) int64 in pixels."""
         return torch.tensor([int((runs[:, 1] - runs[:, 0]).sum()) for runs in self.runs], dtype=torch.int64)
 
     def boxes(self) -> Tensor:
-        """Tight boxes (N, 4), float32 XYXY in pixels, right and bottom exclusive; zeros for an empty mask."""
+        """Return tight boxes (N, 4), float32 XYXY in pixels, right and bottom exclusive; zeros if empty."""
         return torch.tensor([self._box(runs) for runs in self.runs], dtype=torch.float32).view(-1, 4)
 
     def _box(self, runs: Tensor) -> list[int]:
@@ -96,17 +96,17 @@ class RunLengthMasks:
         height = self.size[0]
         first, last = runs[:, 0], runs[:, 1] - 1
         top, bottom = int((first % height).min()), int((last % height).max())
-        if (first // height != last // height).any():  # from one column into the next
+        if (first // height != last // height).any():  # a run continues in the next column
             top, bottom = 0, height - 1
         return [int(first[0]) // height, top, int(last[-1]) // height + 1, bottom + 1]
 
     def to(self, device: torch.device | str) -> RunLengthMasks:
-        """The same on `device`."""
+        """Return the masks on `device`."""
         return RunLengthMasks(self.size, [runs.to(device) for runs in self.runs])
 
 
 class Instances:
-    """Named fields with one entry for each instance of an image.
+    """Named fields with one entry per instance of an image.
 
     Predictions carry `pred_masks` (N, H, W) bool or `RunLengthMasks`, `pred_boxes` (N, 4) float XYXY in
     pixels, `scores` (N,) and `pred_classes` (N,) int64; targets carry `gt_classes` (N,) int64 and `gt_masks`
@@ -120,17 +120,17 @@ class Instances:
             self.set(name, value)
 
     def set(self, name: str, value: Any) -> None:
-        """Add or replace a field; its length must be that of the fields already here."""
+        """Add or replace a field; its length must equal that of the existing fields."""
         if self._fields and len(value) != len(self):
             raise ValueError(f"field '{name}' has {len(value)} entries, the other fields have {len(self)}")
         self._fields[name] = value
 
     def has(self, name: str) -> bool:
-        """Whether the field exists."""
+        """Return True if the field exists."""
         return name in self._fields
 
     def get_fields(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return self._fields
 
     def __getattr__(self, name: str) -> Any:
@@ -149,7 +149,7 @@ class Instances:
         return (self[slice(i, i + 1)] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Instances:
-        """The same with every field that can be moved on `device`."""
+        """Return the instances with tensors and masks on `device`."""
         movable = (Tensor, RunLengthMasks)
         moved = {k: v.to(device) if isinstance(v, movable) else v for k, v in self._fields.items()}
         return Instances(self.image_size, **moved)

@@ -1,4 +1,4 @@
-"""The head: a pixel decoder and, on what it makes of the backbone's maps, a transformer decoder.
+"""The segmentation head: a pixel decoder followed by a transformer decoder.
 
 Shapes: `B` images, `C` channels, `h, w` the sides of a map.
 """
@@ -13,7 +13,7 @@ from mask2former.utils.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_
 
 
 class MaskFormerHead(nn.Module):
-    """From the backbone's maps to predictions.
+    """Pixel decoder and transformer decoder.
 
     Args:
         pixel_decoder: maps by name -> (mask features, memory).
@@ -33,16 +33,16 @@ class MaskFormerHead(nn.Module):
 
 @SEM_SEG_HEADS.register_as("MaskFormerHead")
 def build_mask_former_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MaskFormerHead:
-    """The head with the two decoders that the config names, on the backbone's maps `input_shape`.
+    """Build the head with the two decoders that the config names, for the backbone's maps `input_shape`.
 
     Raises:
-        ValueError: a decoder that is not registered, or a feature that the backbone does not give.
+        ValueError: a decoder is not registered, or the backbone has no such map.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     missing = [name for name in head.IN_FEATURES if name not in input_shape]
     if missing:
         raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {missing}, but the backbone gives {list(input_shape)}"
+            f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {missing}, but the backbone has {list(input_shape)}"
         )
     build_pixel_decoder = find_builder(
         SEM_SEG_HEADS, head.PIXEL_DECODER_NAME, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"

@@ -4,7 +4,7 @@
 and sizes. It uses the same threads as torch: it is linked without an OpenMP library and uses the one that
 torch has loaded. So torch must be imported first.
 
-Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `D` channels of a head.
+Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `D` channels of a head.
 """
 
 import ctypes

@@ -3,7 +3,7 @@
 The pixel decoder (section 3.2.1 of the paper) spends most of its time here. These two functions are the
 interface for all backends.
 
-Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head, `H_l, W_l` the sides of map l.
 """
 

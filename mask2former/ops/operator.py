@@ -6,7 +6,7 @@ probabilities. In the fused form points are offsets, in cells of their level, fr
 1 or L, 2) in [0, 1], and weights are logits, whose softmax over L and P the operator computes. Values are of
 any float type; the rest is float32, or float64 with float64 values. Shapes are flat: H_0, W_0, H_1, W_1, ...
 
-Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head.
 """
 

@@ -2,7 +2,7 @@
 
 Everything is computed in the type of the points: float32, or float64 for float64 values.
 
-Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head, `N` heads of all images (B heads), `H, W` the sides of a map.
 """
 

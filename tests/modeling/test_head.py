@@ -88,7 +88,7 @@ def test_exports():
         ),
         (
             ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "p6"]),
-            r"IN_FEATURES has \['p6'\], but the backbone gives",
+            r"IN_FEATURES has \['p6'\], but the backbone has",
         ),
         (("MODEL.MASK_FORMER.DEC_LAYERS", 0), "DEC_LAYERS is 0; it must be at least 1"),
         (("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 0), "NUM_OBJECT_QUERIES is 0"),

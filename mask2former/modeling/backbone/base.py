@@ -1,4 +1,4 @@
-"""What every backbone promises: named maps of known width and stride."""
+"""Base class of backbones: named feature maps of known width and stride."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +11,8 @@ class Backbone(nn.Module):
     """A network from normalized images (B, 3, H, W) to maps by name (B, C, H / stride, W / stride).
 
     Args:
-        shapes: every map that the network could hand out.
-        out_features: the names of those it does.
+        shapes: all maps that the network can compute.
+        out_features: the names of the maps to return.
 
     Raises:
         ValueError: an unknown name in `out_features`, or none at all.
@@ -26,5 +26,5 @@ class Backbone(nn.Module):
             raise ValueError(f"OUT_FEATURES is {list(out_features)}; choose among {list(shapes)}")
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each map."""
+        """Return the channels and the stride of each map."""
         return dict(self._output_shape)

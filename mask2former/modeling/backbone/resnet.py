@@ -55,7 +55,6 @@ class Stem(nn.Module):
         self.conv1 = _conv(inputs, outputs, 7, stride=2, norm=norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Quarter both sides, rounded up."""
         return F.max_pool2d(self.conv1(images), 3, stride=2, padding=1)
 
 
@@ -68,11 +67,11 @@ class ResidualBlock(nn.Module):
         self.shortcut = _conv(inputs, outputs, 1, stride=stride, norm=norm, relu=False) if projected else None
 
     def branch(self, x: Tensor) -> Tensor:
-        """The convolutions, before the sum."""
+        """Compute the residual, before the sum."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H / stride, W / stride)."""
+        """Map (B, C_in, H, W) to (B, C_out, H / stride, W / stride)."""
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return F.relu_(self.branch(x).add_(shortcut))
 
@@ -86,12 +85,11 @@ class BasicBlock(ResidualBlock):
         self.conv2 = _conv(outputs, outputs, 3, norm=norm, relu=False)
 
     def branch(self, x: Tensor) -> Tensor:
-        """Both convolutions."""
         return self.conv2(self.conv1(x))
 
 
 class Bottleneck(ResidualBlock):
-    """1x1 down to `width`, 3x3 in groups, 1x1 up; the stride sits in the first or in the 3x3."""
+    """1x1 convolution to `width`, 3x3 in groups, 1x1 back; the stride is in the first or in the 3x3."""
 
     def __init__(
         self,
@@ -111,28 +109,27 @@ class Bottleneck(ResidualBlock):
         self.conv3 = _conv(width, outputs, 1, norm=norm, relu=False)
 
     def branch(self, x: Tensor) -> Tensor:
-        """All three convolutions."""
         return self.conv3(self.conv2(self.conv1(x)))
 
 
 def _stage(inputs: int, outputs: int, *, count: int, stride: int, **kind: Any) -> nn.Sequential:
-    """`count` blocks, bottlenecks where `kind` has their width; the first changes width and resolution."""
+    """Return `count` blocks, bottlenecks if `kind` has a width; the first changes width and resolution."""
     block = Bottleneck if "width" in kind else BasicBlock
     first = block(inputs, outputs, stride=stride, **kind)
     return nn.Sequential(first, *(block(outputs, outputs, stride=1, **kind) for _ in range(count - 1)))
 
 
 class ResNet(Backbone):
-    """Maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32.
+    """ResNet with the maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32.
 
-    Stages behind the last one wanted are not built.
+    Stages after the last requested one are not built.
 
     Args:
         depth: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
         res2_channels: width of res2; each later stage doubles it.
-        width_per_group: of the bottlenecks of res2; doubles likewise. Basic blocks have no such width.
-        freeze_at: 0 nothing is frozen, 1 the stem, 2 the stem and res2, and so on.
-        checkpointing: blocks are recomputed in backward.
+        width_per_group: of the bottlenecks of res2; doubles likewise. Basic blocks do not use it.
+        freeze_at: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on.
+        checkpointing: use activation checkpointing for each block.
     """
 
     def __init__(
@@ -176,8 +173,8 @@ class ResNet(Backbone):
             freeze(self.get_submodule(name))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalized -> the wanted maps, channels last in memory."""
-        # Convolutions keep the layout, and compute in it: row by row, a CPU reorders before and after each.
+        """Map normalized images (B, 3, H, W) to the requested maps, channels last in memory."""
+        # Convolutions keep this layout; with any other, a CPU would reorder before and after each.
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         maps = {"stem": x}
         for name in self.stages:
@@ -191,7 +188,7 @@ def _check_basic_blocks(keys: Any) -> None:
     if keys.RES2_OUT_CHANNELS != keys.STEM_OUT_CHANNELS:
         raise ValueError(
             f"MODEL.RESNETS.RES2_OUT_CHANNELS is {keys.RES2_OUT_CHANNELS}; with DEPTH {keys.DEPTH} "
-            f"it must be that of STEM_OUT_CHANNELS, {keys.STEM_OUT_CHANNELS}"
+            f"it must equal STEM_OUT_CHANNELS, {keys.STEM_OUT_CHANNELS}"
         )
     if keys.NUM_GROUPS != 1:
         raise ValueError(
@@ -201,7 +198,7 @@ def _check_basic_blocks(keys: Any) -> None:
 
 @BACKBONE.register()
 def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
-    """The ResNet of MODEL.RESNETS on images of `input_shape.channels` channels.
+    """Build the ResNet of MODEL.RESNETS for images of `input_shape.channels` channels.
 
     Raises:
         ValueError: a value that is not supported, with its key.

@@ -1,4 +1,4 @@
-"""Swin Transformer: attention inside windows, every other block's windows shifted by half a window.
+"""Swin Transformer: attention within windows, which every other block shifts by half a window.
 
 Shapes: `B` images, `C` channels, `H, W` the sides of a map in tokens (padded ones in window code),
 `M` windows of an image, `T` tokens of a window (its side squared), `h` heads. Maps are (B, H, W, C) inside.
@@ -29,7 +29,7 @@ from mask2former.utils.registry import BACKBONE
 
 
 def relative_position_index(window: int) -> Tensor:
-    """The row of the bias table for each pair (query, key) of a window's tokens: (T, T) int64."""
+    """Return the row of the bias table for each pair (query, key) of a window's tokens: (T, T) int64."""
     row, column = torch.arange(window**2) // window, torch.arange(window**2) % window
     dy, dx = row[:, None] - row, column[:, None] - column
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
@@ -62,7 +62,7 @@ class WindowAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B*M, T, C) and the mask of `shift_mask` (M, T, T) where windows are shifted -> (B*M, T, C)."""
+        """Attend within windows (B*M, T, C); shifted windows need a mask (M, T, T) of `shift_mask`."""
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(
             query,
@@ -75,7 +75,7 @@ class WindowAttention(nn.Module):
         return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def _bias(self, mask: Tensor | None, count: int) -> Tensor:
-        """What is added to the logits: (1, h, T, T), or (count, h, T, T) with a mask."""
+        """Return the term to add to the logits: (1, h, T, T), or (count, h, T, T) with a mask."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
         if mask is None:
             return bias[None]
@@ -84,7 +84,7 @@ class WindowAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between, on the last axis."""
+    """Two linear layers with an exact GELU between them."""
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -93,12 +93,11 @@ class Mlp(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
 
 
 class SwinBlock(nn.Module):
-    """Pre-norm window attention and MLP, each a residual; `shifted` windows start half a window later."""
+    """Window attention and MLP, both pre-norm and residual; `shifted` windows start half a window later."""
 
     def __init__(
         self,
@@ -120,13 +119,13 @@ class SwinBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, H, W, C) and the mask for shifted windows -> the same shape."""
+        """Update x (B, H, W, C); shifted windows use the mask."""
         x = x + self.drop_path(self._attend(self.norm1(x), mask if self.shift else None))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         height, width = x.shape[1:3]
-        x = pad_to_multiple(x, self.window)  # after the norm: padded tokens are zeros, and are attended to
+        x = pad_to_multiple(x, self.window)  # after the norm, so that padding, which is attended to, is zero
         padded = x.shape[1:3]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
@@ -136,9 +135,9 @@ class SwinBlock(nn.Module):
         return x[:, :height, :width]
 
     def infer_(self, x: Tensor, layout: WindowLayout) -> None:
-        """What `forward` does in evaluation, to one image's tokens x (N, C) in place, and in pieces.
+        """Compute `forward` without gradients for one image's tokens x (N, C), in place and in chunks.
 
-        Tokens are gathered into windows and back, which pads and shifts them on the way.
+        Gathering tokens into windows also pads and shifts them.
         """
         attended = self._attend_in_chunks(x, layout)
 
@@ -149,7 +148,7 @@ class SwinBlock(nn.Module):
         map_chunks(finish, self.mlp.fc1.out_features, x, x, layout.places)
 
     def _attend_in_chunks(self, x: Tensor, layout: WindowLayout) -> Tensor:
-        """What attention adds to the tokens x (N, C), in the order of the windows: (M*T, C)."""
+        """Return the attention update of tokens x (N, C), in the order of the windows: (M*T, C)."""
         count, side = layout.tokens.shape
         border = count - len(layout.mask)
         values = side * self.attn.qkv.out_features  # of a window
@@ -168,12 +167,12 @@ class SwinBlock(nn.Module):
         return windows.flatten(0, 1)
 
     def _gather(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """The normed tokens of some windows: x (N, C) and their numbers (m, T) -> (m, T, C)."""
+        """Return normalized tokens of x (N, C) by index (m, T): (m, T, C)."""
         return self.norm1(x.index_select(0, tokens.flatten())).unflatten(0, tokens.shape)
 
 
 class PatchMerging(nn.Module):
-    """Halves the resolution: four neighbors become one token of twice the width."""
+    """Merging of four neighbors into one token of twice the width."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -181,14 +180,14 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> (B, H/2, W/2, 2C), sides rounded up."""
+        """Map (B, H, W, C) to (B, H/2, W/2, 2C), sides rounded up."""
         x = pad_to_multiple(x, 2).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
-        neighbors = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # the published order: down before right
+        neighbors = x.permute(0, 1, 3, 4, 2, 5).flatten(3)  # in the published order: down before right
         return self.reduction(self.norm(neighbors))
 
 
 class SwinStage(nn.Module):
-    """Blocks at one resolution; `downsample`, where there is one, leads to the next stage."""
+    """Blocks at one resolution; `downsample`, if any, leads to the next stage."""
 
     def __init__(
         self,
@@ -208,7 +207,7 @@ class SwinStage(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
-        """(B, H, W, C) -> the same shape: what the blocks make, not downsampled."""
+        """Apply the blocks to (B, H, W, C), without downsampling."""
         if should_chunk(x) and not self.training:
             return self._infer(x)
         height, width = (size + -size % self.window for size in x.shape[1:3])
@@ -218,7 +217,7 @@ class SwinStage(nn.Module):
         return x
 
     def _infer(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) -> the same shape, without gradients: the blocks in pieces, image by image."""
+        """Apply the blocks to (B, H, W, C) without gradients, in chunks, image by image."""
         height, width = x.shape[1:3]
         shifts = (0, self.window // 2)
         layouts = {shift: window_layout(height, width, self.window, shift) for shift in shifts}
@@ -231,7 +230,7 @@ class SwinStage(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Each patch of `size` x `size` pixels becomes a token."""
+    """Embedding of each patch of `size` x `size` pixels as a token."""
 
     def __init__(self, inputs: int, channels: int, *, size: int, norm: bool) -> None:
         super().__init__()
@@ -239,7 +238,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(channels) if norm else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, H / size, W / size, C), sides rounded up."""
+        """Map (B, 3, H, W) to (B, H / size, W / size, C), sides rounded up."""
         size = self.proj.stride[0]
         x = F.pad(images, (0, -images.shape[3] % size, 0, -images.shape[2] % size))
         x = self.proj(x).permute(0, 2, 3, 1)
@@ -247,22 +246,21 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer(Backbone):
-    """Maps `res2`, `res3`, ..., one a stage, at strides `patch_size` * 1, 2, 4, 8.
+    """Swin with one normalized map per stage, `res2`, `res3`, ..., at strides `patch_size` * 1, 2, 4, 8.
 
-    Each is normed on its way out. Stages behind the last one wanted are not built.
+    Stages after the last requested one are not built.
 
     Args:
-        embed_dim: width of the first stage; each later one doubles it.
+        embed_dim: width of the first stage; each later stage doubles it.
         depths, num_heads: blocks and attention heads of each stage.
         window_size: side of a window in tokens.
         drop_rate: dropout of tokens, of projections and inside MLPs; attn_drop_rate: of attention weights.
-        drop_path_rate: of the last block; grows linearly from 0 over all blocks of the network.
-        ape: adds a learned absolute position to the patches, resized from that of pretrain_img_size.
-        checkpointing: blocks are recomputed in backward.
+        drop_path_rate: of the last block; it grows linearly from 0 over all blocks of the network.
+        ape: add a learned absolute position to the patches, resized from that of pretrain_img_size.
+        checkpointing: use activation checkpointing for each block.
 
     Raises:
-        ValueError: depths and heads that do not fit each other or the widths; an unknown out feature; a size
-            below 1.
+        ValueError: heads do not match the depths or widths; an unknown out feature; a size below 1.
     """
 
     def __init__(
@@ -316,7 +314,7 @@ class SwinTransformer(Backbone):
         self.apply(_initialize)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) normalized -> the wanted maps (B, C, H / stride, W / stride), sides rounded up."""
+        """Map normalized images (B, 3, H, W) to maps (B, C, H / stride, W / stride), sides rounded up."""
         x = self.patch_embed(images)
         if self.absolute_pos_embed is not None:
             position = F.interpolate(self.absolute_pos_embed, x.shape[1:3], mode="bicubic")
@@ -327,7 +325,7 @@ class SwinTransformer(Backbone):
             assert isinstance(stage, SwinStage)
             x = stage(x, self.checkpointing)
             if name in self.output_shape():
-                # A view: in memory it stays channels last, as convolutions and flattening to tokens like it.
+                # This view stays channels last in memory, which is fast for convolutions and flattening.
                 maps[name] = self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2)
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -343,19 +341,19 @@ def _check_positive(**sizes: int) -> None:
 def _check_heads(num_heads: Sequence[int], widths: Sequence[int]) -> None:
     if len(num_heads) != len(widths) or any(h < 1 or w % h for w, h in zip(widths, num_heads, strict=True)):
         raise ValueError(
-            f"MODEL.SWIN.NUM_HEADS is {list(num_heads)}; each stage needs one that divides its width; "
-            f"DEPTHS and EMBED_DIM ask for stages of widths {list(widths)}"
+            f"MODEL.SWIN.NUM_HEADS is {list(num_heads)}; each stage needs a number that divides its width; "
+            f"DEPTHS and EMBED_DIM give stages of widths {list(widths)}"
         )
 
 
 def _drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """From 0 to `last` in equal steps over all blocks, stage by stage."""
+    """Return the rates of each stage's blocks, from 0 to `last` in equal steps over all blocks."""
     steps = max(sum(depths) - 1, 1)
     return [[last * (sum(depths[:i]) + j) / steps for j in range(depth)] for i, depth in enumerate(depths)]
 
 
 def _initialize(module: nn.Module) -> None:
-    """As Swin's authors: small normal matrices, biases zero; norms and the patch convolution are torch's."""
+    """Initialize as Swin's authors do: truncated normal matrices, zero biases, else torch's defaults."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -366,11 +364,11 @@ def _initialize(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.absolute_pos_embed, std=0.02)
 
 
-@BACKBONE.register()
-def D2SwinTransformer(cfg: Any, input_shape: ShapeSpec) -> SwinTransformer:
-    """The Swin of MODEL.SWIN on images of `input_shape.channels` channels; published configs call it so.
+@BACKBONE.register_as("D2SwinTransformer")
+def build_swin_backbone(cfg: Any, input_shape: ShapeSpec) -> SwinTransformer:
+    """Build the Swin of MODEL.SWIN for images of `input_shape.channels` channels.
 
-    MODEL.BACKBONE.FREEZE_AT does not reach it, as in the published implementation.
+    It ignores MODEL.BACKBONE.FREEZE_AT, as the published implementation does.
 
     Raises:
         ValueError: values that do not fit each other, with their keys.

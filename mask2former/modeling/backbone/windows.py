@@ -1,4 +1,4 @@
-"""Windows of a map: cutting, joining, shifting, and which tokens of a window may see each other.
+"""Windows of a map: splitting, joining, shifting, and the attention mask of shifted windows.
 
 Shapes: `B` images, `C` channels, `H, W` the padded sides of a map in tokens, `N` tokens of an unpadded map,
 `M` windows of an image, `T` tokens of a window (its side squared).
@@ -10,36 +10,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-REGION_PENALTY = -100.0  # on logits between tokens that only the cyclic shift made neighbors
+REGION_PENALTY = -100.0  # added to logits between tokens that are neighbors only by the cyclic shift
 
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
-    """Zeros at the bottom and the right of (B, H, W, C), up to multiples of `size`."""
+    """Pad (B, H, W, C) with zeros at the bottom and right to multiples of `size`."""
     below, right = -x.shape[1] % size, -x.shape[2] % size
     return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B*M, T, C); windows of an image and tokens of a window in reading order."""
+    """Split (B, H, W, C) into (B*M, T, C): windows of an image and tokens of a window row by row."""
     rows, columns = x.shape[1] // window, x.shape[2] // window
-    x = x.unflatten(1, (rows, window)).unflatten(
-        3, (columns, window)
-    )  # (B, rows, window, columns, window, C)
+    x = x.unflatten(1, (rows, window)).unflatten(3, (columns, window))
     return x.transpose(2, 3).reshape(-1, window * window, x.shape[-1])
 
 
 def join_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """The inverse of `split_windows`: (B*M, T, C) -> (B, height, width, C)."""
+    """Invert `split_windows`: (B*M, T, C) -> (B, height, width, C)."""
     rows, columns, channels = height // window, width // window, windows.shape[-1]
     x = windows.reshape(-1, rows, columns, window, window, channels)
     return x.transpose(2, 3).reshape(-1, height, width, channels)
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """What shifted windows add to their logits: (M, T, T), REGION_PENALTY between regions and 0 within.
+    """Return the mask (M, T, T) to add to the logits: REGION_PENALTY between regions and 0 within.
 
     `height` and `width` are the padded map's. Rolling by half a window brings the first rows and columns
-    next to the last; three bands along each axis tell which tokens were neighbors before.
+    next to the last; three bands along each axis separate the regions that were not adjacent before.
     """
 
     def bands(size: int) -> Tensor:
@@ -52,12 +50,12 @@ def shift_mask(height: int, width: int, window: int, device: torch.device) -> Te
 
 
 class WindowLayout(NamedTuple):
-    """Which token is where in the windows of a map; plain windows first, those at a border after them.
+    """The positions of tokens in the windows of a map; windows with padding or a mask come last.
 
-    tokens: (M, T) the token at each place, any where the place is padding.
-    places: (N,) the place of each token, in all windows laid end to end.
-    padding: (M_border, T, 1) bool, where the last windows hold no token.
-    mask: (M_border, T, T) what the last windows add to their logits.
+    tokens: (M, T) the token at each position, arbitrary at padding.
+    places: (N,) the position of each token in the concatenated windows.
+    padding: (M_border, T, 1) bool, True where the last windows hold no token.
+    mask: (M_border, T, T) the mask of the last windows' logits.
     """
 
     tokens: Tensor
@@ -67,7 +65,7 @@ class WindowLayout(NamedTuple):
 
 
 def window_layout(height: int, width: int, window: int, shift: int) -> WindowLayout:
-    """The layout of a map of these unpadded sides whose windows start `shift` tokens later, on the CPU."""
+    """Return the layout of an unpadded map whose windows start `shift` tokens later, on the CPU."""
     count = height * width
     numbers = F.pad(
         torch.arange(count).view(height, width), (0, -width % window, 0, -height % window), value=count

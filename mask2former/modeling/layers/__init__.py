@@ -1,1 +1,1 @@
-"""Small modules that several parts of the network share."""
+"""Layers that several parts of the network share."""

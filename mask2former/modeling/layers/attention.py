@@ -2,7 +2,7 @@
 
 Parameters are named as published checkpoints name them. Sequences are batch-first throughout.
 
-Shapes: `B` images, `Q` queries, `N` keys, `S` cells of all maps laid end to end, `L` levels, `P` points,
+Shapes: `B` images, `Q` queries, `N` keys, `S` cells of all maps together, `L` levels, `P` points,
 `C` channels.
 """
 
@@ -17,28 +17,25 @@ from mask2former.ops import ms_deform_attn_from_offsets
 
 
 class MapSequence(NamedTuple):
-    """L maps laid end to end: shapes (H, W); cell centers (S, 2), xy in [0, 1]."""
+    """Geometry of L concatenated maps: shapes (H, W), and cell centers (S, 2), x then y, in [0, 1]."""
 
     shapes: tuple[tuple[int, int], ...]
     centers: Tensor
 
 
 def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> MapSequence:
-    """The geometry of maps of these shapes.
-
-    Filled in on the device itself, as a CUDA graph would refuse a copy from the host.
-    """
+    """Compute the geometry on the device itself, because a CUDA graph allows no copy from the host."""
     return MapSequence(shapes, torch.cat([_cell_centers(shape, device) for shape in shapes]))
 
 
 def _cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
-    """Centers (H * W, 2) of a map's cells, x then y, in [0, 1], row by row."""
+    """Return the centers (H * W, 2) of a map's cells, row by row."""
     y, x = ((torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size for size in shape)
     return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1).flatten(0, 1)
 
 
 class MSDeformAttn(nn.Module):
-    """Multi-scale deformable self-attention: a cell chooses the P points a head and level to attend to.
+    """Multi-scale deformable self-attention: each cell predicts P points per head and level to attend to.
 
     Raises:
         ValueError: the heads do not divide the width.
@@ -56,7 +53,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """At the start all points weigh the same and lie on one ray a head, 1 to P steps from the cell."""
+        """Initialize to equal weights and points on one ray per head, 1 to P steps from the cell."""
         for projection in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
@@ -74,7 +71,7 @@ class MSDeformAttn(nn.Module):
         return self.attend(query, self.project(value), maps.shapes, maps.centers)
 
     def project(self, value: Tensor) -> Tensor:
-        """What `attend` samples, of value (B, S, C): (B, S, heads, C / heads)."""
+        """Project value (B, S, C) to what `attend` samples: (B, S, heads, C / heads)."""
         return self.value_proj(value).unflatten(-1, (self.num_heads, -1))
 
     def attend(
@@ -82,7 +79,7 @@ class MSDeformAttn(nn.Module):
     ) -> Tensor:
         """Attend from any Q cells, query (B, Q, C) with centers (Q, 2), to projected values -> (B, Q, C)."""
         samples = (self.num_heads, self.num_levels, self.num_points)
-        # In half precision, places on a large map would be off by a part of a cell.
+        # In half precision, locations on a large map would be off by a fraction of a cell.
         with torch.autocast(query.device.type, enabled=False):
             offsets = self.sampling_offsets(query.float())
         attended = ms_deform_attn_from_offsets(
@@ -96,7 +93,7 @@ class MSDeformAttn(nn.Module):
 
 
 def _square_directions(count: int) -> Tensor:
-    """Directions (count, 2) evenly spaced in angle, stretched from the unit circle to its square."""
+    """Return directions (count, 2) evenly spaced in angle, scaled from the unit circle to the unit square."""
     angles = torch.arange(count) * (2 * math.pi / count)
     directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
     return directions / directions.abs().amax(-1, keepdim=True)
@@ -123,7 +120,7 @@ class MultiHeadAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Tensor:
         """Attend: query (B, Q, C), key and value (B, N, C) -> (B, Q, C).
 
-        `blocked` (B, Q, N) bool is True where a query may not look; each query must keep at least one key.
+        `blocked` (B, Q, N) bool is True where a query may not attend; each query must keep at least one key.
         """
         projections = zip(
             (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
@@ -138,13 +135,13 @@ class MultiHeadAttention(nn.Module):
 
 
 def _additive_mask(blocked: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mask (B, 1, Q, N) to add to the logits of all heads, which fused kernels take as it is."""
+    """Return the mask (B, 1, Q, N) to add to the logits, in the form that fused kernels accept."""
     mask = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
     return mask.masked_fill(blocked, -math.inf).unsqueeze(1)
 
 
 def check_heads(width: int, num_heads: int) -> None:
-    """Raise ValueError where the heads cannot share the channels evenly."""
+    """Raise ValueError if the heads do not divide the width."""
     if num_heads < 1 or width % num_heads:
         raise ValueError(
             f"a width of {width} cannot be shared by {num_heads} attention heads (MODEL.MASK_FORMER.NHEADS)"

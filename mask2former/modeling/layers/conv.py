@@ -1,6 +1,4 @@
-"""A convolution that carries its norm and activation, and the initial values of convolutions.
-
-Checkpoints name `conv1.weight`, `conv1.norm.weight`.
+"""A convolution with its norm and activation, named `conv1.weight`, `conv1.norm.weight` as in checkpoints.
 
 Shapes: `B` images, `C` channels, `H, W` the sides of a map.
 """
@@ -11,14 +9,14 @@ from torch import Tensor, nn
 
 
 def init_c2_xavier(convolution: nn.Conv2d) -> None:
-    """Caffe2's XavierFill, which is uniform with a variance of 1 / fan-in; the bias is zero."""
+    """Initialize as Caffe2's XavierFill: uniform with a variance of 1 / fan-in; the bias is zero."""
     nn.init.kaiming_uniform_(convolution.weight, a=1)
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
 
 
 class ConvNorm(nn.Conv2d):
-    """Convolution, then `norm` and `activation` where given: (B, C_in, H, W) -> (B, C_out, H', W')."""
+    """Convolution, then `norm` and `activation` if given: (B, C_in, H, W) -> (B, C_out, H', W')."""
 
     def __init__(
         self,
@@ -48,7 +46,6 @@ class ConvNorm(nn.Conv2d):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the three in order."""
         x = super().forward(x)
         if self.norm is not None:
             x = self.norm(x)

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """In training, drops a residual branch for whole images: 0, or scaled up to keep the mean.
+    """Random dropping of a residual branch for whole images in training; kept branches are scaled up.
 
     Raises:
         ValueError: a rate outside [0, 1).
@@ -17,12 +17,11 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
-        """(B, ...) -> the same shape."""
         if not self.training or self.rate == 0:
             return branch
         kept = branch.new_empty(len(branch), *[1] * (branch.dim() - 1)).bernoulli_(1 - self.rate)
         return branch * (kept / (1 - self.rate))
 
     def extra_repr(self) -> str:
-        """Shown by print(model)."""
+        """Return the rate, for print(model)."""
         return f"{self.rate:.3f}"

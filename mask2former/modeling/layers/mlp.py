@@ -14,7 +14,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the layers; the last one's output is not rectified."""
+        """Apply the layers, without ReLU after the last."""
         *hidden, last = self.layers
         for layer in hidden:
             x = F.relu(layer(x))

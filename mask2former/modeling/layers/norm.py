@@ -1,4 +1,4 @@
-"""Norms by their config names, and batch norm as a constant.
+"""Normalization layers by their config names.
 
 Shapes: `B` images, `C` channels, `H, W` the sides of a map, `n` values of one channel over all processes.
 """
@@ -15,11 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mask2former.utils.comm import all_reduce_sum, world_size
 
-GROUPS = 32  # of GroupNorm, as the published models have it
+GROUPS = 32  # of GroupNorm in the published models
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch norm whose statistics, scale and shift are constants: buffers, the same in training."""
+    """Batch norm with constant statistics, scale and shift, also in training; all are buffers."""
 
     weight: Tensor
     bias: Tensor
@@ -36,38 +36,36 @@ class FrozenBatchNorm2d(nn.Module):
 
     @classmethod
     def of(cls, norm: _BatchNorm) -> FrozenBatchNorm2d:
-        """The constant that `norm` computes in evaluation."""
+        """Freeze a batch norm as it is in evaluation."""
         frozen = cls(norm.num_features, norm.eps)
         state = norm.state_dict()
         frozen.load_state_dict({name: state[name] for name in frozen.state_dict()})
         return frozen.to(norm.weight.device, norm.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape and dtype."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        # batch_norm would keep x for gradients of scale and shift, which nobody wants; this keeps C numbers.
+        # batch_norm would keep x for the gradients of scale and shift, which are constants here.
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         shift = self.bias - self.running_mean * scale
         return torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
 
     def extra_repr(self) -> str:
-        """Shown by print(model)."""
+        """Return channels and eps, for print(model)."""
         return f"{len(self.weight)}, eps={self.eps}"
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """torch's, which reduces over GPUs only, and the same over CPU processes.
+    """torch's SyncBatchNorm, which reduces over GPUs alone, extended to CPU processes.
 
-    With one process both are plain batch norm. It is no subclass of torch's, which refuses a CPU wherever
-    processes form a group, be it a group of one, as does DistributedDataParallel a model that holds one.
+    With one process it is plain batch norm. It is not a subclass of torch's: that one refuses CPU tensors in
+    any process group, and DistributedDataParallel refuses CPU models that contain one.
     """
 
     process_group = None  # all processes
     _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the same shape."""
         if x.device.type != "cpu":
             return nn.SyncBatchNorm.forward(cast(nn.SyncBatchNorm, self), x)
         alone = not self.training or world_size() == 1
@@ -92,7 +90,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 
 class _Sum(torch.autograd.Function):
-    """`all_reduce_sum` that lets gradients pass: every process's loss depends on the sum."""
+    """Differentiable `all_reduce_sum`: every process's loss depends on the sum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -123,7 +121,7 @@ NORMS: dict[str, Callable[[int], nn.Module | None]] = {
 
 
 def get_norm(name: str, channels: int) -> nn.Module | None:
-    """The norm that a config calls `name`, or None for the empty name.
+    """Return the norm called `name` in configs, or None for the empty name.
 
     Raises:
         ValueError: an unknown name, or channels that cannot be split into groups.
@@ -134,7 +132,7 @@ def get_norm(name: str, channels: int) -> nn.Module | None:
 
 
 def freeze(module: nn.Module) -> None:
-    """In place: no parameter of `module` trains any more, and its batch norms become constants."""
+    """Stop the training of all parameters of `module`, and freeze its batch norms, in place."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     for parent in list(module.modules()):

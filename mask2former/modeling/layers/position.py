@@ -1,7 +1,7 @@
 """Sine position encoding of the cells of a map, normalized so that every map spans one period.
 
-It depends on sizes alone. Rows and columns are encoded apart and only then spread over the map, so that sines
-are taken of H + W coordinates and not of H * W: cheap enough to need no cache.
+Rows and columns are encoded separately and then expanded over the map: sines of H + W coordinates instead of
+H * W are cheap enough to need no cache.
 
 Shapes: `C` channels, `H, W` the sides of a map.
 """
@@ -15,7 +15,7 @@ TEMPERATURE = 10000.0
 
 
 def sine_position(shape: tuple[int, int], channels: int, device: torch.device | None = None) -> Tensor:
-    """Encoding (H * W, C) float32 of a map's cells, row by row: half of the channels for y, then half for x.
+    """Encode a map's cells, row by row: (H * W, C) float32, half of the channels for y, then half for x.
 
     Raises:
         ValueError: `channels` is not a multiple of 4 (a sine and a cosine for each axis).
@@ -29,7 +29,7 @@ def sine_position(shape: tuple[int, int], channels: int, device: torch.device | 
 
 
 def _encode_axis(size: int, channels: int, device: torch.device | None) -> Tensor:
-    """Sines and cosines (size, channels), interleaved, of the coordinates along one axis."""
+    """Return interleaved sines and cosines (size, channels) of the coordinates along one axis."""
     coordinates = torch.arange(1, size + 1, dtype=torch.float32, device=device) * (
         2 * math.pi / (size + 1e-6)
     )

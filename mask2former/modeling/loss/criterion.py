@@ -1,14 +1,13 @@
-"""The training loss: classes of all queries, masks of the matched ones at points (paper §3.3).
+"""The training loss: classes of all queries, and masks of the matched queries at points (paper §3.3).
 
-Everything happens in float32 whatever autocast says, and the same terms come out whatever the images hold:
-without targets the mask terms are exact zeros that hang on the graph, so all processes have the same
-gradients to exchange.
+Everything is computed in float32, also under autocast. The terms are the same for any images: without targets
+the mask terms are exact zeros that stay in the graph, so that all processes exchange the same gradients.
 
-Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors of
-the image that has most), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides.
+Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors the
+largest number), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from mask2former.modeling.loss.points import (
     random_points,
     sample_maps,
     sample_masks,
-    sample_masks_alike,
+    sample_masks_at_shared_points,
     uncertain_points,
 )
 from mask2former.modeling.predictions import Predictions
@@ -29,8 +28,27 @@ from mask2former.utils.comm import all_reduce_sum, world_size
 from mask2former.utils.registry import CRITERION
 
 
+class _Inputs(NamedTuple):
+    """Inputs in float32: class_logits (L, B, Q, K+1), mask_embed (L, B, Q, C), features (B, C, h, w)."""
+
+    class_logits: Tensor
+    mask_embed: Tensor
+    features: Tensor
+    targets: list[Instances]
+    image_size: tuple[int, int]
+    generators: list[torch.Generator]
+
+
 class SetCriterion(nn.Module):
-    """Matches queries to targets and weighs the three terms of every prediction."""
+    """Loss that matches queries to targets, and weights the three terms of every prediction.
+
+    Args:
+        no_object_weight: weight of the class "no object" in the cross-entropy.
+        num_points: points sampled in each mask.
+
+    Raises:
+        ValueError: a ratio or a number of points is out of range.
+    """
 
     empty_weight: Tensor
 
@@ -47,11 +65,6 @@ class SetCriterion(nn.Module):
         importance_sample_ratio: float,
         deep_supervision: bool = True,
     ) -> None:
-        """`no_object_weight` is that of the class "no object"; `num_points` are read of each mask.
-
-        Raises:
-            ValueError: a ratio or a number of points is out of range.
-        """
         super().__init__()
         if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
             raise ValueError(
@@ -76,27 +89,31 @@ class SetCriterion(nn.Module):
         image_size: tuple[int, int],
         seeds: list[int] | None = None,
     ) -> dict[str, Tensor]:
-        """The weighted terms: `loss_ce`, `loss_mask`, `loss_dice`, and `..._0` on of earlier predictions.
+        """Return weighted `loss_ce`, `loss_mask` and `loss_dice`; `..._0` on are earlier predictions'.
 
         Args:
-            predictions: of the whole batch.
             targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded, and
                 N may be 0.
             image_size: (H, W), padded.
-            seeds: one an image for its random points, so that losses do not depend on how images are spread
-                over batches and processes; None draws them.
+            seeds: one per image for its random points, so that losses do not depend on how images are
+                distributed over batches and processes; None draws them.
         """
         with torch.autocast(predictions.mask_features.device.type, enabled=False):
             layers = predictions.layers if self.deep_supervision else predictions.layers[-1:]
-            class_logits = torch.stack([layer.class_logits for layer in layers]).float()
-            mask_embed = torch.stack([layer.mask_embed for layer in layers]).float()
             features = predictions.mask_features.float()
-            generators = seeded_generators(seeds, len(targets), features.device)
-            queries = self._match(class_logits, mask_embed, features, targets, image_size, generators)
-            wanted = self._wanted_classes(queries, targets, class_logits.shape[2])
-            class_total, target_total = self._normalizers(wanted, targets)
-            ce = self._class_losses(class_logits, wanted) / class_total
-            mask, dice = self._mask_losses(mask_embed, features, queries, targets, image_size, generators)
+            inputs = _Inputs(
+                torch.stack([layer.class_logits for layer in layers]).float(),
+                torch.stack([layer.mask_embed for layer in layers]).float(),
+                features,
+                targets,
+                image_size,
+                seeded_generators(seeds, len(targets), features.device),
+            )
+            queries = self._match(inputs)
+            classes = self._target_classes(queries, inputs)
+            class_total, target_total = self._normalizers(classes, targets)
+            ce = self._class_losses(inputs.class_logits, classes) / class_total
+            mask, dice = self._mask_losses(inputs, queries)
         terms = {
             "loss_ce": self.weights.classes * ce,
             "loss_mask": self.weights.mask * mask / target_total,
@@ -105,79 +122,66 @@ class SetCriterion(nn.Module):
         return name_layers(terms)
 
     @torch.no_grad()
-    def _match(
-        self,
-        class_logits: Tensor,
-        mask_embed: Tensor,
-        features: Tensor,
-        targets: list[Instances],
-        image_size: tuple[int, int],
-        generators: list[torch.Generator],
-    ) -> Tensor:
-        """The query of each target, (L, B, N) or UNMATCHED; each prediction draws its own points."""
-        num_layers = len(mask_embed)
-        points = torch.stack([random_points(num_layers, self.num_points, generator=g) for g in generators])
+    def _match(self, inputs: _Inputs) -> Tensor:
+        """Return the query of each target, (L, B, N) or UNMATCHED; each prediction draws its own points."""
+        num_layers, targets = len(inputs.mask_embed), inputs.targets
+        points = torch.stack(
+            [random_points(num_layers, self.num_points, generator=g) for g in inputs.generators]
+        )
         values = [
-            sample_masks_alike(target.gt_masks, own, image_size)
-            for target, own in zip(targets, points, strict=True)
+            sample_masks_at_shared_points(target.gt_masks, image_points, inputs.image_size)
+            for target, image_points in zip(targets, points, strict=True)
         ]
         classes = [target.gt_classes for target in targets]
-        costs = matching_costs(class_logits, mask_embed, features, classes, points, values, self.weights)
+        costs = matching_costs(*inputs[:3], classes, points, values, self.weights)
         return assign(costs, [len(target) for target in targets])
 
-    def _wanted_classes(self, queries: Tensor, targets: list[Instances], num_queries: int) -> Tensor:
-        """The class (L, B, Q) each query shall predict: its target's, or "no object"."""
-        num_layers, num_images, _ = queries.shape
-        classes = pad_sequence([target.gt_classes for target in targets], batch_first=True)
-        wanted = queries.new_full((num_layers, num_images, num_queries + 1), self.num_classes)
-        column = queries.where(queries != UNMATCHED, num_queries)  # the last column catches what has no query
-        return wanted.scatter(2, column, classes.expand(num_layers, -1, -1))[..., :num_queries]
+    def _target_classes(self, queries: Tensor, inputs: _Inputs) -> Tensor:
+        """Return the target class (L, B, Q) of each query: that of its target, or "no object"."""
+        num_layers, num_images, num_queries, _ = inputs.class_logits.shape
+        labels = pad_sequence([target.gt_classes for target in inputs.targets], batch_first=True)
+        classes = queries.new_full((num_layers, num_images, num_queries + 1), self.num_classes)
+        column = queries.where(queries != UNMATCHED, num_queries)  # the last column takes unmatched targets
+        return classes.scatter(2, column, labels.expand(num_layers, -1, -1))[..., :num_queries]
 
-    def _normalizers(self, wanted: Tensor, targets: list[Instances]) -> tuple[Tensor, Tensor]:
-        """Class weights (L,) and targets () of the whole batch, per process.
+    def _normalizers(self, classes: Tensor, targets: list[Instances]) -> tuple[Tensor, Tensor]:
+        """Return the class weights (L,) and the number of targets (), averaged over processes.
 
-        The average of gradients over processes then is the gradient of one process with all images.
+        The mean of the processes' gradients is then the gradient of one process with all images.
         """
-        class_total = self.empty_weight[wanted].sum((1, 2))
+        class_total = self.empty_weight[classes].sum((1, 2))
         num_targets = class_total.new_full((1,), sum(len(target) for target in targets))
         totals = all_reduce_sum(torch.cat([class_total, num_targets]))
-        smallest = torch.finfo(totals.dtype).tiny  # NO_OBJECT_WEIGHT 0 without any target
+        smallest = torch.finfo(totals.dtype).tiny  # for NO_OBJECT_WEIGHT 0 without any target
         return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 
-    def _class_losses(self, class_logits: Tensor, wanted: Tensor) -> Tensor:
-        """Weighted cross-entropy of all queries, summed: (L,)."""
+    def _class_losses(self, class_logits: Tensor, classes: Tensor) -> Tensor:
+        """Return the weighted cross-entropy, summed over all queries: (L,)."""
         flat = F.cross_entropy(
-            class_logits.flatten(0, 2), wanted.flatten(), self.empty_weight, reduction="none"
+            class_logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none"
         )
-        return flat.view(len(wanted), -1).sum(1)
+        return flat.view(len(classes), -1).sum(1)
 
-    def _mask_losses(
-        self,
-        mask_embed: Tensor,
-        features: Tensor,
-        queries: Tensor,
-        targets: list[Instances],
-        image_size: tuple[int, int],
-        generators: list[torch.Generator],
-    ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each."""
+    def _mask_losses(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each."""
         logits, values, matched = [], [], []
-        images = zip(targets, generators, features.split(1), strict=True)  # split keeps gradients' layout
-        for image, (target, generator, own_features) in enumerate(images):
+        all_features = inputs.features.split(1)  # split keeps the gradients' layout
+        images = zip(inputs.targets, inputs.generators, all_features, strict=True)
+        for image, (target, generator, features) in enumerate(images):
             query = queries[:, image, : len(target)]
-            embed = mask_embed[:, image].gather(
+            embed = inputs.mask_embed[:, image].gather(
                 1, query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
             )
-            of_image = self._read_masks(embed, own_features, target.gt_masks, image_size, generator)
-            logits.append(of_image[0])
-            values.append(of_image[1])
+            sampled = self._sample_pairs(embed, features, target.gt_masks, inputs.image_size, generator)
+            logits.append(sampled[0])
+            values.append(sampled[1])
             matched.append(query != UNMATCHED)
         counted = torch.cat(matched, dim=1)
         terms = point_losses(torch.cat(logits, dim=1), torch.cat(values, dim=1))
         mask, dice = (term.where(counted, 0).sum(1) for term in terms)
         return mask, dice
 
-    def _read_masks(
+    def _sample_pairs(
         self,
         embed: Tensor,
         features: Tensor,
@@ -185,7 +189,7 @@ class SetCriterion(nn.Module):
         image_size: tuple[int, int],
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor]:
-        """Logits and targets, (L, N, P) each, of one image at points that its logits choose.
+        """Return logits and target values, (L, N, P) each, of one image at points chosen by its logits.
 
         Args:
             embed: (L, N, C) of each target's query.
@@ -208,9 +212,7 @@ class SetCriterion(nn.Module):
 
 
 def point_losses(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (mean over points) and dice of each mask, (L, T) each, of logits and targets (L, T,
-    P).
-    """
+    """Return cross-entropy (mean over points) and dice (L, T) of logits and target values (L, T, P)."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, values, reduction="none").mean(-1)
     probabilities = logits.sigmoid()
     total = probabilities.sum(-1) + values.sum(-1)
@@ -218,16 +220,14 @@ def point_losses(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def seeded_generators(seeds: list[int] | None, count: int, device: torch.device) -> list[torch.Generator]:
-    """A random generator an image; seeds that are not given come from torch's global generator."""
+    """Return one random generator per image; missing seeds come from torch's global generator."""
     if seeds is None:
         seeds = torch.randint(2**62, (count,)).tolist()
     return [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
 
 def name_layers(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Terms (L,) to scalars: the last prediction's under the plain name, the others' with their number
-    behind.
-    """
+    """Split terms (L,) into scalars: plain names for the last prediction, numbered names for the others."""
     num_layers = len(terms["loss_ce"])
     suffixes = [*(f"_{layer}" for layer in range(num_layers - 1)), ""]
     return {

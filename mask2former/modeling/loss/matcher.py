@@ -1,12 +1,11 @@
-"""Which query answers for which target: the assignment of least cost, image by image and prediction by
-prediction.
+"""Matching of queries and targets: the assignment of least cost for each image and prediction.
 
-The cost of a pair needs mask logits at random points only, so features are read at the points and multiplied
-by the embeddings; dense logits are never made. All cost matrices travel to the host in one copy, where scipy
-solves them.
+The cost of a pair needs mask logits only at random points, so features are sampled there and multiplied by
+the embeddings; dense logits are never computed. All cost matrices are copied to the host at once, where scipy
+solves the assignments.
 
 Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors
-those of the image that has most, the rest filled up with zeros), `P` points, `C` channels.
+the largest number, padded with zeros), `P` points, `C` channels.
 """
 
 from typing import NamedTuple
@@ -24,7 +23,7 @@ UNMATCHED = -1
 
 
 class LossWeights(NamedTuple):
-    """How much each term counts, in the matching's cost and in the loss alike."""
+    """Weights of the terms, both in the matching cost and in the loss."""
 
     classes: float
     mask: float
@@ -32,8 +31,11 @@ class LossWeights(NamedTuple):
 
 
 def class_costs(class_logits: Tensor, classes: Tensor) -> Tensor:
-    """Minus the probability of the target's class: (L, B, Q, N) of logits (L, B, Q, K+1) and classes (B,
-    N).
+    """Return minus the probability of the target's class, (L, B, Q, N).
+
+    Args:
+        class_logits: (L, B, Q, K+1).
+        classes: (B, N).
     """
     probabilities = class_logits.softmax(-1)
     index = classes[None, :, None].expand(*probabilities.shape[:3], -1)
@@ -41,7 +43,7 @@ def class_costs(class_logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def mask_costs(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
-    """Weighted cross-entropy and dice of every query with every target.
+    """Return the weighted cross-entropy and dice of every query with every target.
 
     Cross-entropy is softplus(x) - x t, so one product over the points serves all pairs.
 
@@ -69,7 +71,7 @@ def matching_costs(
     mask_values: list[Tensor],
     weights: LossWeights,
 ) -> Tensor:
-    """The cost (L, B, Q, N) of every query for every target, in every prediction (paper §3.3).
+    """Return the cost (L, B, Q, N) of every query for every target, in every prediction (paper §3.3).
 
     Args:
         class_logits: (L, B, Q, K+1).
@@ -80,17 +82,17 @@ def matching_costs(
         mask_values: (N, L, P) of each image, its masks at its points.
     """
     targets = pad_sequence(mask_values, batch_first=True)
-    mask_features = mask_features.contiguous(memory_format=torch.channels_last)  # a point reads whole rows
-    of_masks = []
-    for layer, embed in enumerate(mask_embed):  # one at a time: features at points are B C P numbers
+    mask_features = mask_features.contiguous(memory_format=torch.channels_last)  # a point reads all channels
+    mask_terms = []
+    for layer, embed in enumerate(mask_embed):  # one at a time: sampled features are B C P numbers
         logits = embed @ sample_maps(mask_features, points[:, layer, None])[:, :, 0]
-        of_masks.append(mask_costs(logits, targets[:, :, layer], weights))
-    of_classes = class_costs(class_logits, pad_sequence(classes, batch_first=True))
-    return weights.classes * of_classes + torch.stack(of_masks)
+        mask_terms.append(mask_costs(logits, targets[:, :, layer], weights))
+    class_terms = class_costs(class_logits, pad_sequence(classes, batch_first=True))
+    return weights.classes * class_terms + torch.stack(mask_terms)
 
 
 def rank_non_finite_last(costs: np.ndarray) -> np.ndarray:
-    """Replace what is not finite by a cost so high that no assignment takes it where a finite one exists."""
+    """Replace non-finite costs by one so high that it is chosen only if no finite one is possible."""
     finite = np.isfinite(costs)
     if finite.all():
         return costs
@@ -99,7 +101,7 @@ def rank_non_finite_last(costs: np.ndarray) -> np.ndarray:
 
 
 def assign(costs: Tensor, counts: list[int]) -> Tensor:
-    """The query of each target, one target a query at most, such that the costs add up to the least.
+    """Return the query of each target, at most one target per query, with the smallest sum of costs.
 
     Args:
         costs: (L, B, Q, N).

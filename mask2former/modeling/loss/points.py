@@ -1,7 +1,7 @@
-"""Losses at points: drawing them, and reading maps and masks there without resizing either.
+"""Random points for the loss, and sampling of maps and masks there without resizing either.
 
-A point is (x, y) in [0, 1], relative to the padded image; reading is bilinear between pixel centers
-(`align_corners=False`) and zero outside, so a mask of ones reads 0.25 at its very corner.
+A point is (x, y) in [0, 1], relative to the padded image; sampling is bilinear between pixel centers
+(`align_corners=False`) and zero outside, so a mask of ones has the value 0.25 at its very corner.
 
 Shapes: `B` images or maps, `C` channels, `N` masks, `T` maps that draw their own points, `S` sets of points,
 `P` points of a set, `H, W` the padded image's sides, `h, w` those of a map or of an unpadded mask.
@@ -11,24 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MASK_PIXELS_AT_ONCE = 2**23
-"""Boolean masks become floats a few at a time; this many pixels are 32 MiB."""
-CANDIDATES_AT_ONCE = 2**20
-"""Candidate points are drawn for a few maps at a time; this many are 8 MiB, and their grid is as much."""
+MASK_PIXELS_AT_ONCE = 2**23  # of boolean masks converted to float32 at a time: 32 MiB
+CANDIDATES_AT_ONCE = 2**20  # candidate points drawn at a time: 8 MiB, and as much for their grid
 
 
 def random_points(*shape: int, generator: torch.Generator) -> Tensor:
-    """Uniform points (*shape, 2), on the generator's device."""
+    """Draw uniform points (*shape, 2) on the generator's device."""
     return torch.rand(*shape, 2, generator=generator, device=generator.device)
 
 
 def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
-    """Values (B, C, S, P) of maps (B, C, h, w), which cover the padded image, at points (B, S, P, 2)."""
+    """Sample maps (B, C, h, w) of the padded image at points (B, S, P, 2): (B, C, S, P)."""
     return F.grid_sample(maps, (2 * points).sub_(1), align_corners=False)
 
 
 def sample_masks(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
-    """Read boolean masks, each at its own points; what lies outside a mask, padding included, is zero.
+    """Sample boolean masks, each at its own points; values outside a mask, padding included, are zero.
 
     Args:
         masks: (N, h, w) bool, the top left part of the padded image.
@@ -48,13 +46,13 @@ def sample_masks(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) ->
     return torch.cat(values)
 
 
-def sample_masks_alike(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
-    """As `sample_masks`, but all masks at the same points (S, P, 2): (N, S, P)."""
+def sample_masks_at_shared_points(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
+    """Sample all masks at the same points (S, P, 2): (N, S, P), else as `sample_masks`."""
     if not len(masks):
         return points.new_zeros(0, *points.shape[:2])
     grid = _mask_grid(masks, points, padded_size)[:, None]
     values = [
-        # Sets are the batch, without a copy, as a CPU shares out images of a batch among its threads.
+        # Sets are the batch, without a copy, because a CPU distributes images of a batch over its threads.
         F.grid_sample(some.to(grid.dtype).expand(len(grid), -1, -1, -1), grid, align_corners=False)
         for some in masks.split(_masks_at_once(masks))
     ]
@@ -66,7 +64,7 @@ def _masks_at_once(masks: Tensor) -> int:
 
 
 def _mask_grid(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
-    """Points of the padded image as grid_sample wants them: -1 and 1 are the outer edges of a mask."""
+    """Convert points to the coordinates of grid_sample: -1 and 1 are the outer edges of a mask."""
     height, width = masks.shape[-2:]
     return (points * points.new_tensor([2 * padded_size[1] / width, 2 * padded_size[0] / height])).sub_(1)
 
@@ -79,11 +77,11 @@ def uncertain_points(
     importance_sample_ratio: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Points where masks are undecided, and some anywhere (paper §3.3, after PointRend §3.1).
+    """Draw points where masks are uncertain, and some anywhere (paper §3.3, after PointRend §3.1).
 
     Of `num_points * oversample_ratio` uniform points, those with the smallest |logit| become the share
-    `importance_sample_ratio` of the result. The logit is read before its size is taken: between -1 and +1
-    lies an undecided point, though both neighbors are decided.
+    `importance_sample_ratio` of the result. The absolute value is taken after the interpolation: between
+    cells of -1 and +1 there is an uncertain point.
 
     Args:
         logits: (T, h, w) mask logits, which cover the padded image.
@@ -97,13 +95,13 @@ def uncertain_points(
     points = logits.new_empty(len(logits), num_points, 2, dtype=torch.float32)
     for some, own in zip(logits.split(step), points.split(step), strict=True):
         candidates = random_points(len(some), count, generator=generator)
-        own[:, :important] = _least_decided(some, candidates, important)
+        own[:, :important] = _most_uncertain(some, candidates, important)
     points[:, important:] = random_points(len(logits), num_points - important, generator=generator)
     return points
 
 
-def _least_decided(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Those `count` of the candidates (T, n, 2) where the logits (T, h, w) are nearest to zero."""
+def _most_uncertain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """Return the `count` candidates of (T, n, 2) where the logits (T, h, w) are closest to zero."""
     uncertainty = sample_maps(logits[:, None], candidates[:, None])[:, 0, 0].abs_()
     chosen = uncertainty.topk(count, largest=False, sorted=False).indices
     return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))

@@ -1,10 +1,10 @@
 """Pixel decoder: deformable attention over the coarse maps, then one step of a feature pyramid to stride 4.
 
-Section 3.2.1 of the paper. With gradients all of it runs in float32 even under autocast, as the published
-models were trained: half-precision gradients of the bilinear sampling are poor (off by tenths of their norm).
-Without gradients it follows autocast, but for the places to sample.
+Section 3.2.1 of the paper. With gradients it runs in float32 even under autocast, as the published models
+were trained: half-precision gradients of the bilinear sampling are off by tenths of their norm. Without
+gradients it follows autocast, except for the sampling locations.
 
-Shapes: `B` images, `C` channels, `L` levels, `S` cells of the L maps laid end to end, `h, w` the sides of a
+Shapes: `B` images, `C` channels, `L` levels, `S` cells of the L maps together, `h, w` the sides of a
 map, `H, W` the sides of the padded image.
 """
 
@@ -24,7 +24,7 @@ from mask2former.modeling.layers.position import sine_position
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS
 
-NUM_POINTS = 4  # a head and level, in every published model
+NUM_POINTS = 4  # per head and level, in every published model
 
 
 class EncoderLayer(nn.Module):
@@ -46,11 +46,11 @@ class EncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
-        """One layer: x (B, S, C), position (S, C) -> (B, S, C)."""
+        """Update cells x (B, S, C) with position (S, C)."""
         return self._update(x, self.self_attn(x + position, x, maps))
 
     def infer_(self, x: Tensor, position: Tensor, maps: MapSequence) -> None:
-        """The same without gradients, in place and in pieces: no cell depends on another one's update."""
+        """Compute `forward` without gradients, in place and in chunks: updates of cells are independent."""
         for image in x.split(1):
             values = self.self_attn.project(image)
 
@@ -61,12 +61,11 @@ class EncoderLayer(nn.Module):
             map_chunks(update, self.linear1.out_features, image[0], image[0], position, maps.centers)
 
     def _update(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Cells x (..., C) after the layer, given what attention adds to them, of the same shape."""
+        """Finish the layer for cells x (..., C), given their attention updates of the same shape."""
         x = self.norm1(x + self.dropout(attended))
         return self.norm2(x + self.dropout(self._feed_forward(x)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        """Each cell for itself: x (B, Q, C) -> (B, Q, C)."""
         if self.training and self.dropout.p:
             return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
         return feed_forward(x, self.linear1, self.linear2)
@@ -81,7 +80,7 @@ class Encoder(nn.Module):
         self.activation_checkpointing = activation_checkpointing
 
     def forward(self, x: Tensor, position: Tensor, maps: MapSequence) -> Tensor:
-        """All layers: x (B, S, C), position (S, C) -> (B, S, C)."""
+        """Apply all layers to x (B, S, C) with position (S, C)."""
         if should_chunk(x):
             x = x.clone()
             for layer in self.layers.children():
@@ -95,7 +94,7 @@ class Encoder(nn.Module):
 
 
 class MultiScaleTransformer(nn.Module):
-    """The encoder over L maps laid end to end; a learned vector tells the levels apart."""
+    """The encoder over the concatenated cells of L maps, with one learned vector per level."""
 
     def __init__(self, *, width: int, num_levels: int, **encoder: Any) -> None:
         super().__init__()
@@ -103,7 +102,7 @@ class MultiScaleTransformer(nn.Module):
         self.encoder = Encoder(width=width, num_levels=num_levels, **encoder)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """L maps (B, C, h, w) -> L maps of the same shapes, which are views of one (B, S, C) sequence."""
+        """Encode L maps (B, C, h, w) to maps of the same shapes, views of one (B, S, C) sequence."""
         shapes = tuple((feature.shape[2], feature.shape[3]) for feature in features)
         sequence = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
         encoded = self.encoder(sequence, self._positions(shapes), map_sequence(shapes, sequence.device))
@@ -113,7 +112,7 @@ class MultiScaleTransformer(nn.Module):
         ]
 
     def _positions(self, shapes: tuple[tuple[int, int], ...]) -> Tensor:
-        """Sine encoding plus level vector of every cell, (S, C)."""
+        """Return sine encoding plus level vector of every cell, (S, C)."""
         levels = zip(shapes, self.level_embed, strict=True)
         return torch.cat(
             [sine_position(shape, level.shape[0], level.device) + level for shape, level in levels]
@@ -121,12 +120,12 @@ class MultiScaleTransformer(nn.Module):
 
 
 class MSDeformAttnPixelDecoder(nn.Module):
-    """From the backbone's maps to mask features at the finest stride and the transformer decoder's memory.
+    """Pixel decoder that gives mask features at the finest stride and the transformer decoder's memory.
 
     Args:
         input_shape: the backbone's maps by name: `transformer_in_features` and one finer map.
-        transformer_in_features: names of the maps that go through the encoder, in any order.
-        conv_dim: the width of everything in here.
+        transformer_in_features: names of the maps for the encoder, in any order.
+        conv_dim: the width of the encoder and of the pyramid.
         mask_dim: channels of the mask features.
         norm: of the two convolutions at the finest stride; "" gives them a bias instead.
 
@@ -153,9 +152,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.fine_feature, self.coarse_features = _split_features(input_shape, transformer_in_features)
         coarse_shapes = [input_shape[name] for name in self.coarse_features]
         self.memory_shape = [ShapeSpec(conv_dim, shape.stride) for shape in coarse_shapes]
-        self.input_proj = nn.ModuleList(
-            _input_projection(shape.channels, conv_dim) for shape in coarse_shapes
-        )
+        self.input_proj = nn.ModuleList(_conv_group_norm(shape.channels, conv_dim) for shape in coarse_shapes)
         self.transformer = MultiScaleTransformer(
             width=conv_dim,
             num_levels=len(coarse_shapes),
@@ -195,8 +192,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
             return self._mask_features(features[self.fine_feature], memory[-1]), memory
 
     def _mask_features(self, fine: Tensor, memory: Tensor) -> Tensor:
-        """The pyramid's step: the finest memory (B, C, h, w), enlarged, plus the projected finest map."""
-        # Memory is a view with the channels last; a copy of the small map spares mixed layouts on large ones.
+        """Add the enlarged finest memory (B, C, h, w) to the projected finest map: one pyramid step."""
+        # Memory is a channels-last view; copying the small map avoids mixed layouts of large ones.
         layout = memory_format(fine)
         enlarged = F.interpolate(
             memory.contiguous(memory_format=layout), size=fine.shape[2:], mode="bilinear", align_corners=False
@@ -205,13 +202,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """How a map (B, C, H, W) lies in memory: channels last, or else row by row."""
+    """Return the memory format of a map (B, C, H, W): channels last, or else contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
 def _split_features(input_shape: dict[str, ShapeSpec], coarse: list[str]) -> tuple[str, list[str]]:
-    """The finest map's name, and the others' from the coarsest to the finest."""
+    """Return the name of the finest map, and the other names from the coarsest to the finest."""
     unknown = set(coarse) - set(input_shape)
     if unknown or not coarse:
         raise ValueError(
@@ -228,7 +225,7 @@ def _split_features(input_shape: dict[str, ShapeSpec], coarse: list[str]) -> tup
     return finest, coarser
 
 
-def _input_projection(channels: int, width: int) -> nn.Sequential:
+def _conv_group_norm(channels: int, width: int) -> nn.Sequential:
     convolution = nn.Conv2d(channels, width, 1)
     nn.init.xavier_uniform_(convolution.weight)
     assert convolution.bias is not None
@@ -240,7 +237,7 @@ def _input_projection(channels: int, width: int) -> nn.Sequential:
 
 @SEM_SEG_HEADS.register_as("MSDeformAttnPixelDecoder")
 def build_msdeformattn_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MSDeformAttnPixelDecoder:
-    """The pixel decoder that the config asks for, on the backbone's maps `input_shape`."""
+    """Build the pixel decoder of a config for the backbone's maps `input_shape`."""
     head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     return MSDeformAttnPixelDecoder(
         input_shape=input_shape,

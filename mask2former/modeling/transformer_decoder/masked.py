@@ -1,8 +1,8 @@
-"""Transformer decoder with masked attention: each query looks only where its previous mask prediction is.
+"""Transformer decoder with masked attention: each query attends only inside its previous mask prediction.
 
-Section 3.2 of the paper. A query is blocked from the cells where its mask logit, resized to the attended map,
-is negative. Resizing and the product with the embeddings are both linear, so the mask features are resized,
-once a level, and dense mask logits are never computed.
+Section 3.2 of the paper. A query does not attend to cells where its mask logit, resized to the attended map,
+is negative. Resizing and the product with the embeddings are both linear, so the mask features are resized
+once per level, and dense mask logits are never computed.
 
 Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `L` levels, `N` cells of one level, `h, w` its
 sides, `H, W` the sides of the padded image.
@@ -25,7 +25,7 @@ from mask2former.utils.registry import TRANSFORMER_DECODER
 
 
 class ResidualLayer(nn.Module):
-    """A residual update with its norm after the sum, or before the update (`pre_norm`)."""
+    """A residual update, with the norm after the sum, or before the update (`pre_norm`)."""
 
     def __init__(self, width: int, pre_norm: bool) -> None:
         super().__init__()
@@ -33,31 +33,30 @@ class ResidualLayer(nn.Module):
         self.pre_norm = pre_norm
 
     def add(self, x: Tensor, update: Callable[[Tensor], Tensor]) -> Tensor:
-        """x plus its update, (B, Q, C)."""
+        """Return x plus its update, (B, Q, C)."""
         return x + update(self.norm(x)) if self.pre_norm else self.norm(x + update(x))
 
 
 class CrossAttentionLayer(ResidualLayer):
-    """Queries attend to the cells of one level that their masks leave open."""
+    """Attention of queries to the unblocked cells of one level."""
 
     def __init__(self, width: int, num_heads: int, pre_norm: bool) -> None:
         super().__init__(width, pre_norm)
         self.multihead_attn = MultiHeadAttention(width, num_heads)
 
     def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, blocked: Tensor) -> Tensor:
-        """x (B, Q, C), position (Q, C), key and value (B, N, C), blocked (B, Q, N) bool -> (B, Q, C)."""
+        """Update x (B, Q, C) by position (Q, C), key and value (B, N, C), and blocked (B, Q, N) bool."""
         return self.add(x, lambda query: self.multihead_attn(query + position, key, value, blocked))
 
 
 class SelfAttentionLayer(ResidualLayer):
-    """Queries attend to each other."""
+    """Attention of queries to each other."""
 
     def __init__(self, width: int, num_heads: int, pre_norm: bool) -> None:
         super().__init__(width, pre_norm)
         self.self_attn = MultiHeadAttention(width, num_heads)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """x (B, Q, C), position (Q, C) -> (B, Q, C)."""
         return self.add(x, lambda query: self.self_attn(query + position, query + position, query))
 
 
@@ -72,22 +71,21 @@ class FeedForwardLayer(ResidualLayer):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, C) -> (B, Q, C)."""
         return self.add(x, lambda query: self.linear2(F.relu(self.linear1(query))))
 
 
 class MultiScaleMaskedTransformerDecoder(nn.Module):
-    """Learned queries, refined by layers that take the memory's levels in turn, coarsest first.
+    """Learned queries, refined by layers that attend to the memory's levels in turn, coarsest first.
 
     Args:
         memory_shape: the L maps of the memory, coarsest first.
-        num_layers: decoder layers; there is one prediction more.
+        num_layers: decoder layers; there is one more prediction.
         mask_dim: channels of the mask features.
-        pre_norm: norms before attention and feed-forward, not after the sums.
-        enforce_input_proj: project the memory even where its width is `hidden_dim` already.
+        pre_norm: place norms before attention and feed-forward, not after the sums.
+        enforce_input_proj: project the memory even if its width is already `hidden_dim`.
 
     Raises:
-        ValueError: a width that the heads do not divide.
+        ValueError: the heads do not divide the width.
     """
 
     def __init__(
@@ -119,7 +117,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(len(memory_shape), hidden_dim)
         self.input_proj = nn.ModuleList(
-            _input_projection(shape.channels, hidden_dim, enforce_input_proj) for shape in memory_shape
+            _memory_projection(shape.channels, hidden_dim, enforce_input_proj) for shape in memory_shape
         )
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
@@ -127,7 +125,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def forward(self, memory: list[Tensor], mask_features: Tensor) -> Predictions:
         """Predict from memory, L maps (B, C, h, w), and mask features (B, mask_dim, H/4, W/4)."""
         levels = [self._keys_and_values(level, x) for level, x in enumerate(memory)]
-        guides = [resize_mask_features(mask_features, (x.shape[2], x.shape[3])) for x in memory]
+        level_features = [resize_mask_features(mask_features, (x.shape[2], x.shape[3])) for x in memory]
         x = self.query_feat.weight.expand(len(mask_features), -1, -1)
         position = self.query_embed.weight
         predictions = [self._predict(x)]
@@ -139,42 +137,44 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         for i, (cross_attention, self_attention, feed_forward) in enumerate(layers):
             level = i % len(memory)
-            blocked = blocked_cells(predictions[-1].mask_embed, guides[level])
+            blocked = blocked_cells(predictions[-1].mask_embed, level_features[level])
             x = cross_attention(x, position, *levels[level], blocked)
             x = feed_forward(self_attention(x, position))
             predictions.append(self._predict(x))
         return Predictions(predictions, mask_features)
 
     def _keys_and_values(self, level: int, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, N, C) of one level's map (B, C, h, w); positions are in the keys alone."""
+        """Return keys and values (B, N, C) of a level's map (B, C, h, w); only keys contain positions."""
         shape = (memory.shape[2], memory.shape[3])
         cells = self.input_proj[level](memory).flatten(2).transpose(1, 2)
         values = cells + self.level_embed.weight[level]
         return values + sine_position(shape, values.shape[-1], values.device), values
 
     def _predict(self, x: Tensor) -> Prediction:
-        """Classes and masks of queries x (B, Q, C), which go on un-normed to the next layer."""
+        """Predict from queries x (B, Q, C); the next layer continues with x before the norm."""
         x = self.decoder_norm(x)
         return Prediction(self.class_embed(x), self.mask_embed(x))
 
 
 @torch.no_grad()
 def resize_mask_features(mask_features: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Mask features (B, C, H/4, W/4) at a level's size (h, w), in float32 and without gradient."""
+    """Resize mask features (B, C, H/4, W/4) to a level's size (h, w), in float32 and without gradient."""
     return F.interpolate(mask_features.float(), size=shape, mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
-def blocked_cells(mask_embed: Tensor, guide: Tensor) -> Tensor:
-    """Where queries may not look, (B, Q, N) bool: embeddings (B, Q, C), resized mask features (B, C, h, w).
+def blocked_cells(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
+    """Return the cells that each query must not attend to, (B, Q, N) bool; with an empty mask there are none.
 
-    A query whose mask is empty looks everywhere.
+    Args:
+        mask_embed: (B, Q, C).
+        mask_features: (B, C, h, w), resized to the level.
     """
-    blocked = multiply_masks(mask_embed, guide).flatten(2) < 0
+    blocked = multiply_masks(mask_embed, mask_features).flatten(2) < 0
     return blocked & ~blocked.all(-1, keepdim=True)
 
 
-def _input_projection(channels: int, width: int, enforce: bool) -> nn.Module:
+def _memory_projection(channels: int, width: int, enforce: bool) -> nn.Module:
     if channels == width and not enforce:
         return nn.Identity()
     projection = nn.Conv2d(channels, width, 1)
@@ -186,11 +186,11 @@ def _input_projection(channels: int, width: int, enforce: bool) -> nn.Module:
 def build_masked_transformer_decoder(
     cfg: Any, input_shape: list[ShapeSpec]
 ) -> MultiScaleMaskedTransformerDecoder:
-    """The decoder that the config asks for, on a pixel decoder's memory `input_shape`.
+    """Build the decoder of a config for a pixel decoder's memory `input_shape`.
 
     Raises:
-        ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES, or DEC_LAYERS, which counts predictions and so one more
-            than there are layers, is below 1.
+        ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS (predictions, one more than layers) is
+            below 1.
     """
     head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     counts = {

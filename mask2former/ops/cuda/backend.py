@@ -1,6 +1,6 @@
 """Multi-scale deformable attention on CUDA devices: each call is one launch of csrc/ms_deform_attn.cu.
 
-Shapes: `B` images, `S` cells of all maps laid end to end, `Lq` queries, `L` levels, `P` points, `D` channels
+Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head. Inputs are contiguous; `operator.py` describes them.
 """
 

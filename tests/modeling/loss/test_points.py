@@ -10,7 +10,7 @@ from mask2former.modeling.loss.points import (
     random_points,
     sample_maps,
     sample_masks,
-    sample_masks_alike,
+    sample_masks_at_shared_points,
     uncertain_points,
 )
 
@@ -73,7 +73,7 @@ def test_masks_at_the_same_points_read_as_each_for_itself(count, monkeypatch):
     masks = torch.rand(count, 6, 8, generator=generator()) > 0.5
     points = random_points(3, 7, generator=generator())
     expected = sample_masks(masks, points.expand(count, -1, -1, -1), (9, 8))
-    torch.testing.assert_close(sample_masks_alike(masks, points, (9, 8)), expected)
+    torch.testing.assert_close(sample_masks_at_shared_points(masks, points, (9, 8)), expected)
 
 
 def test_no_masks_have_no_values():
