@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mask2former.data.loader import Batch
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
 from mask2former.engine.parallel import unwrapped
@@ -27,8 +28,6 @@ from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, set_sta
 from mask2former.utils.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
-
-Batch = list[dict[str, Any]]
 
 MAX_CONSECUTIVE_SKIPS = 10
 
@@ -251,7 +250,8 @@ class Trainer:
         local = torch.stack([*terms.values(), norm]).float()
         *means, grad_norm = (all_reduce_sum(local) / world_size()).tolist()
         skipped = not all(map(math.isfinite, (*means, grad_norm)))
-        if skipped and self._overflowed(means):
+        only_gradient = skipped and all(map(math.isfinite, means))
+        if only_gradient and self.scaler.is_enabled() and self.scaler.get_scale() > 1:
             logger.info("step %d skipped: float16 overflowed, its scale is lowered", self.done)
         elif skipped:
             self._skip(batch, [*terms, "the gradient"], local.tolist())
@@ -262,11 +262,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.scheduler.step()
         return dict(zip(terms, means, strict=True)), grad_norm, skipped
-
-    def _overflowed(self, means: list[float]) -> bool:
-        """Return True if only the scaled gradient is not finite: the next step uses a smaller scale."""
-        scaled = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        return scaled and all(map(math.isfinite, means))
 
     def _skip(self, batch: Batch, names: list[str], values: list[float]) -> None:
         """Log which images and which losses were not finite; raise after too many skips in a row."""

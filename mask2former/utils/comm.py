@@ -43,8 +43,8 @@ def connect(backend: str, timeout: timedelta) -> None:
     shared = dist.PrefixStore("mask2former", shared)
     _launch_id = shared.compare_set("launch", "", uuid.uuid4().hex).decode()
     _store = dist.PrefixStore(_agree_on_attempt(shared, number, processes, timeout), shared)
-    _write_status(number, "starting")
     dist.init_process_group(backend, store=_store, rank=number, world_size=processes, timeout=timeout)
+    set_status("starting")
     _disconnected = threading.Event()
     threading.Thread(target=_warn_when_late, args=(timeout.total_seconds(),), daemon=True).start()
 
@@ -89,15 +89,10 @@ def launch_id() -> str:
 
 def set_status(what: str) -> None:
     """Record what this rank is doing, for messages about late ranks."""
-    if _store is not None:
-        _write_status(rank(), what)
-
-
-def _write_status(number: int, what: str) -> None:
     global _status
-    assert _store is not None
-    _status = (time.time(), what)
-    _store.set(f"status {number}", f"{_status[0]} {what}")
+    if _store is not None:
+        _status = (time.time(), what)
+        _store.set(f"status {rank()}", f"{_status[0]} {what}")
 
 
 def others_status() -> str:

@@ -34,7 +34,7 @@ from mask2former.engine.launch.failures import (
     lost_ranks_explained,
     tracebacks_shortened,
 )
-from mask2former.engine.launch.rendezvous import choose_interface, wait_for_machines
+from mask2former.engine.launch.rendezvous import interface_towards, wait_for_machines
 from mask2former.engine.launch.slurm import slurm_task
 from mask2former.utils.comm import barrier, connect, disconnect
 
@@ -233,12 +233,13 @@ def _join_and_work(work: Work, args: argparse.Namespace, device: str) -> int:
 def _take_share_of_machine(device: str) -> None:
     """Select this process's threads, and its GPU or its network interface."""
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    several_machines = int(os.environ["WORLD_SIZE"]) > local_processes
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, usable_cores() // local_processes))
     if device == "cuda":  # modulo: SLURM may show each task its own GPU only
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    elif int(os.environ["WORLD_SIZE"]) > local_processes:
-        choose_interface()
+    elif several_machines and (interface := interface_towards(os.environ["MASTER_ADDR"])):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def _connect(backend: str, timeout: float) -> None:

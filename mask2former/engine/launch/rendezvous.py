@@ -3,7 +3,6 @@
 Torch's launcher waits too, but without a message, and Ctrl-C does not end it.
 """
 
-import os
 import socket
 import struct
 import sys
@@ -74,17 +73,11 @@ def _is_open(host: str, port: int) -> bool:
     return False
 
 
-def choose_interface() -> None:
-    """Let gloo use the network that leads to MASTER_ADDR, unless the user has set GLOO_SOCKET_IFNAME.
+def interface_towards(host: str) -> str:
+    """Return the name of the network interface that leads to `host`; empty if unknown.
 
     By default gloo takes the interface of the host name, often a loopback that other machines cannot reach.
     """
-    if name := interface_towards(os.environ["MASTER_ADDR"]):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-
-
-def interface_towards(host: str) -> str:
-    """Return the name of the network interface that leads to `host`; empty if unknown."""
     if sys.platform != "linux":
         return ""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
