@@ -6,6 +6,7 @@ import pickle
 import platform
 import signal
 import tempfile
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class Unsendable(Exception):
         super().__init__(f"{first} and {second}")
 
 
-def all_of(error, match):
-    """Each process gets this error; the call after it finds all of them together again."""
+def check_error(error, match):
+    """Check that all processes get the error, and that the next collective call works."""
 
     def fail():
         raise error
@@ -66,14 +67,15 @@ def all_of(error, match):
     assert all_gather_object(rank()) == [*range(dist.get_world_size())]
 
 
-def note_reading(folder):
+def read_records(folder):
+    """Return RECORDS and this process's rank, which is also written to a file."""
     with open(folder / "read", "a") as file:
         file.write(f"{rank()} ")
     return [dict(record) for record in RECORDS], {"reader": rank()}
 
 
 def readers(folder):
-    """The processes that have read since the last look."""
+    """Return the ranks of the processes that have read since the last call."""
     dist.barrier()
     found = (folder / "read").read_text().split()
     dist.barrier()
@@ -84,19 +86,19 @@ def readers(folder):
 
 
 def share_and_fail(folder):
-    found, extra = read_once_per_machine(lambda: note_reading(folder))
+    found, extra = read_once_per_machine(partial(read_records, folder))
     assert (list(found), extra) == (RECORDS, {"reader": 0})
     assert readers(folder) == [0]
     assert not [*(folder / "temporary").iterdir()]
-    all_of(DatasetError("file.json, image id 3: broken"), "^file.json, image id 3: broken$")
-    all_of(Unsendable("this", "that"), "this and that")
-    all_of(AttributeError("no class"), "no class")
+    check_error(DatasetError("file.json, image id 3: broken"), "^file.json, image id 3: broken$")
+    check_error(Unsendable("this", "that"), "this and that")
+    check_error(AttributeError("no class"), "no class")
 
 
 def use_machines(folder):
     """Process 1 is on another machine; then on one with the same host name and a separate file system."""
     platform.node = lambda: f"machine {rank()}"
-    found, extra = read_once_per_machine(lambda: note_reading(folder))
+    found, extra = read_once_per_machine(partial(read_records, folder))
     assert (list(found), extra) == (RECORDS, {"reader": rank()})
     assert readers(folder) == [0, 1]
 
@@ -110,7 +112,7 @@ def use_machines(folder):
     platform.node = lambda: "machine"
     map_file = record_cache._map
     record_cache._map = lambda file: map_file(file if rank() == 0 else file.with_name("elsewhere"))
-    found, extra = read_once_per_machine(lambda: note_reading(folder))
+    found, extra = read_once_per_machine(partial(read_records, folder))
     assert (list(found), extra) == (RECORDS, {"reader": rank()})
 
 
@@ -120,7 +122,7 @@ def read_datasets_once(folder):
     def read():
         MetadataCatalog.get("mine").set(thing_classes=["one", "two"])
         annotations = [{"category_id": 1}, {"category_id": 1}, {"category_id": 0, "iscrowd": 1}]
-        records, _ = note_reading(folder)
+        records, _ = read_records(folder)
         return [{**records[0], "annotations": annotations}, {"annotations": annotations[2:]}, records[1]]
 
     DatasetCatalog.register("mine", read)
@@ -145,12 +147,12 @@ def read_datasets_once(folder):
 
 def are_killed(folder):
     """The reader is killed while it reads: the other process gets an error and keeps what was read before."""
-    found, _ = read_once_per_machine(lambda: note_reading(folder))
+    found, _ = read_once_per_machine(partial(read_records, folder))
     dist.barrier()
     if rank() == 0:
         read_once_per_machine(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError):
-        read_once_per_machine(lambda: note_reading(folder))
+        read_once_per_machine(partial(read_records, folder))
     assert list(found) == RECORDS
     (folder / "survivor").touch()
 
