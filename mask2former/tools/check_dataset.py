@@ -199,15 +199,13 @@ def report_text(report: dict[str, Any]) -> str:
 
 
 def _overview(report: dict[str, Any]) -> list[list[Any]]:
-    objects, share, sizes = (
-        report[key] for key in ("objects_in_an_image", "share_of_pixels_without_class", "image_sizes")
-    )
+    objects, share = report["objects_in_an_image"], report["share_of_pixels_without_class"]
     most = f"{objects['most']}, in {objects['most_in']}" if objects["most"] else "0"
     forms = ", ".join(f"{count} {form}" for form, count in report["representation"].items())
     return [
         ["dataset", report["dataset"]],
         ["images", report["images"]],
-        ["sizes", _size_line(**sizes) if sizes else "none could be read"],
+        ["sizes", _size_line(report["image_sizes"])],
         ["annotations", forms or "none: images alone"],
         ["without objects", report["images_without_objects"]],
         ["crowd regions", report["crowd_regions"]],
@@ -220,13 +218,14 @@ def _overview(report: dict[str, Any]) -> list[list[Any]]:
     ]
 
 
-def _size_line(
-    different: int, smallest: list[int], largest: list[int], commonest: list[int], images_of_commonest: int
-) -> str:
-    least, most, usual = (f"{width} x {height}" for height, width in (smallest, largest, commonest))
+def _size_line(sizes: dict[str, Any]) -> str:
+    if not sizes:
+        return "none could be read"
+    chosen = (sizes[key] for key in ("smallest", "largest", "commonest"))
+    least, most, usual = (f"{width} x {height}" for height, width in chosen)
     return (
-        f"{different} different, from {least} to {most} (width x height); "
-        f"most often {usual} ({images_of_commonest})"
+        f"{sizes['different']} different, from {least} to {most} (width x height); "
+        f"most often {usual} ({sizes['images_of_commonest']})"
     )
 
 

@@ -193,11 +193,8 @@ def check_same_classes(path: PathLike, classes: Sequence[str], train_classes: Se
     """
     if list(classes) == list(train_classes):
         return
-    more = sorted(set(classes) - set(train_classes))
-    fewer = sorted(set(train_classes) - set(classes))
-    differences = [
-        f"only here: {first_few(more)}" if more else "",
-        f"only in the training data: {first_few(fewer)}" if fewer else "",
-    ]
-    what = "; ".join(filter(None, differences)) or "the order of their ids"
+    sides = (("here", classes, train_classes), ("in the training data", train_classes, classes))
+    only = {where: sorted(set(names) - set(others)) for where, names, others in sides}
+    differences = [f"only {where}: {first_few(names)}" for where, names in only.items() if names]
+    what = "; ".join(differences) or "the order of their ids"
     raise DatasetError(f"{path}: its {len(classes)} classes are not those trained on ({what})")

@@ -79,7 +79,7 @@ def find_label_classes(
         logger.info("reading %d label files for their classes; a classes file avoids this", len(files))
         return _number(_names_of_values(values_in(files, context)), "the label files")
     content, found = _read_classes(existing(classes_file)), values_in(spread(files, LOOKED_AT), context)
-    names = _binary_names(content, found, classes_file) or content.names
+    names = _names_in_file(content, found, classes_file)
     _check_known(found, names, classes_file, context)
     return _number(names, classes_file)
 
@@ -127,22 +127,25 @@ def _values(file: str) -> tuple[str, list[int]]:
 def _names_of_values(found: Mapping[int, str]) -> dict[int, str]:
     """Return names for values without a classes file."""
     if found.keys() == BINARY:
-        logger.warning("labels are 0 and 255: taken for %s and %s; %s", *BINARY_NAMES, EXPLAIN)
-        return dict(zip(sorted(BINARY), BINARY_NAMES, strict=True))
+        return _name_binary(BINARY_NAMES)
     return {value: f"label {value}" for value in found if value != IGNORE_LABEL}
 
 
-def _binary_names(content: _ClassesFile, found: Mapping[int, str], source: PathLike) -> dict[int, str] | None:
-    """Return the names of 0 and 255 if the labels are just these, and two names without values were given.
+def _names_in_file(content: _ClassesFile, found: Mapping[int, str], source: PathLike) -> dict[int, str]:
+    """Return the names by value; two names without values are those of 0 and 255 if nothing else was found.
 
     255 is the ignore label elsewhere, but here that would leave a single class, which nobody wants.
     """
     if not content.counted or found.keys() != BINARY or len(content.names) > len(BINARY):
-        return None
+        return content.names
     if len(content.names) < len(BINARY):
         raise DatasetError(f"{source} names one class, and labels are 0 and 255; {EXPLAIN}")
-    logger.warning("labels are 0 and 255: taken for %s and %s; %s", *content.names.values(), EXPLAIN)
-    return dict(zip(sorted(BINARY), content.names.values(), strict=True))
+    return _name_binary(tuple(content.names.values()))
+
+
+def _name_binary(names: tuple[str, ...]) -> dict[int, str]:
+    logger.warning("labels are 0 and 255: taken for %s and %s; %s", *names, EXPLAIN)
+    return dict(zip(sorted(BINARY), names, strict=True))
 
 
 def _check_known(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,23 +74,15 @@ def _checks(rng: Rng, side: int) -> Array:
     return (x // 6 + y // 6) % 2 == 0
 
 
-def _polygon(corners: int) -> Callable[[Rng, Array, float], Array]:
-    """Return a function (rng, center, radius) -> vertices (corners, 2) xy of a slightly rotated polygon."""
-
-    def vertices(rng: Rng, center: Array, radius: float) -> Array:
-        start = np.pi / 2 - np.pi / corners + rng.uniform(-MAX_ROTATION, MAX_ROTATION)
-        angles = start + 2 * np.pi * np.arange(corners) / corners
-        return center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-    return vertices
+def _vertices(rng: Rng, corners: int, center: Array, radius: float) -> Array:
+    """Return the vertices (corners, 2) xy of a slightly rotated regular polygon."""
+    start = np.pi / 2 - np.pi / corners + rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+    angles = start + 2 * np.pi * np.arange(corners) / corners
+    return center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-# Factors of the radius make the areas of the three forms similar. A polygon of many corners is a circle.
-FORMS: dict[str, tuple[Callable[[Rng, Array, float], Array], float]] = {
-    "circle": (_polygon(48), 1.0),
-    "square": (_polygon(4), 1.25),
-    "triangle": (_polygon(3), 1.45),
-}
+# Corners, and a factor of the radius that makes the areas similar. A polygon of many corners is a circle.
+FORMS = {"circle": (48, 1.0), "square": (4, 1.25), "triangle": (3, 1.45)}
 TEXTURES = {"stripes": _stripes, "checks": _checks}
 
 
@@ -116,10 +107,10 @@ def draw_image(rng: Rng, side: int = SIDE) -> SyntheticImage:
         ids[where] = category["id"] * LABEL_DIVISOR
     for number in range(1, 1 + int(rng.integers(3, 8))):
         category = THINGS[rng.integers(len(THINGS))]
-        vertices, size = FORMS[category["name"]]
+        corners, size = FORMS[category["name"]]
         center, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.07, 0.18) * side
         inside = np.zeros((side, side), dtype=np.uint8)
-        cv2.fillPoly(inside, [np.rint(vertices(rng, center, radius)).astype(np.int32)], 1)
+        cv2.fillPoly(inside, [np.rint(_vertices(rng, corners, center, radius)).astype(np.int32)], 1)
         _paint(rng, image, inside > 0, rng.uniform(0, 255, 3))
         ids[inside > 0] = category["id"] * LABEL_DIVISOR + number
     return SyntheticImage(np.clip(image, 0, 255).astype(np.uint8), ids)
