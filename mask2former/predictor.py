@@ -15,7 +15,7 @@ from fvcore.common.config import CfgNode
 from mask2former.config import config_from_text, load_config, with_values
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.dataset_facts import checkpoint_metadata
+from mask2former.engine.setup.dataset_facts import dataset_metadata
 from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
@@ -80,7 +80,7 @@ class Predictor:
         set_precision(self.model, precision)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
         num_classes = self.model.num_classes
-        metadata = checkpoint.metadata or checkpoint_metadata(cfg)
+        metadata = checkpoint.metadata or dataset_metadata(cfg)
         self.class_names, self.colors = class_names_and_colors(metadata, num_classes)
 
     @classmethod

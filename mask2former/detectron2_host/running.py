@@ -18,7 +18,6 @@ from detectron2.utils import comm
 
 from mask2former.config import CfgNode, add_maskformer2_config, load_config, with_values
 from mask2former.config.yaml_files import flatten
-from mask2former.data.records import Datasets
 from mask2former.detectron2_host.trainer import Trainer, check_output_dir
 from mask2former.engine.evaluate import Evaluation, load_trained_weights
 from mask2former.engine.launch.launcher import plan_processes, started_by_torchrun
@@ -67,11 +66,11 @@ def _check_launcher(args: Namespace) -> None:
 
 def work(args: Namespace, device: str) -> None:
     """What each process does; ends the process with code 1 where TEST.EXPECTED_RESULTS do not hold."""
-    Trainer.datasets = datasets = Datasets()
     given = load_config(args.config_file, args.opts)
-    begin_run(given.OUTPUT_DIR, training=not args.eval_only)
-    cfg = resolve_arguments(given, args, device, datasets)
-    Evaluation(cfg, cfg.OUTPUT_DIR, datasets)  # missing files must show before days have passed
+    run = begin_run(given.OUTPUT_DIR, training=not args.eval_only)
+    Trainer.datasets = run.datasets
+    cfg = resolve_arguments(given, args, device, run)
+    Evaluation(cfg, cfg.OUTPUT_DIR, run.datasets)  # missing files must show before days have passed
     # Detectron2's trainer draws a seed itself, or takes that of the run it continues.
     node = host_config(with_values(cfg, {"SEED": given.SEED}, given.source("SEED")))
     # It would print the file, which may be the name of one of ours; the whole config is logged anyway.

@@ -24,7 +24,11 @@ def build_model(cfg: CfgNode) -> nn.Module:
         ValueError: MODEL.META_ARCHITECTURE or a part is not registered, or the device does not exist; or a
             typed value contradicts the dataset.
     """
-    cfg = with_dataset_facts(cfg)
+    return construct_model(with_dataset_facts(cfg))
+
+
+def construct_model(cfg: CfgNode) -> nn.Module:
+    """Build the model of a resolved config; see `build_model`."""
     if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON and not cfg.MODEL.MASK_FORMER.THING_IDS:
         logger.warning("%s is empty: panoptic results treat every class as stuff", THING_IDS)
     build = find_builder(META_ARCH, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
@@ -32,10 +36,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def whole_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Return `model`, or an unsharded copy of a sharded one; every process must call it."""
+    """Return `model`, or an unsharded copy if it is sharded; every process must call this."""
     if not is_sharded(model):
         return model
-    copy = build_model(cfg)
+    copy = construct_model(cfg)
     places = copy.state_dict()
     for name, tensor in model.state_dict().items():
         places[name].copy_(full_tensor(tensor))

@@ -23,6 +23,7 @@ from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.sharded import load_tensors
 from mask2former.engine.hooks.standard import flatten_results
+from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.dataset_facts import dataset_metadata, warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.tta import AugmentedModel, check_augmentation
@@ -212,23 +213,18 @@ def choose_evaluators(metadata: Metadata, tasks: Sequence[str]) -> dict[str, typ
     return chosen
 
 
-def evaluate_checkpoint(
-    cfg: CfgNode,
-    output_dir: str | Path,
-    saved: dict[str, Any] | None = None,
-    datasets: Datasets | None = None,
-) -> Results:
-    """Evaluate the weights of MODEL.WEIGHTS or, if given, of a run's checkpoint (see `RunFolder.load_last`).
+def evaluate_checkpoint(cfg: CfgNode, run: Run) -> Results:
+    """Evaluate the checkpoint of a run or, if it has none, MODEL.WEIGHTS.
 
     Raises:
         ValueError: there are no weights, or only those of a backbone.
     """
     model = build_model(cfg)
-    if saved is not None:
-        model.load_state_dict(load_tensors(saved, model.state_dict())["model"])
+    if run.saved is not None:
+        model.load_state_dict(load_tensors(run.saved, model.state_dict())["model"])
     else:
         load_trained_weights(cfg, model)
-    return evaluate(cfg, model, output_dir, datasets)
+    return evaluate(cfg, model, run.folder.path / "inference", run.datasets)
 
 
 def load_trained_weights(cfg: CfgNode, model: nn.Module) -> None:

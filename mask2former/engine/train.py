@@ -1,6 +1,7 @@
 """One training run: model, optimizer, data, trainer and hooks from a resolved config, fresh or resumed."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,10 +10,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from mask2former.data.loader import build_train_loader
-from mask2former.data.records import Datasets
-from mask2former.engine.build import build_model, whole_model
-from mask2former.engine.checkpoint.remote import run_folder
-from mask2former.engine.checkpoint.run_folder import RunFolder
+from mask2former.engine.build import construct_model, whole_model
 from mask2former.engine.checkpoint.run_identity import claim_run
 from mask2former.engine.checkpoint.sharded import load_tensors
 from mask2former.engine.evaluate import Evaluation
@@ -23,6 +21,7 @@ from mask2former.engine.hooks.visualization import VisualizationHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.parallel import parallelize
+from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.dataset_facts import (
     checkpoint_metadata,
     class_names,
@@ -39,20 +38,11 @@ from mask2former.weights.load import load_weights, read_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def train(
-    cfg: CfgNode,
-    datasets: Datasets | None = None,
-    saved: dict[str, Any] | None = None,
-    *,
-    fresh: bool = True,
-) -> Results:
-    """Train a model, and return the results of the final evaluation (on the main process).
+def train(cfg: CfgNode, run: Run) -> Results:
+    """Train a model from scratch or from `run.saved`; `cfg` comes from `resolve_config`.
 
-    Args:
-        cfg: a config from `resolve_config`.
-        datasets: the datasets that `resolve_config` has read.
-        saved: the checkpoint to continue from, as `RunFolder.load_last` returns it.
-        fresh: set an earlier run in OUTPUT_DIR aside; False continues its files.
+    Returns:
+        The results of the final evaluation, on the main process.
 
     Raises:
         ValueError: the config contradicts itself or the checkpoint, or it is not resolved.
@@ -61,41 +51,44 @@ def train(
     """
     if not cfg.is_frozen():
         raise ValueError("train() takes a config from mask2former.engine.setup.resolve.resolve_config")
-    datasets = datasets or Datasets()
     torch.manual_seed(cfg.SEED)
-    folder = run_folder(cfg.OUTPUT_DIR)
     # Before the model is built and its weights are downloaded: missing data must show at once.
-    first_step = 0 if saved is None else saved["iteration"] + 1
-    batches = build_train_loader(cfg, first_step, datasets=datasets)
-    evaluation = Evaluation(cfg, folder.path / "inference", datasets)
-    model = build_model(cfg)
+    first_step = 0 if run.saved is None else run.saved["iteration"] + 1
+    batches = build_train_loader(cfg, first_step, datasets=run.datasets)
+    evaluation = Evaluation(cfg, run.folder.path / "inference", run.datasets)
+    model = construct_model(cfg)
     metadata = dataset_metadata(cfg)
-    if saved is None and cfg.MODEL.WEIGHTS and is_main_process():  # `parallelize` sends them to the others
+    saved_metadata = checkpoint_metadata(metadata, cfg.MODEL.MASK_FORMER.THING_IDS)
+    if (
+        run.saved is None and cfg.MODEL.WEIGHTS and is_main_process()
+    ):  # `parallelize` sends them to the others
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
         warn_of_other_classes(metadata, checkpoint)
         load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
     _log_model(model)
     trainer = build_trainer(cfg, model)
-    if saved is not None:
-        _restore(trainer, saved)
-        del saved  # its tensors would stay in memory in addition to the trainer's
+    if run.saved is not None:
+        _restore(trainer, run.saved)
+        run.saved = None  # its tensors would stay in memory in addition to the trainer's
     barrier()  # all processes have read the files that the main process may move now
-    metrics = _open_folder(folder, cfg.dump(), trainer, fresh=fresh) if is_main_process() else None
-    whole = partial(whole_model, cfg, model)
-    evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, lambda: evaluation(_synchronized(whole())), metrics)
-    extra = {"config": cfg.dump(), "metadata": checkpoint_metadata(cfg)}
-    checkpoints = CheckpointHook(folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
+    config = cfg.dump()
+    metrics = _open_folder(run, config, trainer) if is_main_process() else None
+    whole = partial(whole_model, cfg)
     images = VisualizationHook(
         period=cfg.VIS_PERIOD,
         names=class_names(metadata),
         image_format=cfg.INPUT.FORMAT,
-        folder=folder.path,
+        folder=run.folder.path,
         metrics=metrics,
-        whole=partial(whole_model, cfg),
+        whole=whole,
     )
     overflow = QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
-    preemption = PreemptionHook(checkpoints)
-    trainer.train(batches, [ProgressHook(metrics), checkpoints, images, overflow, evaluations, preemption])
+    extra = {"config": config, "metadata": saved_metadata}
+    checkpoints = CheckpointHook(run.folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
+    measure = partial(_evaluate, evaluation, whole, model)
+    evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics)
+    hooks = [ProgressHook(metrics), checkpoints, images, overflow, evaluations, PreemptionHook(checkpoints)]
+    trainer.train(batches, hooks)
     if metrics is not None:
         metrics.close()
     return evaluations.results
@@ -119,11 +112,12 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
         )
     wrapped = parallelize(cfg, model)
     optimizer = build_optimizer(cfg, model)
+    scheduler, clip = build_scheduler(cfg, optimizer), build_clipper(cfg)
     return Trainer(
         model=wrapped,
         optimizer=optimizer,
-        scheduler=build_scheduler(cfg, optimizer),
-        clip=build_clipper(cfg),
+        scheduler=scheduler,
+        clip=clip,
         max_iter=solver.MAX_ITER,
         dtype=autocast_dtype(cfg, next(model.parameters()).device),
         accumulation=solver.ACCUMULATION_STEPS,
@@ -151,22 +145,26 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
         raise ValueError(f"the run in OUTPUT_DIR does not fit this config: {error}") from error
 
 
-def _open_folder(folder: RunFolder, config: str, trainer: Trainer, *, fresh: bool) -> MetricsLog:
+def _open_folder(run: Run, config: str, trainer: Trainer) -> MetricsLog:
     """Prepare the run folder for this run, and return the log of its metrics; main process only."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        folder.set_earlier_run_aside()
-    claim_run(folder.path)
-    with atomic_write(folder.path / "config.yaml") as file:
+    folder = run.folder.path
+    folder.mkdir(parents=True, exist_ok=True)
+    if not run.is_continued:
+        run.folder.set_earlier_run_aside()
+    claim_run(folder)
+    with atomic_write(folder / "config.yaml") as file:
         file.write(config.encode())
-    logger.info("config, also in %s\n%s", folder.path / "config.yaml", config)
-    logger.info("steps %d to %d, seed %d, folder %s", trainer.done, trainer.max_iter, trainer.seed, folder)
-    return MetricsLog(folder.path, trainer.done)
+    logger.info("config, also in %s\n%s", folder / "config.yaml", config)
+    logger.info(
+        "steps %d to %d, seed %d, folder %s", trainer.done, trainer.max_iter, trainer.seed, run.folder
+    )
+    return MetricsLog(folder, trainer.done)
 
 
-def _synchronized(model: nn.Module) -> nn.Module:
-    """Return the model with the main process's buffers: batch-norm statistics differ between processes."""
+def _evaluate(evaluation: Evaluation, whole: Callable[[nn.Module], nn.Module], model: nn.Module) -> Results:
+    """Measure the model with the main process's buffers: batch-norm statistics differ between processes."""
+    model = whole(model)
     if world_size() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    return model
+    return evaluation(model)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mask2former.tools.train import add_config_arguments, add_data_arguments, run
+from mask2former.tools.train import add_config_arguments, add_data_arguments, run_command
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code, as `--help` explains it."""
-    return run(parse_arguments(argv))
+    return run_command(parse_arguments(argv))
 
 
 if __name__ == "__main__":

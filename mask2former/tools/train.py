@@ -11,8 +11,6 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mask2former.config import load_config
-from mask2former.data.records import Datasets
-from mask2former.engine.checkpoint.run_identity import is_own_run
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.evaluate import evaluate_checkpoint, verify_results
 from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_deferred
@@ -78,19 +76,16 @@ def add_data_arguments(parser: argparse.ArgumentParser, *splits: str) -> Callabl
 
 def work(args: argparse.Namespace, device: str) -> int:
     """Train or evaluate in this process, and return the exit code."""
-    datasets = Datasets()
     cfg = load_config(args.config_file, args.opts)
-    folder = begin_run(cfg.OUTPUT_DIR, training=not args.eval_only)
-    resume = args.resume or (not args.eval_only and is_own_run(folder.path))
-    saved = folder.load_last() if resume else None
-    cfg = resolve_arguments(cfg, args, device, datasets, saved["seed"] if saved else None)
-    with folder:
+    run = begin_run(cfg.OUTPUT_DIR, training=not args.eval_only, resume=args.resume)
+    cfg = resolve_arguments(cfg, args, device, run)
+    with run.folder:
         if args.eval_only:
-            results = evaluate_checkpoint(cfg, folder.path / "inference", saved, datasets)
+            results = evaluate_checkpoint(cfg, run)
         else:
             try:
                 with sigterm_deferred():
-                    results = train(cfg, datasets, saved, fresh=not resume)
+                    results = train(cfg, run)
             except PreemptedError as stop:
                 logger.info("%s; --resume continues", stop)
                 return PREEMPTED
@@ -99,10 +94,10 @@ def work(args: argparse.Namespace, device: str) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code, as `--help` explains it."""
-    return run(parse_arguments(argv))
+    return run_command(parse_arguments(argv))
 
 
-def run(args: argparse.Namespace) -> int:
+def run_command(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:
         if args.host == "detectron2":

@@ -4,14 +4,12 @@ import logging
 
 import pytest
 import torch
-from tiny_runs import OPTIONS, restored_log, tiny_shapes
+from tiny_runs import OPTIONS, restored_log, tiny_shapes, train_resolved
 
 from mask2former.config import config_from_text, load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_panoptic
 from mask2former.data.errors import DatasetError
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.resolve import resolve_config
-from mask2former.engine.train import train
 from mask2former.modeling.mask_former import build_mask_former
 from mask2former.weights.model_zoo import model_of_config
 
@@ -44,7 +42,7 @@ def test_a_preset_fits_the_published_weights_but_for_the_classes(preset, publish
 def test_a_preset_has_no_data_of_its_own(preset):
     cfg = load_config(preset, ["MODEL.WEIGHTS", "", *(part for item in OPTIONS.items() for part in item)])
     with pytest.raises(DatasetError, match=r"nothing to train on: DATASETS\.TRAIN is empty"):
-        train(resolve_config(cfg))
+        train_resolved(cfg)
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_a_preset_on_other_data(custom_data, tmp_path, caplog):
     cfg.MODEL.WEIGHTS = str(tmp_path / "published.pth")
     torch.save({"model": build_model(published).state_dict()}, cfg.MODEL.WEIGHTS)
     with caplog.at_level(logging.INFO, "mask2former"):
-        train(resolve_config(cfg))
+        train_resolved(cfg)
     assert "re-initialized: class head (133 -> 5 classes)" in caplog.text
     done = config_from_text((tmp_path / "config.yaml").read_text(), "written").SOLVER
     assert (done.MAX_ITER, done.IMS_PER_BATCH, done.ACCUMULATION_STEPS) == (2, 16, 8)  # 24 images

@@ -113,7 +113,7 @@ def test_a_users_coco_file_defines_its_classes(tmp_path):
 
 def test_checkpoint_metadata_is_plain(register):
     cfg = with_dataset_facts(register("with_colors", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4))
-    assert checkpoint_metadata(cfg) == {
+    assert checkpoint_metadata(dataset_metadata(cfg), cfg.MODEL.MASK_FORMER.THING_IDS) == {
         "thing_classes": ["cat", "dog"],
         "stuff_classes": ["sky", "cat", "sea", "dog"],
         "stuff_colors": [[1, 2, 3]] * 4,

@@ -14,6 +14,7 @@ from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.checkpoint.run_folder import FINAL, POINTER
 from mask2former.engine.evaluate import evaluate_checkpoint
+from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.resolve import resolve_config
 from mask2former.engine.train import train
 from mask2former.predictor import Predictor
@@ -41,16 +42,17 @@ def config(folder, strategy, weights=""):
     return resolve_config(cfg)
 
 
-def last_checkpoint(folder):
-    return run_folder(str(folder)).load_last()
+def run_in(folder, resume=False):
+    run = Run(run_folder(str(folder)), is_continued=resume)
+    run.saved = run.folder.load_last() if resume else None
+    return run
 
 
 def train_run(datasets, folder, strategy, resume=False):
     """Train from `start.pth`, which only the main process can see."""
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
     weights = folder.parent / ("start.pth" if is_main_process() else "not there")
-    saved = last_checkpoint(folder) if resume else None
-    train(config(folder, strategy, weights), saved=saved, fresh=not resume)
+    train(config(folder, strategy, weights), run_in(folder, resume))
 
 
 def write_start(file):
@@ -77,7 +79,7 @@ def copy_and_resume(datasets, run, folder, strategy):
 def evaluate_resumed(datasets, folder, file):
     """Do what --eval-only --resume does."""
     os.environ["DETECTRON2_DATASETS"] = str(datasets)
-    results = evaluate_checkpoint(config(folder, FSDP), folder / "inference", last_checkpoint(folder))
+    results = evaluate_checkpoint(config(folder, FSDP), run_in(folder, resume=True))
     if is_main_process():
         file.write_text(json.dumps(results))
 

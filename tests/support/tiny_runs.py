@@ -8,6 +8,10 @@ import torch
 
 from mask2former.config import config_from_text, load_config
 from mask2former.data.datasets.shapes import write_shapes
+from mask2former.engine.checkpoint.remote import run_folder
+from mask2former.engine.setup.begin import Run
+from mask2former.engine.setup.resolve import resolve_config
+from mask2former.engine.train import train
 from mask2former.structures import Instances
 
 CONFIG = next((Path(__file__).parents[2] / "configs" / "shapes").rglob("*.yaml"))
@@ -51,6 +55,11 @@ def tiny_config(**changes):
 def tiny_file(*typed, **changes):
     """The small config as from a file, so that only the `KEY VALUE` pairs `typed` count as typed."""
     return config_from_text(tiny_config(**changes).dump(), "tiny.yaml", typed)
+
+
+def train_resolved(cfg, run=None):
+    """Train on a config of files and typed keys, into its OUTPUT_DIR; the results of the final evaluation."""
+    return train(resolve_config(cfg), run or Run(run_folder(cfg.OUTPUT_DIR)))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from mask2former import Predictor
 from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets.shapes import write_shapes
-from mask2former.data.records import Datasets
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
@@ -70,8 +69,7 @@ def configured(config, shapes, task, folder, *more, splits=()):
     argv = ["--config-file", config, *flags(shapes, task, *splits), *more, *fixed]
     args = parse_arguments(argv)
     cfg = load_config(args.config_file, args.opts)
-    begin_run(cfg.OUTPUT_DIR, training=not args.eval_only)
-    return resolve_arguments(cfg, args, "cpu", Datasets())
+    return resolve_arguments(cfg, args, "cpu", begin_run(cfg.OUTPUT_DIR, training=not args.eval_only))
 
 
 def outputs(cfg):

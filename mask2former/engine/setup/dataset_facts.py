@@ -5,6 +5,7 @@ on.
 """
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -66,11 +67,10 @@ def warn_of_other_classes(metadata: dict[str, Any], checkpoint: Checkpoint) -> N
         )
 
 
-def checkpoint_metadata(cfg: CfgNode) -> dict[str, Any]:
+def checkpoint_metadata(metadata: dict[str, Any], thing_ids: Iterable[int]) -> dict[str, Any]:
     """Return what a checkpoint stores about its classes, to be usable alone: names, colors, things."""
-    metadata = dataset_metadata(cfg)
     kept = {key: [_plain(item) for item in metadata[key]] for key in SAVED_METADATA if key in metadata}
-    return {**kept, "thing_ids": list(cfg.MODEL.MASK_FORMER.THING_IDS)}
+    return {**kept, "thing_ids": list(thing_ids)}
 
 
 def _plain(item: Any) -> Any:

@@ -18,6 +18,7 @@ from mask2former.data import DatasetCatalog, DatasetError
 from mask2former.data.loader import accumulation_steps, expected_epoch_size
 from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.remote import run_folder
+from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.custom_data import (
     NO_DATA,
     DataFlags,
@@ -94,20 +95,18 @@ def resolve_config(
     return cfg
 
 
-def resolve_arguments(
-    cfg: CfgNode, args: Namespace, launched_on: str, datasets: Datasets, resumed_seed: int | None = None
-) -> CfgNode:
+def resolve_arguments(cfg: CfgNode, args: Namespace, launched_on: str, run: Run) -> CfgNode:
     """Return `resolve_config` with the flags of `mask2former train` and `evaluate`."""
     return resolve_config(
         cfg,
-        datasets,
+        run.datasets,
         data=DataFlags(**{name: getattr(args, name) for name in DataFlags._fields}),
         overfit=args.overfit,
         save_predictions=args.save_predictions,
         eval_only=args.eval_only,
         launched_on=launched_on,
         num_gpus=args.num_gpus,
-        resumed_seed=resumed_seed,
+        resumed_seed=run.saved["seed"] if run.saved else None,
     )
 
 

@@ -5,13 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import random_sample, tiny_config
+from tiny_runs import random_sample, tiny_config, train_resolved
 
 from mask2former.engine.build import build_model
 from mask2former.engine.hooks import query_overflow
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
-from mask2former.engine.setup.resolve import resolve_config
-from mask2former.engine.train import train
 
 
 def run(hook, *counts):
@@ -60,5 +58,5 @@ def test_a_run_warns(tiny_shapes, tmp_path, caplog):
     cfg = tiny_config(OUTPUT_DIR=tmp_path, MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=2, SOLVER__MAX_ITER=2)
     cfg.DATASETS.TEST = ()
     with caplog.at_level(logging.WARNING, "mask2former"):
-        train(resolve_config(cfg))
+        train_resolved(cfg)
     assert "4 of 4 training samples had more objects than the 2 queries" in caplog.text

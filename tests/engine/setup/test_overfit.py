@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import tiny_file
+from tiny_runs import tiny_file, train_resolved
 
 from mask2former.data import (
     DatasetCatalog,
@@ -18,7 +18,6 @@ from mask2former.data import (
 )
 from mask2former.engine.setup.overfit import MAX_STEPS, has_ground_truth
 from mask2former.engine.setup.resolve import resolve_config
-from mask2former.engine.train import train
 
 TASKS = ("SEMANTIC", "INSTANCE", "PANOPTIC")
 
@@ -101,7 +100,7 @@ def test_each_task_is_trained_and_measured_on_them(tiny_shapes, tmp_path, tasks,
     with caplog.at_level(logging.INFO, "mask2former"):
         cfg = resolve_config(task_config(tmp_path, *tasks), overfit=2)
     assert "overfitting on 2 images of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
-    assert list(train(cfg)) == [metric]
+    assert list(train_resolved(cfg)) == [metric]
 
 
 def test_images_without_objects_are_left_out(as_instances, tmp_path):
@@ -110,7 +109,7 @@ def test_images_without_objects_are_left_out(as_instances, tmp_path):
     cfg = resolve_config(cfg, overfit=2)
     expected = [record["image_id"] for record in DatasetCatalog.get(as_instances)][1:3]
     assert [record["image_id"] for record in DatasetCatalog.get(*cfg.DATASETS.TRAIN)] == expected
-    assert "AP" in train(cfg)["segm"]
+    assert "AP" in train_resolved(cfg)["segm"]
 
 
 @pytest.mark.parametrize(

@@ -95,4 +95,4 @@ def test_evaluation_alone_reads_no_training_data_and_no_schedule(tiny_shapes, ca
 
 def test_training_needs_a_resolved_config():
     with pytest.raises(ValueError, match=r"takes a config from mask2former\.engine\.setup\.resolve"):
-        train(tiny_config())
+        train(tiny_config(), None)

@@ -4,14 +4,14 @@ import itertools
 import logging
 
 import pytest
-from tiny_runs import tiny_file
+from tiny_runs import tiny_file, train_resolved
 
 from mask2former.config import config_from_text
 from mask2former.data import DatasetCatalog
 from mask2former.data.loader import accumulation_steps, build_train_loader, expected_epoch_size
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.resolve import resolve_config
-from mask2former.engine.train import build_trainer, train
+from mask2former.engine.train import build_trainer
 from mask2former.engine.trainer import split
 
 EPOCHS, MAX_ITER, STEPS = "SOLVER.EPOCHS", "SOLVER.MAX_ITER", "SOLVER.STEPS"
@@ -108,6 +108,6 @@ def test_micro_batches_are_the_same_images_in_other_parts(tiny_shapes, steps, at
 def test_the_run_folder_holds_the_resolved_schedule(tiny_shapes, tmp_path):
     cfg = config(IMS_PER_BATCH=4, ACCUMULATION_STEPS="auto", EPOCHS=1)
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = str(tmp_path), ()
-    train(resolve_config(cfg))
+    train_resolved(cfg)
     written = config_from_text((tmp_path / "config.yaml").read_text(), "written")
     assert (written.SOLVER.MAX_ITER, written.SOLVER.ACCUMULATION_STEPS) == (2, 2)
