@@ -194,24 +194,20 @@ def test_delays_below_the_timeout_change_nothing(server, unbroken, tmp_path):
     assert_same_run(tmp_path, unbroken)
 
 
-def test_an_exception_in_one_process_ends_all_with_its_message(server, tmp_path):
-    command = server.start(tmp_path, *TWO, environ={"TEST_RAISE": "1 5 1"}, **RUN)
-    log = command.finish(1)
-    assert log.splitlines()[-1] == "error: process 1 failed: ZeroDivisionError: in step 5"
-    assert "Traceback" in log
-
-
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("environ", "options", "message"),
     [
-        ({"SOLVER__IMS_PER_BATCH": 1}, "ValueError: SOLVER.IMS_PER_BATCH 1 is"),
-        ({"MODEL__WEIGHTS": "nowhere.pth"}, r"\S*WeightsError: .*nowhere.pth"),
+        ({"TEST_RAISE": "1 5 1"}, RUN, "ZeroDivisionError: in step 5"),
+        ({}, {"SOLVER__IMS_PER_BATCH": 1}, "ValueError: SOLVER.IMS_PER_BATCH 1 is"),
+        ({}, {"MODEL__WEIGHTS": "nowhere.pth"}, r"\S*WeightsError: .*nowhere.pth"),
     ],
 )
-def test_user_errors_have_no_traceback(server, tmp_path, options, message):
-    log = server.start(tmp_path, *TWO, **options).finish(1)
-    assert "Traceback" not in log
+def test_an_error_in_one_process_ends_all_and_user_errors_have_no_traceback(
+    server, tmp_path, environ, options, message
+):
+    log = server.start(tmp_path, *TWO, environ=environ, **options).finish(1)
     assert re.match(rf"error: process \d failed: {message}", log.splitlines()[-1])
+    assert ("Traceback" in log) == bool(environ)
 
 
 def test_two_machines_restart_together(server, unbroken, tmp_path):
