@@ -1,4 +1,4 @@
-"""What autograd keeps of one image between the two passes, measured, for docs/scaling.md.
+"""Measure the activations that autograd keeps for one image, for docs/scaling.md.
 
     python benchmarks/activations.py
 
@@ -21,7 +21,7 @@ from mask2former.structures import Instances
 
 
 def kept_bytes(config: str, checkpointing: bool, side: int = LARGE_SIDE) -> int:
-    """Bytes that a forward pass of one image leaves for the backward pass."""
+    """Return the bytes that a forward pass of one image keeps for the backward pass."""
     options = [
         "MODEL.DEVICE",
         "cpu",
@@ -46,12 +46,12 @@ def kept_bytes(config: str, checkpointing: bool, side: int = LARGE_SIDE) -> int:
     sample: dict[str, Any] = {"image": image, "instances": targets, "seed": 0}
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with saving, torch.autocast("cpu", torch.bfloat16):
-        losses = model([sample])  # noqa: F841  (alive, so that what it keeps is not freed)
+        losses = model([sample])  # noqa: F841  (keeps the saved tensors alive)
     return sum(sizes.values())
 
 
 def report() -> str:
-    """The table; see above."""
+    """Return the table; see above."""
     head = ["an image of 1024x1024", "as it is", "MODEL.ACTIVATION_CHECKPOINTING True"]
     body = [
         [name, *(f"{kept_bytes(config, checkpointing) / MB:,.0f} MB" for checkpointing in (False, True))]

@@ -1,4 +1,4 @@
-"""All comparisons on a CPU, or those named: one Markdown section each.
+"""Run all comparisons on a CPU, or those named: one Markdown section each.
 
     python benchmarks/cpu.py [inference training postprocessing operator mapper metrics]
 
@@ -23,7 +23,7 @@ SECTIONS = {
 
 
 def main() -> None:
-    """Print the machine, then section after section as they are done."""
+    """Print the machine, then each section when it is done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

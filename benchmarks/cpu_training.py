@@ -32,7 +32,7 @@ RATE, CLIP = 1e-4, 0.01
 
 
 def drawn_batch(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A noise image (3, side, side), classes (TARGETS,) and elliptical masks (TARGETS, side, side)."""
+    """Draw a noise image (3, side, side), classes (TARGETS,) and elliptical masks (TARGETS, side, side)."""
     random = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, side, side), generator=random, dtype=torch.uint8)
     classes = torch.randint(133, (TARGETS,), generator=random)
@@ -58,16 +58,16 @@ class Ours:
         self.update = updater(self.model)
 
     def loss(self, seed: int) -> Tensor:
-        """The sum of all terms, at the points of a seed."""
+        """Return the sum of all terms at the points of a seed."""
         return torch.stack(list(self.model([{**self.sample, "seed": seed}]).values())).sum()
 
     def step(self, seed: int = 0) -> float:
-        """A whole step; the loss before it."""
+        """Do a whole step, and return the loss before it."""
         return self.update(self.loss(seed))
 
 
 class Theirs:
-    """transformers' model with the weights of ours, or its own, and its step."""
+    """transformers' model, with our weights or random ones, and its step."""
 
     def __init__(self, side: int, ours: Ours | None = None) -> None:
         from transformers_side import copy_weights, transformers_model
@@ -91,13 +91,13 @@ class Theirs:
         self.update = updater(self.model)
 
     def loss(self, seed: int) -> Tensor:
-        """The sum of all terms, at points drawn after seeding."""
+        """Return the sum of all terms at points drawn after seeding."""
         torch.manual_seed(seed)
         loss: Tensor = self.model(**self.inputs).loss.sum()
         return loss
 
     def step(self, seed: int = 0) -> float:
-        """A whole step; the loss before it."""
+        """Do a whole step, and return the loss before it."""
         return self.update(self.loss(seed))
 
 
@@ -105,7 +105,7 @@ SIDES: dict[str, Callable[[int], Any]] = {"transformers": Theirs, "ours": Ours}
 
 
 def updater(model: nn.Module) -> Callable[[Tensor], float]:
-    """What follows the loss: backward, clipping, AdamW; it returns the loss."""
+    """Return the rest of a step: backward, clipping, AdamW; it returns the loss."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.05, fused=True)
 
@@ -120,7 +120,7 @@ def updater(model: nn.Module) -> Callable[[Tensor], float]:
 
 
 def products_of(ours: Ours) -> Callable[[], None]:
-    """A function that does the products of a step of ours, none of them twice."""
+    """Return a function that does the products of our step, without recomputation."""
     kept = patch.object(feed_forward, "should_recompute", lambda x: False)
     with kept, Products() as products:
         ours.loss(0).backward()
@@ -130,13 +130,13 @@ def products_of(ours: Ours) -> Callable[[], None]:
 
 @torch.no_grad()
 def spread(losses: Iterable[Tensor]) -> tuple[float, float]:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation."""
     values = [loss.item() for loss in losses]
     return mean(values), stdev(values)
 
 
 def agreement(ours: Any, theirs: Any) -> str:
-    """The losses of the same weights, at points of several seeds."""
+    """Compare the losses of the same weights at points of several seeds."""
     with torch.no_grad():
         spreads = [spread(side.loss(seed) for seed in range(SEEDS)) for side in (ours, theirs)]
     (our_mean, our_spread), (their_mean, their_spread) = spreads
@@ -148,12 +148,12 @@ def agreement(ours: Any, theirs: Any) -> str:
 
 
 def peak(name: str, side: int) -> float:
-    """Megabytes of a fresh process."""
+    """Return the peak megabytes of a fresh process."""
     return child_peak_mb([sys.executable, __file__, "--child", name, str(side)])
 
 
 def report() -> str:
-    """The table; see above."""
+    """Return the table; see above."""
     memory = {name: peak(name, SIDE) for name in SIDES}
     large_memory = peak("ours", LARGE_SIDE)
     ours = Ours(SIDE)
@@ -180,7 +180,7 @@ def report() -> str:
 
 
 def train_a_little(name: str, side: int) -> None:
-    """All that a process does whose memory is measured."""
+    """Do a few steps in the process whose memory is measured."""
     built = SIDES[name](side)
     for _ in range(CHILD_STEPS):
         built.step()

@@ -21,7 +21,7 @@ RUNS = 5
 
 
 def report() -> str:
-    """Medians of both, near and far points, plain and fused, forward and with the backward pass."""
+    """Return medians of both: near and far points, plain and fused, without and with backward."""
     rows = [["points", "form", "pass", "grid_sample, ms", "compiled, ms", "ratio"]]
     for name, offsets in (("near their query", near_offsets()), ("anywhere", uniform_offsets())):
         for form, arguments in (("plain", plain(offsets)), ("fused", fused(offsets))):
@@ -33,7 +33,7 @@ def report() -> str:
 
 
 def compare(arguments: tuple[Tensor, ...]) -> list[list[str]]:
-    """One row forward, one forward and backward; the results must agree."""
+    """Return one row for forward, one for forward and backward; the results must agree."""
     value, *others = arguments
     inputs = reference.AttentionInputs(value, SHAPES, *others)
     grad = torch.randn(1, others[0].shape[1], HEADS * CHANNELS)
@@ -55,26 +55,26 @@ def compare(arguments: tuple[Tensor, ...]) -> list[list[str]]:
 
 
 def plain(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-    """Value, locations, probabilities, and no reference."""
+    """Return value, locations, probabilities, and no reference."""
     value, logits = value_and_logits()
     locations = query_centers() + offsets / sides()[:, None]
     return value, locations.contiguous(), logits.flatten(3).softmax(-1).view_as(logits), None
 
 
 def fused(offsets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Value, offsets, logits, references."""
+    """Return value, offsets, logits and references."""
     value, logits = value_and_logits()
     return value, offsets, logits, query_centers().view(1, -1, 1, 2)
 
 
 def value_and_logits() -> tuple[Tensor, Tensor]:
-    """Values (1, Q, H, D) and logits (1, Q, H, L, P)."""
+    """Draw values (1, Q, H, D) and logits (1, Q, H, L, P)."""
     cells = sum(height * width for height, width in SHAPES)
     return torch.randn(1, cells, HEADS, CHANNELS), torch.randn(1, cells, HEADS, len(SHAPES), POINTS)
 
 
 def near_offsets() -> Tensor:
-    """(1, Q, H, L, P, 2) in cells: 1 to P in the head's direction, as a layer begins, and a cell of noise."""
+    """Draw offsets (1, Q, H, L, P, 2) in cells: 1 to P in the head's direction, plus a cell of noise."""
     angles = torch.arange(HEADS) * (2 * math.pi / HEADS)
     directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
     directions /= directions.abs().amax(-1, keepdim=True)
@@ -83,14 +83,14 @@ def near_offsets() -> Tensor:
 
 
 def uniform_offsets() -> Tensor:
-    """Offsets to points anywhere on the maps: the worst that caches can meet."""
+    """Draw offsets to points anywhere on the maps, the worst case for caches."""
     centers = query_centers()
     locations = torch.rand(1, centers.shape[1], HEADS, len(SHAPES), POINTS, 2)
     return (locations - centers) * sides()[:, None]
 
 
 def query_centers() -> Tensor:
-    """(1, Q, 1, 1, 1, 2): each cell's center in [0, 1], x then y."""
+    """Return each cell's center in [0, 1], x then y: (1, Q, 1, 1, 1, 2)."""
     levels = []
     for height, width in SHAPES:
         x, y = (torch.arange(width) + 0.5) / width, (torch.arange(height) + 0.5) / height
@@ -99,7 +99,7 @@ def query_centers() -> Tensor:
 
 
 def sides() -> Tensor:
-    """(L, 2): width and height of each map."""
+    """Return width and height of each map: (L, 2)."""
     return torch.tensor([(width, height) for height, width in SHAPES], dtype=torch.float32)
 
 

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one run: is the operator right, is the model right, how fast are they.
+"""All checks and measurements on a GPU: correctness of the operator and the model, and their speed.
 
     python benchmarks/gpu.py [check] [operator] [inference] [training]
 
@@ -42,7 +42,7 @@ RUNS = 30
 
 
 def main() -> int:
-    """Do what the command line names, all of it where it names nothing."""
+    """Run the parts that the command line names, by default all."""
     sections = {"operator": operator_rows, "inference": inference_rows, "training": training_rows}
     parser = argparse.ArgumentParser(description="Check and measure what runs on a GPU.")
     parser.add_argument("parts", nargs="*", help=f"check, {', '.join(sections)}; without any, all of them")
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def check(device: torch.device) -> None:
-    """Raise where an operator or the model is wrong on the device."""
+    """Raise if the operator or the model is wrong on the device."""
     print(check_operator(device), end="\n\n")
     tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "ops")]
     subprocess.run([sys.executable, *tests], check=True)
@@ -77,7 +77,7 @@ def check(device: torch.device) -> None:
 
 
 def seconds(device: torch.device, run: Callable[[], object], runs: int = RUNS) -> float:
-    """The median of several runs, each of which the device has finished; on a GPU by its own clock."""
+    """Return the median of several synchronized runs; on a GPU by its own clock."""
     times = []
     for _ in range(runs + 3):
         if device.type == "cuda":
@@ -95,7 +95,7 @@ def seconds(device: torch.device, run: Callable[[], object], runs: int = RUNS) -
 
 
 def kernel_seconds(device: torch.device, calls: list[Callable[[], object]]) -> float:
-    """The time of one of the calls, which a graph replays one after the other where there are graphs."""
+    """Return the time of one of the calls; on a GPU a CUDA graph replays them in turn."""
 
     def all_calls() -> None:
         for call in calls:
@@ -116,7 +116,7 @@ def kernel_seconds(device: torch.device, calls: list[Callable[[], object]]) -> f
 
 
 def operator_rows(device: torch.device, sizes: Sizes) -> Iterator[list[str]]:
-    """Our operator, PyTorch's grid_sample form, and deformops where it can be imported."""
+    """Measure our operator, PyTorch's grid_sample form, and deformops if it can be imported."""
     copy_speed, sides = _copy_speed(device), _operator_sides()
     for batch in (1, 8):
         for dtype in (torch.float32, torch.bfloat16):
@@ -137,7 +137,7 @@ def operator_rows(device: torch.device, sizes: Sizes) -> Iterator[list[str]]:
 
 
 def _operator_sides() -> dict[str, Callable[[Inputs], Tensor]]:
-    """Forward of each side, differentiable."""
+    """Return the differentiable forward of each side."""
 
     def ours(inputs: Inputs) -> Tensor:
         value, shapes, points, weights, origin, *_ = inputs
@@ -157,7 +157,7 @@ def _operator_sides() -> dict[str, Callable[[Inputs], Tensor]]:
 
 
 def _deformops(msda: Any, inputs: Inputs) -> Tensor:
-    """Its fused softmax; locations are given, so that it computes a little less than we do."""
+    """Call deformops with its fused softmax; locations are given, so it computes a little less than ours."""
     value, places, logits = inputs.value, inputs.places, inputs.logits
     return msda(value, inputs.sides, inputs.starts, places, logits, method="softmax")
 
@@ -172,14 +172,14 @@ def _with_backward(side: Callable[[Inputs], Tensor], inputs: Inputs) -> None:
 
 
 def _copy_speed(device: torch.device) -> float:
-    """Bytes a second, read and written, of a large copy on the device."""
+    """Return the bytes per second, read and written, of a large copy on the device."""
     source = torch.empty(2**30 if device.type == "cuda" else 2**24, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / seconds(device, lambda: target.copy_(source))
 
 
 def _floors(device: torch.device, sizes: Sizes, inputs: Inputs, copy_speed: float) -> str:
-    """For the forward: all tensors once through DRAM, all corners through L1."""
+    """Return the floors of the forward: all tensors once through DRAM, all corners through L1."""
     moved = sum(
         each.numel() * each.element_size()
         for each in (inputs.value, inputs.points, inputs.weights, inputs.grad)
@@ -199,7 +199,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def build(device: torch.device, compiled: bool) -> tuple[Any, Any]:
-    """R50 with fresh weights and its config; `compiled` concerns the network, from normalized images on."""
+    """Return R50 with random weights and its config; `compiled` compiles the network after normalization."""
     cfg = load_config(
         CONFIG, [item for pair in {**OPTIONS, "MODEL.DEVICE": device.type}.items() for item in pair]
     )
@@ -211,7 +211,7 @@ def build(device: torch.device, compiled: bool) -> tuple[Any, Any]:
 
 
 def settings(device: torch.device) -> Iterator[tuple[str, str, bool, Any]]:
-    """Type and mode to print, whether to compile, the autocast context."""
+    """Yield type, mode, whether to compile, and the autocast context."""
     for dtype in (torch.float32, torch.bfloat16):
         for mode in ("eager", "compiled"):
             cast = torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
@@ -219,7 +219,7 @@ def settings(device: torch.device) -> Iterator[tuple[str, str, bool, Any]]:
 
 
 def inference_rows(device: torch.device, sizes: Sizes) -> Iterator[list[str]]:
-    """The network alone, and all of a prediction: panoptic, instances and semantic."""
+    """Measure the network alone, and a whole prediction: panoptic, instances and semantic."""
     for dtype, mode, compiled, cast in settings(device):
         model = build(device, compiled)[0].eval()
         for batch in (1, 8):
@@ -233,7 +233,7 @@ def inference_rows(device: torch.device, sizes: Sizes) -> Iterator[list[str]]:
 
 
 def training_rows(device: torch.device, sizes: Sizes) -> Iterator[list[str]]:
-    """Forward, losses, backward and the optimizer's step."""
+    """Measure forward, losses, backward and the optimizer's step."""
     for dtype, mode, compiled, cast in settings(device):
         model, cfg = build(device, compiled)
         optimizer = build_optimizer(cfg, model.train())
@@ -278,7 +278,7 @@ def _step(model: Any, optimizer: torch.optim.Optimizer, inputs: list[dict[str, A
 
 
 def _example(device: torch.device, sizes: Sizes) -> dict[str, Any]:
-    """An image of noise with boxes for targets."""
+    """Return an image of noise with boxes as targets."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(sizes.targets, sizes.side, sizes.side, dtype=torch.bool)
     for mask in masks:

@@ -1,4 +1,4 @@
-"""Is the operator right, and is the model, on a device: what benchmarks/gpu.py asks before it measures.
+"""Checks of the operator and the model on a device, which benchmarks/gpu.py runs before it measures.
 
 Shapes: `B` images, `S` cells of all maps together, `Lq` queries, `L` levels, `P` points, `D` channels
 of a head.
@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  
 
 
 class Sizes(NamedTuple):
-    """Of the operator and of the model's image."""
+    """Sizes of the operator's inputs and of the model's image."""
 
     shapes: tuple[tuple[int, int], ...] = ((128, 128), (64, 64), (32, 32))
     heads: int = 8
@@ -36,7 +36,7 @@ class Sizes(NamedTuple):
 
     @property
     def cells(self) -> int:
-        """Of all maps: `S`, and here also `Lq`."""
+        """Return the cells of all maps: `S`, and here also `Lq`."""
         return sum(height * width for height, width in self.shapes)
 
 
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 
 
 def draw(sizes: Sizes, batch: int, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Inputs:
-    """Points near a grid of references, as the pixel decoder has them, and some of them outside."""
+    """Draw points near a grid of references, as in the pixel decoder, some of them outside."""
     generator = torch.Generator(device).manual_seed(seed)
     queries, levels = sizes.cells, len(sizes.shapes)
 
@@ -97,7 +97,7 @@ def _centers(side: int) -> Tensor:
 
 
 def check_operator(device: torch.device) -> str:
-    """The largest errors of each backend, relative to the largest number; raises where one is too large."""
+    """Return the largest relative errors of each backend; raise if one is too large."""
     rows = [["backend", "type", "form", "output", "of values", "of points", "of weights"]]
     sizes = Sizes(shapes=((20, 31), (10, 16), (5, 8)))
     for name in backends.BACKENDS:
@@ -119,7 +119,7 @@ def check_operator(device: torch.device) -> str:
 
 
 def _forms(inputs: Inputs) -> Iterator[tuple[str, Tensor, AttentionInputs]]:
-    """The same sampling, fused and plain: gradient, then the backends' arguments."""
+    """Yield the same sampling, fused and plain: name, gradient and inputs."""
     value, shapes, points, weights, origin, grad, places, *_ = inputs
     yield "fused", grad, AttentionInputs(value, shapes, points, weights, origin)
     probabilities = weights.flatten(3).softmax(-1).view_as(weights)
@@ -127,7 +127,7 @@ def _forms(inputs: Inputs) -> Iterator[tuple[str, Tensor, AttentionInputs]]:
 
 
 def _errors(name: str, grad: Tensor, inputs: AttentionInputs) -> list[float]:
-    """Of the output and of the three gradients."""
+    """Return the errors of the output and of the three gradients."""
     backend = backends.BACKENDS[name]
     doubled = AttentionInputs(*(item.double() if isinstance(item, Tensor) else item for item in inputs))
     found = (backend.forward(inputs), *backend.backward(grad, inputs))
@@ -140,14 +140,14 @@ def _errors(name: str, grad: Tensor, inputs: AttentionInputs) -> list[float]:
 
 
 def _is_between_cells(shapes: Any, points: Tensor, weights: Tensor, origin: Tensor | None) -> Tensor:
-    """Where both coordinates are clear of a cell's center, at which the gradient of points jumps."""
+    """Return where both coordinates are away from a cell's center, where the points' gradient jumps."""
     sides = torch.tensor([[width, height] for height, width in shapes], device=points.device)[:, None]
     cells = points * sides if origin is None else origin[:, :, None, :, None] * sides + points
     return ((cells - 0.5 - (cells - 0.5).round()).abs() > 1e-4).all(-1, keepdim=True)
 
 
 def check_model(device: torch.device) -> str:
-    """The recorded answers of R50, computed on the device; gradients against those of the CPU."""
+    """Compare R50 on the device with its recorded answers, and gradients with those of the CPU."""
     sys.path.append(str(TESTS))
     from golden import fill, load_golden
 
@@ -180,7 +180,7 @@ def check_model(device: torch.device) -> str:
 
 
 def _gradients(model: torch.nn.Module, images: Tensor) -> list[Tensor]:
-    """Of the pixel decoder's parameters, for a fixed weighing of the mask features."""
+    """Return the gradients of the pixel decoder for fixed weights of the mask features."""
     decoder = model.eval().sem_seg_head.pixel_decoder
     features, _ = decoder(model.backbone(images))
     weighing = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features)

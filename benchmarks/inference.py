@@ -60,21 +60,21 @@ class Ours:
         self.model = self.predictor.model
 
     def network(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits and dense mask logits."""
+        """Return class logits and dense mask logits."""
         bf16 = self.model.precision == torch.bfloat16
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             predictions = self.model.network(images)
         return predictions.layers[-1].class_logits.float(), predictions.mask_logits()
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """The panoptic map of an image (H, W, 3)."""
+        """Return the panoptic map of an image (H, W, 3)."""
         panoptic = self.predictor(image).panoptic
         assert panoptic is not None
         return panoptic.ids
 
 
 class Theirs:
-    """transformers' model and what it has around it."""
+    """transformers' model with its image processor and post-processing."""
 
     def __init__(self, folder: Path, precision: str) -> None:
         import transformers
@@ -86,12 +86,12 @@ class Theirs:
         self.processor = transformers.Mask2FormerImageProcessorPil()
 
     def network(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits and dense mask logits."""
+        """Return class logits and dense mask logits."""
         outputs = self.model(pixel_values=images)
         return outputs.class_queries_logits, outputs.masks_queries_logits
 
     def image(self, image: np.ndarray) -> np.ndarray:
-        """The panoptic map of an image (H, W, 3)."""
+        """Return the panoptic map of an image (H, W, 3)."""
         inputs = self.processor(image, return_tensors="pt")
         (result,) = self.processor.post_process_panoptic_segmentation(
             self.model(**inputs),
@@ -111,7 +111,7 @@ SIDES: dict[str, Callable[[Path], Any]] = {
 
 
 def save_both(folder: Path) -> None:
-    """The same weights as a checkpoint of ours and as a model of theirs."""
+    """Create the same weights as our checkpoint and as transformers' model."""
     from transformers_side import copy_weights, transformers_model
 
     cfg = load_config(CONFIG, OPTIONS)
@@ -125,7 +125,7 @@ def save_both(folder: Path) -> None:
 
 
 def read_image(path: str | None) -> np.ndarray:
-    """RGB (480, 640, 3) of a file, or drawn: colored blobs of several sizes."""
+    """Return RGB (480, 640, 3) of a file, or synthetic colored blobs of several sizes."""
     if path is None:
         rng = np.random.default_rng(0)
         layers = [rng.random((size * 3, size * 4, 3), dtype=np.float32) for size in (2, 5, 12, 40, 160)]
@@ -138,9 +138,9 @@ def read_image(path: str | None) -> np.ndarray:
 
 
 def floor(side: Ours, images: Tensor) -> Callable[[], None]:
-    """A function that does the network's products and nothing else.
+    """Return a function that does the network's products and nothing else.
 
-    They are recorded with whole sequences, not the pieces of inference: the same products, but fewer.
+    They are recorded with whole sequences, not the chunks of inference: the same products, but fewer.
     """
     with patch.object(chunking, "CHUNK_BYTES", 2**60), Products() as products:
         side.network(images)
@@ -149,7 +149,7 @@ def floor(side: Ours, images: Tensor) -> Callable[[], None]:
 
 @torch.no_grad()
 def report(image: str | None = None) -> str:
-    """The table; see above."""
+    """Return the table; see above."""
     with tempfile.TemporaryDirectory() as folder:
         save_both(Path(folder))
         memory = {
@@ -203,7 +203,7 @@ def _rows(seconds: dict[str, float], memory: dict[tuple[str, str], float]) -> st
 
 
 def agreement(sides: dict[str, Any], images: Tensor, image: np.ndarray) -> str:
-    """How far the sides' logits are apart, and how much of the panoptic map bf16 leaves as it is.
+    """Compare the sides' logits, and report how much of the panoptic map bf16 leaves unchanged.
 
     The map of transformers is not compared: unlike the published model's, it has no empty pixels.
     """
@@ -226,7 +226,7 @@ def agreement(sides: dict[str, Any], images: Tensor, image: np.ndarray) -> str:
 
 
 def same_pixels(ours: np.ndarray, other: np.ndarray) -> float:
-    """The share of pixels whose two segments are each other's largest overlap; numbers of segments differ."""
+    """Return the share of pixels whose two segments are each other's largest overlap."""
     pairs, counts = np.unique(np.stack((ours.ravel(), other.ravel())), axis=1, return_counts=True)
     largest = [{segment: counts[side == segment].max() for segment in np.unique(side)} for side in pairs]
     mutual = [
@@ -237,7 +237,7 @@ def same_pixels(ours: np.ndarray, other: np.ndarray) -> float:
 
 @torch.no_grad()
 def predict_once(name: str, what: str, folder: str) -> None:
-    """All that a process does whose memory is measured."""
+    """Predict once in the process whose memory is measured."""
     side = SIDES[name](Path(folder))
     if what == "network":
         side.network(torch.zeros(IMAGE))

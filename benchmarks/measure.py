@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing sides against each other, peak memory, and tables.
+"""Shared helpers of the benchmarks: timing alternatives in turn, peak memory, and tables.
 
 Every section of `benchmarks/cpu.py` is a module of this folder with
 
@@ -25,7 +25,7 @@ MB = 1e6
 
 
 def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each side, run in turns A B A B; the `warmup` first rounds do not count."""
+    """Return median seconds of each side, run in turns A B A B; the first `warmup` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(warmup + runs):
         for name, run in sides.items():
@@ -36,7 +36,7 @@ def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int 
 
 
 def child_peak_mb(argv: Sequence[str]) -> float:
-    """Peak resident megabytes (10**6 bytes) of a fresh process that runs `argv`; its output passes through.
+    """Return peak resident megabytes (10**6 bytes) of a fresh process `argv`; its output passes through.
 
     Raises:
         RuntimeError: the process failed.
@@ -51,7 +51,7 @@ def child_peak_mb(argv: Sequence[str]) -> float:
 
 
 def machine() -> str:
-    """One line: processor, cores, threads, and the versions of what computes."""
+    """Describe processor, cores, threads and versions in one line."""
     return (
         f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, Python {platform.python_version()}"
@@ -69,17 +69,17 @@ def _processor() -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """GitHub Markdown; the first row is the head."""
+    """Format rows as GitHub Markdown; the first row is the head."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def ratio(slower: float, faster: float) -> str:
-    """How many times as much `slower` is, to print: 2.31x."""
+    """Format how many times as much `slower` is: 2.31x."""
     return f"{slower / faster:.2f}x"
 
 
 def run_alone(report: Callable[[], str]) -> None:
-    """What a section prints where it is the program."""
+    """Print the machine and the report of one section."""
     print(machine(), end="\n\n")
     print(report())

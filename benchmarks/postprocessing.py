@@ -60,7 +60,7 @@ TASKS = {  # row -> tasks that are on, whether mask logits are resized rather th
 
 
 def draw_logits(sure: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Class logits (Q, K+1) and mask logits (Q, h, w): wobbly ellipses from 4 to 90 cells large.
+    """Draw class logits (Q, K+1) and mask logits (Q, h, w): wobbly ellipses from 4 to 90 cells large.
 
     `sure` queries have a class of a probability near 1; the others are "no object", with masks that are
     weaker and mostly negative.
@@ -86,7 +86,7 @@ def draw_logits(sure: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def predictor_of(task: str, resize_first: bool, class_logits: Tensor, mask_logits: Tensor) -> Predictor:
-    """A predictor for one task whose network always gives these logits."""
+    """Return a predictor for one task whose network always gives these logits."""
     options = [part for item in OPTIONS.items() for part in item]
     cfg = load_config("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", options)
     for name in ("SEMANTIC", "INSTANCE", "PANOPTIC"):
@@ -109,24 +109,24 @@ def predictor_of(task: str, resize_first: bool, class_logits: Tensor, mask_logit
     return predictor
 
 
-# --- the published way ---
+# --- the published implementation ---
 
 
 def upsampled(mask_logits: Tensor) -> Tensor:
-    """All masks at output size (Q, H, W)."""
+    """Resize all masks to the output size (Q, H, W)."""
     padded = interpolate(mask_logits[None], size=PADDED, mode="bilinear", align_corners=False)
     image = padded[..., : IMAGE[0], : IMAGE[1]]
     return interpolate(image, size=ORIGINAL, mode="bilinear", align_corners=False)[0]
 
 
 def plain_semantic(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """A label map, of mask logits at output size."""
+    """Return a label map from mask logits at output size."""
     classes = class_logits.softmax(-1)[:, :-1]
     return torch.einsum("qk,qhw->khw", classes, upsampled(mask_logits).sigmoid_()).max(0).indices
 
 
 def plain_semantic_of_scores(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """A label map, of scores at output size."""
+    """Return a label map from scores at output size."""
     classes = class_logits.softmax(-1)[:, :-1]
     padded = interpolate(mask_logits[None], size=PADDED, mode="bilinear", align_corners=False)[0]
     scores = torch.einsum("qk,qhw->khw", classes, padded.sigmoid())[:, : IMAGE[0], : IMAGE[1]]
@@ -134,7 +134,7 @@ def plain_semantic_of_scores(class_logits: Tensor, mask_logits: Tensor) -> Tenso
 
 
 def plain_instance(class_logits: Tensor, mask_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks (Q, H, W) bool, and the scores and queries of the 100 best pairs."""
+    """Return masks (Q, H, W) bool, and the scores and queries of the 100 best pairs."""
     best, index = class_logits.softmax(-1)[:, :-1].flatten().topk(100)
     logits = upsampled(mask_logits)
     masks = logits > 0
@@ -145,7 +145,7 @@ def plain_instance(class_logits: Tensor, mask_logits: Tensor) -> tuple[Tensor, T
 
 
 def plain_panoptic(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
-    """A map (H, W) of segment numbers, one for each query that keeps enough of its mask."""
+    """Return a map (H, W) of segment numbers, one for each query that keeps enough of its mask."""
     probability, label = class_logits.softmax(-1).max(-1)
     kept = (label != CLASSES) & (probability > KEPT_SCORE)
     masks = upsampled(mask_logits)[kept].sigmoid_()
@@ -167,13 +167,13 @@ PLAIN: dict[str, Callable[[Tensor, Tensor], object]] = dict(
 
 
 def status_mb(key: str) -> float:
-    """A line of /proc/self/status, in MB."""
+    """Read a line of /proc/self/status, in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith(f"{key}:"))
 
 
 def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What `run` returns; its seconds, and the megabytes above the present ones: at most, and at the end."""
+    """Return the result of `run`, its seconds, and the added megabytes: at most, and at the end."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = status_mb("VmRSS")
     start = time.perf_counter()
@@ -187,7 +187,7 @@ def measured(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def measure_ours(row: str, sure: int, answer: Path) -> dict[str, float]:
-    """Memory of the first image, median seconds of five more."""
+    """Measure memory of the first image and median seconds of five more."""
     predictor = predictor_of(*TASKS[row], *draw_logits(sure))
     image = np.zeros((*ORIGINAL, 3), np.uint8)
     result, figures = measured(lambda: predictor(image))
@@ -200,7 +200,7 @@ def measure_ours(row: str, sure: int, answer: Path) -> dict[str, float]:
 
 
 def measure_plain(row: str, sure: int, answer: Path) -> dict[str, float]:
-    """Memory and seconds of one run; there is no cache to warm that it would fit."""
+    """Measure memory and seconds of one run; it is too large to profit from warm caches."""
     logits = draw_logits(sure)
     upsampled(logits[1][:1]).sigmoid_()  # torch's threads start
     result, figures = measured(lambda: PLAIN[row](*logits))
@@ -212,7 +212,7 @@ SIDES = {"ours": measure_ours, "plain": measure_plain}
 
 
 def in_a_process(side: str, row: str, sure: int, answer: Path) -> dict[str, float]:
-    """The figures of one side, measured in a process of its own; its answer goes to a file."""
+    """Measure one side in a separate process, which writes its answer to a file."""
     argv = [
         sys.executable,
         __file__,
@@ -229,7 +229,7 @@ def in_a_process(side: str, row: str, sure: int, answer: Path) -> dict[str, floa
 
 
 def disagreement(ours: np.ndarray, plain: np.ndarray) -> str:
-    """How far two answers are apart: scores, or maps whose numbers stand for the same regions in order."""
+    """Describe the difference of two answers: scores, or maps with regions numbered in the same order."""
     if ours.ndim == 1:
         return f"scores {np.abs(ours - plain[: len(ours)]).max():.0e}"
     maps = [np.unique(answer, return_inverse=True)[1] for answer in (ours, plain)]
@@ -237,13 +237,13 @@ def disagreement(ours: np.ndarray, plain: np.ndarray) -> str:
 
 
 def free_mb() -> float:
-    """Memory that can be had without swapping."""
+    """Return the memory available without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith("MemAvailable:"))
 
 
 def compare(row: str, sure: int, folder: Path) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     ours = in_a_process("ours", row, sure, folder / "ours.npy")
     cells = [row, f"{sure}", f"{ours['seconds']:.2f} s"]
     memory = [f"{ours['peak']:.0f} MB", f"{ours['held']:.0f} MB"]
@@ -256,7 +256,7 @@ def compare(row: str, sure: int, folder: Path) -> list[str]:
 
 
 def report() -> str:
-    """The table of all tasks, for typical images and with every query kept."""
+    """Return the table of all tasks, for typical images and with every query kept."""
     head = [
         "task",
         "objects",
@@ -278,7 +278,7 @@ def report() -> str:
 
 
 def main() -> None:
-    """The report, or one side of it for the process that asks."""
+    """Print the report, or measure one side in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--task", choices=TASKS)

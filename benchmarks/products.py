@@ -1,7 +1,7 @@
-"""The floor of a computation: the products in it, and nothing else.
+"""Lower bound of a computation's time: its matrix products and nothing else.
 
-Every matrix product, convolution and attention that runs, forward or backward, is noted with the shapes,
-strides and types of what it multiplies; replayed, they show how fast the machine could be if all else were
+Every matrix product, convolution and attention that runs, forward or backward, is recorded with the shapes,
+strides and types of its inputs; replayed, they show how fast the machine could be if everything else were
 free.
 """
 
@@ -25,21 +25,21 @@ PRODUCTS = {
 
 
 class Products(TorchDispatchMode):
-    """Counts the products of what runs in it: by operator and what is known of its arguments."""
+    """Counter of the products that run inside, by operator and description of its arguments."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[tuple[Any, ...]] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run `func`; note it, if it is a product."""
+        """Run `func`, and count it if it is a product."""
         if func.overloadpacket in PRODUCTS:
             options = tuple((name, _describe(value)) for name, value in (kwargs or {}).items())
             self.counts[(func, tuple(map(_describe, args)), options)] += 1
         return func(*args, **(kwargs or {}))
 
     def replay(self) -> Callable[[], None]:
-        """A function that does the same products on drawn numbers, into memory that it holds already."""
+        """Return a function that repeats the products on random numbers, into preallocated memory."""
         calls = [(_call(*key), count) for key, count in self.counts.items()]
 
         def run() -> None:
@@ -68,7 +68,7 @@ def _call(func: Any, described: tuple[Any, ...], options: tuple[tuple[str, Any],
 
 
 def _draw(described: Any) -> Any:
-    """A tensor of ones, roughly, where a tensor is described; anything else as it is."""
+    """Return a tensor near one for the description of a tensor; return anything else unchanged."""
     if not (isinstance(described, tuple) and len(described) == 3 and isinstance(described[2], torch.dtype)):
         return described
     shape, stride, dtype = described

@@ -1,4 +1,4 @@
-"""The other side of comparisons: transformers' Mask2Former, built like a config of ours, with our weights.
+"""transformers' Mask2Former, built from one of our configs, with our weights.
 
 Every tensor of both models is accounted for: it has its counterpart of the same shape, or stands in one of
 the two short lists of what a model computes for itself. Needs `pip install .[bench]`.
@@ -79,7 +79,7 @@ PART = re.compile(r"\.([qkv])_proj\.")  # they keep apart what we keep in one ma
 
 
 def transformers_model(cfg: CfgNode) -> nn.Module:
-    """Their model of the same architecture as a config of ours, in evaluation mode, with weights of its own.
+    """Build transformers' model for one of our configs, in evaluation mode, with random weights.
 
     Its batch norms train where ours are constants; `eval()` makes them constants too.
 
@@ -142,14 +142,14 @@ def copy_weights(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def our_name(theirs: str) -> str:
-    """What we call a tensor of theirs."""
+    """Return our name of a tensor of transformers' model."""
     for pattern, ours in RENAMES:
         theirs = pattern.sub(ours, theirs)
     return COUNTED.sub(lambda match: str(int(match[1]) + int(match[2])), theirs)
 
 
 def _part(source: Tensor, theirs: str, used: set[str]) -> Tensor:
-    """The rows of ours that their tensor is: all, or a third where they keep query, key and value apart."""
+    """Return the rows of our tensor for theirs: all, or a third if they separate query, key and value."""
     match = PART.search(theirs)
     kind = match[1] if match else ""
     if kind in used:

@@ -92,7 +92,7 @@ def test_images_are_normalized_then_padded_with_zeros():
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64, torch.int64])
-def test_images_may_be_of_any_kind_of_number(kind):
+def test_images_may_have_any_numeric_type(kind):
     inputs = random_image(40, 50)
     expected = tiny_model()([inputs])[0]["sem_seg"]
     result = tiny_model()([{**inputs, "image": inputs["image"].to(kind)}])[0]["sem_seg"]
@@ -122,7 +122,7 @@ def test_results_have_the_size_asked_for():
         assert (result["instances"].scores.diff() <= 0).all()
 
 
-def test_label_maps_instead_of_scores():
+def test_compact_results_hold_label_maps():
     inputs = [random_image(40, 50, height=30, width=61)]
     scores = tiny_model()(inputs)[0]["sem_seg"]
     result = tiny_model().predict(inputs, compact=True)[0]
@@ -202,7 +202,7 @@ def test_autocast_trains_and_predicts_in_float32(kind, norm):
         assert scores.dtype == torch.float32 and torch.isfinite(scores).all()
 
 
-def test_recomputing_changes_neither_losses_nor_gradients():
+def test_activation_checkpointing_changes_neither_losses_nor_gradients():
     inputs = [{**random_image(50, 60), "seed": 1}]
 
     def step(checkpointing):
@@ -247,13 +247,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("inputs", "said"), WRONG.values(), ids=WRONG.keys())
-def test_bad_inputs_are_named(inputs, said):
+def test_invalid_inputs_are_refused_by_file_name(inputs, said):
     with pytest.raises(ValueError, match=r"bad\.png") as error:
         tiny_model().losses([{**inputs, "file_name": "bad.png"}])
     assert said in str(error.value)
 
 
-def test_targets_that_do_not_fit_are_named():
+def test_mismatched_targets_are_refused_by_file_name():
     inputs = random_image(40, 40)
     other = random_image(20, 20)
     with pytest.raises(ValueError, match=r"image0.png.*\(2, 20, 20\)"):
@@ -274,7 +274,7 @@ BAD_OPTIONS = {
 
 
 @pytest.mark.parametrize(("options", "said"), BAD_OPTIONS.values(), ids=BAD_OPTIONS.keys())
-def test_bad_options_are_named(options, said):
+def test_invalid_options_are_refused_by_key(options, said):
     with pytest.raises(ValueError, match=said):
         build(*options)
 
@@ -298,7 +298,7 @@ def test_options_reach_the_model():
     assert len(result["instances"]) == 3 and "panoptic_seg" not in result
 
 
-def test_instances_alone_are_things_alone_where_things_are_known():
+def test_instance_output_is_restricted_to_known_things():
     model = build(
         ("MODEL.MASK_FORMER.THING_IDS", [1]),
         ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),

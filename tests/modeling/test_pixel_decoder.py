@@ -50,7 +50,7 @@ def randomize(decoder):
 
 @pytest.mark.parametrize("norm", ["GN", ""])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_without_gradients_it_is_the_same(norm, layout, monkeypatch):
+def test_results_without_gradients_are_the_same(norm, layout, monkeypatch):
     monkeypatch.setattr(chunking, "CHUNK_BYTES", 5000)
     decoder = randomize(build(num_layers=2, norm=norm))
     features = {name: x.contiguous(memory_format=layout) for name, x in draw_features().items()}

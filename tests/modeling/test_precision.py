@@ -24,7 +24,7 @@ def mask_features(model):
         return model.network(model._images(inputs())).mask_features
 
 
-def test_what_is_stored_in_half():
+def test_weights_of_products_are_stored_in_bfloat16():
     model = tiny()
     shapes = {name: x.shape for name, x in model.state_dict().items()}
     set_precision(model, "bf16")
@@ -43,7 +43,7 @@ def test_what_is_stored_in_half():
     assert exact <= after.keys() - half
 
 
-def test_results_move_a_little():
+def test_bfloat16_results_are_close_to_float32():
     model = tiny()
     exact = mask_features(model)
     set_precision(model, "bf16")
@@ -52,7 +52,7 @@ def test_results_move_a_little():
     assert half.dtype == torch.bfloat16 and 1e-4 < error < 0.03
 
 
-def test_places_to_sample_stay_exact(monkeypatch):
+def test_sampling_locations_stay_in_float32(monkeypatch):
     from mask2former.modeling.layers import attention
 
     seen = []
@@ -79,7 +79,7 @@ def test_results_have_the_same_types():
     assert torch.isfinite(half[0]["sem_seg"]).all()
 
 
-def test_full_precision_changes_nothing():
+def test_fp32_leaves_the_model_unchanged():
     model = tiny()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     set_precision(model, "fp32")
@@ -87,7 +87,7 @@ def test_full_precision_changes_nothing():
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
-def test_the_callers_autocast_counts():
+def test_the_autocast_of_the_caller_applies():
     seen = []
     model = tiny()
     model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(lambda *a: seen.append(a[2].dtype))
@@ -97,6 +97,6 @@ def test_the_callers_autocast_counts():
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def test_unknown_precision():
+def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'int8'; known are fp32, bf16"):
         set_precision(tiny(), "int8")

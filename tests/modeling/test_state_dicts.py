@@ -18,7 +18,7 @@ def manifest():
         return json.load(file)
 
 
-def test_the_manifest_is_whole():
+def test_the_manifest_is_complete():
     assert len(manifest()["configs"]) == 47
 
 

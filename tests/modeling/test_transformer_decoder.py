@@ -80,7 +80,7 @@ def slow_predictions(decoder, memory, mask_features):
         x = feed_forward.norm(x + feed_forward.linear2(feed_forward.linear1(x).relu()))
 
 
-def test_equals_the_slow_version():
+def test_equals_the_reference_implementation():
     decoder = build()
     memory, mask_features = draw_inputs()
     predictions = decoder(memory, mask_features)
@@ -102,7 +102,7 @@ def test_masks_are_those_of_resized_dense_logits(size):
     assert torch.equal(blocked[sure], small[sure] < 0)
 
 
-def test_an_empty_mask_looks_everywhere():
+def test_a_query_with_an_empty_mask_attends_everywhere():
     guide = torch.tensor([[[[1.0, 1.0], [0.0, -1.0]]]])
     embed = torch.tensor([[[1.0], [-1.0], [0.0]]])
     blocked = [[False, False, False, True], [True, True, False, False], [False] * 4]
@@ -152,7 +152,7 @@ def test_pre_norm_layers_add_to_the_raw_queries():
     ("channels", "enforce", "names"),
     [(WIDTH, False, 0), (WIDTH, True, 6), (12, False, 6)],
 )
-def test_memory_is_projected_where_needed(channels, enforce, names):
+def test_memory_is_projected_if_its_width_differs(channels, enforce, names):
     shapes = [ShapeSpec(channels, stride) for stride in (32, 16, 8)]
     decoder = build(memory_shape=shapes, enforce_input_proj=enforce)
     assert sum(name.startswith("input_proj") for name in decoder.state_dict()) == names

@@ -37,7 +37,7 @@ def _with_shapes(value, *others):
     return value, SHAPES, *others
 
 
-def test_the_fastest_that_works(works):
+def test_the_fastest_working_backend_is_chosen(works):
     works("cpu", None)
     works("cuda", None)
     assert backends.choose("cpu") == ("cpu", "the fastest", False)
@@ -46,7 +46,7 @@ def test_the_fastest_that_works(works):
     assert backends.choose("cpu", is_double=True).name == "torch"
 
 
-def test_a_missing_one_is_a_warning_with_its_reason_and_said_once(works, caplog):
+def test_a_missing_backend_is_warned_about_once_with_its_reason(works, caplog):
     works("cpu", "the reason.")
     with caplog.at_level(logging.INFO, "mask2former.ops"):
         attend()
@@ -56,7 +56,7 @@ def test_a_missing_one_is_a_warning_with_its_reason_and_said_once(works, caplog)
     assert "on cpu: backend 'torch'" in record.message and "the reason." in record.message
 
 
-def test_the_choice_is_logged_once_a_type_of_value(caplog):
+def test_the_choice_is_logged_once_per_value_type(caplog):
     with caplog.at_level(logging.INFO, "mask2former.ops"):
         for dtype in (torch.float64, torch.float64, torch.float32, torch.bfloat16):
             attend(dtype)
@@ -65,28 +65,28 @@ def test_the_choice_is_logged_once_a_type_of_value(caplog):
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_asked_for_and_not_there_raises(works, monkeypatch, name):
+def test_a_requested_but_unavailable_backend_raises(works, monkeypatch, name):
     works(name, "no such library.")
     monkeypatch.setenv(backends.VARIABLE, name)
     with pytest.raises(ValueError, match=f"^MASK2FORMER_OPS={name} cannot be followed: no such library."):
         backends.backend_for(name)
 
 
-def test_asked_for_the_tensors_of_another_device_raises(works, monkeypatch):
+def test_a_requested_backend_refuses_tensors_of_another_device(works, monkeypatch):
     works("cuda", None)
     monkeypatch.setenv(backends.VARIABLE, "cuda")
     with pytest.raises(ValueError, match=r"MASK2FORMER_OPS=cuda .*computes cuda tensors.*these are on cpu"):
         attend()
 
 
-def test_asked_for_cannot_compute_float64(works, monkeypatch):
+def test_a_requested_compiled_backend_refuses_float64(works, monkeypatch):
     works("cpu", None)
     monkeypatch.setenv(backends.VARIABLE, "cpu")
     with pytest.raises(ValueError, match=r"MASK2FORMER_OPS=cpu .*computes no float64"):
         attend(torch.float64)
 
 
-def test_asked_for_torch_is_no_warning(works, monkeypatch, caplog):
+def test_requesting_torch_gives_no_warning(works, monkeypatch, caplog):
     works("cpu", None)
     monkeypatch.setenv(backends.VARIABLE, "torch")
     with caplog.at_level(logging.INFO, "mask2former.ops"):

@@ -64,7 +64,7 @@ sides = st.integers(0, 5)
     channels=st.sampled_from([1, 2, 3, 8, 17, 32, 64]),
     seed=st.integers(0, 1000),
 )
-def test_equals_pytorch(shapes, **sizes):
+def test_equals_the_pytorch_backend(shapes, **sizes):
     for tensors in cases(shapes=shapes, **sizes):
         assert_equal_backends(shapes, tensors)
 
@@ -76,7 +76,7 @@ def test_more_points_than_are_placed_at_once():
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
-def test_threads_change_no_bit(threads):
+def test_results_are_bitwise_equal_with_any_number_of_threads(threads):
     """16 threads are more than there are heads, so rows of the maps are shared out as well."""
     before = torch.get_num_threads()
     try:
@@ -91,7 +91,7 @@ def test_threads_change_no_bit(threads):
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9, -3e9])
-def test_points_nowhere_read_nothing(odd):
+def test_non_finite_points_sample_zero(odd):
     for value, points, weights, centers in cases(**WIDE):
         moved = points.clone()
         moved[:, ::2, ..., 0] = odd
@@ -165,7 +165,7 @@ def test_maps_that_do_not_fill_the_value_are_refused():
             forward(value, shapes, points, weights)
 
 
-def test_a_missing_or_foreign_library_is_told(monkeypatch, tmp_path):
+def test_a_missing_or_incompatible_library_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(cpu, "LIBRARY", tmp_path / "_cpu.so")
     cpu._library.cache_clear()
     assert "not built" in cpu.why_unavailable()
@@ -178,7 +178,7 @@ def test_a_missing_or_foreign_library_is_told(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_there_is_one_openmp_library():
+def test_only_torchs_openmp_library_is_loaded():
     """Ours adds none to those that torch loads."""
     code = """
 import torch

@@ -86,7 +86,7 @@ def test_gradients_by_finite_differences(form):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", ["plain", "fused"])
-def test_the_size_of_a_model(backend, form):
+def test_sizes_of_a_real_model(backend, form):
     with asking_for(backend) as device:
         function, tensors = (plain, (*draw(**WIDE), None)) if form == "plain" else (fused, draw_fused(**WIDE))
         compare(function, WIDE["shapes"], tensors, device, atol=1e-4, rtol=1e-3)
@@ -145,7 +145,7 @@ NOWHERE = [math.nan, math.inf, -math.inf, 3e38, -3e38, 2.0**31, -(2.0**31), 2.0*
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("place", NOWHERE)
 @pytest.mark.parametrize("form", ["plain", "fused"])
-def test_a_point_that_is_nowhere_adds_nothing(backend, place, form):
+def test_a_non_finite_point_contributes_nothing(backend, place, form):
     """Alone it gives zero and zero gradients; among others it leaves theirs as they are."""
     value, points, weights, *reference = (t.float() for t in (draw if form == "plain" else draw_fused)())
     points[:, 0] = place  # all points of the first query
@@ -163,7 +163,7 @@ def test_a_point_that_is_nowhere_adds_nothing(backend, place, form):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_cell_is_a_tent(backend):
+def test_a_single_cell_is_interpolated_linearly_in_both_axes(backend):
     """The value of a single cell at (dx, dy) cells from its center is worth (1 - |dx|)(1 - |dy|)."""
     steps = torch.tensor([-1.5, -1.0, -0.75, 0.0, 0.25, 1.0, 1.5])
     offsets = torch.cartesian_prod(steps, steps).view(1, -1, 1, 1, 1, 2)

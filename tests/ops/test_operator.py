@@ -111,7 +111,7 @@ EMPTY = {
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", EMPTY)
 @pytest.mark.parametrize("form", ["plain", "fused"])
-def test_nothing_to_attend_to(backend, case, form):
+def test_empty_inputs_give_zeros(backend, case, form):
     sizes = {"shapes": SHAPES, **EMPTY[case]}
     with asking_for(backend) as device:
         value, points, weights, *reference = (draw if form == "plain" else draw_fused)(**sizes)

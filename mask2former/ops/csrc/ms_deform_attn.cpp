@@ -1,7 +1,7 @@
 // Multi-scale deformable attention on a CPU, forward and backward, behind a plain C interface: it needs no headers of
 // torch or Python, so one binary serves all their versions. mask2former/ops/cpu.py calls it.
 //
-// Letters: B images, S cells of all maps of an image, Lq queries, L levels, P points, D channels of a head.
+// Shapes: B images, S cells of all maps of an image, Lq queries, L levels, P points, D channels of a head.
 //
 // How the time is kept short:
 // - The points of a group of heads are placed together by loops over points (points.h); then each point is sampled by

@@ -8,7 +8,7 @@
 // as one wide load brings. Neighboring teams have neighboring queries of the same head, whose cells mostly
 // coincide, so that the L1 cache serves them. Locations and sums are float32 whatever the type of the values.
 //
-// The grid is (tiles of queries, heads, images). Letters: L levels, P points of a level, D channels of a head.
+// The grid is (tiles of queries, heads, images). Shapes: L levels, P points of a level, D channels of a head.
 
 constexpr int THREADS = 256;
 constexpr int WARP = 32;

@@ -31,6 +31,6 @@ def test_names_and_shapes(name: str) -> None:
     assert {f"backbone.{key}": tuple(value.shape) for key, value in backbone.state_dict().items()} == expected
 
 
-def test_relative_position_index_is_a_row_for_each_offset() -> None:
+def test_relative_position_index_has_one_row_per_offset() -> None:
     index = relative_position_index(2)  # tokens (0, 0), (0, 1), (1, 0), (1, 1); 3 x 3 offsets, query - key
     assert index.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]

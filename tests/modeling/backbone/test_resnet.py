@@ -47,7 +47,7 @@ def test_parameter_counts(keys: dict[str, int], count: int) -> None:
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
 @pytest.mark.parametrize("size", [(64, 96), (45, 67)])
-def test_maps_have_the_promised_shapes(depth: int, size: tuple[int, int]) -> None:
+def test_maps_have_the_declared_shapes(depth: int, size: tuple[int, int]) -> None:
     model = small(depth=depth, out_features=("stem", "res2", "res3", "res4", "res5"))
     maps = model(torch.randn(2, 3, *size))
     assert model.output_shape() == {
@@ -77,12 +77,12 @@ def test_no_data_dependent_control_flow() -> None:
 
 
 @pytest.mark.parametrize(("in_1x1", "strides"), [(True, (2, 1)), (False, (1, 2))])
-def test_where_the_stride_sits(in_1x1: bool, strides: tuple[int, int]) -> None:
+def test_stride_in_1x1_selects_the_strided_convolution(in_1x1: bool, strides: tuple[int, int]) -> None:
     block = small(stride_in_1x1=in_1x1).get_submodule("res3.0")
     assert (block.conv1.stride[0], block.conv2.stride[0], block.shortcut.stride[0]) == (*strides, 2)
 
 
-def test_a_block_without_its_branch_is_its_shortcut() -> None:
+def test_a_block_with_a_zero_branch_equals_its_shortcut() -> None:
     block = Bottleneck(16, 16, stride=1, norm="BN", width=4, groups=1, stride_in_1x1=False).eval()
     nn.init.zeros_(block.conv3.norm.weight)
     x = torch.randn(2, 16, 5, 5)
@@ -96,7 +96,7 @@ def test_convolutions_start_with_the_variance_that_keeps_gradients() -> None:
     assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
 
 
-def test_only_what_is_wanted_is_built() -> None:
+def test_only_requested_stages_are_built() -> None:
     model = small(out_features=["res3"])
     assert list(model(torch.randn(1, 3, 32, 32))) == ["res3"]
     assert {name.split(".")[0] for name in model.state_dict()} == {"stem", "res2", "res3"}

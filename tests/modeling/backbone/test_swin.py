@@ -70,7 +70,7 @@ def slow_attention(attn: WindowAttention, image: Tensor, window: int, shift: int
     ("window", "side"), [(3, (6, 3)), (3, (4, 7)), (3, (2, 2)), (2, (3, 5)), (4, (4, 8)), (4, (3, 5))]
 )
 @torch.no_grad()
-def test_block_is_that_of_explicit_loops(
+def test_block_equals_explicit_loops(
     window: int, side: tuple[int, int], shifted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def test_block_is_that_of_explicit_loops(
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_without_gradients_it_is_the_same(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_without_gradients_are_the_same(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "CHUNK_BYTES", 10_000)
     model = small(drop_path_rate=0.5).train(training)
     images = torch.randn(3, 3, 41, 56)
@@ -132,7 +132,7 @@ def test_merging_takes_neighbors_down_before_right() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 64), (45, 67), (9, 4)])
-def test_maps_have_the_promised_shapes(size: tuple[int, int]) -> None:
+def test_maps_have_the_declared_shapes(size: tuple[int, int]) -> None:
     model = small(depths=(2, 1, 1, 1), num_heads=(1, 2, 4, 8), out_features=("res2", "res3", "res4", "res5"))
     assert model.output_shape() == {f"res{i + 2}": ShapeSpec(8 * 2**i, 4 * 2**i) for i in range(4)}
     maps = model(torch.randn(2, 3, *size))
@@ -166,7 +166,7 @@ def test_outputs_are_normed_and_merging_takes_the_map_before_the_norm() -> None:
     assert torch.equal(after["res3"], before["res3"])
 
 
-def test_only_what_is_wanted_is_built() -> None:
+def test_only_requested_stages_are_built() -> None:
     model = small(depths=(2, 2, 2), num_heads=(2, 2, 2), out_features=["res3"])
     assert list(model(torch.randn(1, 3, 32, 32))) == ["res3"]
     assert len(model.layers) == 2

@@ -22,7 +22,7 @@ def run(block: nn.Module, x: Tensor, recomputed: bool) -> tuple[dict[str, Tensor
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_same_step(training: bool) -> None:
+def test_checkpointing_gives_the_same_step_with_less_memory(training: bool) -> None:
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 3, 1), nn.Tanh()]
     block = nn.Sequential(*layers).train(training)
     again = copy.deepcopy(block)
@@ -48,7 +48,7 @@ def test_blocks_without_batch_norm_compile_into_one_graph() -> None:
     torch.testing.assert_close(*results)
 
 
-def test_without_gradients_the_block_just_runs() -> None:
+def test_without_gradients_the_block_is_called_once() -> None:
     block = nn.Linear(3, 3)
     with torch.no_grad():
         assert torch.equal(checkpoint_activations(block, torch.ones(1, 3)), block(torch.ones(1, 3)))

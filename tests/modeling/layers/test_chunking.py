@@ -28,7 +28,7 @@ def test_chunks_hold_twice_the_rows_in_half_precision():
         assert len(list(chunk_slices(2000, CHUNK_BYTES // 4000))) == 1
 
 
-def test_in_pieces_fills_each_row_from_its_own(monkeypatch):
+def test_map_chunks_computes_each_row(monkeypatch):
     monkeypatch.setattr(chunking, "CHUNK_BYTES", 4 * 7 * 3)  # three rows of width 7
     x, y = torch.randn(10, 7), torch.randn(10, 7)
     seen = []

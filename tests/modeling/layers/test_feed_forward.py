@@ -54,12 +54,12 @@ def test_same_values_and_gradients(layers, shape):
     assert kept == x.numel()
 
 
-def test_rows_may_lie_anywhere(layers):
+def test_rows_may_have_any_memory_layout(layers):
     x = torch.randn(5, 4, 3, dtype=torch.float64).transpose(0, 2)
     torch.testing.assert_close(step(feed_forward, x, layers)[0], step(plain, x, layers)[0])
 
 
-def test_gradients_are_those_of_finite_differences(layers):
+def test_gradients_equal_finite_differences(layers):
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: feed_forward(x, *layers), (x,))
 

@@ -21,7 +21,7 @@ def random_batch_norm(channels: int = 4) -> nn.BatchNorm2d:
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])
-def test_frozen_computes_what_batch_norm_does_in_evaluation(with_gradient: bool) -> None:
+def test_frozen_equals_batch_norm_in_evaluation(with_gradient: bool) -> None:
     torch.manual_seed(0)
     norm = random_batch_norm()
     frozen = FrozenBatchNorm2d.of(norm).train()
@@ -37,7 +37,7 @@ def test_frozen_is_the_identity_until_weights_are_loaded() -> None:
     torch.testing.assert_close(FrozenBatchNorm2d(4)(x), x)
 
 
-def test_frozen_has_buffers_alone_and_training_leaves_them() -> None:
+def test_frozen_has_only_buffers_which_training_does_not_change() -> None:
     frozen = FrozenBatchNorm2d.of(random_batch_norm()).train()
     before = {name: value.clone() for name, value in frozen.state_dict().items()}
     frozen(torch.randn(2, 4, 5, 6, requires_grad=True)).sum().backward()
@@ -110,7 +110,7 @@ def test_sync_is_batch_norm_with_one_process() -> None:
     torch.testing.assert_close(run_step(sync, x), run_step(norm, x))
 
 
-def test_sync_elsewhere_is_torchs_own() -> None:
+def test_sync_uses_torchs_implementation_on_other_devices() -> None:
     """On the device without memory, as on GPUs."""
     assert SyncBatchNorm(4).to("meta")(torch.empty(2, 4, 5, 6, device="meta")).shape == (2, 4, 5, 6)
 

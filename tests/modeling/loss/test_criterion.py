@@ -93,7 +93,7 @@ def two_halves(num_images=1):
     return embed.expand(num_images, -1, -1), features, [targets] * num_images
 
 
-def test_a_hand_made_matching_has_the_loss_that_arithmetic_gives():
+def test_losses_of_a_small_example_equal_hand_computed_values():
     embed, features, targets = two_halves()
     class_logits = torch.zeros(1, 4, CLASSES + 1)
     class_logits[0, 1, 0] = math.log(4)  # query 1: its class has probability 4/7
@@ -169,7 +169,7 @@ def slow_losses(class_logits, embed, features, targets, seeds):
     return {"loss_ce": 2 * ce / weight, "loss_mask": 5 * mask / total, "loss_dice": 5 * dice / total}
 
 
-def test_losses_equal_the_slow_way():
+def test_losses_equal_the_reference_implementation():
     tensors = [tensor.detach() for tensor in drawn_tensors(3)]
     targets = [drawn_targets(n, seed=n) for n in (2, 0, 3)]
     losses = criterion()(as_predictions(*tensors), targets, SIZE, [4, 5, 6])
@@ -178,7 +178,7 @@ def test_losses_equal_the_slow_way():
             assert losses[name + suffix].item() == pytest.approx(value, rel=1e-4)
 
 
-def test_padding_belongs_to_no_mask():
+def test_masks_are_zero_in_the_padding():
     _, features, _ = two_halves()
     embed = torch.tensor([[[9.0, -9.0]]])
     class_logits = torch.zeros(1, 1, CLASSES + 1)
@@ -224,7 +224,7 @@ def test_every_batch_gives_all_terms_and_gradients(counts, num_queries, num_clas
         assert not tensors[1].grad.any() and not tensors[2].grad.any()
 
 
-def test_masks_are_divided_by_targets_even_by_those_left_over():
+def test_mask_losses_are_divided_by_all_targets_including_unmatched_ones():
     class_logits, embed, features = drawn_tensors(1, num_queries=1)
     twice = drawn_targets(1)
     twice = Instances(SIZE, gt_classes=twice.gt_classes.repeat(2), gt_masks=twice.gt_masks.repeat(2, 1, 1))
@@ -250,7 +250,7 @@ def test_a_non_finite_query_is_matched_last(bad):
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_seeds_decide_the_points_whatever_the_order():
+def test_seeds_determine_the_points_in_any_order():
     tensors, targets = drawn_tensors(3), [drawn_targets(n, seed=n) for n in (2, 1, 3)]
     order = [2, 0, 1]
     shuffled = [tensors[0][:, order], tensors[1][:, order], tensors[2][order]]
@@ -262,7 +262,7 @@ def test_seeds_decide_the_points_whatever_the_order():
     assert others["loss_mask"].item() != losses["loss_mask"].item()
 
 
-def test_without_seeds_torch_decides():
+def test_without_seeds_points_come_from_torchs_generator():
     tensors, targets = drawn_tensors(1), [drawn_targets(2)]
     values = []
     for seed in (1, 1, 2):

@@ -70,13 +70,13 @@ def test_costs_on_sampled_features_equal_costs_on_dense_logits():
         assert torch.allclose(costs[layer, image, :, : len(masks[image])], expected, atol=1e-4)
 
 
-def test_the_one_right_answer():
+def test_the_unique_optimal_assignment_is_found():
     costs = torch.tensor([[9.0, 1.0, 9.0], [2.0, 0.5, 9.0], [9.0, 9.0, 9.0], [9.0, 9.0, 3.0]])
     # Target 1 is cheapest with query 1, but then target 0 costs 9: the least sum is 2 + 1 + 3.
     assert assign(costs[None, None], [3]).tolist() == [[[1, 0, 3]]]
 
 
-def test_images_use_their_own_columns():
+def test_each_image_uses_only_its_columns():
     costs = torch.rand(3, 2, 4, 3)
     result = assign(costs, [1, 3])
     assert (result[:, 0, 1:] == UNMATCHED).all()
@@ -84,12 +84,12 @@ def test_images_use_their_own_columns():
     assert (result[:, 1].sort(-1).values.diff(dim=-1) > 0).all()
 
 
-def test_more_targets_than_queries_leave_the_dearest():
+def test_with_more_targets_than_queries_the_most_expensive_are_unmatched():
     costs = torch.tensor([[3.0, 1.0, 2.0, 9.0], [1.0, 3.0, 8.0, 9.0]])
     assert assign(costs[None, None], [4]).tolist() == [[[1, 0, UNMATCHED, UNMATCHED]]]
 
 
-def test_nothing_to_assign():
+def test_no_targets_give_an_empty_assignment():
     assert assign(torch.zeros(2, 3, 5, 0), [0, 0, 0]).shape == (2, 3, 0)
 
 
@@ -120,6 +120,6 @@ def fewest_non_finite(costs):
     )
 
 
-def test_finite_costs_stay_as_they_are():
+def test_finite_costs_are_unchanged():
     costs = np.arange(6.0).reshape(2, 3)
     assert rank_non_finite_last(costs) is costs

@@ -38,7 +38,7 @@ def read_slowly(image, x, y):
     padding=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     seed=st.integers(0, 1000),
 )
-def test_masks_are_read_as_slowly_and_as_if_padded(sides, padding, seed):
+def test_sampled_masks_equal_explicit_loops_and_padded_masks(sides, padding, seed):
     random = generator(seed)
     masks = torch.rand(3, *sides, generator=random) > 0.5
     padded_size = (sides[0] + padding[0], sides[1] + padding[1])
@@ -53,13 +53,13 @@ def test_masks_are_read_as_slowly_and_as_if_padded(sides, padding, seed):
     assert torch.allclose(sample_maps(padded.float()[:, None], points)[:, 0], values, atol=1e-5)
 
 
-def test_ones_read_a_quarter_at_the_corner():
+def test_a_mask_of_ones_is_a_quarter_at_the_corner():
     ones = torch.ones(1, 6, 9, dtype=torch.bool)
     corner_edge_middle = torch.tensor([[[[0.0, 0.0], [0.5, 0.0], [0.5, 0.5]]]])
     assert sample_masks(ones, corner_edge_middle, (6, 9)).flatten().tolist() == [0.25, 0.5, 1.0]
 
 
-def test_many_masks_are_read_a_few_at_a_time(monkeypatch):
+def test_many_masks_are_sampled_a_few_at_a_time(monkeypatch):
     masks = torch.rand(5, 4, 4) > 0.5
     points = random_points(5, 1, 7, generator=generator())
     at_once = sample_masks(masks, points, (4, 4))
@@ -68,7 +68,7 @@ def test_many_masks_are_read_a_few_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_masks_at_the_same_points_read_as_each_for_itself(count, monkeypatch):
+def test_shared_points_give_the_values_of_separate_sampling(count, monkeypatch):
     monkeypatch.setattr(points_module, "MASK_PIXELS_AT_ONCE", 100)  # two masks at a time
     masks = torch.rand(count, 6, 8, generator=generator()) > 0.5
     points = random_points(3, 7, generator=generator())
@@ -104,7 +104,7 @@ def test_important_points_lie_at_the_boundary():
     assert (points >= 0).all() and (points < 1).all()
 
 
-def test_uncertainty_is_read_between_decided_pixels():
+def test_uncertainty_is_measured_after_interpolation():
     logits = torch.tensor([[[-1.0, 1.0]]]).expand(1, 2, 2)  # undecided only between the two columns
     points = draw_uncertain(logits, num_points=20, oversample_ratio=10.0, importance_sample_ratio=1.0)
     inside = (points[..., 1] > 0.25) & (points[..., 1] < 0.75)
@@ -122,7 +122,7 @@ def test_points_follow_from_the_seed():
     assert not torch.equal(draw_uncertain(logits, seed=5), draw_uncertain(logits, seed=6))
 
 
-def test_few_maps_at_a_time_draw_the_same_points(monkeypatch):
+def test_points_do_not_depend_on_how_many_maps_are_drawn_at_a_time(monkeypatch):
     logits = torch.randn(5, 8, 8)
     at_once = draw_uncertain(logits)
     monkeypatch.setattr(points_module, "CANDIDATES_AT_ONCE", 250)  # two maps of 120

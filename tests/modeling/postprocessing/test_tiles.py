@@ -35,7 +35,7 @@ def cut(size, height, width):
     tile=st.tuples(side, side),
     seed=st.integers(0, 99),
 )
-def test_tiles_together_are_the_whole_and_keep_their_bounds(image, output, stride, tile, seed):
+def test_tiles_equal_the_whole_resized_map_and_lie_within_their_bounds(image, output, stride, tile, seed):
     padded = tuple(-(-length // 8) * 8 for length in image)
     sizes = Sizes(padded, image, output)
     maps = torch.randn(
@@ -53,7 +53,7 @@ def test_tiles_together_are_the_whole_and_keep_their_bounds(image, output, strid
     assert torch.allclose(found, resize_whole(maps, sizes), atol=1e-5)
 
 
-def test_a_large_image_is_placed_as_the_whole():
+def test_tiles_of_a_large_image_equal_the_whole():
     sizes = Sizes((1216, 32), (1201, 30), (1999, 45))
     maps = torch.randn(1, 304, 8)
     tile = Tile(range(1900, 1999), range(45))
@@ -80,7 +80,7 @@ def test_sliding_max():
     assert sliding_max(maps, (2, 1)).tolist() == [[[1, 5, 1]]]
 
 
-def test_contenders_are_those_that_can_win_somewhere():
+def test_contenders_are_the_maps_that_can_be_the_largest():
     lower = torch.tensor([[0.5, 0.1], [0.0, 0.0], [0.0, 0.0]])
     upper = torch.tensor([[0.6, 0.2], [0.4, 0.3], [0.4, 0.05]])
     assert contenders(lower, upper).tolist() == [True, True, False]
@@ -101,7 +101,7 @@ def test_tiles_cover_the_output_once_within_the_budget(device, budget):
     assert (count == 1).all()
 
 
-def test_the_budget_sets_the_pixels_and_on_a_cpu_the_cache():
+def test_tile_size_follows_the_budget_and_on_a_cpu_the_cache():
     assert pixels_within(1, 10, GPU) == 1
     few, many = pixels_within(10**6, 20, GPU), pixels_within(10**6, 10, GPU)
     assert 1 < few < many <= 2 * few + 1
@@ -146,7 +146,7 @@ def test_a_column_that_does_not_fit_is_an_error():
         over_tiles(failing_above(0, RuntimeError("out of memory"))[0], TILES)
 
 
-def test_other_errors_pass():
+def test_other_errors_are_raised():
     work, done = failing_above(50, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
         over_tiles(work, TILES)

@@ -236,7 +236,7 @@ def test_more_images_than_a_grid_has_layers(on_cpu, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["plain", "fused"])
-def test_points_that_are_nowhere(on_cpu, form):
+def test_non_finite_points_contribute_nothing(on_cpu, form):
     """They count for nothing, forward and backward, and hinder no other point."""
     places = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 1e10, -1e10]
     for channels in (3, 8):
@@ -265,7 +265,7 @@ def test_values_outside_of_what_is_sampled_do_not_matter(on_cpu):
     torch.testing.assert_close(found, (weights.sum() / 2).expand_as(found))
 
 
-def test_tensors_that_begin_anywhere(on_cpu):
+def test_misaligned_tensors(on_cpu):
     def moved(tensor):
         return torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
 
@@ -315,7 +315,7 @@ def test_backward_in_float64_by_differences(on_cpu):
         ),
     ],
 )
-def test_sizes_beyond_the_kernels(on_cpu, arguments, words):
+def test_sizes_that_overflow_the_kernels_are_refused(on_cpu, arguments, words):
     with pytest.raises(ValueError, match=words):
         cuda.forward(arguments)
 
