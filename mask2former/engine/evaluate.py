@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -73,14 +73,6 @@ OPTIONS = {  # argument of evaluators -> key of TEST
 }
 
 
-class TestDataset(NamedTuple):
-    """What measuring on one dataset takes."""
-
-    name: str
-    loader: Loader
-    evaluator: DatasetEvaluators
-
-
 class Evaluation:
     """The datasets of DATASETS.TEST, read and checked once, on which a model is measured any number of times.
 
@@ -94,9 +86,13 @@ class Evaluation:
         check_augmentation(cfg)
         datasets = datasets or Datasets()
         self.cfg = cfg
-        names = cfg.DATASETS.TEST
-        folders = [Path(output_dir) / name if len(names) > 1 else Path(output_dir) for name in names]
-        self.datasets = [_test_dataset(cfg, datasets, *pair) for pair in zip(names, folders, strict=True)]
+        self.datasets: list[tuple[str, Loader, DatasetEvaluators]] = []
+        for name in cfg.DATASETS.TEST:
+            folder = Path(output_dir) / name if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
+            # The loader before the evaluator: reading a dataset completes its metadata.
+            loader = build_test_loader(cfg, name, datasets=datasets)
+            self.datasets.append((name, loader, build_evaluator(cfg, name, folder)))
+            _check_instance_ids(cfg, name, cast(Samples, loader.dataset).records)
 
     def __call__(self, model: nn.Module) -> Results:
         """Return task -> metric -> value; with several datasets, dataset -> task -> metric -> value.
@@ -139,19 +135,11 @@ def compact_predict(
     return None
 
 
-def _test_dataset(cfg: CfgNode, datasets: Datasets, name: str, output_dir: Path) -> TestDataset:
-    loader = build_test_loader(
-        cfg, name, datasets=datasets
-    )  # before the evaluator: reading a dataset completes its metadata
-    evaluator = build_evaluator(cfg, name, output_dir)
-    classes = choose_evaluators(MetadataCatalog.get(name), tasks_on(cfg)).values()
-    if NEED_INSTANCE_IDS & set(classes) and not cfg.TEST.SAVE_PREDICTIONS:
-        _check_instance_ids(cast(Samples, loader.dataset).records, name)
-    return TestDataset(name, loader, evaluator)
-
-
-def _check_instance_ids(records: Iterable[dict[str, Any]], dataset: str) -> None:
-    """Raise ValueError if an image lacks the ground truth that all of Cityscapes' own metrics need."""
+def _check_instance_ids(cfg: CfgNode, dataset: str, records: Iterable[dict[str, Any]]) -> None:
+    """Raise ValueError if Cityscapes' own metrics are measured, and an image lacks their ground truth."""
+    chosen = choose_evaluators(MetadataCatalog.get(dataset), tasks_on(cfg)).values()
+    if cfg.TEST.SAVE_PREDICTIONS or not NEED_INSTANCE_IDS & set(chosen):
+        return
     for record in records:
         if "instance_ids_file_name" not in record:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The fine-tuning presets: the published model that each starts from, and a run of one on other data."""
+"""The fine-tuning presets: the published model that each starts from, and a run on a custom dataset."""
 
 import logging
 
@@ -39,7 +39,7 @@ def test_a_preset_fits_the_published_weights_but_for_the_classes(preset, publish
 
 
 @pytest.mark.parametrize("preset", STARTS)
-def test_a_preset_has_no_data_of_its_own(preset):
+def test_a_preset_needs_data(preset):
     cfg = load_config(preset, ["MODEL.WEIGHTS", "", *(part for item in OPTIONS.items() for part in item)])
     with pytest.raises(DatasetError, match=r"nothing to train on: DATASETS\.TRAIN is empty"):
         train_resolved(cfg)
@@ -47,7 +47,7 @@ def test_a_preset_has_no_data_of_its_own(preset):
 
 @pytest.fixture
 def custom_data(tiny_shapes):
-    """The drawn images as somebody's COCO panoptic files, which are known by a name of his."""
+    """Register the synthetic images as a user's COCO panoptic dataset."""
     root = tiny_shapes / "shapes"
     places = (root / "train", root / "panoptic_train", root / "annotations/panoptic_train.json")
     register_coco_panoptic("own", {}, *places)
@@ -56,7 +56,7 @@ def custom_data(tiny_shapes):
         catalog.remove("own")
 
 
-def test_a_preset_on_other_data(custom_data, tmp_path, caplog):
+def test_a_preset_trains_on_a_custom_dataset(custom_data, tmp_path, caplog):
     tiny = {key: value for key, value in OPTIONS.items() if not key.startswith("SOLVER.")}
     tiny |= {"DATASETS.TRAIN": (custom_data,), "OUTPUT_DIR": str(tmp_path), "SOLVER.EPOCHS": 4}
     tiny |= {"MODEL.WEIGHTS": "", "TEST.EVAL_PERIOD": 0}

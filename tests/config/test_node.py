@@ -1,4 +1,4 @@
-"""Keys, files and overrides: published configs against published values, and what users get wrong."""
+"""Keys, files and overrides: published configs have the published values, and errors name their cause."""
 
 import ast
 import json
@@ -87,7 +87,9 @@ def test_published_config_resolves_to_the_published_values(name, caplog):
         ),  # bird, wheeled
     ],
 )
-def test_panoptic_configs_know_their_things_without_the_dataset(name, things, some, monkeypatch, tmp_path):
+def test_panoptic_configs_get_their_things_without_the_dataset_files(
+    name, things, some, monkeypatch, tmp_path
+):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     cfg = with_dataset_facts(load_config(name))
     found = set(cfg.MODEL.MASK_FORMER.THING_IDS)
@@ -95,7 +97,7 @@ def test_panoptic_configs_know_their_things_without_the_dataset(name, things, so
     assert max(found) < cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
-def test_leaves_state_only_differences():
+def test_config_files_state_only_values_that_differ_from_their_bases():
     for name in config_names():
         *below, (_, own) = read_layers(resolve_config_file(name))
         inherited = {}
@@ -313,7 +315,7 @@ def test_merging_another_node_and_frozen_nodes():
         cfg.merge_from_list(["SEED", "1"])
 
 
-def test_adding_keys_to_a_foreign_node_keeps_its_own_and_allows_published_files():
+def test_adding_keys_to_another_projects_node_keeps_its_values_and_allows_published_files():
     foreign = FvcoreCfgNode({"MODEL": {"DEVICE": "cuda"}, "SEED": 9})
     add_maskformer2_config(foreign)
     foreign.merge_from_other_cfg(

@@ -1,4 +1,4 @@
-"""Facts of the dataset against the config's, and devices."""
+"""Dataset facts in the config, and devices."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 
 @pytest.fixture
 def register():
-    """Registers a dataset of some metadata for the length of a test; returns a config that trains on it."""
+    """Return a function that registers a dataset for one test, and returns a config that trains on it."""
     names = []
 
     def add(name, **facts):
@@ -45,7 +45,7 @@ PANOPTIC = {
 }
 SEMANTIC = {"stuff_classes": ["a", "b", "c"], "ignore_label": 255, "evaluator_type": "sem_seg"}
 LVIS = {"thing_classes": ["cat", "dog"], "stuff_classes": ["sky"], "evaluator_type": "lvis"}
-INSTANCE = {  # as Cityscapes has it: the stuff names are there, and not meant
+INSTANCE = {  # as in Cityscapes: it has stuff names, but its classes are the things
     "thing_classes": ["cat"],
     "stuff_classes": ["sky", "cat"],
     "thing_dataset_id_to_contiguous_id": {5: 0},
@@ -57,9 +57,7 @@ INSTANCE = {  # as Cityscapes has it: the stuff names are there, and not meant
     ("facts", "classes", "ignore", "things"),
     [(PANOPTIC, 4, 65, [1, 3]), (SEMANTIC, 3, 255, []), (INSTANCE, 1, 255, [0]), (LVIS, 2, 255, [])],
 )
-def test_config_values_yield_to_the_dataset_and_that_is_logged(
-    register, caplog, facts, classes, ignore, things
-):
+def test_dataset_facts_replace_config_values_and_are_logged(register, caplog, facts, classes, ignore, things):
     cfg = register("facts_of_a_test", **facts)
     with caplog.at_level(logging.INFO):
         cfg = with_dataset_facts(cfg)
@@ -74,7 +72,7 @@ def test_config_values_yield_to_the_dataset_and_that_is_logged(
     assert not caplog.text
 
 
-def test_a_typed_value_that_conflicts_is_an_error_naming_both(register):
+def test_a_typed_value_that_contradicts_the_dataset_is_an_error_naming_both(register):
     cfg = register("typed_against", **PANOPTIC)
     cfg.merge_from_list([CLASSES, 12])
     with pytest.raises(ValueError, match=rf"{CLASSES} was given as 12, but dataset 'typed_against' says 4"):
@@ -82,7 +80,7 @@ def test_a_typed_value_that_conflicts_is_an_error_naming_both(register):
 
 
 @pytest.mark.parametrize("names", [(), ("a_dataset_of_another_machine",)])
-def test_without_a_known_dataset_the_config_stands(names):
+def test_without_a_registered_dataset_the_config_is_kept(names):
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = names
     cfg.merge_from_list([CLASSES, 9])
@@ -130,7 +128,7 @@ def test_build_model_applies_the_facts_to_a_copy(register):
     assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 5
 
 
-def test_panoptic_output_that_knows_no_things_is_warned_of(caplog):
+def test_panoptic_output_without_thing_classes_causes_a_warning(caplog):
     for things, warned in (([], True), ([1], False)):
         caplog.clear()
         build_model(tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(), MODEL__MASK_FORMER__THING_IDS=things))
@@ -151,13 +149,13 @@ def test_devices(monkeypatch):
         resolve_device("cuda:2")
 
 
-def test_the_device_of_a_process_and_that_of_the_config_agree(monkeypatch):
+def test_the_launched_device_and_the_device_of_the_config_must_agree(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert launched_device("cuda", "cpu", None) == launched_device("auto", "cpu", 0) == "cpu"
     assert launched_device("auto", "cuda", 2) == "auto"
     assert launched_device("cuda:1", "cuda", None) == "cuda:1"
-    assert launched_device("cpu", "cuda", None) == "cpu"  # one process, and nobody typed --num-gpus
+    assert launched_device("cpu", "cuda", None) == "cpu"  # one process, without --num-gpus
     with pytest.raises(ValueError, match=r"--num-gpus 1, but MODEL\.DEVICE is 'cpu'.*--num-processes"):
         launched_device("cpu", "cuda", 1)
     monkeypatch.setattr("mask2former.engine.setup.device.world_size", lambda: 2)

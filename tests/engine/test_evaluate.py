@@ -1,4 +1,4 @@
-"""Which evaluators a dataset gets, and results against expected ones."""
+"""The evaluators of a dataset, and TEST.EXPECTED_RESULTS."""
 
 from collections import OrderedDict
 
@@ -49,7 +49,7 @@ def test_expected_results(rows, good):
 
 
 @pytest.mark.parametrize("row", [["segm", "AP", 40.0], ["segm", 40.0, "AP", 1.0], "segm", 40.0])
-def test_a_row_of_expected_results_that_is_none_is_an_error(row):
+def test_an_invalid_row_of_expected_results_is_an_error(row):
     with pytest.raises(ValueError, match=r"TEST\.EXPECTED_RESULTS has .*, not \['task', 'metric', value"):
         verdict(row)
 
@@ -103,12 +103,12 @@ def test_an_evaluation_reads_its_files_once_and_can_be_repeated(tiny_shapes, tmp
     assert first == pytest.approx(second, nan_ok=True) and "panoptic_seg/PQ" in first
 
 
-def test_every_task_of_the_table_is_a_task():
+def test_the_table_of_evaluators_has_the_three_tasks():
     assert {task for row in EVALUATORS.values() for task in row} == set(tasks_on(tiny_config()))
 
 
 def only(task):
-    """The keys that leave one task on."""
+    """Return the keys that switch on one task alone."""
     return {f"MODEL__MASK_FORMER__TEST__{name.upper()}_ON": name == task for name in TASKS}
 
 
@@ -118,7 +118,7 @@ def test_one_task_alone_is_evaluated_alone(tiny_shapes, tmp_path, task, metrics)
     assert list(evaluate(cfg, build_model(cfg), tmp_path)) == [metrics]
 
 
-def test_a_user_s_coco_file_is_evaluated_by_its_own_classes(tiny_shapes, tmp_path):
+def test_a_users_coco_file_is_evaluated_by_its_classes(tiny_shapes, tmp_path):
     root = tiny_shapes / "shapes"
     register_coco_instances("shapes_as_instances", {}, root / "annotations/instances_val.json", root / "val")
     cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("shapes_as_instances",), **only("instance"))
@@ -133,7 +133,7 @@ def test_a_user_s_coco_file_is_evaluated_by_its_own_classes(tiny_shapes, tmp_pat
 
 
 class Foreign(torch.nn.Module):
-    """A model that is only called, as Detectron2's are."""
+    """A model of another project, which is only called."""
 
     def __init__(self, model):
         super().__init__()
@@ -145,7 +145,7 @@ class Foreign(torch.nn.Module):
         return outputs
 
 
-def test_compact_results_are_measured_as_dense_ones(tiny_shapes, tmp_path):
+def test_compact_and_dense_results_get_the_same_scores(tiny_shapes, tmp_path):
     cfg = tiny_config()
     model = build_model(cfg)
     found, expected = evaluate(cfg, model, tmp_path / "a"), evaluate(cfg, Foreign(model), tmp_path / "b")
@@ -162,6 +162,6 @@ def test_several_datasets_are_kept_apart(tiny_shapes, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(cfg.DATASETS.TEST)
 
 
-def test_the_last_layer_is_told_from_the_earlier_ones():
+def test_losses_of_the_last_layer_have_no_number():
     losses = {"loss_ce": 1.0, "loss_ce_0": 2.0, "loss_mask_8": 3.0, "loss_dice": 4.0}
     assert last_layer(losses) == {"loss_ce": 1.0, "loss_dice": 4.0}

@@ -29,7 +29,7 @@ from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
 
 @pytest.fixture
 def registered():
-    """A function that registers a dataset for the time of the test."""
+    """Return a function that registers a dataset for one test."""
     names = []
 
     def register(function, name, *arguments):
@@ -87,7 +87,7 @@ def test_a_switch_without_effect_is_warned_of(tiny_shapes, tmp_path, caplog):
     assert caplog.messages == ["TEST.BOUNDARY changes nothing that is measured on 'shapes_panoptic_val'"]
 
 
-def test_an_instance_dataset_measures_ap_of_a_model_that_does_all(tiny_shapes, tmp_path, caplog, registered):
+def test_an_instance_dataset_measures_only_ap_of_a_panoptic_model(tiny_shapes, tmp_path, caplog, registered):
     """The published configs of ADE20K's instances leave the other tasks on."""
     root = tiny_shapes / "shapes"
     places = root / "annotations/instances_val.json", root / "val"
@@ -109,7 +109,7 @@ def test_missing_ground_truth_is_named_with_the_command_that_makes_it(tmp_path, 
 @pytest.mark.parametrize(
     "name", [name for name in DatasetCatalog.list() if not name.startswith("mapillary_vistas_v2")]
 )
-def test_every_dataset_is_measured_somehow(name):
+def test_every_dataset_has_metrics(name):
     assert MetadataCatalog.get(name).evaluator_type in EVALUATORS
 
 
@@ -119,7 +119,7 @@ CATEGORIES = [{"id": 3 * c + 1, "name": f"class {c}", "isthing": int(c % 5 != 0)
 
 
 def draw_two_images(root: Path):
-    """Two images alike: an object upon stuff, and 133 classes, of which things are scattered."""
+    """Draw two equal images: an object on stuff, with 133 classes whose thing ids are scattered."""
     ids = np.full(SIZE, 2)
     ids[4:12, 5:15] = 1
     rle = mask_utils.encode(np.asfortranarray(ids == 1, np.uint8))
@@ -145,7 +145,7 @@ def draw_two_images(root: Path):
 
 
 class Sure(nn.Module):
-    """A model that sees the first image as it is, and takes all things of the second rather for stuff."""
+    """A model that is right about the first image, and prefers stuff to the thing in the second."""
 
     def __init__(self, cfg, thing_mask):
         super().__init__()
@@ -167,8 +167,9 @@ class Sure(nn.Module):
 
 
 def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):
-    """AP is of the things among the best 100 pairs of query and class, of whatever class: 27 kinds of stuff
-    of 6 queries leave no place for the object of the second image.
+    """AP counts the things among the best 100 pairs of query and class, stuff classes included.
+
+    27 stuff classes of 6 queries leave no place for the object in the second image.
     """
     thing_mask = draw_two_images(tmp_path)
     files = tmp_path, tmp_path / "pngs", tmp_path / "panoptic.json", tmp_path / "instances.json"

@@ -1,4 +1,4 @@
-"""What an evaluation saved is scored by the commands as the model was, dataset by dataset."""
+"""Saved predictions are scored by `mask2former score` as the evaluation scored them, for each dataset."""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ Output = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """A dataset, how its files come about, and the ground truth of its label maps: a folder and flags."""
+    """A dataset, the module that draws its files, and its label maps: folder and flags for the command."""
 
     name: str
     tree: ModuleType
@@ -62,7 +62,7 @@ CASES = [
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Path]:
-    """The folder of a case's dataset, drawn and prepared once."""
+    """Return the folder of a case's dataset, drawn and prepared once."""
     made: dict[tuple[str, str], Path] = {}
 
     def root(case: Case) -> Path:
@@ -85,7 +85,7 @@ def run(script: Path, root: Path) -> None:
 
 
 def perfect(record: dict[str, Any], metadata: Any) -> Output:
-    """What a model would return that sees the ground truth; crowds are not found."""
+    """Return the ground truth as a model's output, without crowd regions."""
     output: Output = {}
     if "sem_seg_file_name" in record or "pan_seg_file_name" in record:
         labels = true_labels(record, metadata.ignore_label)[1].astype(np.int32)
@@ -123,7 +123,7 @@ def instances(masks: list[np.ndarray], classes: list[int], size: tuple[int, int]
 
 
 def shifted(output: Output) -> Output:
-    """The same, all of it one pixel to the right."""
+    """Return the output moved one pixel to the right."""
     moved = {**output}
     if "label_map" in moved:
         moved["label_map"] = output["label_map"].roll(1, 1)
@@ -158,7 +158,7 @@ def main_metrics(results: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_saved_predictions_are_scored_alike(
+def test_saved_predictions_get_the_scores_of_the_evaluation(
     case: Case,
     roots: Callable[[Case], Path],
     tmp_path: Path,
@@ -176,7 +176,7 @@ def test_saved_predictions_are_scored_alike(
 
 
 def commands(case: Case, root: Path, saved: Path, results: dict[str, Any]) -> dict[str, list[Any]]:
-    """The arguments of `mask2former score` for the files of each task."""
+    """Return the arguments of `mask2former score` for the files of each task."""
     metadata = MetadataCatalog.get(case.name)
     chosen: dict[str, list[Any]] = {}
     if "panoptic_seg" in results:

@@ -1,4 +1,4 @@
-"""The command as a user types it: train, evaluate, resume, and what goes wrong."""
+"""The command `mask2former train`: training, evaluation, resuming, and its error messages."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def arguments(folder, *flags, **changes):
 
 
 def start_command(*argv):
-    """`train_net.py` in a process of its own, which leads a group as in a terminal."""
+    """Start `train_net.py` in a process that leads a process group, as in a terminal."""
     command = [sys.executable, str(ROOT / "train_net.py"), *argv]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -35,14 +35,14 @@ def start_command(*argv):
 
 
 def run_command(*argv):
-    """`train_net.py` to its end."""
+    """Run `train_net.py` until it ends."""
     process = start_command(*argv)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def results_of(folder):
-    """The last evaluation in the metrics, without its iteration."""
+    """Return the last evaluation in the metrics, without its iteration."""
     line = [line for line in read_metrics(folder / "metrics.json") if "segm/AP" in line][-1]
     return {name: value for name, value in line.items() if name != "iteration"}
 
@@ -52,7 +52,7 @@ PERIODS = {"VIS_PERIOD": 2, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD":
 
 @pytest.fixture(scope="module")
 def trained(tiny_shapes, tmp_path_factory):
-    """The folder of a run of four steps."""
+    """Train four steps, and return the run folder."""
     folder = tmp_path_factory.mktemp("run")
     assert main(arguments(folder, **PERIODS)) == 0
     return folder
@@ -86,7 +86,7 @@ def test_images_show_target_and_prediction(trained):
     assert Image.open(images[0]).size == (128, 64)
 
 
-def test_the_checkpoint_is_enough_alone(trained):
+def test_the_checkpoint_holds_config_and_classes(trained):
     saved = torch.load(trained / "model_final.pth", weights_only=True)
     assert saved["iteration"] == 3 and saved["seed"] == 3
     assert "NUM_OBJECT_QUERIES: 6" in saved["config"]
@@ -113,7 +113,7 @@ def test_expected_results_decide_the_exit_code(trained, tmp_path, capsys):
     assert f"sem_seg/mIoU is {value}, expected {value - 0.6} +- 0.5" in capsys.readouterr().out
 
 
-def test_a_run_goes_on_after_resume_and_a_fresh_one_sets_it_aside(tiny_shapes, tmp_path):
+def test_resume_continues_a_run_and_a_fresh_run_moves_it_aside(tiny_shapes, tmp_path):
     assert main(arguments(tmp_path, SOLVER__MAX_ITER=1)) == 0
     assert main(arguments(tmp_path, "--resume", SOLVER__MAX_ITER=2)) == 0
     assert [line["iteration"] for line in read_metrics(tmp_path / "metrics.json")] == [0, 0, 1, 1]
@@ -151,7 +151,7 @@ def test_a_run_goes_on_after_resume_and_a_fresh_one_sets_it_aside(tiny_shapes, t
         ([], {"OUTPUT_DIR": __file__}, __file__),
     ],
 )
-def test_what_a_user_gets_wrong_is_said_in_one_message(
+def test_user_errors_are_one_line_that_names_the_cause(
     tiny_shapes, tmp_path, capsys, monkeypatch, argv, changes, message
 ):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -174,12 +174,12 @@ def test_a_broken_image_found_by_a_worker_is_named_in_one_line(tmp_path, monkeyp
     assert last.endswith("is not an image that Pillow can read")
 
 
-def test_a_config_file_that_is_not_there(capsys):
+def test_a_missing_config_file_is_named(capsys):
     assert main(["--config-file", "coco/nothing.yaml"]) == 1
     assert "coco/nothing.yaml" in capsys.readouterr().err
 
 
-def test_flags_may_stand_before_and_after_keys():
+def test_flags_can_precede_and_follow_keys():
     args = parse_arguments(["--config-file", "x", "SEED", "-1", "--resume", "OUTPUT_DIR", "y"])
     assert args.resume and args.opts == ["SEED", "-1", "OUTPUT_DIR", "y"]
 
@@ -192,7 +192,7 @@ def test_wrong_flags_exit_with_two(argv, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-def test_two_processes_train_and_evaluate_as_one(trained, tmp_path):
+def test_two_processes_train_and_evaluate_like_one(trained, tmp_path):
     done = run_command(*arguments(tmp_path, "--num-processes", "2", **PERIODS))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "step 4/4" in done.stdout
@@ -208,7 +208,7 @@ def test_two_processes_train_and_evaluate_as_one(trained, tmp_path):
     }
 
 
-def test_a_process_that_fails_ends_all_with_its_message(tiny_shapes, tmp_path):
+def test_a_failing_process_ends_all_with_its_message(tiny_shapes, tmp_path):
     done = run_command(*arguments(tmp_path, "--num-processes", "2", SOLVER__IMS_PER_BATCH=3))
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
@@ -223,6 +223,6 @@ def test_ctrl_c_ends_all_processes_in_one_line(tiny_shapes, tmp_path, processes)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    # Not "Traceback": a thread of multiprocessing's own may complain of a pipe that closed under it.
+    # "Traceback" may appear: a thread of multiprocessing can fail when its pipe closes.
     assert "KeyboardInterrupt" not in err
     assert "stopped; --resume continues from the last checkpoint" in err.splitlines()

@@ -1,4 +1,4 @@
-"""Training on somebody's own data by flags alone: what follows for the config, and the way to a result."""
+"""Training on a custom dataset by flags: the config that follows, training, evaluation and prediction."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ MAPPER = "INPUT.DATASET_MAPPER_NAME"
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """The drawn shapes, in all three formats: labels are category ids 1..5."""
+    """The synthetic shapes in all three formats; labels are the category ids 1..5."""
     root = write_shapes(tmp_path_factory.mktemp("own"), {"train": 6, "val": 2})
     for split in ("train", "val"):
         folder = root / f"labels_{split}"
@@ -64,7 +64,7 @@ def flags(shapes, task, *splits):
 
 
 def configured(config, shapes, task, folder, *more, splits=()):
-    """The config that training would have."""
+    """Return the resolved config of a command."""
     fixed = ["OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"]
     argv = ["--config-file", config, *flags(shapes, task, *splits), *more, *fixed]
     args = parse_arguments(argv)
@@ -98,7 +98,7 @@ def test_the_config_follows_from_the_data(shapes, tmp_path, task, config, mapper
     assert "DATASETS.TRAIN: ('custom_train',), as --train-images says, instead of" in log
 
 
-def test_jitter_becomes_crops_of_the_same_sizes_for_labels(shapes, tmp_path):
+def test_for_label_maps_jitter_becomes_crops_of_the_same_sizes(shapes, tmp_path):
     given = configured(LSJ, shapes, "semantic", tmp_path, "INPUT.IMAGE_SIZE", "640").INPUT
     assert (tuple(given.MIN_SIZE_TRAIN), given.MIN_SIZE_TRAIN_SAMPLING) == ((64, 1280), "range")
     assert (given.CROP.ENABLED, given.CROP.TYPE, list(given.CROP.SIZE)) == (True, "absolute", [640, 640])
@@ -135,7 +135,7 @@ def test_a_typed_value_that_contradicts_the_data(shapes, tmp_path, task, key, va
         configured(LSJ, shapes, task, tmp_path, key, value)
 
 
-def test_without_data_to_test_on_nothing_is_evaluated(shapes, tmp_path):
+def test_without_validation_data_nothing_is_evaluated(shapes, tmp_path):
     assert configured(LSJ, shapes, "panoptic", tmp_path, splits=("train",)).DATASETS.TEST == ()
     assert "nothing is evaluated" in (tmp_path / "log.txt").read_text()
 
@@ -158,7 +158,7 @@ def test_wrong_flags(tmp_path, capsys, argv, message):
     assert error.startswith("error: ") and message in error
 
 
-def test_save_predictions_is_a_flag_for_its_key(shapes, tmp_path):
+def test_the_flag_save_predictions_sets_its_key(shapes, tmp_path):
     assert configured(LSJ, shapes, "panoptic", tmp_path, "--save-predictions").TEST.SAVE_PREDICTIONS
     assert not configured(LSJ, shapes, "panoptic", tmp_path).TEST.SAVE_PREDICTIONS
 
@@ -188,7 +188,7 @@ def test_train_evaluate_and_predict(shapes, tmp_path, task):
     assert made == list({"instance": (0, 1, 0), "panoptic": (1, 1, 1), "semantic": (1, 0, 0)}[task])
 
 
-def test_resume_and_evaluation_want_the_flags_again(shapes, tmp_path, capsys):
+def test_resume_and_evaluation_need_the_data_flags_again(shapes, tmp_path, capsys):
     assert run(shapes, "instance", tmp_path, splits=("train",), SOLVER__MAX_ITER=1) == 0
     saved = ["--config-file", str(tmp_path / "config.yaml"), "--resume"]
     for name in ("custom_train", "custom_val"):
@@ -217,7 +217,7 @@ def test_a_model_of_other_classes_is_fine_tuned_with_a_new_head(shapes, tmp_path
     assert torch.allclose(before[frozen], after[frozen], atol=0.05)  # one step away
 
 
-def test_as_many_but_other_classes_are_warned_of(shapes, tmp_path):
+def test_weights_with_other_classes_of_the_same_number_cause_a_warning(shapes, tmp_path):
     assert run(shapes, "semantic", tmp_path / "first", splits=("train",), SOLVER__MAX_ITER=1) == 0
     other = tmp_path / "other.txt"
     other.write_text((shapes / "classes.txt").read_text().replace("square", "box"))
@@ -232,7 +232,7 @@ def test_as_many_but_other_classes_are_warned_of(shapes, tmp_path):
     )
 
 
-def test_truth_without_areas_is_an_error_before_training(shapes, tmp_path, capsys):
+def test_missing_areas_are_an_error_before_training(shapes, tmp_path, capsys):
     root = tmp_path / "shapes"
     shutil.copytree(shapes, root)
     path = root / "annotations/instances_val.json"
@@ -251,7 +251,7 @@ def test_overfitting_on_custom_data(shapes, tmp_path):
     assert "panoptic_seg/PQ" in read_metrics(tmp_path / "metrics.json")[-1]
 
 
-def test_two_processes_look_at_the_data_each_and_tell_once(shapes, tmp_path):
+def test_two_processes_log_the_custom_data_once(shapes, tmp_path):
     given = [*flags(shapes, "panoptic", "train"), *flags(shapes, "panoptic", "train")]
     given[4:] = [item.replace("--train", "--val") for item in given[4:]]
     options = tiny_options(SOLVER__MAX_ITER=2, OUTPUT_DIR=tmp_path)

@@ -1,4 +1,4 @@
-"""A few images as training and test set, for each task."""
+"""--overfit: a few images are training and test set, for each task."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def task_config(folder, *tasks, **changes):
 
 @pytest.fixture
 def as_instances(tiny_shapes):
-    """The drawn training set as a user's COCO file, its first image without objects."""
+    """Register the synthetic training set as a COCO file whose first image has no objects."""
     root = tiny_shapes / "shapes"
     content = json.loads((root / "annotations/instances_train.json").read_text())
     first = content["images"][0]["id"]
@@ -75,7 +75,7 @@ def test_the_first_training_images_get_their_part_of_the_ground_truth(tiny_shape
         },
     ],
 )
-def test_training_shows_the_images_of_the_test_unchanged(tiny_shapes, tmp_path, changes):
+def test_training_shows_the_test_images_unchanged(tiny_shapes, tmp_path, changes):
     cfg = resolve_config(tiny_file(OUTPUT_DIR=tmp_path, **changes), overfit=2)
     tested = {
         s["image_id"]: s["image"]
@@ -96,7 +96,7 @@ def test_training_shows_the_images_of_the_test_unchanged(tiny_shapes, tmp_path, 
     ("tasks", "metric"),
     [(("SEMANTIC",), "sem_seg"), (("INSTANCE",), "segm"), (("PANOPTIC",), "panoptic_seg")],
 )
-def test_each_task_is_trained_and_measured_on_them(tiny_shapes, tmp_path, tasks, metric, caplog):
+def test_each_task_is_trained_and_measured_on_the_chosen_images(tiny_shapes, tmp_path, tasks, metric, caplog):
     with caplog.at_level(logging.INFO, "mask2former"):
         cfg = resolve_config(task_config(tmp_path, *tasks), overfit=2)
     assert "overfitting on 2 images of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
@@ -154,12 +154,12 @@ def test_the_schedule_is_short_and_typed_keys_stay(tiny_shapes, tmp_path):
         (4, ("shapes_panoptic_trian",), r"no dataset is called 'shapes_panoptic_trian'"),
     ],
 )
-def test_what_cannot_be_overfitted_on(tiny_shapes, tmp_path, number, train_on, message):
+def test_impossible_requests_are_refused(tiny_shapes, tmp_path, number, train_on, message):
     with pytest.raises(ValueError, match=message):
         resolve_config(tiny_file(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=train_on), overfit=number)
 
 
-def test_no_image_has_annotations(tmp_path):
+def test_a_dataset_without_annotations_is_refused(tmp_path):
     DatasetCatalog.register("bare", lambda: [{"file_name": "a.png", "annotations": []}])
     with pytest.raises(DatasetError, match="no image of 'bare' has annotations"):
         resolve_config(tiny_file(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=("bare",)), overfit=4)
