@@ -88,7 +88,7 @@ def write_panoptic(instance_ids: Path, path: Path) -> ImageRows:
     for value, label_id in zip(present.tolist(), label_ids_of(present).tolist(), strict=True):
         label = labels.get(label_id)
         if label is None:
-            raise DatasetError(f"{instance_ids}: value {value} belongs to none of Cityscapes' labels")
+            raise DatasetError(f"{instance_ids}: value {value} does not belong to a label of Cityscapes")
         if not label["ignoreInEval"]:
             ids[values == value] = value
             group = value < INSTANCES_PER_LABEL and label["hasInstances"]

@@ -59,7 +59,7 @@ def semantic_jobs(json_file: Path, folder: Path) -> dict[str, Job]:
 def _segments(row: dict[str, Any], classes: dict[int, int]) -> list[dict[str, int]]:
     for segment in row["segments_info"]:
         if segment["category_id"] not in classes:
-            raise DatasetError(f"category_id {segment['category_id']!r} is none of COCO's")
+            raise DatasetError(f"category_id {segment['category_id']!r} is not one of COCO's")
     return [{"id": row["id"], "category_id": classes[row["category_id"]]} for row in row["segments_info"]]
 
 

@@ -266,7 +266,7 @@ def annotations_of(instance_ids: Array) -> list[Row]:
     annotations = []
     for value, label in zip(present.tolist(), label_ids_of(present).tolist(), strict=True):
         if label not in known:
-            raise ValueError(f"instance id {value} is of label {label}, which there is not")
+            raise ValueError(f"instance id {value} is of label {label}, which is unknown")
         if label in contiguous:
             code = _encode(pixel_runs[run_ids == value], instance_ids.shape)
             annotations.append(
