@@ -33,7 +33,7 @@ def config_files() -> list[str]:
 
 
 class BuildLibraries(build_ext):
-    """Build of the libraries that this machine has compilers for; they are plain files, not Python modules."""
+    """Build of the libraries that this machine has compilers for: plain files, not Python modules."""
 
     def finalize_options(self) -> None:
         """Force a rebuild: an earlier build may stem from other sources."""
