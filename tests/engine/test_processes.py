@@ -133,6 +133,6 @@ def test_torchruns_of_two_machines_restart_together(server, torchrun, tmp_path, 
         assert started.wait(90) == 0, errors.read_text()[-3000:]
     begun = re.findall(r"steps (\d+) to", log.read_text())
     assert len(begun) == 3 and int(begun[1]) > 0 and int(begun[2]) > int(begun[1])
-    server.start(tmp_path / "unbroken", "--num-processes", "2", **options).finish()
+    server.start(tmp_path / "unbroken", "--num-processes", "2", **options).finish(seconds=180)
     ends = [torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("run", "unbroken")]
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
