@@ -12,10 +12,11 @@ from mask2former.config.yaml_files import flatten
 from mask2former.detectron2_host.running import host_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+# Presets of finetune/ accumulate gradients ("auto"), which Detectron2 neither does nor reads.
 FILES = sorted(
     path
     for path in CONFIGS.rglob("*.yaml")
-    if "_base_" not in path.parts and not path.name.startswith("Base-")
+    if not {"_base_", "finetune"} & {*path.parts} and not path.name.startswith("Base-")
 )
 
 
