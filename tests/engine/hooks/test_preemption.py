@@ -9,6 +9,14 @@ from mask2former.engine.hooks.preemption import PreemptedError, PreemptionHook, 
 from mask2former.engine.hooks.standard import CheckpointHook
 
 
+@pytest.fixture(autouse=True)
+def cleared_signal():
+    """Forget the signal after the test: `sigterm_received` holds until the next `sigterm_deferred` block."""
+    yield
+    with sigterm_deferred():
+        pass
+
+
 @pytest.mark.parametrize(
     ("event", "done", "saved"), [("before_train", 3, 0), ("after_step", 3, 1), ("after_train", 9, 0)]
 )
