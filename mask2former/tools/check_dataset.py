@@ -34,14 +34,7 @@ from mask2former.data.mapper import record_image
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
-from mask2former.utils.visualize import (
-    Color,
-    class_colors,
-    draw_regions,
-    enlarge,
-    legible_scale,
-    mask_regions,
-)
+from mask2former.utils.visualize import class_colors, draw_regions, enlarge, legible_scale, mask_regions
 
 SAMPLES = 8
 CHUNK = 16  # records that a process fetches at once
@@ -116,26 +109,21 @@ def draw_ground_truth(record: Record, metadata: Metadata) -> Array:
     assert kind is not None
     names = metadata.get(kind.names_fact)
     given = metadata.get(kind.names_fact.replace("classes", "colors")) or ()
-    colors: list[Color] = [tuple(color) for color in given]
-    if len(colors) != len(names):
-        colors = class_colors(len(names))
+    colors = [tuple(color) for color in given] if len(given) == len(names) else class_colors(len(names))
     segments = kind.reader(record, metadata, image.shape[:2])
     which, masks = segments.visible(Geometry.identity(*image.shape[:2]))
+    regions = mask_regions(masks, segments.classes[which].tolist(), names, colors)
     scale = legible_scale(image)
-    regions = [
-        region._replace(mask=enlarge(region.mask, scale))
-        for region in mask_regions(masks, segments.classes[which].tolist(), names, colors)
-    ]
-    return draw_regions(enlarge(image, scale), regions)
+    enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
+    return draw_regions(enlarge(image, scale), enlarged)
 
 
 def draw_samples(records: Sequence[Record], metadata: Metadata, folder: Path) -> list[str]:
     """Draw some of the records, spread evenly, and return the files."""
     files = []
     for number, record in enumerate(spread(records, SAMPLES), start=1):
-        path = folder / f"sample_{number}_{Path(record['file_name']).stem}.png"
-        write_image(path, draw_ground_truth(record, metadata))
-        files.append(str(path))
+        files.append(str(folder / f"sample_{number}_{Path(record['file_name']).stem}.png"))
+        write_image(files[-1], draw_ground_truth(record, metadata))
     return files
 
 
@@ -171,14 +159,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     names = class_names(metadata, records)
     warnings = repeated(records) + (overlap(records, args.against) if args.against else [])
     found = list(summaries(records, metadata, args.workers))
-    report = summarize_dataset(
-        found,
-        names,
-        things=set(things) if is_panoptic else None,
-        queries=args.queries,
-        errors=map(str, errors),
-        warnings=warnings,
-    )
+    facts = {"things": set(things) if is_panoptic else None, "queries": args.queries}
+    report = summarize_dataset(found, names, **facts, errors=map(str, errors), warnings=warnings)
     folder = args.output or Path("output") / "check_dataset" / name.replace("/", "_")
     with_objects = [record for record, summary in zip(records, found, strict=True) if summary.classes]
     return {"dataset": name, **report, "samples": draw_samples(with_objects, metadata, folder)}
@@ -200,43 +182,36 @@ def report_text(report: dict[str, Any]) -> str:
 
 def _overview(report: dict[str, Any]) -> list[list[Any]]:
     objects, share = report["objects_in_an_image"], report["share_of_pixels_without_class"]
+    sizes, size_line = report["image_sizes"], "none could be read"
+    if sizes:
+        chosen = (sizes[key] for key in ("smallest", "largest", "commonest"))
+        least, largest, usual = (f"{width} x {height}" for height, width in chosen)
+        size_line = (
+            f"{sizes['different']} different, from {least} to {largest} (width x height); "
+            f"most often {usual} ({sizes['images_of_commonest']})"
+        )
+    more = objects["images_with_more_than_queries"]
     most = f"{objects['most']}, in {objects['most_in']}" if objects["most"] else "0"
     forms = ", ".join(f"{count} {form}" for form, count in report["representation"].items())
     return [
         ["dataset", report["dataset"]],
         ["images", report["images"]],
-        ["sizes", _size_line(report["image_sizes"])],
+        ["sizes", size_line],
         ["annotations", forms or "none: images alone"],
         ["without objects", report["images_without_objects"]],
         ["crowd regions", report["crowd_regions"]],
         ["objects", f"{objects['mean'] or 0:.1f} an image, at most {most}"],
-        [
-            "queries",
-            f"{objects['queries']}; images with more objects: {objects['images_with_more_than_queries']}",
-        ],
+        ["queries", f"{objects['queries']}; images with more objects: {more}"],
         *([] if share is None else [["pixels without class", f"{share:.2%}"]]),
     ]
 
 
-def _size_line(sizes: dict[str, Any]) -> str:
-    if not sizes:
-        return "none could be read"
-    chosen = (sizes[key] for key in ("smallest", "largest", "commonest"))
-    least, most, usual = (f"{width} x {height}" for height, width in chosen)
-    return (
-        f"{sizes['different']} different, from {least} to {most} (width x height); "
-        f"most often {usual} ({sizes['images_of_commonest']})"
-    )
-
-
 def _size_table(groups: dict[str, Any]) -> str:
-    rows = [{"size": group, **found, **found["area"]} for group, found in groups.items()]
-    for row in rows:
-        del row["area"]
-    if not rows:
+    if not groups:
         return ""
-    legend = "(small: below 32 x 32 pixels, large: above 96 x 96; then areas in pixels)"
-    return f"{tabulate(rows, headers='keys')}\n{legend}"
+    rows = [{"size": group, **found, **found["area"]} for group, found in groups.items()]
+    table = tabulate([{key: row[key] for key in row if key != "area"} for row in rows], headers="keys")
+    return f"{table}\n(small: below 32 x 32 pixels, large: above 96 x 96; then areas in pixels)"
 
 
 def _class_table(report: dict[str, Any]) -> str:

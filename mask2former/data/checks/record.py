@@ -32,7 +32,7 @@ from mask2former.structures import runs
 from mask2former.utils.storage import to_path
 
 MAX_IDS = 5  # in one warning
-BOX_SLACK = 2, 0.1  # pixels, and share of the longer side, by which a box may differ from its mask's
+SLACK_PIXELS, SLACK_SHARE = 2, 0.1  # how far a box may differ from its mask's; of the longer side
 XYXY, XYWH = 0, 1  # Detectron2's BoxMode
 
 # Kinds of warnings
@@ -73,11 +73,6 @@ class RecordSummary:
     unlabeled: int | None = None
     warnings: list[DataWarning] = field(default_factory=list)
 
-    def add_region(self, category: int, area: int) -> None:
-        """Count a region."""
-        self.classes.append(category)
-        self.areas.append(area)
-
     def warn(self, kind: str, what: str, file: str | None = None) -> None:
         """Add a warning about `file`, by default the image."""
         self.warnings.append(DataWarning(kind, f"{file or self.file_name}: {what}"))
@@ -111,10 +106,9 @@ def summarize_record(record: Record, metadata: Metadata) -> RecordSummary:
 
 
 def _summarize_instances(summary: RecordSummary, record: Record, metadata: Metadata) -> None:
-    """Decode crowds too, since AP is measured with them."""
     annotations = record["annotations"]
-    no_crowds = [{**annotation, "iscrowd": 0} for annotation in annotations]
-    segments = read_instances({**record, "annotations": no_crowds}, metadata, summary.size)
+    decoded = [{**annotation, "iscrowd": 0} for annotation in annotations]  # crowds too: AP needs them
+    segments = read_instances({**record, "annotations": decoded}, metadata, summary.size)
     for i, annotation in enumerate(annotations):
         patch = segments.draw(i, Geometry.identity(*summary.size))
         area = int(patch.mask.sum())
@@ -122,7 +116,8 @@ def _summarize_instances(summary: RecordSummary, record: Record, metadata: Metad
         if annotation.get("iscrowd", 0):
             summary.crowds += 1
         elif area:
-            summary.add_region(int(segments.classes[i]), area)
+            summary.classes.append(int(segments.classes[i]))
+            summary.areas.append(area)
         if not area:
             summary.warn(EMPTY, f"annotation {i}")
         elif difference := _box_difference(annotation, patch):
@@ -138,8 +133,7 @@ def _summarize_panoptic(summary: RecordSummary, record: Record, metadata: Metada
     if twice := [segment_id for segment_id, count in listed.items() if count > 1]:
         summary.warn(LISTED_TWICE, f"ids {twice}", png)
     pixels = read_panoptic_png(record, summary.size).ravel()
-    present = set(pixels[runs(pixels)[:, 0]].tolist())
-    if unlisted := sorted(present - {0, *listed}):
+    if unlisted := sorted({*pixels[runs(pixels)[:, 0]].tolist()} - {0, *listed}):
         summary.warn(UNLISTED, f"ids {unlisted[:MAX_IDS]}", png)
     label_map = record.get("sem_seg_file_name")
     if label_map and to_path(label_map).is_file():
@@ -163,8 +157,7 @@ KINDS = {
 
 def _add_map(summary: RecordSummary, segments: MapGroundTruth) -> None:
     areas = np.bincount(segments.id_map.ravel(), minlength=int(segments.ids.max(initial=0)) + 1)
-    for category, segment_id in zip(segments.classes, segments.ids, strict=True):
-        summary.add_region(int(category), int(areas[segment_id]))
+    summary.classes, summary.areas = segments.classes.tolist(), areas[segments.ids].tolist()
     summary.unlabeled = int(areas.sum() - areas[np.unique(segments.ids)].sum())
 
 
@@ -175,7 +168,7 @@ def _form(segmentation: Any) -> str:
 
 
 def _box_difference(annotation: Mapping[str, Any], patch: Patch) -> str | None:
-    """Return how an annotation's box differs from that of its mask, if by more than the slack."""
+    """Return how an annotation's box differs from that of its mask, or None within the slack."""
     mode, box = annotation.get("bbox_mode", XYXY), annotation.get("bbox")
     if box is None or mode not in (XYXY, XYWH):
         return None
@@ -184,8 +177,6 @@ def _box_difference(annotation: Mapping[str, Any], patch: Patch) -> str | None:
     rows, cols = np.flatnonzero(patch.mask.any(1)), np.flatnonzero(patch.mask.any(0))
     x, y = patch.cols.start or 0, patch.rows.start or 0
     tight = np.array([x + cols[0], y + rows[0], x + cols[-1] + 1, y + rows[-1] + 1])
-    pixels, share = BOX_SLACK
-    slack = pixels + share * float((tight[2:] - tight[:2]).max())
-    if (np.abs(np.array(given) - tight) <= slack).all():
-        return None
-    return f"{given} for a mask in {tight.tolist()}"
+    slack = SLACK_PIXELS + SLACK_SHARE * float((tight[2:] - tight[:2]).max())
+    fits = (np.abs(np.array(given) - tight) <= slack).all()
+    return None if fits else f"{given} for a mask in {tight.tolist()}"

@@ -5,6 +5,7 @@ Shapes: `H, W` the sides of an image in pixels.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -37,11 +38,11 @@ def summarize_dataset(
 
     Args:
         records: the summaries of all records.
-        names: of the classes.
+        names: class names.
         things: contiguous ids of the things, if the dataset has things and stuff; else None.
         queries: number of objects that the model can find in an image.
         errors: of records that could not be made.
-        warnings: beside those of the records.
+        warnings: besides those of the records.
     """
     broken = [record.error for record in records if record.error] + list(errors)
     sound = [record for record in records if not record.error]
@@ -49,7 +50,7 @@ def summarize_dataset(
     fullest = max(sound, key=lambda record: len(record.classes), default=RecordSummary(""))
     objects_of = Counter(category for record in sound for category in record.classes)
     images_of = Counter(category for record in sound for category in set(record.classes))
-    labeled = [(record.unlabeled, record.size) for record in sound if record.unlabeled is not None]
+    labeled = [record for record in sound if record.unlabeled is not None]
     by_kind = defaultdict(list)
     for warning in [*(warning for record in sound for warning in record.warnings), *warnings]:
         by_kind[warning.kind].append(warning.where)
@@ -60,7 +61,8 @@ def summarize_dataset(
         "crowd_regions": sum(record.crowds for record in sound),
         "representation": dict(sum((record.forms for record in sound), Counter())),
         "share_of_pixels_without_class": _share(
-            sum(unlabeled for unlabeled, _ in labeled), sum(height * width for _, (height, width) in labeled)
+            sum(record.unlabeled or 0 for record in labeled),
+            sum(math.prod(record.size) for record in labeled),
         ),
         "image_sizes": size_report(Counter(record.size for record in sound)),
         "objects_in_an_image": {
@@ -98,10 +100,7 @@ def _areas(records: Iterable[RecordSummary], things: Collection[int] | None) -> 
 
 
 def area_report(areas: Sequence[int]) -> dict[str, Any]:
-    """Return the number of small, medium and large areas (in pixels) as COCO defines them, and quantiles.
-
-    There must be at least one area.
-    """
+    """Return the number of small, medium and large areas in pixels, as COCO defines them, and quantiles."""
     bins = np.searchsorted(list(SIZE_BINS.values()), areas, side="right")
     counts = np.bincount(bins, minlength=len(SIZE_BINS)).tolist()
     quantiles = np.quantile(areas, list(QUANTILES.values()), method="nearest").tolist()
@@ -116,13 +115,12 @@ def size_report(sizes: Mapping[Size, int]) -> dict[str, Any]:
     """Return the number of different sizes (H, W), the extremes by area, and the most common size."""
     if not sizes:
         return {}
-    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    by_area = sorted(sizes, key=math.prod)
     commonest = max(sizes, key=lambda size: sizes[size])
+    shown = {"smallest": by_area[0], "largest": by_area[-1], "commonest": commonest}
     return {
         "different": len(sizes),
-        "smallest": list(by_area[0]),
-        "largest": list(by_area[-1]),
-        "commonest": list(commonest),
+        **{name: list(size) for name, size in shown.items()},
         "images_of_commonest": sizes[commonest],
     }
 

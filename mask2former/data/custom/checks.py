@@ -66,8 +66,8 @@ def check_areas(path: PathLike, context: LoadContext) -> None:
     """
     for annotation in load_json(path, "annotations", context=context)["annotations"]:
         if "area" not in annotation:
-            image = annotation.get("image_id")
-            raise DatasetError(f"{path}, image id {image!r}: an annotation has no 'area', which AP needs")
+            where = f"{path}, image id {annotation.get('image_id')!r}"
+            raise DatasetError(f"{where}: an annotation has no 'area', which AP needs")
 
 
 def check_files(records: Sequence[Record], image_root: PathLike) -> None:
@@ -82,10 +82,8 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
         for folder in {path.parent for path in paths} - contents.keys():
             contents[folder] = names_in(folder)
         if missing := [path for path in paths if path.name not in contents[path.parent]]:
-            raise DatasetError(
-                f"{len(missing)} of {len(paths)} files that the annotations name do not exist: "
-                f"{first_few(missing)}{_hint(missing[0], to_path(image_root))}"
-            )
+            what = f"{len(missing)} of {len(paths)} files that the annotations name do not exist"
+            raise DatasetError(f"{what}: {first_few(missing)}{_hint(missing[0], to_path(image_root))}")
     named = {to_path(record["file_name"]) for record in records}
     if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
         message = "%s: %d images have no annotations and are not used: %s"
@@ -151,9 +149,8 @@ def check_annotations(records: Sequence[Record], classes: Sequence[str], path: P
     if not present.total():
         raise DatasetError(f"{path}: no annotation has a mask; boxes alone cannot be trained on")
     if largest <= 1:
-        raise DatasetError(
-            f"{path}: all coordinates lie between 0 and 1; they must be pixels, not fractions of the image"
-        )
+        what = "all coordinates lie between 0 and 1; they must be pixels, not fractions of the image"
+        raise DatasetError(f"{path}: {what}")
     if num_outside:
         logger.warning("%s: %d annotations reach beyond their image and are clipped", path, num_outside)
     empty = sum(not record["annotations"] for record in records)

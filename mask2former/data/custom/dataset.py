@@ -184,16 +184,14 @@ def register_files(
     if classes is not None and task != "semantic":
         raise DatasetError(f"{annotations} names its classes; {classes} is for label PNGs, which do not")
     if train_dataset is not None and task != train_dataset.task:
-        raise DatasetError(
-            f"{annotations} is {task} data, but what is trained on is {train_dataset.task} data"
-        )
+        difference = f"is {task} data, but what is trained on is {train_dataset.task} data"
+        raise DatasetError(f"{annotations} {difference}")
     if task == "instance":
         register_coco_instances(name, {}, annotations, images)
         return task, None
     if task == "panoptic":
-        register_coco_panoptic(
-            name, {}, images, find_panoptic_root(to_path(annotations), context), annotations
-        )
+        pngs = find_panoptic_root(to_path(annotations), context)
+        register_coco_panoptic(name, {}, images, pngs, annotations)
         return task, None
     label_files = [*files_by_name(annotations, LABEL_EXTENSIONS).values()]
     train_classes = train_dataset.label_classes if train_dataset else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,12 +20,10 @@ def instance_json(records: Sequence[Record], metadata: Metadata) -> dict[str, li
     Raises:
         DatasetError: a PNG is missing or broken, or its size is not that of its image.
     """
-    category_ids = {
-        number: category for category, number in metadata.thing_dataset_id_to_contiguous_id.items()
-    }
+    category_ids = {number: id_ for id_, number in metadata.thing_dataset_id_to_contiguous_id.items()}
     with ThreadPoolExecutor() as pool:
-        by_record = list(pool.map(lambda record: _things(record, category_ids), records))
-    things = [thing for things in by_record for thing in things]
+        by_record = pool.map(lambda record: _things(record, category_ids), records)
+        things = list(itertools.chain.from_iterable(by_record))
     return {
         "images": [
             {"id": record["image_id"], **{key: record[key] for key in ("file_name", "height", "width")}}
@@ -32,8 +31,8 @@ def instance_json(records: Sequence[Record], metadata: Metadata) -> dict[str, li
         ],
         "annotations": [{"id": number, **thing} for number, thing in enumerate(things, start=1)],
         "categories": [
-            {"id": category_ids[number], "name": metadata.stuff_classes[number]}
-            for number in sorted(category_ids)
+            {"id": id_, "name": metadata.stuff_classes[number]}
+            for number, id_ in sorted(category_ids.items())
         ],
     }
 

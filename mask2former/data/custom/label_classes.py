@@ -50,13 +50,6 @@ class LabelClasses(NamedTuple):
         return [value for value, number in self.table.items() if number != self.ignore_label]
 
 
-class _ClassesFile(NamedTuple):
-    """The names in a classes file by value; `counted` if it had names alone, for the values 0, 1, 2, ..."""
-
-    names: dict[int, str]
-    counted: bool
-
-
 def find_label_classes(
     files: Sequence[str],
     classes_file: PathLike | None,
@@ -77,9 +70,16 @@ def find_label_classes(
         return train_classes
     if classes_file is None:
         logger.info("reading %d label files for their classes; a classes file avoids this", len(files))
-        return _number(_names_of_values(values_in(files, context)), "the label files")
-    content, found = _read_classes(existing(classes_file)), values_in(spread(files, LOOKED_AT), context)
-    names = _names_in_file(content, found, classes_file)
+        found = values_in(files, context)
+        named = {value: f"label {value}" for value in found if value != IGNORE_LABEL}
+        return _number(_name_binary(BINARY_NAMES) if found.keys() == BINARY else named, "the label files")
+    names, counted = _read_classes(existing(classes_file))
+    found = values_in(spread(files, LOOKED_AT), context)
+    if counted and found.keys() == BINARY and len(names) <= len(BINARY):
+        # 255 is the ignore label elsewhere, but here that would leave a single class, which nobody wants.
+        if len(names) < len(BINARY):
+            raise DatasetError(f"{classes_file} names one class, and labels are 0 and 255; {EXPLAIN}")
+        names = _name_binary(tuple(names.values()))
     _check_known(found, names, classes_file, context)
     return _number(names, classes_file)
 
@@ -108,39 +108,19 @@ def values_in(files: Sequence[str], context: LoadContext) -> dict[int, str]:
     Raises:
         DatasetError: a file is not a label PNG.
     """
+
+    def read(file: str) -> dict[int, str]:
+        try:
+            return dict.fromkeys(np.unique(read_label_map(file)).tolist(), file)
+        except ValueError as error:
+            advice = f". {NOT_LABELS}" if "mode is" in str(error) else ""
+            raise DatasetError(f"{error}{advice}") from error
+
     found: dict[int, str] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
-        for file, values in context.convert_each(_values, files, pool.map):
-            found = {**dict.fromkeys(values, file), **found}
+        for values in context.convert_each(read, files, pool.map):
+            found = {**values, **found}
     return dict(sorted(found.items()))
-
-
-def _values(file: str) -> tuple[str, list[int]]:
-    """Return the file and the values in it."""
-    try:
-        return file, np.unique(read_label_map(file)).tolist()
-    except ValueError as error:
-        advice = f". {NOT_LABELS}" if "mode is" in str(error) else ""
-        raise DatasetError(f"{error}{advice}") from error
-
-
-def _names_of_values(found: Mapping[int, str]) -> dict[int, str]:
-    """Return names for values without a classes file."""
-    if found.keys() == BINARY:
-        return _name_binary(BINARY_NAMES)
-    return {value: f"label {value}" for value in found if value != IGNORE_LABEL}
-
-
-def _names_in_file(content: _ClassesFile, found: Mapping[int, str], source: PathLike) -> dict[int, str]:
-    """Return the names by value; two names without values are those of 0 and 255 if nothing else was found.
-
-    255 is the ignore label elsewhere, but here that would leave a single class, which nobody wants.
-    """
-    if not content.counted or found.keys() != BINARY or len(content.names) > len(BINARY):
-        return content.names
-    if len(content.names) < len(BINARY):
-        raise DatasetError(f"{source} names one class, and labels are 0 and 255; {EXPLAIN}")
-    return _name_binary(tuple(content.names.values()))
 
 
 def _name_binary(names: tuple[str, ...]) -> dict[int, str]:
@@ -151,20 +131,14 @@ def _name_binary(names: tuple[str, ...]) -> dict[int, str]:
 def _check_known(
     found: Mapping[int, str], known: Mapping[int, Any], source: PathLike, context: LoadContext
 ) -> None:
-    def check(value_and_file: tuple[int, str]) -> None:
-        value, file = value_and_file
+    first, last = min(known), max(known)
+    is_range = len(known) == last - first + 1
+    named = f"{first}..{last}" if is_range else ", ".join(map(str, sorted(known)))
+    for value, file in found.items():
         if value not in known and value != IGNORE_LABEL:
-            raise DatasetError(
-                f"{file}: label {value} has no name in {source}, which names {_ranges(known)}; "
-                f"without a name only {IGNORE_LABEL} is left out of training"
-            )
-
-    context.convert_each(check, found.items())
-
-
-def _ranges(values: Mapping[int, Any]) -> str:
-    first, last = min(values), max(values)
-    return f"{first}..{last}" if len(values) == last - first + 1 else ", ".join(map(str, sorted(values)))
+            what = f"label {value} has no name in {source}, which names {named}"
+            advice = f"without a name only {IGNORE_LABEL} is left out of training"
+            context.report(DatasetError(f"{file}: {what}; {advice}"))
 
 
 def _number(names: Mapping[int, str], source: PathLike) -> LabelClasses:
@@ -182,23 +156,19 @@ def _number(names: Mapping[int, str], source: PathLike) -> LabelClasses:
     return LabelClasses(tuple(classes.values()), table, ignore_label)
 
 
-def _read_classes(path: Path) -> _ClassesFile:
-    """Read a classes file.
-
-    Raises:
-        DatasetError: it has no names, is not text, or does not have a form described above.
-    """
+def _read_classes(path: Path) -> tuple[dict[int, str], bool]:
+    """Return the names by value, and True if the file has names alone, for the values 0, 1, 2, ..."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        content = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
+        names, counted = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
     except ValueError as error:
         raise DatasetError(f"{path} is not a classes file: {error}") from error
-    if not content.names:
+    if not names:
         raise DatasetError(f"{path}: there is no class in it")
-    return content
+    return names, counted
 
 
-def _from_lines(text: str) -> _ClassesFile:
+def _from_lines(text: str) -> tuple[dict[int, str], bool]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [re.fullmatch(r"(\d+)[\s:,;]+(.+)", line) for line in lines]
     valued = [(int(pair[1]), pair[2]) for pair in pairs if pair]
@@ -206,19 +176,19 @@ def _from_lines(text: str) -> _ClassesFile:
         odd = next(line for line, pair in zip(lines, pairs, strict=True) if not pair)
         raise ValueError(f"'{odd}' has no value, as the other lines have")
     if len(valued) < len(lines):
-        return _ClassesFile(dict(enumerate(lines)), counted=True)
+        return dict(enumerate(lines)), True
     if len(dict(valued)) < len(valued):
         raise ValueError("a value stands on two lines")
-    return _ClassesFile(dict(valued), counted=False)
+    return dict(valued), False
 
 
-def _from_json(content: Any) -> _ClassesFile:
+def _from_json(content: Any) -> tuple[dict[int, str], bool]:
     rows = content if isinstance(content, list) else []
     if rows and all(isinstance(row, str) for row in rows):
-        return _ClassesFile(dict(enumerate(rows)), counted=True)
+        return dict(enumerate(rows)), True
     if not rows or not all(isinstance(row, dict) and {"id", "name"} <= row.keys() for row in rows):
         raise ValueError("expected a list of names, or of objects with 'id' and 'name'")
     names = {int(row["id"]): str(row["name"]) for row in rows}
     if len(names) < len(rows):
         raise ValueError("an id occurs twice")
-    return _ClassesFile(names, counted=False)
+    return names, False

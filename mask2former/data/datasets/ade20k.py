@@ -22,10 +22,7 @@ from mask2former.data.datasets.semantic import SEMANTIC_FACTS, load_semantic
 FOLDER, FULL_FOLDER = "ADEChallengeData2016", "ADE20K_2021_17_01"
 SPLITS = {"train": "training", "val": "validation"}
 CLASSES = table("ade20k_150")
-SUBMISSION: Facts = {
-    "official_label_ids": [row["png_value"] for row in CLASSES],
-    "official_ignore_label": 0,
-}
+SUBMISSION: Facts = {"official_label_ids": [row["png_value"] for row in CLASSES], "official_ignore_label": 0}
 SEMANTIC: Facts = {**SEMANTIC_FACTS, **semantic_categories(CLASSES), **SUBMISSION}
 # The 100 things are numbered 0..99 in the order of the 150 classes.
 INSTANCE: Facts = {**INSTANCE_FACTS, **instance_categories([row for row in CLASSES if row["isthing"]])}

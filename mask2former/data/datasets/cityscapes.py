@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -103,8 +103,7 @@ def register_cityscapes() -> None:
 
 def load_images(metadata: Metadata, context: LoadContext) -> list[Record]:
     """Return records of `image_root` without annotations."""
-    frames = [Frame(image, {}) for image in _images(metadata).values()]
-    return _convert_frames(frames, _image_record, context)
+    return _convert_frames([Frame(image, {}) for image in _images(metadata).values()], _image_record, context)
 
 
 def load_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
@@ -138,10 +137,8 @@ def load_panoptic_frames(metadata: Metadata, context: LoadContext) -> list[Recor
     def complete(record: Record) -> Record:
         frame = frames.get(record["image_id"])
         if frame is None:
-            where = f"{metadata.image_root} and {metadata.gt_dir}"
-            raise DatasetError(
-                f"{metadata.panoptic_json}, image id {record['image_id']!r}: no such image in {where}"
-            )
+            what = f"no such image in {metadata.image_root} and {metadata.gt_dir}"
+            raise DatasetError(f"{metadata.panoptic_json}, image id {record['image_id']!r}: {what}")
         # The JSON's file names, ..._gtFine_leftImg8bit.png without a folder, are not those of the files.
         return {**record, "file_name": frame.image, **_instance_ids(frame), **_label_map(frame)}
 
@@ -191,13 +188,8 @@ def _image_record(frame: Frame) -> Record:
             width, height = image.size
     except OSError as error:
         raise DatasetError(f"{frame.image}: not a readable image ({error})") from error
-    return {
-        "file_name": frame.image,
-        "image_id": _image_id(frame),
-        "height": height,
-        "width": width,
-        **_instance_ids(frame),
-    }
+    size = {"height": height, "width": width}
+    return {"file_name": frame.image, "image_id": _image_id(frame), **size, **_instance_ids(frame)}
 
 
 def _instance_ids(frame: Frame) -> Record:
@@ -259,7 +251,7 @@ def annotations_of(instance_ids: Array) -> list[Row]:
     """
     known = {row["id"] for row in label_table()}
     contiguous = INSTANCE["thing_dataset_id_to_contiguous_id"]
-    flat = instance_ids.ravel(order="F")
+    flat, size = instance_ids.ravel(order="F"), list(instance_ids.shape)
     pixel_runs = runs(flat)
     run_ids = flat[pixel_runs[:, 0]]
     present = np.unique(run_ids)
@@ -268,21 +260,16 @@ def annotations_of(instance_ids: Array) -> list[Row]:
         if label not in known:
             raise ValueError(f"instance id {value} is of label {label}, which is unknown")
         if label in contiguous:
-            code = _encode(pixel_runs[run_ids == value], instance_ids.shape)
+            # Runs down the columns make an RLE much faster than a mask (H, W) does.
+            counts = np.diff(pixel_runs[run_ids == value].ravel(), prepend=0, append=flat.size)
+            code = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
             annotations.append(
                 {
                     "category_id": contiguous[label],
                     "iscrowd": int(value < INSTANCES_PER_LABEL),
-                    "segmentation": code,
+                    "segmentation": {"size": size, "counts": code["counts"].decode()},
                     "bbox": coco_mask.toBbox(code).tolist(),
                     "bbox_mode": XYWH,
                 }
             )
     return annotations
-
-
-def _encode(pixel_runs: Array, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return the compressed RLE of runs (m, 2) down the columns; much faster than from a mask (H, W)."""
-    counts = np.diff(pixel_runs.ravel(), prepend=0, append=size[0] * size[1])
-    code = coco_mask.frPyObjects({"size": size, "counts": counts}, *size)
-    return {"size": list(size), "counts": code["counts"].decode()}

@@ -116,10 +116,8 @@ def register_coco() -> None:
 
 def semantic_categories(categories: list[Row], name: str = "name") -> Facts:
     """Return the facts that follow from the classes of label maps; `name` is the key of their names."""
-    return {
-        "stuff_classes": [category[name] for category in categories],
-        **_colors("stuff_colors", categories),
-    }
+    names = [category[name] for category in categories]
+    return {"stuff_classes": names, **_colors("stuff_colors", categories)}
 
 
 def instance_categories(categories: list[Row]) -> Facts:
@@ -186,21 +184,16 @@ def load_instances(
     records = _convert_rows(
         path, content["images"], lambda row: _image_record(row, root / image_file(row)), context
     )
-    if "annotations" in content:
-        annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
-        for record in records:
-            record["annotations"] = annotations[record["image_id"]]
-        rows = _convert_rows(
-            path, content["annotations"], lambda row: _instance(row, annotations, ids), context
-        )
-        masked = [row for row in rows if row["segmentation"]]
-        for row in masked:
-            annotations[row["image_id"]].append(row)
-        if dropped := len(rows) - len(masked):
-            logger.warning(
-                "%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped
-            )
-    return records
+    if "annotations" not in content:
+        return records
+    annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
+    rows = _convert_rows(path, content["annotations"], lambda row: _instance(row, annotations, ids), context)
+    masked = [row for row in rows if row["segmentation"]]
+    for row in masked:
+        annotations[row["image_id"]].append(row)
+    if dropped := len(rows) - len(masked):
+        logger.warning("%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped)
+    return [{**record, "annotations": annotations[record["image_id"]]} for record in records]
 
 
 def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
@@ -226,7 +219,15 @@ def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
             **_image_record(image, image_root / image["file_name"]),
             "pan_seg_file_name": str(panoptic_root / png),
             **({"sem_seg_file_name": str(to_path(sem_seg_root) / png)} if has_label_maps else {}),
-            "segments_info": [_segment(segment, ids, things) for segment in row["segments_info"]],
+            "segments_info": [
+                {
+                    "id": segment["id"],
+                    "category_id": _contiguous(segment, ids),
+                    "isthing": segment["category_id"] in things,
+                    "iscrowd": segment.get("iscrowd", 0),
+                }
+                for segment in row["segments_info"]
+            ],
         }
 
     return _convert_rows(path, content["annotations"], convert, context)
@@ -242,8 +243,7 @@ def _image_record(image: Row, file: Path) -> Record:
     return {
         "file_name": str(file),
         "image_id": image["id"],
-        "height": image["height"],
-        "width": image["width"],
+        **{key: image[key] for key in ("height", "width")},
     }
 
 
@@ -257,15 +257,6 @@ def _instance(row: Row, images: Container[Any], ids: dict[int, int]) -> Row:
         "iscrowd": row.get("iscrowd", 0),
         "segmentation": shape,
         **({"bbox": row["bbox"], "bbox_mode": XYWH} if "bbox" in row else {}),
-    }
-
-
-def _segment(segment: Row, ids: dict[int, int], things: Container[int]) -> Row:
-    return {
-        "id": segment["id"],
-        "category_id": _contiguous(segment, ids),
-        "isthing": segment["category_id"] in things,
-        "iscrowd": segment.get("iscrowd", 0),
     }
 
 

@@ -39,25 +39,20 @@ def require_path(path: PathLike) -> Path:
         DatasetError: it does not exist; the message says where it was looked for and how to get it.
     """
     place = to_path(path)
-    if not place.exists():
-        here = os.environ.get(ROOT_VARIABLE)
-        state = f"is {here}" if here else "is not set: ./datasets is taken"
-        raise DatasetError(
-            f"{place.absolute()} does not exist. {_how_to_get(place)} "
-            f"Datasets known by name are looked for below ${ROOT_VARIABLE}, which {state}; "
-            f"set it by: export {ROOT_VARIABLE}=/folder/of/datasets"
-        )
-    return place
-
-
-def _how_to_get(path: Path) -> str:
-    """Return the command that prepares `path`, or the description of its download."""
+    if place.exists():
+        return place
     root = datasets_root()
-    below = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
-    for start, script in PREPARED.items():
-        if below.startswith(start):
-            return f"It is made by `python datasets/{script} --root {shlex.quote(str(root))}`."
-    return "Layouts, and where to download what, are described in datasets/README.md."
+    below = place.relative_to(root).as_posix() if place.is_relative_to(root) else ""
+    advice = "Layouts, and where to download what, are described in datasets/README.md."
+    if scripts := [script for start, script in PREPARED.items() if below.startswith(start)]:
+        advice = f"It is made by `python datasets/{scripts[0]} --root {shlex.quote(str(root))}`."
+    here = os.environ.get(ROOT_VARIABLE)
+    state = f"is {here}" if here else "is not set: ./datasets is taken"
+    raise DatasetError(
+        f"{place.absolute()} does not exist. {advice} "
+        f"Datasets known by name are looked for below ${ROOT_VARIABLE}, which {state}; "
+        f"set it by: export {ROOT_VARIABLE}=/folder/of/datasets"
+    )
 
 
 def load_json(path: PathLike, *keys: str, context: LoadContext | None = None) -> Any:
@@ -74,8 +69,7 @@ def load_json(path: PathLike, *keys: str, context: LoadContext | None = None) ->
             except ValueError as error:
                 raise DatasetError(f"{path} is not JSON: {error}") from error
     content = parsed[str(path)]
-    absent = [key for key in keys if not isinstance(content, dict) or key not in content]
-    if absent:
+    if absent := [key for key in keys if not isinstance(content, dict) or key not in content]:
         raise DatasetError(f"{path} has no '{absent[0]}'")
     return content
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 
-from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.coco import Row, categories_in, instance_categories, load_instances
 from mask2former.data.datasets.files import datasets_root
 from mask2former.data.datasets.registration import Facts, register
@@ -24,19 +23,15 @@ JSON_FILES = {
 
 def register_lvis() -> None:
     """Register LVIS v1 under its published names."""
+    load = functools.partial(load_instances, image_file=_path_in_url)
     for name, file in JSON_FILES.items():
-        register(name, {"evaluator_type": "lvis"}, functools.partial(_facts, f"lvis/{file}.json"), _load)
+        register(name, {"evaluator_type": "lvis"}, functools.partial(_facts, f"lvis/{file}.json"), load)
 
 
 def _facts(json_file: str, context: LoadContext) -> Facts:
-    root = datasets_root()
-    path = str(root / json_file)
+    path = str(datasets_root() / json_file)
     classes = instance_categories(categories_in(path, context=context))
-    return {"image_root": str(root / "coco"), "json_file": path, **classes}
-
-
-def _load(metadata: Metadata, context: LoadContext) -> list[Record]:
-    return load_instances(metadata, context, image_file=_path_in_url)
+    return {"image_root": str(datasets_root() / "coco"), "json_file": path, **classes}
 
 
 def _path_in_url(image: Row) -> str:

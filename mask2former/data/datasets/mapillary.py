@@ -42,11 +42,7 @@ LABEL_FACTS: Facts = {
 def register_mapillary() -> None:
     """Register v1.2 under its published names, and v2.0 as `mapillary_vistas_v2_...`."""
     datasets: dict[str, tuple[Facts, Callable[[str, LoadContext], Facts], Load]] = {
-        "sem_seg": (
-            {**SEMANTIC, **semantic_categories(CLASSES), **LABEL_FACTS},
-            _semantic_v1,
-            load_semantic,
-        ),
+        "sem_seg": ({**SEMANTIC, **semantic_categories(CLASSES), **LABEL_FACTS}, _semantic_v1, load_semantic),
         "panoptic": (
             {**PANOPTIC, **panoptic_categories(CLASSES), **LABEL_FACTS},
             _panoptic_v1,
@@ -106,8 +102,7 @@ def _panoptic_v2(split: str, context: LoadContext) -> Facts:
 
 
 def _labels_v2(context: LoadContext) -> list[Row]:
-    labels: list[Row] = load_json(_path("config_v2.0.json"), "labels", context=context)["labels"]
-    return labels
+    return list(load_json(_path("config_v2.0.json"), "labels", context=context)["labels"])
 
 
 def _annotated_v1(split: str) -> str:

@@ -79,11 +79,7 @@ def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]
 
 
 def paired_names(
-    images: Collection[str],
-    labels: Collection[str],
-    image_root: str,
-    label_root: str,
-    context: LoadContext,
+    images: Collection[str], labels: Collection[str], image_root: str, label_root: str, context: LoadContext
 ) -> list[str]:
     """Return the names that have both an image and labels. Warn of images without labels.
 
@@ -94,15 +90,11 @@ def paired_names(
         if not names:
             raise DatasetError(f"{root}: there are no {what}")
     if unpaired := [name for name in labels if name not in images]:
-        context.report(
-            DatasetError(
-                f"{label_root}: {len(unpaired)} of {len(labels)} label files have no image in {image_root}: "
-                f"{first_few(unpaired)} (one that is there: {next(iter(images))})"
-            )
-        )
+        what = f"{len(unpaired)} of {len(labels)} label files have no image in {image_root}"
+        examples = f"{first_few(unpaired)} (one that is there: {next(iter(images))})"
+        context.report(DatasetError(f"{label_root}: {what}: {examples}"))
     if unlabeled := [name for name in images if name not in labels]:
-        logger.warning(
-            "%s: left out %d of %d images, which have no labels in %s: %s",
-            *(image_root, len(unlabeled), len(images), label_root, first_few(unlabeled)),
-        )
+        counts = f"{len(unlabeled)} of {len(images)} images"
+        message = "%s: left out %s, which have no labels in %s: %s"
+        logger.warning(message, image_root, counts, label_root, first_few(unlabeled))
     return [name for name in images if name in labels]

@@ -74,13 +74,6 @@ def _checks(rng: Rng, side: int) -> Array:
     return (x // 6 + y // 6) % 2 == 0
 
 
-def _vertices(rng: Rng, corners: int, center: Array, radius: float) -> Array:
-    """Return the vertices (corners, 2) xy of a slightly rotated regular polygon."""
-    start = np.pi / 2 - np.pi / corners + rng.uniform(-MAX_ROTATION, MAX_ROTATION)
-    angles = start + 2 * np.pi * np.arange(corners) / corners
-    return center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
 # Corners, and a factor of the radius that makes the areas similar. A polygon of many corners is a circle.
 FORMS = {"circle": (48, 1.0), "square": (4, 1.25), "triangle": (3, 1.45)}
 TEXTURES = {"stripes": _stripes, "checks": _checks}
@@ -109,24 +102,14 @@ def draw_image(rng: Rng, side: int = SIDE) -> SyntheticImage:
         category = THINGS[rng.integers(len(THINGS))]
         corners, size = FORMS[category["name"]]
         center, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.07, 0.18) * side
+        start = np.pi / 2 - np.pi / corners + rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+        angles = start + 2 * np.pi * np.arange(corners) / corners
+        vertices = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (corners, 2) xy
         inside = np.zeros((side, side), dtype=np.uint8)
-        cv2.fillPoly(inside, [np.rint(_vertices(rng, corners, center, radius)).astype(np.int32)], 1)
+        cv2.fillPoly(inside, [np.rint(vertices).astype(np.int32)], 1)
         _paint(rng, image, inside > 0, rng.uniform(0, 255, 3))
         ids[inside > 0] = category["id"] * LABEL_DIVISOR + number
     return SyntheticImage(np.clip(image, 0, 255).astype(np.uint8), ids)
-
-
-def _segment(mask: Array, segment_id: int) -> tuple[Row, Row]:
-    """Return the row of `segments_info` for a mask (H, W), and the mask's compressed RLE."""
-    code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-    segment = {
-        "id": segment_id,
-        "category_id": segment_id // LABEL_DIVISOR,
-        "area": int(mask.sum()),
-        "bbox": [int(value) for value in rle.toBbox(code)],
-        "iscrowd": 0,
-    }
-    return segment, {"size": code["size"], "counts": code["counts"].decode()}
 
 
 def _write_image(root: Path, split: str, image_id: int, rng: Rng) -> tuple[Row, Row, list[Row]]:
@@ -136,9 +119,18 @@ def _write_image(root: Path, split: str, image_id: int, rng: Rng) -> tuple[Row, 
     write_segment_ids(root / f"panoptic_{split}" / f"{name}.png", ids)
     segments, instances = [], []
     for segment_id in np.unique(ids).tolist():
-        segment, segmentation = _segment(ids == segment_id, segment_id)
+        mask = ids == segment_id
+        code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+        segment = {
+            "id": segment_id,
+            "category_id": segment_id // LABEL_DIVISOR,
+            "area": int(mask.sum()),
+            "bbox": [int(value) for value in rle.toBbox(code)],
+            "iscrowd": 0,
+        }
         segments.append(segment)
         if segment["category_id"] in [category["id"] for category in THINGS]:
+            segmentation = {"size": code["size"], "counts": code["counts"].decode()}
             instances.append({**segment, "image_id": image_id, "segmentation": segmentation})
     height, width = ids.shape
     row = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}
