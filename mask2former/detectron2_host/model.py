@@ -15,7 +15,7 @@ from mask2former.config.yaml_files import flatten
 from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_image
 from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
 from mask2former.engine.parallel import unwrapped
-from mask2former.engine.setup.resolve import with_dataset_facts
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
 from mask2former.utils.registry import BACKBONE

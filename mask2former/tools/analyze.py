@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
-from mask2former.engine.setup.resolve import with_dataset_facts
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.tools.flops import (
     KINDS,

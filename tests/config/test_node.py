@@ -23,7 +23,7 @@ from mask2former.config.defaults import DEFAULTS
 from mask2former.config.detectron2_keys import ALIASES, IGNORED, REFUSED, ignored_reason
 from mask2former.config.detectron2_keys import PUBLISHED as SILENT
 from mask2former.config.yaml_files import flatten, read_layers
-from mask2former.engine.setup.resolve import with_dataset_facts
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = json.loads((ROOT / "tests/golden_files/configs.json").read_text())

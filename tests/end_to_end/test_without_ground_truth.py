@@ -13,7 +13,7 @@ from synthetic_datasets import cityscapes, coco, lvis
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import evaluate
-from mask2former.engine.setup.resolve import with_dataset_facts
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 
 BY_NAME = {str(case): case for case in CASES}
 BERLIN = "berlin_000000_000019_pred"

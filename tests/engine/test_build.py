@@ -10,9 +10,13 @@ from tiny_runs import tiny_config
 from mask2former.config import get_cfg
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.dataset_facts import checkpoint_metadata, class_names, dataset_metadata
+from mask2former.engine.setup.dataset_facts import (
+    checkpoint_metadata,
+    class_names,
+    dataset_metadata,
+    with_dataset_facts,
+)
 from mask2former.engine.setup.device import launched_device, resolve_device
-from mask2former.engine.setup.resolve import with_dataset_facts
 
 CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 

@@ -21,7 +21,7 @@ from mask2former.data import (
 )
 from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import EVALUATORS, build_evaluator, evaluate
-from mask2former.engine.setup.resolve import with_dataset_facts
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.modeling.postprocessing.inference import build_inference_options, post_process
 from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.utils.label_maps import read_segment_ids, write_segment_ids

@@ -5,11 +5,12 @@ on.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fvcore.common.config import CfgNode
-
+from mask2former.config import CfgNode, with_values
+from mask2former.config.node import Node
+from mask2former.config.yaml_files import flatten
 from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.weights.read import Checkpoint
 
@@ -75,3 +76,31 @@ def checkpoint_metadata(metadata: dict[str, Any], thing_ids: Iterable[int]) -> d
 
 def _plain(item: Any) -> Any:
     return item if isinstance(item, str) else [int(channel) for channel in item]
+
+
+def new_facts(cfg: Any, facts: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the facts that differ from the config, and log them.
+
+    Raises:
+        ValueError: a typed value contradicts one of them.
+    """
+    values, new = flatten(cfg), {}
+    for key, fact in facts.items():
+        value = values[key]
+        if (type(fact)(value) if isinstance(fact, list | tuple) else value) == fact:
+            continue
+        if isinstance(cfg, CfgNode) and cfg.is_typed(key):
+            raise ValueError(f"{key} was given as {value}, but {source} says {fact}")
+        logger.info("%s: %s, as %s says, instead of %s", key, fact, source, value)
+        new[key] = fact
+    return new
+
+
+def with_dataset_facts(cfg: Node) -> Node:
+    """Return `cfg`, ours or Detectron2's, with the class count, ignore label and thing ids of its dataset.
+
+    Raises:
+        ValueError: a typed value contradicts the dataset.
+    """
+    facts, source = dataset_facts(dataset_metadata(cfg)), f"dataset '{''.join(dataset_names(cfg)[:1])}'"
+    return with_values(cfg, new_facts(cfg, facts, source), source)

@@ -28,7 +28,7 @@ from mask2former.engine.setup.custom_data import (
     register_custom_data,
     write_instance_ground_truth,
 )
-from mask2former.engine.setup.dataset_facts import dataset_facts, dataset_metadata, dataset_names
+from mask2former.engine.setup.dataset_facts import dataset_facts, dataset_metadata, dataset_names, new_facts
 from mask2former.engine.setup.device import launched_device
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.setup.overfit import overfit_choices, register_overfit
@@ -110,16 +110,6 @@ def resolve_arguments(cfg: CfgNode, args: Namespace, launched_on: str, run: Run)
     )
 
 
-def with_dataset_facts(cfg: Node) -> Node:
-    """Return `cfg`, ours or Detectron2's, with the class count, ignore label and thing ids of its dataset.
-
-    Raises:
-        ValueError: a typed value contradicts the dataset.
-    """
-    facts, source = dataset_facts(dataset_metadata(cfg)), f"dataset '{''.join(dataset_names(cfg)[:1])}'"
-    return with_values(cfg, _new_facts(cfg, facts, source), source)
-
-
 def with_schedule(cfg: Node, datasets: Datasets) -> Node:
     """Return `cfg`, ours or Detectron2's, with SOLVER.EPOCHS and ACCUMULATION_STEPS as numbers of steps."""
     ours = CfgNode(cfg)
@@ -128,26 +118,8 @@ def with_schedule(cfg: Node, datasets: Datasets) -> Node:
     return with_values(cfg, {key: value for key, value in flatten(ours).items() if key in keys}, "SOLVER")
 
 
-def _new_facts(cfg: Any, facts: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the facts that differ from the config, and log them.
-
-    Raises:
-        ValueError: a typed value contradicts one of them.
-    """
-    values, new = flatten(cfg), {}
-    for key, fact in facts.items():
-        value = values[key]
-        if (type(fact)(value) if isinstance(fact, list | tuple) else value) == fact:
-            continue
-        if isinstance(cfg, CfgNode) and cfg.is_typed(key):
-            raise ValueError(f"{key} was given as {value}, but {source} says {fact}")
-        logger.info("%s: %s, as %s says, instead of %s", key, fact, source, value)
-        new[key] = fact
-    return new
-
-
 def _apply_facts(cfg: CfgNode, facts: Mapping[str, Any], source: str) -> None:
-    for key, value in _new_facts(cfg, facts, source).items():
+    for key, value in new_facts(cfg, facts, source).items():
         cfg.set_value(key, value, source)
 
 

@@ -8,7 +8,7 @@ import pytest
 from mask2former.config import load_config
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.datasets.files import METADATA, PREPARED
-from mask2former.engine.setup.resolve import with_dataset_facts
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = json.loads((ROOT / "tests/golden_files/configs.json").read_text())
