@@ -76,13 +76,11 @@ class TrainBatches:
         samples = sample_stream(self.repeats, self.seed, self.first_step * self.batch_size)
         while True:
             step = list(itertools.islice(samples, self.batch_size))
-            share = share_of_step(
-                step, rank=self.rank, world_size=self.world_size, micro_batches=self.micro_batches
-            )
+            share = share_of_step(step, self.rank, self.world_size, self.micro_batches)
             yield [(index, sample_seed(self.seed, number)) for number, index in share]
 
 
-def share_of_step(step: Sequence[T], *, rank: int, world_size: int, micro_batches: int) -> list[T]:
+def share_of_step(step: Sequence[T], rank: int, world_size: int, micro_batches: int) -> list[T]:
     """Return the samples of process `rank` of a step, one micro-batch after the other.
 
     The loss of a micro-batch is normalized by its objects. So a micro-batch must hold the same images with
@@ -150,7 +148,10 @@ def build_train_loader(
     total, processes = cfg.SOLVER.IMS_PER_BATCH, world_size()
     if total % processes or total <= 0:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}: {processes} processes cannot share that evenly")
-    seed = _run_seed(cfg) if seed is None else seed
+    if seed is None:
+        if cfg.SEED < 0 and processes > 1:
+            raise ValueError("SEED is negative: several processes need one seed, passed as `seed`")
+        seed = cfg.SEED if cfg.SEED >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
     batches = TrainBatches(
         repeats=_repeats(cfg, trained),
         seed=seed,
@@ -238,26 +239,14 @@ def _repeats(cfg: Any, trained: LoadedDataset) -> np.ndarray:
     return choice("DATALOADER.SAMPLER_TRAIN", options.SAMPLER_TRAIN, SAMPLERS)(options, trained)
 
 
-def _run_seed(cfg: Any) -> int:
-    if cfg.SEED >= 0:
-        return cfg.SEED
-    if world_size() > 1:
-        raise ValueError("SEED is negative: several processes need one seed, passed as `seed`")
-    return int(np.random.SeedSequence().generate_state(1)[0])
-
-
 def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> Loader:
     return Loader(
         samples,
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        collate_fn=list,  # samples differ in size and are not stacked
         worker_init_fn=_init_worker,
     )
-
-
-def _as_list(samples: Batch) -> Batch:
-    return samples
 
 
 def _init_worker(worker: int) -> None:

@@ -124,10 +124,7 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
     facts = metadata.snapshot()
     facts.ignore_label = facts.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     return TrainMapper(
-        reader=reader,
-        augmentations=augmentations(cfg),
-        metadata=facts,
-        image_format=_image_format(cfg),
+        reader=reader, augmentations=augmentations(cfg), metadata=facts, image_format=_image_format(cfg)
     )
 
 

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -76,25 +75,19 @@ def inference_on_dataset(
         The evaluator's results on the main process, nothing on the others.
     """
     evaluator.reset()
-    progress = _Progress(len(loader))
-    with _eval_mode(model), torch.inference_mode():
-        for inputs in progress.batches(loader):
-            outputs = (predict or model)(inputs)
-            progress.add_time("compute")
-            evaluator.process(inputs, outputs)
-            progress.add_time("evaluation")
-    logger.info("Inference done: %s", str(progress))
-    return evaluator.evaluate()
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = model.training
+    progress, was_training = _Progress(len(loader)), model.training
     model.eval()
     try:
-        yield
+        with torch.inference_mode():
+            for inputs in progress.batches(loader):
+                outputs = (predict or model)(inputs)
+                progress.add_time("compute")
+                evaluator.process(inputs, outputs)
+                progress.add_time("evaluation")
     finally:
-        model.train(training)
+        model.train(was_training)
+    logger.info("Inference done: %s", str(progress))
+    return evaluator.evaluate()
 
 
 class _Progress:

@@ -42,7 +42,20 @@ def read_image(source: ImageSource) -> Array:
         raise ImageError(
             f"a {type(source).__name__} is no image; give a path, a URL, an array or a Pillow image"
         )
-    return _from_file(fspath(source))
+    name = fspath(source)
+    try:
+        with to_path(name).open("rb") as file, Image.open(file) as image:
+            return _from_pillow(image, name)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder, not an image") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: is not an image that Pillow can read") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow reports damage by many kinds of errors
+        raise ImageError(f"{name}: cannot be read ({error})") from error
 
 
 def write_image(path: str | PathLike[str], image: Array) -> None:
@@ -57,22 +70,6 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
         Image.fromarray(image).save(path, quality=95)
     except (ValueError, KeyError) as error:
         raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
-
-
-def _from_file(name: str) -> Array:
-    try:
-        with to_path(name).open("rb") as file, Image.open(file) as image:
-            return _from_pillow(image, name)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder, not an image") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: is not an image that Pillow can read") from None
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow reports damage by many kinds of errors
-        raise ImageError(f"{name}: cannot be read ({error})") from error
 
 
 def _from_pillow(image: Image.Image, name: str) -> Array:

@@ -86,9 +86,12 @@ def read_once_per_machine(read: Read) -> tuple[PackedRecords, Any]:
         if error := next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None):
             raise error from own if isinstance(own, Exception) else None
         file, spans, extra = outcomes[reader]
-        buffer = _map(file)
+        try:
+            buffer = np.asarray(np.load(file, mmap_mode="r"))
+        except FileNotFoundError:  # equal host names, but separate file systems, as containers may have
+            buffer = None
         barrier()  # the file is removed after all have opened it
-    if buffer is None:  # equal host names, but separate file systems, as containers may have
+    if buffer is None:
         logger.info("the file of process %d cannot be opened here: this process reads by itself", reader)
         records, extra = read()
         return PackedRecords.pack(records), extra
@@ -106,13 +109,6 @@ def _written_or_error(read: Read, until_mapped: ExitStack) -> tuple[Path, np.nda
     except Exception as error:
         return error
     return file, packed._spans, extra
-
-
-def _map(file: Path) -> np.ndarray | None:
-    try:
-        return np.asarray(np.load(file, mmap_mode="r"))
-    except FileNotFoundError:
-        return None
 
 
 def is_picklable(value: Any) -> bool:

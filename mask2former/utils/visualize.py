@@ -200,7 +200,9 @@ def _write(canvas: Array, anchors: Sequence[tuple[Region, tuple[int, int]]], let
         color = shade(region.color, 3)
         draw.rounded_rectangle((left, top, right - 1, bottom - 1), letter // 4, fill=color)
         middle = ((left + right) / 2, (top + bottom) / 2)
-        draw.text(middle, region.text, fill=_readable_on(color), font=font, anchor="mm")
+        brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+        ink = (0, 0, 0) if brightness > 140 else (255, 255, 255)  # the one with more contrast
+        draw.text(middle, region.text, fill=ink, font=font, anchor="mm")
     return np.array(image)
 
 
@@ -221,9 +223,3 @@ def _free_box(
 
 def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _readable_on(color: Color) -> Color:
-    """Return black or white, whichever has more contrast."""
-    brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    return (0, 0, 0) if brightness > 140 else (255, 255, 255)

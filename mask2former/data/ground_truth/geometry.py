@@ -76,9 +76,15 @@ class Geometry(NamedTuple):
 
     def apply(self, original: np.ndarray) -> np.ndarray:
         """Map an array (H, W) of any type to (h, w); padding is 0."""
+        visible = self.rows.visible, self.cols.visible
+        rows, cols = self.rows.pixels[visible[0]], self.cols.pixels[visible[1]]
+        low, high = rows.min(initial=len(original)), rows.max(initial=0) + 1
+        if high - low < len(rows):  # picking columns is slow, so it is done on the fewer rows
+            shown = original[low:high].take(cols, axis=1).take(rows - low, axis=0)
+        else:
+            shown = original.take(rows, axis=0).take(cols, axis=1)
         mapped = np.zeros(self.size, original.dtype)
-        rows, cols = self.rows.visible, self.cols.visible
-        mapped[rows, cols] = _gather(original, self.rows.pixels[rows], self.cols.pixels[cols])
+        mapped[visible] = shown
         return mapped
 
 
@@ -86,11 +92,3 @@ def nearest_pixels(size: int, new_size: int) -> np.ndarray:
     """Return the indices (new_size,) that Pillow's NEAREST takes when it resizes a line of `size` pixels."""
     line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
     return np.asarray(line.resize((new_size, 1), Image.Resampling.NEAREST))[0]
-
-
-def _gather(original: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """Return `original[rows][:, cols]`; picking columns is slow, so it is done on the fewer rows."""
-    low, high = rows.min(initial=len(original)), rows.max(initial=0) + 1
-    if high - low < len(rows):
-        return original[low:high].take(cols, axis=1).take(rows - low, axis=0)
-    return original.take(rows, axis=0).take(cols, axis=1)

@@ -83,7 +83,10 @@ def iou_metrics(images: Sequence[Array]) -> Metrics:
         metric: {name: 100 * _iou(counts, metric, ids) for name, ids in named.items()}
         for metric, named in groups.items()
     }
-    means = {metric: _mean(list(named.values())) for metric, named in values.items()}
+    means = {}
+    for metric, named in values.items():
+        valid = [value for value in named.values() if not math.isnan(value)]
+        means[metric] = sum(valid) / len(valid) if valid else math.nan
     each = {f"{metric}-{name}": value for metric, named in values.items() for name, value in named.items()}
     return {"mIoU": means["IoU"], **means, **each}
 
@@ -148,9 +151,3 @@ def _iou(counts: Array, metric: str, ids: list[int]) -> float:
         hits, total = confusion[ids][:, ids], confusion[ids]
     union = total.sum() + wrong
     return float(hits.sum() / union) if union else float("nan")
-
-
-def _mean(values: list[float]) -> float:
-    """Return the mean of the values that are not NaN; NaN if all are."""
-    valid = [value for value in values if not math.isnan(value)]
-    return sum(valid) / len(valid) if valid else math.nan

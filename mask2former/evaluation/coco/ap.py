@@ -85,8 +85,7 @@ def average_precision(
     _check_truth(images, categories, annotations, gt_file, lvis_style)
     for place, result in enumerate(results):
         _check_result(result, images, categories, f"{results_file}: item {place}")
-    if boundary_ratio is not None:
-        check_ratio(boundary_ratio)
+    check_ratio(boundary_ratio)
     if lvis_style:
         results = _lvis_results(results, images, annotations)
 

@@ -58,35 +58,27 @@ def with_numbers(
     return COCO(truth), COCO({**truth, "annotations": found})
 
 
-def precisions(truth: COCO, found: COCO, **options: Any) -> Array:
-    """Return the table of precisions (T, R, K, A); -1 where the ground truth has no object.
+def precisions(
+    truth: COCO, found: COCO, *, boundary_ratio: float | None = None, lvis_style: bool = False
+) -> Array:
+    """Return the table of precisions (T, R, K, A) of masks or, with a ratio, of masks and boundaries.
 
-    `options` are those of `evaluation_of`.
+    It is -1 where the ground truth has no object.
     """
-    evaluation = evaluation_of(truth, found, **options)
+    if boundary_ratio is None:
+        evaluation = COCOeval_faster(truth, found, "segm", lvis_style=lvis_style)
+    else:
+        options = {"lvis_style": lvis_style, "boundary_dilation_ratio": boundary_ratio}
+        evaluation = BoundaryEvaluation(truth, found, "boundary", **options)
+    params = evaluation.params
+    params.maxDets = [MAX_LVIS_RESULTS if lvis_style else MAX_RESULTS]
+    # Later versions compute IoUs in threads, which does not pay for the few masks of an image and category
+    evaluation.rle_iou_max_workers = 1
     if not truth.imgs or not truth.cats:
-        params = evaluation.params
         return np.full((len(params.iouThrs), len(params.recThrs), len(truth.cats), len(params.areaRng)), -1.0)
     evaluation.evaluate()
     evaluation.accumulate()
     return np.asarray(evaluation.eval["precision"])[..., -1]
-
-
-def evaluation_of(
-    truth: COCO, found: COCO, *, boundary_ratio: float | None = None, lvis_style: bool = False
-) -> COCOeval_faster:
-    """Return the library's evaluation of masks or, with a ratio, of masks and boundaries."""
-    evaluation = (
-        COCOeval_faster(truth, found, "segm", lvis_style=lvis_style)
-        if boundary_ratio is None
-        else BoundaryEvaluation(
-            truth, found, "boundary", lvis_style=lvis_style, boundary_dilation_ratio=boundary_ratio
-        )
-    )
-    evaluation.params.maxDets = [MAX_LVIS_RESULTS if lvis_style else MAX_RESULTS]
-    # Later versions compute IoUs in threads, which does not pay for the few masks of an image and category
-    evaluation.rle_iou_max_workers = 1
-    return evaluation
 
 
 class BoundaryEvaluation(COCOeval_faster):

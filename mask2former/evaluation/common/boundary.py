@@ -45,9 +45,9 @@ def boundaries(labels: Array, distance: int) -> Array:
     return on_boundary
 
 
-def check_ratio(ratio: float) -> None:
-    """Raise ValueError unless the ratio is in (0, 1)."""
-    if not 0 < ratio < 1:
+def check_ratio(ratio: float | None) -> None:
+    """Raise ValueError unless the ratio is in (0, 1) or None."""
+    if ratio is not None and not 0 < ratio < 1:
         raise ValueError(f"the boundary ratio is {ratio}, expected a part of the diagonal in (0, 1)")
 
 

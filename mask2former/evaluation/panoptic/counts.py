@@ -49,8 +49,7 @@ class Rules:
     boundary_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        if self.boundary_ratio is not None:
-            check_ratio(self.boundary_ratio)
+        check_ratio(self.boundary_ratio)
 
 
 PLAIN = Rules()
@@ -149,7 +148,10 @@ def count_matches(
         ious.append(np.minimum(ious[0], edge_ious))
 
     # A predicted segment is no FP if most of it lies on void or on a crowd of its category
-    excused = shared[VOID, 1:-1] + (shared[1:-1, 1:-1] * (same_category & _last_crowds(gt)[:, None])).sum(0)
+    # (only the last crowd of each category, as the official code overlooks others)
+    last_crowds = {gt.category[place]: place for place in np.flatnonzero(gt.crowd)}
+    is_last_crowd = np.isin(np.arange(len(gt)), list(last_crowds.values()))
+    excused = shared[VOID, 1:-1] + (shared[1:-1, 1:-1] * (same_category & is_last_crowd[:, None])).sum(0)
     can_be_fp = excused <= 0.5 * shared[:, 1:-1].sum(0)
     can_be_fn = ~gt.crowd & ((gt.area > 0) | (not rules.recount_areas))
     return np.stack([_counts(iou, gt, can_be_fn, pred, can_be_fp, num_categories) for iou in ious])
@@ -233,9 +235,3 @@ def _check_list(shared: Array, pred_map: Array, pred: SegmentList, where: object
         raise ValueError(
             f"{where}: segment id {absent[0]} is in the prediction's segments_info, not in its map"
         )
-
-
-def _last_crowds(gt: SegmentList) -> Array:
-    """Return (G,) bool: the last crowd region of each category, as the official code overlooks others."""
-    last = {gt.category[place]: place for place in np.flatnonzero(gt.crowd)}
-    return np.isin(np.arange(len(gt)), list(last.values()))

@@ -184,14 +184,18 @@ class COCOPanopticEvaluator:
         for record, output in zip(inputs, outputs, strict=True):
             segment_map, segments = output["panoptic_seg"]
             image_id, pred_map = record["image_id"], segment_map.cpu().numpy()
-            annotation = self._annotation(image_id, segments)
-            self._counts += self._truth.score(
-                image_id, pred_map, annotation["segments_info"], "model's result"
-            )
-            self._annotations.append(annotation)
+            infos = []
+            for segment in segments:
+                ids = self._thing_ids if segment["isthing"] else self._stuff_ids
+                infos.append({"id": int(segment["id"]), "category_id": ids[int(segment["category_id"])]})
+            # In one flat folder: names of folders become part of the file's name, and no name leads out of it
+            name = self._truth.png_name(image_id).strip("/").replace("/", "_")
+            png = f"{Path(name).stem}.png"
+            self._counts += self._truth.score(image_id, pred_map, infos, "model's result")
+            self._annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
             for folder in self._folders:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_segment_ids(folder / annotation["file_name"], pred_map)
+                write_segment_ids(folder / png, pred_map)
 
     def evaluate(self) -> Results:
         """Return `{"panoptic_seg": {"PQ": …}}` over all processes; nothing except on the main process.
@@ -208,13 +212,3 @@ class COCOPanopticEvaluator:
         self._truth.check_complete([a["image_id"] for a in annotations], self._truth.json_file)
         counts = sum((share for share, _ in shares), self._truth.empty_counts())
         return {"panoptic_seg": quality(counts, self._truth.categories)}
-
-    def _annotation(self, image_id: ImageId, segments: Sequence[Mapping[str, Any]]) -> JsonObject:
-        """Return the prediction's annotation in COCO's format, with the dataset's category ids."""
-        infos = []
-        for segment in segments:
-            ids = self._thing_ids if segment["isthing"] else self._stuff_ids
-            infos.append({"id": int(segment["id"]), "category_id": ids[int(segment["category_id"])]})
-        # In one flat folder: names of folders become part of the file's name, and no name leads out of it
-        name = self._truth.png_name(image_id).strip("/").replace("/", "_")
-        return {"image_id": image_id, "file_name": f"{Path(name).stem}.png", "segments_info": infos}

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 from tqdm import tqdm
 
 from mask2former.evaluation.common.json_files import SUBMISSION, JsonObject, get_value, write_json
@@ -191,7 +190,14 @@ class SemSegEvaluator:
             labels = (output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)).cpu()
             pred = bins_of(labels.numpy(), len(self._names), self._ignore_label, "model's result")
             if self._output_dir is not None:
-                self._predictions += self._encode(labels, str(record["file_name"]))
+                self._predictions += [
+                    {
+                        "file_name": str(record["file_name"]),
+                        "category_id": self._dataset_ids.get(label, label),
+                        "segmentation": encode_masks((labels == label)[None])[0],
+                    }
+                    for label in labels.unique().tolist()
+                ]
             if self._folder is not None:
                 self._written.append(f"{Path(record['file_name']).stem}.png")
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -224,17 +230,6 @@ class SemSegEvaluator:
             logger.info("no image has a ground truth: label maps are saved in %s, not scored", self._folder)
             return {}
         return {"sem_seg": mean_iou(confusion, self._names)}
-
-    def _encode(self, labels: Tensor, file_name: str) -> list[JsonObject]:
-        """Return an RLE for each class in a label map (H, W)."""
-        return [
-            {
-                "file_name": file_name,
-                "category_id": self._dataset_ids.get(label, label),
-                "segmentation": encode_masks((labels == label)[None])[0],
-            }
-            for label in labels.unique().tolist()
-        ]
 
 
 def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Array]:
