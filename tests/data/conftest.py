@@ -7,12 +7,7 @@ import pytest
 from synthetic_coco import Drawn, write_dataset
 
 from mask2former.config import get_cfg
-from mask2former.data import (
-    DatasetCatalog,
-    MetadataCatalog,
-    register_coco_instances,
-    register_coco_panoptic,
-)
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
 
 
 @pytest.fixture

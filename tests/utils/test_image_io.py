@@ -81,8 +81,7 @@ def test_a_result_is_writable_and_contiguous(tmp_path, rgb):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"not an image", "not an image"), (b"", "not an image"), (None, "no such file")],
+    ("content", "message"), [(b"not an image", "not an image"), (b"", "not an image"), (None, "no such file")]
 )
 def test_the_error_names_a_file_that_is_not_an_image(tmp_path, content, message):
     path = tmp_path / "image.jpg"
