@@ -14,11 +14,11 @@ from mask2former.config.detectron2_keys import ALIASES, REFUSED, check_refused
 from mask2former.config.yaml_files import flatten
 from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_image
 from mask2former.detectron2_host.seam import inputs_from_detectron2, output_to_detectron2
-from mask2former.engine.parallel import unwrapped
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
 from mask2former.utils.registry import BACKBONE
+from mask2former.utils.sharding import unwrapped
 from mask2former.weights.rename import translate
 
 Inputs = Sequence[Mapping[str, Any]]

@@ -18,9 +18,9 @@ from mask2former.data.records import Datasets
 from mask2former.detectron2_host.evaluators import HostEvaluator, build_evaluator
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
-from mask2former.engine.parallel import unwrapped
 from mask2former.engine.setup.resolve import with_schedule
 from mask2former.engine.trainer import autocast_dtype
+from mask2former.utils.sharding import unwrapped
 from mask2former.utils.storage import is_remote
 from mask2former.weights.load import load_weights
 

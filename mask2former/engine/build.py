@@ -5,11 +5,11 @@ import logging
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mask2former.engine.parallel import full_tensor, is_sharded
 from mask2former.engine.setup.dataset_facts import THING_IDS, with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
 from mask2former.utils.registry import META_ARCH, find_builder
+from mask2former.utils.sharding import full_tensor, is_sharded
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from mask2former.engine.parallel import full_tensor, is_sharded
+from mask2former.utils.sharding import full_tensor, is_sharded
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
 UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")

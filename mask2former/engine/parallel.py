@@ -12,16 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.modeling.backbone.resnet import ResidualBlock
 from mask2former.modeling.backbone.swin import SwinBlock
 from mask2former.modeling.pixel_decoder.msdeformattn import EncoderLayer
-from mask2former.utils.comm import is_main_process, world_size
+from mask2former.utils.comm import world_size
 
 STRATEGIES = ("ddp", "fsdp")
 _known = inspect.signature(DistributedDataParallel.__init__).parameters
@@ -87,38 +86,3 @@ def _shard(model: nn.Module) -> nn.Module:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model without DDP's wrapper."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Return True if this process holds only a shard of the weights."""
-    return isinstance(model, FSDPModule)
-
-
-def full_tensor(tensor: Tensor) -> Tensor:
-    """Gather a tensor that may be sharded; every process must call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def gather_to_main(content: Any) -> Any:
-    """Gather the sharded tensors in nested dicts to the CPU of rank 0; they become None in other processes.
-
-    Every process must call it.
-    """
-    if isinstance(content, dict):
-        return {key: gather_to_main(value) for key, value in content.items()}
-    if not isinstance(content, DTensor):
-        return content
-    full = content.full_tensor()
-    return full.cpu() if is_main_process() else None
-
-
-def shard_like(tensor: Tensor, like: Tensor | None) -> Tensor:
-    """Return this process's shard of a full tensor if `like` is a sharded tensor of the same shape."""
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
-        return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

@@ -22,10 +22,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from mask2former.data.loader import Batch
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
-from mask2former.engine.parallel import unwrapped
 from mask2former.modeling.precision import PRECISIONS
 from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, set_status, world_size
 from mask2former.utils.memory import is_out_of_memory
+from mask2former.utils.sharding import unwrapped
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.parallel import is_sharded, parallelize
+from mask2former.engine.parallel import parallelize
 from mask2former.tools.train import parse_arguments
+from mask2former.utils.sharding import is_sharded
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))

@@ -9,10 +9,10 @@ from tiny_runs import random_sample, tiny_config
 
 from mask2former.data.loader import share_of_step
 from mask2former.engine.build import build_model
-from mask2former.engine.parallel import gather_to_main, is_sharded
 from mask2former.engine.train import build_trainer
 from mask2former.engine.trainer import Hook
 from mask2former.utils.comm import is_main_process, rank, world_size
+from mask2former.utils.sharding import gather_to_main, is_sharded
 
 OBJECTS = (5, 1, 0, 2)
 STEPS = 3

@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from mask2former.engine.checkpoint.disk_space import write_errors_explained
 from mask2former.engine.checkpoint.sharded import read_sharded, write_sharded
-from mask2former.engine.parallel import gather_to_main
 from mask2former.utils.atomic_files import UNFINISHED, atomic_write, sync_folder
 from mask2former.utils.comm import all_reduce_any, broadcast_object, is_main_process
+from mask2former.utils.sharding import gather_to_main
 
 logger = logging.getLogger(__name__)
 

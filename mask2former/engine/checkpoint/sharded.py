@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.serialization import _get_layout
 
-from mask2former.engine.parallel import shard_like
 from mask2former.utils.comm import is_distributed, is_main_process
+from mask2former.utils.sharding import shard_like
 from mask2former.weights.safe_pickle import load_plain_pickle
 
 # Logged whenever there is a single process

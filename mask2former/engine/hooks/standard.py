@@ -18,10 +18,10 @@ import torch
 from mask2former.engine.checkpoint.disk_space import check_space
 from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.metrics_log import MetricsLog
-from mask2former.engine.parallel import is_sharded
 from mask2former.engine.trainer import Hook, Trainer, Window, is_due
 from mask2former.evaluation.evaluator import Results
 from mask2former.utils.comm import all_reduce_any, is_main_process, set_status
+from mask2former.utils.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former.ops import ms_deform_attn_from_offsets
+from mask2former.ops.deformable import ms_deform_attn_from_offsets
 
 
 class MapSequence(NamedTuple):
