@@ -4,24 +4,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from synthetic_coco import Drawn, write_dataset
+from synthetic_coco import SyntheticCoco, write_dataset
 
 from mask2former.config import get_cfg
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Drawn:
-    return write_dataset(tmp_path / "drawn")
+def synthetic(tmp_path: Path) -> SyntheticCoco:
+    return write_dataset(tmp_path / "synthetic")
 
 
 @pytest.fixture
-def names(drawn: Drawn) -> Iterator[dict[str, str]]:
+def names(synthetic: SyntheticCoco) -> Iterator[dict[str, str]]:
     """Register the synthetic dataset; task -> name."""
-    register_coco_instances("drawn_instances", {}, drawn.instances_json, drawn.images)
-    register_coco_panoptic("drawn_panoptic", {}, drawn.images, drawn.panoptic_root, drawn.panoptic_json)
-    yield {"instance": "drawn_instances", "panoptic": "drawn_panoptic"}
-    for name in ("drawn_instances", "drawn_panoptic"):
+    register_coco_instances("synthetic_instances", {}, synthetic.instances_json, synthetic.images)
+    register_coco_panoptic(
+        "synthetic_panoptic", {}, synthetic.images, synthetic.panoptic_root, synthetic.panoptic_json
+    )
+    yield {"instance": "synthetic_instances", "panoptic": "synthetic_panoptic"}
+    for name in ("synthetic_instances", "synthetic_panoptic"):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 

@@ -135,10 +135,10 @@ def test_samples_do_not_depend_on_workers(cfg):
     assert all(same(a, b) for a, b in zip(alone, take(build_train_loader(cfg), 5), strict=True))
 
 
-def test_errors_of_workers_are_raised_with_their_own_message(cfg, drawn):
+def test_errors_of_workers_are_raised_with_their_own_message(cfg, synthetic):
     cfg.DATALOADER.NUM_WORKERS = 1
     batches = build_train_loader(cfg)
-    for image in drawn.images.iterdir():
+    for image in synthetic.images.iterdir():
         image.unlink()
     with pytest.raises(DatasetError, match=r"^\S+000\d\.png, image id \d: no such file$"):
         take(batches, 1)
@@ -186,8 +186,8 @@ def test_unusable_training_configs_are_errors(cfg, monkeypatch):
     cfg.DATASETS.TRAIN = ()
     with pytest.raises(DatasetError, match=r"nothing to train on: DATASETS\.TRAIN is empty"):
         build_train_loader(cfg)
-    cfg.DATASETS.TRAIN = ("drawn_instance",)
-    with pytest.raises(DatasetError, match="did you mean drawn_instances"):
+    cfg.DATASETS.TRAIN = ("synthetic_instance",)
+    with pytest.raises(DatasetError, match="did you mean synthetic_instances"):
         build_train_loader(cfg)
 
 
@@ -196,7 +196,7 @@ def test_datasets_with_equal_classes_can_be_concatenated(cfg, names):
     assert len(build_train_loader(cfg).dataset.records) == 4
     cfg.DATASETS.TRAIN = (names["instance"], names["panoptic"])
     with pytest.raises(
-        DatasetError, match="'drawn_instances' and 'drawn_panoptic' cannot be joined: 'stuff_"
+        DatasetError, match="'synthetic_instances' and 'synthetic_panoptic' cannot be joined: 'stuff_"
     ):
         build_train_loader(cfg)
 

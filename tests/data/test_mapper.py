@@ -115,12 +115,12 @@ def test_large_scale_jitter_equals_the_published_one(cfg, names, tmp_path):
         np.testing.assert_array_equal(sample["instances"].gt_masks.numpy(), masks[visible])
 
 
-def test_samples_have_the_documented_keys(cfg, names, drawn):
+def test_samples_have_the_documented_keys(cfg, names, synthetic):
     mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
     sample = mapper(records[1], seed=2**62)
     assert set(sample) == {"file_name", "image_id", "height", "width", "image", "instances", "seed"}
     assert (sample["image_id"], sample["height"], sample["width"], sample["seed"]) == (2, 20, 16, 2**62)
-    assert sample["file_name"] == str(drawn.images / "0002.png")
+    assert sample["file_name"] == str(synthetic.images / "0002.png")
     assert (sample["image"].dtype, sample["image"].shape) == (torch.uint8, (3, 32, 32))
     assert sample["instances"].image_size == (32, 32)
 
@@ -174,11 +174,11 @@ def test_unknown_choices_are_errors_that_list_the_known(cfg, names, key, value, 
         build_train_mapper(cfg, MetadataCatalog.get(names["instance"]))
 
 
-def test_test_samples_are_resized_and_keep_the_record(cfg, names, drawn):
+def test_test_samples_are_resized_and_keep_the_record(cfg, names, synthetic):
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 12, 100
     record = DatasetCatalog.get(names["panoptic"])[0]
     sample = build_test_mapper(cfg)(record)
-    image = Image.open(drawn.images / "0001.png").resize((16, 12), Image.Resampling.BILINEAR)
+    image = Image.open(synthetic.images / "0001.png").resize((16, 12), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(sample["image"].permute(1, 2, 0).numpy(), np.asarray(image))
     assert (sample["height"], sample["width"]) == (24, 32)
     assert sample["pan_seg_file_name"] == record["pan_seg_file_name"]

@@ -73,7 +73,7 @@ def geometry_of(rows: list[int], cols: list[int]) -> Geometry:
 
 
 @dataclass
-class Drawn:
+class SyntheticCoco:
     """Paths of the files, and their content: `masks[image_id]` is a list of (category id, mask, is crowd)."""
 
     root: Path
@@ -96,11 +96,11 @@ class Drawn:
         return self.root / "panoptic"
 
 
-def write_dataset(root: Path) -> Drawn:
+def write_dataset(root: Path) -> SyntheticCoco:
     """Write images: 1 donut and box; 2 box and a crowd of donuts; 3 a crowd; 5 stuff only."""
-    drawn = Drawn(root)
+    synthetic = SyntheticCoco(root)
     big, small = (24, 32), (20, 16)
-    drawn.masks = {
+    synthetic.masks = {
         1: [(0, donut(big), False), (7, rectangle(big, 10, 20, 20, 30), False)],
         2: [(7, rectangle(small, 1, 1, 8, 9), False), (0, rectangle(small, 12, 0, 20, 16), True)],
         3: [(0, rectangle(small, 4, 4, 12, 12), True)],
@@ -109,18 +109,18 @@ def write_dataset(root: Path) -> Drawn:
     sizes = {1: big, 2: small, 3: small, 5: small}
     shapes = {
         1: [uncompressed_rle(donut(big)), polygon(10, 20, 20, 30)],
-        2: [compressed_rle(drawn.masks[2][0][1]), uncompressed_rle(drawn.masks[2][1][1])],
-        3: [uncompressed_rle(drawn.masks[3][0][1])],
+        2: [compressed_rle(synthetic.masks[2][0][1]), uncompressed_rle(synthetic.masks[2][1][1])],
+        3: [uncompressed_rle(synthetic.masks[3][0][1])],
         5: [],
     }
-    drawn.images.mkdir(parents=True)
-    drawn.panoptic_root.mkdir()
+    synthetic.images.mkdir(parents=True)
+    synthetic.panoptic_root.mkdir()
     images, instances, panoptic = [], [], []
     for image_id, size in sizes.items():
         name = f"{image_id:04d}"
         height, width = size
         images.append({"id": image_id, "file_name": f"{name}.png", "height": height, "width": width})
-        rows = zip(drawn.masks[image_id], shapes[image_id], strict=True)
+        rows = zip(synthetic.masks[image_id], shapes[image_id], strict=True)
         for (category, _, crowd), shape in rows:
             instances.append(
                 {
@@ -132,27 +132,27 @@ def write_dataset(root: Path) -> Drawn:
                     "bbox": [0, 0, 1, 1],
                 }
             )
-        segments = _write_images(drawn, name, image_id, size)
+        segments = _write_images(synthetic, name, image_id, size)
         panoptic.append({"image_id": image_id, "file_name": f"{name}.png", "segments_info": segments})
     things = [category for category in CATEGORIES if category["isthing"]]
-    write_json(drawn.instances_json, {"images": images, "annotations": instances, "categories": things})
-    write_json(drawn.panoptic_json, {"images": images, "annotations": panoptic, "categories": CATEGORIES})
-    return drawn
+    write_json(synthetic.instances_json, {"images": images, "annotations": instances, "categories": things})
+    write_json(synthetic.panoptic_json, {"images": images, "annotations": panoptic, "categories": CATEGORIES})
+    return synthetic
 
 
-def _write_images(drawn: Drawn, name: str, image_id: int, size: tuple[int, int]) -> list[dict]:
+def _write_images(synthetic: SyntheticCoco, name: str, image_id: int, size: tuple[int, int]) -> list[dict]:
     """Draw sky over ground, a void row at the bottom, and things on top; ids use all three bytes."""
     sky, ground = rectangle(size, 0, 0, 11, size[1]), rectangle(size, 11, 0, size[0] - 1, size[1])
-    layers = [(90, sky, False), (200, ground, False), *drawn.masks[image_id]]
+    layers = [(90, sky, False), (200, ground, False), *synthetic.masks[image_id]]
     image, ids = np.zeros((*size, 3), np.uint8), np.zeros(size, np.int64)
     segments = []
     for number, (category, mask, crowd) in enumerate(layers, start=1):
         segment_id = number * BIG_ID
         image[mask], ids[mask] = COLORS[category], segment_id
         segments.append({"id": segment_id, "category_id": category, "iscrowd": int(crowd), "area": 1})
-    Image.fromarray(image).save(drawn.images / f"{name}.png")
+    Image.fromarray(image).save(synthetic.images / f"{name}.png")
     channels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    Image.fromarray(channels).save(drawn.panoptic_root / f"{name}.png")
+    Image.fromarray(channels).save(synthetic.panoptic_root / f"{name}.png")
     return segments
 
 

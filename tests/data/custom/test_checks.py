@@ -26,9 +26,9 @@ def changed(path, change):
     write_json(path, content)
 
 
-def register(drawn, task="instance", **options):
-    path = {"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task]
-    return register_custom_dataset(NAME, str(drawn.images), str(path), **options)
+def register(synthetic, task="instance", **options):
+    path = {"instance": synthetic.instances_json, "panoptic": synthetic.panoptic_json}[task]
+    return register_custom_dataset(NAME, str(synthetic.images), str(path), **options)
 
 
 def set_all_polygons(points):
@@ -77,10 +77,10 @@ ERRORS = [  # task, change of the JSON, message
 
 
 @pytest.mark.parametrize(("task", "change", "message"), ERRORS)
-def test_broken_annotations_are_errors(drawn, task, change, message):
-    changed({"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task], change)
+def test_broken_annotations_are_errors(synthetic, task, change, message):
+    changed({"instance": synthetic.instances_json, "panoptic": synthetic.panoptic_json}[task], change)
     with pytest.raises(DatasetError, match=message):
-        register(drawn, task)
+        register(synthetic, task)
     assert NAME not in DatasetCatalog and NAME not in MetadataCatalog.list()
 
 
@@ -100,42 +100,42 @@ DECISIONS = [  # change of the instance JSON, what the log says, images left
 
 
 @pytest.mark.parametrize(("change", "message", "left"), DECISIONS)
-def test_decisions_are_logged(drawn, caplog, change, message, left):
-    changed(drawn.instances_json, change)
+def test_decisions_are_logged(synthetic, caplog, change, message, left):
+    changed(synthetic.instances_json, change)
     with caplog.at_level(logging.WARNING):
-        assert len(register(drawn).images) == left
+        assert len(register(synthetic).images) == left
     assert message in caplog.text
 
 
-def test_sound_data_gives_no_warning(drawn, caplog):
+def test_sound_data_gives_no_warning(synthetic, caplog):
     with caplog.at_level(logging.WARNING):
-        register(drawn)
+        register(synthetic)
     assert not caplog.text
 
 
-def test_missing_images_are_counted_with_a_likely_place(drawn):
-    (drawn.images / "0002.png").unlink()
+def test_missing_images_are_counted_with_a_likely_place(synthetic):
+    (synthetic.images / "0002.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files that .* do not exist: .*0002\.png$"):
-        register(drawn)
-    for image in (json.loads(drawn.instances_json.read_text()))["images"]:
-        Image.new("RGB", (image["width"], image["height"])).save(drawn.images / image["file_name"])
+        register(synthetic)
+    for image in (json.loads(synthetic.instances_json.read_text()))["images"]:
+        Image.new("RGB", (image["width"], image["height"])).save(synthetic.images / image["file_name"])
 
     def prefix(content):
         for image in content["images"]:
             image["file_name"] = f"images/{image['file_name']}"
 
-    changed(drawn.instances_json, prefix)
+    changed(synthetic.instances_json, prefix)
     with pytest.raises(
         DatasetError, match=r"4 of 4 files .*\(.*images/0001\.png does; 'file_name' is a path"
     ):
-        register(drawn)
-    assert len(register_custom_dataset(NAME, str(drawn.root), str(drawn.instances_json)).images) == 4
+        register(synthetic)
+    assert len(register_custom_dataset(NAME, str(synthetic.root), str(synthetic.instances_json)).images) == 4
 
 
-def test_an_unreadable_image_is_an_error(drawn):
-    (drawn.images / "0001.png").write_text("no image")
+def test_an_unreadable_image_is_an_error(synthetic):
+    (synthetic.images / "0001.png").write_text("no image")
     with pytest.raises(DatasetError, match=r"0001\.png, image id 1: not a readable image"):
-        register(drawn)
+        register(synthetic)
 
 
 FOREIGN = [  # file, content, message
@@ -173,23 +173,26 @@ def test_a_json_for_each_image_is_an_error(tmp_path):
         find_task(str(tmp_path))
 
 
-def test_a_registered_name_is_kept(drawn):
-    register(drawn)
+def test_a_registered_name_is_kept(synthetic):
+    register(synthetic)
     with pytest.raises(DatasetError, match=f"a dataset called '{NAME}' is registered already"):
-        register(drawn, "panoptic")
+        register(synthetic, "panoptic")
     assert MetadataCatalog.get(NAME).evaluator_type == "coco"
 
 
-def test_missing_paths_are_errors(drawn, tmp_path):
-    for images, annotations in ((tmp_path / "none", drawn.instances_json), (drawn.images, tmp_path / "none")):
+def test_missing_paths_are_errors(synthetic, tmp_path):
+    for images, annotations in (
+        (tmp_path / "none", synthetic.instances_json),
+        (synthetic.images, tmp_path / "none"),
+    ):
         with pytest.raises(DatasetError, match="none does not exist"):
             register_custom_dataset(NAME, str(images), str(annotations))
 
 
 @pytest.fixture
-def trained(drawn):
+def trained(synthetic):
     dataset = register_custom_dataset(
-        "custom_trained_of_a_test", str(drawn.images), str(drawn.instances_json)
+        "custom_trained_of_a_test", str(synthetic.images), str(synthetic.instances_json)
     )
     yield dataset
     forget("custom_trained_of_a_test")
@@ -206,22 +209,22 @@ CLASSES = [
 
 
 @pytest.mark.parametrize(("change", "message"), CLASSES)
-def test_other_classes_to_test_on_are_an_error(drawn, trained, change, message):
-    changed(drawn.instances_json, change)
+def test_other_classes_to_test_on_are_an_error(synthetic, trained, change, message):
+    changed(synthetic.instances_json, change)
     with pytest.raises(DatasetError, match=message):
-        register(drawn, train_dataset=trained)
+        register(synthetic, train_dataset=trained)
 
 
-def test_another_task_to_test_on_is_an_error(drawn, trained):
+def test_another_task_to_test_on_is_an_error(synthetic, trained):
     with pytest.raises(DatasetError, match="is panoptic data, but what is trained on is instance data"):
-        register(drawn, "panoptic", train_dataset=trained)
+        register(synthetic, "panoptic", train_dataset=trained)
 
 
-def test_images_trained_on_and_tested_on_give_a_warning(drawn, trained, caplog, tmp_path):
+def test_images_trained_on_and_tested_on_give_a_warning(synthetic, trained, caplog, tmp_path):
     copies = tmp_path / "copies"
-    shutil.copytree(drawn.images, copies)
+    shutil.copytree(synthetic.images, copies)
     with Image.open(copies / "0001.png") as image:
         Image.eval(image, lambda value: 255 - value).save(copies / "0001.png")
     with caplog.at_level(logging.WARNING):
-        register_custom_dataset(NAME, str(copies), str(drawn.instances_json), train_dataset=trained)
+        register_custom_dataset(NAME, str(copies), str(synthetic.instances_json), train_dataset=trained)
     assert "3 images are both trained on and tested on" in caplog.text

@@ -52,49 +52,51 @@ def classes_read(record, ignore_label=255):
     return row.tolist()
 
 
-def test_an_instance_json_is_recognized(drawn):
-    dataset = register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json))
+def test_an_instance_json_is_recognized(synthetic):
+    dataset = register_custom_dataset(NAME, str(synthetic.images), str(synthetic.instances_json))
     assert (dataset.task, dataset.evaluator_type) == ("instance", "coco")
     assert dataset.mappers == ("coco_instance_lsj", "mask_former_instance")
     assert (dataset.classes, dataset.thing_ids) == (("donut", "box"), (0, 1))  # ids 0 and 7
     assert len(DatasetCatalog.get(NAME)) == len(dataset.images) == 4
 
 
-def test_a_panoptic_json_is_recognized(drawn):
-    dataset = register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
+def test_a_panoptic_json_is_recognized(synthetic):
+    dataset = register_custom_dataset(NAME, str(synthetic.images), str(synthetic.panoptic_json))
     assert (dataset.task, dataset.evaluator_type) == ("panoptic", "coco_panoptic_seg")
     assert dataset.mappers == ("coco_panoptic_lsj", "mask_former_panoptic")
     assert (dataset.classes, dataset.thing_ids) == (("donut", "box", "sky", "ground"), (0, 1))
 
 
 @pytest.mark.parametrize(("isthing", "things"), [(0, ()), (1, (0, 1, 2, 3))])
-def test_panoptic_without_things_or_without_stuff(drawn, isthing, things):
-    content = json.loads(drawn.panoptic_json.read_text())
+def test_panoptic_without_things_or_without_stuff(synthetic, isthing, things):
+    content = json.loads(synthetic.panoptic_json.read_text())
     content["categories"] = [{**category, "isthing": isthing} for category in content["categories"]]
-    write_json(drawn.panoptic_json, content)
-    assert register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json)).thing_ids == things
+    write_json(synthetic.panoptic_json, content)
+    assert (
+        register_custom_dataset(NAME, str(synthetic.images), str(synthetic.panoptic_json)).thing_ids == things
+    )
 
 
-def test_panoptic_pngs_are_found_where_coco_has_them(drawn):
-    folder = drawn.root / "annotations"
+def test_panoptic_pngs_are_found_where_coco_has_them(synthetic):
+    folder = synthetic.root / "annotations"
     folder.mkdir()
     register_custom_dataset(
-        NAME, str(drawn.images), str(drawn.panoptic_json.rename(folder / "panoptic.json"))
+        NAME, str(synthetic.images), str(synthetic.panoptic_json.rename(folder / "panoptic.json"))
     )
-    assert MetadataCatalog.get(NAME).panoptic_root == str(drawn.panoptic_root)
-    drawn.panoptic_root.rename(drawn.root / "elsewhere")
+    assert MetadataCatalog.get(NAME).panoptic_root == str(synthetic.panoptic_root)
+    synthetic.panoptic_root.rename(synthetic.root / "elsewhere")
     with pytest.raises(DatasetError, match=r"its PNG 0001\.png is in none of .*annotations/panoptic, "):
-        register_custom_dataset(NAME + "_2", str(drawn.images), str(folder / "panoptic.json"))
+        register_custom_dataset(NAME + "_2", str(synthetic.images), str(folder / "panoptic.json"))
 
 
-def test_the_ground_truth_for_ap_is_the_things_of_the_pngs(drawn):
-    register_custom_dataset(NAME, str(drawn.images), str(drawn.panoptic_json))
+def test_the_ground_truth_for_ap_is_the_things_of_the_pngs(synthetic):
+    register_custom_dataset(NAME, str(synthetic.images), str(synthetic.panoptic_json))
     truth = instance_json(DatasetCatalog.get(NAME), MetadataCatalog.get(NAME))
     assert truth["categories"] == [{"id": 0, "name": "donut"}, {"id": 7, "name": "box"}]
     assert [image["id"] for image in truth["images"]] == [1, 2, 3, 5]
     expected = [
         (image, category, int(crowd), int(mask.sum()))
-        for image, masks in drawn.masks.items()
+        for image, masks in synthetic.masks.items()
         for category, mask, crowd in masks
     ]
     found = [(a["image_id"], a["category_id"], a["iscrowd"], a["area"]) for a in truth["annotations"]]
@@ -184,9 +186,9 @@ def test_a_wrong_classes_file_is_an_error(draw_labels, tmp_path, file, content, 
     assert NAME not in DatasetCatalog
 
 
-def test_a_classes_file_is_for_labels_alone(drawn, tmp_path):
+def test_a_classes_file_is_for_labels_alone(synthetic, tmp_path):
     with pytest.raises(DatasetError, match=r"names its classes; c\.txt is for label PNGs"):
-        register_custom_dataset(NAME, str(drawn.images), str(drawn.instances_json), "c.txt")
+        register_custom_dataset(NAME, str(synthetic.images), str(synthetic.instances_json), "c.txt")
 
 
 def test_labels_that_are_all_ignored_are_an_error(draw_labels):

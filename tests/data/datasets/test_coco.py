@@ -67,10 +67,10 @@ def test_a_missing_folder_is_an_error_with_advice(name, monkeypatch, tmp_path):
     assert "export DETECTRON2_DATASETS=" in str(caught.value)
 
 
-def test_instance_records(names, drawn):
+def test_instance_records(names, synthetic):
     first, second, third, fourth = DatasetCatalog.get(names["instance"])
     assert {key: first[key] for key in ("file_name", "image_id", "height", "width")} == {
-        "file_name": str(drawn.images / "0001.png"),
+        "file_name": str(synthetic.images / "0001.png"),
         "image_id": 1,
         "height": 24,
         "width": 32,
@@ -91,10 +91,10 @@ def test_instance_classes_come_from_the_file(names):
     assert metadata.get("stuff_classes") is None
 
 
-def test_panoptic_records_and_classes(names, drawn):
+def test_panoptic_records_and_classes(names, synthetic):
     records = DatasetCatalog.get(names["panoptic"])
     assert [record["image_id"] for record in records] == [1, 2, 3, 5]
-    assert records[1]["pan_seg_file_name"] == str(drawn.panoptic_root / "0002.png")
+    assert records[1]["pan_seg_file_name"] == str(synthetic.panoptic_root / "0002.png")
     assert records[1]["segments_info"] == [
         {"id": 1 * BIG_ID, "category_id": 2, "isthing": False, "iscrowd": 0},
         {"id": 2 * BIG_ID, "category_id": 3, "isthing": False, "iscrowd": 0},
@@ -125,20 +125,20 @@ def test_registering_reads_nothing_and_given_facts_win(tmp_path):
         MetadataCatalog.remove("later")
 
 
-def test_a_json_of_images_alone_gives_records_without_annotations(names, drawn):
-    content = json.loads(drawn.instances_json.read_text())
+def test_a_json_of_images_alone_gives_records_without_annotations(names, synthetic):
+    content = json.loads(synthetic.instances_json.read_text())
     del content["annotations"]
-    write_json(drawn.instances_json, content)
+    write_json(synthetic.instances_json, content)
     records = DatasetCatalog.get(names["instance"])
     assert len(records) == 4
     assert all("annotations" not in record for record in records)
 
 
-def test_degenerate_polygons_are_left_out_with_a_warning(names, drawn, caplog):
-    content = json.loads(drawn.instances_json.read_text())
+def test_degenerate_polygons_are_left_out_with_a_warning(names, synthetic, caplog):
+    content = json.loads(synthetic.instances_json.read_text())
     content["annotations"][1]["segmentation"].append([1, 2, 3, 4])
     content["annotations"][2]["segmentation"] = [[1, 2, 3, 4]]
-    write_json(drawn.instances_json, content)
+    write_json(synthetic.instances_json, content)
     with caplog.at_level(logging.WARNING):
         first, second, *_ = DatasetCatalog.get(names["instance"])
     assert len(first["annotations"][1]["segmentation"]) == 1
@@ -168,8 +168,8 @@ BROKEN = [  # task, place in the JSON, new value (None: removed), what the messa
 
 
 @pytest.mark.parametrize(("task", "place", "value", "message"), BROKEN)
-def test_a_broken_file_is_an_error_with_image_and_value(names, drawn, task, place, value, message):
-    path = {"instance": drawn.instances_json, "panoptic": drawn.panoptic_json}[task]
+def test_a_broken_file_is_an_error_with_image_and_value(names, synthetic, task, place, value, message):
+    path = {"instance": synthetic.instances_json, "panoptic": synthetic.panoptic_json}[task]
     content = json.loads(path.read_text())
     *parents, last = place
     container = content
@@ -184,18 +184,18 @@ def test_a_broken_file_is_an_error_with_image_and_value(names, drawn, task, plac
         DatasetCatalog.get(names[task])
 
 
-def test_a_file_that_is_not_json_is_an_error(names, drawn):
-    drawn.instances_json.write_text("{")
+def test_a_file_that_is_not_json_is_an_error(names, synthetic):
+    synthetic.instances_json.write_text("{")
     with pytest.raises(DatasetError, match=r"instances\.json is not JSON"):
         DatasetCatalog.get(names["instance"])
 
 
-def test_a_semantic_folder_is_used_if_it_exists(monkeypatch, tmp_path, drawn):
+def test_a_semantic_folder_is_used_if_it_exists(monkeypatch, tmp_path, synthetic):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    shutil.copytree(drawn.images, tmp_path / "coco/val2017")
-    shutil.copytree(drawn.panoptic_root, tmp_path / "coco/panoptic_val2017")
+    shutil.copytree(synthetic.images, tmp_path / "coco/val2017")
+    shutil.copytree(synthetic.panoptic_root, tmp_path / "coco/panoptic_val2017")
     (tmp_path / "coco/annotations").mkdir()
-    content = json.loads(drawn.panoptic_json.read_text())
+    content = json.loads(synthetic.panoptic_json.read_text())
     for annotation in content["annotations"]:
         annotation["segments_info"] = []
     write_json(tmp_path / "coco/annotations/panoptic_val2017.json", content)

@@ -78,9 +78,9 @@ def test_polygons_are_filled_as_pycocotools_fills_them():
 
 
 @pytest.mark.parametrize(("index", "image_id"), [(0, 1), (1, 2), (2, 3), (3, 5)])
-def test_instances_are_read_without_crowd_regions(names, drawn, index, image_id):
+def test_instances_are_read_without_crowd_regions(names, synthetic, index, image_id):
     segments, record = read(names, "instance", index)
-    expected = [(category, mask) for category, mask, crowd in drawn.masks[image_id] if not crowd]
+    expected = [(category, mask) for category, mask, crowd in synthetic.masks[image_id] if not crowd]
     masks = all_masks(segments, whole(record))
     assert masks.shape == (len(expected), record["height"], record["width"])
     assert (masks.dtype, segments.classes.dtype) == (bool, np.int64)
@@ -195,8 +195,8 @@ def test_broken_masks_are_errors(segmentation, message):
 def stored(name, values):
     """Return a function that saves an image of these values, or a text, beside a dataset."""
 
-    def save(drawn):
-        path = drawn.root / name
+    def save(synthetic):
+        path = synthetic.root / name
         if isinstance(values, str):
             path.write_text(values)
         else:
@@ -229,8 +229,8 @@ BROKEN = [  # task, changes to the first record, what the message says besides t
 
 
 @pytest.mark.parametrize(("task", "changes", "message"), BROKEN)
-def test_broken_records_are_errors_that_name_file_image_and_value(names, drawn, task, changes, message):
-    changes = {key: value(drawn) if callable(value) else value for key, value in changes.items()}
+def test_broken_records_are_errors_that_name_file_image_and_value(names, synthetic, task, changes, message):
+    changes = {key: value(synthetic) if callable(value) else value for key, value in changes.items()}
     with pytest.raises(DatasetError, match=message) as caught:
         read(names, task, 0, **changes)
     assert "image id 1: " in str(caught.value)
