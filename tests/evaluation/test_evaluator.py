@@ -83,8 +83,7 @@ def test_two_evaluators_of_the_same_task_are_an_error() -> None:
         inference_on_dataset(Replay(), BATCHES, DatasetEvaluators([Recorder("a"), Recorder("a")]))
 
 
-def test_three_evaluators_run_at_once(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_three_evaluators_run_at_once(tmp_path: Path, dataset: SyntheticDataset) -> None:
     for_all = DatasetEvaluators(
         kind(metadata=dataset.metadata, output_dir=tmp_path / "inference")
         for kind in (COCOPanopticEvaluator, COCOEvaluator, SemSegEvaluator)

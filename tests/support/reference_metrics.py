@@ -1,7 +1,8 @@
-"""Reference implementations of boundaries and of average precision, step by step."""
+"""Reference implementations of boundaries, average precision and panoptic quality, rule by rule."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from pycocotools import mask as mask_utils
 
 AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
 Record = dict[str, Any]
+Segmentation = tuple[np.ndarray, list[Record]]  # map of ids, segments_info
 Iou = Callable[[np.ndarray, np.ndarray, bool], float]
 
 
@@ -67,6 +69,39 @@ def reference_average_precision(
     for mark in "rcf" if lvis else "":
         scores[f"AP{mark}"] = ap([c["id"] for c in truth["categories"] if c["frequency"] == mark])
     return scores | {f"AP-{name}": ap([c]) for c, name in names.items()}
+
+
+def reference_panoptic_counts(
+    gt: Segmentation, pred: Segmentation, categories: Iterable[int], boundary_ratio: float | None = None
+) -> np.ndarray:
+    """Return the sum of IoUs, TP, FP and FN of each category, (4, C), for (map, segments) of one image."""
+    (gt_map, gt_infos), (pred_map, pred_infos) = gt, pred
+    void = gt_map == 0
+    counts = {category: [0.0, 0, 0, 0] for category in categories}
+    matched = set()
+    for g, p in itertools.product(gt_infos, pred_infos):
+        true, found = gt_map == g["id"], pred_map == p["id"]
+        shared = (true & found).sum()
+        if not shared or g["iscrowd"] or g["category_id"] != p["category_id"]:
+            continue
+        iou = shared / (found.sum() + g["area"] - shared - (void & found).sum())
+        if boundary_ratio is not None:
+            distance = reference_distance(gt_map.shape, boundary_ratio)
+            true, found = reference_boundary(true, distance), reference_boundary(found, distance)
+            shared = (true & found).sum()
+            iou = min(iou, shared / (true.sum() + found.sum() - shared - (void & found).sum()))
+        if iou > 0.5:
+            counts[g["category_id"]][0] += iou
+            counts[g["category_id"]][1] += 1
+            matched |= {("gt", g["id"]), ("pred", p["id"])}
+    for p in pred_infos:
+        found = pred_map == p["id"]
+        crowds = [g["id"] for g in gt_infos if g["iscrowd"] and g["category_id"] == p["category_id"]]
+        excused = (void & found).sum() + sum(((gt_map == id) & found).sum() for id in crowds[-1:])
+        counts[p["category_id"]][2] += ("pred", p["id"]) not in matched and excused / found.sum() <= 0.5
+    for g in gt_infos:
+        counts[g["category_id"]][3] += not g["iscrowd"] and ("gt", g["id"]) not in matched
+    return np.array([*counts.values()], float).T
 
 
 def best_300(results: list[Record]) -> list[Record]:

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as mask_utils
+from synthetic_coco import compressed_rle as rle
 from torch import nn
 
 from mask2former.evaluation.evaluator import DatasetEvaluator, inference_on_dataset
@@ -106,12 +107,6 @@ def save_panoptic(
     return file, folder
 
 
-def rle(mask: np.ndarray) -> dict[str, Any]:
-    """Return the RLE of a mask (H, W) for JSON."""
-    code = mask_utils.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": code["size"], "counts": code["counts"].decode()}
-
-
 def save_instances(file: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[str, Any]]]]) -> Path:
     """Write the things of (image id, map, segments) as COCO instances; annotation ids start at 0."""
     images, annotations = [], []
@@ -126,6 +121,11 @@ def save_instances(file: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[s
     things = [{"id": category["id"], "name": category["name"]} for category in CATEGORIES[:2]]
     file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": things}))
     return file
+
+
+EITHER_IDS = pytest.mark.parametrize(
+    "dataset", [(5, 2, 11), ("ADE_val_1", "ADE_val_10", "b")], indirect=True, ids=["numbers", "names"]
+)
 
 
 class SyntheticDataset:
@@ -170,14 +170,12 @@ def model_output(ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[st
     info = [
         {"id": s["id"], "isthing": c < 2, "category_id": c} for s, c in zip(segments, contiguous, strict=True)
     ]
-    masks = torch.stack(
-        [torch.zeros(ids.shape, dtype=torch.bool), *(torch.from_numpy(ids == s["id"]) for s in segments)]
-    )
-    sem_seg = torch.stack([masks[1:][torch.tensor(contiguous) == c].any(0).float() for c in range(4)])
+    masks = torch.from_numpy(np.array([ids == s["id"] for s in segments], bool).reshape(-1, *ids.shape))
+    sem_seg = torch.stack([masks[torch.tensor(contiguous) == c].any(0).float() for c in range(4)])
     things = [place for place, c in enumerate(contiguous) if c < 2]
     instances = Instances(
         ids.shape,
-        pred_masks=masks[1:][things],
+        pred_masks=masks[things],
         pred_classes=torch.tensor([contiguous[place] for place in things], dtype=torch.int64),
         scores=torch.linspace(1, 0.5, len(things)),
     )

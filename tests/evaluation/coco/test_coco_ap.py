@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from score_command import score, score_error
-from synthetic_evaluation import SIZE, Replay, SyntheticDataset, metrics_of, rle
+from synthetic_evaluation import EITHER_IDS, SIZE, Replay, SyntheticDataset, metrics_of, rle
 
 from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
 from mask2former.evaluation.evaluator import inference_on_dataset
@@ -110,9 +110,8 @@ def test_string_ids_give_the_same_scores() -> None:
     assert json.dumps([truth, results]) == before  # the input is not changed
 
 
-@pytest.mark.parametrize("image_ids", [(5, 2, 11), ("ADE_val_1", "ADE_val_10", "b")])
-def test_perfect_and_empty_results_in_files(tmp_path: Path, image_ids: tuple[Any, ...]) -> None:
-    dataset = SyntheticDataset(tmp_path, image_ids, seed=1)
+@EITHER_IDS
+def test_perfect_and_empty_results_in_files(tmp_path: Path, dataset: SyntheticDataset) -> None:
     for results, expected in ((results_of(dataset.maps), 100), ([], 0)):
         (tmp_path / "results.json").write_text(json.dumps(results))
         scores = score("instances", "--gt", dataset.instances, "--results", tmp_path / "results.json")
@@ -126,11 +125,8 @@ def test_an_empty_ground_truth_gives_nan(empty: list[str]) -> None:
     assert np.isnan(average_precision({**truth, **{key: [] for key in empty}}, [])["AP"])
 
 
-@pytest.mark.parametrize("image_ids", [(5, 2, 11), ("ADE_val_1", "ADE_val_10", "b")])
-def test_evaluator_equals_the_command_on_the_file_it_wrote(
-    tmp_path: Path, image_ids: tuple[Any, ...]
-) -> None:
-    dataset = SyntheticDataset(tmp_path, image_ids)
+@EITHER_IDS
+def test_evaluator_equals_the_command_on_the_file_it_wrote(tmp_path: Path, dataset: SyntheticDataset) -> None:
     records = dataset.records(dataset.disturbed)
     evaluator = COCOEvaluator(metadata=dataset.metadata, output_dir=tmp_path / "inference")
     results = metrics_of(evaluator, records[:1], records[1:])
@@ -143,16 +139,14 @@ def test_evaluator_equals_the_command_on_the_file_it_wrote(
     assert scores == pytest.approx(results, nan_ok=True)
 
 
-def test_evaluator_without_instances_gives_zero(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_evaluator_without_instances_gives_zero(tmp_path: Path, dataset: SyntheticDataset) -> None:
     records = dataset.records([(image_id, np.zeros(SIZE, int), []) for image_id, *_ in dataset.maps])
     results = metrics_of(COCOEvaluator(metadata=dataset.metadata, output_dir=tmp_path), records)
     assert (results["AP"], results["AP50"]) == (0, 0)
     assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
 
 
-def test_results_without_annotations_are_saved_not_scored(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_results_without_annotations_are_saved_not_scored(tmp_path: Path, dataset: SyntheticDataset) -> None:
     truth = json.loads(dataset.instances.read_text())
     del truth["annotations"]
     dataset.instances.write_text(json.dumps(truth))

@@ -14,10 +14,10 @@ from reference_metrics import (
     boundary_iou,
     reference_average_precision,
     reference_boundary,
-    reference_distance,
+    reference_panoptic_counts,
 )
 from score_command import score, score_error
-from synthetic_evaluation import SyntheticDataset, metrics_of, rle, save_panoptic
+from synthetic_evaluation import CONTIGUOUS, SyntheticDataset, metrics_of, rle, save_panoptic
 from test_coco_ap import results_of
 
 from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
@@ -77,36 +77,6 @@ def test_half_pixels_are_rounded_as_published(size: tuple[int, int], other: int,
     assert average_precision(truth, results, boundary_ratio=0.02)["AP"] == pytest.approx(expected)
 
 
-def reference_boundary_counts(gt: Any, pred: Any, category: int, ratio: float) -> list[float]:
-    """Return (sum of IoU, TP, FP, FN) of a category, of (map, segments) each, rule by rule."""
-    gt_map, pred_map = gt[0], pred[0]
-    gt_infos, pred_infos = ([s for s in side[1] if s["category_id"] == category] for side in (gt, pred))
-    void, distance = gt_map == 0, reference_distance(gt_map.shape, ratio)
-    sums, matched = [0.0, 0, 0, 0], set()
-    for g in gt_infos:
-        for p in pred_infos:
-            true, found = gt_map == g["id"], pred_map == p["id"]
-            if g["iscrowd"] or not (true & found).any():
-                continue
-            iou = (true & found).sum() / (
-                found.sum() + g["area"] - (true & found).sum() - (void & found).sum()
-            )
-            edge, found_edge = reference_boundary(true, distance), reference_boundary(found, distance)
-            shared = (edge & found_edge).sum()
-            union = edge.sum() + found_edge.sum() - shared - (found_edge & void).sum()
-            if min(iou, shared / union) > 0.5:
-                sums[0] += min(iou, shared / union)
-                sums[1] += 1
-                matched |= {g["id"], -p["id"]}
-    for p in pred_infos:
-        found = pred_map == p["id"]
-        crowds = [g["id"] for g in gt_infos if g["iscrowd"]]
-        excused = (void & found).sum() + sum(((gt_map == id) & found).sum() for id in crowds[-1:])
-        sums[2] += -p["id"] not in matched and excused / found.sum() <= 0.5
-    sums[3] += sum(not g["iscrowd"] and g["id"] not in matched for g in gt_infos)
-    return sums
-
-
 @pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.05), (2, 0.1)])
 def test_boundary_pq_equals_the_reference(tmp_path: Path, seed: int, ratio: float) -> None:
     dataset = SyntheticDataset(tmp_path, image_ids=range(6), seed=seed)
@@ -114,10 +84,8 @@ def test_boundary_pq_equals_the_reference(tmp_path: Path, seed: int, ratio: floa
     rules = Rules(boundary_ratio=ratio)
     files = dataset.json, dataset.pngs, *save_panoptic(tmp_path / "pred", dataset.disturbed)
     results = panoptic_quality(*files, rules=rules)
-    for category, name in ((3, "circle"), (90, "triangle-like"), (7, "sand"), (200, "water")):
-        iou, tp, fp, fn = np.sum(
-            [reference_boundary_counts(*pair, category, ratio) for pair in pairs], axis=0
-        )
+    expected = sum(reference_panoptic_counts(*pair, CONTIGUOUS, ratio) for pair in pairs)
+    for name, (iou, tp, fp, fn) in zip(dataset.metadata.stuff_classes, expected.T, strict=True):
         assert results[f"boundary_PQ-{name}"] == pytest.approx(100 * iou / (tp + fp / 2 + fn / 2))
         assert results[f"boundary_SQ-{name}"] == pytest.approx(100 * iou / max(tp, 1))
     plain = panoptic_quality(*files)
@@ -125,8 +93,7 @@ def test_boundary_pq_equals_the_reference(tmp_path: Path, seed: int, ratio: floa
     assert 1 < results["boundary_PQ"] < results["PQ"]
 
 
-def test_evaluators_equal_the_command(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_evaluators_equal_the_command(tmp_path: Path, dataset: SyntheticDataset) -> None:
     dataset.metadata.evaluator_type = "cityscapes_panoptic_seg"  # its ratio is not the flag's default
     out, records = tmp_path / "out", dataset.records(dataset.disturbed)
     files: dict[Any, list[Any]] = {
@@ -146,8 +113,7 @@ def test_evaluators_equal_the_command(tmp_path: Path) -> None:
         assert "the boundary ratio is 2.0, expected a part" in score_error(*arguments, "--boundary", 2)
 
 
-def test_perfect_predictions_have_perfect_boundaries(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_perfect_predictions_have_perfect_boundaries(tmp_path: Path, dataset: SyntheticDataset) -> None:
     dataset.metadata.evaluator_type = "coco_panoptic_seg"
     for kind, metric in ((COCOPanopticEvaluator, "boundary_PQ"), (COCOEvaluator, "boundary_AP")):
         results = metrics_of(kind(metadata=dataset.metadata, boundary=True), dataset.records(dataset.maps))

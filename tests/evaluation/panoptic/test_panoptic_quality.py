@@ -4,13 +4,12 @@ import json
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from score_command import score, score_error
 from synthetic_cityscapes import CityscapesScripts
-from synthetic_evaluation import CATEGORIES, SyntheticDataset, metrics_of, save_ids, save_panoptic
+from synthetic_evaluation import CATEGORIES, EITHER_IDS, SyntheticDataset, metrics_of, save_ids, save_panoptic
 
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator, panoptic_quality
 
@@ -55,9 +54,8 @@ def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert {name: results[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("image_ids", [(5, 2, 11), ("ADE_val_1", "ADE_val_10", "b")])
-def test_perfect_and_empty_predictions_through_files(tmp_path: Path, image_ids: tuple[Any, ...]) -> None:
-    dataset = SyntheticDataset(tmp_path, image_ids)
+@EITHER_IDS
+def test_perfect_and_empty_predictions_through_files(tmp_path: Path, dataset: SyntheticDataset) -> None:
     extra = [("not in the truth", np.zeros((2, 2), int), [])]
     perfect = panoptic_quality(
         dataset.json, dataset.pngs, *save_panoptic(tmp_path / "perfect", [*dataset.maps, *extra])
@@ -69,11 +67,10 @@ def test_perfect_and_empty_predictions_through_files(tmp_path: Path, image_ids: 
         assert [empty[name + suffix] for name in ("PQ", "SQ", "RQ")] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("image_ids", [(5, 2, 11), ("ADE_val_1", "ADE_val_10", "b")])
+@EITHER_IDS
 def test_evaluator_equals_the_command_on_the_files_it_wrote(
-    tmp_path: Path, image_ids: tuple[Any, ...]
+    tmp_path: Path, dataset: SyntheticDataset
 ) -> None:
-    dataset = SyntheticDataset(tmp_path, image_ids)
     records = dataset.records(dataset.disturbed)
     options = {"output_dir": tmp_path / "inference", "save_predictions": True}
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, **options)
@@ -88,15 +85,14 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(
     categories = {info["category_id"] for _, _, infos in dataset.disturbed for info in infos}
     annotations = json.loads((written / "predictions.json").read_text())["annotations"]
     assert {s["category_id"] for a in annotations for s in a["segments_info"]} == categories
-    assert [a["image_id"] for a in annotations] == list(image_ids)
+    assert [a["image_id"] for a in annotations] == [image_id for image_id, *_ in dataset.maps]
     saved = tmp_path / "inference/submission/panoptic.json", tmp_path / "inference/submission/panoptic"
     assert panoptic_quality(dataset.json, dataset.pngs, *saved) == pytest.approx(results, nan_ok=True)
-    assert {path.name for path in saved[1].iterdir()} == {f"{image_id}.png" for image_id in image_ids}
+    assert {path.name for path in saved[1].iterdir()} == {f"{image_id}.png" for image_id, *_ in dataset.maps}
 
 
-def test_areas_are_those_of_the_json_unless_recounted(tmp_path: Path) -> None:
+def test_areas_are_those_of_the_json_unless_recounted(tmp_path: Path, dataset: SyntheticDataset) -> None:
     """In ADE20K, the area of stuff is that before things were pasted over it, and some stuff is hidden."""
-    dataset = SyntheticDataset(tmp_path)
     content = json.loads(dataset.json.read_text())
     for annotation in content["annotations"]:
         for segment in annotation["segments_info"]:
@@ -142,8 +138,7 @@ def test_png_names_with_folders_become_distinct_names_in_one_folder(tmp_path: Pa
     assert len(list((tmp_path / "out/panoptic/predictions").iterdir())) == 3
 
 
-def test_each_image_must_be_predicted_once(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_each_image_must_be_predicted_once(tmp_path: Path, dataset: SyntheticDataset) -> None:
     records, evaluator = dataset.records(dataset.maps), COCOPanopticEvaluator(metadata=dataset.metadata)
     with pytest.raises(ValueError, match=r"truth\.json: 1 images have no prediction, among them 11"):
         metrics_of(evaluator, records[:2])
@@ -153,8 +148,7 @@ def test_each_image_must_be_predicted_once(tmp_path: Path) -> None:
         metrics_of(evaluator, [{**records[0], "image_id": 99}])
 
 
-def test_missing_metadata_and_classes_are_errors(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_missing_metadata_and_classes_are_errors(tmp_path: Path, dataset: SyntheticDataset) -> None:
     dataset.metadata.thing_dataset_id_to_contiguous_id = {3: 0}
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata)
     with pytest.raises(ValueError, match="predicted class 1, which is not in the dataset's thing_"):
@@ -164,8 +158,7 @@ def test_missing_metadata_and_classes_are_errors(tmp_path: Path) -> None:
         COCOPanopticEvaluator(metadata=dataset.metadata)
 
 
-def test_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_command_reports_bad_input_in_one_line(tmp_path: Path, dataset: SyntheticDataset) -> None:
     pred_json, pred_dir = save_panoptic(tmp_path / "pred", dataset.disturbed)
     good = dict(zip(FLAGS, (dataset.json, dataset.pngs, pred_json, pred_dir), strict=True))
     (tmp_path / "broken.json").write_text('{"annotations": [')

@@ -135,9 +135,8 @@ def true_map(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
 @pytest.mark.parametrize("as_labels", [True, False])
 @pytest.mark.parametrize("semantic_files", [True, False])
 def test_evaluator_with_semantic_and_panoptic_ground_truth(
-    tmp_path: Path, semantic_files: bool, as_labels: bool
+    tmp_path: Path, semantic_files: bool, as_labels: bool, dataset: SyntheticDataset
 ) -> None:
-    dataset = SyntheticDataset(tmp_path)
     records = dataset.records(dataset.disturbed)
     truths = [true_map(ids, segments) for _, ids, segments in dataset.maps]
     for record, labels in zip(records, truths, strict=True):
@@ -164,8 +163,7 @@ def test_evaluator_with_semantic_and_panoptic_ground_truth(
         assert sum(mask_utils.area(item["segmentation"]) for item in mine) == labels.size
 
 
-def test_perfect_scores_give_100_and_no_images_give_nan(tmp_path: Path) -> None:
-    dataset = SyntheticDataset(tmp_path)
+def test_perfect_scores_give_100_and_no_images_give_nan(tmp_path: Path, dataset: SyntheticDataset) -> None:
     evaluator = SemSegEvaluator(metadata=dataset.metadata)
     assert metrics_of(evaluator, dataset.records(dataset.maps))["mIoU"] == 100
     assert np.isnan(metrics_of(evaluator)["mIoU"])
