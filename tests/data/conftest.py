@@ -33,9 +33,7 @@ def cfg(names: dict[str, str]):
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = (names["instance"],)
     cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.IMAGE_SIZE = 32
-    cfg.SOLVER.IMS_PER_BATCH = 2
-    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.FORMAT, cfg.INPUT.IMAGE_SIZE = "RGB", 32
+    cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 2, 0
     cfg.SEED = 11
     return cfg

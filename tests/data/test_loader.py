@@ -9,16 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mask2former.data import (
-    DatasetCatalog,
-    DatasetError,
-    MetadataCatalog,
-    build_test_loader,
-    build_train_loader,
-    loader,
-)
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, loader
 from mask2former.data.loader import (
     TrainBatches,
+    build_test_loader,
+    build_train_loader,
     epoch_order,
     repeat_factors,
     sample_seed,
@@ -57,10 +52,7 @@ def test_fractional_repeats_are_probabilities():
 @given(repeats, st.integers(0, 9), st.integers(1, 4), st.integers(1, 3), st.integers(0, 5))
 def test_processes_together_take_the_samples_of_one(repeats, seed, parts, share, first):
     def steps(part, parts):
-        batches = TrainBatches(
-            repeats=repeats, seed=seed, batch_size=total, first_step=first, rank=part, world_size=parts
-        )
-        return take(batches, 4)
+        return take(TrainBatches(repeats, seed, total, first, rank=part, world_size=parts), 4)
 
     total = parts * share
     shares = [steps(part, parts) for part in range(parts)]
@@ -71,10 +63,7 @@ def test_processes_together_take_the_samples_of_one(repeats, seed, parts, share,
 
 
 def shares_of(step, processes, micro_batches):
-    return [
-        share_of_step(step, rank=rank, world_size=processes, micro_batches=micro_batches)
-        for rank in range(processes)
-    ]
+    return [share_of_step(step, rank, processes, micro_batches) for rank in range(processes)]
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
@@ -123,7 +112,7 @@ def same(first, second):
 
 
 def test_a_resumed_loader_continues(cfg):
-    unbroken, resumed = take(build_train_loader(cfg), 6), take(build_train_loader(cfg, first_step=3), 3)
+    unbroken, resumed = take(build_train_loader(cfg), 6), take(build_train_loader(cfg, 3), 3)
     assert all(len(batch) == 2 for batch in unbroken)
     assert all(same(a, b) for a, b in zip(unbroken[3:], resumed, strict=True))
     assert len({sample["seed"] for batch in unbroken for sample in batch}) == 12
@@ -147,10 +136,8 @@ def test_errors_of_workers_are_raised_with_their_own_message(cfg, synthetic):
 def test_the_sampler_is_chosen_by_name(cfg, names):
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD = "RepeatFactorTrainingSampler", 1.0
-    shown = [
-        {a["category_id"] for a in record["annotations"]} for record in DatasetCatalog.get(names["instance"])
-    ]
-    expected = repeat_factors(shown, 1.0)
+    records = DatasetCatalog.get(names["instance"])
+    expected = repeat_factors([{a["category_id"] for a in record["annotations"]} for record in records], 1.0)
     np.testing.assert_array_equal(build_train_loader(cfg).batch_sampler.repeats, expected)
     cfg.DATALOADER.SAMPLER_TRAIN = "Mine"
     with pytest.raises(ValueError, match="SAMPLER_TRAIN is 'Mine'; it can be one of TrainingSampler, Repeat"):

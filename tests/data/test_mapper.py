@@ -11,16 +11,16 @@ from pycocotools import mask as coco_mask
 from synthetic_coco import COLORS, geometry_of, ground_truth_of, rectangle
 
 from mask2former.config import get_cfg
-from mask2former.data import (
-    DatasetCatalog,
-    DatasetError,
-    MetadataCatalog,
-    build_test_mapper,
-    build_train_mapper,
-)
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.augmentation import Scene
 from mask2former.data.catalog import Metadata
-from mask2former.data.mapper import MAPPERS, record_image, visible_instances
+from mask2former.data.mapper import (
+    MAPPERS,
+    build_test_mapper,
+    build_train_mapper,
+    record_image,
+    visible_instances,
+)
 
 
 def mapper_of(cfg, names, mapper_name):
@@ -48,8 +48,7 @@ def test_masks_and_images_stay_aligned(cfg, names, mapper_name):
         sample = mapper(records[0], seed)
         masks, classes = sample["instances"].gt_masks, sample["instances"].gt_classes
         assert masks.shape == (len(classes), *sample["image"].shape[1:])
-        assert masks.dtype == torch.bool
-        assert classes.dtype == torch.int64
+        assert (masks.dtype, classes.dtype) == (torch.bool, torch.int64)
         assert masks.flatten(1).any(1).all()
         for label, mask in zip(classes.tolist(), masks, strict=True):
             same_color = (sample["image"] == torch.tensor(colors[label])[:, None, None]).all(0)
@@ -130,8 +129,7 @@ def test_images_without_objects_give_no_masks(cfg, names):
     for record in records[2:]:
         instances = mapper(record, seed=0)["instances"]
         assert instances.gt_masks.shape == (0, 32, 32)
-        assert instances.gt_masks.dtype == torch.bool
-        assert instances.gt_classes.dtype == torch.int64
+        assert (instances.gt_masks.dtype, instances.gt_classes.dtype) == (torch.bool, torch.int64)
 
 
 def test_masks_outside_of_the_crop_are_dropped():
@@ -211,12 +209,11 @@ def test_unusable_images_are_errors(tmp_path):
     Image.new("RGB", (4, 6)).save(tmp_path / "a.png")
     for name, message in (
         ("gone.jpg", "gone.jpg, image id 9: no such file"),
-        ("text.jpg", "id 9: is not an image"),
+        ("text.jpg", "text.jpg, image id 9: is not an image"),
+        ("a.png", r"is \(6, 4\), the annotations say \(4, 6\)"),
     ):
         with pytest.raises(DatasetError, match=message):
-            record_image({"file_name": str(tmp_path / name), "image_id": 9})
-    with pytest.raises(DatasetError, match=r"is \(6, 4\), the annotations say \(4, 6\)"):
-        record_image({"file_name": str(tmp_path / "a.png"), "image_id": 9, "height": 4, "width": 6})
+            record_image({"file_name": str(tmp_path / name), "image_id": 9, "height": 4, "width": 6})
 
 
 def test_the_default_ignore_label_is_that_of_the_config(cfg, tmp_path):

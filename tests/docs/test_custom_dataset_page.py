@@ -4,10 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
 from tiny_runs import restored_log
 
-from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.tools.train import main
 
 __all__ = ["restored_log"]
@@ -15,13 +13,6 @@ __all__ = ["restored_log"]
 PAGE = (Path(__file__).parents[2] / "docs" / "custom_datasets.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 COMMAND = ["mask2former", "train"]
-
-
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(DatasetCatalog, "_entries", dict(DatasetCatalog._entries))
-    monkeypatch.setattr(MetadataCatalog, "_entries", dict(MetadataCatalog._entries))
 
 
 def test_all_blocks_of_the_page_run(elsewhere):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from synthetic_cityscapes import IDS, SIZE, draw_ids, instances, metadata, predict, records, save_truth
+from synthetic_cityscapes import IDS, SIZE, draw_images, instances, metadata, predict, records, save_truth
 from synthetic_evaluation import Replay, SyntheticDataset
 
 from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
@@ -42,7 +42,7 @@ def coco_share(folder: Path, rank: int, world_size: int, image_ids: tuple[int, .
 def cityscapes_share(folder: Path, rank: int, world_size: int) -> Results:
     """Draw Cityscapes' images, and evaluate every `world_size`-th of them from `rank` on."""
     rng = np.random.default_rng(0)
-    images = {image_id: draw_ids(rng) for image_id in IDS}
+    images = draw_images(rng)
     outputs = [
         {**instances(predict(ids, rng)), "label_map": torch.from_numpy(rng.integers(0, 19, SIZE))}
         for ids in images.values()

@@ -40,6 +40,11 @@ def metadata(things: Sequence[int] = range(8)) -> SimpleNamespace:
     )
 
 
+def draw_images(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draw the instance ids of each image."""
+    return {image_id: draw_ids(rng) for image_id in IDS}
+
+
 def draw_ids(rng: np.random.Generator) -> np.ndarray:
     """Draw instance ids: two backgrounds and, over them, large and small objects, groups, caravans."""
     ids = np.empty(SIZE, np.int32)
@@ -159,9 +164,7 @@ class CityscapesScripts:
             "writeDict2JSON",
             lambda content, file: Path(file).write_text(json.dumps(content, default=lambda o: o.item())),
         )
-        return self._run(
-            script, gt_dir, pred_dir, "instanceIds", lambda gt, args: script.getPrediction(gt, args)
-        )
+        return self._run(script, gt_dir, pred_dir, "instanceIds", script.getPrediction)
 
     def pixels(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
         """Return the results of evalPixelLevelSemanticLabeling."""

@@ -1,5 +1,6 @@
 """Label maps and segment ids, written and read in every PNG mode that labels are stored in."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,22 +51,26 @@ def test_palette_indices_and_bits_are_labels(tmp_path: Path) -> None:
     assert labels.dtype == np.uint8
 
 
-def test_unreadable_files_are_errors_with_their_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.png: no such file"):
-        read_label_map(tmp_path / "absent.png")
+@pytest.mark.parametrize(
+    ("read", "name", "message"),
+    [
+        (read_label_map, "absent", "no such file"),
+        (read_segment_ids, "text", "not a readable image"),
+        (read_segment_ids, "cut", "not a readable image"),
+        (read_label_map, "rgb", "the image's mode is RGB"),
+        (read_segment_ids, "gray", "the image's mode is L"),
+    ],
+)
+def test_unusable_files_are_errors_with_their_name(
+    tmp_path: Path, read: Callable[[Path], np.ndarray], name: str, message: str
+) -> None:
     (tmp_path / "text.png").write_text("not an image")
-    with pytest.raises(ValueError, match=r"text\.png: not a readable image"):
-        read_segment_ids(tmp_path / "text.png")
     noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "rgb.png")
-    with pytest.raises(ValueError, match=r"rgb\.png: the image's mode is RGB"):
-        read_label_map(tmp_path / "rgb.png")
+    Image.fromarray(noise[..., 0]).save(tmp_path / "gray.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "rgb.png").read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"cut\.png: not a readable image"):
-        read_segment_ids(tmp_path / "cut.png")
-    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "gray.png")
-    with pytest.raises(ValueError, match=r"gray\.png: the image's mode is L"):
-        read_segment_ids(tmp_path / "gray.png")
+    with pytest.raises(ValueError, match=rf"{name}\.png: {message}"):
+        read(tmp_path / f"{name}.png")
 
 
 def test_labels_are_derived_from_segments() -> None:

@@ -14,6 +14,7 @@ from synthetic_cityscapes import (
     SIZE,
     CityscapesScripts,
     draw_ids,
+    draw_images,
     metadata,
     records,
     save_truth,
@@ -69,7 +70,7 @@ def assert_equal(results: dict[str, float], official: dict[str, Any]) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    images = {image_id: draw_ids(rng) for image_id in IDS}
+    images = draw_images(rng)
     truth = save_truth(tmp_path / "truth", images)
     labels = [*range(34)] if seed % 2 else [7, 24, 25, 26, 29, 30]  # ignored labels can be predicted too
     found = save_found(tmp_path / "found", {i: disturb(ids, rng, labels) for i, ids in images.items()})
@@ -107,7 +108,7 @@ def test_evaluator_equals_the_command_and_cityscapesscripts_on_saved_predictions
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     rng = np.random.default_rng(0)
-    images = {image_id: draw_ids(rng) for image_id in IDS}
+    images = draw_images(rng)
     truth = save_truth(tmp_path / "truth", images)
     found = [disturb(ids, rng, CLASSES) for ids in images.values()]
     maps = [torch.from_numpy(np.vectorize(CLASSES.index)(labels)) for labels in found]
@@ -126,7 +127,7 @@ def test_evaluator_equals_the_command_and_cityscapesscripts_on_saved_predictions
 
 def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    images = {image_id: draw_ids(rng) for image_id in IDS}
+    images = draw_images(rng)
     inputs = records(save_truth(tmp_path / "truth", images), images)
     table = {label: place for place, label in enumerate(CLASSES)}
     contiguous = np.vectorize(lambda label: table.get(label, 255))
