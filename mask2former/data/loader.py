@@ -134,7 +134,6 @@ def build_train_loader(
     """Return this process's infinite batches of DATASETS.TRAIN, beginning at step `first_step`.
 
     Args:
-        cfg: the config.
         first_step: 0, or the number of finished steps of a resumed run.
         seed: the run's seed, the same in all processes; None takes cfg.SEED, or a random one if that is
             negative (with a single process only).
@@ -212,12 +211,8 @@ def repeat_factors(categories: Sequence[Sequence[int]], threshold: float, sqrt: 
     """Return how often each record occurs in an epoch on average (N,); 1 unless it has a rare category.
 
     A category in a share f of the images has the factor max(1, threshold / f), or the square root of that. A
-    record gets the largest factor of its categories (LVIS, Gupta et al., 2019, appendix B).
-
-    Args:
-        categories: of each of N records its categories, without repeats.
-        threshold: share of images below which a category is rare.
-        sqrt: take the square root.
+    record gets the largest factor of its `categories`, which are listed without repeats (LVIS, Gupta et al.,
+    2019, appendix B).
     """
     listed = list(categories)
     images = Counter(itertools.chain.from_iterable(listed))

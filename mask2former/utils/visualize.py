@@ -70,7 +70,8 @@ def panoptic_regions(
     """Return one region per segment `{id, category_id}` of the id map (H, W)."""
     segments = list(segments)
     masks = (ids == segment["id"] for segment in segments)
-    return _shaded_regions(masks, [segment["category_id"] for segment in segments], names, colors)
+    classes = [segment["category_id"] for segment in segments]
+    return mask_regions(masks, classes, names, colors, largest_first=False)
 
 
 def instance_regions(instances: Instances, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
@@ -86,38 +87,25 @@ def mask_regions(
     names: Sequence[str],
     colors: Sequence[Color],
     suffixes: Sequence[str] = (),
+    *,
+    largest_first: bool = True,
 ) -> list[Region]:
     """Return one region per mask (H, W) bool, the largest first, so that small ones are drawn on top.
 
     `suffixes` are appended to the names in the labels.
     """
-    regions = _shaded_regions(masks, classes, names, colors, suffixes)
-    return sorted(regions, key=lambda region: -int(region.mask.sum()))
-
-
-def _shaded_regions(
-    masks: Iterable[Array],
-    classes: Sequence[int],
-    names: Sequence[str],
-    colors: Sequence[Color],
-    suffixes: Sequence[str] = (),
-) -> list[Region]:
     seen: Counter[int] = Counter()
     regions = []
     for mask, k, suffix in zip(masks, classes, suffixes or [""] * len(classes), strict=True):
         regions.append(Region(mask, shade(colors[k], seen[k]), names[k] + suffix))
         seen[k] += 1
-    return regions
+    return sorted(regions, key=lambda region: -int(region.mask.sum())) if largest_first else regions
 
 
 def result_regions(task: str, result: Any, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
-    """Return the regions of a model's result for a task.
+    """Return the regions of a model's result, which is (ids (H, W), segments) for the task "panoptic".
 
-    Args:
-        task: "panoptic", "instance" or "semantic".
-        result: (ids (H, W), segments), `Instances`, or a label map (H, W), according to the task.
-        names: of the K classes.
-        colors: of the K classes.
+    For "instance" it is `Instances`, for "semantic" a label map (H, W).
     """
     regions: dict[str, Callable[..., list[Region]]] = {
         "panoptic": lambda segmented, *classes: panoptic_regions(*segmented, *classes),

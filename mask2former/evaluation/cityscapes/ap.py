@@ -22,14 +22,13 @@ from mask2former.evaluation.cityscapes.submission import (
     run_length_masks,
     write_objects,
 )
-from mask2former.evaluation.coco.ap import average_precision
+from mask2former.evaluation.coco.ap import average_precision, mean_percent
 from mask2former.evaluation.common.boundary import RATIOS
 from mask2former.evaluation.common.json_files import JsonObject
 from mask2former.evaluation.common.metadata import DatasetIds
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.evaluation.evaluator import Metrics
 from mask2former.structures import RunLengthMasks, runs
-from mask2former.utils.label_maps import Array
 from mask2former.utils.storage import PathLike
 
 
@@ -66,10 +65,10 @@ def summary(images: Sequence[ScoredImage]) -> Metrics:
     A label without an object to find is NaN, and is left out of the means.
     """
     table = precision_table(joined([image.matches for image in images]))
-    results = {"AP": _mean(table), "AP50": _mean(table[:, 0])}
+    results = {"AP": mean_percent(table), "AP50": mean_percent(table[:, 0])}
     for label, row in zip(THINGS, table, strict=True):
         name = LABELS[label]["name"]
-        results |= {f"AP-{name}": _mean(row), f"AP50-{name}": _mean(row[:1])}
+        results |= {f"AP-{name}": mean_percent(row), f"AP50-{name}": mean_percent(row[:1])}
     if coco := [image.coco for image in images if image.coco is not None]:
         results |= _boundary(coco)
     return results
@@ -153,9 +152,3 @@ def _boundary(images: Sequence[dict[str, list[JsonObject]]]) -> dict[str, float]
     truth["categories"] = [{"id": id, "name": LABELS[id]["name"]} for id in THINGS]
     scores = average_precision(truth, truth["results"], boundary_ratio=RATIOS["cityscapes_instance"])
     return {f"boundary_{name}": value for name, value in scores.items()}
-
-
-def _mean(precisions: Array) -> float:
-    """Return the mean in percent of the entries that are not NaN; NaN if all are."""
-    valid = precisions[np.isfinite(precisions)]
-    return float(100 * valid.mean()) if valid.size else float("nan")

@@ -97,14 +97,9 @@ def score_files(
     score: Callable[[str, InstanceMap, Path], Score],
     workers: int = 1,
 ) -> list[Score]:
-    """Return the score of each ground-truth image in a folder.
+    """Return `score(image id, ground truth, prediction file)` of each image, computed by `workers` threads.
 
-    Args:
-        gt_dir: folder of the files `*_instanceIds.png`, at any depth.
-        pred_dir: folder of one file `<image id>*<suffix>` for each image, at any depth.
-        suffix: of the predictions.
-        score: called with an image's id, ground truth and prediction file.
-        workers: threads that score images.
+    `gt_dir` has files `*_instanceIds.png` at any depth, `pred_dir` a file `<image id>*<suffix>` for each.
 
     Raises:
         ValueError: a file is missing or broken, or there are several of one image; the message names it.

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mask2former.evaluation.coco.precisions import (
     MAX_LVIS_RESULTS,
     garbage_collection_off,
@@ -186,18 +188,18 @@ class LVISEvaluator(COCOEvaluator):
 
 def _metrics_of(table: Array, categories: Sequence[JsonObject], lvis_style: bool) -> Metrics:
     """Return the metrics of a table of precisions (T, R, K, A), with the categories (K,) in order."""
-    metrics = {name: _mean(table[t, :, :, a]) for name, (t, a) in METRICS.items()}
+    metrics = {name: mean_percent(table[t, :, :, a]) for name, (t, a) in METRICS.items()}
     for name, mark in FREQUENCIES.items() if lvis_style else ():
         group = [place for place, category in enumerate(categories) if category["frequency"] == mark]
-        metrics[name] = _mean(table[:, :, group, 0])
+        metrics[name] = mean_percent(table[:, :, group, 0])
     for place, category in enumerate(categories):
-        metrics[f"AP-{category.get('name', category['id'])}"] = _mean(table[:, :, place, 0])
+        metrics[f"AP-{category.get('name', category['id'])}"] = mean_percent(table[:, :, place, 0])
     return metrics
 
 
-def _mean(precisions: Array) -> float:
-    """Return the mean in percent of the entries that have ground truth; NaN if none has."""
-    valid = precisions[precisions > -1]
+def mean_percent(precisions: Array) -> float:
+    """Return the mean in percent of the entries that are not NaN; NaN if all are."""
+    valid = precisions[np.isfinite(precisions)]
     return float(100 * valid.mean()) if valid.size else float("nan")
 
 

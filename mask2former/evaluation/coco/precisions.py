@@ -63,7 +63,7 @@ def precisions(
 ) -> Array:
     """Return the table of precisions (T, R, K, A) of masks or, with a ratio, of masks and boundaries.
 
-    It is -1 where the ground truth has no object.
+    It is NaN where the ground truth has no object.
     """
     if boundary_ratio is None:
         evaluation = COCOeval_faster(truth, found, "segm", lvis_style=lvis_style)
@@ -75,10 +75,12 @@ def precisions(
     # Later versions compute IoUs in threads, which does not pay for the few masks of an image and category
     evaluation.rle_iou_max_workers = 1
     if not truth.imgs or not truth.cats:
-        return np.full((len(params.iouThrs), len(params.recThrs), len(truth.cats), len(params.areaRng)), -1.0)
+        shape = len(params.iouThrs), len(params.recThrs), len(truth.cats), len(params.areaRng)
+        return np.full(shape, np.nan)
     evaluation.evaluate()
     evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[..., -1]
+    table = np.asarray(evaluation.eval["precision"])[..., -1]
+    return np.where(table > -1, table, np.nan)
 
 
 class BoundaryEvaluation(COCOeval_faster):

@@ -10,9 +10,7 @@ from tabulate import tabulate
 def metrics_table(results: Mapping[str, float], *, per_class: bool = True) -> str:
     """Return a table of the metrics and, if `per_class`, a second one with a row for each class.
 
-    Args:
-        results: metric name -> value; the metric of a class is called `METRIC-class name`.
-        per_class: add the second table.
+    The metric of a class is called `METRIC-class name`.
     """
     overall: dict[str, float] = {}
     classes: dict[str, dict[str, str | float]] = {}

@@ -64,9 +64,6 @@ class SegmentList:
     area: Array
     crowd: Array
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
 
 def read_categories(records: list[JsonObject], where: object) -> Categories:
     """Return the categories of a panoptic JSON file; raise ValueError if a key is wrong or missing."""
@@ -150,7 +147,7 @@ def count_matches(
     # A predicted segment is no FP if most of it lies on void or on a crowd of its category
     # (only the last crowd of each category, as the official code overlooks others)
     last_crowds = {gt.category[place]: place for place in np.flatnonzero(gt.crowd)}
-    is_last_crowd = np.isin(np.arange(len(gt)), list(last_crowds.values()))
+    is_last_crowd = np.isin(np.arange(len(gt.ids)), list(last_crowds.values()))
     excused = shared[VOID, 1:-1] + (shared[1:-1, 1:-1] * (same_category & is_last_crowd[:, None])).sum(0)
     can_be_fp = excused <= 0.5 * shared[:, 1:-1].sum(0)
     can_be_fn = ~gt.crowd & ((gt.area > 0) | (not rules.recount_areas))
@@ -228,7 +225,7 @@ def _quality(counts: Array, categories: Categories) -> dict[str, float]:
 def _check_list(shared: Array, pred_map: Array, pred: SegmentList, where: object) -> None:
     """Raise ValueError unless the predicted map has exactly the ids of its list."""
     if shared[:, -1].any():
-        unlisted = pred_map[places_of(pred_map, pred.ids) == len(pred) + 1][0]
+        unlisted = pred_map[places_of(pred_map, pred.ids) == len(pred.ids) + 1][0]
         raise ValueError(f"{where}: segment id {unlisted} is in the predicted map, not in its segments_info")
     absent = pred.ids[shared[:, 1:-1].sum(0) == 0]
     if absent.size:
