@@ -90,11 +90,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
 }
 
 # Keys of `PUBLISHED` of which another value means another model, whose weights would load all the same.
-REFUSED = (
-    "MODEL.RESNETS.RES4_DILATION",
-    "MODEL.RESNETS.RES5_DILATION",
-    "MODEL.RESNETS.DEFORM_ON_PER_STAGE",
-)
+REFUSED = ("MODEL.RESNETS.RES4_DILATION", "MODEL.RESNETS.RES5_DILATION", "MODEL.RESNETS.DEFORM_ON_PER_STAGE")
 
 # Published name of a switch -> the key that True switches on; False leaves that key as it is.
 ALIASES = {"MODEL.SWIN.USE_CHECKPOINT": "MODEL.ACTIVATION_CHECKPOINTING"}

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 COMMAND_LINE, DEFAULT = "command line", "default"
 CONFIG_ROOTS = tuple(folder / "configs" for folder in Path(__file__).parents[1:3])
 _SOURCES = "_sources"  # attribute of a node: key -> what set it
+_SAME: dict[type, type] = {int: float, tuple: list}  # types of items that count as another
 
 Node = TypeVar("Node", bound=_FvcoreCfgNode)
 
@@ -99,7 +100,6 @@ class CfgNode(_FvcoreCfgNode):
             raise ValueError(f"{source}: VERSION {self.VERSION} is not supported, only {DEFAULTS['VERSION']}")
 
     def _unknown(self, key: str, value: Any, source: str) -> str:
-        """Return the error message for a key that does not exist."""
         if key.endswith(BASE_KEY):
             return f"{source}: {BASE_KEY} belongs at the top of a file"
         known = [*flatten(self), *IGNORED]
@@ -124,26 +124,20 @@ def _converted(key: str, value: Any, current: Any, source: str) -> Any:
     """Return `value` in the type of the key's default or, for a key without one, of its current value.
 
     Lists and tuples are interchangeable, and an int serves as a float. The items of a list must be of the
-    kinds that the default holds, if it holds any.
+    types that the default holds, if it holds any: all numbers count as float, tuples as list.
     """
     like = DEFAULTS.get(key, current)
     if isinstance(value, (list, tuple)) and isinstance(like, (list, tuple)):
-        if not like or {_kind(item) for item in value} <= {_kind(item) for item in like}:
+        given, allowed = ({_SAME.get(type(item), type(item)) for item in items} for items in (value, like))
+        if not like or given <= allowed:
             return type(like)(value)
     elif like is None or type(value) is type(like) or value in WORDS.get(key, ()):
         return value
     if type(value) is int and isinstance(like, float):
         return float(value)
-    given, expected = type(value).__name__, type(like).__name__
+    expected = f"{type(like).__name__} such as {like!r}"
     words = "".join(f", or '{word}'" for word in WORDS.get(key, ()))
-    raise ValueError(
-        f"{source}: {key} is {value!r}, a {given}; it takes a {expected} such as {like!r}{words}"
-    )
-
-
-def _kind(item: Any) -> type:
-    """Return the type of a list's item: all numbers count as float, tuples as list."""
-    return {int: float, tuple: list}.get(type(item), type(item))
+    raise ValueError(f"{source}: {key} is {value!r}, a {type(value).__name__}; it takes a {expected}{words}")
 
 
 def get_cfg() -> CfgNode:

@@ -52,16 +52,13 @@ def _list(tree: ast.ListComp) -> list[float]:
     loop, *more = tree.generators
     if more or loop.ifs or not isinstance(loop.target, ast.Name):
         raise _refused(tree)
-    return [_number(tree.elt, {loop.target.id: value}) for value in _range(loop.iter)]
-
-
-def _range(node: ast.AST) -> range:
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"):
-        raise _refused(node)
-    values = range(*(int(_number(argument, {})) for argument in node.args))
+    call = loop.iter
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "range"):
+        raise _refused(call)
+    values = range(*(int(_number(argument, {})) for argument in call.args))
     if len(values) > MAX_RANGE:
         raise ValueError(f"a computed list of {len(values)} numbers is too long")
-    return values
+    return [_number(tree.elt, {loop.target.id: value}) for value in values]
 
 
 def _number(node: ast.AST, names: Mapping[str, float]) -> float:
@@ -123,20 +120,6 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not text, so not a config file ({error})") from error
-
-
-def _bases(value: Any, path: Path) -> list[str]:
-    bases = [value] if isinstance(value, str) else value
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: {BASE_KEY} is {value!r}; it takes a file name or a list of them")
-    return bases
-
-
 def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
     """Read a file's `_BASE_` files and the file itself, in this order: later layers win.
 
@@ -152,10 +135,14 @@ def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, di
         raise ValueError(f"{below[-1]}: {BASE_KEY} leads back to {path}")
     if not path.is_file():
         raise FileNotFoundError(f"no config file {path}{origin}")
-    values = parse_yaml(_text(path), str(path))
-    layers = [
-        layer
-        for base in _bases(values.pop(BASE_KEY, []), path)
-        for layer in read_layers(path.parent / Path(base).expanduser(), (*below, path))
-    ]
-    return [*layers, (path, values)]
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text, so not a config file ({error})") from error
+    values = parse_yaml(text, str(path))
+    named = values.pop(BASE_KEY, [])
+    bases = [named] if isinstance(named, str) else named
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"{path}: {BASE_KEY} is {named!r}; it takes a file name or a list of them")
+    folders = (path.parent / Path(base).expanduser() for base in bases)
+    return [*(layer for base in folders for layer in read_layers(base, (*below, path))), (path, values)]

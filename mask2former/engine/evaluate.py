@@ -62,15 +62,10 @@ EVALUATORS: dict[str, dict[str, type]] = {
     },
 }
 NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # of every image
-GROUND_TRUTH = {
-    "instance": ["json_file"],
-    "panoptic": ["panoptic_json", "panoptic_root"],
-}  # metadata of paths
-OPTIONS = {  # argument of evaluators -> key of TEST
-    "save_predictions": "SAVE_PREDICTIONS",
-    "boundary": "BOUNDARY",
-    "recount_areas": "RECOUNT_AREAS",
-}
+# Metadata that names files of ground truth.
+GROUND_TRUTH = {"instance": ["json_file"], "panoptic": ["panoptic_json", "panoptic_root"]}
+# Keys of TEST that are arguments of evaluators, there in lower case.
+OPTIONS = ("SAVE_PREDICTIONS", "BOUNDARY", "RECOUNT_AREAS")
 
 
 class Evaluation:
@@ -169,12 +164,12 @@ def build_evaluator(cfg: CfgNode, dataset: str, output_dir: Path) -> DatasetEval
             "%s output is not measured: '%s' has no ground truth for it", ", ".join(unmeasured), dataset
         )
     made = []
-    ineffective = {key for key in OPTIONS.values() if cfg.TEST[key]}
+    ineffective = {key for key in OPTIONS if cfg.TEST[key]}
     for make in chosen.values():
-        keys = {name: key for name, key in OPTIONS.items() if name in inspect.signature(make).parameters}
-        options = {name: cfg.TEST[key] for name, key in keys.items()}
+        keys = {key for key in OPTIONS if key.lower() in inspect.signature(make).parameters}
+        options = {key.lower(): cfg.TEST[key] for key in keys}
         made.append(make(metadata=metadata, output_dir=str(output_dir), **options))
-        ineffective -= set(keys.values())
+        ineffective -= keys
     for key in sorted(ineffective):
         logger.warning("TEST.%s changes nothing that is measured on '%s'", key, dataset)
     return DatasetEvaluators(made)
@@ -235,11 +230,11 @@ def verify_results(cfg: CfgNode, results: Results) -> bool:
     A row is [task, metric, value, tolerance]. With several datasets a row's task is "dataset/task".
     """
     found = flatten_results(results)
-    failures = []
+    hold = True
     for task, metric, expected, tolerance in expected_results(cfg.TEST.EXPECTED_RESULTS):
         actual = found.get(f"{task}/{metric}", math.nan)
         if not abs(actual - expected) <= tolerance:
-            failures.append(f"{task}/{metric} is {actual}, expected {expected} +- {tolerance}")
-    for failure in failures:
-        logger.error("TEST.EXPECTED_RESULTS: %s", failure)
-    return not failures
+            failure = f"{task}/{metric} is {actual}, expected {expected} +- {tolerance}"
+            logger.error("TEST.EXPECTED_RESULTS: %s", failure)
+            hold = False
+    return hold

@@ -59,9 +59,8 @@ def train(cfg: CfgNode, run: Run) -> Results:
     model = construct_model(cfg)
     metadata = dataset_metadata(cfg)
     saved_metadata = checkpoint_metadata(metadata, cfg.MODEL.MASK_FORMER.THING_IDS)
-    if (
-        run.saved is None and cfg.MODEL.WEIGHTS and is_main_process()
-    ):  # `parallelize` sends them to the others
+    # The other processes get the weights in `parallelize`.
+    if run.saved is None and cfg.MODEL.WEIGHTS and is_main_process():
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
         warn_of_other_classes(metadata, checkpoint)
         load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)

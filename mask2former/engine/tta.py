@@ -64,9 +64,7 @@ class AugmentedModel:
     ) -> list[dict[str, Any]]:
         """Return the averaged semantic result of each image, as `MaskFormer.predict` does for one view.
 
-        Args:
-            batched_inputs: as for `MaskFormer.predict`, but a list "views" of images in place of "image", and
-                always with "height" and "width".
+        The inputs have a list "views" of images in place of "image", and always "height" and "width".
 
         Raises:
             ValueError: an image does not fit; the message names the file.

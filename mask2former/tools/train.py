@@ -35,11 +35,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     flag = parser.add_argument
     add_config_arguments(parser)
-    flag(
-        "--eval-only",
-        action="store_true",
-        help="evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR",
-    )
+    eval_only = "evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR"
+    flag("--eval-only", action="store_true", help=eval_only)
     data = add_data_arguments(parser, "train", "val")
     data("--overfit", type=int, metavar="N", help="train and test on the first N images, to see it learn")
     return parser.parse_intermixed_args(argv)  # flags may also follow keys
@@ -52,12 +49,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     flag("--config-file", required=True, metavar="FILE", help=name)
     flag("--resume", action="store_true", help="continue or evaluate the run in OUTPUT_DIR")
     flag("--save-predictions", action="store_true", help="save predictions in the official formats")
-    flag(
-        "--host",
-        choices=("standalone", "detectron2"),
-        default="standalone",
-        help="who launches, loops and saves: this project, or an installed Detectron2",
-    )
+    host = "who launches, loops and saves: this project, or an installed Detectron2"
+    flag("--host", choices=("standalone", "detectron2"), default="standalone", help=host)
     add_arguments(parser)
     flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
 

@@ -23,10 +23,15 @@ class QueryOverflowHook(Hook):
         for sample in trainer.last.batch:
             objects = len(sample["instances"])
             self.seen += 1
-            if objects > self.num_queries:
-                self._warn(str(sample.get("file_name")), objects)
-                self.overfull += 1
             self.most = max(self.most, objects)
+            left_out = objects - self.num_queries
+            if left_out > 0 and not self.overfull and is_main_process():
+                logger.warning(
+                    "%s has %d objects, but the model has %d queries: each step leaves out %d objects. "
+                    "Raise %s",
+                    *(sample.get("file_name"), objects, self.num_queries, left_out, KEY),
+                )
+            self.overfull += left_out > 0
 
     def after_train(self, trainer: Trainer) -> None:
         """Log the counts of all ranks."""
@@ -36,11 +41,4 @@ class QueryOverflowHook(Hook):
             logger.warning(
                 "%d of %d training samples had more objects than the %d queries, at most %d (%s)",
                 *(overfull, seen, self.num_queries, max(count[2] for count in counts), KEY),
-            )
-
-    def _warn(self, file_name: str, objects: int) -> None:
-        if not self.overfull and is_main_process():
-            logger.warning(
-                "%s has %d objects, but the model has %d queries: each step leaves out %d objects. Raise %s",
-                *(file_name, objects, self.num_queries, objects - self.num_queries, KEY),
             )

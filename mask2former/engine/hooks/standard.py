@@ -51,8 +51,7 @@ class ProgressHook(Hook):
 
     def __init__(self, metrics: MetricsLog | None) -> None:
         self.metrics = metrics
-        self._data_seconds: list[float] = []
-        self._compute_seconds: list[float] = []
+        self._seconds: list[tuple[float, float]] = []  # of each step since the last line: data, compute
         self._printed = 0.0
 
     def before_train(self, trainer: Trainer) -> None:
@@ -62,8 +61,7 @@ class ProgressHook(Hook):
     def after_step(self, trainer: Trainer) -> None:
         """Add the step's times; write and print when due."""
         assert trainer.last is not None
-        self._data_seconds.append(trainer.last.data_seconds)
-        self._compute_seconds.append(trainer.last.compute_seconds)
+        self._seconds.append((trainer.last.data_seconds, trainer.last.compute_seconds))
         due = trainer.done % LOG_PERIOD == 0 or trainer.done == trainer.max_iter
         silent = time.perf_counter() - self._printed > MAX_SILENCE
         if self.metrics is not None and (due or silent):
@@ -73,12 +71,11 @@ class ProgressHook(Hook):
                 self.metrics.write(trainer.done - 1, values)
         if due:
             trainer.window = Window()
-            self._data_seconds, self._compute_seconds = [], []
+            self._seconds = []
 
     def _values(self, trainer: Trainer) -> dict[str, float]:
         assert trainer.last is not None
-        data = sum(self._data_seconds) / len(self._data_seconds)
-        compute = sum(self._compute_seconds) / len(self._compute_seconds)
+        data, compute = (sum(column) / len(column) for column in zip(*self._seconds, strict=True))
         return {
             **trainer.window.means(),
             "lr": trainer.last.learning_rate,
@@ -95,15 +92,9 @@ class ProgressHook(Hook):
         logger.info(
             "step %d/%d  eta %s  total_loss %.2f (last layer: %s)  "
             "lr %.1e  data %.2fs  compute %.2fs  memory %.0f MB",
-            trainer.done,
-            trainer.max_iter,
-            datetime.timedelta(seconds=int(values["eta_seconds"])),
-            values.get("total_loss", float("nan")),
-            final,
-            values["lr"],
-            values["data_time"],
-            values["time"] - values["data_time"],
-            values["memory_mb"],
+            *(trainer.done, trainer.max_iter, datetime.timedelta(seconds=int(values["eta_seconds"]))),
+            *(values.get("total_loss", math.nan), final, values["lr"], values["data_time"]),
+            *(values["time"] - values["data_time"], values["memory_mb"]),
         )
 
 

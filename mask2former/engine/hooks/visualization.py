@@ -22,13 +22,6 @@ FOLDER = "images"
 MIN_SCORE = 0.5  # of instances to draw
 
 
-def target_regions(sample: dict[str, Any], names: Sequence[str]) -> list[Region]:
-    """Return the ground-truth objects of a training sample, the largest first."""
-    targets = sample["instances"]
-    masks = (mask.cpu().numpy() for mask in targets.gt_masks)
-    return mask_regions(masks, targets.gt_classes.tolist(), names, class_colors(len(names)))
-
-
 def predicted_regions(output: dict[str, Any], names: Sequence[str]) -> list[Region]:
     """Return the model's regions of one image: panoptic if there are, else instances, else classes."""
     task: str
@@ -54,7 +47,10 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], 
     with torch.inference_mode():
         output = model([{"image": sample["image"]}])[0]
     model.train()
-    both = (target_regions(sample, names), predicted_regions(output, names))
+    targets = sample["instances"]
+    masks = (mask.cpu().numpy() for mask in targets.gt_masks)
+    true_regions = mask_regions(masks, targets.gt_classes.tolist(), names, class_colors(len(names)))
+    both = (true_regions, predicted_regions(output, names))
     return np.concatenate([draw_regions(image, regions) for regions in both], axis=1)
 
 

@@ -35,17 +35,13 @@ def _shorten_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, ProcessRaisedException):
         last = str(error).splitlines()[-1]
-        if _is_user_error(last.partition(":")[0]):
+        module, _, name = last.partition(":")[0].rpartition(".")
+        kind = getattr(sys.modules.get(module or "builtins"), name, None)
+        if isinstance(kind, type) and issubclass(kind, USER_ERRORS):
             record.msg, record.args, record.exc_info = last, (), None
     elif isinstance(error, ProcessExitedException):
         record.exc_info = None
     return True
-
-
-def _is_user_error(qualified_name: str) -> bool:
-    module, _, name = qualified_name.rpartition(".")
-    kind = getattr(sys.modules.get(module or "builtins"), name, None)
-    return isinstance(kind, type) and issubclass(kind, USER_ERRORS)
 
 
 @contextmanager

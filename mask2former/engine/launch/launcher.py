@@ -11,13 +11,11 @@ import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -29,11 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from mask2former.engine.checkpoint.run_identity import NAMELESS
 from mask2former.engine.errors import ProcessError
 from mask2former.engine.hooks.preemption import PREEMPTED
-from mask2former.engine.launch.failures import (
-    is_connection_error,
-    lost_ranks_explained,
-    tracebacks_shortened,
-)
+from mask2former.engine.launch.failures import is_connection_error, lost_ranks_explained, tracebacks_shortened
 from mask2former.engine.launch.rendezvous import interface_towards, wait_for_machines
 from mask2former.engine.launch.slurm import slurm_task
 from mask2former.utils.comm import barrier, connect, disconnect
@@ -162,29 +156,21 @@ def _launch_processes(plan: Processes, work: Work, args: argparse.Namespace) -> 
     os.environ.setdefault(SHUTDOWN, str(SHUTDOWN_SECONDS))
     preempted = get_context("spawn").Event()
     if plan.machines > 1:
-        _store = wait_for_machines(
-            plan.dist_url, plan.machine_rank, plan.machines, args.timeout
-        )  # keeps the port
-    try:
-        with _temporary_files_removed(), tracebacks_shortened():
+        # The store keeps the port.
+        _store = wait_for_machines(plan.dist_url, plan.machine_rank, plan.machines, args.timeout)
+    before = tempfile.tempdir
+    try:  # torch leaves temporary files behind: they go to a folder that is removed
+        folder = tempfile.TemporaryDirectory(prefix="mask2former_", ignore_cleanup_errors=True)
+        with folder as tempfile.tempdir, tracebacks_shortened():
             launched = elastic_launch(_launch_config(plan), _work_launched)
             codes: dict[int, Any] = launched(work, args, plan.device, preempted)
     except (SignalException, ChildFailedError):  # SIGTERM, to the launcher or to one process
         if not preempted.is_set():
             raise
         return PREEMPTED
-    return codes[min(codes)]
-
-
-@contextmanager
-def _temporary_files_removed() -> Iterator[None]:
-    """Within the block use a temporary folder that is removed: torch leaves files behind."""
-    before = tempfile.tempdir
-    try:
-        with TemporaryDirectory(prefix="mask2former_", ignore_cleanup_errors=True) as tempfile.tempdir:
-            yield
     finally:
         tempfile.tempdir = before
+    return codes[min(codes)]
 
 
 def _launch_config(plan: Processes) -> LaunchConfig:
@@ -219,7 +205,16 @@ def _join_and_work(work: Work, args: argparse.Namespace, device: str) -> int:
     """Run `work` in a launched process, connected to the other ranks."""
     signal.signal(signal.SIGINT, _interrupt_once)
     _take_share_of_machine(device)
-    _connect("nccl" if device == "cuda" else "gloo", args.timeout)
+    try:
+        connect("nccl" if device == "cuda" else "gloo", timedelta(seconds=args.timeout))
+    except (RuntimeError, TimeoutError) as error:
+        if not (isinstance(error, TimeoutError) or is_connection_error(error)):
+            raise
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ProcessError(
+            f"process {os.environ['RANK']} did not meet the others at {place} within {args.timeout:g} s "
+            f"(--timeout): {str(error).splitlines()[0]}"
+        ) from error
     try:
         with lost_ranks_explained(args.timeout):
             code = work(args, device)
@@ -240,19 +235,6 @@ def _take_share_of_machine(device: str) -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     elif several_machines and (interface := interface_towards(os.environ["MASTER_ADDR"])):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-
-def _connect(backend: str, timeout: float) -> None:
-    try:
-        connect(backend, timedelta(seconds=timeout))
-    except (RuntimeError, TimeoutError) as error:
-        if not (isinstance(error, TimeoutError) or is_connection_error(error)):
-            raise
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ProcessError(
-            f"process {os.environ['RANK']} did not meet the others at {place} within {timeout:g} s "
-            f"(--timeout): {str(error).splitlines()[0]}"
-        ) from error
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:

@@ -36,20 +36,21 @@ class Task:
 def slurm_task(environ: Mapping[str, str], dist_url: str = "auto") -> Task | None:
     """Return the task that srun started; None without srun or with a single task.
 
-    Args:
-        environ: the environment variables.
-        dist_url: where the tasks meet; "auto" takes a port of the first node, computed from the job id.
+    The tasks meet at `dist_url`; "auto" takes a port of the first node, computed from the job id.
     """
     total = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
     if total == 1:
         return None
     number = int(environ["SLURM_JOB_ID"]) + 7 * int(environ["SLURM_STEP_ID"])
+    # The number of tasks of each node: `4(x2),3` -> 4, 4, 3.
+    counts = re.findall(r"(\d+)(?:\(x(\d+)\))?", environ["SLURM_STEP_TASKS_PER_NODE"])
+    per_node = [int(count) for count, times in counts for _ in range(int(times or 1))]
     url = f"tcp://{first_host(environ['SLURM_STEP_NODELIST'])}:{FIRST_PORT + number % PORTS}"
     return Task(
         number=int(environ["SLURM_PROCID"]),
         total=total,
         local=int(environ["SLURM_LOCALID"]),
-        per_node=_tasks_per_node(environ["SLURM_STEP_TASKS_PER_NODE"])[int(environ["SLURM_NODEID"])],
+        per_node=per_node[int(environ["SLURM_NODEID"])],
         url=url if dist_url == "auto" else dist_url,
     )
 
@@ -57,9 +58,3 @@ def slurm_task(environ: Mapping[str, str], dist_url: str = "auto") -> Task | Non
 def first_host(nodes: str) -> str:
     """Return the first host of a node list: `rack[2-3]node[07-09,12],login1` -> `rack2node07`."""
     return re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodes).split(",")[0]
-
-
-def _tasks_per_node(text: str) -> list[int]:
-    """Return the number of tasks of each node: `4(x2),3` -> 4, 4, 3."""
-    found = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
-    return [int(count) for count, times in found for _ in range(int(times or 1))]

@@ -6,8 +6,8 @@ augmentation stays the config's: large-scale jitter, or else resizing by the sho
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +63,22 @@ def register_custom_data(flags: DataFlags, datasets: Datasets, *, eval_only: boo
         forget(name)
     if flags == NO_DATA:
         return None, None
-    with _warnings_of_main_process_only():
-        return _register_in_every_process(flags, datasets)
+
+    def read() -> tuple[list[Any], Any]:
+        found = _register(flags, datasets)
+        return [], (found, {own.name: MetadataCatalog.get(own.name).as_dict() for own in found if own})
+
+    disabled = logging.root.manager.disable
+    # One process of each machine reads the data and finds the same: only the main process warns.
+    logging.disable(disabled if is_main_process() else logging.WARNING)
+    try:
+        _, (found, facts) = read_once_per_machine(read)
+        for own in filter(None, found):
+            if own.name not in DatasetCatalog:
+                register_as_found(own, facts[own.name])
+    finally:
+        logging.disable(disabled)
+    return found
 
 
 def check_registered(names: Sequence[str]) -> None:
@@ -90,9 +104,20 @@ def custom_data_facts(cfg: CfgNode, data: CustomDataset) -> dict[str, Any]:
 
 def custom_data_choices(cfg: CfgNode, data: CustomDataset) -> dict[str, Any]:
     """Return the keys that follow from the data unless they are typed: outputs, and crops for label maps."""
-    outputs = {f"MODEL.MASK_FORMER.TEST.{output}_ON": True for output in _outputs(data)}
-    crops = cfg.INPUT.SIZE_DIVISIBILITY > 0 or cfg.INPUT.CROP.ENABLED
-    return outputs if data.task != "semantic" or crops else {**outputs, **_crops_of_jitter(cfg)}
+    choices: dict[str, Any] = {f"MODEL.MASK_FORMER.TEST.{output}_ON": True for output in _outputs(data)}
+    keys = cfg.INPUT
+    if data.task == "semantic" and keys.SIZE_DIVISIBILITY <= 0 and not keys.CROP.ENABLED:
+        size = keys.IMAGE_SIZE  # of large-scale jitter, which label maps do not have
+        choices |= {
+            "INPUT.MIN_SIZE_TRAIN": (int(size * keys.MIN_SCALE), int(size * keys.MAX_SCALE)),
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
+            "INPUT.MAX_SIZE_TRAIN": int(4 * size * max(keys.MAX_SCALE, 1)),
+            "INPUT.CROP.ENABLED": True,
+            "INPUT.CROP.TYPE": "absolute",
+            "INPUT.CROP.SIZE": [size, size],
+            "INPUT.SIZE_DIVISIBILITY": size,
+        }
+    return choices
 
 
 def write_instance_ground_truth(val: CustomDataset, output_dir: Path, datasets: Datasets) -> None:
@@ -109,41 +134,14 @@ def write_instance_ground_truth(val: CustomDataset, output_dir: Path, datasets: 
     metadata.json_file = str(target)
 
 
-@contextmanager
-def _warnings_of_main_process_only() -> Iterator[None]:
-    """Silence the other processes: one process of each machine reads the data and finds the same."""
-    before = logging.root.manager.disable
-    logging.disable(before if is_main_process() else logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _register_in_every_process(flags: DataFlags, datasets: Datasets) -> Registered:
-    """Read the data in one process of each machine, and register what it found in all of them."""
-
-    def read() -> tuple[list[Any], Any]:
-        found = _register(flags, datasets)
-        return [], (found, {own.name: MetadataCatalog.get(own.name).as_dict() for own in found if own})
-
-    _, (found, facts) = read_once_per_machine(read)
-    for own in filter(None, found):
-        if own.name not in DatasetCatalog:
-            register_as_found(own, facts[own.name])
-    return found
-
-
 def _register(flags: DataFlags, datasets: Datasets) -> Registered:
-    context, train, val = LoadContext(), None, None
+    train, val = None, None
+    context = LoadContext()
+    register = partial(register_custom_dataset, classes=flags.classes, datasets=datasets, context=context)
     if flags.train_images and flags.train_annotations:
-        paths = flags.train_images, flags.train_annotations
-        train = register_custom_dataset(TRAIN, *paths, flags.classes, datasets=datasets, context=context)
+        train = register(TRAIN, flags.train_images, flags.train_annotations)
     if flags.val_images and flags.val_annotations:
-        paths = flags.val_images, flags.val_annotations
-        val = register_custom_dataset(
-            VAL, *paths, flags.classes, train_dataset=train, datasets=datasets, context=context
-        )
+        val = register(VAL, flags.val_images, flags.val_annotations, train_dataset=train)
         if val.task == "instance":
             check_areas(flags.val_annotations, context)
     for data in filter(None, (train, val)):
@@ -175,17 +173,3 @@ def _check_flags(flags: DataFlags, eval_only: bool) -> None:
 def _outputs(data: CustomDataset) -> list[str]:
     """Return the outputs that the data can train; without things there are no instances."""
     return [output for output in OUTPUTS[data.task] if output != "INSTANCE" or data.thing_ids]
-
-
-def _crops_of_jitter(cfg: CfgNode) -> dict[str, Any]:
-    """Return resizing and cropping at the sizes of large-scale jitter, which label maps do not have."""
-    size = cfg.INPUT.IMAGE_SIZE
-    return {
-        "INPUT.MIN_SIZE_TRAIN": (int(size * cfg.INPUT.MIN_SCALE), int(size * cfg.INPUT.MAX_SCALE)),
-        "INPUT.MIN_SIZE_TRAIN_SAMPLING": "range",
-        "INPUT.MAX_SIZE_TRAIN": int(4 * size * max(cfg.INPUT.MAX_SCALE, 1)),
-        "INPUT.CROP.ENABLED": True,
-        "INPUT.CROP.TYPE": "absolute",
-        "INPUT.CROP.SIZE": [size, size],
-        "INPUT.SIZE_DIVISIBILITY": size,
-    }

@@ -15,7 +15,7 @@ from typing import Any
 from mask2former.config import CfgNode
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.augmentation import large_scale_jitter
-from mask2former.data.catalog import Metadata, Record
+from mask2former.data.catalog import Record
 from mask2former.data.mapper import MAPPERS
 from mask2former.data.records import Datasets
 from mask2former.engine.setup.schedule import EPOCHS, MAX_ITER, scaled_steps
@@ -64,7 +64,16 @@ def register_overfit(source: str, number: int, folder: Path, datasets: Datasets)
     if not records:
         raise DatasetError(f"nothing to overfit on: no image of '{source}' has annotations")
     name = f"{source}_overfit_{number}"
-    _register(name, records, loaded.metadata, folder)
+    facts = {key: value for key, value in loaded.metadata.as_dict().items() if key != "name"}
+    for key in JSON_FACTS:
+        if to_path(facts.get(key) or "").is_file():
+            ids = {record.get("image_id") for record in records}
+            facts[key] = _write_subset(facts[key], ids, folder / f"{key}.json")
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(**facts)
     logger.info("overfitting on %d images of '%s', tested on the same. %s", len(records), source, HEALTHY)
     return name, len(records)
 
@@ -88,20 +97,6 @@ def has_ground_truth(record: Record) -> bool:
     """Return True if the image has something to learn from, judged by its record alone."""
     objects = record.get("annotations", record.get("segments_info"))
     return objects is None or any(not item.get("iscrowd", 0) for item in objects)
-
-
-def _register(name: str, records: list[Record], source: Metadata, folder: Path) -> None:
-    """Register `records` as `name`, with the metadata of the dataset that they come from."""
-    facts = {key: value for key, value in source.as_dict().items() if key != "name"}
-    ids = {record.get("image_id") for record in records}
-    for key in JSON_FACTS:
-        if to_path(facts.get(key) or "").is_file():
-            facts[key] = _write_subset(facts[key], ids, folder / f"{key}.json")
-    if name in DatasetCatalog:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-    DatasetCatalog.register(name, lambda: records)
-    MetadataCatalog.get(name).set(**facts)
 
 
 def _write_subset(file: str, image_ids: Container[Any], target: Path) -> str:

@@ -55,16 +55,10 @@ def resolve_config(
 ) -> CfgNode:
     """Return the frozen config of this process's run; every process must call it.
 
-    Args:
-        cfg: the config of the files and the command line; it is left as it is.
-        datasets: the datasets that the run has read; those read here are added.
-        data: flags of a custom dataset, which is registered.
-        overfit: train and test on this many images; they are registered, and written below OUTPUT_DIR.
-        save_predictions: switch on TEST.SAVE_PREDICTIONS.
-        eval_only: nothing is trained.
-        launched_on: "cuda" or "cpu", if the process was launched for one; see `launched_device`.
-        num_gpus: the value of --num-gpus.
-        resumed_seed: the seed of the run that is continued; SEED takes it if it is negative.
+    `cfg` has the values of the files and the command line, and is left as it is. Datasets that are read are
+    added to `datasets`. `data` are the flags of a custom dataset, which is registered, as are the first
+    `overfit` images, written below OUTPUT_DIR. `launched_on` is "cuda" or "cpu" if the process was launched
+    for one; see `launched_device`. A negative SEED becomes `resumed_seed`, that of the run to continue.
 
     Raises:
         ValueError, OSError: something that the user gave is wrong or contradicts itself.

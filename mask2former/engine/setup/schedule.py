@@ -15,11 +15,8 @@ EPOCHS, MAX_ITER, STEPS = "SOLVER.EPOCHS", "SOLVER.MAX_ITER", "SOLVER.STEPS"
 def epoch_schedule(cfg: CfgNode, epoch_size: Callable[[], float]) -> dict[str, Any]:
     """Return MAX_ITER and STEPS as SOLVER.EPOCHS decides; nothing if it is 0, so that MAX_ITER holds.
 
-    A typed MAX_ITER wins over EPOCHS of a config file, which then become 0.
-
-    Args:
-        cfg: the config.
-        epoch_size: returns the number of images in an epoch; called only if it is needed.
+    A typed MAX_ITER wins over EPOCHS of a config file, which then become 0. `epoch_size` returns the number
+    of images in an epoch; it is called only if it is needed.
 
     Raises:
         ValueError: EPOCHS is negative, or was typed together with the steps that it decides.
