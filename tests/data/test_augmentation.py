@@ -13,16 +13,7 @@ from transform_chains import transform_chains
 
 from mask2former.config import get_cfg
 from mask2former.data import augmentation as aug
-from mask2former.data.augmentation import (
-    Crop,
-    FastResize,
-    Flip,
-    Pad,
-    Resize,
-    Scene,
-    augment,
-    resize_shortest_edge,
-)
+from mask2former.data.augmentation import Crop, FastResize, Flip, Pad, Resize, Scene, augment
 from mask2former.data.ground_truth.geometry import Geometry, nearest_pixels
 
 seeds = st.integers(0, 2**32 - 1)
@@ -44,12 +35,11 @@ def empty_scene(height, width):
 @given(sides, st.integers(1, 90))
 def test_nearest_pixels_equal_those_of_pillow_on_both_axes(size, new_size):
     line = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
-    image = Image.fromarray(np.stack([line] * 3))
-    expected = np.asarray(image.resize((new_size, 3), Image.Resampling.NEAREST))[0]
-    np.testing.assert_array_equal(line[nearest_pixels(size, new_size)], expected)
-    upright = Image.fromarray(np.stack([line] * 3, axis=1))
-    expected = np.asarray(upright.resize((3, new_size), Image.Resampling.NEAREST))[:, 0]
-    np.testing.assert_array_equal(line[nearest_pixels(size, new_size)], expected)
+    across, down = Image.fromarray(np.stack([line] * 3)), Image.fromarray(np.stack([line] * 3, axis=1))
+    rows = np.asarray(across.resize((new_size, 3), Image.Resampling.NEAREST))
+    columns = np.asarray(down.resize((3, new_size), Image.Resampling.NEAREST))
+    for expected in (rows[0], columns[:, 0]):
+        np.testing.assert_array_equal(line[nearest_pixels(size, new_size)], expected)
 
 
 @given(sides, sides, sides, sides)
@@ -171,7 +161,7 @@ def test_one_number_sets_the_position_of_the_window():
     ],
 )
 def test_the_shorter_side_is_resized_to_the_edge(size, edge, max_size, expected):
-    assert resize_shortest_edge(size, edge, max_size) == Resize(*expected)
+    assert aug.resize_shortest_edge(size, edge, max_size) == Resize(*expected)
 
 
 def test_edges_are_drawn_from_a_choice_or_a_range():
@@ -221,12 +211,9 @@ def test_crops_of_mostly_one_category_are_drawn_again():
 
 
 def test_flips_mirror_half_of_the_images():
-    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    np.testing.assert_array_equal(Flip(1).apply_image(image), image[:, ::-1])
-    np.testing.assert_array_equal(Flip(0).apply_image(image), image[::-1])
-    drawn = [aug.random_flip(empty_scene(2, 2), np.random.default_rng(s), axis=1).axis for s in range(400)]
-    assert 150 < drawn.count(1) < 250
-    assert set(drawn) == {None, 1}
+    axes = [aug.random_flip(empty_scene(2, 2), np.random.default_rng(s), axis=1).axis for s in range(400)]
+    assert 150 < axes.count(1) < 250
+    assert set(axes) == {None, 1}
 
 
 def test_padding_never_cuts():
@@ -248,7 +235,7 @@ def test_color_operations_change_values_as_specified():
 
 def test_color_jitter_draws_each_operation_half_the_time():
     scene = empty_scene(2, 2)
-    drawn = [aug.random_color(scene, np.random.default_rng(s)).operations for s in range(400)]
+    draws = [aug.random_color(scene, np.random.default_rng(s)).operations for s in range(400)]
     limits = {
         aug.change_brightness: (-32, 32),
         aug.change_contrast: (0.5, 1.5),
@@ -256,11 +243,11 @@ def test_color_jitter_draws_each_operation_half_the_time():
         aug.change_hue: (-18, 18),
     }
     for operation, (low, high) in limits.items():
-        amounts = [amount for operations in drawn for function, amount in operations if function is operation]
+        amounts = [amount for operations in draws for function, amount in operations if function is operation]
         assert 150 < len(amounts) < 250
         assert low <= min(amounts) < low + (high - low) / 20
         assert high - (high - low) / 20 < max(amounts) <= high
-    orders = {tuple(function for function, _ in operations) for operations in drawn if len(operations) == 4}
+    orders = {tuple(function for function, _ in operations) for operations in draws if len(operations) == 4}
     first, contrast, saturation, hue = limits
     assert orders == {(first, contrast, saturation, hue), (first, saturation, hue, contrast)}
 

@@ -14,7 +14,7 @@ COMMANDS = re.findall(r"^mask2former score ([a-z-]+)((?:.*\\\n)*.*)", PAGE, re.M
 
 
 @pytest.mark.parametrize(("metric", "arguments"), COMMANDS)
-def test_documented_commands_parse(metric: str, arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_documented_commands_parse(metric, arguments, capsys):
     """All flags exist, also optional ones. Commands fail for a missing file, not for their arguments."""
     flags = set(re.findall(r"--[a-z-]+", arguments))
     with pytest.raises(SystemExit):
@@ -25,7 +25,7 @@ def test_documented_commands_parse(metric: str, arguments: str, capsys: pytest.C
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_each_metric_is_documented_and_each_key_exists() -> None:
+def test_each_metric_is_documented_and_each_key_exists():
     assert {metric for metric, _ in COMMANDS} == METRICS.keys()
     keys = set(re.findall(r"`((?:TEST|DATASETS|MODEL)\.[A-Z_.]+)", PAGE))
     assert keys <= {*DEFAULTS, *(key.rsplit(".", 1)[0] for key in DEFAULTS)} and "TEST.BOUNDARY" in keys

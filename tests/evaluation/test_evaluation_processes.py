@@ -71,7 +71,7 @@ def process(rank: int, folder: Path, evaluate_share: Share) -> None:
     ],
     ids=["coco", "fewer images than processes", "cityscapes"],
 )
-def test_two_processes_equal_one(tmp_path: Path, evaluate_share: Share, tasks: set[str]) -> None:
+def test_two_processes_equal_one(tmp_path, evaluate_share, tasks):
     (tmp_path / "two").mkdir()
     mp.spawn(process, (tmp_path / "two", evaluate_share), nprocs=2)
     alone = evaluate_share(tmp_path / "one", 0, 1)

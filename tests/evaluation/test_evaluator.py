@@ -1,12 +1,11 @@
 """Loop over a dataset: modes, order, progress, and several evaluators at once."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from synthetic_evaluation import Replay, SyntheticDataset
+from synthetic_evaluation import Replay
 
 from mask2former.evaluation import evaluator as module
 from mask2former.evaluation.coco.ap import COCOEvaluator
@@ -37,14 +36,14 @@ BATCHES = [[{"name": "a", "output": 1}, {"name": "b", "output": 2}], [{"name": "
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_runs_in_eval_mode_and_returns_to_its_former_mode(training: bool) -> None:
+def test_the_model_runs_in_eval_mode_and_returns_to_its_former_mode(training):
     model, recorder = Replay().train(training), Recorder()
     assert inference_on_dataset(model, BATCHES, recorder) == {"task": {"count": 3}}
     assert recorder.calls == [("a", 1), ("b", 2), ("c", 3)]
     assert model.modes == [False, False] and model.training is training
 
 
-def test_a_predict_function_replaces_the_call_of_the_model() -> None:
+def test_a_predict_function_replaces_the_call_of_the_model():
     model, recorder = Replay().train(), Recorder()
     modes = []
 
@@ -57,16 +56,14 @@ def test_a_predict_function_replaces_the_call_of_the_model() -> None:
     assert modes == [False, False] and model.training
 
 
-def test_the_mode_is_restored_after_an_error() -> None:
+def test_the_mode_is_restored_after_an_error():
     model = Replay().train()
     with pytest.raises(KeyError):
         inference_on_dataset(model, [[{"name": "no output"}]], Recorder())
     assert model.training
 
 
-def test_progress_shows_seconds_and_eta(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_shows_seconds_and_eta(caplog, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOGS", -1.0)
     with caplog.at_level(logging.INFO, logger=module.__name__):
         inference_on_dataset(Replay(), BATCHES, Recorder())
@@ -76,14 +73,14 @@ def test_progress_shows_seconds_and_eta(
     assert second.startswith("Inference: 2 of 2") and done.startswith("Inference done: 2 of 2")
 
 
-def test_two_evaluators_of_the_same_task_are_an_error() -> None:
+def test_two_evaluators_of_the_same_task_are_an_error():
     both = DatasetEvaluators([Recorder("a"), Recorder("b")])
     assert inference_on_dataset(Replay(), BATCHES, both) == {"a": {"count": 3}, "b": {"count": 3}}
     with pytest.raises(ValueError, match="two evaluators have results called 'a'"):
         inference_on_dataset(Replay(), BATCHES, DatasetEvaluators([Recorder("a"), Recorder("a")]))
 
 
-def test_three_evaluators_run_at_once(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_three_evaluators_run_at_once(tmp_path, dataset):
     for_all = DatasetEvaluators(
         kind(metadata=dataset.metadata, output_dir=tmp_path / "inference")
         for kind in (COCOPanopticEvaluator, COCOEvaluator, SemSegEvaluator)

@@ -8,9 +8,7 @@ from mask2former.utils.aliases import run_alias
 
 
 @pytest.mark.parametrize("argv", [["--flag"], None])
-def test_alias_runs_the_command_and_names_it(
-    argv: list[str] | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_alias_runs_the_command_and_names_it(argv, monkeypatch, capsys):
     calls: list[list[str]] = []
     monkeypatch.setattr(sys, "argv", ["program", "--flag"])
     assert run_alias("old-name", "a-command sub", lambda given: calls.append(given) or 3, argv) == 3

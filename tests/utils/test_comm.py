@@ -17,19 +17,19 @@ def agree(store: dist.Store, processes: int) -> set[str]:
         return set(pool.map(lambda number: _agree_on_attempt(store, number, processes, TIMEOUT), numbers))
 
 
-def test_each_attempt_has_an_id_that_all_its_processes_share() -> None:
+def test_each_attempt_has_an_id_that_all_its_processes_share():
     store = dist.HashStore()
     names = [agree(store, 3) for _ in range(3)]
     assert all(len(name) == 1 for name in names)
     assert len(set.union(*names)) == 3
 
 
-def test_a_request_of_a_dead_process_is_not_an_answer() -> None:
+def test_a_request_of_a_dead_process_is_not_an_answer():
     store = dist.HashStore()
     store.set("request 1", "of a killed process")
     assert len(agree(store, 2)) == 1
 
 
-def test_rank_0_names_the_missing_ranks() -> None:
+def test_rank_0_names_the_missing_ranks():
     with pytest.raises(TimeoutError, match=r"^missing: 1, 2$"):
         _agree_on_attempt(dist.HashStore(), 0, 3, timedelta(seconds=0.1))

@@ -49,6 +49,7 @@ def test_images_of_other_modes_become_rgb(tmp_path, rgb):
         np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(array))), expected)
         np.testing.assert_array_equal(read_image(array), expected)
     np.testing.assert_array_equal(read_image(gray[..., None]), read_image(gray))
+    np.testing.assert_array_equal(read_image(Image.fromarray(gray).convert("LA")), read_image(gray))
 
 
 def test_palettes_are_applied(tmp_path):

@@ -1,8 +1,5 @@
 """Label maps and segment ids, written and read in every PNG mode that labels are stored in."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +17,7 @@ from mask2former.utils.label_maps import (
 
 
 @given(ids=arrays(np.int32, array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 2**24 - 1)))
-def test_segment_ids_are_read_as_written(tmp_path_factory: pytest.TempPathFactory, ids: np.ndarray) -> None:
+def test_segment_ids_are_read_as_written(tmp_path_factory, ids):
     path = tmp_path_factory.mktemp("ids") / "map.png"
     write_segment_ids(path, ids)
     np.testing.assert_array_equal(read_segment_ids(path), ids)
@@ -28,19 +25,19 @@ def test_segment_ids_are_read_as_written(tmp_path_factory: pytest.TempPathFactor
     np.testing.assert_array_equal(red + 256 * green + 65536 * blue, ids)
 
 
-def test_alpha_is_ignored(tmp_path: Path) -> None:
+def test_alpha_is_ignored(tmp_path):
     Image.fromarray(np.full((2, 3, 4), [1, 2, 3, 255], np.uint8)).save(tmp_path / "alpha.png")
     assert (read_segment_ids(tmp_path / "alpha.png") == 1 + 2 * 256 + 3 * 65536).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_gray_values_are_labels(tmp_path: Path, dtype: type) -> None:
+def test_gray_values_are_labels(tmp_path, dtype):
     labels = np.array([[0, 1, 2], [254, 255, np.iinfo(dtype).max]], dtype)
     Image.fromarray(labels).save(tmp_path / "labels.png")
     np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), labels)
 
 
-def test_palette_indices_and_bits_are_labels(tmp_path: Path) -> None:
+def test_palette_indices_and_bits_are_labels(tmp_path):
     palette = Image.fromarray(np.array([[0, 3], [1, 2]], np.uint8)).convert("P")
     palette.putpalette([9, 9, 9] * 256)
     palette.save(tmp_path / "p.png")
@@ -61,9 +58,7 @@ def test_palette_indices_and_bits_are_labels(tmp_path: Path) -> None:
         (read_segment_ids, "gray", "the image's mode is L"),
     ],
 )
-def test_unusable_files_are_errors_with_their_name(
-    tmp_path: Path, read: Callable[[Path], np.ndarray], name: str, message: str
-) -> None:
+def test_unusable_files_are_errors_with_their_name(tmp_path, read, name, message):
     (tmp_path / "text.png").write_text("not an image")
     noise = np.random.default_rng(0).integers(0, 255, (50, 50, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "rgb.png")
@@ -73,7 +68,7 @@ def test_unusable_files_are_errors_with_their_name(
         read(tmp_path / f"{name}.png")
 
 
-def test_labels_are_derived_from_segments() -> None:
+def test_labels_are_derived_from_segments():
     ids = np.array([[0, 5, 7], [70000, 5, 8]], np.uint32)
     segments = [
         {"id": 5, "category_id": 2},

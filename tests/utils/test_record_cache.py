@@ -8,7 +8,6 @@ import signal
 import tempfile
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,7 +203,7 @@ def prepared(folder):
     return folder
 
 
-def test_one_process_per_machine_reads(tmp_path: Path):
+def test_one_process_per_machine_reads(tmp_path):
     folder = prepared(tmp_path / "data")
     mp.spawn(work, (folder,), nprocs=2)
     (first, one), (second, other) = (json.loads((folder / f"samples{n}.json").read_text()) for n in range(2))
@@ -216,7 +215,7 @@ def test_one_process_per_machine_reads(tmp_path: Path):
     ]
 
 
-def test_records_survive_a_killed_reader_and_its_files_are_removed(tmp_path: Path):
+def test_records_survive_a_killed_reader_and_its_files_are_removed(tmp_path):
     folder = prepared(tmp_path / "killed")
     context = mp.spawn(work, (folder,), nprocs=2, join=False)
     for process in context.processes:

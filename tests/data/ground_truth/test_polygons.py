@@ -16,7 +16,7 @@ from mask2former.data.ground_truth.polygons import draw_polygons
 OFF = 0.0123456789  # keeps corners off the ties between fifths, where the last bit of a float decides
 
 
-def drawn(polygons, geometry, size):
+def mask_of(polygons, geometry, size):
     mask = np.zeros(geometry.size, dtype=bool)
     draw_polygons(polygons, geometry, size).paste(mask)
     return mask
@@ -68,7 +68,7 @@ def test_polygons_are_mapped_before_they_are_drawn(chain, polygons, padding):
     padded = Pad(*padding).apply_geometry(geometry)
     scaled, sizes = zip(*(moved(points, steps, first) for points in polygons), strict=True)
     expected = np.pad(by_pycocotools(scaled, sizes[0]), ((0, padding[0]), (0, padding[1])))
-    np.testing.assert_array_equal(drawn(polygons, padded, first), expected)
+    np.testing.assert_array_equal(mask_of(polygons, padded, first), expected)
 
 
 tenths = st.integers(-50, 450).map(lambda number: number / 10)
@@ -78,7 +78,7 @@ tenths = st.integers(-50, 450).map(lambda number: number / 10)
 @given(st.lists(flat(tenths), min_size=1, max_size=2))
 def test_ties_between_fifths_are_rounded_as_pycocotools_does(polygons):
     size = (30, 40)
-    mask = drawn(polygons, Geometry.identity(*size), size)
+    mask = mask_of(polygons, Geometry.identity(*size), size)
     np.testing.assert_array_equal(mask, by_pycocotools(polygons, size))
 
 
@@ -87,7 +87,7 @@ def test_borders_are_smooth_when_enlarged():
     geometry = Resize(80, 80).apply_geometry(Geometry.identity(20, 20))
     expected = np.zeros((80, 80), dtype=bool)
     expected[10:42, 22:50] = True
-    np.testing.assert_array_equal(drawn(polygon(2.5, 5.5, 10.5, 12.5), geometry, (20, 20)), expected)
+    np.testing.assert_array_equal(mask_of(polygon(2.5, 5.5, 10.5, 12.5), geometry, (20, 20)), expected)
 
 
 def test_polygons_outside_of_the_image_give_empty_masks():
@@ -95,4 +95,4 @@ def test_polygons_outside_of_the_image_give_empty_masks():
     assert draw_polygons(polygon(10, 10, 15, 15), geometry, (20, 20)).mask.size == 0
     for step in (Crop(0, 0, 2, 2), Pad(3, 3), Crop(2, 2, 3, 3)):
         geometry = step.apply_geometry(geometry)
-    assert not drawn(polygon(0, 0, 15, 15), geometry, (20, 20)).any()
+    assert not mask_of(polygon(0, 0, 15, 15), geometry, (20, 20)).any()

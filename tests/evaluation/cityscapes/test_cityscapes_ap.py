@@ -48,7 +48,7 @@ class SyntheticFiles:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_equals_cityscapesscripts(tmp_path, monkeypatch, seed):
     files = SyntheticFiles(tmp_path, seed)
     predictions = save_found(tmp_path / "found", files.found)
     official = CityscapesScripts(tmp_path / "official", monkeypatch).instances(files.truth, predictions)
@@ -67,9 +67,7 @@ def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("as_runs", [False, True])
 @pytest.mark.parametrize("things", [range(8), range(11, 19)])
-def test_evaluator_equals_the_command_and_cityscapesscripts_on_saved_predictions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, things: range, as_runs: bool
-) -> None:
+def test_evaluator_equals_the_command_and_cityscapesscripts(tmp_path, monkeypatch, things, as_runs):
     files = SyntheticFiles(tmp_path)
     results = files.evaluate(things, as_runs, save_predictions=True)
     assert results == pytest.approx(files.evaluate(things, as_runs), nan_ok=True) and 5 < results["AP"] < 95
@@ -81,7 +79,7 @@ def test_evaluator_equals_the_command_and_cityscapesscripts_on_saved_predictions
     assert results["AP50"] == pytest.approx(100 * official["allAp50%"])
 
 
-def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
+def test_perfect_and_empty_predictions(tmp_path):
     files = SyntheticFiles(tmp_path)
     perfect = {
         image_id: [(ids == value, value // 1000, 0.5) for value in np.unique(ids).tolist() if value >= 1000]
@@ -94,7 +92,7 @@ def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
     assert not (tmp_path / "inference").exists()  # nothing is written without save_predictions
 
 
-def test_boundary_ap_is_that_of_the_same_objects_in_coco_format(tmp_path: Path) -> None:
+def test_boundary_ap_is_that_of_the_same_objects_in_coco_format(tmp_path):
     files = SyntheticFiles(tmp_path)
     results = files.evaluate(boundary=True)
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": i} for i in THINGS]}
@@ -120,7 +118,7 @@ def test_boundary_ap_is_that_of_the_same_objects_in_coco_format(tmp_path: Path) 
     assert score_folders(files.truth, saved, boundary=True) == pytest.approx(results, nan_ok=True)
 
 
-def test_images_without_ground_truth_are_saved_and_not_scored(tmp_path: Path) -> None:
+def test_images_without_ground_truth_are_saved_and_not_scored(tmp_path):
     files = SyntheticFiles(tmp_path)
     record, output = {"image_id": "berlin_000000_000019"}, instances(files.found[IDS[0]])
     saving = CityscapesInstanceEvaluator(metadata=metadata(), output_dir=tmp_path, save_predictions=True)
@@ -131,7 +129,7 @@ def test_images_without_ground_truth_are_saved_and_not_scored(tmp_path: Path) ->
         CityscapesInstanceEvaluator(metadata=metadata()).process([record], [output])
 
 
-def test_masks_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
+def test_masks_of_an_earlier_evaluation_are_removed(tmp_path):
     files = SyntheticFiles(tmp_path)
     files.evaluate(save_predictions=True)
     files.found = {image_id: found[:1] for image_id, found in files.found.items()}
@@ -139,7 +137,7 @@ def test_masks_of_an_earlier_evaluation_are_removed(tmp_path: Path) -> None:
     assert len(list((tmp_path / "inference").rglob("*.png"))) <= len(IDS)
 
 
-def test_invalid_ground_truth_and_sizes_are_errors(tmp_path: Path) -> None:
+def test_invalid_ground_truth_and_sizes_are_errors(tmp_path):
     files = SyntheticFiles(tmp_path)
     evaluator = CityscapesInstanceEvaluator(metadata=metadata())
     absent = {"image_id": "x", "instance_ids_file_name": str(tmp_path / "absent_instanceIds.png")}
@@ -159,7 +157,7 @@ def test_invalid_ground_truth_and_sizes_are_errors(tmp_path: Path) -> None:
             read_instance_map(tmp_path / "bad/a/a_0_0_gtFine_instanceIds.png")
 
 
-def test_a_class_that_the_dataset_lacks_is_an_error() -> None:
+def test_a_class_that_the_dataset_lacks_is_an_error():
     facts = metadata()
     facts.thing_dataset_id_to_contiguous_id.pop(33)
     found = instances([(np.ones(SIZE, bool), 33, 0.5)])

@@ -68,7 +68,7 @@ def assert_equal(results: dict[str, float], official: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_equals_cityscapesscripts(tmp_path, monkeypatch, seed):
     rng = np.random.default_rng(seed)
     images = draw_images(rng)
     truth = save_truth(tmp_path / "truth", images)
@@ -79,7 +79,7 @@ def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert 1 < results["IoU"] < 99
 
 
-def test_a_case_computed_by_hand() -> None:
+def test_a_case_computed_by_hand():
     # Two cars of 4 and 2 pixels, of which 1 and 2 are found; one pixel of the road is predicted as bus
     ids = np.array([[26001, 26001, 26002, 7, 7], [26001, 26001, 26002, 7, 7]])
     pred = np.array([[26, 28, 26, 7, 28], [7, 7, 26, 7, 7]])
@@ -104,9 +104,7 @@ def test_a_case_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["label_map", "sem_seg"])
-def test_evaluator_equals_the_command_and_cityscapesscripts_on_saved_predictions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_evaluator_equals_the_command_and_cityscapesscripts(tmp_path, monkeypatch, kind):
     rng = np.random.default_rng(0)
     images = draw_images(rng)
     truth = save_truth(tmp_path / "truth", images)
@@ -125,7 +123,7 @@ def test_evaluator_equals_the_command_and_cityscapesscripts_on_saved_predictions
     assert from_files == pytest.approx(results, nan_ok=True)
 
 
-def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
+def test_perfect_and_empty_predictions(tmp_path):
     rng = np.random.default_rng(0)
     images = draw_images(rng)
     inputs = records(save_truth(tmp_path / "truth", images), images)
@@ -143,7 +141,7 @@ def test_perfect_and_empty_predictions(tmp_path: Path) -> None:
     assert np.isnan(evaluator.evaluate()["sem_seg"]["IoU"])
 
 
-def test_images_without_ground_truth_are_saved_and_not_counted(tmp_path: Path) -> None:
+def test_images_without_ground_truth_are_saved_and_not_counted(tmp_path):
     record, output = {"image_id": "berlin_000000_000019"}, {"label_map": torch.tensor([[0, 255], [18, 1]])}
     saving = CityscapesSemSegEvaluator(metadata=metadata(), output_dir=tmp_path, save_predictions=True)
     saving.process([record], [output])
@@ -154,7 +152,7 @@ def test_images_without_ground_truth_are_saved_and_not_counted(tmp_path: Path) -
         CityscapesSemSegEvaluator(metadata=metadata()).process([record], [output])
 
 
-def test_invalid_predictions_are_errors(tmp_path: Path) -> None:
+def test_invalid_predictions_are_errors(tmp_path):
     images = {IDS[0]: draw_ids(np.random.default_rng(0))}
     inputs = records(save_truth(tmp_path, images), images)
     evaluator = CityscapesSemSegEvaluator(metadata=metadata())
@@ -168,7 +166,7 @@ def test_invalid_predictions_are_errors(tmp_path: Path) -> None:
         CityscapesSemSegEvaluator(metadata=facts)
 
 
-def test_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
+def test_command_reports_bad_input_in_one_line(tmp_path):
     ids = np.array([[7, 26001]])
     truth = save_truth(tmp_path / "truth", {"a_0_0": ids})
     for name, found, message in [

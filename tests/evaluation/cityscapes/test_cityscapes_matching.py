@@ -21,7 +21,7 @@ CAR, CARAVAN, ROAD = 26, 29, 7
 
 
 @pytest.mark.parametrize(("other", "expected"), [(0.4, 1.0), (0.9, 0.7)])
-def test_the_higher_score_counts_for_two_masks_on_one_object(other: float, expected: float) -> None:
+def test_the_higher_score_counts_for_two_masks_on_one_object(other, expected):
     # The other has IoU 0.8. At thresholds up to 0.75 it matches, and the lower score of both is a false
     # positive that costs nothing. From 0.80 on, the other is the false positive and costs with score 0.9
     car = box(10, 10, 20, 10)
@@ -43,7 +43,7 @@ EXCUSES = {
 
 
 @pytest.mark.parametrize(("value", "side", "is_excused"), EXCUSES.values(), ids=EXCUSES)
-def test_a_mask_is_excused_by_what_it_lies_on(value: int, side: int, is_excused: bool) -> None:
+def test_a_mask_is_excused_by_what_it_lies_on(value, side, is_excused):
     """The mask has a higher score than the car's; it costs half of the precision unless it is excused."""
     car, other = box(0, 0, 12, 12), box(20, 20, side, side)
     found: Found = [(car, CAR, 0.5), (other, CAR, 0.9)]
@@ -51,20 +51,20 @@ def test_a_mask_is_excused_by_what_it_lies_on(value: int, side: int, is_excused:
     assert table == pytest.approx([1.0 if is_excused else 0.25] * 10)
 
 
-def test_a_mask_is_excused_at_thresholds_below_its_excused_part() -> None:
+def test_a_mask_is_excused_at_thresholds_below_its_excused_part():
     car, void = box(0, 0, 12, 12), box(20, 20, 10, 7)  # 70 of the 100 pixels
     found: Found = [(car, CAR, 0.5), (box(20, 20, 10, 10), CAR, 0.9)]
     table = table_of([(scene((26001, car), (4, void)), found)])[THINGS.index(CAR)]
     assert table == pytest.approx([1.0] * 4 + [0.25] * 6)  # excused at 0.50 to 0.65; 0.70 is not above 0.70
 
 
-def test_an_object_of_100_pixels_must_be_found() -> None:
+def test_an_object_of_100_pixels_must_be_found():
     hundred = box(0, 0, 10, 10)
     table = table_of([(scene((26001, hundred)), [(hundred, CAR, 0.5)])])
     assert table[THINGS.index(CAR)].tolist() == [1] * 10
 
 
-def test_an_iou_or_excuse_equal_to_the_threshold_does_not_count() -> None:
+def test_an_iou_or_excuse_equal_to_the_threshold_does_not_count():
     car, half = box(0, 0, 20, 10), box(0, 0, 10, 10)
     found: Found = [(car, CAR, 0.5), (box(20, 20, 10, 10), CAR, 0.9)]
     by_half = table_of([(scene((26001, car), (4, box(20, 20, 10, 5))), found)])[THINGS.index(CAR)]
@@ -73,7 +73,7 @@ def test_an_iou_or_excuse_equal_to_the_threshold_does_not_count() -> None:
     assert near[0] == 0
 
 
-def test_missed_classes_are_0_and_classes_without_objects_nan() -> None:
+def test_missed_classes_are_0_and_classes_without_objects_nan():
     car = box(0, 0, 12, 12)
     missed = table_of([(scene((26001, car), (24001, box(20, 20, 12, 12))), [(car, CAR, 0.5)])])
     assert missed[THINGS.index(24)].tolist() == [0] * 10 and missed[THINGS.index(CAR)].tolist() == [1] * 10
@@ -90,9 +90,7 @@ def test_missed_classes_are_0_and_classes_without_objects_nan() -> None:
     data=st.data(),
     missed=st.integers(0, 3),
 )
-def test_average_precision_equals_its_definition(
-    scores: list[float], data: st.DataObject, missed: int
-) -> None:
+def test_average_precision_equals_its_definition(scores, data, missed):
     is_hit = data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)))
     total = sum(is_hit) + missed
     curve = []  # (recall, precision) from the lowest score on
@@ -112,7 +110,7 @@ def test_average_precision_equals_its_definition(
     ids=arrays(np.uint16, (5, 7), elements=st.sampled_from([0, 7, 26, 26001])),
     masks=arrays(bool, (3, 5, 7), elements=st.booleans()),
 )
-def test_runs_and_shared_pixels_equal_a_count_by_pixel(ids: np.ndarray, masks: np.ndarray) -> None:
+def test_runs_and_shared_pixels_equal_a_count_by_pixel(ids, masks):
     coded = run_length_masks(torch.from_numpy(masks))
     np.testing.assert_array_equal(coded.dense(), masks)
     values = np.unique(ids)

@@ -1,7 +1,5 @@
 """The benchmark's files of objects, and how files are found: errors name what is wrong."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from score_command import score_error
@@ -24,7 +22,7 @@ CAR = 26
         ("small.png 26 0.5", "small.png: the prediction is (2, 2) pixels"),
     ],
 )
-def test_command_names_a_broken_line(tmp_path: Path, line: str, message: str) -> None:
+def test_command_names_a_broken_line(tmp_path, line, message):
     truth = save_truth(tmp_path / "truth", {"a_0_0": scene((26001, box(0, 0, 12, 12)))})
     folder = save_found(
         tmp_path / "found", {"x": [(box(0, 0, 12, 12), CAR, 0.5)], "y": [(np.ones((2, 2)), CAR, 1)]}
@@ -35,7 +33,7 @@ def test_command_names_a_broken_line(tmp_path: Path, line: str, message: str) ->
     assert message in score_error("cityscapes-instances", "--gt-dir", truth, "--pred-dir", folder)
 
 
-def test_command_names_missing_and_ambiguous_files(tmp_path: Path) -> None:
+def test_command_names_missing_and_ambiguous_files(tmp_path):
     ids = scene((26001, box(0, 0, 12, 12)))
     truth = save_truth(tmp_path / "truth", {"a_0_0": ids})
     twice = save_truth(tmp_path / "twice/train", {"a_0_0": ids}).parent

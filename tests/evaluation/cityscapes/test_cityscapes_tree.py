@@ -72,9 +72,7 @@ def evaluate(gt_fine: Path, outputs: list[dict[str, Any]]) -> dict[str, dict[str
     return evaluator.evaluate()
 
 
-def test_all_metrics_equal_cityscapesscripts(
-    gt_fine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_metrics_equal_cityscapesscripts(gt_fine, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     disturbed = [np.roll(ids, rng.integers(-3, 4, 2), (0, 1)) for _, ids in images(gt_fine)]
     results = evaluate(gt_fine, [output_of(ids) for ids in disturbed])

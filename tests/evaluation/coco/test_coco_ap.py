@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def results_of(maps: list[Any], rng: np.random.Generator | None = None) -> list[
     ]
 
 
-def test_published_figures(shared: Path) -> None:
+def test_published_figures(shared):
     sample = shared / "data/samples/cocoapi_fake_results"
     results = sample / "instances_val2014_fakesegm100_results.json"
     scores = score("instances", "--gt", sample / "instances_val2014_100.json", "--results", results)
@@ -43,7 +42,7 @@ def test_published_figures(shared: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_pycocotools(tmp_path: Path, seed: int) -> None:
+def test_equals_pycocotools(tmp_path, seed):
     dataset = SyntheticDataset(
         tmp_path, image_ids=np.random.default_rng(seed).permutation(40)[:15].tolist(), seed=seed
     )
@@ -88,7 +87,7 @@ def one_image(ids: tuple[Any, ...] = (1,)) -> tuple[dict[str, Any], list[dict[st
     return truth, results
 
 
-def test_a_case_computed_by_hand() -> None:
+def test_a_case_computed_by_hand():
     # IoU 0.77 passes 0.50 to 0.75, six of ten thresholds; the box has no result, "absent" no ground truth
     scores = average_precision(*one_image())
     expected = {"AP-circle": 60, "AP-box": 0, "AP": 30, "AP50": 50, "AP75": 50, "APs": 30}
@@ -96,13 +95,13 @@ def test_a_case_computed_by_hand() -> None:
     assert all(np.isnan(scores[name]) for name in ("APm", "APl", "AP-absent"))
 
 
-def test_boxes_of_results_do_not_change_sizes() -> None:
+def test_boxes_of_results_do_not_change_sizes():
     truth, results = one_image()
     boxed = [{**results[0], "bbox": [0, 0, 2000, 2000], "keypoints": []}]
     assert average_precision(truth, boxed) == pytest.approx(average_precision(truth, results), nan_ok=True)
 
 
-def test_string_ids_give_the_same_scores() -> None:
+def test_string_ids_give_the_same_scores():
     expected = average_precision(*one_image())
     truth, results = one_image(("ADE_val_2", "ADE_val_10"))
     before = json.dumps([truth, results])
@@ -111,7 +110,7 @@ def test_string_ids_give_the_same_scores() -> None:
 
 
 @EITHER_IDS
-def test_perfect_and_empty_results_in_files(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_perfect_and_empty_results_in_files(tmp_path, dataset):
     for results, expected in ((results_of(dataset.maps), 100), ([], 0)):
         (tmp_path / "results.json").write_text(json.dumps(results))
         scores = score("instances", "--gt", dataset.instances, "--results", tmp_path / "results.json")
@@ -120,13 +119,13 @@ def test_perfect_and_empty_results_in_files(tmp_path: Path, dataset: SyntheticDa
 
 
 @pytest.mark.parametrize("empty", [["annotations"], ["images", "annotations"], ["categories", "annotations"]])
-def test_an_empty_ground_truth_gives_nan(empty: list[str]) -> None:
+def test_an_empty_ground_truth_gives_nan(empty):
     truth, _ = one_image()
     assert np.isnan(average_precision({**truth, **{key: [] for key in empty}}, [])["AP"])
 
 
 @EITHER_IDS
-def test_evaluator_equals_the_command_on_the_file_it_wrote(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_evaluator_equals_the_command_on_the_file_it_wrote(tmp_path, dataset):
     records = dataset.records(dataset.disturbed)
     evaluator = COCOEvaluator(metadata=dataset.metadata, output_dir=tmp_path / "inference")
     results = metrics_of(evaluator, records[:1], records[1:])
@@ -139,14 +138,14 @@ def test_evaluator_equals_the_command_on_the_file_it_wrote(tmp_path: Path, datas
     assert scores == pytest.approx(results, nan_ok=True)
 
 
-def test_evaluator_without_instances_gives_zero(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_evaluator_without_instances_gives_zero(tmp_path, dataset):
     records = dataset.records([(image_id, np.zeros(SIZE, int), []) for image_id, *_ in dataset.maps])
     results = metrics_of(COCOEvaluator(metadata=dataset.metadata, output_dir=tmp_path), records)
     assert (results["AP"], results["AP50"]) == (0, 0)
     assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
 
 
-def test_results_without_annotations_are_saved_not_scored(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_results_without_annotations_are_saved_not_scored(tmp_path, dataset):
     truth = json.loads(dataset.instances.read_text())
     del truth["annotations"]
     dataset.instances.write_text(json.dumps(truth))
@@ -172,7 +171,7 @@ def test_results_without_annotations_are_saved_not_scored(tmp_path: Path, datase
         ({"segmentation": rle(np.zeros((5, 20)))}, r"the mask is \[5, 20\] pixels, image 1 is \[20, 20\]"),
     ],
 )
-def test_invalid_results_are_errors(change: dict[str, Any], message: str) -> None:
+def test_invalid_results_are_errors(change, message):
     truth, results = one_image()
     changed = {key: value for key, value in {**results[0], **change}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
@@ -190,7 +189,7 @@ def test_invalid_results_are_errors(change: dict[str, Any], message: str) -> Non
         ({"iscrowd": None}, "ground truth or results has an invalid mask or flag"),
     ],
 )
-def test_invalid_ground_truth_is_an_error(change: dict[str, Any], message: str) -> None:
+def test_invalid_ground_truth_is_an_error(change, message):
     truth, results = one_image()
     target = truth if change.keys() <= truth.keys() else truth["annotations"][0]
     target.update(change)
@@ -198,14 +197,14 @@ def test_invalid_ground_truth_is_an_error(change: dict[str, Any], message: str) 
         average_precision(truth, results)
 
 
-def test_a_missing_ground_truth_is_an_error_before_the_model_runs(tmp_path: Path) -> None:
+def test_a_missing_ground_truth_is_an_error_before_the_model_runs(tmp_path):
     metadata = SyntheticDataset(tmp_path).metadata
     metadata.json_file = str(tmp_path / "absent.json")
     with pytest.raises(ValueError, match=r"absent\.json: no such file"):
         COCOEvaluator(metadata=metadata)
 
 
-def test_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
+def test_command_reports_bad_input_in_one_line(tmp_path):
     truth, results = one_image()
     files = {"truth.json": truth, "results.json": results, "unannotated.json": {**truth, "annotations": [{}]}}
     for name, content in files.items():

@@ -1,7 +1,6 @@
 """LVIS' average precision: a reference implementation, cases computed by hand, evaluator and command."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,7 +68,7 @@ def draw(seed: int, count: int = 10) -> tuple[dict[str, Any], list[dict[str, Any
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_the_reference(seed: int) -> None:
+def test_equals_the_reference(seed):
     truth, results = draw(seed)
     scores = average_precision(truth, results, lvis_style=True)
     expected = reference_average_precision(truth, results, lvis=True)
@@ -97,7 +96,7 @@ def one_image(**searched: list[int]) -> tuple[dict[str, Any], list[dict[str, Any
     return truth, results
 
 
-def test_cases_computed_by_hand() -> None:
+def test_cases_computed_by_hand():
     # One of two results is right: precision 1/2 at every recall. If not exhaustive, the other is ignored
     assert average_precision(*one_image(), lvis_style=True)["APf"] == pytest.approx(50)
     truth, results = one_image(not_exhaustive_category_ids=[4])
@@ -118,7 +117,7 @@ def test_cases_computed_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("before", "expected"), [(299, 100), (300, 0)])
-def test_the_best_300_results_of_an_image_count(before: int, expected: float) -> None:
+def test_the_best_300_results_of_an_image_count(before, expected):
     truth, results = one_image()
     others = [{**results[0], "category_id": 2 + 5 * (number % 2), "score": 0.95} for number in range(before)]
     assert average_precision(truth, [*others, results[1]], lvis_style=True)["AP"] == pytest.approx(expected)
@@ -131,7 +130,7 @@ def test_the_best_300_results_of_an_image_count(before: int, expected: float) ->
         (("categories", "frequency", "x"), "truth: category 4: 'frequency' is 'x', expected r, c or f"),
     ],
 )
-def test_missing_annotations_of_lvis_are_errors(change: tuple[str, str, Any], message: str) -> None:
+def test_missing_annotations_of_lvis_are_errors(change, message):
     truth, results = one_image()
     part, key, value = change
     truth[part] = [{**truth[part][0], key: value}, *truth[part][1:]]
@@ -139,7 +138,7 @@ def test_missing_annotations_of_lvis_are_errors(change: tuple[str, str, Any], me
         average_precision(truth, results, lvis_style=True)
 
 
-def test_evaluator_equals_the_command_on_the_files_it_wrote(tmp_path: Path) -> None:
+def test_evaluator_equals_the_command_on_the_files_it_wrote(tmp_path):
     truth, results = draw(5)
     (tmp_path / "lvis.json").write_text(json.dumps(truth))
     contiguous = {category["id"]: place for place, category in enumerate(CATEGORIES)}

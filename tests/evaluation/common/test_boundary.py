@@ -1,7 +1,6 @@
 """Boundaries of segments, boundary AP and boundary PQ, compared with reference implementations."""
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,13 +30,13 @@ from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator, panop
     size=st.tuples(st.integers(1, 16), st.integers(1, 16)),
     distance=st.integers(1, 4),
 )
-def test_boundaries_equal_erosion(coarse: np.ndarray, size: tuple[int, int], distance: int) -> None:
+def test_boundaries_equal_erosion(coarse, size, distance):
     labels = np.kron(coarse, np.ones((4, 4), np.uint32))[: size[0], : size[1]]
     expected = np.any([reference_boundary(labels == label, distance) for label in range(3)], axis=0)
     np.testing.assert_array_equal(boundaries(labels, distance), expected)
 
 
-def test_boundary_widths() -> None:
+def test_boundary_widths():
     sizes = {(480, 640): 16, (405, 540): 14, (375, 500): 12, (3, 4): 1}  # before rounding 16, 13.5, 12.5, 0.1
     assert {size: boundary_distance(*size, 0.02) for size in sizes} == sizes
     assert boundary_distance(1024, 2048, 0.005) == 11
@@ -46,7 +45,7 @@ def test_boundary_widths() -> None:
 
 
 @pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.06), (2, 0.04)])
-def test_boundary_ap_equals_the_reference(tmp_path: Path, seed: int, ratio: float) -> None:
+def test_boundary_ap_equals_the_reference(tmp_path, seed, ratio):
     dataset = SyntheticDataset(tmp_path, image_ids=range(8), seed=seed)
     truth = json.loads(dataset.instances.read_text())
     results = results_of([*dataset.disturbed, *dataset.maps[:2]], np.random.default_rng(seed))
@@ -58,7 +57,7 @@ def test_boundary_ap_equals_the_reference(tmp_path: Path, seed: int, ratio: floa
 
 
 @pytest.mark.parametrize(("size", "other", "right"), [((405, 540), 13, 388), ((375, 500), 13, 389)])
-def test_half_pixels_are_rounded_as_published(size: tuple[int, int], other: int, right: int) -> None:
+def test_half_pixels_are_rounded_as_published(size, other, right):
     """The boundary is 14 pixels wide for 13.5, and 12 for 12.5; other widths give another AP."""
     true, found = np.zeros((2, *size), bool)
     true[100:300, 100:400], found[100:300, 100:right] = True, True
@@ -78,7 +77,7 @@ def test_half_pixels_are_rounded_as_published(size: tuple[int, int], other: int,
 
 
 @pytest.mark.parametrize(("seed", "ratio"), [(0, 0.02), (1, 0.05), (2, 0.1)])
-def test_boundary_pq_equals_the_reference(tmp_path: Path, seed: int, ratio: float) -> None:
+def test_boundary_pq_equals_the_reference(tmp_path, seed, ratio):
     dataset = SyntheticDataset(tmp_path, image_ids=range(6), seed=seed)
     pairs = [(gt[1:], pred[1:]) for gt, pred in zip(dataset.maps, dataset.disturbed, strict=True)]
     rules = Rules(boundary_ratio=ratio)
@@ -93,7 +92,7 @@ def test_boundary_pq_equals_the_reference(tmp_path: Path, seed: int, ratio: floa
     assert 1 < results["boundary_PQ"] < results["PQ"]
 
 
-def test_evaluators_equal_the_command(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_evaluators_equal_the_command(tmp_path, dataset):
     dataset.metadata.evaluator_type = "cityscapes_panoptic_seg"  # its ratio is not the flag's default
     out, records = tmp_path / "out", dataset.records(dataset.disturbed)
     files: dict[Any, list[Any]] = {
@@ -113,7 +112,7 @@ def test_evaluators_equal_the_command(tmp_path: Path, dataset: SyntheticDataset)
         assert "the boundary ratio is 2.0, expected a part" in score_error(*arguments, "--boundary", 2)
 
 
-def test_perfect_predictions_have_perfect_boundaries(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_perfect_predictions_have_perfect_boundaries(tmp_path, dataset):
     dataset.metadata.evaluator_type = "coco_panoptic_seg"
     for kind, metric in ((COCOPanopticEvaluator, "boundary_PQ"), (COCOEvaluator, "boundary_AP")):
         results = metrics_of(kind(metadata=dataset.metadata, boundary=True), dataset.records(dataset.maps))

@@ -7,7 +7,7 @@ from mask2former.evaluation.common.report import metrics_json, metrics_table
 RESULTS = {"AP": 12.3456, "n": 2, "AP-a": 1.0, "AP-stop-sign": float("nan"), "RQ-a": 3.0}
 
 
-def test_table_has_the_metrics_and_one_row_for_each_class() -> None:
+def test_table_has_the_metrics_and_one_row_for_each_class():
     rows = [line.split() for line in metrics_table(RESULTS).splitlines()]
     assert rows[0] == ["AP", "n"] and rows[2] == ["12.346", "2"]
     assert rows[4] == ["class", "AP", "RQ"]
@@ -15,5 +15,5 @@ def test_table_has_the_metrics_and_one_row_for_each_class() -> None:
     assert "class" not in metrics_table(RESULTS, per_class=False)
 
 
-def test_nan_is_null_in_json() -> None:
+def test_nan_is_null_in_json():
     assert json.loads(metrics_json(RESULTS)) == {**RESULTS, "AP-stop-sign": None}

@@ -34,7 +34,7 @@ def counts_of(gt_map: Any, gt: Infos, pred_map: Any, pred: Infos) -> np.ndarray:
     return count_matches(np.array(gt_map), truth, np.array(pred_map), prediction, 3, "image 1")[0]
 
 
-def test_a_case_computed_by_hand() -> None:
+def test_a_case_computed_by_hand():
     gt_map = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 3, 3], [0, 0, 3, 3]]
     gt = [
         {"id": 1, "category_id": 4, "area": 4, "iscrowd": 0},
@@ -76,19 +76,19 @@ def map_pairs(draw: st.DrawFn) -> tuple[np.ndarray, Infos, np.ndarray, Infos]:
 
 
 @given(pair=map_pairs())
-def test_equals_the_reference(pair: tuple[np.ndarray, Infos, np.ndarray, Infos]) -> None:
+def test_equals_the_reference(pair):
     expected = reference_panoptic_counts(pair[:2], pair[2:], CATEGORIES.places)
     np.testing.assert_allclose(counts_of(*pair), expected, rtol=1e-12)
 
 
 @given(values=arrays(np.uint32, 12, elements=st.integers(0, 6)), ids=st.lists(st.integers(1, 6), unique=True))
-def test_places_of_values(values: np.ndarray, ids: list[int]) -> None:
+def test_places_of_values(values, ids):
     order = [0, *ids]
     expected = [order.index(value) if value in order else len(ids) + 1 for value in values]
     np.testing.assert_array_equal(places_of(values, np.array(ids, np.int64)), expected)
 
 
-def test_only_the_last_crowd_of_a_category_excuses() -> None:
+def test_only_the_last_crowd_of_a_category_excuses():
     gt_map, pred_map = [[1, 1, 1, 2, 2, 2]], [[5, 5, 5, 6, 6, 6]]
     gt = [{"id": id, "category_id": 4, "area": 3, "iscrowd": 1} for id in (1, 2)]
     pred = [{"id": 5, "category_id": 4}, {"id": 6, "category_id": 4}]
@@ -98,13 +98,13 @@ def test_only_the_last_crowd_of_a_category_excuses() -> None:
     assert counts_of(gt_map, gt, pred_map, pred)[2].tolist() == [1, 0, 1]
 
 
-def test_exactly_one_half_neither_matches_nor_excuses() -> None:
+def test_exactly_one_half_neither_matches_nor_excuses():
     gt = [{"id": 1, "category_id": 4, "area": 4, "iscrowd": 0}]
     counts = counts_of([[1, 1, 1, 1, 0, 0]], gt, [[5, 5, 0, 0, 5, 5]], [{"id": 5, "category_id": 4}])
     assert counts[:, 0].tolist() == [0, 0, 1, 1]  # IoU 2 / 4, and 2 of its 4 pixels on void
 
 
-def test_a_group_without_categories_is_nan() -> None:
+def test_a_group_without_categories_is_nan():
     results = quality(np.zeros((1, 4, 3)), CATEGORIES)
     assert results["n"] == 0 and np.isnan([results["PQ"], results["SQ_th"], results["RQ_st"]]).all()
     stuff_only = counts_of(
@@ -142,6 +142,6 @@ GOOD = {"id": 1, "category_id": 4, "area": 1, "iscrowd": 0}
         ),
     ],
 )
-def test_invalid_input_is_an_error(gt: Infos, gt_map: Any, pred: list[tuple[Any, int]], message: str) -> None:
+def test_invalid_input_is_an_error(gt, gt_map, pred, message):
     with pytest.raises(ValueError, match=message):
         counts_of(gt_map, gt, [[5, 5]], [{"id": id, "category_id": category} for id, category in pred])

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ def flagged(files: Iterable[object]) -> list[object]:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_official_answer_on_real_images(shared: Path, workers: int) -> None:
+def test_official_answer_on_real_images(shared, workers):
     sample = shared / "data/samples/panopticapi_sample"
     golden = sample / "golden_pq"
     results = panoptic_quality(
@@ -38,7 +37,7 @@ def test_official_answer_on_real_images(shared: Path, workers: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_equals_cityscapesscripts(tmp_path, monkeypatch, seed):
     dataset = SyntheticDataset(tmp_path, image_ids=range(12), seed=seed)
     content = json.loads(dataset.json.read_text())
     for annotation in content["annotations"]:  # wrong areas, as ADE20K has them
@@ -55,7 +54,7 @@ def test_equals_cityscapesscripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @EITHER_IDS
-def test_perfect_and_empty_predictions_through_files(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_perfect_and_empty_predictions_through_files(tmp_path, dataset):
     extra = [("not in the truth", np.zeros((2, 2), int), [])]
     perfect = panoptic_quality(
         dataset.json, dataset.pngs, *save_panoptic(tmp_path / "perfect", [*dataset.maps, *extra])
@@ -68,9 +67,7 @@ def test_perfect_and_empty_predictions_through_files(tmp_path: Path, dataset: Sy
 
 
 @EITHER_IDS
-def test_evaluator_equals_the_command_on_the_files_it_wrote(
-    tmp_path: Path, dataset: SyntheticDataset
-) -> None:
+def test_evaluator_equals_the_command_on_the_files_it_wrote(tmp_path, dataset):
     records = dataset.records(dataset.disturbed)
     options = {"output_dir": tmp_path / "inference", "save_predictions": True}
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, **options)
@@ -91,7 +88,7 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(
     assert {path.name for path in saved[1].iterdir()} == {f"{image_id}.png" for image_id, *_ in dataset.maps}
 
 
-def test_areas_are_those_of_the_json_unless_recounted(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_areas_are_those_of_the_json_unless_recounted(tmp_path, dataset):
     """In ADE20K, the area of stuff is that before things were pasted over it, and some stuff is hidden."""
     content = json.loads(dataset.json.read_text())
     for annotation in content["annotations"]:
@@ -111,7 +108,7 @@ def test_areas_are_those_of_the_json_unless_recounted(tmp_path: Path, dataset: S
     assert metrics_of(evaluator, dataset.records(dataset.maps))["PQ"] == 100
 
 
-def test_evaluator_without_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluator_without_folder_writes_nothing(tmp_path, monkeypatch):
     dataset = SyntheticDataset(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, save_predictions=True)
@@ -119,7 +116,7 @@ def test_evaluator_without_folder_writes_nothing(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_png_names_with_folders_become_distinct_names_in_one_folder(tmp_path: Path) -> None:
+def test_png_names_with_folders_become_distinct_names_in_one_folder(tmp_path):
     ids = np.ones((2, 2), int)
     names = ["a/x.png", "b/x.png", str(tmp_path / "truth/x.png")]
     segments = [{"id": 1, "category_id": 7, "area": 4, "iscrowd": 0}]
@@ -138,7 +135,7 @@ def test_png_names_with_folders_become_distinct_names_in_one_folder(tmp_path: Pa
     assert len(list((tmp_path / "out/panoptic/predictions").iterdir())) == 3
 
 
-def test_each_image_must_be_predicted_once(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_each_image_must_be_predicted_once(tmp_path, dataset):
     records, evaluator = dataset.records(dataset.maps), COCOPanopticEvaluator(metadata=dataset.metadata)
     with pytest.raises(ValueError, match=r"truth\.json: 1 images have no prediction, among them 11"):
         metrics_of(evaluator, records[:2])
@@ -148,7 +145,7 @@ def test_each_image_must_be_predicted_once(tmp_path: Path, dataset: SyntheticDat
         metrics_of(evaluator, [{**records[0], "image_id": 99}])
 
 
-def test_missing_metadata_and_classes_are_errors(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_missing_metadata_and_classes_are_errors(tmp_path, dataset):
     dataset.metadata.thing_dataset_id_to_contiguous_id = {3: 0}
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata)
     with pytest.raises(ValueError, match="predicted class 1, which is not in the dataset's thing_"):
@@ -158,7 +155,7 @@ def test_missing_metadata_and_classes_are_errors(tmp_path: Path, dataset: Synthe
         COCOPanopticEvaluator(metadata=dataset.metadata)
 
 
-def test_command_reports_bad_input_in_one_line(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_command_reports_bad_input_in_one_line(tmp_path, dataset):
     pred_json, pred_dir = save_panoptic(tmp_path / "pred", dataset.disturbed)
     good = dict(zip(FLAGS, (dataset.json, dataset.pngs, pred_json, pred_dir), strict=True))
     (tmp_path / "broken.json").write_text('{"annotations": [')

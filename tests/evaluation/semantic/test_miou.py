@@ -52,7 +52,7 @@ def reference_scores(
     return scores
 
 
-def test_a_case_computed_by_hand() -> None:
+def test_a_case_computed_by_hand():
     scores = scores_of([([[0, 0, 1], [1, 255, 2]], [[0, 1, 1], [1, 3, 0]])], "abcd")
     # a: 1 hit of 3 pixels in either; b: 2 of 3; c: 0 of 2; d is predicted only where the ground truth is
     # ignored
@@ -71,7 +71,7 @@ def test_a_case_computed_by_hand() -> None:
 
 
 @given(data=st.data(), num_classes=st.integers(1, 4), ignore=st.sampled_from([255, 4, 0]))
-def test_equals_the_reference(data: st.DataObject, num_classes: int, ignore: int) -> None:
+def test_equals_the_reference(data, num_classes, ignore):
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
     labels = arrays(np.uint8, shape, elements=st.sampled_from([*range(num_classes), ignore]))
     pairs = data.draw(st.lists(st.tuples(labels, labels), min_size=1, max_size=3))
@@ -80,7 +80,7 @@ def test_equals_the_reference(data: st.DataObject, num_classes: int, ignore: int
     assert {name: scores[name] for name in expected} == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_class_that_is_only_predicted_is_nan_and_lowers_others() -> None:
+def test_a_class_that_is_only_predicted_is_nan_and_lowers_others():
     scores = scores_of([([[0, 0]], [[0, 1]])], "ab")
     assert scores["mIoU"] == pytest.approx(50) and np.isnan(scores["IoU-b"])
 
@@ -92,7 +92,7 @@ def save_labels(folder: Path, labels: dict[str, Any]) -> Path:
     return folder
 
 
-def test_perfect_and_empty_folders(tmp_path: Path) -> None:
+def test_perfect_and_empty_folders(tmp_path):
     truth = save_labels(tmp_path / "truth", {"city/a.png": [[0, 1], [255, 1]], "b.png": [[2, 2]]})
     empty = save_labels(
         tmp_path / "empty", {"city/a.png": [[255] * 2] * 2, "b.png": [[255, 255]], "c.png": [[9]]}
@@ -103,14 +103,14 @@ def test_perfect_and_empty_folders(tmp_path: Path) -> None:
     assert [nothing[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")] == [0] * 4
 
 
-def test_command_on_real_images(shared: Path) -> None:
+def test_command_on_real_images(shared):
     sample = shared / "data/samples/panopticapi_sample/golden_semseg"
     scores = score("semantic", "--gt-dir", sample, "--pred-dir", sample, "--num-classes", 133)
     assert [*scores][:4] == ["mIoU", "fwIoU", "mACC", "pACC"]
     assert scores["mIoU"] == 100 and np.isnan(scores["IoU-4"])
 
 
-def test_command_reports_bad_input_in_one_line(tmp_path: Path) -> None:
+def test_command_reports_bad_input_in_one_line(tmp_path):
     truth = save_labels(tmp_path / "truth", {"a.png": [[0, 3]]})
     small = save_labels(tmp_path / "small", {"a.png": [[0]]})
     (tmp_path / "nothing").mkdir()
@@ -134,9 +134,7 @@ def true_map(ids: np.ndarray, segments: list[dict[str, Any]]) -> np.ndarray:
 
 @pytest.mark.parametrize("as_labels", [True, False])
 @pytest.mark.parametrize("semantic_files", [True, False])
-def test_evaluator_with_semantic_and_panoptic_ground_truth(
-    tmp_path: Path, semantic_files: bool, as_labels: bool, dataset: SyntheticDataset
-) -> None:
+def test_evaluator_with_semantic_and_panoptic_ground_truth(tmp_path, semantic_files, as_labels, dataset):
     records = dataset.records(dataset.disturbed)
     truths = [true_map(ids, segments) for _, ids, segments in dataset.maps]
     for record, labels in zip(records, truths, strict=True):
@@ -163,13 +161,13 @@ def test_evaluator_with_semantic_and_panoptic_ground_truth(
         assert sum(mask_utils.area(item["segmentation"]) for item in mine) == labels.size
 
 
-def test_perfect_scores_give_100_and_no_images_give_nan(tmp_path: Path, dataset: SyntheticDataset) -> None:
+def test_perfect_scores_give_100_and_no_images_give_nan(tmp_path, dataset):
     evaluator = SemSegEvaluator(metadata=dataset.metadata)
     assert metrics_of(evaluator, dataset.records(dataset.maps))["mIoU"] == 100
     assert np.isnan(metrics_of(evaluator)["mIoU"])
 
 
-def test_labels_from_panoptic_images_equal_the_published_script(shared: Path) -> None:
+def test_labels_from_panoptic_images_equal_the_published_script(shared):
     sample = shared / "data/samples/panopticapi_sample"
     content = json.loads((sample / "panoptic_examples.json").read_text())
     contiguous = {category["id"]: place for place, category in enumerate(content["categories"])}
@@ -181,7 +179,7 @@ def test_labels_from_panoptic_images_equal_the_published_script(shared: Path) ->
         np.testing.assert_array_equal(labels, golden)
 
 
-def test_invalid_records_are_errors(tmp_path: Path) -> None:
+def test_invalid_records_are_errors(tmp_path):
     metadata = SyntheticDataset(tmp_path).metadata
     evaluator = SemSegEvaluator(metadata=metadata)
     output = {"sem_seg": torch.zeros(4, 2, 2)}
