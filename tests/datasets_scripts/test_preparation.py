@@ -35,14 +35,14 @@ def draw_and_run(name: str, root: Path, workers: int = 1) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_two_processes_make_the_same_files_as_one(tmp_path: Path, name: str):
+def test_two_processes_make_the_same_files_as_one(tmp_path, name):
     made = draw_and_run(name, tmp_path / "one")
     assert len(made) >= MANY["train"] and not any("unfinished" in path for path in made)
     assert made == draw_and_run(name, tmp_path / "two", workers=2)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_second_run_writes_nothing(tmp_path: Path, name: str):
+def test_a_second_run_writes_nothing(tmp_path, name):
     draw_and_run(name, tmp_path)
     files = {path: path.stat() for path in tmp_path.rglob("*")}
     run(name, tmp_path)
@@ -101,7 +101,7 @@ def interrupt(name: str, root: Path, workers: int, signal_number: int, after: in
     ],
 )
 def test_an_interrupted_run_leaves_complete_files_and_the_next_one_finishes(
-    tmp_path: Path, name: str, workers: int, signal_number: int, after: int
+    tmp_path, name, workers, signal_number, after
 ):
     expected = draw_and_run(name, tmp_path / "whole")
     root = tmp_path / "interrupted"
@@ -124,9 +124,7 @@ def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_ends_the_script_with_a_message(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_killed_worker_ends_the_script_with_a_message(tmp_path, capsys, monkeypatch):
     coco.draw(tmp_path, counts=MANY)
     monkeypatch.setattr(os, "replace", die)
     with pytest.raises(SystemExit, match="1"):
@@ -135,7 +133,7 @@ def test_a_killed_worker_ends_the_script_with_a_message(
 
 
 @needs_proc
-def test_files_of_an_interrupted_run_are_kept(tmp_path: Path):
+def test_files_of_an_interrupted_run_are_kept(tmp_path):
     coco.draw(tmp_path, counts=MANY)
     interrupt("prepare_coco", tmp_path, workers=1, signal_number=signal.SIGKILL, after=4)
     kept = {path.name: path.stat().st_ino for path in tmp_path.glob("coco/*.unfinished/0*.png")}
@@ -146,7 +144,7 @@ def test_files_of_an_interrupted_run_are_kept(tmp_path: Path):
 
 
 @needs_proc
-def test_the_json_is_deleted_before_its_folder_is_completed(tmp_path: Path):
+def test_the_json_is_deleted_before_its_folder_is_completed(tmp_path):
     expected = draw_and_run("prepare_cityscapes", tmp_path)
     folder = tmp_path / "cityscapes" / "gtFine" / "cityscapes_panoptic_train"
     next(folder.iterdir()).unlink()
@@ -157,9 +155,7 @@ def test_the_json_is_deleted_before_its_folder_is_completed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_broken_input_is_an_error_and_the_next_run_finishes(
-    tmp_path: Path, capsys: pytest.CaptureFixture, workers: int
-):
+def test_broken_input_is_an_error_and_the_next_run_finishes(tmp_path, capsys, workers):
     expected = draw_and_run("prepare_coco", tmp_path / "whole")
     root = tmp_path / "broken"
     coco.draw(root, counts=MANY)
@@ -176,7 +172,7 @@ def test_broken_input_is_an_error_and_the_next_run_finishes(
     assert made == expected and not list(root.rglob("*unfinished*"))
 
 
-def test_an_incomplete_folder_of_another_tool_is_completed(tmp_path: Path):
+def test_an_incomplete_folder_of_another_tool_is_completed(tmp_path):
     expected = draw_and_run("prepare_coco", tmp_path)
     folder = tmp_path / "coco" / "panoptic_semseg_train2017"
     missing, *kept = sorted(folder.iterdir())
@@ -188,29 +184,27 @@ def test_an_incomplete_folder_of_another_tool_is_completed(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_missing_data_is_an_error_with_the_folder_that_was_looked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture, name: str
-):
+def test_missing_data_is_an_error_with_the_folder_that_was_looked_for(tmp_path, capsys, name):
     with pytest.raises(SystemExit, match="1"):
         run(name, tmp_path)
     error = capsys.readouterr().err
     assert str(tmp_path) in error and "does not exist" in error and "datasets/README.md" in error
 
 
-def test_an_empty_folder_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_an_empty_folder_is_an_error(tmp_path, capsys):
     (tmp_path / "ADEChallengeData2016" / "annotations" / "training").mkdir(parents=True)
     with pytest.raises(SystemExit, match="1"):
         run("prepare_ade20k", tmp_path)
     assert "training: there are no files *.png" in capsys.readouterr().err
 
 
-def test_the_number_of_processes_must_be_positive(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_the_number_of_processes_must_be_positive(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         run("prepare_coco", tmp_path, workers=0)
     assert "--workers 0" in capsys.readouterr().err
 
 
-def test_scripts_run_as_commands_with_the_root_of_the_environment(tmp_path: Path):
+def test_scripts_run_as_commands_with_the_root_of_the_environment(tmp_path):
     coco_stuff.draw(tmp_path, counts=MANY)
     expected = draw_and_run("prepare_coco_stuff", tmp_path / "here")
     command = [sys.executable, str(DATASETS / "prepare_coco_stuff.py"), "--workers", "2"]

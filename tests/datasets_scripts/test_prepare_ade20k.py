@@ -31,7 +31,7 @@ def sample(shared: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / FOLDER, origin / "golden_from_mask2former_scripts"
 
 
-def test_the_recorded_labels_are_reproduced(sample: tuple[Path, Path]):
+def test_the_recorded_labels_are_reproduced(sample):
     ours, recorded = sample
     files = sorted(recorded.glob("annotations_detectron2/*/*.png"))
     assert len(files) == 3 == len(list(ours.glob("annotations_detectron2/*/*.png")))
@@ -41,13 +41,13 @@ def test_the_recorded_labels_are_reproduced(sample: tuple[Path, Path]):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_recorded_instances_are_reproduced(sample: tuple[Path, Path], split: str):
+def test_the_recorded_instances_are_reproduced(sample, split):
     ours, recorded = (json.loads((folder / f"ade20k_instance_{split}.json").read_text()) for folder in sample)
     assert ours == recorded
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_recorded_panoptic_annotations_are_reproduced_but_for_ids(sample: tuple[Path, Path], split: str):
+def test_the_recorded_panoptic_annotations_are_reproduced_but_for_ids(sample, split):
     ours, recorded = (json.loads((folder / f"ade20k_panoptic_{split}.json").read_text()) for folder in sample)
     assert ours["images"] == recorded["images"]
     for key in ("id", "isthing"):
@@ -63,7 +63,7 @@ def test_the_recorded_panoptic_annotations_are_reproduced_but_for_ids(sample: tu
         assert np.array_equal(pngs[0] == 0, pngs[1] == 0)
 
 
-def test_the_area_of_stuff_is_measured_before_things_are_pasted(tmp_path: Path):
+def test_the_area_of_stuff_is_measured_before_things_are_pasted(tmp_path):
     ade20k.draw(tmp_path)
     run("prepare_ade20k", tmp_path)
     folder, name = tmp_path / FOLDER, "ADE_train_00000001.png"
@@ -87,7 +87,7 @@ def test_the_area_of_stuff_is_measured_before_things_are_pasted(tmp_path: Path):
     assert 0 not in {row["id"] for row in rows} and len({row["id"] for row in rows}) == len(rows)
 
 
-def test_images_without_things_are_listed(tmp_path: Path):
+def test_images_without_things_are_listed(tmp_path):
     ade20k.draw(tmp_path)
     run("prepare_ade20k", tmp_path)
     content = json.loads((tmp_path / FOLDER / "ade20k_instance_val.json").read_text())
@@ -98,7 +98,7 @@ def test_images_without_things_are_listed(tmp_path: Path):
     assert np.array_equal(masks.argmax(2) + masks.any(2), numbers)
 
 
-def test_labels_are_made_without_the_archive_of_instances(tmp_path: Path):
+def test_labels_are_made_without_the_archive_of_instances(tmp_path):
     ade20k.draw(tmp_path)
     shutil.rmtree(tmp_path / FOLDER / "annotations_instance")
     run("prepare_ade20k", tmp_path)
@@ -122,9 +122,7 @@ def overwrite(path: Path, value: tuple[int, ...] | int) -> None:
         ("annotations_instance", (0, 77, 0), "instance 77 has the class 0"),
     ],
 )
-def test_unknown_values_are_errors(
-    tmp_path: Path, capsys: pytest.CaptureFixture, folder: str, value: tuple[int, ...] | int, message: str
-):
+def test_unknown_values_are_errors(tmp_path, capsys, folder, value, message):
     ade20k.draw(tmp_path)
     path = tmp_path / FOLDER / folder / "training" / "ADE_train_00000002.png"
     overwrite(path, value)
@@ -134,7 +132,7 @@ def test_unknown_values_are_errors(
     assert not (tmp_path / FOLDER / "ade20k_panoptic_train").exists()
 
 
-def test_missing_instances_and_other_sizes_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_missing_instances_and_other_sizes_are_errors(tmp_path, capsys):
     ade20k.draw(tmp_path)
     path = tmp_path / FOLDER / "annotations_instance" / "training" / "ADE_train_00000002.png"
     Image.open(path).resize((5, 7), Image.Resampling.NEAREST).save(path)

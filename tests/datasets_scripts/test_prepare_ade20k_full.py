@@ -1,7 +1,6 @@
 """All of ADE20K: classes by the index that *_seg.png and JSON share, and sizes as published."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from synthetic_datasets.drawing import read_table
 FOLDER = "ADE20K_2021_17_01"
 
 
-def test_labels_are_the_classes_of_the_objects(tmp_path: Path):
+def test_labels_are_the_classes_of_the_objects(tmp_path):
     ade20k_full.draw(tmp_path)
     run("prepare_ade20k_full", tmp_path)
     classes = {row["full_ade20k_index"]: row["trainId"] for row in read_table("ade20k_full_847.json")}
@@ -32,7 +31,7 @@ def test_labels_are_the_classes_of_the_objects(tmp_path: Path):
     assert {classes[165], classes[1831], classes[401], 65535} == seen
 
 
-def test_images_are_written_beside_their_labels(tmp_path: Path):
+def test_images_are_written_beside_their_labels(tmp_path):
     ade20k_full.draw(tmp_path)
     run("prepare_ade20k_full", tmp_path)
     for kind, suffix in (("images", "jpg"), ("annotations", "tif")):
@@ -50,7 +49,7 @@ def test_images_are_written_beside_their_labels(tmp_path: Path):
         ((777, 601), (662, 512)),
     ],
 )
-def test_large_images_are_reduced(tmp_path: Path, size: tuple[int, int], reduced: tuple[int, int]):
+def test_large_images_are_reduced(tmp_path, size, reduced):
     seg = np.zeros((*size, 3), np.uint8)
     seg[: size[0] // 2] = (110, 2855 % 256, 1)  # tree
     Image.fromarray(seg).save(tmp_path / "a_seg.png")
@@ -65,7 +64,7 @@ def test_large_images_are_reduced(tmp_path: Path, size: tuple[int, int], reduced
     assert set(np.unique(labels[reduced[0] // 2 + 1 :])) == {65535}
 
 
-def test_an_image_of_another_size_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_an_image_of_another_size_is_an_error(tmp_path, capsys):
     ade20k_full.draw(tmp_path)
     path = next((tmp_path / FOLDER).rglob("ADE_val_00000001.jpg"))
     Image.new("RGB", (9, 5)).save(path)

@@ -12,7 +12,7 @@ from synthetic_datasets import cityscapes
 FOLDER = Path("cityscapes", "gtFine")
 
 
-def test_labels_equal_those_of_create_train_id_label_images(tmp_path: Path):
+def test_labels_equal_those_of_create_train_id_label_images(tmp_path):
     official = pytest.importorskip("cityscapesscripts.preparation.json2labelImg")
     cityscapes.draw(tmp_path)
     run("prepare_cityscapes", tmp_path, "--only", "semantic")
@@ -25,7 +25,7 @@ def test_labels_equal_those_of_create_train_id_label_images(tmp_path: Path):
     assert len(files) == 7 and not list((tmp_path / FOLDER).glob("cityscapes_panoptic*"))
 
 
-def test_panoptic_annotations_equal_those_of_create_panoptic_images(tmp_path: Path):
+def test_panoptic_annotations_equal_those_of_create_panoptic_images(tmp_path):
     official = pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
     cityscapes.draw(tmp_path)
     (tmp_path / "official").mkdir()
@@ -41,7 +41,7 @@ def test_panoptic_annotations_equal_those_of_create_panoptic_images(tmp_path: Pa
             assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(theirs / path.name)))
 
 
-def test_groups_are_crowds_and_ignored_labels_are_void(tmp_path: Path):
+def test_groups_are_crowds_and_ignored_labels_are_void(tmp_path):
     cityscapes.draw(tmp_path)
     run("prepare_cityscapes", tmp_path, "--only", "panoptic")
     content = json.loads((tmp_path / FOLDER / "cityscapes_panoptic_val.json").read_text())
@@ -53,7 +53,7 @@ def test_groups_are_crowds_and_ignored_labels_are_void(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("kind", "only"), [("labelIds", "semantic"), ("instanceIds", "panoptic")])
-def test_unknown_labels_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture, kind: str, only: str):
+def test_unknown_labels_are_errors(tmp_path, capsys, kind, only):
     cityscapes.draw(tmp_path)
     path = tmp_path / FOLDER / "val" / "munster" / f"munster_000001_000019_gtFine_{kind}.png"
     values = np.array(Image.open(path))
@@ -66,7 +66,7 @@ def test_unknown_labels_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / FOLDER / "cityscapes_panoptic_val").exists()
 
 
-def test_missing_splits_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_missing_splits_are_skipped(tmp_path, caplog):
     cityscapes.draw(tmp_path, counts={"val": 1})
     with caplog.at_level("INFO"):
         run("prepare_cityscapes", tmp_path)

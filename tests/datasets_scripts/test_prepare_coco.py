@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from script_runs import run
 from synthetic_datasets import coco
 
 
-def test_the_recorded_labels_are_reproduced(shared: Path, tmp_path: Path):
+def test_the_recorded_labels_are_reproduced(shared, tmp_path):
     sample = shared / "data" / "samples" / "panopticapi_sample"
     folder = tmp_path / "coco"
     (folder / "annotations").mkdir(parents=True)
@@ -25,7 +24,7 @@ def test_the_recorded_labels_are_reproduced(shared: Path, tmp_path: Path):
         assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(theirs)))
 
 
-def test_segments_become_their_class_and_other_pixels_are_ignored(tmp_path: Path):
+def test_segments_become_their_class_and_other_pixels_are_ignored(tmp_path):
     coco.draw(tmp_path)
     run("prepare_coco", tmp_path)
     content = json.loads((tmp_path / "coco/annotations/panoptic_train2017.json").read_text())
@@ -42,9 +41,7 @@ def test_segments_become_their_class_and_other_pixels_are_ignored(tmp_path: Path
 @pytest.mark.parametrize(
     ("key", "message"), [("category_id", "category_id 91"), ("segments_info", "no 'seg")]
 )
-def test_a_broken_annotation_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture, key: str, message: str
-):
+def test_a_broken_annotation_is_an_error(tmp_path, capsys, key, message):
     coco.draw(tmp_path)
     path = tmp_path / "coco/annotations/panoptic_train2017.json"
     content = json.loads(path.read_text())

@@ -12,7 +12,7 @@ from synthetic_datasets import coco_stuff
 FOLDER = Path("coco", "coco_stuff_10k")
 
 
-def test_used_labels_become_contiguous(tmp_path: Path):
+def test_used_labels_become_contiguous(tmp_path):
     coco_stuff.draw(tmp_path)
     run("prepare_coco_stuff", tmp_path)
     # By hand: 1 person, 3 car, 13 stop sign (12 is unused), 90 toothbrush is the last of the 80 things, then
@@ -27,7 +27,7 @@ def test_used_labels_become_contiguous(tmp_path: Path):
     assert seen == classes.keys()
 
 
-def test_images_are_copied_by_split(tmp_path: Path):
+def test_images_are_copied_by_split(tmp_path):
     coco_stuff.draw(tmp_path)
     run("prepare_coco_stuff", tmp_path)
     folder = tmp_path / FOLDER
@@ -57,7 +57,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_file_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture, case: str):
+def test_a_broken_file_is_an_error(tmp_path, capsys, case):
     coco_stuff.draw(tmp_path)
     breaks, message = BROKEN[case]
     path = tmp_path / FOLDER / "annotations" / "COCO_train2014_000000000001.mat"

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
-def test_files_depend_on_the_seed_alone(tmp_path: Path, tree: ModuleType):
+def test_files_depend_on_the_seed_alone(tmp_path, tree):
     for folder, seed in (("first", 0), ("again", 0), ("other", 1)):
         tree.draw(tmp_path / folder, seed=seed)
     first, again, other = (contents(tmp_path / name) for name in ("first", "again", "other"))
@@ -28,7 +27,7 @@ def test_files_depend_on_the_seed_alone(tmp_path: Path, tree: ModuleType):
 
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda tree: tree.__name__)
-def test_counts_set_the_number_of_images(tmp_path: Path, tree: ModuleType):
+def test_counts_set_the_number_of_images(tmp_path, tree):
     split = "test" if tree is coco_stuff else "val"
     tree.draw(tmp_path, counts={"train": 2, split: 1})
     images = [
@@ -50,7 +49,7 @@ def test_counts_set_the_number_of_images(tmp_path: Path, tree: ModuleType):
         ),
     ],
 )
-def test_panoptic_rows_describe_the_png(tmp_path: Path, tree: ModuleType, json_file: str, folder: str):
+def test_panoptic_rows_describe_the_png(tmp_path, tree, json_file, folder):
     tree.draw(tmp_path)
     content = json.loads((tmp_path / json_file).read_text())
     categories, crowds = {row["id"] for row in content["categories"]}, 0
@@ -67,7 +66,7 @@ def test_panoptic_rows_describe_the_png(tmp_path: Path, tree: ModuleType, json_f
     assert crowds == 1
 
 
-def test_coco_instances_are_the_things_of_the_panoptic_png(tmp_path: Path):
+def test_coco_instances_are_the_things_of_the_panoptic_png(tmp_path):
     coco.draw(tmp_path)
     folder = tmp_path / "coco"
     instances = COCO(str(folder / "annotations" / "instances_val2017.json"))
@@ -85,7 +84,7 @@ def test_coco_instances_are_the_things_of_the_panoptic_png(tmp_path: Path):
             assert coco_mask.area(instances.annToRLE(annotation)) == annotation["area"]
 
 
-def test_cityscapes_labels_equal_those_of_its_tools(tmp_path: Path):
+def test_cityscapes_labels_equal_those_of_its_tools(tmp_path):
     annotation = pytest.importorskip("cityscapesscripts.helpers.annotation")
     labels = pytest.importorskip("cityscapesscripts.preparation.json2labelImg")
     instances = pytest.importorskip("cityscapesscripts.preparation.json2instanceImg")
@@ -104,7 +103,7 @@ def test_cityscapes_labels_equal_those_of_its_tools(tmp_path: Path):
             assert np.array_equal(np.asarray(image), np.asarray(expected)), (path, name)
 
 
-def test_the_first_cityscapes_image_has_all_special_cases(tmp_path: Path):
+def test_the_first_cityscapes_image_has_all_special_cases(tmp_path):
     cityscapes.draw(tmp_path)
     folder = tmp_path / "cityscapes" / "gtFine" / "val" / "frankfurt"
     objects = json.loads((folder / "frankfurt_000000_000019_gtFine_polygons.json").read_text())["objects"]
@@ -116,7 +115,7 @@ def test_the_first_cityscapes_image_has_all_special_cases(tmp_path: Path):
     assert sum(value >= 24000 and area >= 100 for value, area in zip(values, areas, strict=True)) >= 5
 
 
-def test_ade20k_labels_and_instances_disagree_as_in_the_real_dataset(tmp_path: Path):
+def test_ade20k_labels_and_instances_disagree_as_in_the_real_dataset(tmp_path):
     ade20k.draw(tmp_path)
     folder = tmp_path / "ADEChallengeData2016"
     name = "training/ADE_train_00000001"

@@ -1,7 +1,6 @@
 """If data is missing, training stops at once; the error says what is missing and which command makes it."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,7 @@ def error_of(case: Case, config: str, root: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
 )
-def test_missing_data_is_named_with_folder_and_command(
-    case: Case, config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_missing_data_is_named_with_folder_and_command(case, config, tmp_path, monkeypatch, capsys):
     error = error_of(case, config, tmp_path, monkeypatch, capsys)
     place = error.split(" does not exist")[0]
     assert Path(place).is_relative_to(tmp_path / FOLDERS[case.tree]), error
@@ -56,9 +53,7 @@ def test_missing_data_is_named_with_folder_and_command(
 
 
 @pytest.mark.parametrize("case", NEEDS_SCRIPT, ids=str)
-def test_unprepared_data_is_named_with_its_script(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_unprepared_data_is_named_with_its_script(case, tmp_path, monkeypatch, capsys):
     TREES[case.tree].draw(tmp_path)
     error = error_of(case, case.config, tmp_path, monkeypatch, capsys)
     assert " does not exist" in error
@@ -66,9 +61,7 @@ def test_unprepared_data_is_named_with_its_script(
 
 
 @pytest.mark.parametrize("case", USABLE_AS_DOWNLOADED, ids=str)
-def test_data_that_is_usable_as_downloaded_needs_no_script(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_that_is_usable_as_downloaded_needs_no_script(case, tmp_path, monkeypatch):
     TREES[case.tree].draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert main(["--config-file", case.config, *case.options(OUTPUT_DIR=tmp_path / "run")]) == 0
@@ -76,8 +69,8 @@ def test_data_that_is_usable_as_downloaded_needs_no_script(
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "cityscapes"], ids=str)
 def test_missing_ground_truth_for_evaluation_is_an_error_before_training(
-    case: Case, roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+    case, roots, tmp_path, monkeypatch, capsys
+):
     shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
         file.unlink()
@@ -89,9 +82,7 @@ def test_missing_ground_truth_for_evaluation_is_an_error_before_training(
     assert main(["--config-file", case.config, *options, "TEST.SAVE_PREDICTIONS", "True"]) == 0
 
 
-def test_outputs_that_are_not_measured_need_no_ground_truth(
-    roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outputs_that_are_not_measured_need_no_ground_truth(roots, tmp_path, monkeypatch):
     """PQ needs the panoptic files alone, so it is measured where Cityscapes' metrics cannot be."""
     shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
@@ -103,9 +94,7 @@ def test_outputs_that_are_not_measured_need_no_ground_truth(
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "lvis"], ids=str)
-def test_evaluation_needs_no_training_files(
-    case: Case, roots: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_needs_no_training_files(case, roots, tmp_path, monkeypatch):
     """This holds for LVIS too, whose classes are only known from its JSON files."""
     shutil.copytree(roots(case.tree), tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))

@@ -132,9 +132,7 @@ def stored_areas_quality(root: Path) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_oracle_predictions_score_100(
-    case: Case, root: Path, predictions: Predictions, tmp_path: Path
-) -> None:
+def test_oracle_predictions_score_100(case, root, predictions, tmp_path):
     results = evaluated(case, predictions, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
@@ -147,7 +145,7 @@ def test_oracle_predictions_score_100(
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_empty_predictions_score_0(case: Case, root: Path, predictions: Predictions, tmp_path: Path) -> None:
+def test_empty_predictions_score_0(case, root, predictions, tmp_path):
     shown = {label for one in predictions.values() for label in one["label_map"].unique().tolist()}
     wrong = min({*range(19)} - shown)  # a class that the ground truth lacks
     results = evaluated(
@@ -160,9 +158,7 @@ def test_empty_predictions_score_0(case: Case, root: Path, predictions: Predicti
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) == "ade20k-panoptic"], ids=str)
-def test_oracle_predictions_score_100_with_recounted_areas(
-    case: Case, root: Path, predictions: Predictions, tmp_path: Path
-) -> None:
+def test_oracle_predictions_score_100_with_recounted_areas(case, root, predictions, tmp_path):
     scores = main_metrics(evaluated(case, predictions, tmp_path, TEST__RECOUNT_AREAS=True))
     assert scores == pytest.approx(dict.fromkeys(scores, 100))
     found = score(*command_of(case.tree, "panoptic_seg", root, tmp_path / "submission"), "--recount-areas")
@@ -171,8 +167,8 @@ def test_oracle_predictions_score_100_with_recounted_areas(
 
 @pytest.mark.parametrize("case", [case for case in CASES if str(case) == "cityscapes-panoptic"], ids=str)
 def test_the_evaluators_of_cityscapes_score_the_submission_100(
-    case: Case, root: Path, predictions: Predictions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    case, root, predictions, tmp_path, monkeypatch
+):
     evaluated(case, predictions, tmp_path)
     saved, official = tmp_path / "submission", CityscapesScripts(tmp_path / "official", monkeypatch)
     objects = official.instances(root / CITYSCAPES, saved / "instance")["averages"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_cases import ALL_METRICS, CASES, Case
+from dataset_cases import ALL_METRICS, CASES
 from PIL import Image
 from script_runs import run
 
@@ -36,9 +36,7 @@ def sample(shared: Path, prepared_sample: dict[str, Path]) -> Path:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.tree == "ade20k"], ids=str)
-def test_real_images_are_prepared_trained_on_and_evaluated(
-    case: Case, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_images_are_prepared_trained_on_and_evaluated(case, sample, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(sample))
     out = tmp_path / "run"
     options = case.options(OUTPUT_DIR=out, INPUT__MIN_SIZE_TRAIN=[64, 96], TEST__SAVE_PREDICTIONS=True)

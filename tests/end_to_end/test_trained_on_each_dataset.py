@@ -1,10 +1,9 @@
 """Every published config, made tiny, runs from the command line: two steps on its dataset, and evaluation."""
 
 import math
-from pathlib import Path
 
 import pytest
-from dataset_cases import ALL_METRICS, CASES, PUBLISHED, Case
+from dataset_cases import ALL_METRICS, CASES, PUBLISHED
 
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main
@@ -12,14 +11,14 @@ from mask2former.tools.train import main
 RUNS = [(case, config) for case in CASES for config in case.published]
 
 
-def test_all_published_configs_are_run() -> None:
+def test_all_published_configs_are_run():
     assert {config for _, config in RUNS} == set(PUBLISHED) and len(PUBLISHED) > 40
 
 
 @pytest.mark.parametrize(
     ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
 )
-def test_two_steps_and_an_evaluation(case: Case, config: str, root: Path, tmp_path: Path) -> None:
+def test_two_steps_and_an_evaluation(case, config, root, tmp_path):
     out = tmp_path / "run"
     assert main(["--config-file", config, *case.options(OUTPUT_DIR=out)]) == 0
     losses, results = read_metrics(out / "metrics.json")
@@ -31,7 +30,7 @@ def test_two_steps_and_an_evaluation(case: Case, config: str, root: Path, tmp_pa
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.task == "semantic"], ids=str)
-def test_test_time_augmentation_runs(case: Case, root: Path, tmp_path: Path) -> None:
+def test_test_time_augmentation_runs(case, root, tmp_path):
     options = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": [32, 48], "OUTPUT_DIR": tmp_path / "run"}
     assert main(["--config-file", case.config, *case.options(**options)]) == 0
     assert 0 <= read_metrics(tmp_path / "run/metrics.json")[-1]["sem_seg/mIoU"] <= 100

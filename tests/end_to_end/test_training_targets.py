@@ -34,7 +34,7 @@ def regions_of(instances: Instances) -> list[Region]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_targets_equal_the_ground_truth(case: Case, root: Path) -> None:
+def test_targets_equal_the_ground_truth(case, root):
     cfg = load_config(case.config, case.options())
     (name,) = cfg.DATASETS.TEST  # the split of the oracle predictions
     mapper = replace(build_train_mapper(cfg, MetadataCatalog.get(name)), augmentations=())

@@ -43,9 +43,7 @@ def saved(case: Case, name: str, root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("name", TEST_SETS)
-def test_instances_are_saved_and_not_scored(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_instances_are_saved_and_not_scored(name, tmp_path, monkeypatch):
     case, draw, truth, target = TEST_SETS[name]
     draw(tmp_path, counts={"train": 1, "test": 2})
     content = json.loads((tmp_path / truth).read_text())
@@ -56,18 +54,14 @@ def test_instances_are_saved_and_not_scored(
     assert {item["category_id"] for item in found} <= {row["id"] for row in content["categories"]}
 
 
-def test_cityscapes_label_maps_are_saved_and_not_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cityscapes_label_maps_are_saved_and_not_scored(tmp_path, monkeypatch):
     cityscapes.draw(tmp_path)
     folder = saved(BY_NAME["cityscapes-semantic"], "cityscapes_fine_sem_seg_test", tmp_path, monkeypatch)
     labels = np.asarray(Image.open(folder / f"semantic/{BERLIN}.png"))
     assert labels.shape == cityscapes.SIZE and set(np.unique(labels).tolist()) <= set(CITYSCAPES_LABELS)
 
 
-def test_cityscapes_instances_are_saved_and_not_scored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cityscapes_instances_are_saved_and_not_scored(tmp_path, monkeypatch):
     cityscapes.draw(tmp_path)
     case = BY_NAME["cityscapes-instance"]
     folder = saved(case, "cityscapes_fine_instance_seg_test", tmp_path, monkeypatch) / "instance"

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,7 +217,7 @@ def test_the_ignore_label_is_255_by_default(shapes, capsys):
     assert report["share_of_pixels_without_class"] == report["images_without_objects"] == 1
 
 
-def test_real_images_agree_with_pycocotools(shared: Path, capsys, tmp_path):
+def test_real_images_agree_with_pycocotools(shared, capsys, tmp_path):
     from pycocotools.coco import COCO
 
     root = shared / "data" / "samples" / "super_gradients_tinycoco"

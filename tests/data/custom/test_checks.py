@@ -9,15 +9,9 @@ from PIL import Image
 from synthetic_coco import write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
-from mask2former.data.custom.dataset import find_task, forget
+from mask2former.data.custom.dataset import find_task
 
 NAME = "custom_broken_data_of_a_test"
-
-
-@pytest.fixture(autouse=True)
-def _forgotten():
-    yield
-    forget(NAME)
 
 
 def changed(path, change):
@@ -50,22 +44,10 @@ ERRORS = [  # task, change of the JSON, message
     ("instance", lambda c: c.update(images=[], annotations=[]), "there is no image in it"),
     ("instance", lambda c: c["images"][0].update(width=33), r"\(24, 32\), the annotations say \(24, 33\)"),
     ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not fractions"),
-    (
-        "instance",
-        set_all_polygons([0, 0, 9, 0, 9, 4e9]),
-        "image id 1: an annotation has a point more than 100",
-    ),
+    ("instance", set_all_polygons([0, 0, 9, 0, 9, 4e9]), "image id 1: .* has a point more than 100"),
     ("instance", set_all_polygons([0, 0, 9, 0, 9, float("nan")]), "image id 1: an annotation has a point"),
-    (
-        "instance",
-        set_all_polygons([0, 0, 9, 0, 9, "x"]),
-        "image id 1: a polygon or box is not a list of numbers",
-    ),
-    (
-        "instance",
-        lambda c: c["annotations"][0].update(bbox=[1, 2, 3]),
-        "image id 1: a polygon or box is not a list",
-    ),
+    ("instance", set_all_polygons([0, 0, 9, 0, 9, "x"]), "image id 1: a polygon or box is not a list of"),
+    ("instance", lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "1: a polygon or box is not a list"),
     ("panoptic", lambda c: c["annotations"][1].update(image_id=1), "the image_id 1 occurs more than once"),
     ("instance", set_all_polygons([[0, 0], [9, 0], [9, 5], [9, 6], [8, 6], [7, 6]]), "is not a list of"),
     ("instance", lambda c: c["images"][0].update(height="24"), r"the annotations say \('24', 32\)"),
@@ -117,8 +99,7 @@ def test_missing_images_are_counted_with_a_likely_place(synthetic):
     (synthetic.images / "0002.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files that .* do not exist: .*0002\.png$"):
         register(synthetic)
-    for image in (json.loads(synthetic.instances_json.read_text()))["images"]:
-        Image.new("RGB", (image["width"], image["height"])).save(synthetic.images / image["file_name"])
+    Image.new("RGB", (16, 20)).save(synthetic.images / "0002.png")
 
     def prefix(content):
         for image in content["images"]:
@@ -138,7 +119,7 @@ def test_an_unreadable_image_is_an_error(synthetic):
         register(synthetic)
 
 
-FOREIGN = [  # file, content, message
+FOREIGN = [  # files, content of each, message
     ("a.json", {"shapes": [], "imagePath": "a.jpg"}, "its format is labelme's"),
     ("a.json", {"_via_settings": {}}, "its format is the VGG Image Annotator's"),
     ("a.json", [{"image_id": 1, "score": 0.5}], "it holds a list, as files of results do"),
@@ -152,25 +133,18 @@ FOREIGN = [  # file, content, message
     ("a.json", {"images": [], "categories": [], "annotations": None}, "'annotations' is not a list"),
     ("a.json", {"images": [3], "categories": [], "annotations": []}, "'images' is not a list of objects"),
     ("folder/a.jpg", {}, "no label PNGs, but files of JPEG, which changes values"),
-    ("folder/.hidden.png", {}, "there are no label PNGs; expected one of"),
+    ("folder/.hidden.png", {}, "there are no label PNGs; "),
+    ("folder/a.json folder/b.json", {}, "but files of a JSON for each image, such as labelme's"),
 ]
 
 
-@pytest.mark.parametrize(("file", "content", "message"), FOREIGN)
-def test_other_formats_are_named_with_what_is_expected(tmp_path, file, content, message):
-    path = tmp_path / file
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, content)
-    with pytest.raises(DatasetError, match=message) as caught:
-        find_task(str(path.parent if "/" in file else path))
-    assert "expected one of: a COCO instance JSON" in str(caught.value)
-
-
-def test_a_json_for_each_image_is_an_error(tmp_path):
-    for name in "ab":
-        write_json(tmp_path / f"{name}.json", {})
-    with pytest.raises(DatasetError, match="but files of a JSON for each image, such as labelme's"):
-        find_task(str(tmp_path))
+@pytest.mark.parametrize(("files", "content", "message"), FOREIGN)
+def test_other_formats_are_named_with_what_is_expected(tmp_path, files, content, message):
+    (tmp_path / "folder").mkdir()
+    for file in files.split():
+        write_json(tmp_path / file, content)
+    with pytest.raises(DatasetError, match=f"{message}.*expected one of: a COCO instance JSON"):
+        find_task(str(tmp_path / ("folder" if "/" in files else files)))
 
 
 def test_a_registered_name_is_kept(synthetic):
@@ -190,21 +164,14 @@ def test_missing_paths_are_errors(synthetic, tmp_path):
 
 
 @pytest.fixture
-def trained(synthetic):
-    dataset = register_custom_dataset(
-        "custom_trained_of_a_test", str(synthetic.images), str(synthetic.instances_json)
-    )
-    yield dataset
-    forget("custom_trained_of_a_test")
+def trained(synthetic, restored_catalogs):
+    return register_custom_dataset("trained_of_a_test", str(synthetic.images), str(synthetic.instances_json))
 
 
 CLASSES = [
     (lambda c: c["categories"][0].update(name="cat"), "only here: cat; only in the training data: donut"),
     (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "its 3 classes .*only here: cat"),
-    (
-        lambda c: [category.update(id=7 - category["id"]) for category in c["categories"]],
-        "order of their ids",
-    ),
+    (lambda c: [row.update(id=7 - row["id"]) for row in c["categories"]], "order of their ids"),
 ]
 
 

@@ -9,18 +9,11 @@ from PIL import Image
 from synthetic_coco import write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
-from mask2former.data.custom.dataset import forget
 from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_semantic
 
 NAME = "custom_data_of_a_test"
-
-
-@pytest.fixture(autouse=True)
-def _forgotten():
-    yield
-    forget(NAME)
 
 
 @pytest.fixture
@@ -78,15 +71,13 @@ def test_panoptic_without_things_or_without_stuff(synthetic, isthing, things):
 
 
 def test_panoptic_pngs_are_found_where_coco_has_them(synthetic):
-    folder = synthetic.root / "annotations"
-    folder.mkdir()
-    register_custom_dataset(
-        NAME, str(synthetic.images), str(synthetic.panoptic_json.rename(folder / "panoptic.json"))
-    )
+    (synthetic.root / "annotations").mkdir()
+    moved = str(synthetic.panoptic_json.rename(synthetic.root / "annotations/panoptic.json"))
+    register_custom_dataset(NAME, str(synthetic.images), moved)
     assert MetadataCatalog.get(NAME).panoptic_root == str(synthetic.panoptic_root)
     synthetic.panoptic_root.rename(synthetic.root / "elsewhere")
     with pytest.raises(DatasetError, match=r"its PNG 0001\.png is in none of .*annotations/panoptic, "):
-        register_custom_dataset(NAME + "_2", str(synthetic.images), str(folder / "panoptic.json"))
+        register_custom_dataset(NAME + "_2", str(synthetic.images), moved)
 
 
 def test_the_ground_truth_for_ap_is_the_things_of_the_pngs(synthetic):
@@ -106,11 +97,8 @@ def test_the_ground_truth_for_ap_is_the_things_of_the_pngs(synthetic):
 
 def test_labels_without_names_are_the_values_found(draw_labels):
     dataset = register_custom_dataset(NAME, *draw_labels([0, 9, 9, 255], [9, 40, 40, 40]))
-    assert (dataset.task, dataset.evaluator_type, dataset.mappers) == (
-        "semantic",
-        "sem_seg",
-        ("mask_former_semantic",),
-    )
+    assert (dataset.task, dataset.evaluator_type) == ("semantic", "sem_seg")
+    assert dataset.mappers == ("mask_former_semantic",)
     assert (dataset.classes, dataset.thing_ids) == (("label 0", "label 9", "label 40"), ())
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1, 1, 255], [1, 2, 2, 2]]
     assert MetadataCatalog.get(NAME).official_label_ids == [0, 9, 40]
@@ -127,6 +115,7 @@ def test_masks_of_0_and_255_are_two_classes_with_a_warning(draw_labels, caplog):
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1], [0, 0]]
 
 
+CAR_AND_SKY = '[{"id": 9, "name": "sky"}, {"id": 4, "name": "car"}]'
 CLASS_FILES = [  # name, content, values in a PNG, classes, how the values are read
     ("c.txt", "sky\n\nroad\n", [0, 1, 255], ("sky", "road"), [0, 1, 255]),
     ("c.txt", "sky\nroad\n", [0, 255, 255], ("sky", "road"), [0, 1, 1]),
@@ -137,13 +126,7 @@ CLASS_FILES = [  # name, content, values in a PNG, classes, how the values are r
     ("c.txt", "ignore\nsky\nroad\n", [0, 1, 2], ("sky", "road"), [255, 0, 1]),
     ("c.txt", "\ufeffsky\n3 wheeler\n", [0, 1, 1], ("sky", "3 wheeler"), [0, 1, 1]),
     ("c.json", '["sky", "road"]', [0, 1, 255], ("sky", "road"), [0, 1, 255]),
-    (
-        "c.json",
-        '[{"id": 9, "name": "sky"}, {"id": 4, "name": "car"}]',
-        [4, 9, 255],
-        ("car", "sky"),
-        [0, 1, 255],
-    ),
+    ("c.json", CAR_AND_SKY, [4, 9, 255], ("car", "sky"), [0, 1, 255]),
 ]
 
 
@@ -191,38 +174,28 @@ def test_a_classes_file_is_for_labels_alone(synthetic, tmp_path):
         register_custom_dataset(NAME, str(synthetic.images), str(synthetic.instances_json), "c.txt")
 
 
-def test_labels_that_are_all_ignored_are_an_error(draw_labels):
-    with pytest.raises(DatasetError, match="there is no class, all is to be ignored"):
-        register_custom_dataset(NAME, *draw_labels([255, 255]))
-
-
 def test_labels_to_test_on_have_the_classes_trained_on(draw_labels):
     trained = register_custom_dataset(NAME, *draw_labels([0, 9, 40]))
-    try:
-        dataset = register_custom_dataset(
-            NAME + "_val", *draw_labels([40, 40, 255], folder="val"), train_dataset=trained
-        )
-        assert dataset.classes == trained.classes
-        assert DatasetCatalog.get(NAME + "_val")[0]["sem_seg_label_ids"][40] == 2
-    finally:
-        forget(NAME + "_val")
+    val = draw_labels([40, 40, 255], folder="val")
+    dataset = register_custom_dataset(NAME + "_val", *val, train_dataset=trained)
+    assert dataset.classes == trained.classes
+    assert DatasetCatalog.get(NAME + "_val")[0]["sem_seg_label_ids"][40] == 2
     with pytest.raises(DatasetError, match="label 41 has no name in the labels trained on"):
-        register_custom_dataset(NAME + "_val", *draw_labels([41], folder="other"), train_dataset=trained)
+        register_custom_dataset(NAME + "_2", *draw_labels([41], folder="other"), train_dataset=trained)
 
 
-def test_colors_instead_of_labels_are_an_error(draw_labels):
-    images, labels = draw_labels([0, 1])
-    Image.new("RGB", (2, 3)).save(f"{labels}/0.png")
-    with pytest.raises(DatasetError, match=r"0\.png: the image's mode is RGB.*one number a pixel"):
-        register_custom_dataset(NAME, images, labels)
+WRONG_LABELS = [  # mode, size and value of the second label PNG; message
+    ("RGB", (2, 3), 0, r"1\.png: the image's mode is RGB.*one number a pixel"),
+    ("L", (5, 4), 0, r"labels/1\.png, image id '1': \(height, width\) is \(4, 5\), the"),
+    ("L", (2, 3), 255, "there is no class, all is to be ignored"),
+]
 
 
-def test_labels_of_another_size_are_an_error(draw_labels):
-    images, labels = draw_labels([0, 1], [0, 1])
-    Image.new("L", (5, 4)).save(f"{labels}/1.png")
-    with pytest.raises(
-        DatasetError, match=r"labels/1\.png, image id '1': \(height, width\) is \(4, 5\), the"
-    ):
+@pytest.mark.parametrize(("mode", "size", "value", "message"), WRONG_LABELS)
+def test_wrong_label_pngs_are_errors(draw_labels, mode, size, value, message):
+    images, labels = draw_labels([255, 255], [0, 1])
+    Image.new(mode, size, value).save(f"{labels}/1.png")
+    with pytest.raises(DatasetError, match=message):
         register_custom_dataset(NAME, images, labels)
 
 

@@ -15,11 +15,10 @@ from mask2former.data.ground_truth.readers import read_instances, read_panoptic,
 
 
 @pytest.fixture
-def tree(tmp_path, monkeypatch):
-    ade20k.draw(tmp_path)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    run("prepare_ade20k", tmp_path)
-    return tmp_path / "ADEChallengeData2016"
+def tree(root):
+    ade20k.draw(root)
+    run("prepare_ade20k", root)
+    return root / "ADEChallengeData2016"
 
 
 def truth(folder, kind, record):
@@ -61,14 +60,13 @@ def test_records_of_the_synthetic_dataset(tree):
     assert 0 in counts and max(counts) > 1
 
 
-def test_real_images_prepared_by_the_published_scripts_are_read(shared, monkeypatch, tmp_path):
+def test_real_images_prepared_by_the_published_scripts_are_read(shared, root):
     sample = shared / "data/samples/ade20k_challenge_derived"
-    folder = tmp_path / "ADEChallengeData2016"
+    folder = root / "ADEChallengeData2016"
     folder.mkdir()
     for source in ("ADEChallengeData2016", "golden_from_mask2former_scripts"):
         for path in (sample / source).iterdir():
             (folder / path.name).symlink_to(path)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     check_records(folder, "val", 1)
 
 
@@ -78,15 +76,14 @@ def test_panoptic_records_need_the_label_maps(tree):
         DatasetCatalog.get("ade20k_panoptic_val")
 
 
-def test_the_full_set_has_labels_of_16_bits(tmp_path, monkeypatch):
-    ade20k_full.draw(tmp_path)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    run("prepare_ade20k_full", tmp_path)
+def test_the_full_set_has_labels_of_16_bits(root):
+    ade20k_full.draw(root)
+    run("prepare_ade20k_full", root)
     metadata = MetadataCatalog.get("ade20k_full_sem_seg_val")
     records = DatasetCatalog.get("ade20k_full_sem_seg_val")
     assert len(records) == ade20k_full.COUNTS["val"]
     names = {row["full_ade20k_index"]: row["name"] for row in table("ade20k_full_847")}
-    raw = {path.name.removesuffix("_seg.png"): path for path in tmp_path.rglob("*_seg.png")}
+    raw = {path.name.removesuffix("_seg.png"): path for path in root.rglob("*_seg.png")}
     for record in records:
         assert record["sem_seg_file_name"].endswith(".tif")
         red, green, _ = np.moveaxis(np.asarray(Image.open(raw[record["image_id"]])).astype(int), -1, 0)

@@ -20,15 +20,13 @@ from mask2former.data.ground_truth.readers import read_panoptic, semantic_map
 from mask2former.utils.cityscapes_labels import label_table
 
 TRAIN_IDS = {row["id"]: row["trainId"] for row in label_table()}
-LABELS_OF_THINGS = (24, 25, 26, 27, 28, 31, 32, 33)
-THINGS = {label: i for i, label in enumerate(LABELS_OF_THINGS)}
+THINGS = {label: i for i, label in enumerate((24, 25, 26, 27, 28, 31, 32, 33))}
 
 
 @pytest.fixture
-def tree(tmp_path, monkeypatch):
-    cityscapes.draw(tmp_path)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return tmp_path / "cityscapes"
+def tree(root):
+    cityscapes.draw(root)
+    return root / "cityscapes"
 
 
 def slow_instances(ids):
@@ -164,7 +162,7 @@ def test_broken_files_are_named(tree, broken):
         ("instance_seg", r"\*_gtFine_instanceIds\.png or \*_gtFine_polygons\.json"),
     ],
 )
-def test_truth_of_another_kind_is_none(tree, task, wanted):
+def test_missing_kinds_of_annotations_are_named(tree, task, wanted):
     for path in (tree / "gtFine/train").rglob("*_gtFine_*"):
         if "color" not in path.name:
             path.unlink()

@@ -1,5 +1,6 @@
 """COCO's formats: the records, the metadata, the built-in names, and broken files."""
 
+import functools
 import json
 import logging
 import shutil
@@ -15,17 +16,11 @@ from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, regi
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_instances, read_panoptic, semantic_map
 
+SPLITS = ("train", "val")
 COCO_NAMES = {
-    "coco_2017_train",
-    "coco_2017_val",
-    "coco_2017_test-dev",
-    "coco_2017_train_panoptic",
-    "coco_2017_val_panoptic",
-    "coco_2017_train_panoptic_with_sem_seg",
-    "coco_2017_val_panoptic_with_sem_seg",
-    "shapes_panoptic_train",
-    "shapes_panoptic_val",
+    f"coco_2017_{split}{kind}" for split in SPLITS for kind in ("", "_panoptic", "_panoptic_with_sem_seg")
 }
+COCO_NAMES |= {"coco_2017_test-dev", "shapes_panoptic_train", "shapes_panoptic_val"}
 
 
 def test_published_names_are_registered():
@@ -46,11 +41,10 @@ def test_coco_classes_are_known_without_files():
     assert (instance.evaluator_type, panoptic.evaluator_type) == ("coco", "coco_panoptic_seg")
 
 
-def test_paths_follow_the_environment_when_used(monkeypatch, tmp_path):
+def test_paths_follow_the_environment_when_used(monkeypatch, root):
     metadata = MetadataCatalog.get("coco_2017_val_panoptic_with_sem_seg")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    assert metadata.panoptic_json == f"{tmp_path}/coco/annotations/panoptic_val2017.json"
-    assert metadata.json_file == f"{tmp_path}/coco/annotations/instances_val2017.json"
+    assert metadata.panoptic_json == f"{root}/coco/annotations/panoptic_val2017.json"
+    assert metadata.json_file == f"{root}/coco/annotations/instances_val2017.json"
     monkeypatch.setenv("DETECTRON2_DATASETS", "~/sets")
     monkeypatch.setenv("HOME", "/home/someone")
     assert metadata.image_root == "/home/someone/sets/coco/val2017"
@@ -59,12 +53,9 @@ def test_paths_follow_the_environment_when_used(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(COCO_NAMES))
-def test_a_missing_folder_is_an_error_with_advice(name, monkeypatch, tmp_path):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(DatasetError) as caught:
+def test_a_missing_folder_is_an_error_with_advice(name, root):
+    with pytest.raises(DatasetError, match=rf"{root}.*export DETECTRON2_DATASETS="):
         DatasetCatalog.get(name)
-    assert str(tmp_path) in str(caught.value)
-    assert "export DETECTRON2_DATASETS=" in str(caught.value)
 
 
 def test_instance_records(names, synthetic):
@@ -111,18 +102,14 @@ def test_panoptic_records_and_classes(names, synthetic):
 
 def test_registering_reads_nothing_and_given_facts_win(tmp_path):
     register_coco_instances("later", {"thing_colors": [[1, 2, 3]]}, tmp_path / "later.json", tmp_path)
-    try:
-        assert MetadataCatalog.get("later").evaluator_type == "coco"
-        with pytest.raises(DatasetError, match=r"later\.json does not exist"):
-            DatasetCatalog.get("later")
-        category = {"id": 3, "name": "c", "color": [9, 9, 9]}
-        write_json(tmp_path / "later.json", {"images": [], "annotations": [], "categories": [category]})
-        assert MetadataCatalog.get("later").thing_classes == ["c"]
-        assert MetadataCatalog.get("later").thing_colors == [[1, 2, 3]]
-        assert DatasetCatalog.get("later") == []
-    finally:
-        DatasetCatalog.remove("later")
-        MetadataCatalog.remove("later")
+    assert MetadataCatalog.get("later").evaluator_type == "coco"
+    with pytest.raises(DatasetError, match=r"later\.json does not exist"):
+        DatasetCatalog.get("later")
+    category = {"id": 3, "name": "c", "color": [9, 9, 9]}
+    write_json(tmp_path / "later.json", {"images": [], "annotations": [], "categories": [category]})
+    assert MetadataCatalog.get("later").thing_classes == ["c"]
+    assert MetadataCatalog.get("later").thing_colors == [[1, 2, 3]]
+    assert DatasetCatalog.get("later") == []
 
 
 def test_a_json_of_images_alone_gives_records_without_annotations(names, synthetic):
@@ -172,9 +159,7 @@ def test_a_broken_file_is_an_error_with_image_and_value(names, synthetic, task, 
     path = {"instance": synthetic.instances_json, "panoptic": synthetic.panoptic_json}[task]
     content = json.loads(path.read_text())
     *parents, last = place
-    container = content
-    for step in parents:
-        container = container[step]
+    container = functools.reduce(lambda part, step: part[step], parents, content)
     if value is None:
         del container[last]
     else:
@@ -190,35 +175,32 @@ def test_a_file_that_is_not_json_is_an_error(names, synthetic):
         DatasetCatalog.get(names["instance"])
 
 
-def test_a_semantic_folder_is_used_if_it_exists(monkeypatch, tmp_path, synthetic):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    shutil.copytree(synthetic.images, tmp_path / "coco/val2017")
-    shutil.copytree(synthetic.panoptic_root, tmp_path / "coco/panoptic_val2017")
-    (tmp_path / "coco/annotations").mkdir()
+def test_a_semantic_folder_is_used_if_it_exists(root, synthetic):
+    folder, name = root / "coco", "coco_2017_val_panoptic_with_sem_seg"
+    shutil.copytree(synthetic.images, folder / "val2017")
+    shutil.copytree(synthetic.panoptic_root, folder / "panoptic_val2017")
+    (folder / "annotations").mkdir()
     content = json.loads(synthetic.panoptic_json.read_text())
     for annotation in content["annotations"]:
         annotation["segments_info"] = []
-    write_json(tmp_path / "coco/annotations/panoptic_val2017.json", content)
-    name = "coco_2017_val_panoptic_with_sem_seg"
+    write_json(folder / "annotations/panoptic_val2017.json", content)
     assert "sem_seg_file_name" not in DatasetCatalog.get(name)[0]
-    (tmp_path / "coco/panoptic_semseg_val2017").mkdir()
-    expected = str(tmp_path / "coco/panoptic_semseg_val2017/0001.png")
+    (folder / "panoptic_semseg_val2017").mkdir()
+    expected = str(folder / "panoptic_semseg_val2017/0001.png")
     assert DatasetCatalog.get(name)[0]["sem_seg_file_name"] == expected
 
 
-def test_real_panoptic_annotations(monkeypatch, tmp_path):
+def test_real_panoptic_annotations(root):
     """Two official samples in COCO's layout: areas as annotated, labels as the public script has them."""
     sample = Path(__file__).parents[2] / "golden_files/panoptic_sample"
     annotations = sample / "panoptic.json"
-    (tmp_path / "coco/annotations").mkdir(parents=True)
-    (tmp_path / "coco/val2017").mkdir()
-    (tmp_path / "coco/panoptic_val2017").symlink_to(sample / "ids")
-    (tmp_path / "coco/annotations/panoptic_val2017.json").symlink_to(annotations)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (root / "coco/annotations").mkdir(parents=True)
+    (root / "coco/val2017").mkdir()
+    (root / "coco/panoptic_val2017").symlink_to(sample / "ids")
+    (root / "coco/annotations/panoptic_val2017.json").symlink_to(annotations)
     name = "coco_2017_val_panoptic_with_sem_seg"
-    metadata = MetadataCatalog.get(name)
+    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     truth = {a["image_id"]: a for a in json.loads(annotations.read_text())["annotations"]}
-    records = DatasetCatalog.get(name)
     assert len(records) == 2
     for record in records:
         size = (record["height"], record["width"])
@@ -231,12 +213,11 @@ def test_real_panoptic_annotations(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("split", "images"), [("train", 32), ("val", 6)])
-def test_real_instances_agree_with_pycocotools(shared, split, images, monkeypatch, tmp_path):
+def test_real_instances_agree_with_pycocotools(shared, split, images, root):
     sample = shared / "data/samples/super_gradients_tinycoco"
-    (tmp_path / "coco").mkdir()
-    (tmp_path / "coco/annotations").symlink_to(sample / "annotations")
-    (tmp_path / f"coco/{split}2017").symlink_to(sample / f"images/{split}2017")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (root / "coco").mkdir()
+    (root / "coco/annotations").symlink_to(sample / "annotations")
+    (root / f"coco/{split}2017").symlink_to(sample / f"images/{split}2017")
     name = f"coco_2017_{split}"
     records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
     official = COCO(metadata.json_file)

@@ -15,12 +15,6 @@ from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_instances, semantic_map
 
 
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return tmp_path
-
-
 def test_lvis_records(root):
     lvis.draw(root)
     metadata, records = MetadataCatalog.get("lvis_v1_val"), DatasetCatalog.get("lvis_v1_val")

@@ -14,10 +14,9 @@ LAYOUTS = {"flat": "", "v1.2": "v1.2"}
 
 
 @pytest.fixture(params=LAYOUTS)
-def layout(request, tmp_path, monkeypatch):
-    mapillary.draw(tmp_path, layout=request.param)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return tmp_path / "mapillary_vistas/validation" / LAYOUTS[request.param]
+def layout(request, root):
+    mapillary.draw(root, layout=request.param)
+    return root / "mapillary_vistas/validation" / LAYOUTS[request.param]
 
 
 def test_semantic_records(layout):
@@ -46,11 +45,10 @@ def test_panoptic_records(layout):
         assert record["sem_seg_file_name"] == str(layout / "labels" / f"{record['image_id']}.png")
 
 
-def test_version_2_takes_its_classes_from_its_files(tmp_path, monkeypatch):
-    mapillary.draw(tmp_path, layout="v1.2")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    folder = tmp_path / "mapillary_vistas/validation/v2.0"
-    labels = json.loads((tmp_path / "mapillary_vistas/config_v2.0.json").read_text())["labels"]
+def test_version_2_takes_its_classes_from_its_files(root):
+    mapillary.draw(root, layout="v1.2")
+    folder = root / "mapillary_vistas/validation/v2.0"
+    labels = json.loads((root / "mapillary_vistas/config_v2.0.json").read_text())["labels"]
     semantic = MetadataCatalog.get("mapillary_vistas_v2_sem_seg_val")
     assert semantic.stuff_classes == [label["readable"] for label in labels if label["evaluate"]]
     assert labels[semantic.official_ignore_label]["name"] == "void--unlabeled"
@@ -68,16 +66,15 @@ def test_version_2_takes_its_classes_from_its_files(tmp_path, monkeypatch):
         assert read_panoptic(record, panoptic, (record["height"], record["width"])).classes.size
 
 
-def test_the_layout_of_another_tool(shared, monkeypatch, tmp_path):
+def test_the_layout_of_another_tool(shared, root):
     """Datumaro's sample, whose folders of splits have shorter names."""
     sample = shared / "data/samples/datumaro_synthetic/mapillary_vistas_dataset"
-    folder = tmp_path / "mapillary_vistas"
+    folder = root / "mapillary_vistas"
     folder.mkdir()
     for name in ("config_v1.2.json", "config_v2.0.json"):
         (folder / name).symlink_to(sample / name)
     (folder / "training").symlink_to(sample / "train")
     (folder / "validation").symlink_to(sample / "val")
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert [r["image_id"] for r in DatasetCatalog.get("mapillary_vistas_sem_seg_val")] == ["0", "1"]
     (record,) = DatasetCatalog.get("mapillary_vistas_panoptic_train")
     assert [s["category_id"] for s in record["segments_info"]] == [0, 9, 0, 9, 0]  # ids 1 and 10

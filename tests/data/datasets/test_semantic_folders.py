@@ -22,16 +22,12 @@ def touch(root: Path, *names: str) -> None:
 
 
 @pytest.fixture
-def roots(tmp_path):
-    images, labels = tmp_path / "images", tmp_path / "labels"
+def roots(tmp_path, restored_catalogs):
+    images, labels, table = tmp_path / "images", tmp_path / "labels", {0: 1, 1: 0, 2: 255}
     touch(images, "b.jpg", "a.png", "deep/c.JPG")
     touch(labels, "a.png", "b.png", "deep/c.tif")
-    register_semantic(
-        "folders", {"stuff_classes": ["x", "y"]}, images, labels, label_ids={0: 1, 1: 0, 2: 255}
-    )
-    yield images, labels
-    DatasetCatalog.remove("folders")
-    MetadataCatalog.remove("folders")
+    register_semantic("folders", {"stuff_classes": ["x", "y"]}, images, labels, label_ids=table)
+    return images, labels
 
 
 def test_files_pair_by_their_names(roots):
@@ -85,9 +81,5 @@ def test_an_empty_folder_is_an_error(roots, which, what):
 
 def test_registering_reads_nothing(tmp_path):
     register_semantic("not_there", {"stuff_classes": ["x"]}, tmp_path / "no", tmp_path / "neither")
-    try:
-        with pytest.raises(DatasetError, match=r"neither does not exist"):
-            DatasetCatalog.get("not_there")
-    finally:
-        DatasetCatalog.remove("not_there")
-        MetadataCatalog.remove("not_there")
+    with pytest.raises(DatasetError, match=r"neither does not exist"):
+        DatasetCatalog.get("not_there")

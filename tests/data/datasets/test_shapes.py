@@ -38,7 +38,7 @@ def test_every_pixel_belongs_to_a_known_category_and_both_textures_show():
         assert len(ids) <= 9  # two textures, at most seven shapes
 
 
-def test_panoptic_rows_describe_the_png(folder: Path):
+def test_panoptic_rows_describe_the_png(folder):
     panoptic = json.loads((folder / "annotations" / "panoptic_train.json").read_text())
     assert [row["image_id"] for row in panoptic["annotations"]] == [1, 2, 3]
     for row in panoptic["annotations"]:
@@ -51,7 +51,7 @@ def test_panoptic_rows_describe_the_png(folder: Path):
             assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
 
 
-def test_instance_masks_equal_the_thing_segments(folder: Path):
+def test_instance_masks_equal_the_thing_segments(folder):
     instances = json.loads((folder / "annotations" / "instances_val.json").read_text())
     assert [row["id"] for row in instances["annotations"]] == list(
         range(1, 1 + len(instances["annotations"]))
@@ -64,12 +64,12 @@ def test_instance_masks_equal_the_thing_segments(folder: Path):
         assert np.array_equal(covered, ids // shapes.LABEL_DIVISOR <= 3)
 
 
-def test_train_and_val_differ(folder: Path):
+def test_train_and_val_differ(folder):
     train, val = (read_ids(folder / f"panoptic_{split}" / "000001.png") for split in ("train", "val"))
     assert not np.array_equal(train, val)
 
 
-def test_the_same_dataset_is_kept_and_another_replaces_it(folder: Path):
+def test_the_same_dataset_is_kept_and_another_replaces_it(folder):
     image = folder / "train" / "000001.jpg"
     before, content = image.stat().st_mtime_ns, image.read_bytes()
     shapes.write_shapes(folder.parent, COUNTS)
@@ -78,7 +78,7 @@ def test_the_same_dataset_is_kept_and_another_replaces_it(folder: Path):
     assert image.read_bytes() != content
 
 
-def test_an_interrupted_run_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_run_leaves_no_dataset(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
