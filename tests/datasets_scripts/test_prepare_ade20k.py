@@ -10,16 +10,9 @@ from PIL import Image
 from pycocotools import mask as rle
 from script_runs import run
 from synthetic_datasets import ade20k
+from synthetic_datasets.drawing import read, read_ids
 
 FOLDER = "ADEChallengeData2016"
-
-
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(np.int64)
-
-
-def read_ids(path: Path) -> np.ndarray:
-    return read(path) @ [1, 256, 65536]
 
 
 @pytest.fixture
@@ -40,22 +33,27 @@ def test_the_recorded_labels_are_reproduced(sample):
         assert made.mode == "L" and np.array_equal(np.asarray(made), read(path))
 
 
+def contents_of(sample: tuple[Path, Path], name: str) -> list[dict]:
+    return [json.loads((folder / f"{name}.json").read_text()) for folder in sample]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_recorded_instances_are_reproduced(sample, split):
-    ours, recorded = (json.loads((folder / f"ade20k_instance_{split}.json").read_text()) for folder in sample)
+    ours, recorded = contents_of(sample, f"ade20k_instance_{split}")
     assert ours == recorded
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_recorded_panoptic_annotations_are_reproduced_but_for_ids(sample, split):
-    ours, recorded = (json.loads((folder / f"ade20k_panoptic_{split}.json").read_text()) for folder in sample)
+    ours, recorded = contents_of(sample, f"ade20k_panoptic_{split}")
     assert ours["images"] == recorded["images"]
     for key in ("id", "isthing"):
         assert [row[key] for row in ours["categories"]] == [row[key] for row in recorded["categories"]]
     for made, expected in zip(ours["annotations"], recorded["annotations"], strict=True):
-        assert {key: made[key] for key in ("image_id", "file_name")} == {
-            key: expected[key] for key in ("image_id", "file_name")
-        }
+        assert [made[key] for key in ("image_id", "file_name")] == [
+            expected["image_id"],
+            expected["file_name"],
+        ]
         pngs = [read_ids(folder / f"ade20k_panoptic_{split}" / made["file_name"]) for folder in sample]
         for row, other in zip(made["segments_info"], expected["segments_info"], strict=True):
             assert {**row, "id": 0} == {**other, "id": 0}
@@ -79,9 +77,8 @@ def test_the_area_of_stuff_is_measured_before_things_are_pasted(tmp_path):
         assert np.array_equal(ids == row["id"], (labels == row["category_id"]) & (numbers == 0))
     assert any(row["area"] > (ids == row["id"]).sum() for row in stuff)
     for number, row in enumerate((row for row in rows if row["category_id"] in things), start=1):
-        assert (
-            np.array_equal(ids == row["id"], numbers == number) and row["area"] == (numbers == number).sum()
-        )
+        mask = numbers == number
+        assert np.array_equal(ids == row["id"], mask) and row["area"] == mask.sum()
     lonely = np.isin(labels, list(things)) & (numbers == 0)
     assert lonely.any() and not ids[lonely].any()
     assert 0 not in {row["id"] for row in rows} and len({row["id"] for row in rows}) == len(rows)
@@ -108,12 +105,6 @@ def test_labels_are_made_without_the_archive_of_instances(tmp_path):
         run("prepare_ade20k", tmp_path, "--only", "panoptic")
 
 
-def overwrite(path: Path, value: tuple[int, ...] | int) -> None:
-    image = np.array(Image.open(path))
-    image[0, 0] = value
-    Image.fromarray(image).save(path)
-
-
 @pytest.mark.parametrize(
     ("folder", "value", "message"),
     [
@@ -125,7 +116,9 @@ def overwrite(path: Path, value: tuple[int, ...] | int) -> None:
 def test_unknown_values_are_errors(tmp_path, capsys, folder, value, message):
     ade20k.draw(tmp_path)
     path = tmp_path / FOLDER / folder / "training" / "ADE_train_00000002.png"
-    overwrite(path, value)
+    image = np.array(Image.open(path))
+    image[0, 0] = value
+    Image.fromarray(image).save(path)
     with pytest.raises(SystemExit, match="1"):
         run("prepare_ade20k", tmp_path, "--only", "panoptic")
     assert f"{path}: {message}" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from script_runs import run
 from synthetic_datasets import coco
+from synthetic_datasets.drawing import read_ids
 
 
 def test_the_recorded_labels_are_reproduced(shared, tmp_path):
@@ -30,8 +31,7 @@ def test_segments_become_their_class_and_other_pixels_are_ignored(tmp_path):
     content = json.loads((tmp_path / "coco/annotations/panoptic_train2017.json").read_text())
     order = [category["id"] for category in content["categories"]]
     for row in content["annotations"]:
-        ids = np.asarray(Image.open(tmp_path / "coco/panoptic_train2017" / row["file_name"])).astype(int)
-        ids = ids @ [1, 256, 65536]
+        ids = read_ids(tmp_path / "coco/panoptic_train2017" / row["file_name"])
         labels = Image.open(tmp_path / "coco/panoptic_semseg_train2017" / row["file_name"])
         assert labels.mode == "L"
         classes = {0: 255, **{part["id"]: order.index(part["category_id"]) for part in row["segments_info"]}}
@@ -52,5 +52,4 @@ def test_a_broken_annotation_is_an_error(tmp_path, capsys, key, message):
     path.write_text(json.dumps(content))
     with pytest.raises(SystemExit, match="1"):
         run("prepare_coco", tmp_path)
-    error = capsys.readouterr().err
-    assert f"{path}, image id 1017: {message}" in error
+    assert f"{path}, image id 1017: {message}" in capsys.readouterr().err

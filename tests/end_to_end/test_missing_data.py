@@ -2,16 +2,14 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dataset_cases import CASES, TREES, Case
+from dataset_cases import BY_NAME, CASES, TREES, each_run
 
 from mask2former.config import load_config
 from mask2former.engine.evaluate import TASKS, Evaluation
 from mask2former.tools.train import main
 
-RUNS = [(case, config) for case in CASES for config in case.published]
 FOLDERS = {  # below the root of all datasets
     "ade20k": "ADEChallengeData2016",
     "ade20k_full": "ADE20K_2021_17_01",
@@ -19,20 +17,16 @@ FOLDERS = {  # below the root of all datasets
     "coco": "coco",
     "coco_stuff": "coco/coco_stuff_10k",
     "lvis": "lvis",
-    "mapillary": "mapillary_vistas",
-    "mapillary_flat": "mapillary_vistas",
-    "mapillary_v2": "mapillary_vistas",
+    **dict.fromkeys(("mapillary", "mapillary_flat", "mapillary_v2"), "mapillary_vistas"),
 }
-USABLE_AS_DOWNLOADED = [
+NEEDS_SCRIPT = [
     case
     for case in CASES
-    if case.tree in {"coco", "lvis", "mapillary", "mapillary_flat", "mapillary_v2"}
-    or str(case) in {"cityscapes-semantic", "cityscapes-instance"}
+    if case.tree in {"ade20k", "ade20k_full", "coco_stuff"} or str(case) == "cityscapes-panoptic"
 ]
-NEEDS_SCRIPT = [case for case in CASES if case not in USABLE_AS_DOWNLOADED]
 
 
-def error_of(case: Case, config: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
+def error_of(case, config, root, monkeypatch, capsys):
     """Return the error of training. The weights are missing too, but data is checked first."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     options = case.options(OUTPUT_DIR=root / "run", MODEL__WEIGHTS=root / "absent.pkl")
@@ -40,9 +34,7 @@ def error_of(case: Case, config: str, root: Path, monkeypatch: pytest.MonkeyPatc
     return capsys.readouterr().err.rpartition("error: ")[2]
 
 
-@pytest.mark.parametrize(
-    ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
-)
+@each_run
 def test_missing_data_is_named_with_folder_and_command(case, config, tmp_path, monkeypatch, capsys):
     error = error_of(case, config, tmp_path, monkeypatch, capsys)
     place = error.split(" does not exist")[0]
@@ -60,21 +52,25 @@ def test_unprepared_data_is_named_with_its_script(case, tmp_path, monkeypatch, c
     assert f"python datasets/{TREES[case.tree].script}.py --root {tmp_path}" in error
 
 
-@pytest.mark.parametrize("case", USABLE_AS_DOWNLOADED, ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case not in NEEDS_SCRIPT], ids=str)
 def test_data_that_is_usable_as_downloaded_needs_no_script(case, tmp_path, monkeypatch):
     TREES[case.tree].draw(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert main(["--config-file", case.config, *case.options(OUTPUT_DIR=tmp_path / "run")]) == 0
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.tree == "cityscapes"], ids=str)
-def test_missing_ground_truth_for_evaluation_is_an_error_before_training(
-    case, roots, tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def incomplete_cityscapes(roots, tmp_path, monkeypatch):
+    """Remove the instance ids of the val split."""
     shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
     for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
         file.unlink()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+
+
+@pytest.mark.usefixtures("incomplete_cityscapes")
+@pytest.mark.parametrize("case", [case for case in CASES if case.tree == "cityscapes"], ids=str)
+def test_missing_ground_truth_is_an_error_before_training(case, tmp_path, capsys):
     options = case.options(OUTPUT_DIR=tmp_path / "run")
     assert main(["--config-file", case.config, *options]) == 1
     assert "_leftImg8bit.png has no *_gtFine_instanceIds.png" in capsys.readouterr().err
@@ -82,20 +78,17 @@ def test_missing_ground_truth_for_evaluation_is_an_error_before_training(
     assert main(["--config-file", case.config, *options, "TEST.SAVE_PREDICTIONS", "True"]) == 0
 
 
-def test_outputs_that_are_not_measured_need_no_ground_truth(roots, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("incomplete_cityscapes")
+def test_outputs_that_are_not_measured_need_no_ground_truth(tmp_path):
     """PQ needs the panoptic files alone, so it is measured where Cityscapes' metrics cannot be."""
-    shutil.copytree(roots("cityscapes"), tmp_path, dirs_exist_ok=True)
-    for file in tmp_path.rglob("gtFine/val/*/*_instanceIds.png"):
-        file.unlink()
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    (case,) = [case for case in CASES if str(case) == "cityscapes-panoptic"]
+    case = BY_NAME["cityscapes-panoptic"]
     panoptic = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task == "PANOPTIC" for task in map(str.upper, TASKS)}
     Evaluation(load_config(case.config, case.options(**panoptic)), tmp_path)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.tree == "lvis"], ids=str)
-def test_evaluation_needs_no_training_files(case, roots, tmp_path, monkeypatch):
+def test_evaluation_needs_no_training_files(roots, tmp_path, monkeypatch):
     """This holds for LVIS too, whose classes are only known from its JSON files."""
+    case = BY_NAME["lvis-instance"]
     shutil.copytree(roots(case.tree), tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     options = case.options(OUTPUT_DIR=tmp_path / "run")

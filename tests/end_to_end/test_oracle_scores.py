@@ -3,13 +3,12 @@
 This holds for the evaluation, for `mask2former score` on the saved files, and for Cityscapes' evaluators.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from dataset_cases import ALL_METRICS, CASES, Case
+from dataset_cases import ALL_METRICS, BY_NAME, CASES, Case
 from oracle_predictions import (
     ADE20K_STUFF,
     GROUND_TRUTHS,
@@ -28,44 +27,34 @@ from mask2former.engine.evaluate import evaluate
 Predictions = dict[str, dict[str, Any]]
 Results = dict[str, dict[str, float]]
 
+ADE20K, ADE20K_FULL, MAPILLARY = "ADEChallengeData2016", "ADE20K_2021_17_01", "mapillary_vistas/validation"
+CITYSCAPES = "cityscapes/gtFine/val"
+CITYSCAPES_PANOPTIC = "cityscapes/gtFine/cityscapes_panoptic_val"
 LABELS: dict[str, tuple[str, str]] = {  # of a tree: the folder of true label maps, and what their values are
-    "ade20k": ("ADEChallengeData2016/annotations/validation", "--label-ids 1-150 --ignore-label 0"),
+    "ade20k": (f"{ADE20K}/annotations/validation", "--label-ids 1-150 --ignore-label 0"),
     "ade20k_full": (
-        "ADE20K_2021_17_01/annotations_detectron2/validation",
+        f"{ADE20K_FULL}/annotations_detectron2/validation",
         "--num-classes 847 --ignore-label 65535",
     ),
     "coco": ("coco/panoptic_semseg_val2017", "--num-classes 133"),
     "coco_stuff": ("coco/coco_stuff_10k/annotations_detectron2/test", "--num-classes 171"),
-    "mapillary": ("mapillary_vistas/validation/v1.2/labels", "--num-classes 65 --ignore-label 65"),
-    "mapillary_flat": ("mapillary_vistas/validation/labels", "--num-classes 65 --ignore-label 65"),
-    "mapillary_v2": ("mapillary_vistas/validation/v2.0/labels", "--num-classes 123 --ignore-label 123"),
+    "mapillary": (f"{MAPILLARY}/v1.2/labels", "--num-classes 65 --ignore-label 65"),
+    "mapillary_flat": (f"{MAPILLARY}/labels", "--num-classes 65 --ignore-label 65"),
+    "mapillary_v2": (f"{MAPILLARY}/v2.0/labels", "--num-classes 123 --ignore-label 123"),
 }
 OBJECTS = {  # the true instances
-    "ade20k": "ADEChallengeData2016/ade20k_instance_val.json",
+    "ade20k": f"{ADE20K}/ade20k_instance_val.json",
     "coco": "coco/annotations/instances_val2017.json",
     "lvis": "lvis/lvis_v1_val.json",
 }
 SEGMENTS = {  # the true panoptic JSON, and the folder of its PNGs
-    "ade20k": ("ADEChallengeData2016/ade20k_panoptic_val.json", "ADEChallengeData2016/ade20k_panoptic_val"),
-    "cityscapes": (
-        "cityscapes/gtFine/cityscapes_panoptic_val.json",
-        "cityscapes/gtFine/cityscapes_panoptic_val",
-    ),
+    "ade20k": (f"{ADE20K}/ade20k_panoptic_val.json", f"{ADE20K}/ade20k_panoptic_val"),
+    "cityscapes": (f"{CITYSCAPES_PANOPTIC}.json", CITYSCAPES_PANOPTIC),
     "coco": ("coco/annotations/panoptic_val2017.json", "coco/panoptic_val2017"),
-    "mapillary": (
-        "mapillary_vistas/validation/v1.2/panoptic/panoptic_2018.json",
-        "mapillary_vistas/validation/v1.2/panoptic",
-    ),
-    "mapillary_flat": (
-        "mapillary_vistas/validation/panoptic/panoptic_2018.json",
-        "mapillary_vistas/validation/panoptic",
-    ),
-    "mapillary_v2": (
-        "mapillary_vistas/validation/v2.0/panoptic/panoptic_2020.json",
-        "mapillary_vistas/validation/v2.0/panoptic",
-    ),
+    "mapillary": (f"{MAPILLARY}/v1.2/panoptic/panoptic_2018.json", f"{MAPILLARY}/v1.2/panoptic"),
+    "mapillary_flat": (f"{MAPILLARY}/panoptic/panoptic_2018.json", f"{MAPILLARY}/panoptic"),
+    "mapillary_v2": (f"{MAPILLARY}/v2.0/panoptic/panoptic_2020.json", f"{MAPILLARY}/v2.0/panoptic"),
 }
-CITYSCAPES = "cityscapes/gtFine/val"
 
 
 @pytest.fixture
@@ -87,9 +76,9 @@ def main_metrics(results: Results) -> dict[str, float]:
     return {f"{task}/{name}": results[task][name] for task, name in names if name in results[task]}
 
 
-def saved_scores(case: Case, root: Path, out: Path, tasks: Sequence[str]) -> Results:
+def saved_scores(case: Case, root: Path, out: Path) -> Results:
     """Return what `mask2former score` finds for the files that an evaluation saved."""
-    return {task: score(*command_of(case.tree, task, root, out / "submission")) for task in tasks}
+    return {task: score(*command_of(case.tree, task, root, out / "submission")) for task in case.tasks}
 
 
 def command_of(tree: str, task: str, root: Path, saved: Path) -> list[object]:
@@ -100,11 +89,8 @@ def command_of(tree: str, task: str, root: Path, saved: Path) -> list[object]:
         files += ["--pred-json", saved / "panoptic.json", "--pred-dir", saved / "panoptic"]
         return ["panoptic", *files, "--boundary", 0.005 if tree == "cityscapes" else 0.02]
     if tree == "cityscapes":
-        if task == "segm":
-            words, folder, flags = "cityscapes-instances", "instance", ["--boundary"]
-        else:
-            words, folder, flags = "cityscapes-semantic", "semantic", []
-        return [words, "--gt-dir", root / CITYSCAPES, "--pred-dir", saved / folder, *flags]
+        words, folder = ("instances --boundary", "instance") if task == "segm" else ("semantic", "semantic")
+        return [*f"cityscapes-{words}".split(), "--gt-dir", root / CITYSCAPES, "--pred-dir", saved / folder]
     if task == "segm":
         files = ["--gt", root / OBJECTS[tree], "--results", saved / "instance.json", "--boundary"]
         return ["instances", *files, *(["--lvis"] if tree == "lvis" else [])]
@@ -136,7 +122,7 @@ def test_oracle_predictions_score_100(case, root, predictions, tmp_path):
     results = evaluated(case, predictions, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
-    assert main_metrics(saved_scores(case, root, tmp_path, case.tasks)) == pytest.approx(scores)
+    assert main_metrics(saved_scores(case, root, tmp_path)) == pytest.approx(scores)
     if str(case) == "ade20k-panoptic":
         expected = stored_areas_quality(root)
         assert 50 < expected < 99 and scores.pop("panoptic_seg/PQ") == pytest.approx(expected)
@@ -148,16 +134,15 @@ def test_oracle_predictions_score_100(case, root, predictions, tmp_path):
 def test_empty_predictions_score_0(case, root, predictions, tmp_path):
     shown = {label for one in predictions.values() for label in one["label_map"].unique().tolist()}
     wrong = min({*range(19)} - shown)  # a class that the ground truth lacks
-    results = evaluated(
-        case, {name: empty_prediction(one, wrong) for name, one in predictions.items()}, tmp_path
-    )
+    empty = {name: empty_prediction(one, wrong) for name, one in predictions.items()}
+    results = evaluated(case, empty, tmp_path)
     assert set(results) == set(case.tasks)
     scores = main_metrics(results)
     assert scores == dict.fromkeys(scores, 0)
-    assert main_metrics(saved_scores(case, root, tmp_path, case.tasks)) == scores
+    assert main_metrics(saved_scores(case, root, tmp_path)) == scores
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if str(case) == "ade20k-panoptic"], ids=str)
+@pytest.mark.parametrize("case", [BY_NAME["ade20k-panoptic"]], ids=str)
 def test_oracle_predictions_score_100_with_recounted_areas(case, root, predictions, tmp_path):
     scores = main_metrics(evaluated(case, predictions, tmp_path, TEST__RECOUNT_AREAS=True))
     assert scores == pytest.approx(dict.fromkeys(scores, 100))
@@ -165,7 +150,7 @@ def test_oracle_predictions_score_100_with_recounted_areas(case, root, predictio
     assert [found["PQ"], found["boundary_PQ"]] == pytest.approx([100, 100])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if str(case) == "cityscapes-panoptic"], ids=str)
+@pytest.mark.parametrize("case", [BY_NAME["cityscapes-panoptic"]], ids=str)
 def test_the_evaluators_of_cityscapes_score_the_submission_100(
     case, root, predictions, tmp_path, monkeypatch
 ):

@@ -3,21 +3,17 @@
 import math
 
 import pytest
-from dataset_cases import ALL_METRICS, CASES, PUBLISHED
+from dataset_cases import ALL_METRICS, CASES, PUBLISHED, RUNS, each_run
 
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main
-
-RUNS = [(case, config) for case in CASES for config in case.published]
 
 
 def test_all_published_configs_are_run():
     assert {config for _, config in RUNS} == set(PUBLISHED) and len(PUBLISHED) > 40
 
 
-@pytest.mark.parametrize(
-    ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
-)
+@each_run
 def test_two_steps_and_an_evaluation(case, config, root, tmp_path):
     out = tmp_path / "run"
     assert main(["--config-file", config, *case.options(OUTPUT_DIR=out)]) == 0

@@ -1,11 +1,10 @@
 """Test sets without public ground truth: predictions are saved in the official formats and not scored."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_cases import CASES, Case
+from dataset_cases import BY_NAME
 from oracle_predictions import CITYSCAPES_LABELS
 from PIL import Image
 from synthetic_datasets import cityscapes, coco, lvis
@@ -15,7 +14,6 @@ from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import evaluate
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 
-BY_NAME = {str(case): case for case in CASES}
 BERLIN = "berlin_000000_000019_pred"
 TEST_SETS = {  # name -> case; how to make it; the JSON with ground truth, and the one to put in its place
     "coco_2017_test-dev": (
@@ -33,7 +31,7 @@ TEST_SETS = {  # name -> case; how to make it; the JSON with ground truth, and t
 }
 
 
-def saved(case: Case, name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def saved(case, name, root, monkeypatch):
     """Evaluate an untrained model and return the folder of its submission."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     options = case.options(DATASETS__TEST=(name,), TEST__SAVE_PREDICTIONS=True)

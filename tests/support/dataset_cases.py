@@ -1,11 +1,12 @@
 """The datasets of the paper by task, each with its published config made tiny, and their synthetic files."""
 
+import functools
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from script_runs import run
 from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from tiny_runs import OPTIONS
@@ -51,9 +52,9 @@ TREES = {
     "coco": Tree(coco.draw, "prepare_coco"),
     "coco_stuff": Tree(coco_stuff.draw, "prepare_coco_stuff"),
     "lvis": Tree(lvis.draw),
-    "mapillary": Tree(partial(mapillary.draw, layout="v1.2")),
-    "mapillary_flat": Tree(partial(mapillary.draw, layout="flat")),
-    "mapillary_v2": Tree(partial(mapillary.draw, layout="v1.2")),  # the same files
+    "mapillary": Tree(functools.partial(mapillary.draw, layout="v1.2")),
+    "mapillary_flat": Tree(functools.partial(mapillary.draw, layout="flat")),
+    "mapillary_v2": Tree(functools.partial(mapillary.draw, layout="v1.2")),  # the same files
 }
 
 
@@ -122,9 +123,23 @@ CASES = [
 ]
 
 
-def prepared(tree: str, root: Path) -> Path:
-    """Make the dataset, prepare it, and return the root."""
-    TREES[tree].draw(root)
-    if TREES[tree].script:
-        run(TREES[tree].script, root)
+BY_NAME = {str(case): case for case in CASES}
+RUNS = [(case, config) for case in CASES for config in case.published]
+each_run = pytest.mark.parametrize(
+    ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
+)
+
+
+@pytest.fixture(scope="session")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function from the name of a dataset to the folder that holds it, made and prepared once."""
+
+    @functools.cache
+    def root(tree: str) -> Path:
+        folder, (draw, script) = tmp_path_factory.mktemp(tree), TREES[tree]
+        draw(folder)
+        if script:
+            run(script, folder)
+        return folder
+
     return root

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from pycocotools.coco import COCO
 from scipy.io import loadmat
-from synthetic_datasets.drawing import read_table
+from synthetic_datasets.drawing import read, read_ids, read_table
 from torch import nn
 
 from mask2former.structures import Instances
@@ -55,8 +54,7 @@ class GroundTruth(NamedTuple):
     objects: list[Region]
 
 
-def read(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path)).astype(np.int64)
+GroundTruths = dict[str, GroundTruth]  # by the names of images
 
 
 def numbers(labels: np.ndarray, official: Sequence[int]) -> np.ndarray:
@@ -66,7 +64,7 @@ def numbers(labels: np.ndarray, official: Sequence[int]) -> np.ndarray:
     return indices[labels]
 
 
-def ade20k(root: Path) -> dict[str, GroundTruth]:
+def ade20k(root: Path) -> GroundTruths:
     """Paste instances over stuff; things in the labels without an instance belong to no segment."""
     folder, truths = root / "ADEChallengeData2016", {}
     for path in sorted((folder / "annotations/validation").iterdir()):
@@ -82,7 +80,7 @@ def ade20k(root: Path) -> dict[str, GroundTruth]:
     return truths
 
 
-def ade20k_full(root: Path) -> dict[str, GroundTruth]:
+def ade20k_full(root: Path) -> GroundTruths:
     classes = [row["full_ade20k_index"] for row in read_table("ade20k_full_847.json")]
     truths = {}
     for path in (root / "ADE20K_2021_17_01/images/ADE/validation").rglob("*_seg.png"):
@@ -92,20 +90,18 @@ def ade20k_full(root: Path) -> dict[str, GroundTruth]:
     return truths
 
 
-def cityscapes(root: Path) -> dict[str, GroundTruth]:
+def cityscapes(root: Path) -> GroundTruths:
     """Take numbered things as objects; a thing without a number is a group."""
     truths = {}
     for path in (root / "cityscapes/gtFine/val").rglob("*_instanceIds.png"):
         ids = read(path)
         labels = numbers(np.where(ids < 1000, ids, ids // 1000), CITYSCAPES_LABELS)
-        regions = [
-            (value, Region(int(labels[ids == value][0]), ids == value)) for value in np.unique(ids).tolist()
-        ]
-        objects = [region for value, region in regions if value >= 1000 and region.category >= 11]
-        stuff = [region for _, region in regions if 0 <= region.category < 11]
-        truths[path.name.replace("gtFine_instanceIds.png", "leftImg8bit")] = GroundTruth(
-            labels, stuff + objects, objects
-        )
+        values = np.unique(ids).tolist()
+        regions = {value: Region(int(labels[ids == value][0]), ids == value) for value in values}
+        objects = [region for value, region in regions.items() if value >= 1000 and region.category >= 11]
+        stuff = [region for region in regions.values() if 0 <= region.category < 11]
+        name = path.name.replace("gtFine_instanceIds.png", "leftImg8bit")
+        truths[name] = GroundTruth(labels, stuff + objects, objects)
     return truths
 
 
@@ -113,8 +109,7 @@ def panoptic(json_file: Path, folder: Path, official: Sequence[int]) -> dict[str
     """Return the segments of each PNG of a panoptic JSON, whose classes have the ids `official`."""
     found = {}
     for row in json.loads(json_file.read_text())["annotations"]:
-        rgb = read(folder / row["file_name"])
-        ids = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+        ids = read_ids(folder / row["file_name"])
         found[Path(row["file_name"]).stem] = [
             (segment, Region(official.index(segment["category_id"]), ids == segment["id"]))
             for segment in row["segments_info"]
@@ -122,16 +117,7 @@ def panoptic(json_file: Path, folder: Path, official: Sequence[int]) -> dict[str
     return found
 
 
-def labels_of(regions: Sequence[Region]) -> np.ndarray:
-    labels = np.full(regions[0].mask.shape, -1)
-    for category, mask in regions:
-        labels[mask] = category
-    return labels
-
-
-def mapillary(
-    root: Path, nested: str = "v1.2", year: int = 2018, classes: int = 65
-) -> dict[str, GroundTruth]:
+def mapillary(root: Path, nested: str = "v1.2", year: int = 2018, classes: int = 65) -> GroundTruths:
     folder = root / "mapillary_vistas/validation" / nested
     truths = {}
     found = panoptic(folder / f"panoptic/panoptic_{year}.json", folder / "panoptic", range(1, classes + 1))
@@ -142,7 +128,7 @@ def mapillary(
     return truths
 
 
-def instances(json_file: Path) -> dict[str, GroundTruth]:
+def instances(json_file: Path) -> GroundTruths:
     """Return the objects of an instance JSON, without labels."""
     truth = COCO(json_file)
     indices = {number: index for index, number in enumerate(sorted(truth.getCatIds()))}
@@ -155,23 +141,20 @@ def instances(json_file: Path) -> dict[str, GroundTruth]:
     return truths
 
 
-def coco(root: Path) -> dict[str, GroundTruth]:
+def coco(root: Path) -> GroundTruths:
     folder = root / "coco/annotations"
     categories = json.loads((folder / "panoptic_val2017.json").read_text())["categories"]
     official = sorted(category["id"] for category in categories)
     truths = instances(folder / "instances_val2017.json")
     found = panoptic(folder / "panoptic_val2017.json", root / "coco/panoptic_val2017", official)
-    return {
-        name: GroundTruth(
-            labels_of([region for _, region in rows]),
-            [region for row, region in rows if not row["iscrowd"]],
-            truths[name].objects,
-        )
-        for name, rows in found.items()
-    }
+    for name, rows in found.items():
+        for _, (category, mask) in rows:
+            truths[name].labels[mask] = category
+        truths[name].segments.extend(region for row, region in rows if not row["iscrowd"])
+    return truths
 
 
-def coco_stuff(root: Path) -> dict[str, GroundTruth]:
+def coco_stuff(root: Path) -> GroundTruths:
     folder = root / "coco/coco_stuff_10k"
     truths = {}
     for name in (folder / "imageLists/test.txt").read_text().split():
@@ -180,17 +163,13 @@ def coco_stuff(root: Path) -> dict[str, GroundTruth]:
     return truths
 
 
-def lvis(root: Path) -> dict[str, GroundTruth]:
-    return instances(root / "lvis/lvis_v1_val.json")
-
-
-GROUND_TRUTHS: dict[str, Callable[[Path], dict[str, GroundTruth]]] = {
+GROUND_TRUTHS: dict[str, Callable[[Path], GroundTruths]] = {
     "ade20k": ade20k,
     "ade20k_full": ade20k_full,
     "cityscapes": cityscapes,
     "coco": coco,
     "coco_stuff": coco_stuff,
-    "lvis": lvis,
+    "lvis": lambda root: instances(root / "lvis/lvis_v1_val.json"),
     "mapillary": mapillary,
     "mapillary_flat": lambda root: mapillary(root, ""),
     "mapillary_v2": lambda root: mapillary(root, "v2.0", 2020, 123),

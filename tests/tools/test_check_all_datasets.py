@@ -2,15 +2,12 @@
 
 import importlib
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from script_runs import run
+from dataset_cases import roots
 
 from mask2former.tools.check_dataset import main
 
-SCRIPTS = {"ade20k", "ade20k_full", "cityscapes", "coco", "coco_stuff"}  # the trees that one prepares
 # Tree, name without its split, and what an image has: one file of a kind, or any number of masks.
 DATASETS = [
     ("ade20k", "ade20k_sem_seg_{}", {"label PNG": "one"}),
@@ -30,25 +27,12 @@ DATASETS = [
 NO_GROUND_TRUTH = {"cityscapes": "test", "mapillary": "test"}  # splits without public ground truth
 
 
-@pytest.fixture(scope="module")
-def root_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function from the name of a dataset to the folder that holds it, prepared."""
-    made: dict[str, Path] = {}
-
-    def root(tree: str) -> Path:
-        if tree not in made:
-            made[tree] = tmp_path_factory.mktemp(tree)
-            importlib.import_module(f"synthetic_datasets.{tree}").draw(made[tree])
-            if tree in SCRIPTS:
-                run(f"prepare_{tree}", made[tree])
-        return made[tree]
-
-    return root
+__all__ = ["roots"]
 
 
 @pytest.mark.parametrize(("tree", "name", "forms"), DATASETS, ids=[name for _, name, _ in DATASETS])
-def test_a_prepared_dataset_passes(tree, name, forms, root_of, monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(root_of(tree)))
+def test_a_prepared_dataset_passes(tree, name, forms, roots, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(roots(tree)))
     counts = importlib.import_module(f"synthetic_datasets.{tree}").COUNTS
     for split in counts.keys() - {NO_GROUND_TRUTH.get(tree)}:
         code = main([name.format(split), "--workers", "1", "--json", "--output", str(tmp_path / split)])
@@ -63,7 +47,7 @@ def test_a_prepared_dataset_passes(tree, name, forms, root_of, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("task", ["sem_seg", "instance_seg"])
-def test_images_without_public_ground_truth_pass(task, root_of, monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(root_of("cityscapes")))
+def test_images_without_public_ground_truth_pass(task, roots, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(roots("cityscapes")))
     assert main([f"cityscapes_fine_{task}_test", "--workers", "1", "--output", str(tmp_path)]) == 0
     assert "none: images alone" in capsys.readouterr().out

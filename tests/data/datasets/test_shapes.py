@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as rle
+from synthetic_datasets.drawing import check_segments, read_ids
 
 from mask2former.data.datasets import shapes
 
@@ -16,11 +16,6 @@ COUNTS = {"train": 3, "val": 2}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return shapes.write_shapes(tmp_path, COUNTS)
-
-
-def read_ids(path: Path) -> np.ndarray:
-    colors = np.asarray(Image.open(path)).astype(np.int64)
-    return colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
 
 
 def test_an_image_follows_from_its_seed_alone():
@@ -42,20 +37,13 @@ def test_panoptic_rows_describe_the_png(folder):
     panoptic = json.loads((folder / "annotations" / "panoptic_train.json").read_text())
     assert [row["image_id"] for row in panoptic["annotations"]] == [1, 2, 3]
     for row in panoptic["annotations"]:
-        ids = read_ids(folder / "panoptic_train" / row["file_name"])
-        assert {segment["id"] for segment in row["segments_info"]} == set(np.unique(ids).tolist())
-        for segment in row["segments_info"]:
-            left, top, width, height = segment["bbox"]
-            inside = ids[top : top + height, left : left + width] == segment["id"]
-            assert inside.sum() == segment["area"] == (ids == segment["id"]).sum()
-            assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+        check_segments(read_ids(folder / "panoptic_train" / row["file_name"]), row["segments_info"])
 
 
 def test_instance_masks_equal_the_thing_segments(folder):
     instances = json.loads((folder / "annotations" / "instances_val.json").read_text())
-    assert [row["id"] for row in instances["annotations"]] == list(
-        range(1, 1 + len(instances["annotations"]))
-    )
+    numbers = [row["id"] for row in instances["annotations"]]
+    assert numbers == list(range(1, 1 + len(numbers)))
     assert [category["name"] for category in instances["categories"]] == ["circle", "square", "triangle"]
     for image in instances["images"]:
         ids = read_ids(folder / "panoptic_val" / f"{image['id']:06d}.png")

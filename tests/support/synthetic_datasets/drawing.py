@@ -56,6 +56,24 @@ def read_table(name: str) -> Any:
     return json.loads((TABLES / name).read_text())
 
 
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(np.int64)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """Return the segment ids (H, W) of a panoptic PNG."""
+    return read(path) @ [1, 256, 65536]
+
+
+def check_segments(ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> None:
+    """Compare the areas and boxes of `segments_info` with the segment ids (H, W) of the PNG."""
+    assert {segment["id"] for segment in segments} == {*np.unique(ids).tolist()} - {0}
+    for segment in segments:
+        rows, columns = np.nonzero(ids == segment["id"])
+        assert segment["area"] == len(rows)
+        assert segment["bbox"] == [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+
+
 def painted(size: Size, layers: Sequence[tuple[np.ndarray, int]], nothing: int) -> np.ndarray:
     """Values of later layers over earlier ones, (H, W) int64."""
     values = np.full(size, nothing, np.int64)
