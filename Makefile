@@ -4,7 +4,7 @@ SEED ?= 1
 # Config keys and values after the run's own, for example TRAIN_OPTS="TEST.EXPECTED_RESULTS \"[['panoptic_seg','PQ',75,25]]\""
 TRAIN_OPTS ?=
 RUN_DIR ?= output/shapes
-# For test-detectron2: the folder of github.com/facebookresearch/Mask2Former, whose scripts and configs are then run too
+# For test-detectron2: a checkout of github.com/facebookresearch/Mask2Former, whose scripts and configs are tested too
 PUBLIC ?=
 RUN_CONFIG := shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml
 BIN := .venv/bin
@@ -51,7 +51,7 @@ test-detectron2: export PYTHONPATH := $(CURDIR)
 test-detectron2: export MASK2FORMER_PUBLIC := $(abspath $(PUBLIC))
 test-detectron2:
 	$(PYTHON) -c "import torch, torchvision, detectron2; print(torch.__version__, torchvision.__version__, detectron2.__version__)"
-	@test -n "$(PUBLIC)" || echo "without PUBLIC=FOLDER the public project's own scripts and configs are left out"
+	@test -n "$(PUBLIC)" || echo "without PUBLIC=FOLDER the public project's own scripts and configs are not tested"
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -v tests/detectron2_host $(if $(PUBLIC),,--ignore-glob='*/test_public_*')
 
 clean:

@@ -1,9 +1,9 @@
 """The Detectron2 host: this project as an extension of an installed Detectron2 (main branch of 2026).
 
-Importing it joins the two. Our builders stand in Detectron2's registries and find its backbones; each side's
-catalogs know the other's datasets; our readers read the addresses that its PathManager does. Types are
-converted at this seam only (`seam`): nothing else of the project knows Detectron2. docs/detectron2.md shows
-how to install it, and what works without it.
+Importing it registers our builders in Detectron2's registries and makes its backbones available to our head.
+Each side's catalogs get the other side's datasets, and our readers can open every URL that Detectron2's
+PathManager opens. Only `type_conversion` converts types. No other part of the project imports Detectron2.
+docs/detectron2.md explains the installation.
 """
 
 try:
@@ -18,9 +18,7 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from error
 
-from mask2former.config import add_maskformer2_config
 from mask2former.detectron2_host.catalogs import join_catalogs
-from mask2former.detectron2_host.evaluators import HostEvaluator, InstanceSegEvaluator, build_evaluator
 from mask2former.detectron2_host.mappers import (
     COCOInstanceNewBaselineDatasetMapper,
     COCOPanopticNewBaselineDatasetMapper,
@@ -30,17 +28,16 @@ from mask2former.detectron2_host.mappers import (
     MaskFormerSemanticDatasetMapper,
 )
 from mask2former.detectron2_host.model import HostMaskFormer, SemanticSegmentorWithTTA
-from mask2former.detectron2_host.paths import join_paths
+from mask2former.detectron2_host.paths import HostPaths
 from mask2former.detectron2_host.registries import join_registries
-from mask2former.detectron2_host.running import main
-from mask2former.detectron2_host.seam import instances_from_detectron2, instances_to_detectron2
-from mask2former.detectron2_host.trainer import Trainer
+from mask2former.detectron2_host.trainer import InstanceSegEvaluator, Trainer, build_evaluator
+from mask2former.detectron2_host.type_conversion import instances_from_detectron2, instances_to_detectron2
+from mask2former.utils.storage import path_manager
 
 __all__ = [
     "COCOInstanceNewBaselineDatasetMapper",
     "COCOPanopticNewBaselineDatasetMapper",
     "DatasetMapper",
-    "HostEvaluator",
     "HostMaskFormer",
     "InstanceSegEvaluator",
     "MaskFormerInstanceDatasetMapper",
@@ -48,13 +45,11 @@ __all__ = [
     "MaskFormerSemanticDatasetMapper",
     "SemanticSegmentorWithTTA",
     "Trainer",
-    "add_maskformer2_config",
     "build_evaluator",
     "instances_from_detectron2",
     "instances_to_detectron2",
-    "main",
 ]
 
 join_registries()
 join_catalogs()
-join_paths()
+path_manager.register_handler(HostPaths())

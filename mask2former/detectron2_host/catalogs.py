@@ -1,7 +1,7 @@
-"""The catalogs of both sides know each other's datasets.
+"""Our datasets in Detectron2's catalogs, and its datasets in ours.
 
-Where both have a dataset of one name (COCO's, Cityscapes'), each side keeps its own: what belongs to
-Detectron2 reads its records, what is ours reads ours.
+If both sides have a dataset of the same name, as for COCO and Cityscapes, Detectron2's code reads
+Detectron2's records and our code reads ours.
 """
 
 import functools
@@ -16,62 +16,61 @@ from mask2former.data.catalog import Record
 
 
 class MirroredMetadata(Metadata):
-    """Facts about one of our datasets; those not set here are looked up on our side when asked for."""
+    """Detectron2's metadata of one of our datasets; facts that are not set in it come from our catalog."""
 
     def __getattr__(self, key: str) -> Any:
-        ours = {} if key.startswith("__") else facts_there(self.name)
+        ours = {} if key.startswith("__") else mirrored_facts(self.name)
         return ours[key] if key in ours else super().__getattr__(key)
 
     def as_dict(self) -> dict[str, Any]:
-        """All facts, as they are now."""
-        return {**facts_there(self.name), **super().as_dict()}
+        """Return all facts, as they are now."""
+        return {**mirrored_facts(self.name), **super().as_dict()}
 
 
-def facts_there(name: str) -> dict[str, Any]:
-    """Facts about a dataset of ours as Detectron2 reads them.
+def mirrored_facts(name: str) -> dict[str, Any]:
+    """Return the facts about one of our datasets in the form that Detectron2 reads.
 
     Its Visualizer looks up a thing's name and color in `thing_classes` and `thing_colors` by the class id.
-    So, where things do not come first among the classes, those lists are of all classes, as in Detectron2's
+    If the things are not the first classes, these two lists therefore hold all classes, as in Detectron2's
     own panoptic datasets.
     """
     facts = MetadataCatalog.get(name).as_dict()
     things = facts.get("thing_ids", [])
     if things == list(range(len(things))):
         return facts
-    of_all = {f"thing_{kind}": f"stuff_{kind}" for kind in ("classes", "colors")}
-    return {**facts, **{thing: facts[stuff] for thing, stuff in of_all.items() if stuff in facts}}
+    keys = [kind for kind in ("classes", "colors") if f"stuff_{kind}" in facts]
+    return {**facts, **{f"thing_{kind}": facts[f"stuff_{kind}"] for kind in keys}}
 
 
 class JoinedCatalog:
-    """Detectron2's catalogs as our side sees them; see `mask2former.data.catalog.HostCatalog`."""
+    """Detectron2's catalogs as a `mask2former.data.catalog.HostCatalog`."""
 
     def __init__(self) -> None:
         self._mirrored: set[str] = set()
 
     def add(self, name: str) -> None:
-        """Make our dataset known to Detectron2, unless it has one of that name."""
+        """Register one of our datasets in Detectron2, unless it has one of that name."""
         if name in HostDatasets:
             return
         self._mirrored.add(name)
         HostDatasets.register(name, lambda: DatasetCatalog.get(name))
-        set_there = HostMetadata.get(name).as_dict()
-        HostMetadata[name] = MirroredMetadata(**set_there)
+        HostMetadata[name] = MirroredMetadata(**HostMetadata.get(name).as_dict())
 
     def __contains__(self, name: str) -> bool:
         return name in HostDatasets and name not in self._mirrored
 
     def get(self, name: str) -> list[Record]:
-        """The records of a dataset of Detectron2's."""
+        """Return the records of a dataset of Detectron2."""
         return HostDatasets.get(name)
 
     def facts(self, name: str) -> dict[str, Any]:
-        """What Detectron2 knows about a dataset of its own; nothing about ours."""
+        """Return Detectron2's metadata of one of its own datasets; empty for one of ours."""
         return HostMetadata.get(name).as_dict() if name in self else {}
 
 
 @functools.cache
 def join_catalogs() -> None:
-    """Make each side's datasets known to the other, those of later too."""
+    """Add each side's datasets to the other side, also those that are registered later."""
     joined = JoinedCatalog()
     MetadataCatalog.join(joined)
     DatasetCatalog.join(joined)

@@ -1,6 +1,6 @@
-"""Our one mapper behind Detectron2's interface, also under the names that existing scripts import.
+"""Our mapper with Detectron2's interface, also under the names that existing scripts import.
 
-Augmentations draw from numpy's global generator, which Detectron2's loader seeds in each of its workers.
+Augmentations are seeded by numpy's global generator, which Detectron2's loader seeds in each of its workers.
 """
 
 from typing import Any
@@ -10,22 +10,22 @@ import numpy as np
 from mask2former.config import with_values
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.mapper import TrainMapper, build_test_mapper, build_train_mapper
-from mask2former.detectron2_host.seam import instances_to_detectron2
+from mask2former.detectron2_host.type_conversion import instances_to_detectron2
 from mask2former.engine.setup.dataset_facts import dataset_metadata
 
 
 class DatasetMapper:
-    """`mapper=DatasetMapper(cfg)` for `build_detection_train_loader`, `(cfg, False)` for the test loader.
+    """Mapper for `build_detection_train_loader` or, with `is_train=False`, `build_detection_test_loader`.
 
     Args:
-        cfg: its INPUT keys and the first dataset of DATASETS.TRAIN decide.
+        cfg: its INPUT keys and the first dataset of DATASETS.TRAIN are read.
         is_train: read the ground truth and augment; otherwise resize for testing.
 
     Raises:
-        ValueError: INPUT.DATASET_MAPPER_NAME is not known.
+        ValueError: INPUT.DATASET_MAPPER_NAME is unknown, or DATASETS.TRAIN is empty.
     """
 
-    name: str | None = None  # of the mapper; None: as INPUT.DATASET_MAPPER_NAME says
+    name: str | None = None  # replaces INPUT.DATASET_MAPPER_NAME
 
     def __init__(self, cfg: Any, is_train: bool = True) -> None:
         if self.name is not None:
@@ -33,7 +33,7 @@ class DatasetMapper:
         self._mapper = _train_mapper(cfg) if is_train else build_test_mapper(cfg)
 
     def __call__(self, record: Record) -> dict[str, Any]:
-        """What the model takes of a record, and what else the record tells but for its `annotations`.
+        """Return the model's input, with all entries of the record except its `annotations`.
 
         Targets are Detectron2's `Instances` with `BitMasks` and `Boxes`.
 
@@ -48,46 +48,39 @@ class DatasetMapper:
 
 
 def _train_mapper(cfg: Any) -> TrainMapper:
+    """Build the mapper of DATASETS.TRAIN; if that has no class names, the model's class count decides."""
     if not cfg.DATASETS.TRAIN:
-        raise ValueError("DATASETS.TRAIN is empty: which classes are there to train on?")
-    return build_train_mapper(cfg, _training_metadata(cfg))
-
-
-def _training_metadata(cfg: Any) -> Metadata:
-    """What is known of the classes; where the dataset names none, they are as many as the model's.
-
-    A user's COCO file tells its classes when it is read, which Detectron2's loader does after this.
-    """
+        raise ValueError("DATASETS.TRAIN is empty; the mapper needs a dataset that defines the classes")
     unnamed = [str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
     facts = {"thing_classes": unnamed, "stuff_classes": unnamed, **dataset_metadata(cfg)}
-    return Metadata(cfg.DATASETS.TRAIN[0]).set(**facts)
+    return build_train_mapper(cfg, Metadata(cfg.DATASETS.TRAIN[0]).set(**facts))
 
 
 class COCOInstanceNewBaselineDatasetMapper(DatasetMapper):
-    """COCO's instances under large-scale jitter."""
+    """Mapper of COCO instances with large-scale jitter."""
 
     name = "coco_instance_lsj"
 
 
 class COCOPanopticNewBaselineDatasetMapper(DatasetMapper):
-    """Panoptic segments under large-scale jitter."""
+    """Mapper of panoptic segments with large-scale jitter."""
 
     name = "coco_panoptic_lsj"
 
 
 class MaskFormerInstanceDatasetMapper(DatasetMapper):
-    """Instances, resized by the shorter side and cropped."""
+    """Mapper of instances, with the shorter side resized and a crop."""
 
     name = "mask_former_instance"
 
 
 class MaskFormerPanopticDatasetMapper(DatasetMapper):
-    """Panoptic segments, resized by the shorter side and cropped."""
+    """Mapper of panoptic segments, with the shorter side resized and a crop."""
 
     name = "mask_former_panoptic"
 
 
 class MaskFormerSemanticDatasetMapper(DatasetMapper):
-    """A segment a class, resized by the shorter side and cropped."""
+    """Mapper of one segment per class, with the shorter side resized and a crop."""
 
     name = "mask_former_semantic"

@@ -1,7 +1,7 @@
-"""`train_net.py --host detectron2 …`: the flags and configs of the standalone host, run by Detectron2.
+"""`mask2former train --host detectron2`: the standalone host's flags and configs, run by Detectron2.
 
-The config is made as it is without `--host`, from the same files, flags and dataset facts, and handed to
-Detectron2's launcher, loop and checkpointer.
+The config is resolved from the same files, flags and dataset facts as without `--host`. Detectron2's
+launcher, loop and checkpointer then use it.
 """
 
 import os
@@ -28,17 +28,17 @@ from mask2former.engine.setup.resolve import resolve_arguments
 
 
 def main(args: Namespace) -> int:
-    """Train or evaluate as the flags of `mask2former.tools.train` say; the exit code.
+    """Train or evaluate by the parsed flags of `mask2former train`, and return the exit code.
 
     Raises:
         ValueError, OSError: something that the user gave is wrong.
     """
-    _check_launcher(args)
+    _use_slurm(args)
     plan = plan_processes(args, torch.cuda.device_count())
     if plan.device == "cpu" and plan.per_machine * plan.machines > 1:
-        raise ValueError("--host detectron2 trains in several processes on GPUs only; see --num-gpus")
+        raise ValueError("--host detectron2 runs several processes on GPUs only; see --num-gpus")
     if args.max_restarts:
-        raise ValueError("--max-restarts is not for --host detectron2: its launcher starts nothing again")
+        raise ValueError("--max-restarts is not for --host detectron2: its launcher restarts nothing")
     check_output_dir(load_config(args.config_file, args.opts))
     launch(
         work,
@@ -52,28 +52,28 @@ def main(args: Namespace) -> int:
     return 0
 
 
-def _check_launcher(args: Namespace) -> None:
-    """Take each task of srun for a machine; a ValueError where processes know nothing of each other."""
+def _use_slurm(args: Namespace) -> None:
+    """Let each SLURM task be a machine; raise ValueError if the task or torchrun is to be one process."""
     task = None if started_by_torchrun() else slurm_task(os.environ, args.dist_url)
     if task and args.num_gpus:
         args.num_machines, args.machine_rank, args.dist_url = task.total, task.number, task.url
     elif task or started_by_torchrun():
         raise ValueError(
-            "--host detectron2 starts its processes itself: one command a machine, with --num-gpus, not one "
-            "a GPU, as torchrun and srun would start them"
+            "--host detectron2 starts the processes of a machine itself: run one command per machine, with "
+            "--num-gpus, not one per GPU as torchrun or srun does"
         )
 
 
 def work(args: Namespace, device: str) -> None:
-    """What each process does; ends the process with code 1 where TEST.EXPECTED_RESULTS do not hold."""
+    """Train or evaluate in this process; exit with code 1 if TEST.EXPECTED_RESULTS do not hold."""
     given = load_config(args.config_file, args.opts)
     run = begin_run(given.OUTPUT_DIR, training=not args.eval_only)
     Trainer.datasets = run.datasets
     cfg = resolve_arguments(given, args, device, run)
-    Evaluation(cfg, cfg.OUTPUT_DIR, run.datasets)  # missing files must show before days have passed
-    # Detectron2's trainer draws a seed itself, or takes that of the run it continues.
+    Evaluation(cfg, cfg.OUTPUT_DIR, run.datasets)  # report missing files before training, not after it
+    # Detectron2's trainer chooses a random seed itself, or takes the seed of the run that it continues.
     node = host_config(with_values(cfg, {"SEED": given.SEED}, given.source("SEED")))
-    # It would print the file, which may be the name of one of ours; the whole config is logged anyway.
+    # Without the file's name, which default_setup would open: it may be the name of one of our configs.
     default_setup(node, Namespace(**{**vars(args), "config_file": ""}))
     if args.eval_only:
         evaluate(node, args.resume)
@@ -87,7 +87,7 @@ def evaluate(cfg: HostCfgNode, resume: bool) -> None:
     """Evaluate MODEL.WEIGHTS or, with `resume`, the run in OUTPUT_DIR, by Detectron2's loop.
 
     Raises:
-        ValueError: there are no weights, or they are those of a backbone only.
+        ValueError: there are no weights, or only those of a backbone.
     """
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -101,10 +101,7 @@ def evaluate(cfg: HostCfgNode, resume: bool) -> None:
 
 
 def host_config(cfg: CfgNode) -> HostCfgNode:
-    """Return a config of ours as Detectron2's, with a device instead of "auto".
-
-    Keys that only Detectron2 reads have its defaults.
-    """
+    """Return a config of ours as Detectron2's, with a concrete MODEL.DEVICE and Detectron2's other keys."""
     node = get_cfg()
     add_maskformer2_config(node)
     values = {**flatten(cfg), "MODEL.DEVICE": str(resolve_device(cfg.MODEL.DEVICE))}

@@ -1,25 +1,28 @@
 """`DefaultTrainer` with our loader, parameter groups, schedule, clipping and evaluators."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import detectron2.evaluation
 import torch
 from detectron2.engine import AMPTrainer, DefaultTrainer
 from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from mask2former.config import with_values
-from mask2former.data import build_test_loader, build_train_loader
+from mask2former.data import MetadataCatalog, build_test_loader, build_train_loader
 from mask2former.data.loader import Loader
 from mask2former.data.records import Datasets
-from mask2former.detectron2_host.evaluators import HostEvaluator, build_evaluator
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
+from mask2former.engine import evaluate
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.setup.resolve import with_schedule
 from mask2former.engine.trainer import autocast_dtype
+from mask2former.evaluation.coco.ap import COCOEvaluator
+from mask2former.evaluation.evaluator import DatasetEvaluator, Results
 from mask2former.utils.sharding import unwrapped
 from mask2former.utils.storage import is_remote
 from mask2former.weights.load import load_weights
@@ -27,37 +30,73 @@ from mask2former.weights.load import load_weights
 logger = logging.getLogger(__name__)
 
 
-class Trainer(DefaultTrainer):
-    """Detectron2's trainer on a config of Mask2Former.
+class HostEvaluator(detectron2.evaluation.DatasetEvaluator):
+    """An evaluator of ours for Detectron2's `inference_on_dataset`."""
 
-    The loop, hooks, checkpoints and logs are Detectron2's; what is learned from, and how, is what the
-    standalone host does.
+    def __init__(self, evaluator: DatasetEvaluator) -> None:
+        self._evaluator = evaluator
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> Results:
+        """Return task -> metric -> value; empty except on the main process."""
+        return self._evaluator.evaluate()
+
+
+class InstanceSegEvaluator(HostEvaluator):
+    """AP of instance masks, also for a model with stuff classes.
+
+    The dataset's metadata must have `json_file` and `thing_dataset_id_to_contiguous_id`.
+    """
+
+    def __init__(self, dataset_name: str, *, output_dir: str | None = None) -> None:
+        metadata = MetadataCatalog.get(dataset_name)
+        super().__init__(COCOEvaluator(metadata=metadata, output_dir=output_dir))
+
+
+def build_evaluator(cfg: Any, dataset_name: str, output_dir: str | Path) -> HostEvaluator:
+    """Build our evaluators of a dataset for the outputs that are on.
 
     Raises:
-        ValueError: the config asks for what Detectron2's loop cannot do.
+        ValueError: the dataset has no known evaluator type, or none for these outputs.
+    """
+    return HostEvaluator(evaluate.build_evaluator(cfg, dataset_name, Path(output_dir)))
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer for a config of Mask2Former.
+
+    The loop, hooks, checkpoints and logs are Detectron2's. Data, optimization and metrics are those of the
+    standalone host.
+
+    Raises:
+        ValueError: the config asks for something that Detectron2's loop cannot do.
     """
 
     cfg: Any
-    datasets: Datasets | None = None  # those that the command has read; loaders are built by class methods
+    datasets: Datasets | None = None  # those that the command has read; class methods build the loaders
 
     def __init__(self, cfg: Any) -> None:
         check_output_dir(cfg)
         cfg = with_schedule(cfg, self.datasets or Datasets())
         dtype = _checked_dtype(cfg)
         if cfg.VIS_PERIOD:
-            logger.warning("VIS_PERIOD is %d, but Detectron2's loop draws none of our images", cfg.VIS_PERIOD)
-        self._seed_is_drawn = cfg.SEED < 0
-        seed = comm.shared_random_seed() if self._seed_is_drawn else cfg.SEED
-        values = {"SOLVER.AMP.ENABLED": dtype is not None, "SEED": seed}
-        super().__init__(with_values(cfg, values, "Trainer"))
+            logger.warning("VIS_PERIOD is %d, but Detectron2's loop saves no images", cfg.VIS_PERIOD)
+        self._seed_is_random = cfg.SEED < 0
+        seed = comm.shared_random_seed() if self._seed_is_random else cfg.SEED
+        super().__init__(with_values(cfg, {"SOLVER.AMP.ENABLED": dtype is not None, "SEED": seed}, "Trainer"))
         if isinstance(self._trainer, AMPTrainer):
             self._trainer.precision = dtype
             self._trainer.grad_scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """With `resume` continue OUTPUT_DIR's last checkpoint, if there is one; else read MODEL.WEIGHTS.
+        """With `resume` continue from the last checkpoint in OUTPUT_DIR, if any; else load MODEL.WEIGHTS.
 
-        A resumed run sees the images that the unbroken one would have seen.
+        A resumed run sees the same images as an uninterrupted run.
 
         Raises:
             WeightsError: MODEL.WEIGHTS cannot be read, or does not fit and MODEL.WEIGHTS_STRICT is set.
@@ -71,29 +110,29 @@ class Trainer(DefaultTrainer):
             load_weights(unwrapped(self.model), self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the weights."""
+        """Return the entries of a checkpoint other than weights; ours adds the seed."""
         return {**super().state_dict(), "seed": self.cfg.SEED}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the checkpoint was written; with its seed, unless the config gives one."""
+        """Restore a checkpoint, and its seed unless the config gives one."""
         super().load_state_dict(state_dict)
-        if self._seed_is_drawn:
+        if self._seed_is_random:
             seed = state_dict.get("seed", self.cfg.SEED)
             self.cfg = with_values(self.cfg, {"SEED": seed}, "the run that is continued")
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Loader:
-        """Our batches of DATASETS.TRAIN, from the first on."""
+        """Build our loader of DATASETS.TRAIN, from the first batch on."""
         return build_train_loader(cfg, datasets=cls.datasets)
 
     @classmethod
     def build_test_loader(cls, cfg: Any, dataset_name: str) -> Loader:
-        """Each image of the dataset once; with TEST.AUG, several views of it."""
+        """Build our loader of a test dataset; with TEST.AUG it gives several views of each image."""
         return build_test_loader(cfg, dataset_name, datasets=cls.datasets)
 
     @classmethod
     def build_optimizer(cls, cfg: Any, model: nn.Module) -> Optimizer:
-        """Our groups of parameters; each step clips the gradients first."""
+        """Build our optimizer, which clips the gradients before each step."""
         optimizer, clip = build_optimizer(cfg, model), build_clipper(cfg)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -101,53 +140,46 @@ class Trainer(DefaultTrainer):
             clip(parameters)
 
         optimizer.register_step_pre_hook(clip_first)
-        # A fused optimizer would unscale float16's gradients itself, that is, behind the clipping.
+        # A fused optimizer would unscale float16 gradients in its step, after the clipping.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         return optimizer
 
-    @classmethod
-    def build_lr_scheduler(cls, cfg: Any, optimizer: Optimizer) -> LambdaLR:
-        """The schedule of SOLVER.LR_SCHEDULER_NAME."""
-        return build_scheduler(cfg, optimizer)
+    build_lr_scheduler = staticmethod(build_scheduler)
 
     @classmethod
     def build_evaluator(
         cls, cfg: Any, dataset_name: str, output_folder: str | Path | None = None
     ) -> HostEvaluator:
-        """Our evaluators for the outputs that are on; files go below OUTPUT_DIR/inference."""
+        """Build our evaluators for the outputs that are on; by default they write to OUTPUT_DIR/inference."""
         folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference")
         several = len(cfg.DATASETS.TEST) > 1 and output_folder is None
         return build_evaluator(cfg, dataset_name, folder / dataset_name if several else folder)
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, evaluators: Any = None) -> Any:
-        """Detectron2's evaluation loop over DATASETS.TEST, with TEST.AUG where that is on."""
+        """Run Detectron2's evaluation loop on DATASETS.TEST, with TEST.AUG if that is enabled."""
         if cfg.TEST.AUG.ENABLED and not isinstance(model, SemanticSegmentorWithTTA):
             model = SemanticSegmentorWithTTA(cfg, model)
         return super().test(cfg, model, evaluators)
 
 
 def check_output_dir(cfg: Any) -> None:
-    """A ValueError where OUTPUT_DIR is an address: our evaluators' files would stay on this machine."""
+    """Raise ValueError if OUTPUT_DIR is a URL: our evaluators write local files, which nothing uploads."""
     if is_remote(cfg.OUTPUT_DIR):
         raise ValueError(
-            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: in Detectron2 it must be a folder of this machine; without "
-            "--host detectron2 an address works"
+            f"OUTPUT_DIR is {cfg.OUTPUT_DIR}: in Detectron2 it must be a local folder; "
+            "without --host detectron2 a URL works"
         )
 
 
 def _checked_dtype(cfg: Any) -> torch.dtype | None:
-    """The reduced precision that the config asks for on MODEL.DEVICE; None for float32."""
-    if cfg.SOLVER.ACCUMULATION_STEPS != 1:
-        raise ValueError(
-            f"SOLVER.ACCUMULATION_STEPS is {cfg.SOLVER.ACCUMULATION_STEPS}: Detectron2's loop does not "
-            "accumulate; without --host detectron2 it works"
-        )
-    if cfg.SOLVER.STRATEGY != "ddp":
-        raise ValueError(
-            f"SOLVER.STRATEGY is '{cfg.SOLVER.STRATEGY}': Detectron2's processes hold all weights each, as "
-            "'ddp' has it; without --host detectron2 it works"
-        )
+    """Return the dtype of mixed precision; None for float32. Raise ValueError for unsupported keys."""
+    for key, supported, reason in (
+        ("ACCUMULATION_STEPS", 1, "Detectron2's loop does not accumulate gradients"),
+        ("STRATEGY", "ddp", "in Detectron2 each process holds all weights"),
+    ):
+        if (value := cfg.SOLVER[key]) != supported:
+            raise ValueError(f"SOLVER.{key} is {value!r}: {reason}; without --host detectron2 it works")
     device = torch.device(cfg.MODEL.DEVICE)
     dtype = autocast_dtype(cfg, device)
     if dtype is not None and device.type != "cuda":

@@ -94,7 +94,7 @@ def run_command(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:
         if args.host == "detectron2":
-            return import_module("mask2former.detectron2_host").main(args)
+            return import_module("mask2former.detectron2_host.running").main(args)
         return launch(work, args)
     except (KeyboardInterrupt, SignalException):
         print("stopped; --resume continues from the last checkpoint", file=sys.stderr)

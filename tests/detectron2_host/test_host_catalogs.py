@@ -1,4 +1,4 @@
-"""Datasets of either side are known on the other."""
+"""Each side's datasets are in the other side's catalogs."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ SHAPES = "shapes_panoptic_train"
 
 
 @pytest.fixture
-def forgotten():
-    """Names that are registered in a test; afterwards nobody knows them."""
+def temporary():
+    """Return a list for names that a test registers; they are removed from all catalogs afterwards."""
     names = []
     yield names
     for name in names:
@@ -39,13 +39,13 @@ def test_our_datasets_are_in_detectron2s_catalogs(tiny_shapes):
     assert facts.get("no_such_fact") is None and not hasattr(facts, "no_such_fact")
 
 
-def test_facts_follow_the_environment_as_on_our_side(tiny_shapes, monkeypatch):
+def test_facts_depend_on_the_environment_as_on_our_side(tiny_shapes, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "/elsewhere")
     assert HostMetadata.get(SHAPES).image_root.startswith("/elsewhere/")
 
 
-def test_a_dataset_of_ours_registered_later_is_there_too(tiny_shapes, forgotten):
-    forgotten.append("later")
+def test_detectron2_gets_datasets_that_we_register_later(tiny_shapes, temporary):
+    temporary.append("later")
     folder = tiny_shapes / "shapes"
     annotations = folder / "annotations" / "panoptic_val.json"
     HostMetadata.get("later").note = "set before"
@@ -55,21 +55,21 @@ def test_a_dataset_of_ours_registered_later_is_there_too(tiny_shapes, forgotten)
     assert HostMetadata.get("later").evaluator_type == "coco_panoptic_seg"
 
 
-def test_a_dataset_that_both_have_stays_each_sides_own():
+def test_each_side_keeps_its_dataset_of_the_same_name():
     name = "coco_2017_val_panoptic"
     assert "json_file" in MetadataCatalog.get(name).as_dict()
     assert not isinstance(HostMetadata.get(name), type(HostMetadata.get(SHAPES)))
 
 
-def test_what_is_unknown_to_both_is_an_error_on_both():
+def test_an_unknown_name_is_an_error_on_both_sides():
     with pytest.raises(ValueError, match="no dataset is called 'nowhere'"):
         DatasetCatalog.get("nowhere")
     with pytest.raises(KeyError, match="nowhere"):
         HostDatasets.get("nowhere")
 
 
-def test_a_users_dataset_of_detectron2_is_trained_on_by_ours(tiny_shapes, host_cfg, our_cfg, forgotten):
-    forgotten.append("users")
+def test_we_train_on_a_users_dataset_of_detectron2(tiny_shapes, host_cfg, our_cfg, temporary):
+    temporary.append("users")
     records = DatasetCatalog.get(SHAPES)
     HostDatasets.register("users", lambda: records)
     HostMetadata.get("users").set(
@@ -84,8 +84,8 @@ def test_a_users_dataset_of_detectron2_is_trained_on_by_ours(tiny_shapes, host_c
     assert all(sample["instances"].gt_masks.tensor.any((1, 2)).all() for sample in batch)
 
 
-def test_each_thing_has_its_name_where_the_visualizer_looks():
-    facts = HostMetadata.get("ade20k_panoptic_val")  # things and stuff by turns
+def test_the_visualizer_finds_the_name_of_each_thing():
+    facts = HostMetadata.get("ade20k_panoptic_val")  # its things are not the first classes
     for number in MetadataCatalog.get("ade20k_panoptic_val").thing_ids:
         assert facts.thing_classes[number] == facts.stuff_classes[number]
         assert facts.thing_colors[number] == facts.stuff_colors[number]
@@ -97,19 +97,15 @@ def test_each_thing_has_its_name_where_the_visualizer_looks():
 
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
 @pytest.mark.parametrize("grouped", [True, False])
-def test_a_coco_file_registered_there_tells_its_classes_when_it_is_read(
-    tiny_shapes, host_cfg, forgotten, sampler, grouped
+def test_the_mapper_gets_the_classes_of_a_coco_file_that_is_not_read_yet(
+    tiny_shapes, host_cfg, temporary, sampler, grouped
 ):
-    forgotten.append("a_file")
+    temporary.append("a_file")
     folder = tiny_shapes / "shapes"
     annotations = folder / "annotations" / "instances_train.json"
     register_coco_instances("a_file", {}, str(annotations), str(folder / "train"))
-    cfg = host_cfg(
-        DATASETS__TRAIN=("a_file",),
-        INPUT__DATASET_MAPPER_NAME="coco_instance_lsj",
-        DATALOADER__SAMPLER_TRAIN=sampler,
-        DATALOADER__REPEAT_THRESHOLD=0.5,
-    )
+    loading = {"DATALOADER__SAMPLER_TRAIN": sampler, "DATALOADER__REPEAT_THRESHOLD": 0.5}
+    cfg = host_cfg(DATASETS__TRAIN=("a_file",), INPUT__DATASET_MAPPER_NAME="coco_instance_lsj", **loading)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouped
     mapper = DatasetMapper(cfg)  # before anything has read the file
     batch = next(iter(build_detection_train_loader(cfg, mapper=mapper)))
@@ -117,34 +113,25 @@ def test_a_coco_file_registered_there_tells_its_classes_when_it_is_read(
 
 
 def records_of_detectron2(file):
-    """One rectangle, in each form that Detectron2 takes, and a crowd; beside what we have no use for."""
+    """Return a rectangle in each form that Detectron2 reads, a crowd, and entries that we do not read."""
     Image.new("RGB", (80, 60), "gray").save(file)
     mask = np.zeros((60, 80), np.uint8, order="F")
     mask[20:50, 10:40] = 1
     corners = [10.0, 20.0, 40.0, 20.0, 40.0, 50.0, 10.0, 50.0]
     runs = np.diff(np.flatnonzero(np.diff(mask.ravel("F"), prepend=0)), prepend=0)
     counts = [*runs.tolist(), mask.size - int(runs.sum())]
-    forms = (
-        [corners],
-        [np.array(corners)],
-        coco_mask.encode(mask),
-        {"size": [60, 80], "counts": counts},
-    )
+    forms = ([corners], [np.array(corners)], coco_mask.encode(mask), {"size": [60, 80], "counts": counts})
     box = {"bbox": [10, 20, 30, 30], "bbox_mode": BoxMode.XYWH_ABS, "keypoints": [20, 30, 2]}
     annotations = [{**box, "category_id": i, "segmentation": form} for i, form in enumerate(forms)]
     annotations.append({**annotations[0], "iscrowd": 1})
     return [{"file_name": str(file), "image_id": "a/b", "annotations": annotations, "taken_by": "somebody"}]
 
 
-def test_records_as_detectron2_has_them_with_classes_that_nobody_names(host_cfg, forgotten, tmp_path):
-    forgotten.append("plain")
+def test_the_mapper_reads_all_forms_of_masks_without_class_names(host_cfg, temporary, tmp_path):
+    temporary.append("plain")
     HostDatasets.register("plain", lambda: records_of_detectron2(tmp_path / "image.png"))
-    cfg = host_cfg(
-        DATASETS__TRAIN=("plain",),
-        INPUT__DATASET_MAPPER_NAME="mask_former_instance",
-        INPUT__MIN_SIZE_TRAIN=(60,),
-        MODEL__SEM_SEG_HEAD__NUM_CLASSES=4,
-    )
+    mapper = {"INPUT__DATASET_MAPPER_NAME": "mask_former_instance", "INPUT__MIN_SIZE_TRAIN": (60,)}
+    cfg = host_cfg(DATASETS__TRAIN=("plain",), MODEL__SEM_SEG_HEAD__NUM_CLASSES=4, **mapper)
     sample = next(iter(build_detection_train_loader(cfg, mapper=DatasetMapper(cfg))))[0]
     assert (sample["image_id"], sample["taken_by"]) == ("a/b", "somebody") and "annotations" not in sample
     masks = sample["instances"].gt_masks.tensor

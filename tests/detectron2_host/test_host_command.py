@@ -1,70 +1,59 @@
-"""`train_net.py --host detectron2`: the same flags, which work there or say why not."""
+"""`mask2former train --host detectron2`: the same flags, which work or are an error."""
 
 import json
 
 import pytest
 from tiny_runs import CONFIG, tiny_options
 
-from mask2former.detectron2_host import main, running
+from mask2former.detectron2_host import running
 from mask2former.tools.train import main as train_net
 from mask2former.tools.train import parse_arguments
 
-WEIGHTS = "model_final.pth"
+
+def run(*flags):
+    return running.main(parse_arguments(["--config-file", str(CONFIG), *flags]))
 
 
-def arguments(*flags):
-    return parse_arguments(["--config-file", str(CONFIG), *flags])
-
-
-def test_the_host_flag_trains_and_evaluates(tiny_shapes, tmp_path):
+def test_training_and_evaluation(tiny_shapes, tmp_path):
     options = tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=2)
     assert train_net(["--host", "detectron2", "--config-file", str(CONFIG), *options]) == 0
     curve = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert {"total_loss", "loss_mask_0", "panoptic_seg/PQ"} <= {key for line in curve for key in line}
-    weights = ["MODEL.WEIGHTS", str(tmp_path / WEIGHTS)]
-    again = parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options, *weights])
-    assert main(again) == 0
-    wrong = ["TEST.EXPECTED_RESULTS", "[['panoptic_seg', 'PQ', 1000.0, 0.1]]"]
+    flags = ["--eval-only", *options, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
+    assert run(*flags) == 0
     with pytest.raises(SystemExit) as failure:
-        main(parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options, *weights, *wrong]))
+        run(*flags, "TEST.EXPECTED_RESULTS", "[['panoptic_seg', 'PQ', 1000.0, 0.1]]")
     assert failure.value.code == 1
 
 
-def test_evaluating_without_weights_is_an_error(tiny_shapes, tmp_path):
-    options = tiny_options(OUTPUT_DIR=str(tmp_path))
-    with pytest.raises(ValueError, match="--eval-only needs weights"):
-        main(parse_arguments(["--config-file", str(CONFIG), "--eval-only", *options]))
-
-
-def test_somebodys_custom_data_resumed_and_saved(tiny_shapes, tmp_path):
+def test_a_custom_dataset_with_resume_and_saved_predictions(tiny_shapes, tmp_path):
     folder = tiny_shapes / "shapes"
     data = []
     for split in ("train", "val"):
         images, annotations = folder / split, folder / "annotations" / f"instances_{split}.json"
         data += [f"--{split}-images", str(images), f"--{split}-annotations", str(annotations)]
     flags = ("--num-gpus", "0", *data, *tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=1))
-    assert main(arguments(*flags)) == 0
-    assert main(arguments("--resume", *flags, "SOLVER.MAX_ITER", "2")) == 0
-    assert main(arguments("--resume", "--eval-only", "--save-predictions", *flags)) == 0
+    assert run(*flags) == 0
+    assert run("--resume", *flags, "SOLVER.MAX_ITER", "2") == 0
+    assert run("--resume", "--eval-only", "--save-predictions", *flags) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "total_loss" in line] == [0, 1]
     assert {"segm/AP"} <= {key for line in lines for key in line}
     assert list((tmp_path / "inference" / "submission").iterdir())
 
 
-def test_processes_on_the_cpu_are_the_standalone_hosts():
-    with pytest.raises(ValueError, match="on GPUs only"):
-        main(parse_arguments(["--config-file", str(CONFIG), "--num-processes", "2"]))
-
-
-def test_a_run_is_kept_on_this_machine(tiny_shapes):
-    with pytest.raises(ValueError, match="OUTPUT_DIR is shelf://run"):
-        main(arguments("OUTPUT_DIR", "shelf://run"))
-
-
-def test_detectron2s_launcher_starts_nothing_again():
-    with pytest.raises(ValueError, match="--max-restarts is not for --host detectron2"):
-        main(arguments("--max-restarts", "1"))
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--eval-only",), "--eval-only needs weights"),
+        (("--num-processes", "2"), "on GPUs only"),
+        (("OUTPUT_DIR", "shelf://run"), "OUTPUT_DIR is shelf://run"),
+        (("--max-restarts", "1"), "--max-restarts is not for --host detectron2"),
+    ],
+)
+def test_unsupported_flags_are_an_error(tiny_shapes, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        run(*tiny_options(OUTPUT_DIR=str(tmp_path)), *flags)
 
 
 SRUN = {
@@ -80,21 +69,20 @@ SRUN = {
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "1", "WORLD_SIZE": "2"}, SRUN], ids=["torchrun", "srun"])
-def test_processes_of_other_launchers_are_refused(monkeypatch, variables):
+def test_processes_of_other_launchers_are_an_error(monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="one command a machine"):
-        main(arguments())
+    with pytest.raises(ValueError, match="one command per machine"):
+        run()
 
 
-def test_a_task_of_srun_is_a_machine(monkeypatch):
+def test_a_slurm_task_is_a_machine(monkeypatch):
     for name, value in SRUN.items():
         monkeypatch.setenv(name, value)
-    args = arguments("--num-gpus", "8")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     launched = []
     monkeypatch.setattr(running, "launch", lambda *given, **named: launched.append((given, named)))
-    assert main(args) == 0
+    assert run("--num-gpus", "8") == 0
     (_, per_machine), named = launched[0]
     assert (per_machine, named["num_machines"], named["machine_rank"]) == (8, 2, 1)
     assert named["dist_url"].startswith("tcp://node3:")

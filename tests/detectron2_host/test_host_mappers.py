@@ -20,17 +20,12 @@ NAMES = {
     "MaskFormerSemanticDatasetMapper": "mask_former_semantic",
 }
 TRAIN, VAL = "shapes_panoptic_train", "shapes_panoptic_val"
-
-
-def with_annotations(record):
-    """The record of a panoptic dataset, with what an instance dataset has."""
-    triangle = {"category_id": 1, "segmentation": [[10, 10, 90, 10, 90, 80]]}
-    return {**record, "annotations": [triangle]}
+TRIANGLE = {"category_id": 1, "segmentation": [[10, 10, 90, 10, 90, 80]]}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_published_name_is_our_mapper_of_that_kind(name, host_cfg, our_cfg):
-    record = with_annotations(DatasetCatalog.get(TRAIN)[0])
+def test_each_published_name_is_our_mapper_for_that_task(name, host_cfg, our_cfg):
+    record = {**DatasetCatalog.get(TRAIN)[0], "annotations": [TRIANGLE]}
     cfg = our_cfg(INPUT__DATASET_MAPPER_NAME=NAMES[name], INPUT__MIN_SIZE_TRAIN=(96,))
     ours = build_train_mapper(cfg, MetadataCatalog.get(TRAIN))
     theirs = getattr(mask2former, name)(host_cfg(INPUT__MIN_SIZE_TRAIN=(96,)), True)
@@ -57,7 +52,7 @@ def test_detectron2s_train_loader_feeds_our_model(host_cfg, workers):
     assert all(torch.isfinite(loss) for loss in model(batches[0]).values())
 
 
-def test_detectron2s_test_loader_gives_what_ours_gives(host_cfg, our_cfg):
+def test_detectron2s_test_loader_gives_the_inputs_of_ours(host_cfg, our_cfg):
     cfg = host_cfg()
     theirs = build_detection_test_loader(cfg, VAL, mapper=DatasetMapper(cfg, False))
     for (mine,), (other,) in zip(build_test_loader(our_cfg(), VAL), theirs, strict=True):
@@ -66,9 +61,8 @@ def test_detectron2s_test_loader_gives_what_ours_gives(host_cfg, our_cfg):
 
 @pytest.mark.parametrize("form", ["polygon", "bitmask"])
 def test_detectron2s_own_mapper_feeds_our_model(host_cfg, form):
-    triangle = {"category_id": 1, "segmentation": [[10, 10, 90, 10, 90, 80]]}
     box = {"bbox": [10, 10, 90, 80], "bbox_mode": BoxMode.XYXY_ABS}
-    record = {**DatasetCatalog.get(TRAIN)[0], "annotations": [{**triangle, **box}]}
+    record = {**DatasetCatalog.get(TRAIN)[0], "annotations": [{**TRIANGLE, **box}]}
     cfg = host_cfg(MODEL__MASK_ON=True, INPUT__MASK_FORMAT=form, INPUT__MIN_SIZE_TRAIN=(96,))
     model = mask2former.detectron2_host.Trainer.build_model(cfg)
     for annotated in (record, {**record, "annotations": []}):

@@ -1,4 +1,4 @@
-"""Detectron2's own launcher: two processes train and evaluate as one does, here on a CPU."""
+"""Two processes of Detectron2's launcher train and evaluate as one does, here on a CPU."""
 
 import json
 
@@ -16,13 +16,13 @@ FLAGS = ["--config-file", str(CONFIG)]
 
 
 def parallelize(model, **options):
-    """As Detectron2's function, which takes every process for one with a GPU."""
+    """Wrap a model as Detectron2's function does, but on a CPU."""
     several = torch.distributed.is_initialized()
     return DistributedDataParallel(model, **options) if several else model
 
 
 def work_on_cpu(args):
-    """What a process does."""
+    """Train or evaluate in one process."""
     torch.set_num_threads(1)
     defaults.create_ddp_model = parallelize
     work(args, "cpu")
@@ -30,7 +30,7 @@ def work_on_cpu(args):
 
 @pytest.fixture
 def trained(tiny_shapes, tmp_path, monkeypatch):
-    """The folders of the same run, by one process and by two."""
+    """Run the same training with one process and with two, and return number -> folder."""
     monkeypatch.setattr(defaults, "create_ddp_model", parallelize)
     folders = {count: tmp_path / str(count) for count in (1, 2)}
     for count, folder in folders.items():
@@ -44,7 +44,7 @@ def curve(folder):
     return {name: value for line in lines for name, value in line.items() if "time" not in name}
 
 
-def test_two_processes_do_what_one_does(trained):
+def test_two_processes_give_the_results_of_one(trained):
     one, two = (curve(folder) for folder in trained.values())
     assert {"total_loss", "sem_seg/mIoU", "segm/AP", "panoptic_seg/PQ"} <= one.keys()
     assert two == pytest.approx(one, rel=1e-5, nan_ok=True)
@@ -56,5 +56,5 @@ def test_two_processes_do_what_one_does(trained):
         MODEL__WEIGHTS=str(trained[1] / "model_final.pth"),
         TEST__EXPECTED_RESULTS=[["panoptic_seg", "PQ", 1000.0, 0.1]],
     )
-    with pytest.raises(ProcessExitedException):  # a process ended with a code, none raised
+    with pytest.raises(ProcessExitedException):  # an exit code, not an exception in a process
         launch(work_on_cpu, 2, dist_url="auto", args=(parse_arguments([*FLAGS, "--eval-only", *wrong]),))
