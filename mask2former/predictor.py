@@ -79,9 +79,8 @@ class Predictor:
             raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
         set_precision(self.model, precision)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
-        num_classes = self.model.num_classes
         metadata = checkpoint.metadata or dataset_metadata(cfg)
-        self.class_names, self.colors = class_names_and_colors(metadata, num_classes)
+        self.class_names, self.colors = class_names_and_colors(metadata, self.model.num_classes)
 
     @classmethod
     def from_zoo(
@@ -149,14 +148,11 @@ class Predictor:
                 fields["empty_reasons"]["panoptic"] = self._no_segments(float(output["best_query_score"]))
         if "instances" in output:
             candidates = output["instances"].to("cpu")
-            fields["instances"] = self._above_threshold(candidates)
+            visible = candidates.pred_masks.areas() > 0
+            fields["instances"] = candidates[visible & (candidates.scores >= self.score_threshold)]
             if not len(fields["instances"]):
                 fields["empty_reasons"]["instance"] = self._no_instances(candidates)
         return Result(image, self.class_names, colors=self.colors, **fields)
-
-    def _above_threshold(self, candidates: Instances) -> Instances:
-        visible = candidates.pred_masks.areas() > 0
-        return candidates[visible & (candidates.scores >= self.score_threshold)]
 
     def _no_segments(self, best: float) -> str:
         test = self.cfg.MODEL.MASK_FORMER.TEST
@@ -207,12 +203,8 @@ def stored_config(checkpoint: Checkpoint, opts: Sequence[Any] = ()) -> CfgNode:
     if checkpoint.config is None:
         advice = "give a config whose MODEL.WEIGHTS is this file: Predictor(load_config(...))"
         raise WeightsError(checkpoint.file, f"holds weights but no config; {advice}")
-    values = {
-        "MODEL.WEIGHTS": checkpoint.file,
-        "MODEL.DEVICE": "auto",
-        "DATASETS.TRAIN": (),
-        "DATASETS.TEST": (),
-    }
+    no_data: dict[str, Any] = {"DATASETS.TRAIN": (), "DATASETS.TEST": ()}
+    values = {"MODEL.WEIGHTS": checkpoint.file, "MODEL.DEVICE": "auto", **no_data}
     cfg = config_from_text(checkpoint.config, checkpoint.file, opts)
     values = {key: value for key, value in values.items() if not cfg.is_typed(key)}
     return with_values(cfg, values, checkpoint.file)

@@ -71,13 +71,9 @@ class Result:
         return self.empty_reasons.get(task or self.tasks[0])
 
     def draw(self, task: str | None = None, *, scale: int = 1) -> Array:
-        """Draw a task's result over the image; by default the first of `tasks`.
+        """Return (scale * H, scale * W, 3) uint8 RGB: a task's result, by default the first, over the image.
 
-        Args:
-            scale: factor by which to enlarge, so that labels do not cover a tiny image.
-
-        Returns:
-            (scale * H, scale * W, 3) uint8 RGB.
+        A `scale` above 1 keeps labels from covering a tiny image.
 
         Raises:
             ValueError: the model is not set to that task.
@@ -128,21 +124,19 @@ def _write_panoptic(result: Result, path: Path) -> None:
 
 
 def _write_instances(result: Result, path: Path) -> None:
-    found = [_coco_instance(instance, result.class_names) for instance in result._get("instance")]
+    found = []
+    for instance in result._get("instance"):
+        left, top, right, bottom = instance.pred_boxes[0].tolist()
+        category = int(instance.pred_classes[0])
+        item = {
+            "category_id": category,
+            "category_name": result.class_names[category],
+            "score": float(instance.scores[0]),
+            "bbox": [left, top, right - left, bottom - top],
+            "segmentation": encode_masks(instance.pred_masks)[0],
+        }
+        found.append(item)
     path.write_text(json.dumps(found), encoding="utf-8")
-
-
-def _coco_instance(instance: Instances, names: Sequence[str]) -> dict[str, Any]:
-    """Return one instance in COCO's result format, with the name of its class."""
-    left, top, right, bottom = instance.pred_boxes[0].tolist()
-    category = int(instance.pred_classes[0])
-    return {
-        "category_id": category,
-        "category_name": names[category],
-        "score": float(instance.scores[0]),
-        "bbox": [left, top, right - left, bottom - top],
-        "segmentation": encode_masks(instance.pred_masks)[0],
-    }
 
 
 _WRITERS: dict[str, Callable[[Result, Path], None]] = {

@@ -92,14 +92,9 @@ def warmup(solver: CfgNode) -> Factor:
     """
     if solver.WARMUP_METHOD not in ("linear", "constant"):
         raise ValueError(f"SOLVER.WARMUP_METHOD is '{solver.WARMUP_METHOD}'; known are: linear, constant")
-    slope = 1 - solver.WARMUP_FACTOR if solver.WARMUP_METHOD == "linear" else 0.0
-
-    def factor(step: int) -> float:
-        if step >= solver.WARMUP_ITERS:
-            return 1.0
-        return solver.WARMUP_FACTOR + slope * step / solver.WARMUP_ITERS
-
-    return factor
+    first, steps = solver.WARMUP_FACTOR, solver.WARMUP_ITERS
+    slope = 1 - first if solver.WARMUP_METHOD == "linear" else 0.0
+    return lambda step: 1.0 if step >= steps else first + slope * step / steps
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
@@ -126,26 +121,23 @@ def build_clipper(cfg: CfgNode) -> Clipper:
         ValueError: CLIP_TYPE is unknown.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
-    if not clip.ENABLED:
-        return lambda parameters: _clip_norm(parameters, math.inf)
-    if clip.CLIP_TYPE == "full_model":
-        return lambda parameters: _clip_norm(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
-    if clip.CLIP_TYPE not in ("value", "norm"):
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{clip.CLIP_TYPE}'; known are: full_model, value, norm"
-        )
+    kind = clip.CLIP_TYPE if clip.ENABLED else None
+    if kind not in ("full_model", "value", "norm", None):
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is '{kind}'; known are: full_model, value, norm")
 
-    def clip_each(parameters: Iterable[nn.Parameter]) -> Tensor:
+    def clip_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
+        if kind == "full_model":
+            return _clip_norm(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
         parameters = list(parameters)
         norm = _clip_norm(parameters, math.inf)
-        if clip.CLIP_TYPE == "value":
+        if kind == "value":
             nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
-        else:
+        elif kind == "norm":
             for parameter in parameters:
                 _clip_norm(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
         return norm
 
-    return clip_each
+    return clip_gradients
 
 
 def _clip_norm(

@@ -26,16 +26,7 @@ from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling.mask_former import MaskFormer
-from mask2former.tools.flops import (
-    KINDS,
-    PARTS,
-    REST,
-    Cost,
-    Size,
-    count_cost,
-    padded,
-    usual_sizes,
-)
+from mask2former.tools.flops import KINDS, PARTS, REST, Cost, Size, count_cost, padded, usual_sizes
 from mask2former.utils.aliases import run_alias
 from mask2former.weights import model_zoo
 
@@ -123,15 +114,10 @@ def _now(device: torch.device) -> float:
 
 def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
     """Return a table with a row for each part and one for all; times only if there are any."""
-    rows = [
-        [
-            part,
-            cost.parameters.get(part, 0) / MILLION,
-            cost.flops[part].total() / GIGA,
-            cost.activations[part] / MILLION,
-        ]
-        for part in (*PARTS, REST)
-    ]
+    rows = []
+    for part in (*PARTS, REST):
+        parameters, activations = cost.parameters.get(part, 0), cost.activations[part]
+        rows.append([part, parameters / MILLION, cost.flops[part].total() / GIGA, activations / MILLION])
     rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
     heads = ["part", "parameters M", "GFLOPs", "activations M"]
     if seconds:
@@ -195,11 +181,7 @@ def published_tables() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit code: 0 if done, 1 if the config is wrong or cannot run, 2 for wrong flags.
-    """
+    """Run the command; return 0 if done, 1 if the config is wrong or cannot run, 2 for wrong flags."""
     args = parse_arguments(argv)
     if args.published:
         print(published_tables())

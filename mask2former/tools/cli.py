@@ -24,23 +24,16 @@ COMMANDS = {
 
 def usage() -> str:
     """Return the text of `mask2former --help`."""
-    lines = (f"  {name:<15}{summary}" for name, summary in COMMANDS.items())
-    return "\n".join(
-        (
-            "usage: mask2former [--help] [--version] COMMAND ...",
-            "\nSemantic, instance and panoptic segmentation with Mask2Former.\n\ncommands:",
-            *lines,
-            "\n`mask2former COMMAND --help` describes the flags of a command.",
-        )
+    commands = "\n".join(f"  {name:<15}{summary}" for name, summary in COMMANDS.items())
+    return (
+        "usage: mask2former [--help] [--version] COMMAND ...\n\n"
+        f"Semantic, instance and panoptic segmentation with Mask2Former.\n\ncommands:\n{commands}\n\n"
+        "`mask2former COMMAND --help` describes the flags of a command."
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand.
-
-    Returns:
-        Its exit code; 2 if there is no such subcommand.
-    """
+    """Run a subcommand; return its exit code, or 2 if there is no such subcommand."""
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command in ("-h", "--help"):
         print(usage())

@@ -44,22 +44,18 @@ def report() -> str:
         "deformable attention": _operator,
         "missing": _missing,
     }
-    text = "\n".join(line for title, facts in sections.items() for line in _lines(title, facts))
-    home = Path.home()
+    lines = []
+    for title, facts in sections.items():
+        lines.append(title)
+        try:
+            for name, fact in facts():
+                lines.append(f"  {name}: " + fact.replace("\n", "\n    "))
+        except Exception as error:  # the report must work in a broken installation
+            lines.append(f"  {_failure(error)}")
+        if lines[-1] == title:
+            lines.append("  nothing")
+    text, home = "\n".join(lines), Path.home()
     return text if home == Path(home.root) else text.replace(str(home), "~")
-
-
-def _lines(title: str, facts: Callable[[], Facts]) -> Iterator[str]:
-    yield title
-    is_empty = True
-    try:
-        for name, fact in facts():
-            is_empty = False
-            yield f"  {name}: " + fact.replace("\n", "\n    ")
-        if is_empty:
-            yield "  nothing"
-    except Exception as error:  # the report must work in a broken installation
-        yield f"  {_failure(error)}"
 
 
 def _failure(error: Exception) -> str:
@@ -140,7 +136,14 @@ def _operator() -> Facts:
         yield name, f"{file.stat().st_size / 1024:.0f} KiB" if file.exists() else "not there"
     yield "NVRTC", nvrtc.why_unavailable() or "{}.{}".format(*nvrtc.version())
     for name in backends.BACKENDS:
-        yield f"backend {name}", _status(name)
+        if reason := backends.BACKENDS[name].why_unavailable():
+            yield f"backend {name}", f"not available: {reason}"
+            continue
+        try:
+            error = _worst_error(name)
+            yield f"backend {name}", "works" if error < TOLERANCE else f"WRONG by {error:.2g}"
+        except Exception as failure:
+            yield f"backend {name}", _failure(failure)
     others = (name for name in ("cuda", "mps", "xpu") if getattr(torch, name).is_available())
     for device in ("cpu", *others):
         try:
@@ -148,19 +151,6 @@ def _operator() -> Facts:
             yield f"chosen on {device}", f"{choice.name} ({choice.reason})"
         except ValueError as error:
             yield f"chosen on {device}", _failure(error)
-
-
-def _status(name: str) -> str:
-    """Return whether a backend computes the right values on a small example."""
-    from mask2former.ops import backends
-
-    if reason := backends.BACKENDS[name].why_unavailable():
-        return f"not available: {reason}"
-    try:
-        error = _worst_error(name)
-    except Exception as failure:
-        return _failure(failure)
-    return "works" if error < TOLERANCE else f"WRONG by {error:.2g}"
 
 
 def _worst_error(name: str) -> float:
@@ -174,13 +164,13 @@ def _worst_error(name: str) -> float:
     generator = torch.Generator().manual_seed(0)
     sizes = ((1, 36, 2, 8), (*samples, 2), samples, (1, 36, 1, 2), (1, 36, 16))
     tensors = [torch.randn(size, generator=generator) for size in sizes]
-    value, points, weights, reference, grad = tensors
+    tensors[3] = tensors[3].sigmoid()
 
     def compute(name: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
         module = backends.BACKENDS[name]
-        v, p, w, r, g = (t.to(device, dtype) for t in (value, points, weights, reference.sigmoid(), grad))
-        inputs = AttentionInputs(v, shapes, p, w, r)
-        results = [module.forward(inputs), *module.backward(g, inputs)]
+        value, points, weights, reference, grad = (tensor.to(device, dtype) for tensor in tensors)
+        inputs = AttentionInputs(value, shapes, points, weights, reference)
+        results = [module.forward(inputs), *module.backward(grad, inputs)]
         return [result.double().cpu() for result in results]
 
     results = compute(name, "cuda" if name == "cuda" else "cpu", torch.float32)

@@ -55,10 +55,6 @@ KINDS = {
 }  # kind -> operators
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
 def _sampling_flops(value: Any, shapes: Any, points: Any, *_: Any, **__: Any) -> int:
     """Count four corners for each point (..., 2) and channel of a head (B, S, heads, C)."""
     return 2 * 4 * prod(points[:-1]) * value[-1]
@@ -70,7 +66,10 @@ def _elements(*_: Any, out_shape: Any, **__: Any) -> int:
 
 def count_flops() -> FlopCounterMode:
     """Return torch's counter with the formulas that it lacks. It counts two flops for a multiply-add."""
-    formulas = {CPU_ATTENTION: _attention_flops, SAMPLING: _sampling_flops}
+    formulas = {
+        CPU_ATTENTION: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+        SAMPLING: _sampling_flops,
+    }
     return FlopCounterMode(display=False, custom_mapping=formulas)
 
 

@@ -144,26 +144,17 @@ def how_to_get_weights(config_file: str) -> str:
     return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice()}" if model else line
 
 
-def predict_one(predictor: Predictor, image: str, path: Path, task: str | None) -> str:
-    """Segment one image, write its overlay, and return a line that says what was found.
-
-    Raises:
-        ValueError, OSError: the image cannot be read, or the overlay cannot be written.
-    """
-    result = predictor(image)
-    task = task or result.tasks[0]
-    write_image(path, result.draw(task, scale=legible_scale(result.image)))
-    found = f"{result.count(task)} {FOUND[task]}"
-    return f"{image}: {result.why_empty(task) or found} -> {path}"
-
-
 def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
-    """Segment all images, report those that fail, and return their number."""
+    """Segment all images and write their overlays, report each result or error, and count the errors."""
     failed = 0
     progress = tqdm(list(zip(images, paths, strict=True)), unit="image", disable=len(images) == 1)
     for image, path in progress:
         try:
-            progress.write(predict_one(predictor, image, path, task))
+            result = predictor(image)
+            drawn = task or result.tasks[0]
+            write_image(path, result.draw(drawn, scale=legible_scale(result.image)))
+            found = result.why_empty(drawn) or f"{result.count(drawn)} {FOUND[drawn]}"
+            progress.write(f"{image}: {found} -> {path}")
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
             reason = str(error).removeprefix(f"{image}: ")
@@ -172,11 +163,7 @@ def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Pat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        The exit code: 0 if all images were drawn, 1 if some or all were not, 2 for wrong flags.
-    """
+    """Run the command; return 0 if all images were drawn, 1 if some or all were not, 2 for wrong flags."""
     args = parse_arguments(argv)
     setup_logger()
     threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
@@ -185,11 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = output_paths(images, args.output)
         cfg, checkpoint = choose_model(args)
         predictor = Predictor(cfg, checkpoint=checkpoint, score_threshold=threshold, precision=args.precision)
-    except UntrainedModelError as error:
-        print(f"error: {error}.\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}", file=sys.stderr)
-        return 1
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        untrained = isinstance(error, UntrainedModelError)
+        advice = f".\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}" if untrained else ""
+        print(f"error: {error}{advice}", file=sys.stderr)
         return 1
     failed = predict_all(predictor, images, paths, args.task)
     if failed:

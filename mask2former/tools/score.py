@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mask2former.evaluation.cityscapes import ap as cityscapes_ap
 from mask2former.evaluation.cityscapes import iou as cityscapes_iou
@@ -40,12 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _panoptic(parser: argparse.ArgumentParser) -> Compute:
-    parser.add_argument("--gt-json", required=True, help="panoptic JSON file of the ground truth")
-    parser.add_argument("--gt-dir", required=True, help="folder of its PNGs")
-    parser.add_argument("--pred-json", required=True, help="panoptic JSON file of the predictions")
-    parser.add_argument("--pred-dir", required=True, help="folder of their PNGs")
+    flag = parser.add_argument
+    flag("--gt-json", required=True, help="panoptic JSON file of the ground truth")
+    flag("--gt-dir", required=True, help="folder of its PNGs")
+    flag("--pred-json", required=True, help="panoptic JSON file of the predictions")
+    flag("--pred-dir", required=True, help="folder of their PNGs")
     _add_boundary(parser)
-    parser.add_argument(
+    flag(
         "--recount-areas", action="store_true", help="count ground-truth areas in the PNGs, ignore the JSON's"
     )
     _add_workers(parser)
@@ -57,12 +59,11 @@ def _panoptic(parser: argparse.ArgumentParser) -> Compute:
 
 
 def _instances(parser: argparse.ArgumentParser) -> Compute:
-    parser.add_argument(
-        "--gt", required=True, help="instance JSON file of the ground truth, in COCO's format"
-    )
-    parser.add_argument("--results", required=True, help="JSON file of results, in COCO's format")
+    flag = parser.add_argument
+    flag("--gt", required=True, help="instance JSON file of the ground truth, in COCO's format")
+    flag("--results", required=True, help="JSON file of results, in COCO's format")
     _add_boundary(parser)
-    parser.add_argument("--lvis", action="store_true", help="follow LVIS' rules, for LVIS' annotations")
+    flag("--lvis", action="store_true", help="follow LVIS' rules, for LVIS' annotations")
     return lambda args: with_boundary(
         load_json(args.gt, dict),
         load_json(args.results, list),
@@ -74,20 +75,15 @@ def _instances(parser: argparse.ArgumentParser) -> Compute:
 
 
 def _semantic(parser: argparse.ArgumentParser) -> Compute:
-    parser.add_argument("--gt-dir", required=True, help="folder of the ground-truth label maps")
-    parser.add_argument("--pred-dir", required=True, help="folder of the predictions, with the same names")
-    classes = parser.add_mutually_exclusive_group(required=True)
-    classes.add_argument("--num-classes", metavar="K", type=int, help="the classes are 0 to K - 1")
-    classes.add_argument(
-        "--label-ids", metavar="IDS", type=_labels, help="labels that are classes, such as 1-150 or 7,8,11-13"
-    )
-    parser.add_argument(
-        "--pred-label-ids",
-        metavar="IDS",
-        type=_labels,
-        help="their labels in the predictions, if they differ",
-    )
-    parser.add_argument("--ignore-label", default=IGNORE_LABEL, type=int, help="label of ignored pixels")
+    flag = parser.add_argument
+    flag("--gt-dir", required=True, help="folder of the ground-truth label maps")
+    flag("--pred-dir", required=True, help="folder of the predictions, with the same names")
+    classes = parser.add_mutually_exclusive_group(required=True).add_argument
+    classes("--num-classes", metavar="K", type=int, help="the classes are 0 to K - 1")
+    ids: dict[str, Any] = {"metavar": "IDS", "type": _labels}
+    classes("--label-ids", **ids, help="labels that are classes, such as 1-150 or 7,8,11-13")
+    flag("--pred-label-ids", **ids, help="their labels in the predictions, if they differ")
+    flag("--ignore-label", default=IGNORE_LABEL, type=int, help="label of ignored pixels")
     return lambda args: mean_iou_of_folders(
         args.gt_dir,
         args.pred_dir,
@@ -136,10 +132,9 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cityscapes_folders(parser: argparse.ArgumentParser, predictions: str) -> None:
-    parser.add_argument(
-        "--gt-dir", required=True, help="folder of the ground truth's *_instanceIds.png files"
-    )
-    parser.add_argument("--pred-dir", required=True, help=f"folder of the predictions' {predictions}")
+    flag = parser.add_argument
+    flag("--gt-dir", required=True, help="folder of the ground truth's *_instanceIds.png files")
+    flag("--pred-dir", required=True, help=f"folder of the predictions' {predictions}")
 
 
 def _labels(text: str) -> list[int]:

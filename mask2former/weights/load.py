@@ -89,15 +89,8 @@ class LoadReport:
         return f"{self.file} ({self.kind}): " + "; ".join(parts)
 
 
-def _keep_initial(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """Return the model's class head: the file's is for other classes."""
-    return wanted if given.shape[1:] == wanted.shape[1:] else None
-
-
 def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
     """Return the first Q' of queries (Q, C), or all of them repeated, the copies with a little noise."""
-    if given.shape[1:] != wanted.shape[1:]:
-        return None
     old, new = len(given), len(wanted)
     if not old:
         return None
@@ -110,7 +103,7 @@ def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
 def _resize_position_table(given: Tensor, wanted: Tensor) -> Tensor | None:
     """Interpolate ((2w-1)^2, A) to ((2w'-1)^2, A) bicubically, as an image of offsets."""
     old, new = isqrt(len(given)), isqrt(len(wanted))
-    if given.shape[1:] != wanted.shape[1:] or old**2 != len(given) or not old:
+    if old**2 != len(given) or not old:
         return None
     image = given.float().T.reshape(1, -1, old, old)
     return F.interpolate(image, size=(new, new), mode="bicubic").reshape(-1, new**2).T
@@ -128,7 +121,7 @@ class Adaptation(NamedTuple):
 ADAPTATIONS = (
     Adaptation(
         r"\.class_embed\.(weight|bias)$",
-        _keep_initial,
+        lambda given, wanted: wanted,  # the initial values
         "re-initialized: class head ({} -> {} classes)",
         lambda rows: rows - 1,  # the last is "no object"
     ),
@@ -146,7 +139,7 @@ ADAPTATIONS = (
 def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | None:
     """Return the tensor in the wanted shape and what was done, or None if nothing can be done."""
     for row in ADAPTATIONS:
-        if re.search(row.pattern, name) and given.ndim == wanted.ndim:
+        if re.search(row.pattern, name) and given.ndim == wanted.ndim and given.shape[1:] == wanted.shape[1:]:
             value = row.adapt(given, wanted)
             note = row.done.format(row.count(len(given)), row.count(len(wanted)))
             return None if value is None else (value, note)
@@ -180,16 +173,6 @@ def _fit(
     return values
 
 
-def _count_parameters(report: LoadReport, model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Set what share of the model comes from the file, and whether its head does."""
-    reset = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    filled = {name for name in sizes if name in values and name not in reset}
-    head = {name for name in sizes if name.startswith(HEAD)}
-    report.share_loaded = sum(sizes[name] for name in filled) / max(sum(sizes.values()), 1)
-    report.has_trained_head = bool(head) and head <= filled
-
-
 def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: bool = True) -> LoadReport:
     """Load weights into a model from a path, a URL, or what `read_checkpoint` returned.
 
@@ -212,7 +195,12 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     with torch.no_grad():
         for name, value in values.items():
             wanted[name].copy_(value)
-    _count_parameters(report, model, values)
+    reset = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    filled = sizes.keys() & values.keys() - reset
+    head = {name for name in sizes if name.startswith(HEAD)}
+    report.share_loaded = sum(sizes[name] for name in filled) / max(sum(sizes.values()), 1)
+    report.has_trained_head = bool(head) and head <= filled
     logger.log(logging.WARNING if report.adapted or report.problems else logging.INFO, "%s", report.summary())
     if report.problems:
         logger.warning("what does not fit:\n%s", report.table())

@@ -10,7 +10,7 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,14 @@ ZIP_START = b"PK\x03\x04"
 OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number before torch 1.6
 PICKLE_START = b"\x80"
 PICKLE_END = b"."
+OTHER_FILES = {
+    rb"\Z": "is empty",
+    rb"(?i)<!doctype|<html|<\?xml": "is a web page, not weights: the server sent it in place of the file",
+    rb"version https://git-lfs": "is a Git LFS pointer, not weights: run `git lfs pull` where it came from",
+    rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd": (
+        "is a compressed archive: unpack it, and give the file of weights inside"
+    ),
+}  # pattern of the first bytes without white space -> error
 STATE_DICT_KEYS = ("model", "state_dict")
 HOLDS_CODE = (
     "nothing was executed. Only tensors, numbers, strings and containers are read: if you trust the file, "
@@ -120,37 +128,20 @@ def _read(file: Path) -> Any:
         head = stream.read(HEAD_BYTES)
         stream.seek(-len(head[:1]), 2)
         last = stream.read()
-    for matches, read in FORMATS:
-        if matches(head):
-            return read(file)
-    for matches, reason in OTHER_FILES:
-        if matches(head.lstrip()):
+    if head.startswith((ZIP_START, OLD_TORCH_START)):
+        return _read_torch(file)
+    if (
+        head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
+    ):  # the length of a JSON header, then it
+        return _read_safetensors(file)
+    if head.startswith(PICKLE_START):
+        return _read_pickle(file)
+    for pattern, reason in OTHER_FILES.items():
+        if re.match(pattern, head.lstrip()):
             raise WeightsError(file, reason)
     if last == PICKLE_END:  # the oldest pickles have no mark at the beginning, but all end with a full stop
         return _read_pickle(file)
     raise WeightsError(file, "is no checkpoint: neither a file of torch.save, nor a pickle, nor safetensors")
-
-
-OTHER_FILES: tuple[tuple[Callable[[bytes], bool], str], ...] = (
-    (lambda head: not head, "is empty"),
-    (
-        lambda head: head[:200].lower().startswith((b"<!doctype", b"<html", b"<?xml")),
-        "is a web page, not weights: the server sent it in place of the file",
-    ),
-    (
-        lambda head: head.startswith(b"version https://git-lfs"),
-        "is a Git LFS pointer, not weights: run `git lfs pull` where it came from",
-    ),
-    (
-        lambda head: head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")),
-        "is a compressed archive: unpack it, and give the file of weights inside",
-    ),
-)  # (test of the first bytes, what to say)
-
-
-def _looks_like_safetensors(head: bytes) -> bool:
-    """Return True for eight bytes with the length of a JSON header, then the header."""
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32
 
 
 def _read_torch(file: Path) -> Any:
@@ -191,13 +182,6 @@ def _read_safetensors(file: Path) -> Any:
             return {**(stream.metadata() or {}), "model": tensors}
     except (SafetensorError, ValueError, OSError) as error:
         raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
-
-
-FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[Path], Any]], ...] = (
-    (lambda head: head.startswith((ZIP_START, OLD_TORCH_START)), _read_torch),
-    (_looks_like_safetensors, _read_safetensors),
-    (lambda head: head.startswith(PICKLE_START), _read_pickle),
-)  # (test of the first bytes, reader)
 
 
 def _tensor(value: Tensor | np.ndarray) -> Tensor:

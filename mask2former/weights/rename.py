@@ -6,7 +6,7 @@ a version number in the file: current names stay as they are.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
@@ -85,14 +85,12 @@ def rename(name: str, renames: Renames) -> str:
     return name
 
 
-def find_scheme(names: Iterable[str]) -> Scheme:
+def find_scheme(names: Collection[str]) -> Scheme:
     """Return the first scheme whose evidence is complete among the names."""
-    names = list(names)
-
-    def follows(scheme: Scheme) -> bool:
-        return all(any(re.search(pattern, name) for name in names) for pattern in scheme.evidence)
-
-    return next(filter(follows, SCHEMES), UNKNOWN)
+    for scheme in SCHEMES:
+        if all(any(re.search(pattern, name) for name in names) for pattern in scheme.evidence):
+            return scheme
+    return UNKNOWN
 
 
 def translate(tensors: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]:

@@ -44,26 +44,9 @@ class _Array(np.ndarray):
         super().__setstate__((version, shape, dtype.dtype, is_fortran, data))
 
 
-def _empty_array(*_: Any) -> np.ndarray:
-    return _Array(0)  # its state follows
-
-
 def _from_buffer(data: Any, dtype: _Dtype, shape: Any = (), order: Any = "C") -> np.ndarray:
     raw = data.encode("latin1") if isinstance(data, str) else data  # the `str` of Python 2
     return np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype: _Dtype, data: Any) -> Any:
-    return _from_buffer(data, dtype).item()
-
-
-def _encode(text: str, _encoding: str) -> bytes:
-    return text.encode("latin1")  # the encoding in which Python 3 writes bytes for Python 2
-
-
-def _storage(raw: bytes) -> Any:
-    """Return the memory of a tensor, which is a file of `torch.save` inside the pickle."""
-    return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
@@ -71,20 +54,22 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
     return memory.as_strided(size, stride, offset)  # checks the bounds
 
 
+CONTAINERS = (set, frozenset, bytes, bytearray)
+CORES = ("numpy.core", "numpy._core")
 ALLOWED: Mapping[str, Any] = {
-    **{f"builtins.{kind.__name__}": kind for kind in (set, frozenset, bytes, bytearray)},
-    **{f"__builtin__.{kind.__name__}": kind for kind in (set, frozenset, bytes, bytearray)},
-    "_codecs.encode": _encode,
+    **{f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in CONTAINERS},
+    "_codecs.encode": lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
     "collections.OrderedDict": OrderedDict,
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,
-    **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
-    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
-    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+    **{f"{core}.multiarray._reconstruct": lambda *_: _Array(0) for core in CORES},  # its state follows
+    **{f"{core}.multiarray.scalar": lambda dtype, data: _from_buffer(data, dtype).item() for core in CORES},
+    **{f"{core}.numeric._frombuffer": _from_buffer for core in CORES},
     "torch.Size": torch.Size,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch.storage._load_from_bytes": _storage,
+    # The memory of a tensor is a file of `torch.save` inside the pickle
+    "torch.storage._load_from_bytes": lambda raw: torch.load(io.BytesIO(raw), "cpu", weights_only=True),
 }
 
 
@@ -105,9 +90,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: a few bytes make the memo of 
 def load_plain_pickle(file: BinaryIO, extra: Mapping[str, Any] | None = None) -> Any:
     """Return the value that a pickle holds; arrays are numpy arrays.
 
-    Args:
-        file: open for reading bytes.
-        extra: further allowed names, as `{"torch.float32": torch.float32}`.
+    `extra` has further allowed names, as `{"torch.float32": torch.float32}`.
 
     Raises:
         RefusedPickleError: it names anything else; nothing is executed.

@@ -8,6 +8,7 @@ import pytest
 from mask2former.weights import model_zoo as zoo
 
 ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
 LEAVES = sorted(
     path.relative_to(ROOT / "configs").as_posix()
     for folder in ("coco", "ade20k", "cityscapes", "mapillary-vistas")
@@ -17,9 +18,8 @@ LEAVES = sorted(
 
 def rows():
     """Return the cells of each config's row on the page, by heading."""
-    lines = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8").splitlines()
     header, found = [], {}
-    for line in lines:
+    for line in PAGE.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| config"):
             header = cells
@@ -84,14 +84,9 @@ def test_the_page_shows_the_table():
         assert f"({zoo.model_of_config(config).weights})" in row["weights"]
 
 
-def test_the_page_states_the_license():
-    page = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
+def test_the_page_states_the_license_and_the_origin_of_every_backbone():
     license = zoo.table()["license"]
-    assert license["name"] in page and license["url"] in page
+    assert license["name"] in PAGE and license["url"] in PAGE
     assert license["name"] in zoo.license_notice()
-
-
-def test_the_page_names_the_origin_of_every_backbone():
-    page = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
     for name, origin in zoo.table()["backbones"].items():
-        assert f"| `{name}` | {origin} |" in page
+        assert f"| `{name}` | {origin} |" in PAGE

@@ -82,12 +82,10 @@ def read_sharded(folder: Path) -> dict[str, Any]:
 def load_tensors(
     checkpoint: dict[str, Any], model: Mapping[str, Tensor], parameters: Sequence[Tensor] | None = None
 ) -> dict[str, Any]:
-    """Return `checkpoint` with this process's shards of its tensors.
+    """Return a checkpoint, from a file or from `read_sharded`, with this process's shards of its tensors.
 
-    Args:
-        checkpoint: from a file or from `read_sharded`.
-        model: state dict of the model; tensors of the checkpoint are sharded as these are.
-        parameters: the optimizer's parameters by P, likewise; None leaves out the optimizer's state.
+    They are sharded as the state dict `model` and the optimizer's `parameters`, by P, are; without
+    `parameters` the optimizer's state is left out.
 
     Raises:
         ValueError: a process could not read.

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from pickled_call import PickledCall
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mask2former.engine.checkpoint.run_folder import FINAL, LOCK, POINTER, RunFolder
@@ -65,24 +66,11 @@ def test_files_and_sharded_checkpoints_can_be_mixed(folder):
     assert folder.load_last()["iteration"] == 4
 
 
-def test_an_empty_or_missing_folder_has_no_checkpoint(tmp_path):
-    assert RunFolder(tmp_path).load_last() is None
-    assert RunFolder(tmp_path / "nowhere").load_last() is None
-
-
-class Code:
-    def __init__(self, function, *args):
-        self.call = (function, args)
-
-    def __reduce__(self):
-        return self.call
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
-EVIL = Code(exec, "raise SystemExit('code in a checkpoint was run')")
+EVIL = PickledCall(exec, "raise SystemExit('code in a checkpoint was run')")
 DAMAGE = {
     "truncated": truncate,
     "zeros": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
@@ -96,7 +84,7 @@ SHARDED_DAMAGE = {
     "truncated index": lambda path: truncate(path / METADATA),
     "zeros": lambda path: (path / RUN).write_bytes(b"\0" * 100),
     "code": lambda path: (path / METADATA).write_bytes(pickle.dumps(EVIL)),
-    "code of torch": lambda path: (path / METADATA).write_bytes(pickle.dumps(Code(torch.load, "x"))),
+    "code of torch": lambda path: (path / METADATA).write_bytes(pickle.dumps(PickledCall(torch.load, "x"))),
     "other content": lambda path: (path / METADATA).write_bytes(pickle.dumps([1, 2])),
 }
 
@@ -123,7 +111,9 @@ def test_an_index_that_names_functions_is_refused(folder, module, caplog):
     assert f"{module}.os.system" in caplog.text
 
 
-def test_only_damaged_checkpoints_are_an_error(folder):
+def test_no_checkpoint_is_none_and_only_damaged_ones_are_an_error(folder):
+    assert folder.load_last() is None
+    assert RunFolder(folder.path / "nowhere").load_last() is None
     truncate(folder.save("model_0000009.pth", content(9)))
     with pytest.raises(ValueError, match=r"no checkpoint in .*: model_0000009\.pth"):
         folder.load_last()
