@@ -87,10 +87,9 @@ class Result:
     def save(self, path: str | Path, what: str = "overlay") -> None:
         """Write the result to `path`, creating its folder.
 
-        Args:
-            what: "overlay", the visualization; "semantic", a PNG of class ids; "panoptic", a PNG of segment
-                ids (R + 256 G + 65536 B) and a JSON file of the same name; or "instances", a JSON list in
-                COCO's result format. Class ids are positions in `class_names`.
+        `what` is "overlay", the visualization; "semantic", a PNG of class ids; "panoptic", a PNG of segment
+        ids (R + 256 G + 65536 B) and a JSON file of the same name; or "instances", a JSON list in COCO's
+        result format. Class ids are positions in `class_names`.
 
         Raises:
             ValueError: another `what`, a task that the model is not set to, or a wrong file suffix.

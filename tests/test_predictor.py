@@ -14,12 +14,7 @@ from web_server import web
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.predictor import (
-    Predictor,
-    UntrainedModelError,
-    class_names_and_colors,
-    stored_config,
-)
+from mask2former.predictor import Predictor, UntrainedModelError, class_names_and_colors, stored_config
 from mask2former.utils.image_io import ImageError
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
 from mask2former.utils.visualize import class_colors
@@ -40,17 +35,20 @@ def predictor(checkpoint):
     return Predictor(checkpoint)
 
 
+@pytest.fixture
+def stored(checkpoint):
+    """Return the config of the checkpoint."""
+    return stored_config(read_checkpoint(checkpoint))
+
+
 def random_image(height=90, width=140, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_a_checkpoint_is_sufficient(checkpoint, predictor):
+def test_a_checkpoint_suffices_for_the_results_of_its_model_at_the_original_size(checkpoint, predictor):
     assert predictor.class_names == NAMES
     assert predictor.colors == [tuple(color) for color in METADATA["stuff_colors"]]
     assert Path(predictor.cfg.MODEL.WEIGHTS) == checkpoint
-
-
-def test_results_are_those_of_the_model_at_the_original_size(predictor):
     image = random_image()
     result = predictor(image)
     resized = np.asarray(Image.fromarray(image).resize((100, 64), Image.Resampling.BILINEAR))
@@ -67,17 +65,12 @@ def test_results_are_those_of_the_model_at_the_original_size(predictor):
     )
 
 
-def test_the_longest_side_is_limited(predictor):
-    seen = predictor.mapper.inputs(random_image(20, 200))["image"]
-    assert tuple(seen.shape) == (3, 13, 128)
-
-
-def test_bgr_models_get_bgr_images(checkpoint):
-    cfg = stored_config(read_checkpoint(str(checkpoint)))
-    image = random_image(64, 64)
-    rgb = Predictor(cfg).mapper.inputs(image)["image"]
-    cfg.INPUT.FORMAT = "BGR"
-    torch.testing.assert_close(Predictor(cfg).mapper.inputs(image)["image"], rgb.flip(0))
+def test_images_are_limited_in_size_and_reordered_for_bgr_models(predictor, stored):
+    image = random_image(20, 200)
+    rgb = predictor.mapper.inputs(image)["image"]
+    assert tuple(rgb.shape) == (3, 13, 128)
+    stored.INPUT.FORMAT = "BGR"
+    torch.testing.assert_close(Predictor(stored).mapper.inputs(image)["image"], rgb.flip(0))
 
 
 def test_all_kinds_of_sources_give_the_same_result(predictor, tmp_path):
@@ -86,18 +79,13 @@ def test_all_kinds_of_sources_give_the_same_result(predictor, tmp_path):
     expected = predictor(image).semantic
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)):
         np.testing.assert_array_equal(predictor(source).semantic, expected)
-    gray = predictor(image[..., 0])
-    assert gray.semantic.shape == (90, 140)
+    assert predictor(image[..., 0]).semantic.shape == (90, 140)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_results_of_a_list_are_those_of_single_images(predictor, batch_size):
-    images = [
-        random_image(90, 140, 1),
-        random_image(64, 64, 2),
-        random_image(88, 140, 3),
-        random_image(128, 128, 4),
-    ]
+    sizes = ((90, 140), (64, 64), (88, 140), (128, 128))
+    images = [random_image(*size, seed) for seed, size in enumerate(sizes, start=1)]
     results = predictor(images, batch_size=batch_size)
     for image, result in zip(images, results, strict=True):
         alone = predictor(image)
@@ -121,33 +109,28 @@ def test_instances_below_the_score_threshold_are_left_out(checkpoint):
     assert len(candidates) == 10 * 2  # queries times thing classes
     strict = Predictor(checkpoint, score_threshold=0.99)(random_image())
     assert len(strict.instances) == 0
-    assert "none of 20 instances has a score of 0.99 or more" in strict.why_empty("instance")
-    assert f"the best has {candidates.scores.max():.2f}" in strict.why_empty("instance")
+    assert strict.why_empty("instance") == (
+        "none of 20 instances has a score of 0.99 or more (score threshold); "
+        f"the best has {candidates.scores.max():.2f}"
+    )
     assert strict.why_empty("panoptic") is None
     np.testing.assert_array_equal(strict.draw("instance"), strict.image)
 
 
-def test_an_empty_panoptic_result_says_why(checkpoint):
-    cfg = stored_config(read_checkpoint(str(checkpoint)))
-    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 1.0
-    result = Predictor(cfg)(random_image())
+@pytest.mark.parametrize(
+    ("key", "threshold", "reason"),
+    [
+        ("OBJECT_MASK_THRESHOLD", 1.0, "above 1 (MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD)"),
+        ("OVERLAP_THRESHOLD", 1.5, "keeps 1.5 of its mask"),
+    ],
+)
+def test_an_empty_panoptic_result_says_why(stored, key, threshold, reason):
+    stored.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    stored.MODEL.MASK_FORMER.TEST[key] = threshold
+    result = Predictor(stored)(random_image())
     assert result.panoptic.segments == []
     assert not result.panoptic.ids.any()
-    assert "a probability above 1 (MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD)" in result.why_empty()
-    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
-    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 1.5
-    assert "keeps 1.5 of its mask" in Predictor(cfg)(random_image()).why_empty("panoptic")
-
-
-def test_a_semantic_model_gives_only_a_label_map(checkpoint):
-    cfg = stored_config(read_checkpoint(str(checkpoint)))
-    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
-    result = Predictor(cfg)(random_image())
-    assert (result.tasks, result.panoptic, result.instances) == (["semantic"], None, None)
-    assert result.draw().shape == (90, 140, 3)
-    assert result.draw(scale=3).shape == (270, 420, 3)
-    with pytest.raises(ValueError, match="there is no panoptic result; there is: semantic"):
-        result.draw("panoptic")
+    assert reason in result.why_empty()
 
 
 def test_results_are_saved_in_all_formats(predictor, tmp_path):
@@ -173,9 +156,13 @@ def test_results_are_saved_in_all_formats(predictor, tmp_path):
         assert entry["category_name"] == NAMES[entry["category_id"]]
     with pytest.raises(ValueError, match="cannot save 'masks'"):
         result.save(tmp_path / "x.png", "masks")
+    for what in ("semantic", "panoptic"):
+        with pytest.raises(ValueError, match=r"new/labels\.jpg: ids are saved as \.png"):
+            result.save(tmp_path / "new/labels.jpg", what)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["overlay.png"]
 
 
-def test_published_checkpoints_need_a_config(checkpoint, tmp_path):
+def test_published_checkpoints_need_a_config(checkpoint, predictor, tmp_path):
     bare = tmp_path / "bare.pth"
     torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, bare)
     with pytest.raises(WeightsError, match=r"bare\.pth.*no config.*load_config"):
@@ -184,9 +171,8 @@ def test_published_checkpoints_need_a_config(checkpoint, tmp_path):
     cfg.MODEL.WEIGHTS = str(bare)
     with_config = Predictor(cfg)
     assert with_config.class_names == ["class 0", "class 1", "class 2", "class 3"]
-    np.testing.assert_array_equal(
-        with_config(random_image()).semantic, Predictor(checkpoint)(random_image()).semantic
-    )
+    image = random_image()
+    np.testing.assert_array_equal(with_config(image).semantic, predictor(image).semantic)
 
 
 @pytest.mark.parametrize(
@@ -218,22 +204,6 @@ def test_a_file_without_a_trained_head_is_an_error(checkpoint, tmp_path):
         Predictor(cfg)
 
 
-def tiny_coco_config():
-    opts = {**TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 133, "MODEL.MASK_FORMER.THING_IDS": list(range(80))}
-    del opts["DATASETS.TRAIN"], opts["DATASETS.TEST"]
-    config_file = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
-    torch.manual_seed(0)
-    return load_config(config_file, [part for item in opts.items() for part in item])
-
-
-def test_names_of_published_datasets_come_from_their_metadata(tmp_path):
-    cfg = tiny_coco_config()
-    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "coco.pth")
-    cfg.MODEL.WEIGHTS = str(tmp_path / "coco.pth")
-    names = Predictor(cfg).class_names
-    assert (len(names), names[0], names[80]) == (133, "person", "banner")
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 3000, 3), (3000, 1), (2, 2, 4)])
 def test_images_of_extreme_shape_are_segmented(predictor, tmp_path, shape):
     result = predictor(random_image(*shape[:2])[..., 0] if len(shape) == 2 else np.zeros(shape, np.uint8))
@@ -244,24 +214,21 @@ def test_images_of_extreme_shape_are_segmented(predictor, tmp_path, shape):
 
 
 @pytest.mark.parametrize("task", ["semantic", "instance", "panoptic"])
-def test_a_model_of_one_task_gives_only_that_result(checkpoint, predictor, task):
-    cfg = stored_config(read_checkpoint(str(checkpoint)))
+def test_a_model_of_one_task_gives_only_that_result(stored, predictor, task):
     for other in ("semantic", "instance", "panoptic"):
-        cfg.MODEL.MASK_FORMER.TEST[f"{other.upper()}_ON"] = other == task
-    result = Predictor(cfg)(random_image())
+        stored.MODEL.MASK_FORMER.TEST[f"{other.upper()}_ON"] = other == task
+    result, of_all_tasks = Predictor(stored)(random_image()), predictor(random_image())
     assert result.tasks == [task]
+    assert result.draw().shape == (90, 140, 3)
+    assert result.draw(scale=3).shape == (270, 420, 3)
+    absent = "instance" if task == "panoptic" else "panoptic"
+    with pytest.raises(ValueError, match=f"there is no {absent} result; there is: {task}"):
+        result.draw(absent)
     if task == "instance":
         assert set(result.instances.pred_classes.tolist()) <= {0, 1}
-        torch.testing.assert_close(result.instances.scores, predictor(random_image()).instances.scores)
+        torch.testing.assert_close(result.instances.scores, of_all_tasks.instances.scores)
     if task == "panoptic":
-        assert result.panoptic.segments == predictor(random_image()).panoptic.segments
-
-
-@pytest.mark.parametrize("what", ["semantic", "panoptic"])
-def test_ids_are_saved_as_png_only(predictor, tmp_path, what):
-    with pytest.raises(ValueError, match=r"labels\.jpg: ids are saved as \.png"):
-        predictor(random_image()).save(tmp_path / "labels.jpg", what)
-    assert not list(tmp_path.iterdir())
+        assert result.panoptic.segments == of_all_tasks.panoptic.segments
 
 
 def test_class_names_are_generic_if_the_metadata_has_another_number():
@@ -282,17 +249,20 @@ def test_bf16_gives_a_result_and_an_unknown_precision_an_error(checkpoint):
 
 def test_a_published_model_is_downloaded_once_by_its_name(web, monkeypatch, caplog, tmp_path):
     folder, root, requests = web
-    cfg = tiny_coco_config()
+    opts = {**TINY, "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 133, "MODEL.MASK_FORMER.THING_IDS": list(range(80))}
+    del opts["DATASETS.TRAIN"], opts["DATASETS.TEST"]
+    model = find_model("coco-panoptic-r50")
+    cfg = load_config(model.config, [part for item in opts.items() for part in item])
+    torch.manual_seed(0)
     state = {key: tensor.numpy() for key, tensor in build_model(cfg).state_dict().items()}
     (folder / "coco.pkl").write_bytes(pickle.dumps({"model": state, "__author__": "the authors"}))
     (tmp_path / "tiny.yaml").write_text(cfg.dump())
-    model = find_model("coco-panoptic-r50")._replace(
-        config=str(tmp_path / "tiny.yaml"), weights=f"{root}coco.pkl"
-    )
+    model = model._replace(config=str(tmp_path / "tiny.yaml"), weights=f"{root}coco.pkl")
     monkeypatch.setattr("mask2former.predictor.find_model", {model.name: model}.get)
     monkeypatch.setitem(model_zoo.table(), "root", root)
     first, second = (Predictor.from_zoo(model.name, score_threshold=0.1) for _ in range(2))
-    assert (len(first.class_names), first.class_names[0], first.score_threshold) == (133, "person", 0.1)
+    names = first.class_names  # from the metadata of the dataset
+    assert (len(names), names[0], names[80], first.score_threshold) == (133, "person", "banner", 0.1)
     image = random_image()
     np.testing.assert_array_equal(first(image).semantic, second(image).semantic)
     assert requests == {"/coco.pkl": 1}

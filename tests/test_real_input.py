@@ -14,49 +14,38 @@ __all__ = ["restored_log"]
 SPLITS = ("train", "val")
 
 
-def lay_out(root, places):
-    """Create links to files and folders below `root/coco`."""
-    for place, source in places.items():
-        target = root / "coco" / place
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(source)
-
-
-def write_things(source, categories, target):
-    """Write the annotations of things only, as in COCO's instance files."""
-    content = json.loads(source.read_text())
-    things = {category["id"] for category in categories if category["isthing"]}
-    content["categories"] = [item for item in content["categories"] if item["id"] in things]
-    content["annotations"] = [item for item in content["annotations"] if item["category_id"] in things]
-    target.write_text(json.dumps(content))
+@pytest.fixture
+def coco(tmp_path, monkeypatch):
+    """Provide the folders of a COCO dataset."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    return tmp_path / "coco"
 
 
 @pytest.fixture
-def instances(shared, tmp_path, monkeypatch):
+def instances(shared, coco):
     """Provide 32 images to train on and 6 to evaluate."""
     source = shared / "data" / "samples" / "super_gradients_tinycoco"
     for split in SPLITS:
         annotations = f"annotations/instances_{split}2017.json"
-        images = source / "images" / f"{split}2017"
-        lay_out(tmp_path, {annotations: source / annotations, f"{split}2017": images})
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        (coco / annotations).symlink_to(source / annotations)
+        (coco / f"{split}2017").symlink_to(source / "images" / f"{split}2017")
 
 
 @pytest.fixture
-def panoptic(shared, tmp_path, monkeypatch):
-    """Provide two images, to train on and to evaluate."""
+def panoptic(shared, coco):
+    """Provide two images, to train on and to evaluate; instance files have things only, as COCO's."""
     source = shared / "data" / "samples" / "panopticapi_sample"
     categories = json.loads((source / "panoptic_examples.json").read_text())["categories"]
+    things = {category["id"] for category in categories if category["isthing"]}
+    content = json.loads((source / "panoptic_coco_detection_format.json").read_text())
+    content["categories"] = [item for item in content["categories"] if item["id"] in things]
+    content["annotations"] = [item for item in content["annotations"] if item["category_id"] in things]
     for split in SPLITS:
-        places = {
-            f"annotations/panoptic_{split}2017.json": source / "panoptic_examples.json",
-            f"panoptic_{split}2017": source / "panoptic_examples",
-            f"{split}2017": source / "input_images",
-        }
-        lay_out(tmp_path, places)
-        things = tmp_path / f"coco/annotations/instances_{split}2017.json"
-        write_things(source / "panoptic_coco_detection_format.json", categories, things)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        (coco / f"annotations/panoptic_{split}2017.json").symlink_to(source / "panoptic_examples.json")
+        (coco / f"panoptic_{split}2017").symlink_to(source / "panoptic_examples")
+        (coco / f"{split}2017").symlink_to(source / "input_images")
+        (coco / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
 
 
 def run(folder, train, test, mapper, tasks):
@@ -76,9 +65,8 @@ def assert_finite(losses):
 
 
 def test_instance_training_on_real_images(instances, tmp_path):
-    losses, results, found = run(
-        tmp_path / "run", "coco_2017_train", "coco_2017_val", "coco_instance_lsj", ()
-    )
+    names = ("coco_2017_train", "coco_2017_val", "coco_instance_lsj")
+    losses, results, found = run(tmp_path / "run", *names, ())
     assert_finite(losses)
     assert "left out 2 of 32 images, which show no instance" in (tmp_path / "run" / "log.txt").read_text()
     truth = json.loads((tmp_path / "coco/annotations/instances_val2017.json").read_text())

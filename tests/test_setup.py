@@ -76,11 +76,9 @@ def test_without_a_compiler_everything_else_is_installed(clone: Path, tmp_path: 
     assert not {name for name in files(wheel) if name.endswith((".so", ".fatbin"))}
     assert {f"mask2former/ops/csrc/{name}" for name in C_SOURCES} <= files(wheel)
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    told = "from mask2former.ops import cpu; print(cpu.__file__, cpu.why_unavailable())"
-    run = subprocess.run(
-        [sys.executable, "-c", told], cwd=tmp_path / "installed", capture_output=True, text=True, check=True
-    )
-    assert run.stdout.startswith(str(tmp_path / "installed")) and "was not built" in run.stdout
+    program = "from mask2former.ops import cpu; print(cpu.__file__, cpu.why_unavailable())"
+    printed = subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path / "installed", text=True)
+    assert printed.startswith(str(tmp_path / "installed")) and "was not built" in printed
 
 
 def test_the_sdist_is_enough_to_build_from(clone: Path) -> None:

@@ -54,11 +54,6 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     return code
 
 
-def train_alias() -> int:
-    """Run `mask2former train` under its former name."""
-    return run_alias("mask2former-train", "train", partial(_run, "train"))
-
-
-def demo_alias() -> int:
-    """Run `mask2former predict` under its former name."""
-    return run_alias("mask2former-demo", "predict", partial(_run, "predict"))
+# Former names, which pyproject.toml installs
+train_alias = partial(run_alias, "mask2former-train", "train", partial(_run, "train"))
+demo_alias = partial(run_alias, "mask2former-demo", "predict", partial(_run, "predict"))

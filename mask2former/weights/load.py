@@ -39,6 +39,7 @@ QUERY_NOISE = 0.1  # of their standard deviation: equal queries would get equal 
 class Misfit(NamedTuple):
     """A name with its shape in the file and in the model, None if it is not there."""
 
+    problem: str  # "missing", "unexpected" or "wrong shape"
     name: str
     in_file: tuple[int, ...] | None
     in_model: tuple[int, ...] | None
@@ -46,7 +47,7 @@ class Misfit(NamedTuple):
 
 @dataclass
 class LoadReport:
-    """Result of loading, by the names of the model (`unexpected`: by translated names of the file).
+    """Result of loading, by the names of the model ("unexpected": by translated names of the file).
 
     `adapted` maps a name to what was done; `untrained` are names that a file of this kind cannot hold, as
     the head in a file of ImageNet weights; `share_loaded` is the share of the model's parameters that come
@@ -58,23 +59,15 @@ class LoadReport:
     loaded: list[str] = field(default_factory=list)
     adapted: dict[str, str] = field(default_factory=dict)
     untrained: list[str] = field(default_factory=list)
-    missing: list[Misfit] = field(default_factory=list)
-    unexpected: list[Misfit] = field(default_factory=list)
-    wrong_shape: list[Misfit] = field(default_factory=list)
+    problems: list[Misfit] = field(default_factory=list)
     share_loaded: float = 0.0
     has_trained_head: bool = False
 
-    @property
-    def problems(self) -> list[tuple[str, Misfit]]:
-        """Return all misfits, each with its kind."""
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "wrong shape": self.wrong_shape}
-        return [(kind, misfit) for kind, misfits in kinds.items() for misfit in misfits]
-
     def table(self, rows: int | None = None) -> str:
         """Return a table of the problems, of at most `rows` rows."""
-        lines = [(kind, *misfit) for kind, misfit in self.problems]
-        text = tabulate(lines[:rows], ("problem", "name", "in the file", "in the model"), missingval="-")
-        left_out = len(lines[rows:]) if rows is not None else 0
+        heads = ("problem", "name", "in the file", "in the model")
+        text = tabulate(self.problems[:rows], heads, missingval="-")
+        left_out = len(self.problems[rows:]) if rows is not None else 0
         return text + (f"\n... and {left_out} more" if left_out else "")
 
     def summary(self) -> str:
@@ -156,20 +149,22 @@ def _fit(
             continue
         if name not in wanted:
             if not OPTIONAL.search(name):
-                report.unexpected.append(Misfit(name, tuple(tensor.shape), None))
+                report.problems.append(Misfit("unexpected", name, tuple(tensor.shape), None))
         elif tensor.shape == wanted[name].shape:
             values[name] = tensor
             report.loaded.append(name)
         elif adapted := _adapt(name, tensor, wanted[name]):
             values[name], report.adapted[name] = adapted
         else:
-            report.wrong_shape.append(Misfit(name, tuple(tensor.shape), tuple(wanted[name].shape)))
+            shapes = tuple(tensor.shape), tuple(wanted[name].shape)
+            report.problems.append(Misfit("wrong shape", name, *shapes))
     for name, tensor in wanted.items():
         if name not in given and not COMPUTED.search(name) and not OPTIONAL.search(name):
             if re.search(untrained, name):
                 report.untrained.append(name)
             else:
-                report.missing.append(Misfit(name, None, tuple(tensor.shape)))
+                report.problems.append(Misfit("missing", name, None, tuple(tensor.shape)))
+    report.problems.sort(key=lambda misfit: misfit.problem)
     return values
 
 

@@ -61,12 +61,8 @@ def find_model(name: str) -> PublishedModel:
 
 def model_of_config(config_file: str) -> PublishedModel | None:
     """Return the model published for a config; any path that ends in the config's name is accepted."""
-    given = PurePath(config_file).parts
-    for model in published_models().values():
-        parts = PurePath(model.config).parts
-        if given[-len(parts) :] == parts:
-            return model
-    return None
+    file = PurePath(config_file)
+    return next((model for model in published_models().values() if file.match(model.config)), None)
 
 
 def license_notice() -> str:

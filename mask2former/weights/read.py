@@ -184,12 +184,6 @@ def _read_safetensors(file: Path) -> Any:
         raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
 
 
-def _tensor(value: Tensor | np.ndarray) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    return torch.from_numpy(np.asarray(value).astype(value.dtype.newbyteorder("="), order="C"))
-
-
 def _checkpoint(source: str, contents: Any) -> Checkpoint:
     """Sort the contents of a file into weights and the rest."""
     if not isinstance(contents, Mapping):
@@ -197,20 +191,22 @@ def _checkpoint(source: str, contents: Any) -> Checkpoint:
     rest = dict(contents)
     wrapper = next((key for key in STATE_DICT_KEYS if isinstance(rest.get(key), Mapping)), None)
     state = dict(rest.pop(wrapper)) if wrapper else rest
-    tensors = {
-        name: _tensor(value) for name, value in state.items() if isinstance(value, Tensor | np.ndarray)
-    }
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.asarray(value).astype(value.dtype.newbyteorder("="), order="C"))
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta:
+                raise WeightsError(source, f"holds a tensor that is sparse or has no values: {name}")
+            tensors[str(name)] = value
     if not tensors:
         keys = ", ".join(map(str, list(contents)[:10])) or "none"
         raise WeightsError(source, f"holds no weights; its keys are: {keys}")
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise WeightsError(source, f"holds a tensor that is sparse or has no values: {name}")
-    extra = {key: value for key, value in rest.items() if key not in tensors}
+    extra = {key: value for key, value in rest.items() if str(key) not in tensors}
     config, metadata = extra.pop("config", None), extra.pop("metadata", None)
     return Checkpoint(
         file=source,
-        model={str(name): tensor for name, tensor in tensors.items()},
+        model=tensors,
         config=config if isinstance(config, str) else None,
         metadata=metadata if isinstance(metadata, dict) else None,
         extra=extra,

@@ -15,32 +15,21 @@ from mask2former.config import get_cfg
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 
 
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2, 1)
-        self.norm = nn.BatchNorm2d(2)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(3))
-        self.absolute_pos_embed = nn.Parameter(torch.zeros(3))
-
-
-class Decoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.query_feat = nn.Embedding(2, 2)
-        self.level_embed = nn.Parameter(torch.zeros(3, 2))
-        self.linear = nn.Linear(2, 2)
-        self.norm = nn.LayerNorm(2)
-        self.group_norm = nn.GroupNorm(1, 2)
-        self.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
-        self.same_linear = self.linear
-
-
-class Everything(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = Block()
-        self.head = Decoder()
+def everything():
+    """Return a model with one of everything that the recipe treats differently."""
+    model = nn.Module()
+    model.backbone, model.head = nn.Module(), nn.Module()
+    model.backbone.conv = nn.Conv2d(2, 2, 1)
+    model.backbone.norm = nn.BatchNorm2d(2)
+    model.backbone.relative_position_bias_table = nn.Parameter(torch.zeros(3))
+    model.backbone.absolute_pos_embed = nn.Parameter(torch.zeros(3))
+    model.head.query_feat = nn.Embedding(2, 2)
+    model.head.level_embed = nn.Parameter(torch.zeros(3, 2))
+    model.head.linear = model.head.same_linear = nn.Linear(2, 2)
+    model.head.norm = nn.LayerNorm(2)
+    model.head.group_norm = nn.GroupNorm(1, 2)
+    model.head.frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+    return model
 
 
 def config(*opts):
@@ -68,7 +57,7 @@ EXPECTED = {  # name -> (rate, decay), from the recipe; norms and embeddings at 
 
 
 def test_every_parameter_has_its_rate_and_decay():
-    model = Everything()
+    model = everything()
     cfg = config("SOLVER.WEIGHT_DECAY_NORM", 0.001, "SOLVER.WEIGHT_DECAY_EMBED", 0.002)
     groups = build_optimizer(cfg, model).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -81,7 +70,7 @@ def test_every_parameter_has_its_rate_and_decay():
 
 
 def test_published_recipe_merges_norms_and_embeddings_into_one_group():
-    groups = build_optimizer(config(), Everything()).param_groups
+    groups = build_optimizer(config(), everything()).param_groups
     settings = sorted((group["lr"], group["weight_decay"]) for group in groups)
     assert settings == [
         pytest.approx(pair) for pair in [(1e-5, 0.0), (1e-5, 0.05), (1e-4, 0.0), (1e-4, 0.05)]
@@ -89,16 +78,14 @@ def test_published_recipe_merges_norms_and_embeddings_into_one_group():
     assert all(group["betas"] == (0.9, 0.999) and group["eps"] == 1e-8 for group in groups)
 
 
-def test_sgd_and_an_unknown_optimizer():
-    optimizer = build_optimizer(config("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.8), Everything())
+def test_sgd_has_its_momentum():
+    optimizer = build_optimizer(config("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.8), everything())
     assert isinstance(optimizer, torch.optim.SGD) and optimizer.param_groups[0]["momentum"] == 0.8
-    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'LION'.*ADAMW, SGD"):
-        build_optimizer(config("SOLVER.OPTIMIZER", "LION"), Everything())
 
 
 def rates(cfg, steps):
-    """The rate of the head at each of `steps` steps."""
-    optimizer = build_optimizer(cfg, Everything())
+    """Return the rate of the head at each of `steps` steps."""
+    optimizer = build_optimizer(cfg, everything())
     scheduler = build_scheduler(cfg, optimizer)
     found = []
     for _ in range(steps):
@@ -109,9 +96,8 @@ def rates(cfg, steps):
 
 
 def test_published_coco_schedule():
-    cfg = config(
-        "SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (6, 9), "SOLVER.WARMUP_FACTOR", 1.0, "SOLVER.WARMUP_ITERS", 10
-    )
+    cfg = config("SOLVER.MAX_ITER", 12, "SOLVER.STEPS", (6, 9), "SOLVER.WARMUP_FACTOR", 1.0)
+    cfg.SOLVER.WARMUP_ITERS = 10
     assert rates(cfg, 12) == pytest.approx([1e-4] * 6 + [1e-5] * 3 + [1e-6] * 3)
 
 
@@ -142,14 +128,21 @@ def test_warm_up(method, factors):
     assert rates(cfg, 6) == pytest.approx([1e-4 * f for f in [*factors, 1, 1]])
 
 
-@pytest.mark.parametrize("key", ["LR_SCHEDULER_NAME", "WARMUP_METHOD"])
-def test_unknown_schedule_or_warm_up_is_named(key):
-    with pytest.raises(ValueError, match=f"SOLVER.{key} is 'sudden'"):
+@pytest.mark.parametrize(
+    ("key", "known"),
+    [
+        ("OPTIMIZER", "ADAMW, SGD"),
+        ("LR_SCHEDULER_NAME", "WarmupCosineLR, WarmupMultiStepLR, WarmupPolyLR"),
+        ("WARMUP_METHOD", "linear, constant"),
+    ],
+)
+def test_unknown_names_are_errors_with_the_known_ones(key, known):
+    with pytest.raises(ValueError, match=f"SOLVER.{key} is 'sudden'; known are: {known}"):
         rates(config(f"SOLVER.{key}", "sudden"), 1)
 
 
 def clipped(*opts):
-    """Gradients (3, 4) and (12,) after clipping, and the norm that is reported."""
+    """Return the gradients (3, 4) and (12,) after clipping, and the norm that is reported."""
     parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 4.0]), torch.tensor([12.0])
     norm = build_clipper(config(*opts))(parameters)

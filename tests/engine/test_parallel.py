@@ -1,5 +1,6 @@
 """Several processes train as one does, with replicated or sharded weights."""
 
+import functools
 import math
 
 import pytest
@@ -50,7 +51,7 @@ class Recorder(Hook):
 
 
 def images(step, numbers, poisoned):
-    """The images `numbers` of a step; the last of step 1 is not finite if it shall be `poisoned`."""
+    """Return the images `numbers` of a step; if `poisoned`, the last of step 1 is not finite."""
     found = [random_sample(10 * step + number, OBJECTS[number]) for number in numbers]
     for number, image in zip(numbers, found, strict=True):
         if poisoned and (step, number) == (1, 3):
@@ -59,7 +60,7 @@ def images(step, numbers, poisoned):
 
 
 def train_share(name, **changes):
-    """What each step left, and the whole weights after them; each process has its share of the images."""
+    """Return the record of each step and the final weights; each process trains on its share."""
     options = {"SOLVER__BASE_LR": 0.001, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": STEPS}
     cfg = tiny_config(**options, **RECIPES[name], **changes)
     torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
@@ -74,24 +75,19 @@ def train_share(name, **changes):
 
 
 def train_all(file, strategy, names):
-    found = {}
-    for name in names:
-        found[name] = train_share(name, SOLVER__STRATEGY=strategy)
+    found = {name: train_share(name, SOLVER__STRATEGY=strategy) for name in names}
     if is_main_process():
         torch.save(found, file)
 
 
-WORLDS = {  # (processes, strategy) -> what they do
-    (2, "ddp"): [*RECIPES],
-    (2, "fsdp"): [*RECIPES],
-    (4, "fsdp"): [BASE],
-}
+# (processes, strategy) -> recipes
+WORLDS = {(2, "ddp"): [*RECIPES], (2, "fsdp"): [*RECIPES], (4, "fsdp"): [BASE]}
 CASES = [(world, name) for world, names in WORLDS.items() for name in names]
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """(processes, strategy) -> recipe -> what they found together."""
+    """Return, by (processes, strategy) and recipe, what the processes find together."""
     folder = tmp_path_factory.mktemp("worlds")
     files = {world: folder / f"{world[1]}{world[0]}.pth" for world in WORLDS}
     jobs = [Job(world[0], train_all, (files[world], world[1], names)) for world, names in WORLDS.items()]
@@ -101,15 +97,8 @@ def together(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone():
-    """Recipe -> what one process finds, each computed once."""
-    found = {}
-
-    def find(name):
-        if name not in found:
-            found[name] = train_share(name)
-        return found[name]
-
-    return find
+    """Return a function of the recipe: what one process finds, each computed once."""
+    return functools.cache(train_share)
 
 
 @pytest.mark.parametrize(("world", "name"), CASES, ids=str)

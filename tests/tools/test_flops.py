@@ -12,13 +12,7 @@ from mask2former.engine.build import build_model
 from mask2former.modeling.transformer_decoder import masked
 from mask2former.ops import ms_deform_attn
 from mask2former.tools import flops
-from mask2former.tools.flops import (
-    PARTS,
-    count_activations,
-    count_cost,
-    count_flops,
-    usual_sizes,
-)
+from mask2former.tools.flops import PARTS, count_activations, count_cost, count_flops, usual_sizes
 
 R50 = "maskformer2_R50_bs16_50ep.yaml"
 R101 = "maskformer2_R101_bs16_50ep.yaml"
@@ -128,20 +122,16 @@ def test_published_flops_are_those_of_full_size_masks(tiny, monkeypatch):
     assert cost.published_flops > cost.total_flops()
 
 
-def test_sizes_count_as_padded():
-    first, same, larger = (count_cost(TINY[0], size).flops for size in ((33, 70), (64, 96), (65, 96)))
-    assert first == same != larger
-
-
-def test_counting_does_not_change_the_config():
+def test_sizes_count_as_padded_and_the_config_stays_unchanged():
     cfg = tiny_config()
     cfg.freeze()
-    count_cost(cfg, SIZE)
+    first, same, larger = (count_cost(cfg, size).flops for size in ((33, 70), (64, 96), (65, 96)))
+    assert first == same != larger
     assert cfg.MODEL.DEVICE == "cpu"
 
 
 def published(task, config):
-    """Millions of parameters, and mean GFLOPs over COCO's images as published."""
+    """Return the parameters in millions, and the mean GFLOPs over COCO's images as published."""
     cfg = load_config(f"coco/{task}-segmentation/{config}")
     costs = [(share, count_cost(cfg, size)) for size, share in usual_sizes(cfg).items()]
     mean = sum(share * cost.published_flops for share, cost in costs) / 1e9
@@ -151,13 +141,10 @@ def published(task, config):
 @pytest.mark.parametrize("task", ["panoptic", "instance"])
 def test_figures_are_those_of_the_paper(task):
     """The image sizes are fitted to the paper's 226 GFLOPs of R50; the other figures follow from them."""
-    (r50, fitted), (r101, r101_flops), (swin_l, swin_l_flops) = (
-        published(task, config) for config in (R50, R101, SWIN_L)
-    )
-    assert (round(r50), round(r101), round(swin_l)) == (44, 63, 216)
-    assert round(fitted) == 226
-    assert r101_flops == pytest.approx(293, rel=0.01)
-    assert swin_l_flops == pytest.approx(868, rel=0.01)
+    parameters, flops = zip(*(published(task, config) for config in (R50, R101, SWIN_L)), strict=True)
+    assert [round(count) for count in parameters] == [44, 63, 216]
+    assert round(flops[0]) == 226
+    assert flops[1:] == pytest.approx((293, 868), rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +162,9 @@ def test_usual_sizes(config, sizes):
 
 
 def test_without_a_dataset_images_are_four_to_three():
-    sizes = usual_sizes(load_config(f"coco/panoptic-segmentation/{R50}", ["DATASETS.TRAIN", ()]))
-    assert list(sizes) == [(800, 1067), (800, 1199)]  # from the test set
-    opts = ["DATASETS.TRAIN", (), "DATASETS.TEST", ()]
-    assert usual_sizes(load_config(f"coco/panoptic-segmentation/{R50}", opts)) == {(800, 1067): 1}
+    config, opts = f"coco/panoptic-segmentation/{R50}", ["DATASETS.TRAIN", ()]
+    assert list(usual_sizes(load_config(config, opts))) == [(800, 1067), (800, 1199)]  # from the test set
+    assert usual_sizes(load_config(config, [*opts, "DATASETS.TEST", ()])) == {(800, 1067): 1}
 
 
 def test_a_model_with_other_parts_is_an_error(monkeypatch):

@@ -35,36 +35,34 @@ def images(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_an_image_and_a_checkpoint_are_sufficient(images, checkpoint, capsys):
-    assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
-    expected = Predictor(checkpoint)("in/a.png")
-    np.testing.assert_array_equal(
-        np.asarray(Image.open("output/a.png")), expected.draw("panoptic", scale=SCALE)
-    )
-    assert f"in/a.png: {len(expected.panoptic.segments)} segments -> output/a.png" in capsys.readouterr().out
+@pytest.fixture
+def predict(images, checkpoint):
+    """Return a function that runs the command with the checkpoint."""
+    return lambda *flags: main(["--input", *flags, "--opts", "MODEL.WEIGHTS", checkpoint])
 
 
-def test_precision_is_that_of_the_flag(images, checkpoint):
-    arguments = ["--input", "in/a.png", "--precision", "bf16", "--opts", "MODEL.WEIGHTS", checkpoint]
-    assert main(arguments) == 0
-    expected = Predictor(checkpoint, precision="bf16")("in/a.png").draw("panoptic", scale=SCALE)
-    np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), expected)
-
-
-def test_output_task_and_threshold_are_those_of_the_flags(images, checkpoint, capsys):
-    arguments = ["--input", "in/a.png", "--output", "drawn.png", "--task", "instance"]
-    assert main([*arguments, "--confidence-threshold", "0.55", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
-    expected = Predictor(checkpoint, score_threshold=0.55)("in/a.png")
-    np.testing.assert_array_equal(np.asarray(Image.open("drawn.png")), expected.draw("instance", scale=SCALE))
-    assert f"{len(expected.instances)} instances" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("flags", "options", "task", "overlay"),
+    [
+        ("", {}, "panoptic", "output/a.png"),
+        ("--precision bf16", {"precision": "bf16"}, "panoptic", "output/a.png"),
+        ("--task instance --confidence-threshold .55", {"score_threshold": 0.55}, "instance", "output/a.png"),
+        ("--output drawn.png", {}, "panoptic", "drawn.png"),
+    ],
+)
+def test_an_overlay_is_what_the_predictor_finds(predict, checkpoint, capsys, flags, options, task, overlay):
+    assert predict("in/a.png", *flags.split()) == 0
+    expected = Predictor(checkpoint, **options)("in/a.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(overlay)), expected.draw(task, scale=SCALE))
+    found = f"{expected.count(task)} {'segments' if task == 'panoptic' else 'instances'}"
+    assert f"in/a.png: {found} -> {overlay}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("task", "key"), [("instance", "score threshold"), ("panoptic", "OBJECT_MASK_THRESHOLD")]
 )
-def test_an_empty_result_says_why(images, checkpoint, capsys, task, key):
-    arguments = ["--input", "in/a.png", "--task", task, "--confidence-threshold", "1.0"]
-    assert main([*arguments, "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+def test_an_empty_result_says_why(predict, capsys, task, key):
+    assert predict("in/a.png", "--task", task, "--confidence-threshold", "1.0") == 0
     out = capsys.readouterr().out
     assert "the best has 0." in out or "the best has 1.0" in out
     assert key in out
@@ -72,15 +70,15 @@ def test_an_empty_result_says_why(images, checkpoint, capsys, task, key):
     np.testing.assert_array_equal(np.asarray(Image.open("output/a.png")), np.asarray(untouched))
 
 
-def test_an_image_of_ordinary_size_is_not_enlarged(images, checkpoint):
+def test_an_image_of_ordinary_size_is_not_enlarged(predict):
     Image.new("RGB", (300, 40), "green").save("wide.png")
-    assert main(["--input", "wide.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    assert predict("wide.png") == 0
     assert Image.open("output/wide.png").size == (300, 40)
 
 
-def test_unreadable_images_are_reported_and_the_others_drawn(images, checkpoint, capsys):
-    (images / "in/aa.jpg").write_bytes(b"\xff\xd8 broken")
-    assert main(["--input", "in", "gone*.png", "--output", "out", "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
+def test_unreadable_images_are_reported_and_the_others_drawn(predict, capsys):
+    Path("in/aa.jpg").write_bytes(b"\xff\xd8 broken")
+    assert predict("in", "gone*.png", "--output", "out") == 1
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.JPG"]
     err = capsys.readouterr().err
     assert "in/aa.jpg: is not an image" in err
@@ -89,9 +87,9 @@ def test_unreadable_images_are_reported_and_the_others_drawn(images, checkpoint,
 
 
 @pytest.mark.parametrize("output", ["in", "in/a.png"])
-def test_an_image_is_not_overwritten_by_its_drawing(images, checkpoint, capsys, output):
+def test_an_image_is_not_overwritten_by_its_overlay(predict, capsys, output):
     before = Path("in/a.png").read_bytes()
-    assert main(["--input", "in/a.png", "--output", output, "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
+    assert predict("in/a.png", "--output", output) == 1
     assert "in/a.png would overwrite the image" in capsys.readouterr().err
     assert Path("in/a.png").read_bytes() == before
 
@@ -102,13 +100,13 @@ def test_weights_without_a_config_need_a_config_file(images, checkpoint):
     assert main([*arguments, "MODEL.WEIGHTS", checkpoint]) == 0
 
 
+PUBLISHED = "https://dl.fbaipublicfiles.com/maskformer/mask2former"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            [],
-            "https://dl.fbaipublicfiles.com/maskformer/mask2former/coco/panoptic/maskformer2_R50_bs16_50ep/",
-        ),
+        ([], f"{PUBLISHED}/coco/panoptic/maskformer2_R50_bs16_50ep/"),
         (["--config-file", f"configs/{COCO_R50}"], "coco/panoptic/maskformer2_R50_bs16_50ep/model_final_"),
         (["--opts", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         (["--config-file", "own.yaml"], "--opts MODEL.WEIGHTS path/to/model_final.pth"),
@@ -153,14 +151,7 @@ def test_images_are_found_in_folders_globs_and_urls(images):
 
 
 def test_overlays_have_different_names():
-    images = [
-        "x/a.jpg",
-        "y/a.jpg",
-        "z/a.jpg",
-        "https://host/p/b.png?size=2",
-        "https://host/image",
-        "c.tiff",
-    ]
+    images = ["x/a.jpg", "y/a.jpg", "z/a.jpg", "https://h/b.png?size=2", "https://h/image", "c.tiff"]
     names = ["a.jpg", "a_2.jpg", "a_3.jpg", "b.png", "image.png", "c.tiff"]
     assert output_paths(images, "out") == [Path("out") / name for name in names]
     assert output_paths(["a.jpg"], "out/b.png") == [Path("out/b.png")]
@@ -168,11 +159,11 @@ def test_overlays_have_different_names():
         output_paths(images, "b.png")
 
 
-def test_a_checkpoint_is_read_once(images, checkpoint, monkeypatch):
+def test_a_checkpoint_is_read_once(predict, monkeypatch):
     read = []
     load = torch.load
     monkeypatch.setattr(torch, "load", lambda *args, **options: read.append(args) or load(*args, **options))
-    assert main(["--input", "in/a.png", "--opts", "MODEL.WEIGHTS", checkpoint]) == 0
+    assert predict("in/a.png") == 0
     assert len(read) == 1
 
 

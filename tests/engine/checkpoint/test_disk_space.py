@@ -67,13 +67,6 @@ def test_checkpoint_bytes_is_close_to_the_file_size(tmp_path, optimizer):
     assert path.stat().st_size * 0.5 < expected < path.stat().st_size  # names and headers weigh much here
 
 
-def test_check_writable_leaves_files_alone(tmp_path):
-    (tmp_path / "probe").write_text("a user's")
-    check_writable(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
-    assert (tmp_path / "probe").read_text() == "a user's"
-
-
 @pytest.mark.parametrize(
     ("error", "asks"),
     [
@@ -84,10 +77,8 @@ def test_check_writable_leaves_files_alone(tmp_path):
     ],
 )
 def test_write_errors_mention_a_full_disk_if_likely(error, asks):
-    with (
-        pytest.raises(TrainingError, match=r"x.pth cannot be written") as raised,
-        write_errors_explained("x.pth"),
-    ):
+    message = "x.pth cannot be written"
+    with pytest.raises(TrainingError, match=message) as raised, write_errors_explained("x.pth"):
         raise error
     assert ("disk full" in str(raised.value)) == asks
 
@@ -97,11 +88,13 @@ def test_other_errors_are_not_changed():
         raise RuntimeError("shapes differ")
 
 
-@pytest.mark.parametrize("name", ["file", "file/below"])
-def test_check_writable_names_the_folder(tmp_path, name):
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"OUTPUT_DIR .*file"):
-        check_writable(tmp_path / name)
+def test_check_writable_leaves_files_alone_and_names_the_folder(tmp_path):
+    (tmp_path / "probe").write_text("a user's")
+    check_writable(tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("probe", "a user's")]
+    for name in ("probe", "probe/below"):
+        with pytest.raises(OSError, match=rf"OUTPUT_DIR .*{name} cannot"):
+            check_writable(tmp_path / name)
 
 
 def test_a_read_only_folder_is_reported_before_anything_else(tmp_path, capsys):

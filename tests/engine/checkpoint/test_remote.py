@@ -58,20 +58,12 @@ def local_folders(environ):
     return [path for path in Path(environ["FVCORE_CACHE"]).glob("runs/*") if path.is_dir()]
 
 
-def two_machines(server, environ, *flags, **options):
+def two_machines(server, environ, **options):
     """Start two launchers, each with its own local folder."""
-    flags = (
-        *flags,
-        "--num-processes",
-        "1",
-        "--num-machines",
-        "2",
-        "--dist-url",
-        f"tcp://127.0.0.2:{free_port()}",
-    )
+    machines = f"--num-processes 1 --num-machines 2 --dist-url tcp://127.0.0.2:{free_port()}"
     return [
-        server.start(OUTPUT, *flags, "--machine-rank", str(number), environ=environ, **STORED, **options)
-        for number in (0, 1)
+        server.start(OUTPUT, *f"{machines} --machine-rank {n}".split(), environ=environ, **STORED, **options)
+        for n in (0, 1)
     ]
 
 
