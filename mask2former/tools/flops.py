@@ -125,37 +125,31 @@ def count_cost(cfg: CfgNode, size: Size) -> Cost:
         with count_activations() as elements, count_flops() as counter:
             predictions = model.network(images)
             predictions.mask_logits()
-    flops = {
-        part: Counter({kind: count // 2 for kind, count in kinds.items()})
-        for part, kinds in _by_part(counter, model).items()
-    }
+    flops = _by_part(counter, model, unit=2)
     total = sum(kinds.total() for kinds in flops.values())
     as_published = isinstance(predictor, MultiScaleMaskedTransformerDecoder)
     return Cost(
-        parameters={
-            part: sum(parameter.numel() for parameter in module.parameters())
-            for part, module in parts.items()
-        },
+        parameters={part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()},
         flops=flops,
-        activations={part: kinds.total() for part, kinds in _by_part(elements, model).items()},
+        activations={part: kinds.total() for part, kinds in _by_part(elements, model, unit=1).items()},
         published_flops=total + _full_size_masks(predictions, memory) if as_published else None,
     )
 
 
-def _by_part(counter: FlopCounterMode, model: nn.Module) -> dict[str, Counter[str]]:
-    """Return the counts of each part by kind; torch names a module by its path from the one called first."""
+def _by_part(counter: FlopCounterMode, model: nn.Module, unit: int) -> dict[str, Counter[str]]:
+    """Return the counts of each part by kind, in `unit`s; torch names a module by its path from the first."""
     counts = counter.get_flop_counts()
     parts = {}
     for part, path in PARTS.items():
         first, _, rest = path.partition(".")
         name = type(model.get_submodule(first)).__name__
-        parts[part] = _by_kind(counts.get(f"{name}.{rest}" if rest else name, {}))
+        parts[part] = _by_kind(counts.get(f"{name}.{rest}" if rest else name, {}), unit)
     counted = sum(parts.values(), Counter[str]())
-    return {**parts, REST: _by_kind(counts["Global"]) - counted}
+    return {**parts, REST: _by_kind(counts["Global"], unit) - counted}
 
 
-def _by_kind(counts: dict[Any, int]) -> Counter[str]:
-    return Counter({kind: sum(counts.get(op, 0) for op in operators) for kind, operators in KINDS.items()})
+def _by_kind(counts: dict[Any, int], unit: int) -> Counter[str]:
+    return Counter({kind: sum(counts.get(op, 0) for op in ops) // unit for kind, ops in KINDS.items()})
 
 
 def _full_size_masks(predictions: Predictions, memory: list[Tensor]) -> int:

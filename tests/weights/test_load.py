@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import re
 
 import pytest
 import torch
@@ -33,7 +34,6 @@ SMALL = {
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6,
 }
 R18 = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 8}
-NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 CLASS_HEAD = {"sem_seg_head.predictor.class_embed.weight", "sem_seg_head.predictor.class_embed.bias"}
 EMPTY_WEIGHT = "criterion.empty_weight"
 
@@ -74,66 +74,35 @@ def assert_filled(model, expected):
         assert torch.equal(state[name], tensor.to(state[name].dtype)), name
 
 
-def torchvision_resnet(stages, convs):
-    """Yield (torchvision's name, ours) for every tensor of its ResNets."""
-
-    def pair(theirs, their_norm, ours):
-        yield f"{theirs}.weight", f"{ours}.weight"
-        yield from ((f"{their_norm}.{part}", f"{ours}.norm.{part}") for part in NORM)
-
-    yield from pair("conv1", "bn1", "backbone.stem.conv1")
-    for layer, blocks in enumerate(stages, start=1):
-        for block in range(blocks):
-            theirs, ours = f"layer{layer}.{block}", f"backbone.res{layer + 1}.{block}"
-            for conv in range(1, convs + 1):
-                yield from pair(f"{theirs}.conv{conv}", f"{theirs}.bn{conv}", f"{ours}.conv{conv}")
-            if block == 0 and (layer > 1 or convs == 3):
-                yield from pair(f"{theirs}.downsample.0", f"{theirs}.downsample.1", f"{ours}.shortcut")
-
-
-def swin(depths):
-    """Yield the names in the Swin authors' files, without those of the classifier."""
-    yield from (f"patch_embed.{part}.{p}" for part in ("proj", "norm") for p in ("weight", "bias"))
-    for layer, blocks in enumerate(depths):
-        for block in range(blocks):
-            at = f"layers.{layer}.blocks.{block}"
-            yield from (f"{at}.attn.relative_position_bias_table", f"{at}.attn.relative_position_index")
-            for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
-                yield from (f"{at}.{part}.weight", f"{at}.{part}.bias")
-        if layer + 1 < len(depths):
-            yield from (
-                f"layers.{layer}.downsample.{x}" for x in ("reduction.weight", "norm.weight", "norm.bias")
-            )
-
-
 def backbone_names(model):
     return {name for name in model.state_dict() if name.startswith("backbone.")}
 
 
-def shapes_for(model, pairs):
-    """Return the shape for each of their names; () for batch-norm counters, which frozen norms lack."""
-    state = model.state_dict()
-    return {theirs: state[ours].shape if ours in state else () for theirs, ours in pairs}
+def torchvision_name(ours):
+    """Return torchvision's name of a tensor in our ResNets."""
+    name = re.sub(r"^backbone\.(stem\.)?", "", ours)
+    name = re.sub(r"^res(\d)", lambda stage: f"layer{int(stage[1]) - 1}", name)
+    name = re.sub(r"conv(\d)\.norm", r"bn\1", name)
+    return name.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
 
 
 @pytest.mark.parametrize(
-    ("stages", "convs", "opts", "count"),
+    ("opts", "count"),
     [
-        ((3, 4, 6, 3), 3, {}, 318),  # and fc.weight, fc.bias: 320 in torchvision's file
-        ((3, 4, 6, 3), 3, {"MODEL.RESNETS.NORM": "SyncBN"}, 318),
-        ((2, 2, 2, 2), 2, R18, 120),  # 122 in torchvision's file
+        ({}, 318),  # and fc.weight, fc.bias: 320 in torchvision's file
+        ({"MODEL.RESNETS.NORM": "SyncBN"}, 318),
+        (R18, 120),  # 122 in torchvision's file
     ],
 )
-def test_a_torchvision_backbone_is_loaded(tmp_path, stages, convs, opts, count):
+def test_a_torchvision_backbone_is_loaded(tmp_path, opts, count):
     model = build(RESNET, opts)
-    pairs = list(torchvision_resnet(stages, convs))
-    assert len(pairs) == count
-    tensors = random_tensors(shapes_for(model, pairs))
+    theirs = build(RESNET, {**opts, "MODEL.RESNETS.NORM": "SyncBN"})  # has counters, which frozen norms lack
+    shapes = {torchvision_name(name): theirs.state_dict()[name].shape for name in backbone_names(theirs)}
+    assert len(shapes) == count
+    tensors = random_tensors(shapes)
     classifier = {"fc.weight": torch.ones(10, 8), "fc.bias": torch.ones(10)}
     report = load_weights(model, saved(tmp_path, {**tensors, **classifier}))
-    expected = {ours: tensors[theirs] for theirs, ours in pairs if ours in model.state_dict()}
-    assert backbone_names(model) == expected.keys()
-    assert_filled(model, expected)
+    assert_filled(model, {name: tensors[torchvision_name(name)] for name in backbone_names(model)})
     assert not report.has_trained_head
     assert "untrained: sem_seg_head" in report.summary()
     assert not any(tensor.any() for tensor in model.sem_seg_head.parameters())
@@ -162,10 +131,12 @@ def test_a_swin_backbone_is_loaded(tmp_path, converted):
     model = build(SWIN)
     index = {name: tensor.clone() for name, tensor in model.named_buffers() if name.endswith("_index")}
     state = model.state_dict()
-    names = list(swin((2, 2, 6, 2)))
     output_norms = {f"backbone.norm{i}.{p}" for i in range(4) for p in ("weight", "bias")}
-    assert {f"backbone.{name}" for name in names} | output_norms == backbone_names(model)
-    tensors = random_tensors({name: state[f"backbone.{name}"].shape for name in names})
+    names = backbone_names(model) - output_norms
+    assert (
+        len(names) == 4 + 12 * 14 + 3 * 3
+    )  # of the patches, 12 blocks and 3 transitions in the authors' file
+    tensors = random_tensors({name.removeprefix("backbone."): state[name].shape for name in names})
     classifier = dict.fromkeys(("norm.weight", "head.weight", "head.bias"), torch.ones(10))
     masks = {f"layers.{i}.blocks.1.attn_mask": torch.ones(4, 9, 9) for i in range(3)}
     path = saved(tmp_path, {**tensors, **classifier, **masks})
