@@ -68,7 +68,7 @@ def test_instance_training_on_real_images(instances, tmp_path):
     names = ("coco_2017_train", "coco_2017_val", "coco_instance_lsj")
     losses, results, found = run(tmp_path / "run", *names, ())
     assert_finite(losses)
-    assert "left out 2 of 32 images, which show no instance" in (tmp_path / "run" / "log.txt").read_text()
+    assert "left out 2 of 32 images without objects" in (tmp_path / "run" / "log.txt").read_text()
     truth = json.loads((tmp_path / "coco/annotations/instances_val2017.json").read_text())
     ids = {category["id"]: category["name"] for category in truth["categories"]}
     assert {item["image_id"] for item in found} <= {image["id"] for image in truth["images"]}
