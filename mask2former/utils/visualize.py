@@ -204,10 +204,8 @@ def _free_box(
     for step in (0, 1, -1, 2, -2, 3, -3):
         top = max(0, min(centered + step * height, lowest))
         box = (left, top, left + width, top + height)
-        if not any(_overlap(box, other) for other in taken):
+        if not any(
+            left < other[2] and other[0] < box[2] and top < other[3] and other[1] < box[3] for other in taken
+        ):
             return box
     return None
-
-
-def _overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

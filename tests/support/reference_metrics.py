@@ -57,7 +57,7 @@ def reference_average_precision(
 
     def ap(categories: list[Any], thresholds: Any = thresholds, area: str = "") -> float:
         curves = [
-            curve([match(*pairs[i, c], t, AREAS[area], lvis) for i in order])
+            curve([match(pairs[i, c], t, AREAS[area], lvis) for i in order])
             for c in categories
             for t in thresholds
         ]
@@ -132,17 +132,10 @@ def compare(truth: Record, results: list[Record], image: Record, category: Any, 
 
 
 def match(
-    objects: list[Record],
-    found: list[Record],
-    ious: list[list[float]],
-    areas: list[int],
-    image: Record,
-    category: Any,
-    threshold: float,
-    area: tuple[float, float],
-    lvis: bool,
+    compared: tuple[Any, ...], threshold: float, area: tuple[float, float], lvis: bool
 ) -> tuple[list[tuple[float, bool]], int]:
     """Return (score, is right) of each result that counts, and the number of objects to find."""
+    objects, found, ious, areas, image, category = compared
     wanted = [not o.get("iscrowd", 0) and area[0] <= o["area"] <= area[1] for o in objects]
     free = [True] * len(objects)
     counted = []

@@ -16,14 +16,8 @@ import torch.multiprocessing as mp
 from PIL import Image
 
 from mask2former.config import load_config
-from mask2former.data import (
-    DatasetCatalog,
-    DatasetError,
-    MetadataCatalog,
-    build_test_loader,
-    build_train_loader,
-)
-from mask2former.data.loader import sample_seed, sample_stream
+from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
+from mask2former.data.loader import build_test_loader, build_train_loader, sample_seed, sample_stream
 from mask2former.data.records import Datasets
 from mask2former.engine.evaluate import Evaluation
 from mask2former.engine.setup.custom_data import DataFlags
@@ -131,10 +125,8 @@ def read_datasets_once(folder):
     assert datasets.load("mine") is found
     assert readers(folder) == [0]
     assert [len(record.get("annotations", ())) for record in found.records] == [3, 1, 0]
-    assert ([*map(set, found.categories)], found.is_empty.tolist()) == (
-        [{0, 1}, {0}, set()],
-        [False, True, False],
-    )
+    assert [*map(set, found.categories)] == [{0, 1}, {0}, set()]
+    assert found.is_empty.tolist() == [False, True, False]
     facts = MetadataCatalog.get("mine").as_dict()
     assert (facts["thing_classes"], facts["derived"], facts["cannot_be_sent"]()) == (["one", "two"], 1, 1)
     Datasets().load("mine")
@@ -210,9 +202,8 @@ def test_one_process_per_machine_reads(tmp_path):
     assert one + other == [0, 1, 2, 3, 4]
     shares = [a + b for a, b in zip(first, second, strict=True)]
     stream = sample_stream(np.ones(4), 3)  # the fifth image is empty
-    assert shares == [
-        [[index, sample_seed(3, number)] for number, index in islice(stream, 4)] for _ in range(3)
-    ]
+    samples = [[index, sample_seed(3, number)] for number, index in islice(stream, 12)]
+    assert shares == [samples[:4], samples[4:8], samples[8:]]
 
 
 def test_records_survive_a_killed_reader_and_its_files_are_removed(tmp_path):

@@ -16,9 +16,8 @@ from mask2former.evaluation.coco.ap import LVISEvaluator, average_precision
 from mask2former.structures import Instances
 
 SIZE = (40, 40)
-CATEGORIES = [
-    {"id": id, "name": name, "frequency": name[0]} for id, name in ((4, "frequent"), (9, "rare"))
-] + [{"id": 2, "name": "common", "frequency": "c"}, {"id": 7, "name": "fabled", "frequency": "f"}]
+NAMES = {4: "frequent", 9: "rare", 2: "common", 7: "fabled"}
+CATEGORIES = [{"id": id, "name": name, "frequency": name[0]} for id, name in NAMES.items()]
 
 
 def box(top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -49,10 +48,8 @@ def draw(seed: int, count: int = 10) -> tuple[dict[str, Any], list[dict[str, Any
         )
         for category, mask in objects:
             record = {"image_id": image_id, "category_id": category}
-            area = int(mask.sum())
-            annotations.append(
-                {**record, "id": len(annotations) + 1, "area": area, "segmentation": rle(mask)}
-            )
+            annotation = {**record, "id": len(annotations) + 1, "area": int(mask.sum())}
+            annotations.append({**annotation, "segmentation": rle(mask)})
             moved = np.roll(mask, rng.integers(-2, 3, 2), (0, 1))
             results.append({**record, "segmentation": rle(moved), "score": round(float(rng.random()), 1)})
         results += [
@@ -105,10 +102,8 @@ def test_cases_computed_by_hand():
     # "Fabled" has an object in another image only; in this one it is wrong if the image was searched for it
     elsewhere = {**truth["images"][0], "id": "b"}
     annotation = {**truth["annotations"][0], "id": 2, "image_id": "b", "category_id": 7}
-    found = [
-        {**results[1], "image_id": "b", "category_id": 7, "score": 0.3},
-        {**results[0], "category_id": 7},
-    ]
+    there = {**results[1], "image_id": "b", "category_id": 7, "score": 0.3}
+    found = [there, {**results[0], "category_id": 7}]
     for negative, expected in (([], 100), ([7], 50)):
         images = [{**truth["images"][0], "neg_category_ids": negative}, elsewhere]
         both = {**truth, "images": images, "annotations": [*truth["annotations"], annotation]}
@@ -142,11 +137,8 @@ def test_evaluator_equals_the_command_on_the_files_it_wrote(tmp_path):
     truth, results = draw(5)
     (tmp_path / "lvis.json").write_text(json.dumps(truth))
     contiguous = {category["id"]: place for place, category in enumerate(CATEGORIES)}
-    metadata = SimpleNamespace(
-        json_file=str(tmp_path / "lvis.json"),
-        thing_dataset_id_to_contiguous_id=contiguous,
-        evaluator_type="lvis",
-    )
+    facts = {"thing_dataset_id_to_contiguous_id": contiguous, "evaluator_type": "lvis"}
+    metadata = SimpleNamespace(json_file=str(tmp_path / "lvis.json"), **facts)
     records = []
     for image in truth["images"]:
         own = [result for result in results if result["image_id"] == image["id"]]

@@ -23,13 +23,8 @@ def flagged(files: Iterable[object]) -> list[object]:
 def test_official_answer_on_real_images(shared, workers):
     sample = shared / "data/samples/panopticapi_sample"
     golden = sample / "golden_pq"
-    results = panoptic_quality(
-        sample / "panoptic_examples.json",
-        sample / "panoptic_examples",
-        golden / "pred.json",
-        golden / "pred",
-        workers=workers,
-    )
+    truth = sample / "panoptic_examples.json", sample / "panoptic_examples"
+    results = panoptic_quality(*truth, golden / "pred.json", golden / "pred", workers=workers)
     expected = json.loads((golden / "expected.json").read_text())["All"]
     assert results["n"] == expected["n"]
     for name in ("PQ", "SQ", "RQ"):
