@@ -140,8 +140,8 @@ def _operator() -> Facts:
             yield f"backend {name}", f"not available: {reason}"
             continue
         try:
-            error = _worst_error(name)
-            yield f"backend {name}", "works" if error < TOLERANCE else f"WRONG by {error:.2g}"
+            worst = _worst_error(name)
+            yield f"backend {name}", "works" if worst < TOLERANCE else f"WRONG by {worst:.2g}"
         except Exception as failure:
             yield f"backend {name}", _failure(failure)
     others = (name for name in ("cuda", "mps", "xpu") if getattr(torch, name).is_available())
@@ -164,7 +164,7 @@ def _worst_error(name: str) -> float:
     generator = torch.Generator().manual_seed(0)
     sizes = ((1, 36, 2, 8), (*samples, 2), samples, (1, 36, 1, 2), (1, 36, 16))
     tensors = [torch.randn(size, generator=generator) for size in sizes]
-    tensors[3] = tensors[3].sigmoid()
+    tensors[3] = tensors[3].sigmoid()  # the reference points
 
     def compute(name: str, device: str, dtype: torch.dtype) -> list[torch.Tensor]:
         module = backends.BACKENDS[name]

@@ -54,7 +54,7 @@ def environ(tiny_shapes, weights, tmp_path):
 
 
 def local_folders(environ):
-    """Local folders that runs have left behind, one per machine."""
+    """Return the local folders that runs have left behind, one per machine."""
     return [path for path in Path(environ["FVCORE_CACHE"]).glob("runs/*") if path.is_dir()]
 
 
