@@ -13,12 +13,7 @@ from mask2former.utils.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_
 
 
 class MaskFormerHead(nn.Module):
-    """Pixel decoder and transformer decoder.
-
-    Args:
-        pixel_decoder: maps by name -> (mask features, memory).
-        predictor: (memory, mask features) -> predictions.
-    """
+    """Pixel decoder, and a transformer decoder, `predictor`, of its mask features and memory."""
 
     def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module) -> None:
         super().__init__()

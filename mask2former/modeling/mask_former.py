@@ -11,7 +11,7 @@ image before padding.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -38,8 +38,6 @@ class MaskFormer(nn.Module):
     random points.
 
     Args:
-        backbone: normalized images (B, 3, H, W) -> feature maps by name.
-        sem_seg_head: feature maps by name -> predictions.
         criterion: predictions, targets, padded size (H, W), seeds -> weighted losses by name.
         pixel_mean, pixel_std: per channel, in 0..255.
         size_divisibility: batches are padded at the right and bottom to a multiple of it.
@@ -97,13 +95,9 @@ class MaskFormer(nn.Module):
         images = self._images(batched_inputs)
         targets = [self._targets(inputs) for inputs in batched_inputs]
         seeds = [inputs["seed"] for inputs in batched_inputs if "seed" in inputs]
-        losses: dict[str, Tensor] = self.criterion(
-            self.network(images),
-            targets,
-            (images.shape[2], images.shape[3]),
-            seeds if len(seeds) == len(targets) else None,
-        )
-        return losses
+        padded = (images.shape[2], images.shape[3])
+        seeded = len(seeds) == len(targets)
+        return self.criterion(self.network(images), targets, padded, seeds if seeded else None)
 
     @torch.no_grad()
     def predict(self, batched_inputs: Inputs, *, compact: bool = False) -> list[dict[str, Any]]:
@@ -125,10 +119,15 @@ class MaskFormer(nn.Module):
     def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:
         """Return the network's last prediction for each image, before post-processing."""
         images = self._images(batched_inputs)
-        with self._autocast():
+        in_float32 = self.precision == torch.float32  # then autocast is left to the caller
+        with nullcontext() if in_float32 else torch.autocast(self.device.type, self.precision):
             predictions = self.network(images)
-        padded = (images.shape[2], images.shape[3])
-        return predictions.of_images([_sizes(inputs, padded) for inputs in batched_inputs])
+        sizes = []
+        for inputs in batched_inputs:
+            height, width = inputs["image"].shape[1:]
+            output = (inputs.get("height", height), inputs.get("width", width))
+            sizes.append(Sizes((images.shape[2], images.shape[3]), (height, width), output))
+        return predictions.of_images(sizes)
 
     def network(self, images: Tensor) -> Predictions:
         """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone."""
@@ -143,12 +142,6 @@ class MaskFormer(nn.Module):
     def device(self) -> torch.device:
         """Return the device of the model."""
         return self.pixel_mean.device
-
-    def _autocast(self) -> AbstractContextManager[None]:
-        """Return the context of predictions; in float32 autocast is left to the caller."""
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
 
     def _images(self, batched_inputs: Inputs) -> Tensor:
         """Return normalized images in one batch (B, 3, H, W); padding is zero."""
@@ -182,11 +175,6 @@ class MaskFormer(nn.Module):
 
 def _name(inputs: Mapping[str, Any]) -> str:
     return str(inputs.get("file_name", "an image of the batch"))
-
-
-def _sizes(inputs: Mapping[str, Any], padded: tuple[int, int]) -> Sizes:
-    height, width = inputs["image"].shape[1:]
-    return Sizes(padded, (height, width), (inputs.get("height", height), inputs.get("width", width)))
 
 
 def _check_range(what: str, classes: Sequence[int], num_classes: int) -> None:

@@ -67,12 +67,7 @@ class Predictions:
 
 
 def multiply_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Return mask logits (B, Q, *S), in float32.
-
-    Args:
-        mask_embed: (B, Q, C).
-        mask_features: (B, C, *S) at positions S.
-    """
+    """Return mask logits (B, Q, *S) in float32, of mask_embed (B, Q, C) and mask_features (B, C, *S)."""
     with torch.autocast(mask_features.device.type, enabled=False):
         logits = mask_embed.float() @ mask_features.float().flatten(2)
     return logits.unflatten(-1, mask_features.shape[2:])

@@ -48,21 +48,12 @@ def ms_deform_attn_from_offsets(
 ) -> Tensor:
     """Attend to values sampled near reference points, weighted by the softmax of the logits over L and P.
 
-    Unlike with `ms_deform_attn`, locations and weights are never stored.
+    Unlike with `ms_deform_attn`, locations and weights are never stored. Otherwise it is as that, errors too.
 
     Args:
-        value: as in `ms_deform_attn`.
-        spatial_shapes: as in `ms_deform_attn`.
         reference_points: (1 or B, Lq, 1 or L, 2), x then y, where 0 and 1 are the outer edges of a map.
         sampling_offsets: (B, Lq, heads, L, P, 2) from the reference, x then y, in cells of the level.
         attention_logits: (B, Lq, heads, L, P).
-
-    Returns:
-        (B, Lq, heads * D) of value's type, as `ms_deform_attn` does.
-
-    Raises:
-        ValueError: shapes, types or devices that do not fit, or the backend that `MASK2FORMER_OPS` asks for
-            cannot compute it.
     """
     reference = reference_points.to(points_type(value))
     return _call(value, spatial_shapes, sampling_offsets, attention_logits, reference)

@@ -87,21 +87,16 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
     grad_reference = None
     if ctx.needs_input_grad[4]:
-        grad_reference = _reference_gradient(grad_points, _pairs(ctx.spatial_shapes), reference)
+        grad_levels = grad_points.sum((2, 4))  # (B, Lq, L, 2)
+        for level, (height, width) in enumerate(_pairs(ctx.spatial_shapes)):
+            grad_levels[:, :, level, 0] *= width  # a step of 1 in [0, 1] is a step of W or H cells
+            grad_levels[:, :, level, 1] *= height
+        grad_reference = grad_levels.sum_to_size(reference.shape)
     return grad_value, None, grad_points, grad_weights, grad_reference
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError("ms_deform_attn can be differentiated once, not twice")
-
-
-def _reference_gradient(grad_points: Tensor, shapes: Shapes, reference: Tensor) -> Tensor:
-    """Scale the gradient of the offsets: a step of 1 in [0, 1] is a step of W or H cells."""
-    grad_levels = grad_points.sum((2, 4))  # (B, Lq, L, 2)
-    for level, (height, width) in enumerate(shapes):
-        grad_levels[:, :, level, 0] *= width
-        grad_levels[:, :, level, 1] *= height
-    return grad_levels.sum_to_size(reference.shape)
 
 
 def _pairs(spatial_shapes: Sequence[int]) -> Shapes:

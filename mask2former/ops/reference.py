@@ -64,8 +64,9 @@ def backward(grad: Tensor, inputs: AttentionInputs) -> tuple[Tensor, Tensor, Ten
         grad_points[:, :, :, level.number, :, 0] = grad_locations[..., 0] / width
         grad_points[:, :, :, level.number, :, 1] = grad_locations[..., 1] / height
         grad_weights[:, :, :, level.number] = level_grad_weights.unflatten(0, (batch, heads)).transpose(1, 2)
-    if reference is not None:
-        grad_weights = _softmax_backward(grad_weights, probabilities)
+    if reference is not None:  # given their probabilities, the gradient of logits
+        weighted = grad_weights * probabilities
+        grad_weights = weighted - probabilities * weighted.sum((3, 4), keepdim=True)
     return grad_value.to(value.dtype), grad_points, grad_weights
 
 
@@ -113,9 +114,3 @@ def _probabilities(inputs: AttentionInputs) -> Tensor:
     """Return the attention weights (B, Lq, heads, L, P); in the fused form they are given as logits."""
     weights = inputs.weights
     return weights if inputs.reference is None else weights.flatten(3).softmax(-1).view_as(weights)
-
-
-def _softmax_backward(grad: Tensor, probabilities: Tensor) -> Tensor:
-    """Return the gradient of logits, given that of their softmax over L and P."""
-    weighted = grad * probabilities
-    return weighted - probabilities * weighted.sum((3, 4), keepdim=True)

@@ -10,9 +10,7 @@ from mask2former.structures import ShapeSpec
 class Backbone(nn.Module):
     """A network from normalized images (B, 3, H, W) to maps by name (B, C, H / stride, W / stride).
 
-    Args:
-        shapes: all maps that the network can compute.
-        out_features: the names of the maps to return.
+    `shapes` are all maps that it can compute, `out_features` the names of those to return.
 
     Raises:
         ValueError: an unknown name in `out_features`, or none at all.

@@ -161,11 +161,8 @@ class ResNet(Backbone):
         for i, name in enumerate(self.stages):
             kind: dict[str, Any] = {"norm": norm}
             if depth not in BASIC_DEPTHS:
-                kind |= {
-                    "width": groups * width_per_group * 2**i,
-                    "groups": groups,
-                    "stride_in_1x1": stride_in_1x1,
-                }
+                width = groups * width_per_group * 2**i
+                kind |= {"width": width, "groups": groups, "stride_in_1x1": stride_in_1x1}
             count, stride = BLOCKS_PER_STAGE[depth][i], 1 if i == 0 else 2
             self.add_module(name, _stage(inputs, widths[i], count=count, stride=stride, **kind))
             inputs = widths[i]
@@ -184,18 +181,6 @@ class ResNet(Backbone):
         return {name: maps[name] for name in self.output_shape()}
 
 
-def _check_basic_blocks(keys: Any) -> None:
-    if keys.RES2_OUT_CHANNELS != keys.STEM_OUT_CHANNELS:
-        raise ValueError(
-            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {keys.RES2_OUT_CHANNELS}; with DEPTH {keys.DEPTH} "
-            f"it must equal STEM_OUT_CHANNELS, {keys.STEM_OUT_CHANNELS}"
-        )
-    if keys.NUM_GROUPS != 1:
-        raise ValueError(
-            f"MODEL.RESNETS.NUM_GROUPS is {keys.NUM_GROUPS}; with DEPTH {keys.DEPTH} it must be 1"
-        )
-
-
 @BACKBONE.register()
 def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
     """Build the ResNet of MODEL.RESNETS for images of `input_shape.channels` channels.
@@ -204,8 +189,15 @@ def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
         ValueError: a value that is not supported, with its key.
     """
     keys = cfg.MODEL.RESNETS
-    if keys.DEPTH in BASIC_DEPTHS:
-        _check_basic_blocks(keys)
+    if keys.DEPTH in BASIC_DEPTHS and keys.RES2_OUT_CHANNELS != keys.STEM_OUT_CHANNELS:
+        raise ValueError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {keys.RES2_OUT_CHANNELS}; with DEPTH {keys.DEPTH} "
+            f"it must equal STEM_OUT_CHANNELS, {keys.STEM_OUT_CHANNELS}"
+        )
+    if keys.DEPTH in BASIC_DEPTHS and keys.NUM_GROUPS != 1:
+        raise ValueError(
+            f"MODEL.RESNETS.NUM_GROUPS is {keys.NUM_GROUPS}; with DEPTH {keys.DEPTH} it must be 1"
+        )
     return ResNet(
         depth=keys.DEPTH,
         in_channels=input_shape.channels,

@@ -139,36 +139,28 @@ class SwinBlock(nn.Module):
 
         Gathering tokens into windows also pads and shifts them.
         """
-        attended = self._attend_in_chunks(x, layout)
-
-        def finish(x: Tensor, places: Tensor) -> Tensor:
-            x = x + attended.index_select(0, places)
-            return x.add_(self.mlp(self.norm2(x)))
-
-        map_chunks(finish, self.mlp.fc1.out_features, x, x, layout.places)
-
-    def _attend_in_chunks(self, x: Tensor, layout: WindowLayout) -> Tensor:
-        """Return the attention update of tokens x (N, C), in the order of the windows: (M*T, C)."""
         count, side = layout.tokens.shape
         border = count - len(layout.mask)
         values = side * self.attn.qkv.out_features  # of a window
         windows = x.new_empty(count, side, x.shape[1])
 
+        def gather(tokens: Tensor) -> Tensor:
+            return self.norm1(x.index_select(0, tokens.flatten())).unflatten(0, tokens.shape)
+
         def attend(tokens: Tensor) -> Tensor:
-            return self.attn(self._gather(x, tokens))
+            return self.attn(gather(tokens))
 
         def attend_at_border(tokens: Tensor, padding: Tensor, mask: Tensor) -> Tensor:
-            return self.attn(self._gather(x, tokens).masked_fill(padding, 0), mask)
+            return self.attn(gather(tokens).masked_fill(padding, 0), mask)
+
+        def finish(x: Tensor, places: Tensor) -> Tensor:
+            x = x + windows.flatten(0, 1).index_select(0, places)
+            return x.add_(self.mlp(self.norm2(x)))
 
         map_chunks(attend, values, windows[:border], layout.tokens[:border])
-        map_chunks(
-            attend_at_border, values, windows[border:], layout.tokens[border:], layout.padding, layout.mask
-        )
-        return windows.flatten(0, 1)
-
-    def _gather(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Return normalized tokens of x (N, C) by index (m, T): (m, T, C)."""
-        return self.norm1(x.index_select(0, tokens.flatten())).unflatten(0, tokens.shape)
+        at_border = (layout.tokens[border:], layout.padding, layout.mask)
+        map_chunks(attend_at_border, values, windows[border:], *at_border)
+        map_chunks(finish, self.mlp.fc1.out_features, x, x, layout.places)
 
 
 class PatchMerging(nn.Module):
@@ -208,24 +200,19 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor, checkpointing: bool) -> Tensor:
         """Apply the blocks to (B, H, W, C), without downsampling."""
+        height, width = x.shape[1:3]
         if should_chunk(x) and not self.training:
-            return self._infer(x)
-        height, width = (size + -size % self.window for size in x.shape[1:3])
-        mask = shift_mask(height, width, self.window, x.device)
+            shifts = (0, self.window // 2)
+            layouts = {shift: window_layout(height, width, self.window, shift) for shift in shifts}
+            x = x.clone(memory_format=torch.contiguous_format)
+            for image in x.flatten(1, 2):
+                for block in self.blocks.children():
+                    assert isinstance(block, SwinBlock)
+                    block.infer_(image, layouts[block.shift])
+            return x
+        mask = shift_mask(height + -height % self.window, width + -width % self.window, self.window, x.device)
         for block in self.blocks:
             x = checkpoint_activations(block, x, mask) if checkpointing else block(x, mask)
-        return x
-
-    def _infer(self, x: Tensor) -> Tensor:
-        """Apply the blocks to (B, H, W, C) without gradients, in chunks, image by image."""
-        height, width = x.shape[1:3]
-        shifts = (0, self.window // 2)
-        layouts = {shift: window_layout(height, width, self.window, shift) for shift in shifts}
-        x = x.clone(memory_format=torch.contiguous_format)
-        for image in x.flatten(1, 2):
-            for block in self.blocks.children():
-                assert isinstance(block, SwinBlock)
-                block.infer_(image, layouts[block.shift])
         return x
 
 
@@ -285,8 +272,7 @@ class SwinTransformer(Backbone):
         checkpointing: bool = False,
     ) -> None:
         widths = [embed_dim * 2**i for i in range(len(depths))]
-        _check_positive(embed_dim=embed_dim, patch_size=patch_size, window_size=window_size)
-        _check_heads(num_heads, widths)
+        _check_sizes(num_heads, widths, embed_dim=embed_dim, patch_size=patch_size, window_size=window_size)
         shapes = {f"res{i + 2}": ShapeSpec(width, patch_size * 2**i) for i, width in enumerate(widths)}
         super().__init__(shapes, out_features)
         self.checkpointing = checkpointing
@@ -303,11 +289,13 @@ class SwinTransformer(Backbone):
             "dropout": drop_rate,
         }
         self.names = list(shapes)[: max(list(shapes).index(name) for name in self.output_shape()) + 1]
-        drop_paths = _drop_path_rates(drop_path_rate, depths)
+        steps = max(sum(depths) - 1, 1)
+        rates = [drop_path_rate * i / steps for i in range(sum(depths))]
         self.layers = nn.ModuleList()
         for i, name in enumerate(self.names):
             merging = PatchMerging(widths[i]) if i + 1 < len(self.names) else None
-            block |= {"heads": num_heads[i], "drop_paths": drop_paths[i]}
+            first = sum(depths[:i])
+            block |= {"heads": num_heads[i], "drop_paths": rates[first : first + depths[i]]}
             self.layers.append(SwinStage(widths[i], merging, **block))
             if name in self.output_shape():
                 self.add_module(f"norm{i}", nn.LayerNorm(widths[i]))
@@ -332,24 +320,15 @@ class SwinTransformer(Backbone):
         return maps
 
 
-def _check_positive(**sizes: int) -> None:
+def _check_sizes(num_heads: Sequence[int], widths: Sequence[int], **sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"MODEL.SWIN.{name.upper()} is {size}; it must be at least 1")
-
-
-def _check_heads(num_heads: Sequence[int], widths: Sequence[int]) -> None:
     if len(num_heads) != len(widths) or any(h < 1 or w % h for w, h in zip(widths, num_heads, strict=True)):
         raise ValueError(
             f"MODEL.SWIN.NUM_HEADS is {list(num_heads)}; each stage needs a number that divides its width; "
             f"DEPTHS and EMBED_DIM give stages of widths {list(widths)}"
         )
-
-
-def _drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
-    """Return the rates of each stage's blocks, from 0 to `last` in equal steps over all blocks."""
-    steps = max(sum(depths) - 1, 1)
-    return [[last * (sum(depths[:i]) + j) / steps for j in range(depth)] for i, depth in enumerate(depths)]
 
 
 def _initialize(module: nn.Module) -> None:

@@ -60,9 +60,11 @@ class MSDeformAttn(nn.Module):
         for projection in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(projection.weight)
         nn.init.zeros_(self.attention_weights.bias)
-        rays = _square_directions(self.num_heads)[:, None, None]  # (heads, 1, 1, 2)
+        angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        circle = torch.stack((angles.cos(), angles.sin()), dim=-1)  # (heads, 2)
+        square = circle / circle.abs().amax(-1, keepdim=True)
         steps = torch.arange(1.0, self.num_points + 1)[:, None]  # (P, 1)
-        offsets = (rays * steps).expand(-1, self.num_levels, -1, -1)
+        offsets = (square[:, None, None] * steps).expand(-1, self.num_levels, -1, -1)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.flatten())
 
@@ -90,13 +92,6 @@ class MSDeformAttn(nn.Module):
             self.attention_weights(query).unflatten(-1, samples),
         )
         return self.output_proj(attended)
-
-
-def _square_directions(count: int) -> Tensor:
-    """Return directions (count, 2) evenly spaced in angle, scaled from the unit circle to the unit square."""
-    angles = torch.arange(count) * (2 * math.pi / count)
-    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
-    return directions / directions.abs().amax(-1, keepdim=True)
 
 
 class MultiHeadAttention(nn.Module):
@@ -129,15 +124,12 @@ class MultiHeadAttention(nn.Module):
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in projections
         )
-        mask = None if blocked is None else _additive_mask(blocked, q.dtype)
+        mask = None
+        if blocked is not None:  # fused kernels accept only a mask (B, 1, Q, N) to add to the logits
+            mask = torch.zeros(blocked.shape, dtype=q.dtype, device=q.device)
+            mask = mask.masked_fill(blocked, -math.inf).unsqueeze(1)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-def _additive_mask(blocked: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the mask (B, 1, Q, N) to add to the logits, in the form that fused kernels accept."""
-    mask = torch.zeros(blocked.shape, dtype=dtype, device=blocked.device)
-    return mask.masked_fill(blocked, -math.inf).unsqueeze(1)
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -4,6 +4,7 @@ Shapes: `B` images, `C` channels, `H, W` the sides of a map.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ def init_c2_xavier(convolution: nn.Conv2d) -> None:
 
 
 class ConvNorm(nn.Conv2d):
-    """Convolution, then `norm` and `activation` if given: (B, C_in, H, W) -> (B, C_out, H', W')."""
+    """nn.Conv2d, then `norm` and `activation` if given: (B, C_in, H, W) -> (B, C_out, H', W')."""
 
     def __init__(
         self,
@@ -24,24 +25,11 @@ class ConvNorm(nn.Conv2d):
         out_channels: int,
         kernel_size: int,
         *,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool,
         norm: nn.Module | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
+        **convolution: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
-        )
+        super().__init__(in_channels, out_channels, kernel_size, **convolution)
         self.norm = norm
         self.activation = activation
 

@@ -76,17 +76,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
         mean = _Sum.apply(x.float().sum((0, 2, 3))) / n
         centered = x - _per_channel(mean, x)
         variance = _Sum.apply(centered.float().square().sum((0, 2, 3))) / n
-        self._update_running(mean.detach(), (variance * n / (n - 1)).detach())
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return torch.addcmul(_per_channel(self.bias, x), centered, _per_channel(scale, x))
-
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, unbiased_variance: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased_variance, self.momentum)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n / (n - 1), self.momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return torch.addcmul(_per_channel(self.bias, x), centered, _per_channel(scale, x))
 
 
 class _Sum(torch.autograd.Function):

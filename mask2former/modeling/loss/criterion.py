@@ -112,7 +112,10 @@ class SetCriterion(nn.Module):
             queries = self._match(inputs)
             classes = self._target_classes(queries, inputs)
             class_total, target_total = self._normalizers(classes, targets)
-            ce = self._class_losses(inputs.class_logits, classes) / class_total
+            ce = F.cross_entropy(
+                inputs.class_logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none"
+            )
+            ce = ce.view(len(classes), -1).sum(1) / class_total
             mask, dice = self._mask_losses(inputs, queries)
         terms = {
             "loss_ce": self.weights.classes * ce,
@@ -155,60 +158,36 @@ class SetCriterion(nn.Module):
         smallest = torch.finfo(totals.dtype).tiny  # for NO_OBJECT_WEIGHT 0 without any target
         return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 
-    def _class_losses(self, class_logits: Tensor, classes: Tensor) -> Tensor:
-        """Return the weighted cross-entropy, summed over all queries: (L,)."""
-        flat = F.cross_entropy(
-            class_logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none"
-        )
-        return flat.view(len(classes), -1).sum(1)
-
     def _mask_losses(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each."""
+        """Return cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each.
+
+        Each image has its own points, chosen by its logits.
+        """
         logits, values, matched = [], [], []
         all_features = inputs.features.split(1)  # split keeps the gradients' layout
         images = zip(inputs.targets, inputs.generators, all_features, strict=True)
         for image, (target, generator, features) in enumerate(images):
-            query = queries[:, image, : len(target)]
-            embed = inputs.mask_embed[:, image].gather(
-                1, query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
-            )
-            sampled = self._sample_pairs(embed, features, target.gt_masks, inputs.image_size, generator)
-            logits.append(sampled[0])
-            values.append(sampled[1])
+            query = queries[:, image, : len(target)]  # (L, N)
+            index = query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
+            embed = inputs.mask_embed[:, image].gather(1, index)  # (L, N, C)
+            maps = (embed.flatten(0, 1) @ features.flatten(2).squeeze(0)).unflatten(1, features.shape[2:])
+            with torch.no_grad():
+                points = uncertain_points(
+                    maps,
+                    self.num_points,
+                    oversample_ratio=self.oversample_ratio,
+                    importance_sample_ratio=self.importance_sample_ratio,
+                    generator=generator,
+                )
+                by_target = points.unflatten(0, query.shape).transpose(0, 1)
+                sampled = sample_masks(target.gt_masks, by_target, inputs.image_size)
+                values.append(sampled.transpose(0, 1))
+            logits.append(sample_maps(maps[:, None], points[:, None])[:, 0, 0].unflatten(0, query.shape))
             matched.append(query != UNMATCHED)
         counted = torch.cat(matched, dim=1)
         terms = point_losses(torch.cat(logits, dim=1), torch.cat(values, dim=1))
         mask, dice = (term.where(counted, 0).sum(1) for term in terms)
         return mask, dice
-
-    def _sample_pairs(
-        self,
-        embed: Tensor,
-        features: Tensor,
-        masks: Tensor,
-        image_size: tuple[int, int],
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Return logits and target values, (L, N, P) each, of one image at points chosen by its logits.
-
-        Args:
-            embed: (L, N, C) of each target's query.
-            features: (1, C, h, w).
-            masks: (N, h, w) bool.
-        """
-        pairs = (embed.shape[0], embed.shape[1])
-        logits = (embed.flatten(0, 1) @ features.flatten(2).squeeze(0)).unflatten(1, features.shape[2:])
-        with torch.no_grad():
-            points = uncertain_points(
-                logits,
-                self.num_points,
-                oversample_ratio=self.oversample_ratio,
-                importance_sample_ratio=self.importance_sample_ratio,
-                generator=generator,
-            )
-            by_target = points.unflatten(0, pairs).transpose(0, 1)
-            values = sample_masks(masks, by_target, image_size).transpose(0, 1)
-        return sample_maps(logits[:, None], points[:, None])[:, 0, 0].unflatten(0, pairs), values
 
 
 def point_losses(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,28 +31,17 @@ class LossWeights(NamedTuple):
 
 
 def class_costs(class_logits: Tensor, classes: Tensor) -> Tensor:
-    """Return minus the probability of the target's class, (L, B, Q, N).
-
-    Args:
-        class_logits: (L, B, Q, K+1).
-        classes: (B, N).
-    """
+    """Return minus the target class's probability (L, B, Q, N): of logits (L, B, Q, K+1), classes (B, N)."""
     probabilities = class_logits.softmax(-1)
     index = classes[None, :, None].expand(*probabilities.shape[:3], -1)
     return -probabilities.gather(-1, index)
 
 
 def mask_costs(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
-    """Return the weighted cross-entropy and dice of every query with every target.
+    """Return the weighted cross-entropy and dice (B, Q, N) of every query with every target.
 
-    Cross-entropy is softplus(x) - x t, so one product over the points serves all pairs.
-
-    Args:
-        logits: (B, Q, P) at points.
-        targets: (B, N, P) in [0, 1] at the same points.
-
-    Returns:
-        (B, Q, N).
+    Logits are (B, Q, P) at points, targets (B, N, P) in [0, 1] at the same points. Cross-entropy is
+    softplus(x) - x t, so one product over the points serves all pairs.
     """
     transposed = targets.transpose(1, 2)
     cross_entropy = (F.softplus(logits).sum(-1, keepdim=True) - logits @ transposed) / logits.shape[-1]
@@ -73,13 +62,8 @@ def matching_costs(
 ) -> Tensor:
     """Return the cost (L, B, Q, N) of every query for every target, in every prediction (paper §3.3).
 
-    Args:
-        class_logits: (L, B, Q, K+1).
-        mask_embed: (L, B, Q, C).
-        mask_features: (B, C, h, w).
-        classes: (N,) of each image.
-        points: (B, L, P, 2).
-        mask_values: (N, L, P) of each image, its masks at its points.
+    Of the predictions: class_logits (L, B, Q, K+1), mask_embed (L, B, Q, C), mask_features (B, C, h, w). Of
+    each image: classes (N,), points (L, P, 2), and mask_values (N, L, P), its masks at its points.
     """
     targets = pad_sequence(mask_values, batch_first=True)
     mask_features = mask_features.contiguous(memory_format=torch.channels_last)  # a point reads all channels
@@ -101,15 +85,10 @@ def rank_non_finite_last(costs: np.ndarray) -> np.ndarray:
 
 
 def assign(costs: Tensor, counts: list[int]) -> Tensor:
-    """Return the query of each target, at most one target per query, with the smallest sum of costs.
+    """Return the query (L, B, N) of each target: at most one target per query, smallest sum of costs.
 
-    Args:
-        costs: (L, B, Q, N).
-        counts: how many of the N columns each image uses.
-
-    Returns:
-        (L, B, N) int64 on the device of `costs`; UNMATCHED in unused columns, and where an image has more
-        targets than there are queries.
+    Of the costs (L, B, Q, N), each image uses `counts` columns. UNMATCHED stands in unused columns, and where
+    an image has more targets than there are queries.
     """
     on_host = costs.cpu().double().numpy()
     num_layers, num_images, _, num_targets = on_host.shape

@@ -26,15 +26,9 @@ def sample_maps(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_masks(masks: Tensor, points: Tensor, padded_size: tuple[int, int]) -> Tensor:
-    """Sample boolean masks, each at its own points; values outside a mask, padding included, are zero.
+    """Sample boolean masks (N, h, w), each at its own points (N, S, P, 2): (N, S, P) float32 in [0, 1].
 
-    Args:
-        masks: (N, h, w) bool, the top left part of the padded image.
-        points: (N, S, P, 2).
-        padded_size: (H, W) in pixels.
-
-    Returns:
-        (N, S, P) float32 in [0, 1].
+    Masks cover the top left part of the padded image, of `padded_size` (H, W); outside, values are zero.
     """
     step = _masks_at_once(masks)
     values = [
@@ -77,17 +71,12 @@ def uncertain_points(
     importance_sample_ratio: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw points where masks are uncertain, and some anywhere (paper §3.3, after PointRend §3.1).
+    """Draw points (T, num_points, 2) where masks are uncertain, and some anywhere (paper §3.3).
 
-    Of `num_points * oversample_ratio` uniform points, those with the smallest |logit| become the share
+    The mask logits (T, h, w) cover the padded image. As in PointRend (§3.1), of `num_points *
+    oversample_ratio` uniform points those with the smallest |logit| become the share
     `importance_sample_ratio` of the result. The absolute value is taken after the interpolation: between
     cells of -1 and +1 there is an uncertain point.
-
-    Args:
-        logits: (T, h, w) mask logits, which cover the padded image.
-
-    Returns:
-        (T, num_points, 2).
     """
     important = int(importance_sample_ratio * num_points)
     count = int(num_points * oversample_ratio)
@@ -95,13 +84,8 @@ def uncertain_points(
     points = logits.new_empty(len(logits), num_points, 2, dtype=torch.float32)
     for some, own in zip(logits.split(step), points.split(step), strict=True):
         candidates = random_points(len(some), count, generator=generator)
-        own[:, :important] = _most_uncertain(some, candidates, important)
+        uncertainty = sample_maps(some[:, None], candidates[:, None])[:, 0, 0].abs_()
+        chosen = uncertainty.topk(important, largest=False, sorted=False).indices
+        own[:, :important] = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
     points[:, important:] = random_points(len(logits), num_points - important, generator=generator)
     return points
-
-
-def _most_uncertain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """Return the `count` candidates of (T, n, 2) where the logits (T, h, w) are closest to zero."""
-    uncertainty = sample_maps(logits[:, None], candidates[:, None])[:, 0, 0].abs_()
-    chosen = uncertainty.topk(count, largest=False, sorted=False).indices
-    return candidates.gather(1, chosen[..., None].expand(-1, -1, 2))

@@ -63,12 +63,11 @@ class EncoderLayer(nn.Module):
     def _update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Finish the layer for cells x (..., C), given their attention updates of the same shape."""
         x = self.norm1(x + self.dropout(attended))
-        return self.norm2(x + self.dropout(self._feed_forward(x)))
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
         if self.training and self.dropout.p:
-            return self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
-        return feed_forward(x, self.linear1, self.linear2)
+            update = self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
+        else:
+            update = feed_forward(x, self.linear1, self.linear2)
+        return self.norm2(x + self.dropout(update))
 
 
 class Encoder(nn.Module):
@@ -105,18 +104,14 @@ class MultiScaleTransformer(nn.Module):
         """Encode L maps (B, C, h, w) to maps of the same shapes, views of one (B, S, C) sequence."""
         shapes = tuple((feature.shape[2], feature.shape[3]) for feature in features)
         sequence = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
-        encoded = self.encoder(sequence, self._positions(shapes), map_sequence(shapes, sequence.device))
+        width, device = sequence.shape[2], sequence.device
+        levels = zip(shapes, self.level_embed, strict=True)
+        positions = torch.cat([sine_position(shape, width, device) + level for shape, level in levels])
+        encoded = self.encoder(sequence, positions, map_sequence(shapes, device))
         parts = encoded.split([height * width for height, width in shapes], dim=1)
         return [
             part.unflatten(1, shape).permute(0, 3, 1, 2) for part, shape in zip(parts, shapes, strict=True)
         ]
-
-    def _positions(self, shapes: tuple[tuple[int, int], ...]) -> Tensor:
-        """Return sine encoding plus level vector of every cell, (S, C)."""
-        levels = zip(shapes, self.level_embed, strict=True)
-        return torch.cat(
-            [sine_position(shape, level.shape[0], level.device) + level for shape, level in levels]
-        )
 
 
 class MSDeformAttnPixelDecoder(nn.Module):
@@ -183,22 +178,13 @@ class MSDeformAttnPixelDecoder(nn.Module):
         if not half:
             features = {name: x.float() for name, x in features.items()}
         with torch.autocast(device, enabled=half):
-            memory = self.transformer(
-                [
-                    project(features[name])
-                    for project, name in zip(self.input_proj, self.coarse_features, strict=True)
-                ]
-            )
-            return self._mask_features(features[self.fine_feature], memory[-1]), memory
-
-    def _mask_features(self, fine: Tensor, memory: Tensor) -> Tensor:
-        """Add the enlarged finest memory (B, C, h, w) to the projected finest map: one pyramid step."""
-        # Memory is a channels-last view; copying the small map avoids mixed layouts of large ones.
-        layout = memory_format(fine)
-        enlarged = F.interpolate(
-            memory.contiguous(memory_format=layout), size=fine.shape[2:], mode="bilinear", align_corners=False
-        )
-        return self.mask_features(self.layer_1(enlarged.add_(self.adapter_1(fine))))
+            levels = zip(self.input_proj, self.coarse_features, strict=True)
+            memory = self.transformer([project(features[name]) for project, name in levels])
+            fine = features[self.fine_feature]
+            # Memory is a channels-last view; copying the small map avoids mixed layouts of large ones.
+            coarse = memory[-1].contiguous(memory_format=memory_format(fine))
+            enlarged = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
+            return self.mask_features(self.layer_1(enlarged.add_(self.adapter_1(fine)))), memory
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
@@ -215,8 +201,7 @@ def _split_features(input_shape: dict[str, ShapeSpec], coarse: list[str]) -> tup
             "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES is "
             f"{list(coarse)}, which must be some of MODEL.SEM_SEG_HEAD.IN_FEATURES {list(input_shape)}"
         )
-    by_stride = sorted(input_shape, key=lambda name: -input_shape[name].stride)
-    *coarser, finest = by_stride
+    *coarser, finest = sorted(input_shape, key=lambda name: -input_shape[name].stride)
     if set(coarser) != set(coarse):
         raise ValueError(
             f"of MODEL.SEM_SEG_HEAD.IN_FEATURES {list(input_shape)}, all but the finest must be in "

@@ -42,13 +42,9 @@ def predict_instances(
         `pred_masks` (RunLengthMasks, on the CPU), `pred_boxes`, `scores` and `pred_classes` of
         N <= min(max_instances, Q K) instances.
     """
-    probabilities, sizes, num_classes = (
-        prediction.probabilities[:, :-1],
-        prediction.sizes,
-        prediction.num_classes,
-    )
+    probabilities, sizes = prediction.probabilities[:, :-1], prediction.sizes
     best, index = probabilities.flatten().topk(min(max_instances, probabilities.numel()))
-    query, label = index // num_classes, index % num_classes
+    query, label = index // prediction.num_classes, index % prediction.num_classes
     if thing_ids is not None:
         kept = torch.isin(label, label.new_tensor(thing_ids))
         best, query, label = best[kept], query[kept], label[kept]
@@ -97,12 +93,11 @@ def _mask(logits: Tensor, whole: Resizing, box: Tile, budget: int) -> tuple[Tens
     rows, columns = whole
     # Transposed, because runs go down the columns
     tall = logits[rows.source(box.rows)].T @ rows.part(box.rows)  # (w, R)
-    height = len(rows.last)
 
     def work(tile: Tile) -> tuple[Tensor, Tensor]:
         band = columns.part(tile.columns).T @ tall[columns.source(tile.columns)]  # (C, R)
         inside = band > 0
-        return _column_runs(inside, tile, height), (band.sigmoid_() * inside).sum()
+        return _column_runs(inside, tile, height=len(rows.last)), (band.sigmoid_() * inside).sum()
 
     step = max(1, pixels_within(budget, 1, logits.device) // len(box.rows))
     tiles = [Tile(box.rows, box.columns[start : start + step]) for start in range(0, len(box.columns), step)]

@@ -57,16 +57,10 @@ def panoptic_segments(
 def _assign_pixels(
     probability: Tensor, mask_logits: Tensor, sizes: Sizes, tiles: list[Tile], owner: Tensor
 ) -> Tensor:
-    """Write the query that wins each pixel into `owner`, and count.
+    """Return the pixels (n, 3) of each query: inside its mask, won outside it, and won inside it.
 
-    Args:
-        probability: (n,) of the query's class.
-        mask_logits: (n, h, w).
-        owner: (H, W) int32, becomes twice the winner's number, plus one where the pixel is inside the
-            winner's own mask.
-
-    Returns:
-        (n, 3) pixels of each query: inside its mask, won outside it, and won inside it.
+    Class probabilities are (n,), mask logits (n, h, w). `owner` (H, W) int32 becomes twice the number of the
+    query that wins the pixel, plus one inside that query's own mask.
     """
     n = len(probability)
     whole = to_output(mask_logits, sizes)
@@ -88,11 +82,9 @@ def _assign_pixels(
 
 
 def _prospects(probability: Tensor, source: Tensor, tile: Tile, whole: Resizing) -> tuple[Tensor, Tensor]:
-    """Find the queries that may win a pixel of the tile or whose mask has an edge in it.
+    """Return the numbers (k,) of the queries that may win a pixel of the tile or have an edge in it.
 
-    Returns:
-        Their numbers (k,); and the pixels (n,) inside each mask, correct for all other queries, whose masks
-        cover the whole tile or nothing of it.
+    The pixels (n,) inside each mask are right for all others, which cover the whole tile or nothing of it.
     """
     lower, upper = whole.bounds(source)
     scale = probability[:, None, None]
@@ -104,13 +96,9 @@ def _prospects(probability: Tensor, source: Tensor, tile: Tile, whole: Resizing)
 def _number_segments(
     rows: list[list[int]], thing_ids: set[int], overlap_threshold: float
 ) -> tuple[list[int], list[SegmentInfo]]:
-    """Decide which queries become segments.
+    """Return the segment ids of the pixels that each query won, outside its mask and inside; the segments.
 
-    Args:
-        rows: the class of each query, its mask's area, and the pixels it won outside and inside its mask.
-
-    Returns:
-        The segment ids of the pixels that each query won outside and inside its mask, in turn; the segments.
+    `rows` are each query's class, its mask's area, and the pixels it won outside and inside its mask.
     """
     ids: list[int] = []
     segments: list[SegmentInfo] = []

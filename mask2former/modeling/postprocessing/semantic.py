@@ -9,7 +9,6 @@ a tile, `H, W` those of the output in pixels.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -82,29 +81,26 @@ def score_tiles(predictions: Sequence[ImagePrediction], resize_first: bool, budg
 
     Of the other predictions only scores at their own size are held.
     """
-    first = predictions[0]
-    numbers = [_numbers_per_pixel(prediction, resize_first) for prediction in predictions]
+    numbers = []  # per pixel of the output
+    output, device = predictions[0].sizes.output, predictions[0].mask_logits.device
+    for prediction in predictions:
+        height, width = prediction.mask_logits.shape[1:] if resize_first else prediction.sizes.image
+        source = COPIES * height * width / (output[0] * output[1])
+        numbers.append(sum(prediction.probabilities.shape) * max(1.0, source))
     held = sum(numbers[1:]) / COPIES**2
-    return tiles_within(budget, first.sizes.output, max(numbers) + held, first.mask_logits.device)
-
-
-def _numbers_per_pixel(prediction: ImagePrediction, resize_first: bool) -> float:
-    sizes = prediction.sizes
-    height, width = prediction.mask_logits.shape[1:] if resize_first else sizes.image
-    source = COPIES * height * width / (sizes.output[0] * sizes.output[1])
-    return sum(prediction.probabilities.shape) * max(1.0, source)
+    return tiles_within(budget, output, max(numbers) + held, device)
 
 
 def tile_scorer(prediction: ImagePrediction, resize_first: bool) -> Scorer:
     """Return the function that computes the scores in a tile of the output."""
     classes = prediction.probabilities[:, :-1].T.contiguous()  # (K, Q)
-    scorer = (_score_resized_logits if resize_first else _resize_scores)(classes, prediction)
-    return partial(_flip_back, scorer, prediction.sizes.output[1]) if prediction.flipped else scorer
+    score = (_score_resized_logits if resize_first else _resize_scores)(classes, prediction)
 
+    def flip_back(tile: Tile) -> TileScores:
+        lower, upper, compute = score(tile.flipped(prediction.sizes.output[1]))
+        return TileScores(lower.flip(-1), upper.flip(-1), lambda classes: compute(classes).flip(-1))
 
-def _flip_back(score: Scorer, width: int, tile: Tile) -> TileScores:
-    lower, upper, compute = score(tile.flipped(width))
-    return TileScores(lower.flip(-1), upper.flip(-1), lambda classes: compute(classes).flip(-1))
+    return flip_back if prediction.flipped else score
 
 
 def _score_resized_logits(probabilities: Tensor, prediction: ImagePrediction) -> Scorer:

@@ -112,9 +112,8 @@ def to_output(maps: Tensor, sizes: Sizes) -> Resizing:
 
 def resizing(size: Sequence[int], steps: Sequence[ResizeStep], device: torch.device) -> Resizing:
     """Return the resizing of maps of `size` in several steps."""
-    return Resizing(
-        *(_axis(size[dim], [(new[dim], kept[dim]) for new, kept in steps], device) for dim in (0, 1))
-    )
+    along = ([(new[dim], kept[dim]) for new, kept in steps] for dim in (0, 1))
+    return Resizing(*(_axis(length, axis, device) for length, axis in zip(size, along, strict=True)))
 
 
 def _axis(length: int, steps: Sequence[tuple[int, int]], device: torch.device) -> AxisResizing:
@@ -136,12 +135,9 @@ def sliding_max(maps: Tensor, window: tuple[int, int]) -> Tensor:
 
 
 def contenders(lower: Tensor, upper: Tensor) -> Tensor:
-    """Return which of n maps may be the largest at some position: (n,) bool.
+    """Return which of n maps with these bounds (n, ...) may be the largest at some position: (n,) bool.
 
     At least one is; with NaN among the values, all are.
-
-    Args:
-        lower, upper: bounds (n, ...) of each map.
     """
     return ~(upper * (1 + ROUNDING) < lower.amax(0)).flatten(1).all(1)
 

@@ -33,18 +33,11 @@ def post_process_views(
     *,
     compact: bool = False,
 ) -> dict[str, Any]:
-    """Return the semantic result of one image, averaged over its views.
+    """Return "label_map" (H, W) if `compact`, else "sem_seg" (K, H, W), averaged over an image's views.
 
-    Either the logits of all views are held or the sum of their scores, whichever is smaller: at most K
-    numbers per pixel, and with a compact result often far fewer. The logits of the current view and the
-    memory budget come on top.
-
-    Args:
-        views: at least one, predicted one by one.
-        pixels: the number of pixels of each view.
-
-    Returns:
-        "label_map" (H, W) if `compact`, else "sem_seg" (K, H, W).
+    Views, at least one, are predicted one by one; `pixels` are their numbers of pixels. Either the logits of
+    all views are held or the sum of their scores, whichever is smaller: at most K numbers per pixel, and with
+    a compact result often far fewer. The logits of the current view and the memory budget come on top.
     """
     first = next(views)
     device, logits = first.mask_logits.device, first.mask_logits.numel() * sum(pixels) / pixels[0]

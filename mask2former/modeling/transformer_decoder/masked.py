@@ -166,9 +166,7 @@ def resize_mask_features(mask_features: Tensor, shape: tuple[int, int]) -> Tenso
 def blocked_cells(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
     """Return the cells that each query must not attend to, (B, Q, N) bool; with an empty mask there are none.
 
-    Args:
-        mask_embed: (B, Q, C).
-        mask_features: (B, C, h, w), resized to the level.
+    mask_embed is (B, Q, C), and mask_features (B, C, h, w) are resized to the level.
     """
     blocked = multiply_masks(mask_embed, mask_features).flatten(2) < 0
     return blocked & ~blocked.all(-1, keepdim=True)

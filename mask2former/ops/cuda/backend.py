@@ -92,15 +92,15 @@ def _aligned(tensor: Tensor) -> Tensor:
 def _launch(direction: str, wide: int, inputs: AttentionInputs, others: dict[str, Tensor]) -> None:
     """Start a kernel on torch's current stream; each lane processes `wide` channels at a time."""
     value, points, weights = (_aligned(tensor) for tensor in (inputs.value, inputs.points, inputs.weights))
+    tensors = {"value": value, "points": points, "weights": weights, **others}
     reference = None if inputs.reference is None else _aligned(inputs.reference)
+    if reference is not None:
+        tensors["reference"] = reference
     images, cells, heads, channels = value.shape
     queries, levels, level_points = points.shape[1], points.shape[3], points.shape[4]
     _check_sizes(inputs)
     team = min(1 << (ceil(channels / wide) - 1).bit_length(), WARP)
     problem = Problem(
-        value=value.data_ptr(),
-        points=points.data_ptr(),
-        weights=weights.data_ptr(),
         images=images,
         cells=cells,
         queries=queries,
@@ -110,9 +110,13 @@ def _launch(direction: str, wide: int, inputs: AttentionInputs, others: dict[str
         level_points=level_points,
         team=team,
         level=_levels(inputs.shapes),
-        **{name: tensor.data_ptr() for name, tensor in others.items()},
-        **_reference_fields(reference),
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
     )
+    if reference is not None:  # a size of 1 is broadcast over images or levels
+        reference_images, _, reference_levels, _ = reference.shape
+        problem.reference_image_stride = 0 if reference_images == 1 else queries * reference_levels * 2
+        problem.reference_query_stride = reference_levels * 2
+        problem.reference_level_stride = 0 if reference_levels == 1 else 2
     form, width = "plain" if reference is None else "fused", "scalar" if wide == 1 else "vector"
     type_name = str(value.dtype).removeprefix("torch.")
     kernel = Kernel(direction, type_name, form, heads, levels, level_points, channels, width)
@@ -123,19 +127,6 @@ def _launch(direction: str, wide: int, inputs: AttentionInputs, others: dict[str
 
 def _stream(device: torch.device) -> int:
     return torch.cuda.current_stream(device).cuda_stream
-
-
-def _reference_fields(reference: Tensor | None) -> dict[str, int]:
-    """Return the reference's address and strides; a size of 1 is broadcast over images or levels."""
-    if reference is None:
-        return {}
-    images, queries, levels = reference.shape[:3]
-    return {
-        "reference": reference.data_ptr(),
-        "reference_image_stride": 0 if images == 1 else queries * levels * 2,
-        "reference_query_stride": levels * 2,
-        "reference_level_stride": 0 if levels == 1 else 2,
-    }
 
 
 @lru_cache(maxsize=128)

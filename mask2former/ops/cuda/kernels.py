@@ -67,14 +67,10 @@ def function_for(device: int, kernel: Kernel) -> driver.Function:
         if function is not None:
             return function
     kernel = kernel.bounded()
-    function = driver.load_module(device, compile_for(device, kernel)).function(kernel.name)
+    image = compile_kernel(nvrtc.target(torch.cuda.get_device_capability(device)), kernel)
+    function = driver.load_module(device, image).function(kernel.name)
     assert function is not None, kernel.name
     return function
-
-
-def compile_for(device: int, kernel: Kernel) -> bytes:
-    """Compile one kernel for one device."""
-    return compile_kernel(nvrtc.target(torch.cuda.get_device_capability(device)), kernel)
 
 
 def compile_kernel(architecture: str, kernel: Kernel) -> bytes:
