@@ -38,11 +38,7 @@ COMPILED = {"cuda", "cpu"}  # backends for the type of device of the same name a
 
 @functools.cache
 def asked_for() -> str | None:
-    """Return the backend that the environment asks for, or None.
-
-    Raises:
-        ValueError: there is no backend of that name.
-    """
+    """Return the backend that the environment asks for, or None; raise ValueError if it is unknown."""
     name = os.environ.get(VARIABLE, "").strip() or None
     if name is not None and name not in BACKENDS:
         raise ValueError(f"the environment variable {VARIABLE} is {name!r}, but must be one of {[*BACKENDS]}")
@@ -66,7 +62,12 @@ def choose(device: str, is_double: bool = False) -> Choice:
     """
     asked = asked_for()
     if asked is not None:
-        reason = _unsuited(asked, device, is_double)
+        if asked in COMPILED and asked != device:
+            reason: str | None = f"it computes {asked} tensors, and these are on {device}"
+        elif asked in COMPILED and is_double:
+            reason = "it computes no float64 tensors"
+        else:
+            reason = BACKENDS[asked].why_unavailable()
         if reason:
             raise ValueError(f"{VARIABLE}={asked} cannot be followed: {reason}")
         return Choice(asked, f"{VARIABLE} asks for it")
@@ -90,12 +91,3 @@ def backend_for(device: str, is_double: bool = False) -> Backend:
         "float64" if is_double else "float", device, choice.name, choice.reason,
     )  # fmt: skip
     return BACKENDS[choice.name]
-
-
-def _unsuited(name: str, device: str, is_double: bool) -> str | None:
-    """Return the reason why a backend cannot compute these tensors, or None."""
-    if name in COMPILED and name != device:
-        return f"it computes {name} tensors, and these are on {device}"
-    if name in COMPILED and is_double:
-        return "it computes no float64 tensors"
-    return BACKENDS[name].why_unavailable()

@@ -31,10 +31,7 @@ ERRORS = {1: "the maps do not fill the value, or have 2**31 cells or more", 2: "
 class _Problem(ctypes.Structure):
     """The C++ side's struct of the same name."""
 
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in SIZES),
-        *((name, ctypes.c_void_p) for name in POINTERS),
-    )
+    _fields_ = [(name, ctypes.c_int64) for name in SIZES] + [(name, ctypes.c_void_p) for name in POINTERS]
 
 
 def why_unavailable() -> str | None:

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from mask2former.ops.operator import points_type
+from mask2former.ops.reference import Shapes
 
 
 def ms_deform_attn(
-    value: Tensor,
-    spatial_shapes: tuple[tuple[int, int], ...],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """Attend to bilinearly sampled values, which are zero outside a map.
 
@@ -41,7 +39,7 @@ def ms_deform_attn(
 
 def ms_deform_attn_from_offsets(
     value: Tensor,
-    spatial_shapes: tuple[tuple[int, int], ...],
+    spatial_shapes: Shapes,
     reference_points: Tensor,
     sampling_offsets: Tensor,
     attention_logits: Tensor,
@@ -59,17 +57,11 @@ def ms_deform_attn_from_offsets(
     return _call(value, spatial_shapes, sampling_offsets, attention_logits, reference)
 
 
-def _call(
-    value: Tensor,
-    spatial_shapes: tuple[tuple[int, int], ...],
-    points: Tensor,
-    weights: Tensor,
-    reference: Tensor | None,
-) -> Tensor:
-    if isinstance(spatial_shapes, Tensor):
+def _call(value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None) -> Tensor:
+    if isinstance(shapes, Tensor):
         raise ValueError("spatial_shapes is a tensor, where Python numbers are expected: give its .tolist()")
     dtype = points_type(value)
-    sides = [side for shape in spatial_shapes for side in shape]
+    sides = [side for shape in shapes for side in shape]
     result: Tensor = torch.ops.mask2former.ms_deform_attn(
         value, sides, points.to(dtype), weights.to(dtype), reference
     )

@@ -35,10 +35,8 @@ def points_type(value: Tensor) -> torch.dtype:
     return torch.float64 if value.dtype == torch.float64 else torch.float32
 
 
-def _inputs(
-    value: Tensor, spatial_shapes: Sequence[int], points: Tensor, weights: Tensor, reference: Tensor | None
-) -> AttentionInputs:
-    return AttentionInputs(value, _pairs(spatial_shapes), points, weights, reference)
+def _inputs(value: Tensor, spatial_shapes: Sequence[int], *others: Any) -> AttentionInputs:
+    return AttentionInputs(value, _pairs(spatial_shapes), *others)
 
 
 def _forward(*arguments: Any) -> Tensor:

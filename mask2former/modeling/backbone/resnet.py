@@ -129,7 +129,6 @@ class ResNet(Backbone):
         res2_channels: width of res2; each later stage doubles it.
         width_per_group: of the bottlenecks of res2; doubles likewise. Basic blocks do not use it.
         freeze_at: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on.
-        checkpointing: use activation checkpointing for each block.
     """
 
     def __init__(

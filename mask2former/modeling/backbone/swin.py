@@ -244,7 +244,6 @@ class SwinTransformer(Backbone):
         drop_rate: dropout of tokens, of projections and inside MLPs; attn_drop_rate: of attention weights.
         drop_path_rate: of the last block; it grows linearly from 0 over all blocks of the network.
         ape: add a learned absolute position to the patches, resized from that of pretrain_img_size.
-        checkpointing: use activation checkpointing for each block.
 
     Raises:
         ValueError: heads do not match the depths or widths; an unknown out feature; a size below 1.

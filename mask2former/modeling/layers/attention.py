@@ -35,11 +35,7 @@ def _cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
 
 
 class MSDeformAttn(nn.Module):
-    """Multi-scale deformable self-attention: each cell predicts P points per head and level to attend to.
-
-    Raises:
-        ValueError: the heads do not divide the width.
-    """
+    """Multi-scale deformable self-attention: each cell predicts P points per head and level to attend to."""
 
     def __init__(self, *, width: int, num_heads: int, num_levels: int, num_points: int) -> None:
         super().__init__()
@@ -95,11 +91,7 @@ class MSDeformAttn(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention with nn.MultiheadAttention's parameters; keys may be blocked for each query.
-
-    Raises:
-        ValueError: the heads do not divide the width.
-    """
+    """Multi-head attention with nn.MultiheadAttention's parameters; keys may be blocked for each query."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

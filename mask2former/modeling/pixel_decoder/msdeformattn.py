@@ -118,10 +118,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
     """Pixel decoder that gives mask features at the finest stride and the transformer decoder's memory.
 
     Args:
-        input_shape: the backbone's maps by name: `transformer_in_features` and one finer map.
-        transformer_in_features: names of the maps for the encoder, in any order.
+        input_shape: the backbone's maps by name: `transformer_in_features`, in any order, and one finer map.
         conv_dim: the width of the encoder and of the pyramid.
-        mask_dim: channels of the mask features.
         norm: of the two convolutions at the finest stride; "" gives them a bias instead.
 
     Raises:
@@ -168,11 +166,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             init_c2_xavier(convolution)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Decode the backbone's maps, given by name.
-
-        Returns:
-            Mask features (B, mask_dim, H/4, W/4) and memory: L maps (B, C, h, w), coarsest first.
-        """
+        """Return mask features (B, mask_dim, H/4, W/4) and memory: L maps (B, C, h, w), coarsest first."""
         device = features[self.fine_feature].device.type
         half = torch.is_autocast_enabled(device) and not torch.is_grad_enabled()
         if not half:

@@ -67,11 +67,7 @@ class InferenceOptions:
 
 
 def build_inference_options(cfg: Any) -> InferenceOptions:
-    """Read the tasks and thresholds from a config.
-
-    Raises:
-        ValueError: no task is on.
-    """
+    """Read the tasks and thresholds from a config; raise ValueError if no task is on."""
     test = cfg.MODEL.MASK_FORMER.TEST
     return InferenceOptions(
         tasks=tuple(task for task in TASKS if test[f"{task.upper()}_ON"]),
@@ -89,11 +85,10 @@ def post_process(
 ) -> dict[str, Any]:
     """Return the results of one image for the tasks of `options`.
 
-    Returns:
-        "sem_seg", scores (K, H, W); "panoptic_seg", a map (H, W) of segment ids and a list of segments;
-        "instances" with masks (N, H, W). If `compact`, results take little memory at any output size: a
-        "label_map" (H, W) in place of the scores, and masks as `RunLengthMasks`; and "best_query_score" is
-        the largest class probability of any query, to explain an empty result.
+    They are "sem_seg", scores (K, H, W); "panoptic_seg", a map (H, W) of segment ids and a list of segments;
+    "instances" with masks (N, H, W). If `compact`, they take little memory at any output size: a "label_map"
+    (H, W) replaces the scores, masks are `RunLengthMasks`, and "best_query_score", the largest class
+    probability of any query, explains an empty result.
     """
     results: dict[str, Any] = {}
     budget = options.memory_budget

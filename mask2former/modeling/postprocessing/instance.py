@@ -30,17 +30,12 @@ def predict_instances(
     thing_ids: Sequence[int] | None = None,
     memory_budget: int,
 ) -> Instances:
-    """Return the most probable pairs of query and class, by decreasing score.
+    """Return the N <= min(max_instances, Q K) most probable pairs of query and class, by decreasing score.
 
-    The score is the class probability times the mean mask probability inside the mask. A query may appear
-    with several classes. A mask may be empty; its score and box are then zero.
-
-    Args:
-        thing_ids: keep only these classes among the best `max_instances` pairs; None keeps all.
-
-    Returns:
-        `pred_masks` (RunLengthMasks, on the CPU), `pred_boxes`, `scores` and `pred_classes` of
-        N <= min(max_instances, Q K) instances.
+    The fields are `pred_masks` (RunLengthMasks, on the CPU), `pred_boxes`, `scores` and `pred_classes`. The
+    score is the class probability times the mean mask probability inside the mask. A query may appear with
+    several classes. A mask may be empty; its score and box are then zero. Unless `thing_ids` is None, only
+    these classes are kept among the best pairs.
     """
     probabilities, sizes = prediction.probabilities[:, :-1], prediction.sizes
     best, index = probabilities.flatten().topk(min(max_instances, probabilities.numel()))
@@ -87,7 +82,7 @@ def _influenced_span(positive: Tensor, axis: AxisResizing) -> Tensor:
 
 
 def _mask(logits: Tensor, whole: Resizing, box: Tile, budget: int) -> tuple[Tensor, Tensor]:
-    """Return the runs (m, 2) of the mask of logits (h, w), and the sum of the probabilities inside it."""
+    """Return the merged runs (m, 2) of the mask of logits (h, w), and the sum of probabilities inside."""
     if not box.area:
         return torch.empty(0, 2, dtype=torch.int64), logits.new_zeros(())
     rows, columns = whole
@@ -101,8 +96,13 @@ def _mask(logits: Tensor, whole: Resizing, box: Tile, budget: int) -> tuple[Tens
 
     step = max(1, pixels_within(budget, 1, logits.device) // len(box.rows))
     tiles = [Tile(box.rows, box.columns[start : start + step]) for start in range(0, len(box.columns), step)]
-    runs, totals = zip(*over_tiles(work, tiles), strict=True)
-    return _merge_touching(torch.cat(runs)), torch.stack(totals).sum()
+    parts, totals = zip(*over_tiles(work, tiles), strict=True)
+    runs = torch.cat(parts)
+    # Runs touch at the bottom of a column and the top of the next.
+    touch = runs[:-1, 1] == runs[1:, 0]
+    keep = torch.ones_like(runs, dtype=torch.bool)
+    keep[:-1, 1], keep[1:, 0] = ~touch, ~touch
+    return runs[keep].view(-1, 2), torch.stack(totals).sum()
 
 
 def _column_runs(inside: Tensor, tile: Tile, height: int) -> Tensor:
@@ -112,11 +112,3 @@ def _column_runs(inside: Tensor, tile: Tile, height: int) -> Tensor:
     ends[:, 1:] ^= inside  # True where a run begins, and below its last pixel
     column, row = ends.nonzero(as_tuple=True)
     return ((column + tile.columns.start) * height + row + tile.rows.start).view(-1, 2)
-
-
-def _merge_touching(runs: Tensor) -> Tensor:
-    """Merge runs (m, 2) that touch: at the bottom of a column and the top of the next."""
-    touch = runs[:-1, 1] == runs[1:, 0]
-    keep = torch.ones_like(runs, dtype=torch.bool)
-    keep[:-1, 1], keep[1:, 0] = ~touch, ~touch
-    return runs[keep].view(-1, 2)

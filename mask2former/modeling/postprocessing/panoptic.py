@@ -1,6 +1,6 @@
 """Panoptic segmentation: each pixel goes to one query, and queries that keep most of their mask are segments.
 
-Shapes: `Q` queries, `n` queries above the threshold, `k` those that matter in a tile, `h, w` the sides of the
+Shapes: `Q` queries, `n` queries above the threshold, `h, w` the sides of the
 mask logits, `R, C` those of a tile, `H, W` those of the output in pixels.
 """
 
@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mask2former.modeling.postprocessing.tiles import (
-    Resizing,
-    Tile,
-    contenders,
-    over_tiles,
-    tiles_within,
-    to_output,
-)
+from mask2former.modeling.postprocessing.tiles import Tile, contenders, over_tiles, tiles_within, to_output
 from mask2former.modeling.predictions import ImagePrediction, Sizes
 
 SegmentInfo = dict[str, Any]
@@ -33,9 +26,8 @@ def panoptic_segments(
 ) -> tuple[Tensor, list[SegmentInfo]]:
     """Assign each pixel to the query with the largest product of class and mask probability.
 
-    Returns:
-        A map (H, W) int32 of segment ids, 0 where there is none, and for each segment "id", "isthing" and
-        "category_id". Stuff segments of one class are one segment.
+    The result is a map (H, W) int32 of segment ids, 0 where there is none, and for each segment "id",
+    "isthing" and "category_id". Stuff of one class is one segment.
     """
     probability, label = prediction.probabilities.max(-1)
     kept = (label != prediction.num_classes) & (probability > object_mask_threshold)
@@ -62,35 +54,28 @@ def _assign_pixels(
     Class probabilities are (n,), mask logits (n, h, w). `owner` (H, W) int32 becomes twice the number of the
     query that wins the pixel, plus one inside that query's own mask.
     """
-    n = len(probability)
+    n, scale = len(probability), probability[:, None, None]
     whole = to_output(mask_logits, sizes)
 
     def fill(tile: Tile) -> Tensor:
         source = whole.source(mask_logits, tile)
-        matters, mask_area = _prospects(probability, source, tile, whole)
+        lower, upper = whole.bounds(source)
+        covers, misses = (lower >= 0).flatten(1).all(1), (upper < 0).flatten(1).all(1)
+        may_win = contenders(scale * lower.sigmoid(), scale * upper.sigmoid())
+        # The masks of all other queries cover the whole tile or nothing of it.
+        matters = (may_win | ~(covers | misses)).nonzero()[:, 0]
+        mask_area = covers * tile.area
         band = whole.resize(source[matters], tile)
         inside = band >= 0
         mask_area[matters] = inside.flatten(1).sum(1)
         # `max` gives the same indices as `argmax`, several times as fast
-        winner = band.sigmoid_().mul_(probability[matters, None, None]).max(0).indices
+        winner = band.sigmoid_().mul_(scale[matters]).max(0).indices
         code = 2 * matters[winner] + inside.gather(0, winner[None])[0]
         tile.of(owner)[:] = code
         won = code.flatten().bincount(minlength=2 * n)
         return torch.cat([mask_area[:, None], won.view(n, 2)], dim=1)
 
     return torch.stack(over_tiles(fill, tiles)).sum(0)
-
-
-def _prospects(probability: Tensor, source: Tensor, tile: Tile, whole: Resizing) -> tuple[Tensor, Tensor]:
-    """Return the numbers (k,) of the queries that may win a pixel of the tile or have an edge in it.
-
-    The pixels (n,) inside each mask are right for all others, which cover the whole tile or nothing of it.
-    """
-    lower, upper = whole.bounds(source)
-    scale = probability[:, None, None]
-    covers, misses = (lower >= 0).flatten(1).all(1), (upper < 0).flatten(1).all(1)
-    matters = contenders(scale * lower.sigmoid(), scale * upper.sigmoid()) | ~(covers | misses)
-    return matters.nonzero()[:, 0], covers * tile.area
 
 
 def _number_segments(

@@ -78,9 +78,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     """Learned queries, refined by layers that attend to the memory's levels in turn, coarsest first.
 
     Args:
-        memory_shape: the L maps of the memory, coarsest first.
         num_layers: decoder layers; there is one more prediction.
-        mask_dim: channels of the mask features.
         pre_norm: place norms before attention and feed-forward, not after the sums.
         enforce_input_proj: project the memory even if its width is already `hidden_dim`.
 

@@ -61,11 +61,10 @@ def forward(inputs: AttentionInputs) -> Tensor:
         ValueError: sizes that overflow the kernels' integers.
         RuntimeError: an error of the driver or NVRTC.
     """
-    value, points = inputs.value, inputs.points
-    output = value.new_empty(value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
-    wide = 16 // value.element_size()
-    wide = wide if value.shape[3] % wide == 0 else 1
-    _launch("forward", wide, inputs, {"output": output})
+    batch, _, heads, channels = inputs.value.shape
+    output = inputs.value.new_empty(batch, inputs.points.shape[1], heads * channels)
+    wide = 16 // inputs.value.element_size()
+    _launch("forward", wide if channels % wide == 0 else 1, inputs, {"output": output})
     return output
 
 

@@ -72,11 +72,7 @@ def why_unavailable() -> str | None:
 
 
 def load_module(device: int, image: bytes) -> Module:
-    """Load a cubin, a fatbin, or PTX with a final zero byte.
-
-    Raises:
-        DriverError: the device cannot run it.
-    """
+    """Load a cubin, fatbin, or PTX with a final zero byte; raise DriverError if the device cannot run it."""
     handle = c_void_p()
     with _context_of(device):
         _check(_library().cuModuleLoadData(byref(handle), image), "loading machine code")

@@ -46,11 +46,7 @@ def architectures() -> list[int]:
 
 
 def target(capability: tuple[int, int]) -> str:
-    """Return the target for a device: sm_90, or if NVRTC does not know it, PTX of an older one: compute_90.
-
-    Raises:
-        CompileError: the device is older than all that NVRTC knows.
-    """
+    """Return the target for a device: sm_90, or if NVRTC does not know it, an older one's PTX: compute_90."""
     wanted = capability[0] * 10 + capability[1]
     older = [known for known in architectures() if known <= wanted]
     if not older:
