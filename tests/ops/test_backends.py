@@ -1,14 +1,15 @@
-"""Which backend computes, what is said of it, and that nothing falls back in silence."""
+"""The choice of a backend, its log messages and errors."""
 
 import logging
 import subprocess
 import sys
 
+import explicit_attention
 import pytest
 import torch
-from explicit_attention import SHAPES, draw, forget_choices
+from explicit_attention import SHAPES, convert, draw, forget_choices
 
-from mask2former.ops import backends, ms_deform_attn
+from mask2former.ops import backends
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def fresh(monkeypatch):
 
 @pytest.fixture
 def works(monkeypatch):
-    """Says of a compiled backend that it works (None), or why not."""
+    """Return a function that lets a compiled backend work (None) or gives the reason why not."""
 
     def pretend(name, reason):
         monkeypatch.setattr(backends.BACKENDS[name], "why_unavailable", lambda: reason)
@@ -30,11 +31,8 @@ def works(monkeypatch):
 
 
 def attend(dtype=torch.float32):
-    return ms_deform_attn(*_with_shapes(*(tensor.to(dtype) for tensor in draw())))
-
-
-def _with_shapes(value, *others):
-    return value, SHAPES, *others
+    value, *others = convert(draw("plain"), dtype)
+    return explicit_attention.attend(value, SHAPES, *others)
 
 
 def test_the_fastest_working_backend_is_chosen(works):

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from explicit_attention import draw, draw_fused
+from explicit_attention import FORMS, convert, draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,29 +21,23 @@ SHAPES = ((7, 9), (1, 1), (4, 5))
 WIDE = {"shapes": SHAPES, "queries": 70, "heads": 3, "points": 4, "channels": 43}
 
 
-def single(*tensors):
-    return [None if t is None else t.float().contiguous() for t in tensors]
+def as_inputs(shapes, tensors, dtype=torch.float32):
+    value, *others = convert(tensors, dtype)
+    return AttentionInputs(value, shapes, *others)
 
 
 def forward(*inputs):
     return cpu.forward(AttentionInputs(*inputs))
 
 
-def cases(**sizes):
-    """(value, points, weights, reference) of the plain form and of the fused one."""
-    return [(*draw(**sizes), None), draw_fused(**sizes)]
-
-
 def both(shapes, tensors):
-    """Return output and gradients by each backend: PyTorch's in float64."""
-    value, *others = single(*tensors)
-    inputs = AttentionInputs(value, shapes, *others)
+    """Return output and gradients of each backend: PyTorch's in float64."""
+    tensors = convert(tensors, torch.float32)
+    inputs, exact = as_inputs(shapes, tensors), as_inputs(shapes, tensors, torch.float64)
     result = cpu.forward(inputs)
     grad = torch.linspace(-1, 2, result.numel()).view_as(result)
     mine = [result, *cpu.backward(grad, inputs)]
-    wide = [None if t is None else t.double() for t in (value, *others)]
-    inputs = AttentionInputs(wide[0], shapes, *wide[1:])
-    return mine, [reference.forward(inputs), *reference.backward(grad.double(), inputs)]
+    return mine, [reference.forward(exact), *reference.backward(grad.double(), exact)]
 
 
 def assert_equal_backends(shapes, tensors, **tolerance):
@@ -54,6 +48,7 @@ def assert_equal_backends(shapes, tensors, **tolerance):
 sides = st.integers(0, 5)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=60)
 @given(
     shapes=st.lists(st.tuples(sides, sides), min_size=1, max_size=4).map(tuple),
@@ -64,44 +59,42 @@ sides = st.integers(0, 5)
     channels=st.sampled_from([1, 2, 3, 8, 17, 32, 64]),
     seed=st.integers(0, 1000),
 )
-def test_equals_the_pytorch_backend(shapes, **sizes):
-    for tensors in cases(shapes=shapes, **sizes):
-        assert_equal_backends(shapes, tensors)
+def test_equals_the_pytorch_backend(form, shapes, **sizes):
+    assert_equal_backends(shapes, draw(form, shapes=shapes, **sizes))
 
 
-def test_more_points_than_are_placed_at_once():
+@pytest.mark.parametrize("form", FORMS)
+def test_more_points_than_are_placed_at_once(form):
     sizes = {"shapes": SHAPES, "queries": 3, "heads": 3, "points": 61, "channels": 9}
-    for tensors in cases(**sizes):
-        assert_equal_backends(SHAPES, tensors)
+    assert_equal_backends(SHAPES, draw(form, **sizes))
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("threads", [2, 3, 16])
-def test_results_are_bitwise_equal_with_any_number_of_threads(threads):
-    """16 threads are more than there are heads, so rows of the maps are shared out as well."""
+def test_results_are_bitwise_equal_with_any_number_of_threads(threads, form):
+    """16 threads are more than there are heads, so rows of the maps are distributed as well."""
     before = torch.get_num_threads()
-    try:
-        for tensors in cases(**WIDE):
-            torch.set_num_threads(1)
-            alone, _ = both(SHAPES, tensors)
-            torch.set_num_threads(threads)
-            together, _ = both(SHAPES, tensors)
-            assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for count in (1, threads):
+        torch.set_num_threads(count)
+        results.append(both(SHAPES, draw(form, **WIDE))[0])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9, -3e9])
-def test_non_finite_points_sample_zero(odd):
-    for value, points, weights, centers in cases(**WIDE):
-        moved = points.clone()
-        moved[:, ::2, ..., 0] = odd
-        moved[:, ::3, ..., 1] = odd
-        away = points.clone()
-        away[moved != points] = 1e6
-        mine, _ = both(SHAPES, (value, moved, weights, centers))
-        expected, exact = both(SHAPES, (value, away, weights, centers))
-        assert all(torch.equal(a, b) for a, b in zip(mine, expected, strict=True))
-        torch.testing.assert_close(mine[0].double(), exact[0], atol=2e-5, rtol=2e-4)
+def test_non_finite_points_sample_zero(odd, form):
+    value, points, weights, centers = draw(form, **WIDE)
+    moved = points.clone()
+    moved[:, ::2, ..., 0] = odd
+    moved[:, ::3, ..., 1] = odd
+    away = points.clone()
+    away[moved != points] = 1e6
+    mine, _ = both(SHAPES, (value, moved, weights, centers))
+    expected, exact = both(SHAPES, (value, away, weights, centers))
+    assert all(torch.equal(a, b) for a, b in zip(mine, expected, strict=True))
+    torch.testing.assert_close(mine[0].double(), exact[0], atol=2e-5, rtol=2e-4)
 
 
 def test_values_that_no_point_reads_do_not_matter():
@@ -115,7 +108,7 @@ def test_values_that_no_point_reads_do_not_matter():
 
 
 def test_logits_of_any_size():
-    value, offsets, logits, centers = draw_fused(**WIDE)
+    value, offsets, logits, centers = draw("fused", **WIDE)
     for scaled in (logits * 100, logits + 1e4, logits - 1e4, logits * 0 - 1e30):
         assert_equal_backends(SHAPES, (value, offsets, scaled, centers), atol=2e-3, rtol=2e-3)
 
@@ -145,24 +138,23 @@ def test_results_of_16_bits_are_rounded_as_torch_rounds(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gradients_of_16_bits_are_summed_in_float32(dtype):
-    for tensors in cases(**WIDE):
-        value, *others = single(*tensors)
-        value = value.to(dtype)
-        grad = torch.linspace(-1, 2, 2 * 70 * 3 * 43).view(2, 70, -1)[: value.shape[0]].to(dtype).contiguous()
-        mine = cpu.backward(grad, AttentionInputs(value, SHAPES, *others))
-        wide = cpu.backward(grad.float(), AttentionInputs(value.float(), SHAPES, *others))
-        assert mine[0].dtype == dtype
-        assert torch.equal(mine[0], wide[0].to(dtype))
-        for a, b in zip(mine[1:], wide[1:], strict=True):
-            torch.testing.assert_close(a, b)
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_16_bits_are_summed_in_float32(dtype, form):
+    inputs = as_inputs(SHAPES, draw(form, **WIDE))
+    inputs = inputs._replace(value=inputs.value.to(dtype))
+    grad = torch.linspace(-1, 2, 2 * 70 * 3 * 43).view(2, 70, -1).to(dtype)
+    mine = cpu.backward(grad, inputs)
+    wide = cpu.backward(grad.float(), inputs._replace(value=inputs.value.float()))
+    assert mine[0].dtype == dtype
+    assert torch.equal(mine[0], wide[0].to(dtype))
+    torch.testing.assert_close(mine[1:], wide[1:])
 
 
 def test_maps_that_do_not_fill_the_value_are_refused():
-    value, points, weights = single(*draw(shapes=SHAPES))
+    inputs = as_inputs(SHAPES, draw("plain", shapes=SHAPES))
     for shapes in (((7, 9), (1, 1), (4, 4)), ((-7, -9), (1, 1), (4, 5)), ((2**31, 2**31), (1, 1), (4, 5))):
         with pytest.raises(RuntimeError, match="do not fill the value"):
-            forward(value, shapes, points, weights)
+            cpu.forward(inputs._replace(shapes=shapes))
 
 
 def test_a_missing_or_incompatible_library_is_reported(monkeypatch, tmp_path):

@@ -1,10 +1,10 @@
-"""Both forms of deformable attention, by every backend that works here, against explicit loops."""
+"""Both forms of deformable attention, on every backend that works here, against explicit loops."""
 
 import math
 
 import pytest
 import torch
-from explicit_attention import BACKENDS, SHAPES, asking_for, draw, draw_fused, explicit
+from explicit_attention import BACKENDS, FORMS, SHAPES, asking_for, attend, convert, draw, explicit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,98 +23,75 @@ CASES = {
 WIDE = {"shapes": ((7, 9), (4, 5), (1, 3)), "queries": 11, "heads": 8, "points": 4, "channels": 32}
 
 
-def plain(value, shapes, points, weights, reference):
-    assert reference is None
-    return ms_deform_attn(value, shapes, points, weights)
-
-
-def fused(value, shapes, points, weights, reference):
-    return ms_deform_attn_from_offsets(value, shapes, reference, points, weights)
-
-
-def compare(function, shapes, tensors, device, dtype=torch.float32, **tolerance):
-    """Output and gradients of what is to be differentiated, against the loops in float64."""
+def compare(shapes, tensors, device, dtype=torch.float32, **tolerance):
+    """Compare output and all gradients with those of the loops in float64."""
     ours = [t.detach().to(device, dtype).requires_grad_() if t is not None else None for t in tensors]
     exact = [t.detach().clone().requires_grad_() if t is not None else None for t in tensors]
-    result, expected = function(ours[0], shapes, *ours[1:]), explicit(exact[0], shapes, *exact[1:])
-    torch.testing.assert_close(result.cpu().to(torch.float64), expected, **tolerance)
+    result, expected = attend(ours[0], shapes, *ours[1:]), explicit(exact[0], shapes, *exact[1:])
+    torch.testing.assert_close(result.cpu().double(), expected, **tolerance)
     seed = torch.linspace(-1, 2, expected.numel(), dtype=torch.float64).view_as(expected)
     result.backward(seed.to(device, dtype))
     expected.backward(seed)
-    for name, mine, other in zip(("value", "points", "weights", "reference"), ours, exact, strict=True):
+    for mine, other in zip(ours, exact, strict=True):
         if mine is not None:
             grad = torch.zeros_like(other) if other.grad is None else other.grad
-            torch.testing.assert_close(
-                mine.grad.cpu().to(torch.float64), grad, msg=lambda m, n=name: f"{n}: {m}", **tolerance
-            )
+            torch.testing.assert_close(mine.grad.cpu().double(), grad, **tolerance)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=40)
 @given(**CASES)
-def test_plain_equals_the_loops(backend, **sizes):
+def test_every_backend_equals_the_loops(backend, form, **sizes):
     with asking_for(backend) as device:
-        tensors = (*draw(**sizes), None)
-        compare(plain, sizes["shapes"], tensors, device, atol=3e-5, rtol=1e-4)
+        compare(sizes["shapes"], draw(form, **sizes), device, atol=3e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=40)
-@given(**CASES)
-def test_fused_equals_the_loops(backend, **sizes):
-    with asking_for(backend) as device:
-        compare(fused, sizes["shapes"], draw_fused(**sizes), device, atol=3e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("form", ["plain", "fused"])
+@pytest.mark.parametrize("form", FORMS)
 def test_float64_is_exact(form):
-    function, tensors = (plain, (*draw(), None)) if form == "plain" else (fused, draw_fused())
-    compare(function, SHAPES, tensors, "cpu", torch.float64)
+    compare(SHAPES, draw(form), "cpu", torch.float64)
 
 
-@pytest.mark.parametrize("form", ["plain", "fused"])
-def test_gradients_by_finite_differences(form):
-    sizes = {"batch": 1, "queries": 2, "channels": 2}
-    function, tensors = (plain, draw(**sizes)) if form == "plain" else (fused, draw_fused(**sizes))
-    tensors = [tensor.requires_grad_() for tensor in tensors]
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_equal_finite_differences(form):
+    tensors = [t for t in draw(form, batch=1, queries=2, channels=2) if t is not None]
 
-    def of_four(value, points, weights, reference=None):
-        return function(value, SHAPES, points, weights, reference)
+    def of_tensors(value, points, weights, reference=None):
+        return attend(value, SHAPES, points, weights, reference)
 
-    assert torch.autograd.gradcheck(of_four, tensors)
+    assert torch.autograd.gradcheck(of_tensors, [tensor.requires_grad_() for tensor in tensors])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("form", ["plain", "fused"])
-def test_sizes_of_a_real_model(backend, form):
+@pytest.mark.parametrize("form", FORMS)
+def test_sizes_of_a_real_model_equal_the_loops(backend, form):
     with asking_for(backend) as device:
-        function, tensors = (plain, (*draw(**WIDE), None)) if form == "plain" else (fused, draw_fused(**WIDE))
-        compare(function, WIDE["shapes"], tensors, device, atol=1e-4, rtol=1e-3)
+        compare(WIDE["shapes"], draw(form, **WIDE), device, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize("levels", [1, len(SHAPES)])
 def test_reference_points_may_be_shared(backend, images, levels):
-    value, offsets, logits, reference = draw_fused()
+    value, offsets, logits, reference = draw("fused")
     with asking_for(backend) as device:
         tensors = (value, offsets, logits, reference[:images, :, :levels])
-        compare(fused, SHAPES, tensors, device, atol=3e-5, rtol=1e-4)
+        compare(SHAPES, tensors, device, atol=3e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_values_of_16_bits_are_summed_in_float32(backend, dtype):
     """The result is the exact one of the rounded values, rounded once; so is the gradient of the values."""
-    value, offsets, logits, reference = draw_fused(**WIDE)
-    rounded = [value.to(dtype), *(t.float() for t in (reference, offsets, logits))]
+    value, *others = draw("fused", **WIDE)
+    rounded = [value.to(dtype), *convert(others, torch.float32)]
     exact = [t.double().requires_grad_() for t in rounded]
-    expected = ms_deform_attn_from_offsets(exact[0], WIDE["shapes"], *exact[1:])
+    expected = attend(exact[0], WIDE["shapes"], *exact[1:])
     seed = torch.linspace(-1, 2, expected.numel()).view_as(expected).to(dtype)
     expected.backward(seed.double())
     with asking_for(backend) as device:
         ours = [t.to(device).requires_grad_() for t in rounded]
-        result = ms_deform_attn_from_offsets(ours[0], WIDE["shapes"], *ours[1:])
+        result = attend(ours[0], WIDE["shapes"], *ours[1:])
         result.backward(seed.to(device))
     one_rounding = {"rtol": torch.finfo(dtype).eps, "atol": 1e-5}
     assert result.dtype == dtype and ours[0].grad.dtype == dtype
@@ -127,16 +104,14 @@ def test_values_of_16_bits_are_summed_in_float32(backend, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_points_of_16_bits_are_widened(backend):
-    value, offsets, logits, reference = (t.bfloat16() for t in draw_fused())
+    value, *others = convert(draw("fused"), torch.bfloat16)
     with asking_for(backend) as device:
-        few = [t.to(device) for t in (reference, offsets, logits)]
-        for t in few:
-            t.requires_grad_()
-        result = ms_deform_attn_from_offsets(value.to(device), SHAPES, *few)
+        ours = [t.to(device).requires_grad_() for t in others]
+        result = attend(value.to(device), SHAPES, *ours)
         result.sum().backward()
-        expected = explicit(*(value.double(), SHAPES, offsets.double(), logits.double(), reference.double()))
+    expected = explicit(value.double(), SHAPES, *convert(others, torch.float64))
     torch.testing.assert_close(result.cpu().double(), expected, rtol=2**-8, atol=1e-5)
-    assert all(t.grad.dtype == torch.bfloat16 for t in few)
+    assert all(t.grad.dtype == torch.bfloat16 for t in ours)
 
 
 NOWHERE = [math.nan, math.inf, -math.inf, 3e38, -3e38, 2.0**31, -(2.0**31), 2.0**63, 1e6, -1e6]
@@ -144,22 +119,22 @@ NOWHERE = [math.nan, math.inf, -math.inf, 3e38, -3e38, 2.0**31, -(2.0**31), 2.0*
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("place", NOWHERE)
-@pytest.mark.parametrize("form", ["plain", "fused"])
+@pytest.mark.parametrize("form", FORMS)
 def test_a_non_finite_point_contributes_nothing(backend, place, form):
     """Alone it gives zero and zero gradients; among others it leaves theirs as they are."""
-    value, points, weights, *reference = (t.float() for t in (draw if form == "plain" else draw_fused)())
+    value, points, weights, reference = convert(draw(form), torch.float32)
     points[:, 0] = place  # all points of the first query
     points[:, 1, :, :, 1, 0] = place  # the second point of the others, in x; then in y
     points[:, 2, :, :, 1, 1] = place
     with asking_for(backend) as device:
-        tensors = [t.to(device).requires_grad_() for t in (value, points, weights, *reference)]
-        function = plain if form == "plain" else fused
-        result = function(tensors[0], SHAPES, *tensors[1:3], tensors[3] if reference else None)
+        tensors = convert((value, points, weights, reference), device)
+        given = [t.requires_grad_() for t in tensors if t is not None]
+        result = attend(tensors[0], SHAPES, *tensors[1:])
         result.sum().backward()
-    expected = explicit(value, SHAPES, points, weights, *reference)
+    expected = explicit(value, SHAPES, points, weights, reference)
     torch.testing.assert_close(result.cpu(), expected, atol=1e-5, rtol=1e-4)
     assert not result[:, 0].any() and not tensors[1].grad[:, 0].any()
-    assert all(t.grad.isfinite().all() for t in tensors)
+    assert all(t.grad.isfinite().all() for t in given)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -180,27 +155,22 @@ def test_a_single_cell_is_interpolated_linearly_in_both_axes(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_cell_centers_return_the_cells(backend):
-    value, _, _ = draw(((2, 3),), batch=1, heads=1)
+    value = draw("plain", ((2, 3),), batch=1, heads=1)[0].float()
     x, y = (torch.arange(3) + 0.5) / 3, (torch.arange(2) + 0.5) / 2
     centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, 6, 1, 1, 1, 2)
     with asking_for(backend) as device:
-        tensors = (
-            value.float().to(device),
-            ((2, 3),),
-            centers.to(device),
-            torch.ones(1, 6, 1, 1, 1).to(device),
-        )
-        torch.testing.assert_close(ms_deform_attn(*tensors).cpu(), value.float().flatten(2))
+        ones = torch.ones(1, 6, 1, 1, 1, device=device)
+        result = ms_deform_attn(value.to(device), ((2, 3),), centers.to(device), ones)
+    torch.testing.assert_close(result.cpu(), value.flatten(2))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_huge_logits_choose_one_point(backend):
-    value, offsets, logits, reference = (t.float() for t in draw_fused())
+    value, offsets, logits, reference = convert(draw("fused"), torch.float32)
     logits *= 1e4  # their exponentials overflow
     with asking_for(backend) as device:
-        tensors = [t.to(device) for t in (reference, offsets, logits)]
-        result = ms_deform_attn_from_offsets(value.to(device), SHAPES, *tensors)
+        result = attend(value.to(device), SHAPES, *convert((offsets, logits, reference), device))
     chosen = torch.nn.functional.one_hot(logits.flatten(3).argmax(-1), logits[0, 0, 0].numel())
     locations = reference[:, :, None, :, None] + offsets / torch.tensor([[4, 3], [2, 2], [1, 1]])[:, None]
-    expected = explicit(value, SHAPES, locations, chosen.view_as(logits).float())
+    expected = explicit(value, SHAPES, locations, chosen.view_as(logits).float(), None)
     torch.testing.assert_close(result.cpu(), expected, atol=1e-5, rtol=1e-4)

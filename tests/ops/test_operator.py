@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from explicit_attention import BACKENDS, SHAPES, asking_for, draw, draw_fused, explicit
+from explicit_attention import BACKENDS, FORMS, SHAPES, asking_for, attend, convert, draw, explicit
 
 from mask2former.ops import ms_deform_attn, ms_deform_attn_from_offsets, operator
 
@@ -12,30 +12,28 @@ BACKWARD = torch.ops.mask2former.ms_deform_attn_backward.default
 
 
 def float_fused(device="cpu", **sizes):
-    return [t.to(device, torch.float32) for t in draw_fused(**sizes)]
+    return convert(draw("fused", **sizes), device, torch.float32)
 
 
 def of_model(value, offsets, logits, reference):
-    """As a model calls it: shapes from maps, not constants, where `value` is traced."""
     return ms_deform_attn_from_offsets(value, SHAPES, reference, offsets, logits)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("form", ["plain", "fused"])
+@pytest.mark.parametrize("form", FORMS)
 def test_opcheck(backend, dtype, form):
     if dtype == torch.float64 and backend != "torch":
         pytest.skip("float64 is PyTorch's")
     with asking_for(backend) as device:
         width = torch.float64 if dtype == torch.float64 else torch.float32
-        value, *others = (t.to(device, width) for t in ((*draw(),) if form == "plain" else draw_fused()))
-        reference = others.pop() if form == "fused" else None
+        value, points, weights, reference = convert(draw(form), device, width)
         value = value.to(dtype)
         grad = torch.randn(2, 3, 6, device=device, dtype=dtype)
-        torch.library.opcheck(BACKWARD, (grad, value, FLAT, *others, reference))
-        for tensor in (value, *others):
+        torch.library.opcheck(BACKWARD, (grad, value, FLAT, points, weights, reference))
+        for tensor in (value, points, weights):
             tensor.requires_grad_()
-        torch.library.opcheck(FORWARD, (value, FLAT, *others, reference))
+        torch.library.opcheck(FORWARD, (value, FLAT, points, weights, reference))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -83,12 +81,10 @@ def test_exports_as_one_node():
 def test_memory_order_does_not_matter(backend):
     with asking_for(backend) as device:
         contiguous = [t.requires_grad_() for t in float_fused(device)]
-        reversed_order = [
-            t.detach().permute(*reversed(range(t.dim()))).contiguous().permute(*reversed(range(t.dim())))
-            for t in contiguous
+        strided = [
+            t.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() for t in contiguous
         ]
-        assert not any(t.is_contiguous() for t in reversed_order)
-        strided = [t.requires_grad_() for t in reversed_order]
+        assert not any(t.is_contiguous() for t in strided)
         results = [of_model(*tensors) for tensors in (contiguous, strided)]
         torch.testing.assert_close(*results, rtol=0, atol=0)
         for result in results:
@@ -110,18 +106,18 @@ EMPTY = {
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", EMPTY)
-@pytest.mark.parametrize("form", ["plain", "fused"])
+@pytest.mark.parametrize("form", FORMS)
 def test_empty_inputs_give_zeros(backend, case, form):
     sizes = {"shapes": SHAPES, **EMPTY[case]}
     with asking_for(backend) as device:
-        value, points, weights, *reference = (draw if form == "plain" else draw_fused)(**sizes)
-        tensors = [t.to(device, torch.float32).requires_grad_() for t in (value, points, weights, *reference)]
-        flat = [side for shape in sizes["shapes"] for side in shape]
-        result = FORWARD(tensors[0], flat, *tensors[1:3], tensors[3] if reference else None)
+        value, *others = draw(form, **sizes)
+        ours = convert((value, *others), device, torch.float32)
+        given = [t.requires_grad_() for t in ours if t is not None]
+        result = attend(ours[0], sizes["shapes"], *ours[1:])
         result.sum().backward()
-    expected = explicit(value, sizes["shapes"], points, weights, *reference)
+    expected = explicit(value, sizes["shapes"], *others)
     torch.testing.assert_close(result.cpu().double(), expected, atol=1e-5, rtol=1e-5)
-    assert all(t.grad.shape == t.shape and t.grad.isfinite().all() for t in tensors)
+    assert all(t.grad.shape == t.shape and t.grad.isfinite().all() for t in given)
 
 
 @pytest.mark.parametrize("wanted", range(4))
@@ -162,45 +158,44 @@ def test_shapes_without_values():
     assert of_model(*tensors).shape == (2, 5, 6)
 
 
-GOOD = dict(
-    zip(("value", "sampling_offsets", "attention_logits", "reference_points"), float_fused(), strict=True)
-)
+VALUE, OFFSETS, LOGITS, REFERENCE = float_fused()
+GOOD = {
+    "value": VALUE,
+    "spatial_shapes": SHAPES,
+    "sampling_offsets": OFFSETS,
+    "attention_logits": LOGITS,
+    "reference_points": REFERENCE,
+}
 WRONG = {
-    "value is of shape (2, 17, 6)": {"value": GOOD["value"].flatten(2)},
-    "value is of torch.int64": {"value": GOOD["value"].long()},
+    "value is of shape (2, 17, 6)": {"value": VALUE.flatten(2)},
+    "value is of torch.int64": {"value": VALUE.long()},
     "spatial_shapes ((3, 4), (2, 2)) has 16 cells, and value 17": {"spatial_shapes": ((3, 4), (2, 2))},
     "spatial_shapes ((-3, -4), (5, 1)) has a negative side": {"spatial_shapes": ((-3, -4), (5, 1))},
     "spatial_shapes is a tensor": {"spatial_shapes": torch.tensor(SHAPES)},
     "sampling_offsets is of shape (2, 3, 2, 3, 2, 1), where (2, 3, 2, 3, 2, 2)": {
-        "sampling_offsets": GOOD["sampling_offsets"][..., :1]
+        "sampling_offsets": OFFSETS[..., :1]
     },
-    "sampling_offsets is of shape (2, 3, 2, 6, 2)": {
-        "sampling_offsets": GOOD["sampling_offsets"].flatten(3, 4)
-    },
-    "sampling_offsets is of shape (1, 3, 2, 3, 2, 2), where (2, 3,": {
-        "sampling_offsets": GOOD["sampling_offsets"][:1]
-    },
+    "sampling_offsets is of shape (2, 3, 2, 6, 2)": {"sampling_offsets": OFFSETS.flatten(3, 4)},
+    "sampling_offsets is of shape (1, 3, 2, 3, 2, 2), where (2, 3,": {"sampling_offsets": OFFSETS[:1]},
     "attention_logits is of shape (2, 3, 2, 3, 1), where (2, 3, 2, 3, 2)": {
-        "attention_logits": GOOD["attention_logits"][..., :1]
+        "attention_logits": LOGITS[..., :1]
     },
     "reference_points is of shape (2, 3, 2, 2), where (2, 3, 3, 2)": {
-        "reference_points": GOOD["reference_points"][:, :, :2]
+        "reference_points": REFERENCE[:, :, :2]
     },
-    "reference_points is of shape (3, 3, 2), where (2, 3, 3, 2)": {
-        "reference_points": GOOD["reference_points"][0]
-    },
+    "reference_points is of shape (3, 3, 2), where (2, 3, 3, 2)": {"reference_points": REFERENCE[0]},
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
 def test_wrong_arguments_are_named(message):
     with pytest.raises(ValueError) as error:
-        ms_deform_attn_from_offsets(**{"spatial_shapes": SHAPES, **GOOD, **WRONG[message]})
+        ms_deform_attn_from_offsets(**{**GOOD, **WRONG[message]})
     assert message in str(error.value)
 
 
 def test_wrong_arguments_of_the_plain_form_are_named():
-    value, locations, weights = (t.float() for t in draw())
+    value, locations, weights, _ = convert(draw("plain"), torch.float32)
     with pytest.raises(ValueError, match=r"sampling_locations is of shape \(2, 3, 2, 2, 2, 2\), where"):
         ms_deform_attn(value, SHAPES, locations[:, :, :, :2], weights)
     with pytest.raises(ValueError, match=r"attention_weights is of shape \(2, 2, 2, 3, 2\), where"):
@@ -208,13 +203,12 @@ def test_wrong_arguments_of_the_plain_form_are_named():
 
 
 def test_the_raw_operator_checks_types_devices_and_the_gradient():
-    value, offsets, logits, reference = float_fused()
     with pytest.raises(ValueError, match="attention_logits is on meta, and value on cpu"):
         # torch.ops would dispatch to the meta device
-        operator._forward(value, FLAT, offsets, logits.to("meta"), reference)
+        operator._forward(VALUE, FLAT, OFFSETS, LOGITS.to("meta"), REFERENCE)
     with pytest.raises(ValueError, match=r"sampling_offsets is of torch.float64, where torch.float32"):
-        FORWARD(value, FLAT, offsets.double(), logits, reference)
+        FORWARD(VALUE, FLAT, OFFSETS.double(), LOGITS, REFERENCE)
     with pytest.raises(ValueError, match=r"grad is of shape \(2, 3, 5\), where \(2, 3, 6\)"):
-        BACKWARD(torch.zeros(2, 3, 5), value, FLAT, offsets, logits, reference)
+        BACKWARD(torch.zeros(2, 3, 5), VALUE, FLAT, OFFSETS, LOGITS, REFERENCE)
     with pytest.raises(ValueError, match="zip"):
-        FORWARD(value, FLAT[:-1], offsets, logits, reference)
+        FORWARD(VALUE, FLAT[:-1], OFFSETS, LOGITS, REFERENCE)

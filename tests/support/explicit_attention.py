@@ -7,15 +7,16 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mask2former.ops import backends
+from mask2former.ops import backends, ms_deform_attn, ms_deform_attn_from_offsets
 
 SHAPES = ((3, 4), (2, 2), (1, 1))
 BACKENDS = [*backends.BACKENDS]
+FORMS = ["plain", "fused"]
 
 
 @contextmanager
 def asking_for(name):
-    """MASK2FORMER_OPS is `name` meanwhile; yields the device to compute on, or skips the test."""
+    """Set MASK2FORMER_OPS to `name` and yield the device to compute on, or skip the test."""
     reason = backends.BACKENDS[name].why_unavailable()
     if reason:
         pytest.skip(f"backend {name}: {reason}")
@@ -32,21 +33,20 @@ def forget_choices():
 
 
 def bilinear(image, column, row):
-    """image (H, W, D) between its cells; cell (i, j) is at row i and column j, and outside all is zero."""
+    """Interpolate image (H, W, D), which is zero outside; cell (i, j) is at row i and column j."""
     height, width, channels = image.shape
     result = image.new_zeros(channels)
-    at_column, at_row = column.item(), row.item()
-    if not (math.isfinite(at_column) and math.isfinite(at_row)):
+    if not (row.isfinite() and column.isfinite()):
         return result
-    for i in (math.floor(at_row), math.floor(at_row) + 1):
-        for j in (math.floor(at_column), math.floor(at_column) + 1):
-            if 0 <= i < height and 0 <= j < width:
-                result = result + (1 - abs(row - i)) * (1 - abs(column - j)) * image[i, j]
+    top, left = math.floor(row.item()), math.floor(column.item())
+    for i, j in itertools.product((top, top + 1), (left, left + 1)):
+        if 0 <= i < height and 0 <= j < width:
+            result = result + (1 - abs(row - i)) * (1 - abs(column - j)) * image[i, j]
     return result
 
 
 def explicit(value, shapes, points, weights, reference=None):
-    """Both forms, the fused one where there is a reference; differentiable."""
+    """Compute the plain form, or with a reference the fused one; differentiable."""
     batch, _, heads, channels = value.shape
     queries, levels, count = points.shape[1], points.shape[3], points.shape[4]
     if reference is not None:
@@ -67,8 +67,8 @@ def explicit(value, shapes, points, weights, reference=None):
     return result.flatten(2)
 
 
-def draw(shapes=SHAPES, batch=2, queries=3, heads=2, points=2, channels=3, seed=0):
-    """Values, locations (some outside) and probabilities of the plain form, float64."""
+def draw(form, shapes=SHAPES, batch=2, queries=3, heads=2, points=2, channels=3, seed=0):
+    """Return value, points (some outside), weights and reference (B, Lq, L, 2; plain form: None), float64."""
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*size):
@@ -76,12 +76,20 @@ def draw(shapes=SHAPES, batch=2, queries=3, heads=2, points=2, channels=3, seed=
 
     samples = (batch, queries, heads, len(shapes), points)
     value = rand(batch, sum(h * w for h, w in shapes), heads, channels) - 0.5
-    return value, rand(*samples, 2) * 1.6 - 0.3, rand(*samples)
+    locations, weights = rand(*samples, 2) * 1.6 - 0.3, rand(*samples)
+    if form == "plain":
+        return value, locations, weights, None
+    generator.manual_seed(seed + 1)
+    return value, 6 * locations - 3, 4 * weights - 2, rand(batch, queries, len(shapes), 2)
 
 
-def draw_fused(shapes=SHAPES, batch=2, queries=3, heads=2, points=2, channels=3, seed=0):
-    """Values, offsets, logits and references (B, Lq, L, 2) of the fused form, float64."""
-    value, locations, weights = draw(shapes, batch, queries, heads, points, channels, seed)
-    generator = torch.Generator().manual_seed(seed + 1)
-    reference = torch.rand(batch, queries, len(shapes), 2, generator=generator, dtype=torch.float64)
-    return value, 6 * locations - 3, 4 * weights - 2, reference
+def attend(value, shapes, points, weights, reference):
+    """Call the operator in the form that has this reference."""
+    if reference is None:
+        return ms_deform_attn(value, shapes, points, weights)
+    return ms_deform_attn_from_offsets(value, shapes, reference, points, weights)
+
+
+def convert(tensors, *arguments):
+    """Return tensors, of which the reference may be None, on another device or of another type."""
+    return [None if tensor is None else tensor.to(*arguments) for tensor in tensors]

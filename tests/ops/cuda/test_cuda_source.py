@@ -1,7 +1,7 @@
-"""The CUDA text on a machine without a GPU: as C++ behind a driver that runs kernels on this processor.
+"""The CUDA source on a machine without a GPU: compiled as C++, with a driver that runs kernels on the CPU.
 
-All of mask2former/ops/cuda*.py is in use, ctypes included; only libcuda.so is another. That driver fails if a
-kernel reads or adds outside of its tensors, or misaligned, or if lanes go apart before a shuffle.
+All of mask2former/ops/cuda is used, ctypes included; only libcuda.so is replaced. That driver fails if a
+kernel reads or adds outside of its tensors, or misaligned, or if lanes diverge before a shuffle.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ class Field(ctypes.Structure):
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    """The driver for this processor, which contains the kernels."""
+    """Return the path of the CPU driver, which contains the kernels."""
     compiler = shutil.which("g++") or shutil.which("c++")
     if not compiler:
         pytest.skip("no C++ compiler")
@@ -44,31 +44,26 @@ def library(tmp_path_factory):
 
 @pytest.fixture
 def on_cpu(library, monkeypatch, tmp_path):
-    """cuda.py works on CPU tensors, with kernels from a fatbin, and no memory is zero by chance."""
+    """Let the CUDA backend work on CPU tensors, with kernels from a fatbin, and fill new memory with NaN."""
     (tmp_path / "fatbin").write_bytes(b"any")
     monkeypatch.setattr(driver, "LIBRARY", str(library))
     monkeypatch.setattr(kernels, "FATBIN", tmp_path / "fatbin")
     monkeypatch.setattr(cuda, "_stream", lambda device: 0)
     clear_caches()
-    torch.use_deterministic_algorithms(True)  # which fills what is allocated with NaN
+    torch.use_deterministic_algorithms(True)
     yield tmp_path
     torch.use_deterministic_algorithms(False)
     clear_caches()
 
 
 def clear_caches():
-    for function in (
-        driver._library,
-        driver._primary_context,
-        kernels._fatbin,
-        kernels.function_for,
-    ):
+    for function in (driver._library, driver._primary_context, kernels._fatbin, kernels.function_for):
         function.cache_clear()
 
 
 def case(form="fused", shapes=SHAPES, batch=2, queries=9, heads=2, points=2, channels=8, dtype=torch.float32,
          references=(1, 1), seed=0):  # fmt: skip
-    """Value, shapes, points, weights and reference, some points outside of their map."""
+    """Return random inputs, with some points outside of their map."""
     generator = torch.Generator().manual_seed(seed)
 
     def rand(*size):
@@ -83,27 +78,23 @@ def case(form="fused", shapes=SHAPES, batch=2, queries=9, heads=2, points=2, cha
     return AttentionInputs(value, shapes, places * 8 - 4, weights * 10 - 5, rand(images, queries, levels, 2))
 
 
-def gradient(arguments, seed=1):
-    """Of the output, of its type."""
+def gradient(arguments):
+    """Return a random gradient of the output, of its type."""
     value, _, points, *_ = arguments
     size = (value.shape[0], points.shape[1], value.shape[2] * value.shape[3])
-    return torch.rand(size, generator=torch.Generator().manual_seed(seed)).sub(0.5).to(value.dtype)
-
-
-def doubled(arguments):
-    return AttentionInputs(*(item.double() if isinstance(item, torch.Tensor) else item for item in arguments))
+    return torch.rand(size, generator=torch.Generator().manual_seed(1)).sub(0.5).to(value.dtype)
 
 
 def check(arguments):
-    """Both directions against PyTorch in float64."""
-    tolerance = TOLERANCE[arguments[0].dtype]
-    close(cuda.forward(arguments), reference.forward(doubled(arguments)), tolerance)
+    """Compare both directions with PyTorch in float64."""
+    tolerance = TOLERANCE[arguments.value.dtype]
+    exact = AttentionInputs(*(x.double() if isinstance(x, torch.Tensor) else x for x in arguments))
+    close(cuda.forward(arguments), reference.forward(exact), tolerance)
     grad = gradient(arguments)
-    found = cuda.backward(grad, arguments)
-    wanted = reference.backward(grad.double(), doubled(arguments))
-    assert [item.dtype for item in found] == [arguments[0].dtype, torch.float32, torch.float32]
+    found, wanted = cuda.backward(grad, arguments), reference.backward(grad.double(), exact)
+    assert [item.dtype for item in found] == [arguments.value.dtype, torch.float32, torch.float32]
     close(found[0], wanted[0], tolerance)
-    kept = between_cells(*doubled(arguments)[1:])
+    kept = between_cells(*exact[1:])
     close(found[1] * kept, wanted[1] * kept, 2e-5)
     close(found[2], wanted[2], 2e-5)
 
@@ -115,14 +106,14 @@ def close(found, wanted, tolerance):
 
 
 def between_cells(shapes, points, weights, origin):
-    """Where both coordinates are clear of a cell's center, at which the gradient of points jumps."""
+    """Return True where neither coordinate is at a cell's center, where the gradient of points jumps."""
     sides = torch.tensor([[width, height] for height, width in shapes])[:, None]
     cells = points * sides if origin is None else origin[:, :, None, :, None] * sides + points
     return ((cells - 0.5 - (cells - 0.5).round()).abs() > 1e-5).all(-1, keepdim=True)
 
 
 def name_for(direction, arguments):
-    """Of the kernel that serves a call, as cuda.py would choose it."""
+    """Return the name of the kernel that the backend chooses for a call."""
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "function_for", lambda device, kernel: asked.append(kernel))
@@ -149,7 +140,7 @@ def test_struct_layout(library):
 
 
 def test_sixteen_bit_numbers_of_the_driver(library):
-    """The header's own conversion of halves, and the text's rounding to bfloat16, against torch's."""
+    """Compare the header's conversion of halves, and the source's rounding to bfloat16, with torch's."""
     loaded = ctypes.CDLL(str(library))
     loaded.widen_half.restype = ctypes.c_float
     halves = torch.arange(0x10000, dtype=torch.int32).to(torch.int16).view(torch.float16)
@@ -158,10 +149,9 @@ def test_sixteen_bit_numbers_of_the_driver(library):
     generator = torch.Generator().manual_seed(0)
     exponents = torch.randint(-30, 20, (5000,), generator=generator)
     numbers = torch.ldexp(torch.randn(5000, generator=generator), exponents)
-    edges = torch.tensor(
-        [0.0, -0.0, 65519.9, 65520.0, 1 + 2**-11, 1 + 3 * 2**-11, 2**-25, 1 + 2**-8, 1 + 3 * 2**-8]
-    )
-    for number in torch.cat([numbers, edges, torch.tensor([torch.inf, -torch.inf, torch.nan])]):
+    halfway = [1 + 2**-11, 1 + 3 * 2**-11, 2**-25, 1 + 2**-8, 1 + 3 * 2**-8]
+    edges = torch.tensor([0.0, -0.0, 65519.9, 65520.0, *halfway, torch.inf, -torch.inf, torch.nan])
+    for number in torch.cat([numbers, edges]):
         for narrow, dtype in (loaded.narrow_half, torch.float16), (loaded.narrow_bfloat16, torch.bfloat16):
             bits = narrow(ctypes.c_float(number)) & 0xFFFF
             found = torch.tensor(bits, dtype=torch.int32).to(torch.int16).view(dtype)
@@ -181,7 +171,7 @@ def test_kernels_for_the_pixel_decoder(on_cpu, dtype, references):
 @pytest.mark.parametrize("form", ["plain", "fused"])
 @pytest.mark.parametrize("channels", [1, 3, 4, 8, 12, 16, 33, 64, 160])
 def test_general_kernels(on_cpu, channels, form, dtype):
-    """Teams of 1 to 32 lanes, some of them idle, or busy several times."""
+    """Teams have 1 to 32 lanes; some lanes have no channels, or several."""
     arguments = case(form, channels=channels, dtype=dtype, queries=5)
     assert "_either_0_0_0_0_" in name_for("forward", arguments)
     check(arguments)
@@ -214,7 +204,7 @@ def test_any_sizes(on_cpu, **sizes):
     ],
 )  # fmt: skip
 def test_kernels_made_for_a_call(on_cpu, arguments, monkeypatch):
-    """As NVRTC makes them where no fatbin serves the device; it compiles, and the driver runs its own."""
+    """NVRTC compiles them where the fatbin has none for the device; the driver runs its own all the same."""
     if nvrtc.why_unavailable():
         pytest.skip(nvrtc.why_unavailable())
     (on_cpu / "fatbin").write_bytes(b"foreign to this device")
@@ -237,7 +227,6 @@ def test_more_images_than_a_grid_has_layers(on_cpu, monkeypatch):
 
 @pytest.mark.parametrize("form", ["plain", "fused"])
 def test_non_finite_points_contribute_nothing(on_cpu, form):
-    """They count for nothing, forward and backward, and hinder no other point."""
     places = [torch.nan, torch.inf, -torch.inf, 3e38, -3e38, 1e10, -1e10]
     for channels in (3, 8):
         arguments = case(form, channels=channels)
@@ -284,8 +273,7 @@ def test_levels_without_cells(on_cpu, shapes):
         check(arguments)
 
 
-def test_backward_in_float64_by_differences(on_cpu):
-    """The gradients of the fused form, against differences of the forward kernel itself."""
+def test_gradients_equal_finite_differences_of_the_forward_kernel(on_cpu):
     arguments = case(shapes=((6, 6),), batch=1, heads=1, queries=2, channels=4)
     weighing = gradient(arguments).double()
     found = cuda.backward(weighing.float(), arguments)
@@ -311,7 +299,7 @@ def test_backward_in_float64_by_differences(on_cpu):
         (case(shapes=((2**24 + 1, 0), (1, 1))), "cells along a side, not 16777217"),
         (
             case(shapes=((1, 1),), batch=1, heads=65536, points=1, channels=1, queries=1),
-            "65535 heads, not 65536",
+            "65535 heads, not 65",
         ),
     ],
 )
