@@ -1,8 +1,4 @@
-"""The head as a whole: names and shapes of published checkpoints, and one traced graph."""
-
-import gzip
-import json
-from pathlib import Path
+"""The head as a whole: one traced graph, and errors."""
 
 import pytest
 import torch
@@ -12,8 +8,6 @@ from mask2former.config import load_config
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import BACKBONE, SEM_SEG_HEADS
 
-DATA = Path(__file__).parents[1] / "golden_files"
-MANIFEST = json.loads(gzip.decompress((DATA / "state_dicts.json.gz").read_bytes()))
 SMALL = (
     "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32, "MODEL.SEM_SEG_HEAD.MASK_DIM", 16, "MODEL.MASK_FORMER.HIDDEN_DIM", 32,
     "MODEL.MASK_FORMER.NHEADS", 2, "MODEL.MASK_FORMER.DEC_LAYERS", 4,
@@ -24,27 +18,18 @@ SMALL = (
 BASE = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 
 
-def build_head(config_file, opts=(), input_shape=None):
-    cfg = load_config(config_file, list(opts))
+def build_head(opts, input_shape=None):
+    cfg = load_config(BASE, list(opts))
     if input_shape is None:
         input_shape = BACKBONE.get(cfg.MODEL.BACKBONE.NAME)(cfg, ShapeSpec(3)).output_shape()
     return SEM_SEG_HEADS.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
-
-
-@pytest.mark.parametrize("config_file", MANIFEST["configs"])
-def test_names_and_shapes_of_published_checkpoints(config_file):
-    table = MANIFEST["tables"][MANIFEST["configs"][config_file]["table"]]
-    expected = {name: shape for name, shape in table.items() if name.startswith("sem_seg_head.")}
-    with torch.device("meta"):
-        head = build_head(config_file)
-    assert {f"sem_seg_head.{name}": list(x.shape) for name, x in head.state_dict().items()} == expected
 
 
 def small_head_and_features():
     shapes = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
     torch.manual_seed(0)
     features = {n: torch.randn(2, s.channels, 64 // s.stride, 96 // s.stride) for n, s in shapes.items()}
-    return build_head(BASE, SMALL, shapes), features
+    return build_head(SMALL, shapes), features
 
 
 def test_dec_layers_counts_predictions():
@@ -76,26 +61,17 @@ def test_exports():
 
 
 @pytest.mark.parametrize(
-    ("opts", "message"),
+    ("key", "value", "message"),
     [
-        (
-            ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"),
-            "PIXEL_DECODER_NAME is 'FPN', which is not registered",
-        ),
-        (
-            ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "X"),
-            "TRANSFORMER_DECODER_NAME is 'X', which is not",
-        ),
-        (
-            ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "p6"]),
-            r"IN_FEATURES has \['p6'\], but the backbone has",
-        ),
-        (("MODEL.MASK_FORMER.DEC_LAYERS", 0), "DEC_LAYERS is 0; it must be at least 1"),
-        (("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 0), "NUM_OBJECT_QUERIES is 0"),
-        (("MODEL.SEM_SEG_HEAD.NUM_CLASSES", -1), "NUM_CLASSES is -1"),
-        (("MODEL.SEM_SEG_HEAD.CONVS_DIM", 48), "32 groups, which do not divide 48"),
+        ("SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN", "PIXEL_DECODER_NAME is 'FPN', which is not registered"),
+        ("MASK_FORMER.TRANSFORMER_DECODER_NAME", "X", "TRANSFORMER_DECODER_NAME is 'X', which is not"),
+        ("SEM_SEG_HEAD.IN_FEATURES", ["res2", "p6"], r"IN_FEATURES has \['p6'\], but the backbone has"),
+        ("MASK_FORMER.DEC_LAYERS", 0, "DEC_LAYERS is 0; it must be at least 1"),
+        ("MASK_FORMER.NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0"),
+        ("SEM_SEG_HEAD.NUM_CLASSES", -1, "NUM_CLASSES is -1"),
+        ("SEM_SEG_HEAD.CONVS_DIM", 48, "32 groups, which do not divide 48"),
     ],
 )
-def test_wrong_values_are_refused(opts, message):
+def test_wrong_values_are_refused(key, value, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
-        build_head(BASE, opts)
+        build_head([f"MODEL.{key}", value])

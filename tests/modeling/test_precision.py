@@ -1,14 +1,16 @@
-"""Inference in bfloat16: what is stored in it, what stays exact, and how far results move."""
+"""Inference in bfloat16: types of weights and results, and the distance from float32 results."""
 
 import pytest
 import torch
 from tiny_checkpoint import tiny_config
 
 from mask2former.engine.build import build_model
+from mask2former.modeling.layers import attention
 from mask2former.modeling.precision import set_precision
 
 
-def tiny():
+@pytest.fixture
+def model():
     torch.manual_seed(0)
     return build_model(tiny_config()).eval()
 
@@ -24,8 +26,7 @@ def mask_features(model):
         return model.network(model._images(inputs())).mask_features
 
 
-def test_weights_of_products_are_stored_in_bfloat16():
-    model = tiny()
+def test_weights_of_products_are_stored_in_bfloat16(model):
     shapes = {name: x.shape for name, x in model.state_dict().items()}
     set_precision(model, "bf16")
     after = model.state_dict()
@@ -33,18 +34,14 @@ def test_weights_of_products_are_stored_in_bfloat16():
     half = {name for name, x in after.items() if x.dtype == torch.bfloat16}
     pixel = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0."
     cross = "sem_seg_head.predictor.transformer_cross_attention_layers.0."
-    assert {
-        pixel + "linear1.weight",
-        cross + "multihead_attn.in_proj_weight",
-        "backbone.stem.conv1.weight",
-    } <= half
+    products = {pixel + "linear1.weight", cross + "multihead_attn.in_proj_weight"}
+    assert products | {"backbone.stem.conv1.weight"} <= half
     exact = {pixel + "self_attn.sampling_offsets.weight", pixel + "norm1.weight", cross + "norm.weight"}
     exact |= {"sem_seg_head.predictor.query_feat.weight", "backbone.stem.conv1.norm.running_var"}
     assert exact <= after.keys() - half
 
 
-def test_bfloat16_results_are_close_to_float32():
-    model = tiny()
+def test_bfloat16_results_are_close_to_float32(model):
     exact = mask_features(model)
     set_precision(model, "bf16")
     half = mask_features(model)
@@ -52,9 +49,7 @@ def test_bfloat16_results_are_close_to_float32():
     assert half.dtype == torch.bfloat16 and 1e-4 < error < 0.03
 
 
-def test_sampling_locations_stay_in_float32(monkeypatch):
-    from mask2former.modeling.layers import attention
-
+def test_sampling_locations_stay_in_float32(model, monkeypatch):
     seen = []
     compute = attention.ms_deform_attn_from_offsets
 
@@ -63,14 +58,12 @@ def test_sampling_locations_stay_in_float32(monkeypatch):
         return compute(value, shapes, centers, offsets, logits)
 
     monkeypatch.setattr(attention, "ms_deform_attn_from_offsets", record)
-    model = tiny()
     set_precision(model, "bf16")
     mask_features(model)
     assert set(seen) == {(torch.bfloat16, torch.float32, torch.float32)}
 
 
-def test_results_have_the_same_types():
-    model = tiny()
+def test_results_have_the_same_types(model):
     exact = model.predict(inputs())
     set_precision(model, "bf16")
     half = model.predict(inputs())
@@ -79,17 +72,15 @@ def test_results_have_the_same_types():
     assert torch.isfinite(half[0]["sem_seg"]).all()
 
 
-def test_fp32_leaves_the_model_unchanged():
-    model = tiny()
+def test_fp32_leaves_the_model_unchanged(model):
     before = {name: x.clone() for name, x in model.state_dict().items()}
     set_precision(model, "fp32")
     assert model.precision == torch.float32
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
 
 
-def test_the_autocast_of_the_caller_applies():
+def test_the_autocast_of_the_caller_applies(model):
     seen = []
-    model = tiny()
     model.sem_seg_head.pixel_decoder.mask_features.register_forward_hook(lambda *a: seen.append(a[2].dtype))
     with torch.autocast("cpu", torch.bfloat16):
         model.predict(inputs())
@@ -97,6 +88,6 @@ def test_the_autocast_of_the_caller_applies():
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def test_an_unknown_precision_is_refused():
+def test_an_unknown_precision_is_refused(model):
     with pytest.raises(ValueError, match="precision is 'int8'; known are fp32, bf16"):
-        set_precision(tiny(), "int8")
+        set_precision(model, "int8")

@@ -7,10 +7,7 @@ from torch import nn
 
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
-from mask2former.modeling.transformer_decoder.masked import (
-    blocked_cells,
-    resize_mask_features,
-)
+from mask2former.modeling.transformer_decoder.masked import blocked_cells, resize_mask_features
 from mask2former.structures import ShapeSpec
 
 WIDTH, HEADS, QUERIES, CLASSES, MASK_DIM = 16, 4, 6, 3, 8
@@ -19,19 +16,11 @@ MEMORY_SIZES = [(2, 3), (4, 6), (8, 12)]
 
 def build(**changes):
     torch.manual_seed(0)
-    arguments = {
-        "memory_shape": [ShapeSpec(WIDTH, stride) for stride in (32, 16, 8)],
-        "num_classes": CLASSES,
-        "hidden_dim": WIDTH,
-        "num_queries": QUERIES,
-        "num_heads": HEADS,
-        "dim_feedforward": 24,
-        "num_layers": 4,
-        "mask_dim": MASK_DIM,
-        "pre_norm": False,
-        "enforce_input_proj": False,
-    }
-    return MultiScaleMaskedTransformerDecoder(**(arguments | changes))
+    memory = {"memory_shape": [ShapeSpec(WIDTH, stride) for stride in (32, 16, 8)]}
+    counts = {"num_classes": CLASSES, "num_queries": QUERIES, "num_heads": HEADS, "num_layers": 4}
+    widths = {"hidden_dim": WIDTH, "dim_feedforward": 24, "mask_dim": MASK_DIM}
+    options = {"pre_norm": False, "enforce_input_proj": False}
+    return MultiScaleMaskedTransformerDecoder(**(memory | counts | widths | options | changes))
 
 
 def draw_inputs(channels=WIDTH):
@@ -47,18 +36,15 @@ def torch_attention(layer, query, key, value, mask=None):
 
 
 def dense_mask(logits, size):
-    """True where a query may not look, one copy a head."""
+    """Return True where a query may not attend, one copy per head."""
     small = F.interpolate(logits, size=size, mode="bilinear", align_corners=False).flatten(2)
     blocked = small.sigmoid() < 0.5
-    for image in blocked:
-        for row in image:
-            if row.all():
-                row[:] = False
+    blocked[blocked.all(-1)] = False
     return blocked.repeat_interleave(HEADS, 0)
 
 
 def slow_predictions(decoder, memory, mask_features):
-    """Class and mask logits of every prediction, post-norm, all masks dense."""
+    """Return class and mask logits of every prediction, post-norm, with dense masks."""
     x, position = (e.weight.expand(2, -1, -1) for e in (decoder.query_feat, decoder.query_embed))
     results = []
     for i in range(len(decoder.transformer_ffn_layers) + 1):

@@ -1,8 +1,7 @@
-"""Golden answers: what the public implementation computes, with weights drawn from the names of the tensors.
+"""Golden answers: results of the public implementation, with weights drawn from the names of the tensors.
 
 tests/golden_files/golden holds a trimmed copy of the recorded files (made by trim_golden.py beside it): every
-key, but of the large ones only every so many queries, channels or pixels. `Golden.error` trims its argument
-alike.
+key, but of large arrays only some queries, channels or pixels. `Golden.error` trims its argument alike.
 """
 
 import json
@@ -37,7 +36,7 @@ KEPT = {  # the end of a key -> what the trimmed file keeps of it
 
 
 def trim(key: str, array: np.ndarray) -> np.ndarray:
-    """The part of an array that the trimmed copy keeps under this key."""
+    """Return the part of an array that the trimmed copy keeps under this key."""
     for end, part in KEPT.items():
         if key.endswith(end):
             return array[part]
@@ -45,7 +44,7 @@ def trim(key: str, array: np.ndarray) -> np.ndarray:
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The float32 weights of this name and shape, by the recipe of the recorded files."""
+    """Return the float32 weights of this name and shape, as they are in the recorded files."""
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("running_var"):
         normal = 0.5 + np.abs(normal) / 2
@@ -68,7 +67,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @torch.no_grad()
 def fill(model: nn.Module) -> nn.Module:
-    """The model, with every tensor of its state dict drawn from its name."""
+    """Fill every tensor of a model's state dict with numbers drawn from its name, and return the model."""
     for name, tensor in model.state_dict().items():
         if not name.endswith(COMPUTED):
             tensor.copy_(torch.from_numpy(draw(name, tuple(tensor.shape))))
@@ -84,38 +83,36 @@ class Golden:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config "file", relative to configs/, and the "opts" merged after it."""
+        """Return the config "file", relative to configs/, and the "opts" merged after it."""
         return json.loads(str(self.arrays["config"]))
 
     def inputs(self) -> list[dict[str, Any]]:
-        """The batch: images with output sizes and targets."""
-        count = sum(key.startswith("image") for key in self.arrays)
-        return [self._input(i) for i in range(count)]
-
-    def _input(self, i: int) -> dict[str, Any]:
-        image = torch.from_numpy(self.arrays[f"image{i}"])
-        height, width = self.arrays[f"size{i}"].tolist()
-        masks = self.masks(f"target{i}.masks", image.shape[2])
-        classes = torch.from_numpy(self.arrays[f"target{i}.classes"])
-        targets = Instances((image.shape[1], image.shape[2]), gt_classes=classes, gt_masks=masks)
-        return {"image": image, "height": height, "width": width, "instances": targets}
+        """Return the batch: images with output sizes and targets."""
+        batch = []
+        for i in range(sum(key.startswith("image") for key in self.arrays)):
+            image = torch.from_numpy(self.arrays[f"image{i}"])
+            height, width = self.arrays[f"size{i}"].tolist()
+            masks = self.masks(f"target{i}.masks", image.shape[2])
+            classes = torch.from_numpy(self.arrays[f"target{i}.classes"])
+            targets = Instances((image.shape[1], image.shape[2]), gt_classes=classes, gt_masks=masks)
+            batch.append({"image": image, "height": height, "width": width, "instances": targets})
+        return batch
 
     def masks(self, key: str, width: int) -> Tensor:
-        """Packed masks (N, H, width) as bool."""
+        """Unpack masks (N, H, width) as bool."""
         return torch.from_numpy(np.unpackbits(self.arrays[key], axis=-1)[..., :width].astype(bool))
 
     def error(self, key: str, actual: Tensor) -> float:
-        """The largest distance of `actual` from what is recorded, beyond the rounding of what is recorded."""
+        """Return the largest distance of `actual` from the recorded array, beyond that array's rounding."""
         expected = self.arrays[key]
-        whole = actual.numpy()
-        found = trim(key, whole) if self.trimmed else whole
+        found = trim(key, actual.numpy()) if self.trimmed else actual.numpy()
         assert found.shape == expected.shape
         rounding = np.spacing(np.abs(expected)).astype(np.float32) if expected.dtype == np.float16 else 0
         return float((np.abs(found - expected.astype(np.float32)) - rounding).max())
 
 
 def load_golden(name: str, root: Path | None = None) -> Golden:
-    """The trimmed file of that name, or from the `golden` folder below `root` the whole one."""
+    """Read the trimmed file of that name, or the whole one from the `golden` folder below `root`."""
     path = (DATA if root is None else root) / "golden" / f"{name}.npz"
     with np.load(path) as file:
         return Golden(dict(file), trimmed=root is None)

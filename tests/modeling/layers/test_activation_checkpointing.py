@@ -10,7 +10,7 @@ from mask2former.modeling.layers.activation_checkpointing import checkpoint_acti
 
 
 def run(block: nn.Module, x: Tensor, recomputed: bool) -> tuple[dict[str, Tensor], int]:
-    """Output, gradients and statistics of a step in training, and how many values were kept for backward."""
+    """Return output, gradients and statistics of a training step, and the number of values it kept."""
     torch.manual_seed(1)
     x = x.clone().requires_grad_()
     kept: list[int] = []

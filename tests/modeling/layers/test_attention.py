@@ -22,10 +22,16 @@ def draw_blocked(batch, queries, keys):
     return blocked
 
 
+@pytest.fixture
+def reference(attention):
+    """Return torch's module with the same weights, which have the same names."""
+    module = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+    module.load_state_dict(attention.state_dict())
+    return module
+
+
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_torch(attention, masked):
-    reference = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-    reference.load_state_dict(attention.state_dict())  # the same names, strictly
+def test_equals_torch(attention, reference, masked):
     query, key, value = torch.randn(2, 5, WIDTH), torch.randn(2, 7, WIDTH), torch.randn(2, 7, WIDTH)
     blocked = draw_blocked(2, 5, 7) if masked else None
     mask = blocked.repeat_interleave(HEADS, 0) if masked else None
@@ -43,9 +49,7 @@ def test_blocked_keys_have_no_influence(attention):
     assert not torch.allclose(after[:, 1], before[:, 1])
 
 
-def test_gradients_are_those_of_torch(attention):
-    reference = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-    reference.load_state_dict(attention.state_dict())
+def test_gradients_are_those_of_torch(attention, reference):
     x = torch.randn(2, 5, WIDTH)
     blocked = draw_blocked(2, 5, 5)
     attention(x, x, x, blocked).square().sum().backward()
@@ -66,9 +70,10 @@ def test_autocast_takes_the_mask(attention):
 
 @pytest.mark.parametrize("heads", [0, 3])
 def test_heads_must_divide_the_width(heads):
-    with pytest.raises(ValueError, match=f"16 cannot be shared by {heads} attention heads.*NHEADS"):
+    message = f"16 cannot be shared by {heads} attention heads.*NHEADS"
+    with pytest.raises(ValueError, match=message):
         MultiHeadAttention(WIDTH, heads)
-    with pytest.raises(ValueError, match=f"16 cannot be shared by {heads} attention heads.*NHEADS"):
+    with pytest.raises(ValueError, match=message):
         MSDeformAttn(width=WIDTH, num_heads=heads, num_levels=1, num_points=1)
 
 
@@ -116,7 +121,7 @@ def test_deformable_offsets_are_in_cells_of_the_sampled_level():
 
 @pytest.fixture
 def deformable():
-    """A module whose points move, and its call on maps of one sequence."""
+    """Return a module whose points depend on the input, called on the maps of one sequence."""
     torch.manual_seed(0)
     module = MSDeformAttn(width=16, num_heads=2, num_levels=2, num_points=3)
     for projection in (module.sampling_offsets, module.attention_weights):
@@ -145,14 +150,7 @@ def test_deformable_compiles_to_one_graph(deformable):
         torch.testing.assert_close(parameter.grad, grad, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_deformable_exports(deformable):
-    exported = torch.export.export(deformable, (torch.randn(2, 16, 16),)).module()
-    x = torch.randn(2, 16, 16)
-    torch.testing.assert_close(exported(x), deformable(x))
-
-
 def test_deformable_is_the_softmax_of_points_around_the_centers(deformable):
-    """Written with the plain form of the operator."""
     x, samples = torch.randn(2, 16, 16), (2, 2, 3)
     module = deformable.module
     maps = map_sequence(((3, 4), (2, 2)), x.device)

@@ -24,7 +24,7 @@ def small_chunks(monkeypatch):
 
 
 def step(function, x, layers):
-    """Output and all gradients, and how many values were kept for backward besides parameters."""
+    """Return output and all gradients, and the number of values kept for backward besides parameters."""
     layers = copy.deepcopy(layers)
     x = x.detach().requires_grad_()
     parameters = [parameter for layer in layers for parameter in layer.parameters()]

@@ -89,7 +89,7 @@ def test_errors(name: str, channels: int, message: str) -> None:
 
 
 def run_step(norm: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Outputs, gradients and statistics of one step in training; the loss weighs every value apart."""
+    """Return outputs, gradients and statistics of a step; its loss weights each value differently."""
     x = x.clone().requires_grad_()
     y = norm.train()(x)
     weight = torch.linspace(-1, 2, x[0].numel()).view_as(x[0])
@@ -103,11 +103,15 @@ def make_step() -> tuple[nn.BatchNorm2d, torch.Tensor]:
     return random_batch_norm(), torch.randn(IMAGES, 4, 5, 6) * 3 + 1
 
 
-def test_sync_is_batch_norm_with_one_process() -> None:
-    norm, x = make_step()
+def sync_like(norm: nn.BatchNorm2d) -> SyncBatchNorm:
     sync = SyncBatchNorm(4)
     sync.load_state_dict(norm.state_dict())
-    torch.testing.assert_close(run_step(sync, x), run_step(norm, x))
+    return sync
+
+
+def test_sync_is_batch_norm_with_one_process() -> None:
+    norm, x = make_step()
+    torch.testing.assert_close(run_step(sync_like(norm), x), run_step(norm, x))
 
 
 def test_sync_uses_torchs_implementation_on_other_devices() -> None:
@@ -117,8 +121,7 @@ def test_sync_uses_torchs_implementation_on_other_devices() -> None:
 
 def test_sync_in_a_group_of_one_cpu_process(tmp_path: Path) -> None:
     norm, x = make_step()
-    sync = SyncBatchNorm(4)
-    sync.load_state_dict(norm.state_dict())
+    sync = sync_like(norm)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(nn.Sequential(sync))  # refuses torch's own on a CPU
@@ -131,9 +134,7 @@ def test_sync_in_a_group_of_one_cpu_process(tmp_path: Path) -> None:
 def one_of_two(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     norm, x = make_step()
-    sync = SyncBatchNorm(4)
-    sync.load_state_dict(norm.state_dict())
-    torch.save(run_step(sync, x[:2] if rank == 0 else x[2:]), f"{folder}/{rank}.pt")
+    torch.save(run_step(sync_like(norm), x[:2] if rank == 0 else x[2:]), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -19,23 +19,13 @@ KEYS = {f"loss_{term}{layer}" for term in ("ce", "mask", "dice") for layer in ("
 
 
 def criterion(**changes):
-    settings = {
-        "num_classes": CLASSES,
-        "class_weight": 2.0,
-        "mask_weight": 5.0,
-        "dice_weight": 5.0,
-        "no_object_weight": 0.1,
-        "num_points": 50,
-        "oversample_ratio": 3.0,
-        "importance_sample_ratio": 0.75,
-    }
-    return SetCriterion(**{**settings, **changes})
+    weights = {"class_weight": 2.0, "mask_weight": 5.0, "dice_weight": 5.0, "no_object_weight": 0.1}
+    points = {"num_points": 50, "oversample_ratio": 3.0, "importance_sample_ratio": 0.75}
+    return SetCriterion(**{"num_classes": CLASSES, **weights, **points, **changes})
 
 
 def drawn_tensors(num_images, num_queries=5, num_layers=3, num_classes=CLASSES, seed=0):
-    """Class logits (L, B, Q, K+1), embeddings (L, B, Q, C) and features (B, C, h, w) that ask for
-    gradients.
-    """
+    """Return class logits (L, B, Q, K+1), embeddings (L, B, Q, C) and features (B, C, h, w)."""
     random = torch.Generator().manual_seed(seed)
     shapes = [
         (num_layers, num_images, num_queries, num_classes + 1),
@@ -58,30 +48,24 @@ def drawn_targets(count, size=SIZE, num_classes=CLASSES, seed=0):
     )
 
 
-def summed(losses):
-    return torch.stack(list(losses.values())).sum()
+def slow_mask_loss(logits, targets):
+    """Return cross-entropy and dice of one pair, (P,) each."""
+    p = logits.sigmoid()
+    cross_entropy = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
+    return cross_entropy, 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
 
 
-def test_point_losses_equal_a_double_loop():
+def test_point_losses_equal_those_of_each_pair():
     random = torch.Generator().manual_seed(0)
     logits, values = torch.randn(2, 3, 7, generator=random) * 3, torch.rand(2, 3, 7, generator=random)
     cross_entropy, dice = point_losses(logits, values)
-    for layer in range(2):
-        for n in range(3):
-            pairs = list(zip(logits[layer, n].tolist(), values[layer, n].tolist(), strict=True))
-            p = [1 / (1 + math.exp(-x)) for x, _ in pairs]
-            t = [t for _, t in pairs]
-            ce = -sum(b * math.log(a) + (1 - b) * math.log(1 - a) for a, b in zip(p, t, strict=True)) / 7
-            both = sum(a * b for a, b in zip(p, t, strict=True))
-            assert float(cross_entropy[layer, n]) == pytest.approx(ce, rel=1e-4)
-            expected = 1 - (2 * both + 1) / (sum(p) + sum(t) + 1)
-            assert float(dice[layer, n]) == pytest.approx(expected, rel=1e-4)
+    for pair in itertools.product(range(2), range(3)):
+        expected = slow_mask_loss(logits[pair], values[pair])
+        torch.testing.assert_close((cross_entropy[pair], dice[pair]), expected, rtol=1e-4, atol=1e-6)
 
 
 def two_halves(num_images=1):
-    """Targets: the left half, of class 0, and the right half, of class 2; query 1 and query 3 draw just
-    these.
-    """
+    """Return embeddings, features and targets of class 0 on the left, 2 on the right: queries 1 and 3."""
     features = torch.zeros(num_images, 2, 8, 12)
     features[:, 0, :, :6] = 1
     features[:, 1, :, 6:] = 1
@@ -107,28 +91,20 @@ def test_losses_of_a_small_example_equal_hand_computed_values():
 
 
 def read_padded(maps, points):
-    """Maps (T, h, w) at each one's points (T, P, 2), in [0, 1] of the padded image."""
-    return nn.functional.grid_sample(maps[:, None].float(), 2 * points[:, None] - 1, align_corners=False)[
-        :, 0, 0
-    ]
-
-
-def slow_mask_loss(logits, targets):
-    """Cross-entropy and dice of one pair, (P,) each."""
-    p = logits.sigmoid()
-    cross_entropy = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
-    return cross_entropy, 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
+    """Sample maps (T, h, w) at each one's points (T, P, 2), in [0, 1] of the padded image."""
+    grid = 2 * points[:, None] - 1
+    return nn.functional.grid_sample(maps[:, None].float(), grid, align_corners=False)[:, 0, 0]
 
 
 def best_queries(cost):
-    """By trying every assignment of a query to each target."""
+    """Return the cheapest assignment of a query to each target, found by trying all."""
     queries, targets = cost.shape
     choices = itertools.permutations(range(queries), targets)
     return min(choices, key=lambda choice: sum(float(cost[q, n]) for n, q in enumerate(choice)))
 
 
 def slow_losses(class_logits, embed, features, targets, seeds):
-    """Prediction by prediction, image by image, pair by pair, on dense logits and padded masks."""
+    """Compute pair by pair, on dense logits and padded masks."""
     num_layers, _, num_queries, _ = class_logits.shape
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     points = [random_points(num_layers, 50, generator=generator) for generator in generators]
@@ -139,10 +115,8 @@ def slow_losses(class_logits, embed, features, targets, seeds):
         matched = []
         for layer in range(num_layers):
             at = points[image][layer].expand(num_queries, -1, -1)
-            logits, values = (
-                read_padded(dense[layer, image], at),
-                read_padded(target.gt_masks, at[: len(target)]),
-            )
+            logits = read_padded(dense[layer, image], at)
+            values = read_padded(target.gt_masks, at[: len(target)])
             probabilities = class_logits[layer, image].softmax(-1)
             cost = torch.zeros(num_queries, len(target))
             for q, n in itertools.product(range(num_queries), range(len(target))):
@@ -184,11 +158,7 @@ def test_masks_are_zero_in_the_padding():
     class_logits = torch.zeros(1, 1, CLASSES + 1)
     ones = torch.ones(1, 32, 24, dtype=torch.bool)
     narrow = Instances((32, 24), gt_classes=torch.tensor([1]), gt_masks=ones)
-    padded = Instances(
-        SIZE,
-        gt_classes=narrow.gt_classes,
-        gt_masks=torch.nn.functional.pad(ones, (0, 24)),
-    )
+    padded = Instances(SIZE, gt_classes=narrow.gt_classes, gt_masks=nn.functional.pad(ones, (0, 24)))
     predictions = Predictions([Prediction(class_logits, embed)], features)
     unpadded_losses = criterion()(predictions, [narrow], SIZE, [3])
     padded_losses = criterion()(predictions, [padded], SIZE, [3])
@@ -214,7 +184,7 @@ def test_every_batch_gives_all_terms_and_gradients(counts, num_queries, num_clas
     targets = [drawn_targets(n, num_classes=num_classes) for n in counts]
     losses = criterion(num_classes=num_classes)(as_predictions(*tensors), targets, SIZE)
     assert set(losses) == KEYS
-    summed(losses).backward()
+    sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
     for tensor in tensors:
         assert tensor.grad is not None and torch.isfinite(tensor.grad).all()
@@ -283,10 +253,9 @@ def test_losses_are_float32_under_autocast(dtype):
 
 
 def test_huge_half_precision_logits_do_not_overflow():
+    # Six products of 40,000; half precision ends at 65,504.
     embed = torch.full((1, 2, 6), 200.0, dtype=torch.float16)
-    features = torch.full(
-        (1, 6, 8, 12), 200.0, dtype=torch.float16
-    )  # six products of 40,000; half ends at 65,504
+    features = torch.full((1, 6, 8, 12), 200.0, dtype=torch.float16)
     predictions = Predictions([Prediction(torch.zeros(1, 2, 4), embed)], features)
     assert all(torch.isfinite(loss) for loss in criterion()(predictions, [drawn_targets(2)], SIZE).values())
 
@@ -299,13 +268,10 @@ def test_impossible_sampling_is_refused(change):
         criterion(**change)
 
 
-def test_no_object_weight_is_part_of_the_state():
+def test_no_object_weight_is_part_of_the_state_and_may_be_zero():
     assert criterion().state_dict()["empty_weight"].tolist() == pytest.approx([1, 1, 1, 0.1])
-
-
-def test_no_object_weight_of_zero_without_targets():
-    tensors = drawn_tensors(1)
-    losses = criterion(no_object_weight=0.0)(as_predictions(*tensors), [drawn_targets(0)], SIZE)
+    predictions = as_predictions(*drawn_tensors(1))
+    losses = criterion(no_object_weight=0.0)(predictions, [drawn_targets(0)], SIZE)
     assert all(loss.item() == 0 for loss in losses.values())
 
 
@@ -330,12 +296,8 @@ class Toy(nn.Module):
     def forward(self, class_logits, embed, features, targets, seeds):
         features = self.scale(features.movedim(1, -1)).movedim(-1, 1)
         embed = self.scale(embed)
-        return self.criterion(
-            as_predictions(class_logits * embed.mean((0, 2, 3))[None, :, None, None], embed, features),
-            targets,
-            SIZE,
-            seeds,
-        )
+        class_logits = class_logits * embed.mean((0, 2, 3))[None, :, None, None]
+        return self.criterion(as_predictions(class_logits, embed, features), targets, SIZE, seeds)
 
 
 def losses_and_gradient(model, images, counts):
@@ -343,7 +305,7 @@ def losses_and_gradient(model, images, counts):
     targets = [drawn_targets(counts[i], seed=i) for i in images]
     batch = [tensors[0][:, images], tensors[1][:, images], tensors[2][images]]
     losses = model(*batch, targets, [100 + i for i in images])
-    summed(losses).backward()
+    sum(losses.values()).backward()
     gradient = next(model.parameters()).grad
     return {key: value.item() for key, value in losses.items()}, gradient.clone()
 

@@ -22,7 +22,7 @@ WEIGHTS = LossWeights(2.0, 5.0, 5.0)
 
 
 def pair_cost_slowly(logits, targets):
-    """5 x cross-entropy + 5 x dice of one query with one target, point by point."""
+    """Return 5 x cross-entropy + 5 x dice of one query with one target, point by point."""
     cross_entropy = both = total = 0.0
     for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
         p = 1 / (1 + math.exp(-logit))
@@ -42,10 +42,8 @@ def test_mask_costs_equal_a_double_loop():
 
 
 def test_class_cost_is_minus_the_probability():
-    logits = torch.tensor(
-        [[[[0.0, math.log(2.0), math.log(5.0)]]]]
-    )  # probabilities 1/8, 2/8, 5/8 ("no object")
-    costs = class_costs(logits, torch.tensor([[1, 0]]))
+    probabilities = torch.tensor([[[[1 / 8, 2 / 8, 5 / 8]]]])  # the last is "no object"
+    costs = class_costs(probabilities.log(), torch.tensor([[1, 0]]))
     assert costs.flatten().tolist() == pytest.approx([-0.25, -0.125])
 
 
@@ -100,8 +98,8 @@ BAD = st.sampled_from([math.nan, math.inf, -math.inf])
 @given(data=st.data(), sides=st.tuples(st.integers(1, 4), st.integers(1, 4)))
 def test_non_finite_costs_rank_last(data, sides):
     cell = st.one_of(st.floats(-1e6, 1e6, width=32), BAD)
-    costs = np.array(data.draw(st.lists(cell, min_size=sides[0] * sides[1], max_size=sides[0] * sides[1])))
-    costs = costs.reshape(sides)
+    count = sides[0] * sides[1]
+    costs = np.array(data.draw(st.lists(cell, min_size=count, max_size=count))).reshape(sides)
     assert np.isfinite(rank_non_finite_last(costs)).all()
     chosen = assign(torch.from_numpy(costs)[None, None], [sides[1]])[0, 0].tolist()
     taken = [costs[q, n] for n, q in enumerate(chosen) if q != UNMATCHED]
@@ -110,7 +108,7 @@ def test_non_finite_costs_rank_last(data, sides):
 
 
 def fewest_non_finite(costs):
-    """Over all assignments, the smallest number of non-finite pairs."""
+    """Return the smallest number of non-finite pairs over all assignments."""
     if costs.shape[0] < costs.shape[1]:
         costs = costs.T
     queries, targets = costs.shape

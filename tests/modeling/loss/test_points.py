@@ -20,7 +20,7 @@ def generator(seed=0):
 
 
 def read_slowly(image, x, y):
-    """Bilinear between pixel centers, pixel by pixel, zero outside; x and y in pixels."""
+    """Interpolate at x and y, in pixels, between pixel centers; the image is zero outside."""
     height, width = image.shape
     left, top = math.floor(x - 0.5), math.floor(y - 0.5)
     total = 0.0
@@ -76,19 +76,15 @@ def test_shared_points_give_the_values_of_separate_sampling(count, monkeypatch):
     torch.testing.assert_close(sample_masks_at_shared_points(masks, points, (9, 8)), expected)
 
 
-def test_no_masks_have_no_values():
+def test_nothing_to_sample_gives_empty_results():
     masks = torch.zeros(0, 4, 4, dtype=torch.bool)
     assert sample_masks(masks, torch.zeros(0, 2, 7, 2), (8, 8)).shape == (0, 2, 7)
+    assert draw_uncertain(torch.zeros(0, 8, 8)).shape == (0, 40, 2)
 
 
-def draw_uncertain(logits, num_points=40, oversample_ratio=3.0, importance_sample_ratio=0.75, seed=0):
-    return uncertain_points(
-        logits,
-        num_points,
-        oversample_ratio=oversample_ratio,
-        importance_sample_ratio=importance_sample_ratio,
-        generator=generator(seed),
-    )
+def draw_uncertain(logits, num_points=40, seed=0, **ratios):
+    ratios = {"oversample_ratio": 3.0, "importance_sample_ratio": 0.75, **ratios}
+    return uncertain_points(logits, num_points, generator=generator(seed), **ratios)
 
 
 def test_important_points_lie_at_the_boundary():
@@ -127,7 +123,3 @@ def test_points_do_not_depend_on_how_many_maps_are_drawn_at_a_time(monkeypatch):
     at_once = draw_uncertain(logits)
     monkeypatch.setattr(points_module, "CANDIDATES_AT_ONCE", 250)  # two maps of 120
     assert torch.equal(draw_uncertain(logits), at_once)
-
-
-def test_no_maps_have_no_points():
-    assert draw_uncertain(torch.zeros(0, 8, 8)).shape == (0, 40, 2)

@@ -38,9 +38,8 @@ def cut(size, height, width):
 def test_tiles_equal_the_whole_resized_map_and_lie_within_their_bounds(image, output, stride, tile, seed):
     padded = tuple(-(-length // 8) * 8 for length in image)
     sizes = Sizes(padded, image, output)
-    maps = torch.randn(
-        2, padded[0] // stride, padded[1] // stride, generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(2, padded[0] // stride, padded[1] // stride, generator=generator)
     resizing = to_output(maps, sizes)
     found = torch.empty(2, *output)
     for part in cut(output, *tile):
@@ -114,7 +113,7 @@ TILES = cut((10, 80), 5, 80)
 
 
 def failing_above(columns, error):
-    """Work that runs out of memory on more than so many columns, and records the tiles it did."""
+    """Return work that fails on tiles of more columns, and the list of tiles on which it succeeded."""
     done = []
 
     def work(tile):
