@@ -40,15 +40,10 @@ def test_images_are_written_beside_their_labels(tmp_path):
         assert names == [f"{name}.{suffix}" for name in expected]
 
 
-@pytest.mark.parametrize(
-    ("size", "reduced"),
-    [
-        ((300, 700), (300, 700)),
-        ((600, 512), (600, 512)),
-        ((1100, 1650), (512, 768)),
-        ((777, 601), (662, 512)),
-    ],
-)
+SIZES = {(300, 700): (300, 700), (600, 512): (600, 512), (1100, 1650): (512, 768), (777, 601): (662, 512)}
+
+
+@pytest.mark.parametrize(("size", "reduced"), SIZES.items())
 def test_large_images_are_reduced(tmp_path, size, reduced):
     seg = np.zeros((*size, 3), np.uint8)
     seg[: size[0] // 2] = (110, 2855 % 256, 1)  # tree

@@ -39,18 +39,12 @@ def test_images_are_copied_by_split(tmp_path):
         assert {Path(name).stem for name in labels} == {Path(name).stem for name in copies}
 
 
-def write_unused(path: Path) -> None:
-    savemat(path, {"S": np.full((4, 4), 12, np.uint8)})
-
-
-def write_version_1_0(path: Path) -> None:
-    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(512))
-
-
+VERSION_1_0 = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(512)
+UNUSED_LABEL = np.full((4, 4), 12, np.uint8)
 BROKEN = {
-    "an unused label": (write_unused, "label 12 is not among"),
+    "an unused label": (lambda path: savemat(path, {"S": UNUSED_LABEL}), "label 12 is not among"),
     "no labels": (lambda path: savemat(path, {"T": 1}), "no labels can be read"),
-    "version 1.0": (write_version_1_0, "version 1.1 is needed"),
+    "version 1.0": (lambda path: path.write_bytes(VERSION_1_0), "version 1.1 is needed"),
     "cut off": (lambda path: path.write_bytes(path.read_bytes()[:300]), "no labels can be read"),
     "missing": (Path.unlink, "No such file"),
 }

@@ -28,10 +28,7 @@ def test_instances_are_summarized(names):
     assert report["crowd_regions"] == 2
     assert report["representation"] == {"uncompressed RLE": 3, "polygons": 1, "RLE": 1}
     assert report["share_of_pixels_without_class"] is None
-    assert report["classes"] == [
-        {"name": "donut", "images": 1, "objects": 1},
-        {"name": "box", "images": 2, "objects": 2},
-    ]
+    assert [tuple(entry.values()) for entry in report["classes"]] == [("donut", 1, 1), ("box", 2, 2)]
     assert report["never_seen"] == []
     assert report["object_sizes"].keys() == {"objects"}
     assert report["object_sizes"]["objects"]["count"] == 3
@@ -44,25 +41,16 @@ def test_instances_are_summarized(names):
 def test_panoptic_images_are_summarized(names):
     report = summarized(names["panoptic"], "stuff_classes", {0, 1})
     assert report["share_of_pixels_without_class"] == (32 + 128 + 80 + 16) / (24 * 32 + 3 * 20 * 16)
-    assert [(c["name"], c["images"], c["objects"]) for c in report["classes"]] == [
-        ("donut", 1, 1),
-        ("box", 2, 2),
-        ("sky", 4, 4),
-        ("ground", 4, 4),
-    ]
+    counts = {entry["name"]: (entry["images"], entry["objects"]) for entry in report["classes"]}
+    assert counts == {"donut": (1, 1), "box": (2, 2), "sky": (4, 4), "ground": (4, 4)}
     assert list(report["object_sizes"]) == ["things", "stuff"]
     things = report["object_sizes"]["things"]["area"]
     assert (things["least"], things["median"], things["most"]) == (56, 84, 100)
     assert report["object_sizes"]["stuff"]["count"] == 8
     objects = report["objects_in_an_image"]
     assert (objects["most"], objects["queries"], objects["images_with_more_than_queries"]) == (4, 3, 1)
-    assert report["image_sizes"] == {
-        "different": 2,
-        "smallest": [20, 16],
-        "largest": [24, 32],
-        "commonest": [20, 16],
-        "images_of_commonest": 3,
-    }
+    sizes = {"smallest": [20, 16], "largest": [24, 32], "commonest": [20, 16]}
+    assert report["image_sizes"] == {"different": 2, **sizes, "images_of_commonest": 3}
     json.dumps(report)
 
 
@@ -118,16 +106,11 @@ def test_the_most_common_size_is_reported():
 
 def test_repeated_ids_and_images_give_warnings():
     records = [
-        {"file_name": "a.png", "image_id": 1},
-        {"file_name": "b.png", "image_id": 1},
-        {"file_name": "b.png", "image_id": "1"},
-        {"file_name": "c.png"},
-        {"file_name": "d.png"},
+        {"file_name": name, "image_id": number} for name, number in zip("abb", (1, 1, "1"), strict=True)
     ]
-    assert [(w.kind.split()[0], w.where) for w in repeated(records)] == [
-        ("image", "1: 2 records"),
-        ("images", "'b.png': 2 records"),
-    ]
+    records += [{"file_name": "c"}, {"file_name": "d"}]
+    warnings = [(warning.kind.split()[0], warning.where) for warning in repeated(records)]
+    assert warnings == [("image", "1: 2 records"), ("images", "'b': 2 records")]
 
 
 @pytest.mark.parametrize(

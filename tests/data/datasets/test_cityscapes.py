@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -127,41 +126,45 @@ def test_the_test_set_has_images_alone(tree):
         assert record.keys() == {"file_name", "image_id", "height", "width"}
 
 
-Break = namedtuple("Break", "file content message")
-BROKEN = [
-    Break("instanceIds.png", b"", r"_instanceIds\.png: not a readable image"),
-    Break("instanceIds.png", np.full((4, 4), 60001, np.uint16), r"instance id 60001 is of label 60, "),
-    Break("polygons.json", {"imgHeight": 4, "imgWidth": 4}, r"_polygons\.json has no 'objects'"),
-    Break("polygons.json", [{"label": "unicorn", "polygon": []}], r"json: there is no label 'unicorn'"),
-    Break("polygons.json", [{"label": "car"}], r"json: an object has no 'polygon'"),
-    Break("leftImg8bit.png", b"no", r"leftImg8bit\.png: not a readable image"),
+BROKEN_IMAGES = [  # file, content, message
+    ("instanceIds.png", b"", r"_instanceIds\.png: not a readable image"),
+    ("leftImg8bit.png", b"no", r"leftImg8bit\.png: not a readable image"),
+    ("instanceIds.png", np.full((4, 4), 60001, np.uint16), r"instance id 60001 is of label 60, "),
+]
+BROKEN_POLYGONS = [  # content besides the size, message
+    ({}, r"_polygons\.json has no 'objects'"),
+    ({"objects": [{"label": "unicorn", "polygon": []}]}, r"json: there is no label 'unicorn'"),
+    ({"objects": [{"label": "car"}]}, r"json: an object has no 'polygon'"),
 ]
 
 
-@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.file)
-def test_broken_files_are_named(tree, broken):
-    path = sorted(tree.rglob(f"*/val/*/*{broken.file}"))[0]
-    if broken.file == "polygons.json":
-        path.with_name(path.name.replace("polygons.json", "instanceIds.png")).unlink()
-        content = broken.content
-        if isinstance(content, list):
-            content = {"imgHeight": 4, "imgWidth": 4, "objects": content}
-        path.write_text(json.dumps(content))
-    elif isinstance(broken.content, bytes):
-        path.write_bytes(broken.content)
+@pytest.mark.parametrize(("file", "content", "message"), BROKEN_IMAGES)
+def test_broken_images_are_named(tree, file, content, message):
+    path = min(tree.rglob(f"*/val/*/*{file}"))
+    if isinstance(content, bytes):
+        path.write_bytes(content)
     else:
-        Image.fromarray(broken.content).save(path)
-    with pytest.raises(DatasetError, match=broken.message):
+        Image.fromarray(content).save(path)
+    with pytest.raises(DatasetError, match=message):
         DatasetCatalog.get("cityscapes_fine_instance_seg_val")
 
 
-@pytest.mark.parametrize(
-    ("task", "wanted"),
-    [
-        ("sem_seg", r"\*_gtFine_labelTrainIds\.png or \*_gtFine_labelIds\.png"),
-        ("instance_seg", r"\*_gtFine_instanceIds\.png or \*_gtFine_polygons\.json"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), BROKEN_POLYGONS)
+def test_broken_polygons_are_named(tree, content, message):
+    path = min(tree.rglob("*/val/*/*polygons.json"))
+    path.with_name(path.name.replace("polygons.json", "instanceIds.png")).unlink()
+    path.write_text(json.dumps({"imgHeight": 4, "imgWidth": 4, **content}))
+    with pytest.raises(DatasetError, match=message):
+        DatasetCatalog.get("cityscapes_fine_instance_seg_val")
+
+
+WANTED = {
+    "sem_seg": r"\*_gtFine_labelTrainIds\.png or \*_gtFine_labelIds\.png",
+    "instance_seg": r"\*_gtFine_instanceIds\.png or \*_gtFine_polygons\.json",
+}
+
+
+@pytest.mark.parametrize(("task", "wanted"), WANTED.items())
 def test_missing_kinds_of_annotations_are_named(tree, task, wanted):
     for path in (tree / "gtFine/train").rglob("*_gtFine_*"):
         if "color" not in path.name:

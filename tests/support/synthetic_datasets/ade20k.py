@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthetic_datasets.drawing import Scene, painted, photograph, random_scene, read_table, save
+from synthetic_datasets.drawing import Scene, photograph, random_scene, read_table, save
 
 COUNTS = {"train": 3, "val": 2}
 FOLDERS = {"train": "training", "val": "validation"}
@@ -33,25 +33,18 @@ def _draw_image(
     scene = random_scene(rng, SIZES[number % 2], stuff=STUFF, things=() if empty else THINGS, overlap=True)
     image = photograph(rng, scene.labels())
     save(image.convert("L") if number == 1 else image, folder / "images" / split / f"{name}.jpg")
-    labels = _labels(scene)
-    save((labels + 1).astype(np.uint8), folder / "annotations" / split / f"{name}.png")
+    # The labels lack the first thing: its pixels are those of the stuff behind it.
+    labels = Scene(scene.size, scene.stuff, scene.things[1:]).labels() + 1
+    save(labels.astype(np.uint8), folder / "annotations" / split / f"{name}.png")
     save(_instances(scene), folder / "annotations_instance" / split / f"{name}.png")
 
 
-def _labels(scene: Scene) -> np.ndarray:
-    """The first thing is missing: its pixels are those of the stuff behind it."""
-    layers = [(region.mask, region.category) for region in scene.stuff + scene.things[1:]]
-    return painted(scene.size, layers, -1)
-
-
 def _instances(scene: Scene) -> np.ndarray:
-    """The last thing is missing."""
+    """Return the instances without the last thing."""
     classes = {row["id"]: row["instance100_id"] for row in read_table("ade20k_150.json")}
     rgb = np.zeros((*scene.size, 3), np.uint8)
-    for number, (thing, mask) in enumerate(
-        zip(scene.things[:-1], scene.visible()[:-1], strict=True), start=1
-    ):
-        rgb[mask] = (classes[thing.category], number, 0)
+    for i, mask in enumerate(scene.visible()[:-1]):
+        rgb[mask] = (classes[scene.things[i].category], i + 1, 0)
     return rgb
 
 

@@ -23,13 +23,28 @@ THINGS = ("car", "person", "rider", "bicycle", "car", "truck")
 Object = tuple[str, Polygon]  # label and polygon
 
 
+def _box(left: int, top: int, right: int, bottom: int) -> Polygon:
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+EGO_VEHICLE: Object = ("ego vehicle", _box(0, 72, 159, 79))
+SPECIAL: list[Object] = [
+    ("cargroup", _box(100, 2, 130, 20)),
+    ("bicyclegroup", _box(2, 2, 20, 12)),
+    ("caravan", _box(70, 2, 90, 16)),
+    ("person", _box(60, 60, 66, 67)),  # 56 pixels
+    ("license plate", _box(105, 10, 110, 14)),
+]
+
+
 def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> None:
     for number, (split, count) in enumerate((counts or COUNTS).items()):
         for i in range(count):
             cities = CITIES[split]
             city, rng = cities[i % len(cities)], np.random.default_rng([seed, number, i])
             things = () if count > 1 and i == count - 1 else THINGS
-            objects = _dummies() if split == "test" else _objects(rng, things, special=i == 0)
+            dummies = [("out of roi", _box(0, 0, 159, 4)), EGO_VEHICLE]
+            objects = dummies if split == "test" else _objects(rng, things, special=i == 0)
             name = f"{city}_{i:06d}_000019"
             _write_truth(root / "cityscapes" / "gtFine" / split / city, name, objects)
             image = photograph(rng, _rasterized(objects, "ids").astype(np.int64))
@@ -39,33 +54,10 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
 def _objects(rng: np.random.Generator, things: tuple[str, ...], *, special: bool) -> list[Object]:
     """Return the objects in the order of drawing."""
     names = [name for name, row in LABELS.items() if row["id"] >= 0]
-    scene = random_scene(
-        rng,
-        SIZE,
-        stuff=[names.index(name) for name in STUFF],
-        things=[names.index(name) for name in things],
-        overlap=True,
-    )
+    stuff, categories = ([names.index(name) for name in kinds] for kinds in (STUFF, things))
+    scene = random_scene(rng, SIZE, stuff=stuff, things=categories, overlap=True)
     objects = [(names[region.category], region.polygon) for region in scene.stuff + scene.things]
-    return objects + (_special() if special else []) + [("ego vehicle", _box(0, 72, 159, 79))]
-
-
-def _special() -> list[Object]:
-    return [
-        ("cargroup", _box(100, 2, 130, 20)),
-        ("bicyclegroup", _box(2, 2, 20, 12)),
-        ("caravan", _box(70, 2, 90, 16)),
-        ("person", _box(60, 60, 66, 67)),  # 56 pixels
-        ("license plate", _box(105, 10, 110, 14)),
-    ]
-
-
-def _dummies() -> list[Object]:
-    return [("out of roi", _box(0, 0, 159, 4)), ("ego vehicle", _box(0, 72, 159, 79))]
-
-
-def _box(left: int, top: int, right: int, bottom: int) -> Polygon:
-    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return [*objects, *(SPECIAL if special else []), EGO_VEHICLE]
 
 
 def _value(objects: list[Object], number: int, kind: str) -> Any:

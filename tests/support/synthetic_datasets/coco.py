@@ -16,6 +16,7 @@ from synthetic_datasets.drawing import (
     Scene,
     Size,
     box_of,
+    painted,
     photograph,
     random_scene,
     read_table,
@@ -39,8 +40,8 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             rng = np.random.default_rng([seed, number, i])
             things = () if count > 1 and i == count - 1 else THINGS
             scene = random_scene(rng, SIZES[i % 2], stuff=STUFF, things=things, fill=fill_as_coco)
-            images[1000 * (number + 1) + 17 * i] = scene
             image_id = 1000 * (number + 1) + 17 * i
+            images[image_id] = scene
             save(photograph(rng, scene.labels()), root / "coco" / f"{split}2017" / f"{image_id:012d}.jpg")
         _write_instances(root / "coco", split, images)
         _write_panoptic(root / "coco", split, images)
@@ -136,15 +137,13 @@ def _write_panoptic(folder: Path, split: str, images: dict[int, Scene]) -> None:
 
 
 def _segments(scene: Scene, special: bool) -> tuple[np.ndarray, list[Row]]:
-    """Segment ids (H, W) that need all three bytes, and their rows."""
-    ids, regions = np.zeros(scene.size, np.int64), scene.stuff + scene.things
-    numbers = [1 + 70_001 * (i + 1) for i in range(len(regions))]
-    for region, number in zip(regions, numbers, strict=True):
-        ids[region.mask] = number
-    crowd = len(regions) - 1 if special and scene.things else None
+    """Return segment ids (H, W) that need all three bytes, and their rows."""
+    layers = [(region, 1 + 70_001 * (i + 1)) for i, region in enumerate(scene.stuff + scene.things)]
+    ids = painted(scene.size, [(region.mask, number) for region, number in layers], 0)
+    crowd = layers[-1][1] if special and scene.things else None
     rows = [
-        segment(ids == number, number, region.category, iscrowd=int(i == crowd))
-        for i, (region, number) in enumerate(zip(regions, numbers, strict=True))
+        segment(ids == number, number, region.category, iscrowd=int(number == crowd))
+        for region, number in layers
         if (ids == number).any()
     ]
     return ids, rows

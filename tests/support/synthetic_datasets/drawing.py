@@ -41,9 +41,8 @@ class Scene:
 
     def labels(self, nothing: int = -1) -> np.ndarray:
         """The class of each pixel, (H, W)."""
-        return painted(
-            self.size, [(region.mask, region.category) for region in self.stuff + self.things], nothing
-        )
+        layers = [(region.mask, region.category) for region in self.stuff + self.things]
+        return painted(self.size, layers, nothing)
 
     def visible(self) -> list[np.ndarray]:
         """The mask of each thing without what later ones hide."""
@@ -173,10 +172,5 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 def segment(mask: np.ndarray, segment_id: int, category_id: int, iscrowd: int = 0) -> dict[str, Any]:
     """A row of a panoptic JSON's `segments_info`."""
-    return {
-        "id": segment_id,
-        "category_id": category_id,
-        "area": int(mask.sum()),
-        "bbox": box_of(mask),
-        "iscrowd": iscrowd,
-    }
+    shape = {"area": int(mask.sum()), "bbox": box_of(mask)}
+    return {"id": segment_id, "category_id": category_id, **shape, "iscrowd": iscrowd}

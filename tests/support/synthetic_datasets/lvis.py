@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from synthetic_datasets.coco import SIZES, fill_as_coco, head, image_row, instance_row
-from synthetic_datasets.drawing import Scene, photograph, random_scene, save, save_json
+from synthetic_datasets.drawing import photograph, random_scene, save, save_json
 
 COUNTS = {"train": 3, "val": 2}
 CLASSES = 1203
@@ -27,7 +27,10 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             scene = random_scene(rng, SIZES[i % 2], stuff=STUFF, things=things, fill=fill_as_coco)
             image_id, folder = 50_000 + 1000 * number + i, "train2017" if i == 0 else f"{split}2017"
             save(photograph(rng, scene.labels()), root / "coco" / folder / f"{image_id:012d}.jpg")
-            images.append(_image(image_id, scene, folder))
+            row = image_row(image_id, scene.size, folder)
+            del row["file_name"]  # the real files have none; class 9 is absent, class 3 partly annotated
+            partly = [3] if scene.things else []
+            images.append({**row, "neg_category_ids": [9], "not_exhaustive_category_ids": partly})
             annotations += [instance_row(thing, image_id) for thing in scene.things]
         content = {
             **head("LVIS v1"),
@@ -36,13 +39,6 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None) -> 
             "categories": [_category(number) for number in range(1, CLASSES + 1)],
         }
         save_json(content, root / "lvis" / f"lvis_v1_{split}.json")
-
-
-def _image(image_id: int, scene: Scene, folder: str) -> dict[str, Any]:
-    """Return a row without `file_name`, as in the real files; class 9 is absent, class 3 partly annotated."""
-    row = image_row(image_id, scene.size, folder)
-    del row["file_name"]
-    return {**row, "neg_category_ids": [9], "not_exhaustive_category_ids": [3] if scene.things else []}
 
 
 def _category(number: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 from synthetic_datasets.drawing import (
     Scene,
     color_of,
+    painted,
     photograph,
     random_scene,
     read_table,
@@ -46,13 +47,8 @@ def draw(root: Path, *, seed: int = 0, counts: dict[str, int] | None = None, lay
     versions = [_version_1()] if layout == "flat" else [_version_1(), _version_2()]
     for version in versions:
         name = "config.json" if layout == "flat" else f"config_{version.name}.json"
-        config = {
-            "labels": version.labels,
-            "version": "1.1",
-            "mapping": "public",
-            "folder_structure": "{split}",
-        }
-        save_json(config, folder / name)
+        facts = {"version": "1.1", "mapping": "public", "folder_structure": "{split}"}
+        save_json({"labels": version.labels, **facts}, folder / name)
     for number, (split, count) in enumerate((counts or COUNTS).items()):
         scenes = _draw_images(folder / FOLDERS[split] / "images", [seed, number], count)
         if split == "test":
@@ -100,7 +96,9 @@ def _write_truth(folder: Path, version: Version, scenes: dict[str, Scene]) -> No
     annotations = []
     for number, (name, scene) in enumerate(scenes.items()):
         labels = scene.labels(nothing=len(version.labels) - 1)
-        _write_labels(folder / "labels" / f"{name}.png", labels, version)
+        image = Image.fromarray(labels.astype(np.uint8))
+        image.putpalette([value for row in version.labels for value in row["color"]])
+        save(image, folder / "labels" / f"{name}.png")
         instances = labels * 256
         for count, mask in enumerate(scene.visible()):
             instances[mask] += count
@@ -124,24 +122,15 @@ def _write_truth(folder: Path, version: Version, scenes: dict[str, Scene]) -> No
     save_json(content, folder / "panoptic" / version.panoptic_json)
 
 
-def _write_labels(path: Path, labels: np.ndarray, version: Version) -> None:
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette([value for row in version.labels for value in row["color"]])
-    save(image, path)
-
-
 def _segments(scene: Scene, special: bool) -> tuple[np.ndarray, list[Row]]:
-    """Ids (H, W) and rows; in special images the last thing is a crowd."""
-    classes = [region.category for region in scene.stuff + scene.things]
-    masks = [region.mask for region in scene.stuff + scene.things]
-    ids = np.zeros(scene.size, np.int64)
-    for number, mask in enumerate(masks, start=1):
-        ids[mask] = number * 777
-    crowd = len(masks) if special and scene.things else None
+    """Return ids (H, W) and rows; in special images the last thing is a crowd."""
+    regions = scene.stuff + scene.things
+    ids = painted(scene.size, [(region.mask, 777 * (i + 1)) for i, region in enumerate(regions)], 0)
+    crowd = len(regions) - 1 if special and scene.things else None
     rows = [
-        segment(ids == number * 777, number * 777, category + 1, iscrowd=int(number == crowd))
-        for number, category in enumerate(classes, start=1)
-        if (ids == number * 777).any()
+        segment(ids == 777 * (i + 1), 777 * (i + 1), region.category + 1, iscrowd=int(i == crowd))
+        for i, region in enumerate(regions)
+        if (ids == 777 * (i + 1)).any()
     ]
     return ids, rows
 
@@ -157,12 +146,9 @@ def _category(number: int, label: Row) -> Row:
 
 
 def _polygons(scene: Scene, version: Version) -> Row:
+    names = [row["name"] for row in version.labels]
     objects = [
-        {
-            "id": number,
-            "label": version.labels[region.category]["name"],
-            "polygon": [list(p) for p in region.polygon],
-        }
+        {"id": number, "label": names[region.category], "polygon": [list(point) for point in region.polygon]}
         for number, region in enumerate(scene.stuff + scene.things)
     ]
     return {"height": scene.size[0], "width": scene.size[1], "objects": objects, "annotation_date": ""}
