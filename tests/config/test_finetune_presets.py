@@ -4,16 +4,16 @@ import logging
 
 import pytest
 import torch
-from tiny_runs import OPTIONS, restored_log, tiny_shapes, train_resolved
+from tiny_runs import OPTIONS, restored_catalogs, restored_log, tiny_shapes, train_resolved
 
 from mask2former.config import config_from_text, load_config
-from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_panoptic
+from mask2former.data import register_coco_panoptic
 from mask2former.data.errors import DatasetError
 from mask2former.engine.build import build_model
 from mask2former.modeling.mask_former import build_mask_former
 from mask2former.weights.model_zoo import model_of_config
 
-__all__ = ["restored_log", "tiny_shapes"]
+__all__ = ["restored_catalogs", "restored_log", "tiny_shapes"]
 
 STARTS = {  # preset -> the published config whose weights it starts from
     "finetune/panoptic_R50.yaml": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
@@ -45,20 +45,12 @@ def test_a_preset_needs_data(preset):
         train_resolved(cfg)
 
 
-@pytest.fixture
-def custom_data(tiny_shapes):
-    """Register the synthetic images as a user's COCO panoptic dataset."""
+def test_a_preset_trains_on_a_custom_dataset(tiny_shapes, tmp_path, caplog):
     root = tiny_shapes / "shapes"
     places = (root / "train", root / "panoptic_train", root / "annotations/panoptic_train.json")
     register_coco_panoptic("own", {}, *places)
-    yield "own"
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        catalog.remove("own")
-
-
-def test_a_preset_trains_on_a_custom_dataset(custom_data, tmp_path, caplog):
     tiny = {key: value for key, value in OPTIONS.items() if not key.startswith("SOLVER.")}
-    tiny |= {"DATASETS.TRAIN": (custom_data,), "OUTPUT_DIR": str(tmp_path), "SOLVER.EPOCHS": 4}
+    tiny |= {"DATASETS.TRAIN": ("own",), "OUTPUT_DIR": str(tmp_path), "SOLVER.EPOCHS": 4}
     tiny |= {"MODEL.WEIGHTS": "", "TEST.EVAL_PERIOD": 0}
     cfg = load_config("finetune/panoptic_R50.yaml", [part for item in tiny.items() for part in item])
     published = cfg.clone()

@@ -1,4 +1,4 @@
-"""Oracle predictions score 100 (or, as documented, less) and empty predictions 0.
+"""Oracle predictions score 100 (or, as documented, less), empty predictions 0, and shifted ones between.
 
 This holds for the evaluation, for `mask2former score` on the saved files, and for Cityscapes' evaluators.
 """
@@ -23,6 +23,7 @@ from synthetic_cityscapes import CityscapesScripts
 
 from mask2former.config import load_config
 from mask2former.engine.evaluate import evaluate
+from mask2former.structures import Instances
 
 Predictions = dict[str, dict[str, Any]]
 Results = dict[str, dict[str, float]]
@@ -140,6 +141,28 @@ def test_empty_predictions_score_0(case, root, predictions, tmp_path):
     scores = main_metrics(results)
     assert scores == dict.fromkeys(scores, 0)
     assert main_metrics(saved_scores(case, root, tmp_path)) == scores
+
+
+def shifted(prediction):
+    """Return the prediction moved one pixel to the right."""
+    ids, segments = prediction["panoptic_seg"]
+    fields = prediction["instances"].get_fields()
+    moved = {**fields, "pred_masks": fields["pred_masks"].roll(1, 2)}
+    return {
+        "label_map": prediction["label_map"].roll(1, 1),
+        "panoptic_seg": (ids.roll(1, 1), segments),
+        "instances": Instances(prediction["instances"].image_size, **moved),
+    }
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_saved_predictions_get_all_scores_of_the_evaluation(case, root, predictions, tmp_path):
+    results = evaluated(case, {name: shifted(one) for name, one in predictions.items()}, tmp_path)
+    assert all(0 < value < 100 for value in main_metrics(results).values())
+    for task, found in saved_scores(case, root, tmp_path).items():
+        for metric, value in results[task].items():
+            if task != "sem_seg" or case.tree == "cityscapes" or "-" not in metric:  # else named by numbers
+                assert found[metric] == pytest.approx(value, nan_ok=True)
 
 
 @pytest.mark.parametrize("case", [BY_NAME["ade20k-panoptic"]], ids=str)

@@ -1,10 +1,10 @@
-"""What tests of training share: the drawn images, a log restored after each test, quick commands."""
+"""What tests of training share: synthetic images, quick commands, restored log and catalogs."""
 
 import pytest
 from process_runs import Server
-from tiny_runs import restored_log, tiny_shapes
+from tiny_runs import restored_catalogs, restored_log, tiny_shapes
 
-__all__ = ["restored_log", "tiny_shapes"]
+__all__ = ["restored_catalogs", "restored_log", "tiny_shapes"]
 
 
 @pytest.fixture(scope="module")

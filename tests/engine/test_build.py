@@ -21,23 +21,17 @@ from mask2former.engine.setup.device import launched_device, resolve_device
 CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 
 
-@pytest.fixture
-def register():
-    """Return a function that registers a dataset for one test, and returns a config that trains on it."""
-    names = []
+def register(name, **facts):
+    """Register a dataset, and return a config that trains on it."""
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(**facts)
+    return training_on(name)
 
-    def add(name, **facts):
-        DatasetCatalog.register(name, list)
-        MetadataCatalog.get(name).set(**facts)
-        names.append(name)
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN = (name,)
-        return cfg
 
-    yield add
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+def training_on(*names):
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = names
+    return cfg
 
 
 PANOPTIC = {
@@ -61,7 +55,7 @@ INSTANCE = {  # as in Cityscapes: it has stuff names, but its classes are the th
     ("facts", "classes", "ignore", "things"),
     [(PANOPTIC, 4, 65, [1, 3]), (SEMANTIC, 3, 255, []), (INSTANCE, 1, 255, [0]), (LVIS, 2, 255, [])],
 )
-def test_dataset_facts_replace_config_values_and_are_logged(register, caplog, facts, classes, ignore, things):
+def test_dataset_facts_replace_config_values_and_are_logged(caplog, facts, classes, ignore, things):
     cfg = register("facts_of_a_test", **facts)
     with caplog.at_level(logging.INFO):
         cfg = with_dataset_facts(cfg)
@@ -76,7 +70,7 @@ def test_dataset_facts_replace_config_values_and_are_logged(register, caplog, fa
     assert not caplog.text
 
 
-def test_a_typed_value_that_contradicts_the_dataset_is_an_error_naming_both(register):
+def test_a_typed_value_that_contradicts_the_dataset_is_an_error_naming_both():
     cfg = register("typed_against", **PANOPTIC)
     cfg.merge_from_list([CLASSES, 12])
     with pytest.raises(ValueError, match=rf"{CLASSES} was given as 12, but dataset 'typed_against' says 4"):
@@ -85,13 +79,12 @@ def test_a_typed_value_that_contradicts_the_dataset_is_an_error_naming_both(regi
 
 @pytest.mark.parametrize("names", [(), ("a_dataset_of_another_machine",)])
 def test_without_a_registered_dataset_the_config_is_kept(names):
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN = names
+    cfg = training_on(*names)
     cfg.merge_from_list([CLASSES, 9])
     assert with_dataset_facts(cfg).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 9
 
 
-def test_without_a_training_dataset_the_test_dataset_defines_the_classes(register):
+def test_without_a_training_dataset_the_test_dataset_defines_the_classes():
     cfg = register("only_for_tests", **PANOPTIC)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), cfg.DATASETS.TRAIN
     assert with_dataset_facts(cfg).MODEL.SEM_SEG_HEAD.NUM_CLASSES == 4
@@ -102,18 +95,12 @@ def test_a_users_coco_file_defines_its_classes(tmp_path):
     file = tmp_path / "instances.json"
     file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     register_coco_instances("users_own", {}, str(file), str(tmp_path))
-    try:
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN = ("users_own",)
-        cfg = with_dataset_facts(cfg)
-        assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
-        assert list(cfg.MODEL.MASK_FORMER.THING_IDS) == [0, 1]
-    finally:
-        DatasetCatalog.remove("users_own")
-        MetadataCatalog.remove("users_own")
+    cfg = with_dataset_facts(training_on("users_own"))
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == 2
+    assert list(cfg.MODEL.MASK_FORMER.THING_IDS) == [0, 1]
 
 
-def test_checkpoint_metadata_is_plain(register):
+def test_checkpoint_metadata_is_plain():
     cfg = with_dataset_facts(register("with_colors", **PANOPTIC, stuff_colors=[(1, 2, 3)] * 4))
     assert checkpoint_metadata(dataset_metadata(cfg), cfg.MODEL.MASK_FORMER.THING_IDS) == {
         "thing_classes": ["cat", "dog"],
@@ -123,7 +110,7 @@ def test_checkpoint_metadata_is_plain(register):
     }
 
 
-def test_build_model_applies_the_facts_to_a_copy(register):
+def test_build_model_applies_the_facts_to_a_copy():
     register("for_building", **PANOPTIC)
     cfg = tiny_config(DATASETS__TRAIN=("for_building",))
     cfg.freeze()
@@ -139,14 +126,17 @@ def test_panoptic_output_without_thing_classes_causes_a_warning(caplog):
         assert ("THING_IDS is empty" in caplog.text) == warned
 
 
+def set_gpus(monkeypatch, number):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+
+
 def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    set_gpus(monkeypatch, 0)
     assert resolve_device("auto").type == resolve_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match=r"'cuda', but this machine has 0 GPUs"):
         resolve_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    set_gpus(monkeypatch, 2)
     assert resolve_device("auto").type == "cuda"
     assert resolve_device("cuda:1").index == 1
     with pytest.raises(ValueError, match=r"'cuda:2', but this machine has 2 GPUs"):
@@ -154,8 +144,7 @@ def test_devices(monkeypatch):
 
 
 def test_the_launched_device_and_the_device_of_the_config_must_agree(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    set_gpus(monkeypatch, 2)
     assert launched_device("cuda", "cpu", None) == launched_device("auto", "cpu", 0) == "cpu"
     assert launched_device("auto", "cuda", 2) == "auto"
     assert launched_device("cuda:1", "cuda", None) == "cuda:1"

@@ -6,31 +6,18 @@ import pytest
 import torch
 from tiny_runs import tiny_config
 
-from mask2former.data import (
-    DatasetCatalog,
-    MetadataCatalog,
-    register_coco_instances,
-    register_coco_panoptic,
-)
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
 from mask2former.engine.build import build_model
-from mask2former.engine.evaluate import (
-    EVALUATORS,
-    TASKS,
-    Evaluation,
-    build_evaluator,
-    evaluate,
-    tasks_on,
-    verify_results,
-)
+from mask2former.engine.evaluate import TASKS, Evaluation, build_evaluator, evaluate, verify_results
 from mask2former.engine.hooks.standard import flatten_results, last_layer
 
 RESULTS = OrderedDict(segm={"AP": 40.0, "AP50": float("nan")}, sem_seg={"mIoU": 50.0})
 
 
-def verdict(*rows):
+def verdict(*rows, results=RESULTS):
     cfg = tiny_config()
     cfg.TEST.EXPECTED_RESULTS = list(rows)
-    return verify_results(cfg, RESULTS)
+    return verify_results(cfg, results)
 
 
 @pytest.mark.parametrize(
@@ -55,17 +42,15 @@ def test_an_invalid_row_of_expected_results_is_an_error(row):
 
 
 def test_results_of_several_datasets_are_expected_by_dataset():
-    cfg = tiny_config()
-    cfg.TEST.EXPECTED_RESULTS = [["mine/segm", "AP", 40.0, 0.1]]
-    assert verify_results(cfg, OrderedDict(mine=RESULTS, other=OrderedDict()))
-    assert not verify_results(cfg, OrderedDict(mine=OrderedDict(), other=RESULTS))
+    row = ["mine/segm", "AP", 40.0, 0.1]
+    assert verdict(row, results=OrderedDict(mine=RESULTS, other=OrderedDict()))
+    assert not verdict(row, results=OrderedDict(mine=OrderedDict(), other=RESULTS))
 
 
 def test_a_dataset_without_known_evaluator_type_is_an_error(tmp_path):
     MetadataCatalog.get("odd_one").set(evaluator_type="telepathy")
-    with pytest.raises(
-        ValueError, match=r"'odd_one' has evaluator_type 'telepathy'; known are: coco, sem_seg"
-    ):
+    message = r"'odd_one' has evaluator_type 'telepathy'; known are: coco, sem_seg"
+    with pytest.raises(ValueError, match=message):
         build_evaluator(tiny_config(), "odd_one", tmp_path)
 
 
@@ -82,8 +67,6 @@ def test_without_instance_annotations_there_is_no_ap(tiny_shapes, tmp_path):
     register_coco_panoptic("no_instances", {}, *places)
     cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("no_instances",))
     assert list(evaluate(cfg, build_model(cfg), tmp_path)) == ["sem_seg", "panoptic_seg"]
-    DatasetCatalog.remove("no_instances")
-    MetadataCatalog.remove("no_instances")
 
 
 def test_missing_datasets_and_files_are_found_before_training(tiny_shapes, tmp_path):
@@ -103,10 +86,6 @@ def test_an_evaluation_reads_its_files_once_and_can_be_repeated(tiny_shapes, tmp
     assert first == pytest.approx(second, nan_ok=True) and "panoptic_seg/PQ" in first
 
 
-def test_the_table_of_evaluators_has_the_three_tasks():
-    assert {task for row in EVALUATORS.values() for task in row} == set(tasks_on(tiny_config()))
-
-
 def only(task):
     """Return the keys that switch on one task alone."""
     return {f"MODEL__MASK_FORMER__TEST__{name.upper()}_ON": name == task for name in TASKS}
@@ -123,13 +102,7 @@ def test_a_users_coco_file_is_evaluated_by_its_classes(tiny_shapes, tmp_path):
     register_coco_instances("shapes_as_instances", {}, root / "annotations/instances_val.json", root / "val")
     cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("shapes_as_instances",), **only("instance"))
     results = evaluate(cfg, build_model(cfg), tmp_path)
-    assert [name for name in results["segm"] if name.startswith("AP-")] == [
-        "AP-circle",
-        "AP-square",
-        "AP-triangle",
-    ]
-    DatasetCatalog.remove("shapes_as_instances")
-    MetadataCatalog.remove("shapes_as_instances")
+    assert {"AP-circle", "AP-square", "AP-triangle"} == {name for name in results["segm"] if "AP-" in name}
 
 
 class Foreign(torch.nn.Module):

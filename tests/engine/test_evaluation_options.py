@@ -13,34 +13,13 @@ from score_command import score
 from tiny_runs import tiny_config
 from torch import nn
 
-from mask2former.data import (
-    DatasetCatalog,
-    MetadataCatalog,
-    register_coco_instances,
-    register_coco_panoptic,
-)
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
 from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import EVALUATORS, build_evaluator, evaluate
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.modeling.postprocessing.inference import build_inference_options, post_process
 from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.utils.label_maps import read_segment_ids, write_segment_ids
-
-
-@pytest.fixture
-def registered():
-    """Return a function that registers a dataset for one test."""
-    names = []
-
-    def register(function, name, *arguments):
-        names.append(name)
-        function(name, {}, *arguments)
-        return name
-
-    yield register
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def test_switches_change_metrics_and_files(tiny_shapes, tmp_path):
@@ -87,12 +66,11 @@ def test_a_switch_without_effect_is_warned_of(tiny_shapes, tmp_path, caplog):
     assert caplog.messages == ["TEST.BOUNDARY changes nothing that is measured on 'shapes_panoptic_val'"]
 
 
-def test_an_instance_dataset_measures_only_ap_of_a_panoptic_model(tiny_shapes, tmp_path, caplog, registered):
+def test_an_instance_dataset_measures_only_ap_of_a_panoptic_model(tiny_shapes, tmp_path, caplog):
     """The published configs of ADE20K's instances leave the other tasks on."""
     root = tiny_shapes / "shapes"
-    places = root / "annotations/instances_val.json", root / "val"
-    name = registered(register_coco_instances, "instances_alone", *places)
-    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,))
+    register_coco_instances("instances_alone", {}, root / "annotations/instances_val.json", root / "val")
+    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("instances_alone",))
     with caplog.at_level(logging.INFO, logger="mask2former.engine.evaluate"):
         assert list(evaluate(cfg, build_model(cfg), tmp_path)) == ["segm"]
     line = "semantic, panoptic output is not measured: 'instances_alone' has no ground truth for it"
@@ -166,15 +144,15 @@ class Sure(nn.Module):
         return [post_process(prediction, self.options)]
 
 
-def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):
+def test_the_three_metrics_of_a_panoptic_model(tmp_path):
     """AP counts the things among the best 100 pairs of query and class, stuff classes included.
 
     27 stuff classes of 6 queries leave no place for the object in the second image.
     """
     thing_mask = draw_two_images(tmp_path)
     files = tmp_path, tmp_path / "pngs", tmp_path / "panoptic.json", tmp_path / "instances.json"
-    name = registered(register_coco_panoptic, "scattered_things", *files)
-    cfg = with_dataset_facts(tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=(name,)))
+    register_coco_panoptic("scattered_things", {}, *files)
+    cfg = with_dataset_facts(tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("scattered_things",)))
     results = evaluate(cfg, Sure(cfg, thing_mask), tmp_path / "out")
     assert list(results) == ["sem_seg", "segm", "panoptic_seg"]
     assert results["segm"]["AP"] == pytest.approx(100 * 51 / 101)  # found in one of two images
@@ -184,6 +162,5 @@ def test_the_three_metrics_of_a_panoptic_model(tmp_path, registered):
     saved = json.loads((tmp_path / "out/coco_instances_results.json").read_text())
     things = {category["id"] for category in CATEGORIES if category["isthing"]}
     assert {item["image_id"] for item in saved} == {1} and 0 < len(saved) < 100
-    assert {item["category_id"] for item in saved} <= things and max(saved, key=lambda item: item["score"])[
-        "category_id"
-    ] == 3 * THING + 1
+    assert {item["category_id"] for item in saved} <= things
+    assert max(saved, key=lambda item: item["score"])["category_id"] == 3 * THING + 1

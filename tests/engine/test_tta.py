@@ -14,11 +14,10 @@ from mask2former.engine.tta import AugmentedModel, check_augmentation
 from mask2former.predictor import Predictor, stored_config
 from mask2former.weights.load import read_checkpoint
 
-SEMANTIC = {
-    "MODEL__MASK_FORMER__TEST__INSTANCE_ON": False,
-    "MODEL__MASK_FORMER__TEST__PANOPTIC_ON": False,
-}
+SEMANTIC = {"MODEL__MASK_FORMER__TEST__INSTANCE_ON": False, "MODEL__MASK_FORMER__TEST__PANOPTIC_ON": False}
 SIZES = (48, 64, 100)
+NOISE = torch.randint(0, 256, (70, 90, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+IMAGE = NOISE.numpy()
 
 
 def semantic_config(**changes):
@@ -47,11 +46,6 @@ def uneven(tiny_shapes, tmp_path, monkeypatch):
     """Replace the images of the synthetic test set by one that is not square."""
     monkeypatch.setattr("mask2former.data.mapper.read_image", lambda path: IMAGE)
     monkeypatch.setattr("mask2former.data.mapper.record_image", lambda record: IMAGE)
-
-
-IMAGE = torch.randint(
-    0, 256, (70, 90, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
-).numpy()
 
 
 def test_the_loader_returns_the_image_at_every_size(uneven):
@@ -122,9 +116,8 @@ def test_models_of_other_projects_are_refused():
 
 def test_the_predictor_averages_over_views(tmp_path):
     cfg = stored_config(read_checkpoint(str(save_tiny_checkpoint(tmp_path / "model.pth", confidence=0.0))))
-    cfg.merge_from_list(
-        ["MODEL.MASK_FORMER.TEST.INSTANCE_ON", False, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False]
-    )
+    for task in ("INSTANCE", "PANOPTIC"):
+        cfg.merge_from_list([f"MODEL.MASK_FORMER.TEST.{task}_ON", False])
     plain = Predictor(cfg)
     torch.manual_seed(2)
     with_distinct_queries(plain.model)

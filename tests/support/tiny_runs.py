@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mask2former.config import config_from_text, load_config
+from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.setup.begin import Run
@@ -88,6 +89,13 @@ def random_sample(number, objects, side=64):
         "instances": Instances((side, side), gt_classes=classes, gt_masks=masks),
         "seed": number,
     }
+
+
+@pytest.fixture(autouse=True)
+def restored_catalogs(monkeypatch):
+    """Forget the datasets that a test registers."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
-"""What tests of training share: the drawn images, and a log restored after each test."""
+"""What tests of training share: synthetic images, and log and catalogs restored after each test."""
 
-from tiny_runs import restored_log, tiny_shapes
+from tiny_runs import restored_catalogs, restored_log, tiny_shapes
 
-__all__ = ["restored_log", "tiny_shapes"]
+__all__ = ["restored_catalogs", "restored_log", "tiny_shapes"]

@@ -198,21 +198,11 @@ def test_two_processes_train_and_evaluate_like_one(trained, tmp_path):
     assert "step 4/4" in done.stdout
     together, alone = (read_metrics(folder / "metrics.json") for folder in (tmp_path, trained))
     for found, expected in zip(together, alone, strict=True):
-        losses = [name for name in expected if "loss" in name]
-        assert [found[name] for name in losses] == pytest.approx(
-            [expected[name] for name in losses], rel=1e-3
-        )
+        losses = {name: value for name, value in expected.items() if "loss" in name}
+        assert {name: found[name] for name in losses} == pytest.approx(losses, rel=1e-3)
     assert results_of(tmp_path).keys() == results_of(trained).keys()
-    assert {path.name for path in trained.iterdir() if "events" not in path.name} == {
-        path.name for path in tmp_path.iterdir() if "events" not in path.name
-    }
-
-
-def test_a_failing_process_ends_all_with_its_message(tiny_shapes, tmp_path):
-    done = run_command(*arguments(tmp_path, "--num-processes", "2", SOLVER__IMS_PER_BATCH=3))
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: process ") and "ValueError: SOLVER.IMS_PER_BATCH is 3" in last
+    written = [{path.name for path in folder.iterdir()} for folder in (tmp_path, trained)]
+    assert {name for name in written[0] ^ written[1] if "events" not in name} == set()
 
 
 @pytest.mark.parametrize("processes", [1, 2])

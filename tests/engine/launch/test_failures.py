@@ -133,15 +133,6 @@ def test_sigterm_writes_a_checkpoint_and_exits_with_75(server, unbroken, tmp_pat
         assert_close(*runs)  # rounding errors grow
 
 
-def test_ctrl_c_ends_all_processes_with_one_line(server, tmp_path):
-    command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
-    until(lambda: "step 3/" in command.printed())
-    os.killpg(command.pid, signal.SIGINT)
-    log = command.finish(1)
-    assert "Traceback" not in log
-    assert log.splitlines()[-1] == "stopped; --resume continues from the last checkpoint"
-
-
 def test_sigterm_to_one_process_is_enough(server, tmp_path):
     command = server.start(tmp_path, *TWO, "--max-restarts", "2", SOLVER__MAX_ITER=5000)
     until(lambda: "step 3/" in command.printed())
@@ -199,6 +190,7 @@ def test_delays_below_the_timeout_change_nothing(server, unbroken, tmp_path):
     [
         ({"TEST_RAISE": "1 5 1"}, RUN, "ZeroDivisionError: in step 5"),
         ({}, {"SOLVER__IMS_PER_BATCH": 1}, "ValueError: SOLVER.IMS_PER_BATCH 1 is"),
+        ({}, {"SOLVER__IMS_PER_BATCH": 3}, "ValueError: SOLVER.IMS_PER_BATCH is 3"),
         ({}, {"MODEL__WEIGHTS": "nowhere.pth"}, r"\S*WeightsError: .*nowhere.pth"),
     ],
 )

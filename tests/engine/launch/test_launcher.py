@@ -141,13 +141,12 @@ def test_two_processes_train_as_one(two_processes, name):
 
 
 def test_a_non_finite_image_on_one_rank_makes_both_skip_the_step(two_processes):
-    losses, weights = train_share(OBJECTS["mixed"], poison=(1, 3))
-    assert [math.isfinite(sum(step.values())) for step in losses] == [True, False, True, True]
-    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    together = two_processes[0]["poisoned"]
-    assert [math.isfinite(sum(step.values())) for step in together[0]] == [True, False, True, True]
-    for key, tensor in weights.items():
-        torch.testing.assert_close(together[1][key], tensor, rtol=1e-3, atol=1e-5, msg=key)
+    alone, together = train_share(OBJECTS["mixed"], poison=(1, 3)), two_processes[0]["poisoned"]
+    for losses, weights in (alone, together):
+        assert [math.isfinite(sum(step.values())) for step in losses] == [True, False, True, True]
+        for key, tensor in alone[1].items():
+            assert torch.isfinite(tensor).all()
+            torch.testing.assert_close(weights[key], tensor, rtol=1e-3, atol=1e-5, msg=key)
 
 
 @pytest.mark.parametrize("name", [*OBJECTS, "poisoned", "accumulated", "always empty for long"])
@@ -223,9 +222,8 @@ def test_a_failed_connection_names_the_missing_ranks(started_as_first_of, monkey
         monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
         _kept = torch.distributed.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
     last = "missing: 1" if store_of_launcher else ""
-    with pytest.raises(
-        ProcessError, match=rf"process 0 did not meet .*:{port} within 1 s \(--timeout\).*{last}"
-    ):
+    message = rf"process 0 did not meet .*:{port} within 1 s \(--timeout\).*{last}"
+    with pytest.raises(ProcessError, match=message):
         launch(train_all, flags("--timeout", "1"))
 
 

@@ -19,11 +19,11 @@ from mask2former.data import (
 from mask2former.engine.setup.overfit import MAX_STEPS, has_ground_truth
 from mask2former.engine.setup.resolve import resolve_config
 
-TASKS = ("SEMANTIC", "INSTANCE", "PANOPTIC")
+METRICS = {"SEMANTIC": "sem_seg", "INSTANCE": "segm", "PANOPTIC": "panoptic_seg"}
 
 
 def task_config(folder, *tasks, **changes):
-    on = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task in tasks for task in TASKS}
+    on = {f"MODEL__MASK_FORMER__TEST__{task}_ON": task in tasks for task in METRICS}
     return tiny_file("SOLVER.MAX_ITER", 4, OUTPUT_DIR=folder, **on, **changes)
 
 
@@ -37,9 +37,7 @@ def as_instances(tiny_shapes):
     file = root / "first_is_empty.json"
     file.write_text(json.dumps(content))
     register_coco_instances("first_is_empty", {}, file, root / "train")
-    yield "first_is_empty"
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        catalog.remove("first_is_empty")
+    return "first_is_empty"
 
 
 def test_the_first_training_images_get_their_part_of_the_ground_truth(tiny_shapes, tmp_path):
@@ -77,28 +75,21 @@ def test_the_first_training_images_get_their_part_of_the_ground_truth(tiny_shape
 )
 def test_training_shows_the_test_images_unchanged(tiny_shapes, tmp_path, changes):
     cfg = resolve_config(tiny_file(OUTPUT_DIR=tmp_path, **changes), overfit=2)
-    tested = {
-        s["image_id"]: s["image"]
-        for s in map(lambda batch: batch[0], build_test_loader(cfg, *cfg.DATASETS.TEST))
-    }
+    tested = {sample["image_id"]: sample["image"] for (sample,) in build_test_loader(cfg, *cfg.DATASETS.TEST)}
     batches = iter(build_train_loader(cfg))
     for sample in [*next(batches), *next(batches)]:
-        seen, expected = (
-            image.numpy().astype(int) for image in (sample["image"], tested[sample["image_id"]])
-        )
+        both = (sample["image"], tested[sample["image_id"]])
+        seen, expected = (image.numpy().astype(int) for image in both)
         assert seen.shape == expected.shape
         assert np.abs(seen - expected).max() <= 3  # training resizes by torch, testing by Pillow
     if changes.get("INPUT__CROP__ENABLED"):
         assert seen.shape == (3, 48, 48)
 
 
-@pytest.mark.parametrize(
-    ("tasks", "metric"),
-    [(("SEMANTIC",), "sem_seg"), (("INSTANCE",), "segm"), (("PANOPTIC",), "panoptic_seg")],
-)
-def test_each_task_is_trained_and_measured_on_the_chosen_images(tiny_shapes, tmp_path, tasks, metric, caplog):
+@pytest.mark.parametrize(("task", "metric"), METRICS.items())
+def test_each_task_is_trained_and_measured_on_the_chosen_images(tiny_shapes, tmp_path, task, metric, caplog):
     with caplog.at_level(logging.INFO, "mask2former"):
-        cfg = resolve_config(task_config(tmp_path, *tasks), overfit=2)
+        cfg = resolve_config(task_config(tmp_path, task), overfit=2)
     assert "overfitting on 2 images of 'shapes_panoptic_train'" in caplog.text and "healthy" in caplog.text
     assert list(train_resolved(cfg)) == [metric]
 
@@ -163,4 +154,3 @@ def test_a_dataset_without_annotations_is_refused(tmp_path):
     DatasetCatalog.register("bare", lambda: [{"file_name": "a.png", "annotations": []}])
     with pytest.raises(DatasetError, match="no image of 'bare' has annotations"):
         resolve_config(tiny_file(OUTPUT_DIR=tmp_path, DATASETS__TRAIN=("bare",)), overfit=4)
-    DatasetCatalog.remove("bare")

@@ -23,8 +23,7 @@ def config(*typed, **solver):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "batch", "steps"),
-    [(1, 2, 3), (1, 4, 2), (2.5, 2, 8), (0.5, 6, 1), (0.1, 2, 1), (10, 1, 60)],
+    ("epochs", "batch", "steps"), [(1, 2, 3), (1, 4, 2), (2.5, 2, 8), (0.5, 6, 1), (0.1, 2, 1), (10, 1, 60)]
 )
 def test_epochs_set_the_number_of_steps(tiny_shapes, epochs, batch, steps):
     assert steps == resolve_config(config(EPOCHS=epochs, IMS_PER_BATCH=batch)).SOLVER.MAX_ITER
