@@ -217,7 +217,12 @@ class Trainer:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise TrainingError(self._explain_memory(batch, error)) from error
+            raise TrainingError(
+                f"out of memory in step {self.done} on {', '.join(map(describe_image, batch))}. Raise "
+                f"SOLVER.ACCUMULATION_STEPS (now {self.accumulation}) or lower SOLVER.IMS_PER_BATCH; set "
+                "MODEL.ACTIVATION_CHECKPOINTING True; or lower INPUT.IMAGE_SIZE, INPUT.CROP.SIZE or "
+                f"INPUT.MIN_SIZE_TRAIN. ({error})"
+            ) from error
         learning_rate = self.learning_rate
         losses, grad_norm, skipped = self._update(batch, terms)
         computed = time.perf_counter()
@@ -277,14 +282,6 @@ class Trainer:
                 f"training stopped at step {self.done}: {MAX_CONSECUTIVE_SKIPS} steps in a row were not "
                 f"finite. {remedy}. The last: {reports}"
             )
-
-    def _explain_memory(self, batch: Batch, error: BaseException) -> str:
-        return (
-            f"out of memory in step {self.done} on {', '.join(map(describe_image, batch))}. Raise "
-            f"SOLVER.ACCUMULATION_STEPS (now {self.accumulation}) or lower SOLVER.IMS_PER_BATCH; set "
-            "MODEL.ACTIVATION_CHECKPOINTING True; or lower INPUT.IMAGE_SIZE, INPUT.CROP.SIZE or "
-            f"INPUT.MIN_SIZE_TRAIN. ({error})"
-        )
 
     @property
     def learning_rate(self) -> float:

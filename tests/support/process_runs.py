@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_runs import CONFIG, tiny_options
 
 from mask2former.engine.metrics_log import read_metrics
@@ -39,6 +40,15 @@ def assert_close(found, expected):
     """Assert that two curves differ by rounding only."""
     for line, wanted in zip(found, expected, strict=True):
         assert line == pytest.approx(wanted, rel=1e-3, abs=1e-4, nan_ok=True)
+
+
+def assert_same_weights(found, expected):
+    """Assert that two runs have ended with equal weights."""
+    ends = [
+        torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (found, expected)
+    ]
+    for name, tensor in ends[1].items():
+        assert torch.equal(ends[0][name], tensor), name
 
 
 def until(condition, seconds=60):

@@ -53,11 +53,9 @@ class PreemptionHook(Hook):
         self.checkpoints = checkpoints
 
     def before_train(self, trainer: Trainer) -> None:
-        """Stop before the first step."""
         self._stop_if_preempted()
 
     def after_step(self, trainer: Trainer) -> None:
-        """Save and stop, unless this was the last step."""
         if trainer.done < trainer.max_iter:
             self._stop_if_preempted(trainer)
 

@@ -18,7 +18,6 @@ class QueryOverflowHook(Hook):
         self.seen = self.overfull = self.most = 0
 
     def after_step(self, trainer: Trainer) -> None:
-        """Count the step's images."""
         assert trainer.last is not None
         for sample in trainer.last.batch:
             objects = len(sample["instances"])
@@ -34,7 +33,6 @@ class QueryOverflowHook(Hook):
             self.overfull += left_out > 0
 
     def after_train(self, trainer: Trainer) -> None:
-        """Log the counts of all ranks."""
         counts = gather_objects((self.seen, self.overfull, self.most))
         seen, overfull = (sum(count[i] for count in counts) for i in (0, 1))
         if overfull:

@@ -55,7 +55,6 @@ class ProgressHook(Hook):
         self._printed = 0.0
 
     def before_train(self, trainer: Trainer) -> None:
-        """Start the clock."""
         self._printed = time.perf_counter()
 
     def after_step(self, trainer: Trainer) -> None:
@@ -106,17 +105,14 @@ class CheckpointHook(Hook):
         self._saved_step = 0
 
     def before_train(self, trainer: Trainer) -> None:
-        """Check the disk space."""
         if is_main_process():
             check_space(self.folder.path, trainer.plain_model, trainer.optimizer)
 
     def after_step(self, trainer: Trainer) -> None:
-        """Save when due."""
         if is_due(trainer.done, self.period):
             self.save(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
-        """Save the final weights."""
         self._write(trainer, FINAL)
 
     def save(self, trainer: Trainer) -> None:
@@ -149,7 +145,6 @@ class EvaluationHook(Hook):
             self._run(trainer.done - 1)
 
     def after_train(self, trainer: Trainer) -> None:
-        """Evaluate the final weights."""
         self._run(trainer.done - 1)
 
     def _run(self, iteration: int) -> None:

@@ -74,7 +74,6 @@ class VisualizationHook(Hook):
         self.folder, self.metrics, self.whole = folder / FOLDER, metrics, whole
 
     def after_step(self, trainer: Trainer) -> None:
-        """Draw when due."""
         if not is_due(trainer.done, self.period):
             return
         model = self.whole(trainer.plain_model)

@@ -1,6 +1,5 @@
 """Training on images with more objects than queries, and the warnings about them."""
 
-import logging
 from types import SimpleNamespace
 
 import pytest
@@ -21,8 +20,7 @@ def run(hook, *counts):
 
 
 def test_the_first_image_is_named_and_all_are_counted(caplog):
-    with caplog.at_level(logging.WARNING, "mask2former"):
-        run(QueryOverflowHook(3), 2, 3, 5, 0, 9, 4)
+    run(QueryOverflowHook(3), 2, 3, 5, 0, 9, 4)
     first, last = (record.getMessage() for record in caplog.records)
     assert "2.jpg has 5 objects, but the model has 3 queries: each step leaves out 2 objects" in first
     assert "3 of 6 training samples" in last and "at most 9" in last
@@ -32,8 +30,7 @@ def test_the_first_image_is_named_and_all_are_counted(caplog):
 def test_only_rank_0_warns(caplog, monkeypatch):
     monkeypatch.setattr(query_overflow, "is_main_process", lambda: False)
     monkeypatch.setattr(query_overflow, "gather_objects", lambda item: [])  # as on other ranks
-    with caplog.at_level(logging.WARNING, "mask2former"):
-        run(QueryOverflowHook(3), 5, 6)
+    run(QueryOverflowHook(3), 5, 6)
     assert not caplog.records
     monkeypatch.setattr(query_overflow, "gather_objects", lambda item: [item, (10, 4, 20)])  # of two ranks
     run(QueryOverflowHook(3), 2, 5)
@@ -41,8 +38,7 @@ def test_only_rank_0_warns(caplog, monkeypatch):
 
 
 def test_enough_queries_give_no_warning(caplog):
-    with caplog.at_level(logging.WARNING, "mask2former"):
-        run(QueryOverflowHook(3), 0, 3, 2)
+    run(QueryOverflowHook(3), 0, 3, 2)
     assert not caplog.records
 
 
@@ -57,6 +53,5 @@ def test_losses_are_finite_with_more_objects_than_queries(objects):
 def test_a_run_warns(tiny_shapes, tmp_path, caplog):
     cfg = tiny_config(OUTPUT_DIR=tmp_path, MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=2, SOLVER__MAX_ITER=2)
     cfg.DATASETS.TEST = ()
-    with caplog.at_level(logging.WARNING, "mask2former"):
-        train_resolved(cfg)
+    train_resolved(cfg)
     assert "4 of 4 training samples had more objects than the 2 queries" in caplog.text

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from process_runs import LONG, assert_close, curve, free_port, until
+from process_runs import LONG, assert_close, assert_same_weights, curve, free_port, until
 
 from mask2former.engine.checkpoint.run_folder import POINTER
 from mask2former.engine.hooks.preemption import PREEMPTED
@@ -42,9 +42,7 @@ def unbroken(unbroken_runs):
 
 def assert_same_run(folder, unbroken):
     assert_close(curve(folder), curve(unbroken))
-    ends = [torch.load(path / "model_final.pth", weights_only=True)["model"] for path in (folder, unbroken)]
-    for name, tensor in ends[1].items():
-        assert torch.equal(ends[0][name], tensor), name
+    assert_same_weights(folder, unbroken)
 
 
 def attempts(folder):
