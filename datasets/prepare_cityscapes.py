@@ -119,11 +119,7 @@ def panoptic_content(found: list[ImageRows]) -> Row:
         if not row["ignoreInEval"]
     ]
     annotations = [image.annotation for image in found]
-    return {
-        "images": [image.image for image in found],
-        "annotations": annotations,
-        "categories": categories,
-    }
+    return {"images": [image.image for image in found], "annotations": annotations, "categories": categories}
 
 
 if __name__ == "__main__":

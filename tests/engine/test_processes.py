@@ -114,8 +114,7 @@ def saved_in_attempt(log):
 # The run is recognized by the rendezvous store, or by --rdzv-id
 @pytest.mark.skipif(not LONG, reason="a minute; M2F_LONG_TESTS=1")
 @pytest.mark.parametrize(
-    ("flags", "environ"),
-    [((), {}), (("--rdzv-id", "a-job"), {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})],
+    ("flags", "environ"), [((), {}), (("--rdzv-id", "a-job"), {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})]
 )
 def test_torchruns_of_two_machines_restart_together(server, torchrun, tmp_path, flags, environ):
     """A process of each is killed; each launcher counts restarts for itself."""

@@ -135,8 +135,7 @@ def test_pre_norm_layers_add_to_the_raw_queries():
 
 
 @pytest.mark.parametrize(
-    ("channels", "enforce", "names"),
-    [(WIDTH, False, 0), (WIDTH, True, 6), (12, False, 6)],
+    ("channels", "enforce", "names"), [(WIDTH, False, 0), (WIDTH, True, 6), (12, False, 6)]
 )
 def test_memory_is_projected_if_its_width_differs(channels, enforce, names):
     shapes = [ShapeSpec(channels, stride) for stride in (32, 16, 8)]

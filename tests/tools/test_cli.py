@@ -41,8 +41,7 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "advice"),
-    [("tran", "did you mean `mask2former train`?"), ("x", "see `mask2former --help`")],
+    ("command", "advice"), [("tran", "did you mean `mask2former train`?"), ("x", "see `mask2former --help`")]
 )
 def test_an_unknown_command_is_an_error_with_the_nearest_one(capsys, command, advice):
     assert cli.main([command]) == 2

@@ -2,7 +2,8 @@
 
 The published mappers use this order: borders stay smooth however much an image is enlarged. Only the bounding
 box of the polygons is drawn. pycocotools rounds corners to fifths of a pixel before it walks along the
-borders; here they are rounded first, so that subtracting whole pixels does not change the result.
+borders. Here they are rounded first, so that subtracting whole pixels does not change corners; a pixel can
+still differ where a border passes exactly between two pixels.
 
 Shapes: `P` corners of a polygon, `h, w` the augmented image's sides, `b, d` those of a bounding box, in
 pixels.
