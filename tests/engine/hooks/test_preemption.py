@@ -24,13 +24,14 @@ def test_sigterm_stops_the_run_and_saves_after_a_step(event, done, saved):
     calls = []
     hook = PreemptionHook(SimpleNamespace(save=calls.append))
     trainer = SimpleNamespace(done=done, max_iter=9)
+    before = signal.getsignal(signal.SIGTERM)
     with sigterm_deferred():
         getattr(hook, event)(trainer)
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(PreemptedError):
             getattr(hook, event)(trainer)
     assert calls == [trainer] * saved
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_last_step_is_followed_by_the_final_checkpoint_and_evaluation():
