@@ -86,8 +86,8 @@ class Evaluation:
             folder = Path(output_dir) / name if len(cfg.DATASETS.TEST) > 1 else Path(output_dir)
             # The loader before the evaluator: reading a dataset completes its metadata.
             loader = build_test_loader(cfg, name, datasets=datasets)
-            self.datasets.append((name, loader, build_evaluator(cfg, name, folder)))
             _check_instance_ids(cfg, name, cast(Samples, loader.dataset).records)
+            self.datasets.append((name, loader, build_evaluator(cfg, name, folder)))
 
     def __call__(self, model: nn.Module) -> Results:
         """Return task -> metric -> value; with several datasets, dataset -> task -> metric -> value.
