@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mask2former.utils.label_maps import Array
-from mask2former.utils.storage import to_path
+from mask2former.utils.storage import to_file
 
 ImageSource = str | PathLike[str] | Array | Image.Image
 
@@ -44,7 +44,7 @@ def read_image(source: ImageSource) -> Array:
         )
     name = fspath(source)
     try:
-        with to_path(name).open("rb") as file, Image.open(file) as image:
+        with to_file(name).open("rb") as file, Image.open(file) as image:
             return _from_pillow(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -55,7 +55,8 @@ def read_image(source: ImageSource) -> Array:
     except ImageError:
         raise
     except Exception as error:  # Pillow reports damage by many kinds of errors
-        raise ImageError(f"{name}: cannot be read ({error})") from error
+        reason = str(error).removeprefix(f"{name}: ")
+        raise ImageError(f"{name}: cannot be read ({reason})") from error
 
 
 def write_image(path: str | PathLike[str], image: Array) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike, to_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -85,12 +85,13 @@ def write_label_map(path: PathLike, labels: Array) -> None:
 
 def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
     try:
-        with to_path(path).open("rb") as file, Image.open(file) as image:
+        with to_file(path).open("rb") as file, Image.open(file) as image:
             image.load()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # Pillow raises many kinds of error for damaged files
-        raise ValueError(f"{path}: not a readable image ({error})") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not a readable image ({reason})") from error
     if image.mode not in modes:
         raise ValueError(f"{path}: the image's mode is {image.mode}, expected one of {', '.join(modes)}")
     return image

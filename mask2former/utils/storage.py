@@ -96,6 +96,18 @@ def to_path(path: PathLike) -> Path:
     return RemotePath(path) if is_remote(path) else Path(path).expanduser()
 
 
+def to_file(path: PathLike) -> Path:
+    """Return `to_path(path)`, which can be opened as a file.
+
+    Raises:
+        OSError: it is a named pipe, a socket or a device, whose reading may never end.
+    """
+    file = to_path(path)
+    if not is_remote(path) and file.exists() and not (file.is_file() or file.is_dir()):
+        raise OSError(f"{path}: is not a regular file but a pipe, socket or device")
+    return file
+
+
 class RemotePath(PosixPath):
     """URL with the interface of a path, for reading only."""
 

@@ -98,6 +98,8 @@ def _existing(file: Path) -> Path:
         return file
     if file.is_dir():
         raise WeightsError(file, "is a folder, not a file of weights")
+    if file.exists():
+        raise WeightsError(file, "is not a regular file but a pipe, socket or device")
     reason = "no such file"
     if near := difflib.get_close_matches(file.name, names_in(file.parent), n=3):
         reason += f"; in {file.parent} there is {', '.join(near)}"

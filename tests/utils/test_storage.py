@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import sys
@@ -18,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mask2former.data.custom.label_classes import existing
 from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.semantic import files_by_name
 from mask2former.data.errors import DatasetError
+from mask2former.evaluation.common import json_files
 from mask2former.utils import storage
 from mask2former.utils.image_io import read_image
 from mask2former.utils.label_maps import read_label_map
@@ -181,3 +184,20 @@ def test_a_handler_may_only_support_open(monkeypatch):
     monkeypatch.setattr(WebFiles, "_open", lambda self, path, mode, **_: io.BytesIO(b'{"a": 1}'))
     assert load_json("http://host/x.json") == {"a": 1}
     assert not to_path("http://host/x").is_dir()
+
+
+READERS = (read_image, read_label_map, load_json, existing, read_checkpoint)
+
+
+@pytest.mark.parametrize("read", [*READERS, lambda path: json_files.load_json(path, dict)])
+def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path, read):
+    pipe = tmp_path / "x.png"
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="not a regular file but a pipe, socket or device") as error:
+        read(str(pipe))
+    assert str(error.value).count(str(pipe)) == 1
+
+
+def test_a_device_is_refused():
+    with pytest.raises(ValueError, match=r"/dev/zero: cannot be read .*not a regular file"):
+        read_image("/dev/zero")

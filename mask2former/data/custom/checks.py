@@ -26,7 +26,7 @@ from mask2former.data.errors import DatasetError, broken_record, first_few
 from mask2former.data.ground_truth.polygons import FAR
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
-from mask2former.utils.storage import PathLike, files_below, names_in, to_path
+from mask2former.utils.storage import PathLike, files_below, names_in, to_file, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def check_sizes(records: Sequence[Record]) -> None:
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """Return (H, W) as a viewer shows the image, from its header."""
     try:
-        with to_path(record[key]).open("rb") as file, Image.open(file) as image:
+        with to_file(record[key]).open("rb") as file, Image.open(file) as image:
             rotated = image.getexif().get(ORIENTATION) in ROTATED
             return image.size if rotated else image.size[::-1]
     except Exception as error:  # Pillow reports damage by many kinds of error

@@ -21,7 +21,7 @@ import numpy as np
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike, to_file
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,12 @@ def existing(path: PathLike) -> Path:
     """Return a path that the user gave.
 
     Raises:
-        DatasetError: it does not exist.
+        DatasetError: it does not exist, or is a pipe, socket or device.
     """
-    place = to_path(path)
+    try:
+        place = to_file(path)
+    except OSError as error:
+        raise DatasetError(str(error)) from error
     if not place.exists():
         raise DatasetError(f"{path} does not exist; it was looked for as {place.absolute()}")
     return place

@@ -38,7 +38,7 @@ from mask2former.data.load_context import LoadContext
 from mask2former.structures import runs
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.label_maps import IGNORE_LABEL, Array, read_label_map
-from mask2former.utils.storage import to_path
+from mask2former.utils.storage import to_file
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIX, ANNOTATION_SUFFIX = "_leftImg8bit", "_gtFine_"
@@ -184,7 +184,7 @@ def _image_id(frame: Frame) -> str:
 
 def _image_record(frame: Frame) -> Record:
     try:
-        with to_path(frame.image).open("rb") as file, Image.open(file) as image:
+        with to_file(frame.image).open("rb") as file, Image.open(file) as image:
             width, height = image.size
     except OSError as error:
         raise DatasetError(f"{frame.image}: not a readable image ({error})") from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike, to_file, to_path
 
 METADATA = Path(__file__).parent / "metadata"
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
@@ -36,9 +36,13 @@ def require_path(path: PathLike) -> Path:
     """Return the path, which must exist.
 
     Raises:
-        DatasetError: it does not exist; the message says where it was looked for and how to get it.
+        DatasetError: it does not exist; the message says where it was looked for and how to get it. Or it
+            is a pipe, socket or device.
     """
-    place = to_path(path)
+    try:
+        place = to_file(path)
+    except OSError as error:
+        raise DatasetError(str(error)) from error
     if place.exists():
         return place
     root = datasets_root()

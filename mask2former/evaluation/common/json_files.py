@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike, to_file
 
 JsonObject = dict[str, Any]
 
@@ -19,11 +19,12 @@ def load_json(path: PathLike, kind: type) -> Any:
         ValueError: the file is missing, is not JSON, or holds something else.
     """
     try:
-        content = json.loads(to_path(path).read_text(encoding="utf-8"))
+        content = json.loads(to_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable JSON file ({error})") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not a readable JSON file ({reason})") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path}: holds a {type(content).__name__} at the top, expected a {kind.__name__}")
     return content
