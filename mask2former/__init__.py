@@ -48,6 +48,10 @@ def add_maskformer2_config(cfg: Any) -> None:
     import_module("mask2former.config").add_maskformer2_config(cfg)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "import_module"})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'mask2former' has no attribute '{name}'")

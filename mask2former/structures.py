@@ -5,12 +5,15 @@ Shapes: `N` instances of one image, `H, W` the image's sides in pixels, `m` runs
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Indices = slice | Tensor | np.ndarray | list[int] | list[bool]
 
 
 class ShapeSpec(NamedTuple):
@@ -34,8 +37,8 @@ def runs(*values: np.ndarray) -> np.ndarray:
 class RunLengthMasks:
     """Masks (N, H, W) of one image as runs of pixels, which take kilobytes.
 
-    Iteration and an integer index give dense masks (H, W) bool; `dense` gives all at once. A slice or tensor
-    index selects masks.
+    Iteration and an integer index give dense masks (H, W) bool; `dense` gives all at once, and `np.asarray`
+    the same as an array. A slice, list or tensor index selects masks.
 
     Args:
         size: (H, W).
@@ -57,10 +60,10 @@ class RunLengthMasks:
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
     @overload
-    def __getitem__(self, index: Tensor | slice) -> RunLengthMasks: ...
-    def __getitem__(self, index: int | Tensor | slice) -> Tensor | RunLengthMasks:
-        if isinstance(index, int):
-            return self._mask(self.runs[index])
+    def __getitem__(self, index: Indices) -> RunLengthMasks: ...
+    def __getitem__(self, index: int | Indices) -> Tensor | RunLengthMasks:
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            return self._mask(self.runs[operator.index(index)])  # type: ignore[arg-type]
         chosen = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
         return RunLengthMasks(self.size, [self.runs[i] for i in chosen.tolist()])
 
@@ -81,6 +84,13 @@ class RunLengthMasks:
         for mask, dense in zip(masks, self, strict=True):
             mask[:] = dense
         return masks
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.dense().cpu().numpy().astype(dtype or bool)
+
+    def __getattr__(self, name: str) -> Any:
+        advice = "these masks are runs of pixels; `.dense()` gives them as a tensor (N, H, W)"
+        raise AttributeError(f"no attribute '{name}': {advice}")
 
     def areas(self) -> Tensor:
         """Return the areas (N,) int64 in pixels."""
@@ -106,7 +116,10 @@ class RunLengthMasks:
 
 
 class Instances:
-    """Named fields with one entry per instance of an image.
+    """Named fields with one entry per instance of an image, used as Detectron2's class of that name.
+
+    A field is set by assignment (`instances.track = ids`), read as an attribute, and indexed with the others
+    (`instances[instances.scores > 0.5]`). Tensors, arrays, lists and `RunLengthMasks` can be fields.
 
     Predictions carry `pred_masks` (N, H, W) bool or `RunLengthMasks`, `pred_boxes` (N, 4) float XYXY in
     pixels, `scores` (N,) and `pred_classes` (N,) int64; targets carry `gt_classes` (N,) int64 and `gt_masks`
@@ -114,13 +127,26 @@ class Instances:
     """
 
     def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
-        self.image_size = image_size
+        self._image_size = image_size
         self._fields: dict[str, Any] = {}
         for name, value in fields.items():
             self.set(name, value)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return (H, W)."""
+        return self._image_size
+
     def set(self, name: str, value: Any) -> None:
-        """Add or replace a field; its length must equal that of the existing fields."""
+        """Add or replace a field.
+
+        Raises:
+            ValueError: its length is not that of the existing fields, or an attribute has that name.
+        """
+        if hasattr(type(self), name):
+            raise ValueError(f"'{name}' cannot be a field: it is an attribute of every Instances")
+        if not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
+            raise ValueError(f"field '{name}' is {value!r:.80}; it must have one entry per instance")
         if self._fields and len(value) != len(self):
             raise ValueError(f"field '{name}' has {len(value)} entries, the other fields have {len(self)}")
         self._fields[name] = value
@@ -128,6 +154,14 @@ class Instances:
     def has(self, name: str) -> bool:
         """Return True if the field exists."""
         return name in self._fields
+
+    def get(self, name: str) -> Any:
+        """Return a field."""
+        return getattr(self, name)
+
+    def remove(self, name: str) -> None:
+        """Remove a field."""
+        delattr(self, name)
 
     def get_fields(self) -> dict[str, Any]:
         """Return all fields by name."""
@@ -139,20 +173,73 @@ class Instances:
             raise AttributeError(f"no field '{name}' among {sorted(fields)}")
         return fields[name]
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            self.set(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        getattr(self, name)  # an unknown field is an AttributeError that lists the fields
+        del self._fields[name]
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._fields]
+
     def __len__(self) -> int:
         return len(next(iter(self._fields.values()), ()))
 
-    def __getitem__(self, index: Tensor | slice) -> Instances:
-        return Instances(self.image_size, **{name: value[index] for name, value in self._fields.items()})
+    def __getitem__(self, index: int | Indices) -> Instances:
+        """Return the chosen instances; one for an integer."""
+        if not isinstance(index, slice) and np.ndim(index) == 0:
+            number, count = operator.index(index), len(self)  # type: ignore[arg-type]
+            if not -count <= number < count:
+                raise IndexError(f"there is no instance {number} among {count}")
+            index = slice(number % count, number % count + 1)
+        return Instances(self.image_size, **{name: _chosen(v, index) for name, v in self._fields.items()})
 
     def __iter__(self) -> Iterator[Instances]:
         return (self[slice(i, i + 1)] for i in range(len(self)))
 
     def to(self, device: torch.device | str) -> Instances:
         """Return the instances with tensors and masks on `device`."""
-        movable = (Tensor, RunLengthMasks)
-        moved = {k: v.to(device) if isinstance(v, movable) else v for k, v in self._fields.items()}
+        moved = {k: v.to(device) if hasattr(v, "to") else v for k, v in self._fields.items()}
         return Instances(self.image_size, **moved)
+
+    @staticmethod
+    def cat(parts: Sequence[Instances]) -> Instances:
+        """Return the instances of all parts, which have one image size and the same fields.
+
+        Raises:
+            ValueError: there are no parts, or they differ in size or fields.
+        """
+        kinds = {(part.image_size, tuple(sorted(part.get_fields()))) for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"only Instances of one image size and the same fields can be joined, not {kinds}"
+            )
+        fields = parts[0].get_fields()
+        joined = {name: _joined([part.get(name) for part in parts]) for name in fields}
+        return Instances(parts[0].image_size, **joined)
 
     def __repr__(self) -> str:
         return f"Instances({len(self)} of {self.image_size}, fields: {sorted(self._fields)})"
+
+
+def _chosen(value: Any, index: Any) -> Any:
+    """Return the entries of a field; lists and tuples, which know only slices, become lists."""
+    if isinstance(index, slice) or not isinstance(value, list | tuple):
+        return value[index.cpu() if isinstance(index, Tensor) and isinstance(value, np.ndarray) else index]
+    chosen = torch.arange(len(value))[index.cpu() if isinstance(index, Tensor) else index]
+    return [value[i] for i in chosen.tolist()]
+
+
+def _joined(values: list[Any]) -> Any:
+    """Return one field of the entries of several."""
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    if isinstance(values[0], RunLengthMasks):
+        return RunLengthMasks(values[0].size, [runs for masks in values for runs in masks.runs])
+    return (
+        np.concatenate(values) if isinstance(values[0], np.ndarray) else [v for part in values for v in part]
+    )

@@ -1,5 +1,6 @@
 """The public names of `mask2former`."""
 
+import pydoc
 import subprocess
 import sys
 
@@ -11,6 +12,13 @@ import mask2former
 def test_every_public_name_can_be_imported():
     for name in mask2former.__all__:
         assert getattr(mask2former, name)
+
+
+def test_dir_and_help_show_the_public_names():
+    assert {*mask2former.__all__} <= {*dir(mask2former)}
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & {*dir(mask2former)}
+    text = pydoc.render_doc(mask2former, renderer=pydoc.plaintext)
+    assert "class Predictor(" in text and "get_cfg() ->" in text
 
 
 def test_an_unknown_name_is_an_attribute_error():

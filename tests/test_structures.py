@@ -1,4 +1,4 @@
-"""Run-length masks against dense ones."""
+"""Run-length masks against dense ones, and the fields of instances."""
 
 import copy
 import pickle
@@ -84,3 +84,92 @@ def test_as_a_field_of_instances(copied):
     ] * 3
     with pytest.raises(ValueError, match="'pred_masks' has 3 entries"):
         Instances((4, 5), scores=torch.zeros(2), pred_masks=run_lengths(dense))
+
+
+def test_masks_become_an_array_and_other_attributes_name_dense():
+    dense = draw(2, 4, 5, 0.5)
+    assert np.array_equal(np.asarray(run_lengths(dense)), dense)
+    assert np.asarray(run_lengths(dense), dtype=np.uint8).sum() == dense.sum()
+    assert torch.equal(run_lengths(dense)[np.int64(1)], dense[1])
+    with pytest.raises(AttributeError, match=r"no attribute 'numpy'.*`\.dense\(\)`"):
+        _ = run_lengths(dense).numpy()
+
+
+def example():
+    found = Instances((4, 5), pred_masks=run_lengths(draw(3, 4, 5, 0.5)))
+    found.scores = torch.tensor([0.1, 0.9, 0.5])
+    found.names = ["a", "b", "c"]
+    found.track = np.arange(3)
+    return found
+
+
+def test_an_assigned_field_is_like_any_other():
+    found = example()
+    found.scores = found.scores * 2
+    assert found.has("track") and "track" in found.get_fields() and "track" in dir(found)
+    assert torch.equal(found[:1].scores, torch.tensor([0.2])) and found.get("names") == ["a", "b", "c"]
+    assert [one.names for one in found] == [["a"], ["b"], ["c"]]
+    assert found.to("cpu").track.tolist() == [0, 1, 2]
+    found.remove("track")
+    del found.names
+    assert list(found.get_fields()) == ["pred_masks", "scores"]
+    with pytest.raises(AttributeError, match="no field 'track' among"):
+        found.remove("track")
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        (1, [1]),
+        (-1, [2]),
+        (torch.tensor(1), [1]),
+        (np.int64(2), [2]),
+        ([2, 0], [2, 0]),
+        ([], []),
+        ([False, True, True], [1, 2]),
+        (np.array([2, 1]), [2, 1]),
+        (torch.tensor([True, False, True]), [0, 2]),
+        (torch.tensor([2, 0]), [2, 0]),
+        (slice(None, None, 2), [0, 2]),
+    ],
+    ids=repr,
+)
+def test_every_kind_of_field_is_indexed_alike(index, expected):
+    found = example()
+    chosen = found[index]
+    assert chosen.track.tolist() == expected
+    assert chosen.names == ["abc"[i] for i in expected]
+    assert torch.equal(chosen.scores, found.scores[expected])
+    assert torch.equal(chosen.pred_masks.dense(), found.pred_masks.dense()[expected])
+
+
+def test_cat_joins_every_kind_of_field():
+    found = example()
+    joined = Instances.cat([found[2], found[:2]])
+    assert joined.names == ["c", "a", "b"] and joined.track.tolist() == [2, 0, 1]
+    assert torch.equal(joined.scores, found[[2, 0, 1]].scores)
+    assert torch.equal(joined.pred_masks.dense(), found[[2, 0, 1]].pred_masks.dense())
+    for parts in ([], [found, Instances((5, 4))], [found, Instances((4, 5), scores=found.scores)]):
+        with pytest.raises(ValueError, match="of one image size and the same fields"):
+            Instances.cat(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("track", torch.arange(2), "'track' has 2 entries, the other fields have 3"),
+        ("scores", torch.arange(4), "'scores' has 4 entries"),
+        ("score", 0.5, "'score' is 0.5; it must have one entry per instance"),
+        ("score", torch.tensor(0.5), "it must have one entry per instance"),
+        ("to", [1, 2, 3], "'to' cannot be a field"),
+        ("image_size", (4, 5), "'image_size' cannot be a field"),
+    ],
+)
+def test_a_wrong_field_is_an_error(name, value, message):
+    with pytest.raises(ValueError, match=message):
+        setattr(example(), name, value)
+
+
+def test_an_index_out_of_range_is_an_error():
+    with pytest.raises(IndexError, match="no instance 3 among 3"):
+        example()[3]
