@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 COMPUTED = re.compile(r"(^|\.)(relative_position_index|empty_weight|pixel_mean|pixel_std)$")
 # Counters of batch norms, which files of frozen norms lack and nothing reads
 OPTIONAL = re.compile(r"\.num_batches_tracked$")
+VARIANCE = re.compile(r"\.running_var$")
 HEAD = "sem_seg_head."
 ROWS_IN_ERROR = 30
 QUERY_NOISE = 0.1  # of their standard deviation: equal queries would get equal gradients
@@ -139,6 +140,23 @@ def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | Non
     return None
 
 
+def _check_values(file: str, name: str, given: Tensor, wanted: Tensor) -> None:
+    """Raise WeightsError for values that no trained model has; `name` is that of the model."""
+    if not wanted.is_floating_point():
+        if given.is_complex():
+            raise WeightsError(file, f"'{name}' is of type {given.dtype}, in the model {wanted.dtype}")
+        return
+    if not given.is_floating_point():
+        raise WeightsError(file, f"'{name}' is of type {given.dtype}; weights are floating-point numbers")
+    values = given.to(wanted.dtype)
+    finite = values.isfinite()
+    if not finite.all():
+        first, share = float(values[~finite][0]), f"{int((~finite).sum())} of {values.numel()} values"
+        raise WeightsError(file, f"'{name}' holds {first} ({share} are not finite)")
+    if VARIANCE.search(name) and (values < 0).any():
+        raise WeightsError(file, f"'{name}' holds {float(values.min()):g}; a variance is not negative")
+
+
 def _fit(
     report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], untrained: str
 ) -> dict[str, Tensor]:
@@ -150,7 +168,9 @@ def _fit(
         if name not in wanted:
             if not OPTIONAL.search(name):
                 report.problems.append(Misfit("unexpected", name, tuple(tensor.shape), None))
-        elif tensor.shape == wanted[name].shape:
+            continue
+        _check_values(report.file, name, tensor, wanted[name])
+        if tensor.shape == wanted[name].shape:
             values[name] = tensor
             report.loaded.append(name)
         elif adapted := _adapt(name, tensor, wanted[name]):
@@ -176,7 +196,7 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
 
     Raises:
         WeightsError: the file cannot be read; or names or shapes do not fit and `strict` is set; or nothing
-            fits at all. The model is unchanged then.
+            fits at all; or values are not finite floating-point numbers. The model is unchanged then.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     scheme, given = translate(checkpoint.model)

@@ -308,3 +308,42 @@ def test_a_model_without_a_head_has_no_trained_head(tmp_path):
     model = nn.Linear(2, 2)
     report = load_weights(model, saved(tmp_path, model.state_dict()))
     assert not report.has_trained_head
+
+
+CLASSES = "sem_seg_head.predictor.class_embed.weight"
+COUNTER, MEAN, VARIANCE = (
+    f"backbone.stem.conv1.norm.{k}" for k in ("num_batches_tracked", "running_mean", "running_var")
+)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (CLASSES, lambda t: t.fill_(torch.nan), r"holds nan \(192 of 192 values are not finite\)"),
+        (CLASSES, lambda t: t.index_fill(0, torch.tensor(1), -torch.inf), r"holds -inf \(32 of 192"),
+        (CLASSES, lambda t: t.double() * 1e300, r"holds inf \(192 of 192"),  # in float32
+        (CLASSES, lambda t: t.to(torch.complex64), r"is of type torch.complex64; weights are floating-point"),
+        (CLASSES, lambda t: t.to(torch.int8), r"is of type torch.int8; weights are"),
+        (MEAN, lambda t: t.long(), r"is of type torch.int64; weights are"),
+        (VARIANCE, lambda t: -t, r"holds -1\.\d+; a variance is not negative"),
+        (COUNTER, lambda t: t.to(torch.complex64), r"is of type torch.complex64, in the model torch.int64"),
+    ],
+)
+def test_values_that_no_trained_model_has_are_refused(tmp_path, name, change, message, strict):
+    model = build(RESNET, {"MODEL.RESNETS.NORM": "SyncBN"})
+    tensors = weights_of(model)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    path = saved(tmp_path, {**tensors, name: change(tensors[name])})
+    with pytest.raises(WeightsError, match=rf"weights\.pth: '{name}' {message}"):
+        load_weights(model, path, strict=strict)
+    assert_filled(model, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_floating_point_weights_of_any_type_are_loaded(tmp_path, dtype):
+    model = build(RESNET, {"MODEL.RESNETS.NORM": "SyncBN"})
+    tensors = {name: tensor.to(dtype) for name, tensor in weights_of(model).items()}
+    tensors[COUNTER] = torch.tensor(7)
+    load_weights(model, saved(tmp_path, tensors))
+    assert_filled(model, without(tensors, EMPTY_WEIGHT))
