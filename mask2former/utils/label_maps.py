@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from mask2former.utils.storage import PathLike, to_file
 
@@ -19,18 +20,23 @@ VOID = 0
 UNKNOWN = -1  # no label is negative
 IGNORE_LABEL = 255  # of label maps by default
 MAX_SEGMENT_ID = 256**3 - 1
-LABEL_MODES = ("1", "L", "P", "I", "I;16")
+LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+SCALES = {"L;2": 255 // 3, "L;4": 255 // 15}  # by which Pillow multiplies gray values of 2 and 4 bits
+LOSSY = ("JPEG", "MPO", "jpeg")  # formats, also under the suffix .png, and a compression of TIFF
 SEGMENT_MODES = ("RGB", "RGBA")
 
 
 def read_label_map(path: PathLike) -> Array:
-    """Read the label of each pixel, (H, W) integers: gray values of 8 or 16 bits, or palette indices.
+    """Read the label of each pixel, (H, W) integers: gray values of up to 16 bits, or palette indices.
 
     Raises:
-        ValueError: the file is missing, not a readable image, or has color channels.
+        ValueError: the file is missing, not a readable image, compressed as JPEG, or has color channels.
     """
-    labels = np.asarray(_open(path, LABEL_MODES))
-    return labels.astype(np.uint8) if labels.dtype == bool else labels
+    image, scale = _open(path, LABEL_MODES)
+    labels = np.asarray(image)
+    if scale > 1:
+        return labels // np.uint8(scale)
+    return labels.astype(np.uint8 if labels.dtype == bool else labels.dtype.newbyteorder("="), copy=False)
 
 
 def relabel(labels: Array, table: Mapping[int, int]) -> Array:
@@ -54,9 +60,9 @@ def read_segment_ids(path: PathLike) -> Array:
     """Read the segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
 
     Raises:
-        ValueError: the file is missing, not a readable image, or not in color.
+        ValueError: the file is missing, not a readable image, compressed as JPEG, or not in color.
     """
-    image = _open(path, SEGMENT_MODES)
+    image, _ = _open(path, SEGMENT_MODES)
     if image.mode != "RGB":
         image = image.convert("RGB")  # drops alpha
     four_bytes = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4")
@@ -83,15 +89,28 @@ def write_label_map(path: PathLike, labels: Array) -> None:
     Image.fromarray(labels).save(path)
 
 
-def _open(path: PathLike, modes: tuple[str, ...]) -> Image.Image:
+def _open(path: PathLike, modes: tuple[str, ...]) -> tuple[Image.Image, int]:
+    """Return an image, rotated according to EXIF as images are, and the factor that scales its values."""
     try:
         with to_file(path).open("rb") as file, Image.open(file) as image:
+            kinds = image.format, image.info.get("compression")
+            scale = _scale(image)
             image.load()
+            ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not a readable image ({reason})") from error
+    if any(kind in LOSSY for kind in kinds):
+        raise ValueError(f"{path}: is compressed as JPEG, which changes values; labels must be PNG")
     if image.mode not in modes:
         raise ValueError(f"{path}: the image's mode is {image.mode}, expected one of {', '.join(modes)}")
-    return image
+    return image, scale
+
+
+def _scale(image: ImageFile) -> int:
+    """Return the factor by which Pillow will multiply the gray values of an image not decoded yet."""
+    arguments = image.tile[0][3] if image.tile else None
+    layout = arguments[0] if isinstance(arguments, tuple) else arguments
+    return SCALES.get(str(layout)[:3], 1)

@@ -1,11 +1,14 @@
 """Label maps and segment ids, written and read in every PNG mode that labels are stored in."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
+from PIL import ExifTags, Image
 
 from mask2former.utils.label_maps import (
     read_label_map,
@@ -46,6 +49,68 @@ def test_palette_indices_and_bits_are_labels(tmp_path):
     labels = read_label_map(tmp_path / "1.png")
     np.testing.assert_array_equal(labels, [[1, 0]])
     assert labels.dtype == np.uint8
+
+
+def gray_png(values, bits):
+    """A gray PNG of 1 to 8 bits, as encoders other than Pillow's write it; the width fills whole bytes."""
+
+    def chunk(kind, content):
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    height, width = values.shape
+    digits = np.unpackbits(values[..., None], axis=2)[..., -bits:].reshape(height, -1)
+    rows = np.insert(np.packbits(digits, axis=1), 0, 0, axis=1)  # filter type 0
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_gray_values_of_few_bits_are_not_scaled(tmp_path, bits):
+    labels = (np.arange(16).reshape(2, 8) % 2**bits).astype(np.uint8)
+    (tmp_path / "labels.png").write_bytes(gray_png(labels, bits))
+    np.testing.assert_array_equal(read_label_map(tmp_path / "labels.png"), labels)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiffs_of_either_byte_order_are_labels(tmp_path, order, compression):
+    labels = np.array([[0, 1, 300], [2, 255, 65535]], np.uint16)
+    mode = "I;16" if order == "<" else "I;16B"
+    image = Image.frombytes(mode, (3, 2), labels.astype(f"{order}u2").tobytes())
+    image.save(tmp_path / "labels.tif", compression=compression)
+    read = read_label_map(tmp_path / "labels.tif")
+    np.testing.assert_array_equal(read, labels)
+    assert read.dtype == np.uint16 and read.dtype.isnative
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_label_maps_are_rotated_as_images_are(tmp_path, suffix, mode):
+    labels = np.array([[0, 1, 2], [3, 4, 5]], np.uint16 if mode == "I;16" else np.uint8)
+    image = Image.fromarray(labels)
+    if mode == "P":
+        image.putpalette([9, 9, 9] * 256)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be rotated clockwise
+    image.save(tmp_path / f"labels.{suffix}", exif=exif)
+    np.testing.assert_array_equal(read_label_map(tmp_path / f"labels.{suffix}"), [[3, 0], [4, 1], [5, 2]])
+
+
+def test_segment_ids_are_rotated_as_images_are(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    ids = np.array([[[1, 0, 0], [2, 1, 0]]], np.uint8)
+    Image.fromarray(ids).save(tmp_path / "ids.png", exif=exif)
+    np.testing.assert_array_equal(read_segment_ids(tmp_path / "ids.png"), [[258, 1]])
+
+
+@pytest.mark.parametrize("read", [read_label_map, read_segment_ids])
+def test_jpegs_called_png_are_errors(tmp_path, read):
+    Image.new("L" if read is read_label_map else "RGB", (8, 8)).save(tmp_path / "x.png", "JPEG")
+    with pytest.raises(ValueError, match=r"x\.png: is compressed as JPEG, which changes values"):
+        read(tmp_path / "x.png")
 
 
 @pytest.mark.parametrize(

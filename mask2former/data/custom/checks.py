@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from mask2former.data.catalog import Record
 from mask2former.data.custom.duplicates import shared_images
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 ORIENTATION, ROTATED = 0x0112, range(5, 9)  # EXIF's tag, and its values for images rotated by 90 degrees
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 SLACK = 1.0  # pixels beyond the border that no warning mentions
 
 
@@ -121,8 +123,11 @@ def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """Return (H, W) as a viewer shows the image, from its header."""
     try:
         with to_file(record[key]).open("rb") as file, Image.open(file) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # some versions of Pillow give the size after rotation
+                width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
             rotated = image.getexif().get(ORIENTATION) in ROTATED
-            return image.size if rotated else image.size[::-1]
+            return (width, height) if rotated else (height, width)
     except Exception as error:  # Pillow reports damage by many kinds of error
         raise broken_record(record, f"not a readable image ({error})", record[key]) from error
 

@@ -32,7 +32,7 @@ WIDE_IGNORE_LABEL = 65535  # for so many classes that 255 is one of them
 LOOKED_AT = 200  # files that are opened before training if a classes file names the values of all
 EXPLAIN = "a classes file with lines VALUE NAME is unambiguous, such as `0 background` and `255 crack`"
 NOT_LABELS = (
-    "Labels are one number a pixel: gray values of 8 or 16 bits, or a palette. Colors that stand for "
+    "Labels are one number a pixel: gray values of up to 16 bits, or a palette. Colors that stand for "
     "classes must be translated to numbers first"
 )
 

@@ -36,7 +36,7 @@ def register_semantic(
         metadata: further facts: `stuff_classes`, the names in the order of contiguous ids; optionally
             `stuff_colors` and `ignore_label` (default: 255).
         image_root: images, also in folders below it.
-        label_root: PNGs or TIFFs of 8 or 16 bits: gray values or indices of a palette.
+        label_root: PNGs or TIFFs of up to 16 bits: gray values or indices of a palette.
         label_ids: value -> contiguous id or ignore label; None: the values are contiguous ids.
     """
     roots = {"image_root": str(image_root), "sem_seg_root": str(label_root)}

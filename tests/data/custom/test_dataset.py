@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,9 +211,11 @@ def test_labels_without_images_and_images_without_labels(draw_labels, caplog, tm
         register_custom_dataset(NAME + "_2", images, labels)
 
 
-def test_sizes_follow_the_exif_orientation(draw_labels):
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_sizes_follow_the_exif_orientation(draw_labels, suffix):
     images, labels = draw_labels([0, 1])  # 3 high, 2 wide
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", (3, 2)).save(f"{images}/0.jpg", exif=exif)
+    Path(images, "0.jpg").unlink()
+    Image.new("RGB", (3, 2)).save(f"{images}/0.{suffix}", exif=exif)
     assert register_custom_dataset(NAME, images, labels).classes == ("label 0", "label 1")
