@@ -22,9 +22,10 @@ from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
 from mask2former.utils.image_io import Array, ImageSource, read_image
+from mask2former.utils.storage import is_remote, to_path
 from mask2former.utils.visualize import Color, class_colors
 from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
-from mask2former.weights.model_zoo import backbone_origin, find_model
+from mask2former.weights.model_zoo import backbone_origin, find_model, model_of_config, published_name
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 
@@ -68,7 +69,7 @@ class Predictor:
             require_trained_weights(cfg.MODEL.WEIGHTS)
             checkpoint = checkpoint or read_checkpoint(cfg.MODEL.WEIGHTS)
         else:
-            checkpoint = checkpoint or read_checkpoint(fspath(cfg_or_checkpoint))
+            checkpoint = checkpoint or read_checkpoint(require_checkpoint(cfg_or_checkpoint))
             cfg = stored_config(checkpoint)
         self.cfg = cfg
         self.score_threshold = score_threshold
@@ -98,11 +99,16 @@ class Predictor:
         return cls(cfg, checkpoint=checkpoint, score_threshold=score_threshold, precision=precision)
 
     @overload
-    def __call__(self, source: ImageSource) -> Result: ...
+    def __call__(self, source: ImageSource, *, channels: str = "RGB") -> Result: ...
     @overload
-    def __call__(self, source: Sources, batch_size: int = 1) -> list[Result]: ...
-    def __call__(self, source: ImageSource | Sources, batch_size: int = 1) -> Result | list[Result]:
+    def __call__(self, source: Sources, batch_size: int = 1, channels: str = "RGB") -> list[Result]: ...
+    def __call__(
+        self, source: ImageSource | Sources, batch_size: int = 1, channels: str = "RGB"
+    ) -> Result | list[Result]:
         """Segment one image, or several, up to `batch_size` at a time.
+
+        Arrays are RGB; type `predictor(array, channels="BGR")` for those of OpenCV. Files tell their order
+        themselves. Tensors, Pillow images, bytes and open files are images too (`read_image`).
 
         Only images that are padded to the same size share a batch, so that a result does not depend on the
         other images.
@@ -111,10 +117,10 @@ class Predictor:
             ImageError: a source is not an image; the message names it.
         """
         if not isinstance(source, (list, tuple)):
-            return self._predict([read_image(source)])[0]
+            return self._predict([read_image(source, channels)])[0]
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        images = [read_image(item) for item in source]
+        images = [read_image(item, channels) for item in source]
         results: dict[int, Result] = {}
         for batch in self._batches(images, batch_size):
             results |= zip(batch, self._predict([images[i] for i in batch]), strict=True)
@@ -208,6 +214,35 @@ def stored_config(checkpoint: Checkpoint, opts: Sequence[Any] = ()) -> CfgNode:
     cfg = config_from_text(checkpoint.config, checkpoint.file, opts)
     values = {key: value for key, value in values.items() if not cfg.is_typed(key)}
     return with_values(cfg, values, checkpoint.file)
+
+
+def require_checkpoint(source: Any) -> str:
+    """Return the path or URL of a checkpoint.
+
+    Raises:
+        TypeError: it is neither a string nor a path.
+        WeightsError: it names a config, or no file; the message has the call that takes such a name.
+    """
+    if not isinstance(source, str | PathLike):
+        kind = type(source).__name__
+        raise TypeError(
+            f"Predictor takes a checkpoint's path or URL, or a config, not a value of type {kind}"
+        )
+    name = fspath(source)
+    if PurePath(name).suffix.lower() in (".yaml", ".yml"):
+        call = f'Predictor(load_config("{name}", ["MODEL.WEIGHTS", "model_final.pth"]))'
+        model = model_of_config(name)
+        zoo = f', or Predictor.from_zoo("{model.name}") for its published weights' if model else ""
+        raise WeightsError(name, f"is a config, not a checkpoint; type {call}{zoo}")
+    if not is_remote(name) and not to_path(name).exists():
+        if published := published_name(name):
+            raise WeightsError(name, f'is a published model; type Predictor.from_zoo("{published}")')
+        if not PurePath(name).suffix:
+            advice = (
+                "Predictor takes a checkpoint's path; Predictor.from_zoo takes a name of `mask2former zoo`"
+            )
+            raise WeightsError(name, f"no such file; {advice}")
+    return name
 
 
 def require_trained_weights(weights: str) -> None:

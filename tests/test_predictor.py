@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,11 @@ def test_all_kinds_of_sources_give_the_same_result(predictor, tmp_path):
     expected = predictor(image).semantic
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image)):
         np.testing.assert_array_equal(predictor(source).semantic, expected)
+    bgr = image[..., ::-1].copy()
+    tensor = torch.from_numpy(bgr).movedim(2, 0)
+    for result in (predictor(bgr, channels="BGR"), *predictor([bgr, tensor], channels="BGR")):
+        np.testing.assert_array_equal(result.semantic, expected)
+        np.testing.assert_array_equal(result.image, image)
     assert predictor(image[..., 0]).semantic.shape == (90, 140)
 
 
@@ -160,6 +166,31 @@ def test_results_are_saved_in_all_formats(predictor, tmp_path):
         with pytest.raises(ValueError, match=r"new/labels\.jpg: ids are saved as \.png"):
             result.save(tmp_path / "new/labels.jpg", what)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["overlay.png"]
+
+
+PANOPTIC_R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("my.yaml", 'my.yaml: is a config, not a checkpoint; type Predictor(load_config("my.yaml", ['),
+        (PANOPTIC_R50, 'or Predictor.from_zoo("coco-panoptic-r50") for its published weights'),
+        ("coco-panoptic-r50", 'is a published model; type Predictor.from_zoo("coco-panoptic-r50")'),
+        (
+            "facebook/mask2former-swin-large-coco-panoptic",
+            'is a published model; type Predictor.from_zoo("coco-panoptic-swin-l")',
+        ),
+        (
+            "facebook/detr-resnet",
+            "no such file; Predictor takes a checkpoint's path; Predictor.from_zoo takes",
+        ),
+        (None, "Predictor takes a checkpoint's path or URL, or a config, not a value of type NoneType"),
+    ],
+)
+def test_a_name_that_is_no_checkpoint_is_an_error_with_the_right_call(source, message):
+    with pytest.raises((WeightsError, TypeError), match=re.escape(message)):
+        Predictor(source)
 
 
 def test_published_checkpoints_need_a_config(checkpoint, predictor, tmp_path):

@@ -1,20 +1,25 @@
-"""Reading of images from paths, URLs, arrays and Pillow images, and writing of images.
+"""Reading of images from paths, URLs, arrays, tensors, Pillow images and open files, and writing of images.
 
 An image of any format is read as a viewer shows it: rotated according to EXIF, as 8-bit RGB.
 
 Shapes: `H, W` the image's sides in pixels.
 """
 
+import io
+from collections.abc import Callable
+from contextlib import nullcontext
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from mask2former.utils.label_maps import Array
 from mask2former.utils.storage import to_file
 
-ImageSource = str | PathLike[str] | Array | Image.Image
+ImageSource = str | PathLike[str] | Array | Tensor | Image.Image | bytes | BinaryIO
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
@@ -25,38 +30,43 @@ class ImageError(ValueError):
     """A source that is not a usable image; the message has the source and the reason."""
 
 
-def read_image(source: ImageSource) -> Array:
+def read_image(source: ImageSource, channels: str = "RGB") -> Array:
     """Return an image as (H, W, 3) uint8 RGB.
 
-    Gray becomes three equal channels, transparency is dropped, and 16 bits are scaled to 8. An array is
-    (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), of bool, uint8 or uint16, in the order RGB.
+    Arrays and tensors are RGB, or BGR as OpenCV's with `channels="BGR"`. They are (H, W), (H, W, 1),
+    (H, W, 3) or (H, W, 4), of bool, uint8 or uint16; a tensor may also be (1 or 3 or 4, H, W). Gray becomes
+    three equal channels, transparency is dropped, and 16 bits are scaled to 8. Files, also bytes of one and
+    files opened to read binary, tell their order themselves.
 
     Raises:
         ImageError: no such file, not an image, a truncated one, or an array of another kind.
+        ValueError: another `channels`.
     """
+    if channels not in ("RGB", "BGR"):
+        raise ValueError(f'channels is {channels!r}; type channels="RGB" or channels="BGR"')
+    if isinstance(source, Tensor):
+        source = _array(source)
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        image = _from_array(source)
+        return image if channels == "RGB" else np.ascontiguousarray(image[..., ::-1])
     if isinstance(source, Image.Image):
         return _from_pillow(source, "the given image")
-    if not isinstance(source, str | PathLike):
-        raise ImageError(
-            f"a {type(source).__name__} is no image; give a path, a URL, an array or a Pillow image"
-        )
-    name = fspath(source)
-    try:
-        with to_file(name).open("rb") as file, Image.open(file) as image:
-            return _from_pillow(image, name)
-    except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder, not an image") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"{name}: is not an image that Pillow can read") from None
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow reports damage by many kinds of errors
-        reason = str(error).removeprefix(f"{name}: ")
-        raise ImageError(f"{name}: cannot be read ({reason})") from error
+    if isinstance(source, bytes | bytearray):
+        return _from_file(lambda: io.BytesIO(source), "the given bytes")
+    if isinstance(source, str | PathLike):
+        name = fspath(source)
+        return _from_file(lambda: to_file(name).open("rb"), name)
+    if isinstance(source, io.TextIOBase):
+        raise ImageError(f'{getattr(source, "name", "the file")}: is opened as text; type open(path, "rb")')
+    if hasattr(source, "read"):
+        return _from_file(lambda: nullcontext(source), str(getattr(source, "name", "the given file")))
+    hint = ""
+    if source is None:
+        hint = " (cv2.imread returns None for a file that it cannot read)"
+    raise ImageError(
+        f"{type(source).__name__} is not an image{hint}; give a path, a URL, an array, a tensor, "
+        "a Pillow image, bytes or an open file, or a list of these"
+    )
 
 
 def write_image(path: str | PathLike[str], image: Array) -> None:
@@ -73,6 +83,24 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
         raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
 
 
+def _from_file(opened: Callable[[], Any], name: str) -> Array:
+    """Return the image of a file; `opened` returns a context manager of it."""
+    try:
+        with opened() as file, Image.open(file) as image:
+            return _from_pillow(image, name)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder, not an image") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: is not an image that Pillow can read") from None
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow reports damage by many kinds of errors
+        reason = str(error).removeprefix(f"{name}: ")
+        raise ImageError(f"{name}: cannot be read ({reason})") from error
+
+
 def _from_pillow(image: Image.Image, name: str) -> Array:
     if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
         image = ImageOps.exif_transpose(image)
@@ -83,15 +111,38 @@ def _from_pillow(image: Image.Image, name: str) -> Array:
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def _array(tensor: Tensor) -> Array:
+    """Return a tensor as an array, channels last."""
+    if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
+        tensor = tensor.movedim(0, -1)
+    return (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
+
+
 def _from_array(array: Array) -> Array:
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ImageError(f"an array of shape {array.shape} is no image; expected (H, W) or (H, W, 3)")
+        raise ImageError(f"an array of shape {array.shape} is not an image; {_shape_advice(array.shape)}")
     if array.dtype == bool:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:
         array = (array // 257).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype} is no image; expected uint8 from 0 to 255")
+        raise ImageError(f"an array of {array.dtype} is not an image; {_dtype_advice(array)}")
     return np.ascontiguousarray(np.broadcast_to(array[..., :3], (*array.shape[:2], 3)))
+
+
+def _shape_advice(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3 and shape[0] in (1, 3, 4) and 0 not in shape:
+        return "type array.transpose(1, 2, 0), which puts the channels last"
+    if len(shape) == 4 and 0 not in shape:
+        return "type list(array) if it is a batch of images"
+    return "expected (H, W) or (H, W, 3)"
+
+
+def _dtype_advice(array: Array) -> str:
+    expected = "expected uint8 from 0 to 255"
+    if array.dtype.kind not in "iuf" or not (array.min() >= 0 and array.max() <= 255):
+        return expected
+    scaled = array.dtype.kind == "f" and array.max() <= 1
+    return f'{expected}: type {"(array * 255)" if scaled else "array"}.astype("uint8")'

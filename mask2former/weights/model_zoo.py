@@ -2,12 +2,18 @@
 
 import difflib
 import json
+import re
 from functools import cache
 from importlib import resources
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
 TABLE = "model_zoo.json"
+HUB_NAME = re.compile(
+    r"mask2former-swin-(?P<size>tiny|small|base|large)(?P<origin>-IN21k)?"
+    r"-(?P<dataset>coco|ade20k|ade|cityscapes|mapillary-vistas|mapillary)-(?P<task>instance|panoptic|semantic)"
+)
+HUB_DATASETS = {"ade": "ade20k", "mapillary": "mapillary-vistas"}
 
 
 class PublishedModel(NamedTuple):
@@ -46,6 +52,22 @@ def published_models() -> dict[str, PublishedModel]:
     return models
 
 
+def published_name(name: str) -> str | None:
+    """Return the published model that is called `name` here or on the Hugging Face hub, or None.
+
+    The hub has "facebook/mask2former-swin-large-coco-panoptic", for example.
+    """
+    names = published_models()
+    if match := HUB_NAME.search(name):
+        hub_name = (
+            f"{HUB_DATASETS.get(match['dataset'], match['dataset'])}-{match['task']}-swin-{match['size'][0]}"
+        )
+        wanted = [f"{hub_name}-in21k"] if match["origin"] else [hub_name, f"{hub_name}-in21k"]
+    else:
+        wanted = [name]
+    return next((candidate for candidate in wanted if candidate in names), None)
+
+
 def find_model(name: str) -> PublishedModel:
     """Return the published model of that name.
 
@@ -54,7 +76,8 @@ def find_model(name: str) -> PublishedModel:
     """
     models = published_models()
     if name not in models:
-        near = ", ".join(difflib.get_close_matches(name, models)) or "none"
+        hub = published_name(name)
+        near = ", ".join([hub] if hub else difflib.get_close_matches(name, models)) or "none"
         raise ValueError(f"no published model '{name}'; near it: {near} (`mask2former zoo` lists all)")
     return models[name]
 

@@ -1,11 +1,13 @@
 """Reading of images of all kinds, and of files that are not images."""
 
+import io
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mask2former.utils.image_io import ImageError, read_image, write_image
@@ -29,6 +31,28 @@ def test_png_by_path_string_array_and_pillow_are_the_same(tmp_path, rgb):
     for source in (path, str(path), rgb, Image.fromarray(rgb)):
         np.testing.assert_array_equal(read_image(source), rgb)
         assert read_image(source).dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "wrap", [np.asarray, torch.from_numpy, lambda rgb: torch.from_numpy(rgb).movedim(2, 0)]
+)
+def test_arrays_and_tensors_are_rgb_or_bgr(rgb, wrap):
+    np.testing.assert_array_equal(read_image(wrap(rgb)), rgb)
+    bgr = rgb[..., ::-1].copy()
+    np.testing.assert_array_equal(read_image(wrap(bgr), "BGR"), rgb)
+    assert read_image(wrap(bgr), "BGR").flags.c_contiguous
+    with pytest.raises(ValueError, match="channels is 'bgr'; type channels=\"RGB\" or"):
+        read_image(wrap(rgb), "bgr")
+
+
+def test_bytes_open_files_and_home_folders_are_read(tmp_path, rgb, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(rgb))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with path.open("rb") as file:
+        for source in (file, file, path.read_bytes(), io.BytesIO(path.read_bytes()), "~/image.png"):
+            np.testing.assert_array_equal(read_image(source), rgb)
+            np.testing.assert_array_equal(read_image(source, "BGR"), rgb)
+        assert not file.closed
 
 
 def test_exif_rotation_is_applied(tmp_path, rgb):
@@ -116,13 +140,26 @@ def test_float_images_are_errors(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (None, "a NoneType is no image; give a path"),
-        (5, "a int is no image; give a path"),
-        (b"a.png", "a bytes is no image; give a path"),
-        (np.zeros((H, W, 2), np.uint8), r"an array of shape \(5, 7, 2\) is no image"),
-        (np.zeros((H,), np.uint8), r"an array of shape \(5,\) is no image"),
-        (np.zeros((0, W, 3), np.uint8), r"an array of shape \(0, 7, 3\) is no image"),
-        (np.zeros((H, W, 3)), "an array of float64 is no image"),
+        (None, r"NoneType is not an image \(cv2.imread returns None .*\); give a path, a URL, an array"),
+        (5, "int is not an image; give a path"),
+        ((path for path in ("a.png",)), "generator is not an image.*or a list of these"),
+        (b"a.png", "the given bytes: is not an image that Pillow can read"),
+        (io.StringIO("a.png"), r'is opened as text; type open\(path, "rb"\)'),
+        (np.zeros((H, W, 2), np.uint8), r"an array of shape \(5, 7, 2\) is not an image; expected"),
+        (np.zeros((H,), np.uint8), r"an array of shape \(5,\) is not an image; expected"),
+        (np.zeros((0, W, 3), np.uint8), r"an array of shape \(0, 7, 3\) is not an image; expected"),
+        (np.zeros((3, H, W), np.uint8), r"shape \(3, 5, 7\).*; type array.transpose\(1, 2, 0\)"),
+        (np.zeros((2, H, W, 3), np.uint8), r"shape \(2, 5, 7, 3\).*; type list\(array\)"),
+        (
+            np.zeros((H, W, 3)),
+            r'an array of float64 is not an image;.* type \(array \* 255\).astype\("uint8"\)',
+        ),
+        (np.full((H, W), 200.0), r'of float64 is not an image; .* type array.astype\("uint8"\)'),
+        (np.full((H, W), 1), r'of int64 is not an image; .* type array.astype\("uint8"\)'),
+        (np.full((H, W), -1.0), "of float64 is not an image; expected uint8 from 0 to 255$"),
+        (np.full((H, W), np.nan), "of float64 is not an image; expected uint8 from 0 to 255$"),
+        (np.full((H, W), "a"), "of <U1 is not an image; expected uint8 from 0 to 255$"),
+        (torch.ones(3, H, W, dtype=torch.bfloat16), r"of float32 is not an image; .*\(array \* 255\)"),
     ],
 )
 def test_other_types_and_arrays_are_errors(source, message):

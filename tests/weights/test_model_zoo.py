@@ -56,6 +56,26 @@ def test_names_and_urls_are_unique():
     assert zoo.find_model("coco-panoptic-swin-l").figures["PQ"] == 57.8
 
 
+@pytest.mark.parametrize(
+    ("hub", "name"),
+    [
+        ("facebook/mask2former-swin-large-coco-panoptic", "coco-panoptic-swin-l"),
+        ("facebook/mask2former-swin-base-IN21k-ade-semantic", "ade20k-semantic-swin-b-in21k"),
+        ("facebook/mask2former-swin-base-ade-semantic", "ade20k-semantic-swin-b"),
+        ("facebook/mask2former-swin-base-IN21k-cityscapes-instance", "cityscapes-instance-swin-b-in21k"),
+        ("facebook/mask2former-swin-large-mapillary-vistas-semantic", "mapillary-vistas-semantic-swin-l"),
+        ("coco-instance-r50", "coco-instance-r50"),
+        ("facebook/mask2former-swin-tiny-mapillary-vistas-instance", None),
+        ("facebook/maskformer-swin-large-coco", None),
+    ],
+)
+def test_names_of_the_hub_are_known(hub, name):
+    assert zoo.published_name(hub) == name
+    if name and hub != name:
+        with pytest.raises(ValueError, match=f"no published model '{hub}'; near it: {name} "):
+            zoo.find_model(hub)
+
+
 def test_an_unknown_name_is_an_error_with_the_nearest_names():
     with pytest.raises(ValueError, match=r"'coco-panoptic-swinl'; near it: coco-panoptic-swin-l,"):
         zoo.find_model("coco-panoptic-swinl")
