@@ -84,12 +84,13 @@ def present(paths: Mapping[str, Path]) -> list[str]:
 
 
 def files_in(folder: Path, pattern: str) -> list[Path]:
-    """Return the files, sorted, whose path below `folder` matches; hidden files are left out.
+    """Return the files, sorted, whose path below `folder` matches, without hidden files and folders.
 
     Raises:
         DatasetError: the folder does not exist, or no file matches.
     """
-    found = sorted(path for path in _require(folder).glob(pattern) if not path.name.startswith("."))
+    found = [path.relative_to(folder) for path in _require(folder).glob(pattern)]
+    found = sorted(folder / path for path in found if not any(part.startswith(".") for part in path.parts))
     if not found:
         raise DatasetError(f"{folder}: there are no files {pattern}")
     return found

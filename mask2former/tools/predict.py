@@ -70,7 +70,8 @@ def find_images(inputs: Iterable[str]) -> list[str]:
     images = []
     for item in inputs:
         if Path(item).is_dir():
-            files = sorted(str(path) for path in Path(item).iterdir() if path.suffix.lower() in EXTENSIONS)
+            visible = [path for path in Path(item).iterdir() if not path.name.startswith(".")]
+            files = sorted(str(path) for path in visible if path.suffix.lower() in EXTENSIONS)
         elif is_remote(item) or Path(item).exists():
             files = [item]
         else:

@@ -162,13 +162,15 @@ class RemotePath(PosixPath):
 
 
 def files_below(root: PathLike, extensions: Collection[str]) -> Iterator[Path]:
-    """Yield the files with one of the suffixes at any depth, without hidden files."""
+    """Yield the files with one of the suffixes at any depth, without hidden files and folders."""
     folder = to_path(root)
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.suffix.lower() not in extensions:
-            yield from files_below(path, extensions)
-        elif not path.name.startswith("."):
+        if path.name.startswith("."):
+            continue
+        if path.suffix.lower() in extensions:
             yield path
+        else:
+            yield from files_below(path, extensions)
 
 
 def names_in(folder: Path) -> set[str]:

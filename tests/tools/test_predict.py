@@ -142,6 +142,7 @@ def test_mistakes_are_one_line(images, capsys, arguments, message):
 
 
 def test_images_are_found_in_folders_globs_and_urls(images):
+    Path("in/._a.png").touch()
     assert find_images(["in"]) == ["in/a.png", "in/b.JPG"]
     assert find_images(["in/*.png", "in/b.JPG"]) == ["in/a.png", "in/b.JPG"]
     assert find_images(["**/*.png"]) == ["in/a.png"]

@@ -143,7 +143,7 @@ def test_missing_weights_are_named(steady):
 
 
 def test_folders_are_searched_to_any_depth(store):
-    for name in ("b/c/2.png", "a.PNG", "b/1.png", "b/x.txt", "b/.hidden.png"):
+    for name in ("b/c/2.png", "a.PNG", "b/1.png", "b/x.txt", "b/.hidden.png", ".trash/3.png"):
         (store / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (store / "root" / name).touch()
     root, names = "flaky://root", files_by_name("flaky://root", {".png"})

@@ -39,7 +39,7 @@ from mask2former.data.datasets.semantic import (
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
-from mask2former.utils.storage import to_path
+from mask2former.utils.storage import files_below, to_path
 
 EXPECTED = (
     "expected one of: a COCO instance JSON ('images', 'categories', 'annotations' with 'segmentation'); a "
@@ -248,11 +248,10 @@ def find_task(annotations: str, context: LoadContext | None = None) -> str:
 
 def _found_instead(folder: Path) -> str:
     """Return what a folder without label PNGs holds, as part of a message."""
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    jsons = [file for file in files if file.suffix.lower() == ".json"]
+    jsons = [*files_below(folder, (".json",))]
     if len(jsons) == 1:
         return f", but one JSON, which may be meant: {jsons[0]}"
-    found = {file.suffix.lower() for file in files}
+    found = {file.suffix.lower() for file in files_below(folder, FOREIGN_SUFFIXES)}
     what = next((name for suffix, name in FOREIGN_SUFFIXES.items() if suffix in found), None)
     return f", but files of {what}" if what else ""
 

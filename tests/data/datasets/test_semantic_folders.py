@@ -34,6 +34,8 @@ def test_files_pair_by_their_names(roots):
     images, labels = roots
     (images / "Thumbs.db").write_bytes(b"")
     (images / ".hidden.jpg").write_bytes(b"")
+    touch(images, ".ipynb_checkpoints/a-checkpoint.png", "deep/.thumbnails/c.jpg")
+    touch(labels, ".ipynb_checkpoints/a-checkpoint.png", "deep/.thumbnails/d.png")
     (labels / "notes.txt").write_text("")
     records = DatasetCatalog.get("folders")
     assert [record["image_id"] for record in records] == ["a", "b", "deep/c"]
