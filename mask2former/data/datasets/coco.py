@@ -6,25 +6,26 @@ not given. Contiguous class ids follow the order of the dataset's category ids.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Container
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from mask2former.data.catalog import Metadata, Record
+from mask2former.data.datasets import coco_values as values
+from mask2former.data.datasets.coco_values import Row, brief
 from mask2former.data.datasets.files import load_json, require_path, table
 from mask2former.data.datasets.registration import Facts, register, register_below_root
-from mask2former.data.errors import DatasetError
-from mask2former.data.ground_truth.polygons import is_polygon
+from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.visualize import class_colors
 
 logger = logging.getLogger(__name__)
-Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
 XYWH = 1  # Detectron2's BoxMode.XYWH_ABS
 INSTANCE_FACTS: Facts = {"evaluator_type": "coco"}
 PANOPTIC_FACTS: Facts = {
@@ -152,14 +153,48 @@ def categories_in(path: PathLike, *keys: str, context: LoadContext) -> list[Row]
     Raises:
         DatasetError: the file is missing, a key is missing, or an id occurs twice.
     """
-    categories: list[Row] = load_json(path, "categories", context=context)["categories"]
-    for key, category in itertools.product(("id", "name", *keys), categories):
-        if key not in category:
-            raise DatasetError(f"{path}, categories: no '{key}' in {_brief(category)}")
-    ids = Counter(category["id"] for category in categories)
-    if twice := [str(number) for number, count in ids.items() if count > 1]:
-        raise DatasetError(f"{path}, categories: the id {', '.join(twice)} occurs twice")
-    return sorted(categories, key=itemgetter("id"))
+    content = load_json(path, "categories", context=context)
+    try:
+        categories = [_category(row, keys) for row in values.rows(content, "categories")]
+    except DatasetError as error:
+        raise DatasetError(f"{path}, categories: {error}") from None
+    categories.sort(key=itemgetter("id"))
+    for key in ("id", "name"):
+        counts = Counter(category[key] for category in categories)
+        if twice := [str(value) for value, count in counts.items() if count > 1]:
+            what = f"{path}, categories: the {key} {first_few(twice)} occurs twice"
+            if key == "id":
+                raise DatasetError(what)
+            logger.warning("%s; its classes are kept apart by their ids", what)
+    return _with_colors(path, categories)
+
+
+def _category(row: Row, keys: tuple[str, ...]) -> Row:
+    try:
+        return {
+            **row,
+            "id": values.whole_number(row, "id"),
+            "name": values.class_name(row),
+            **{key: values.flag(row, key) for key in keys},
+        }
+    except KeyError as key:
+        raise DatasetError(f"no {key} in {brief(row)}") from None
+
+
+def _with_colors(path: PathLike, categories: list[Row]) -> list[Row]:
+    """Return the categories with their colors as numbers; unreadable ones get colors of ours."""
+    if not all("color" in category for category in categories):
+        return categories
+    colors = [values.color(category["color"]) for category in categories]
+    if unreadable := [
+        category["name"] for category, color in zip(categories, colors, strict=True) if color is None
+    ]:
+        logger.warning("%s: default colors for %s, whose 'color' is unreadable", path, first_few(unreadable))
+    ours = class_colors(len(categories))
+    return [
+        {**category, "color": color or [*other]}
+        for category, color, other in zip(categories, colors, ours, strict=True)
+    ]
 
 
 def _colors(key: str, categories: list[Row]) -> Facts:
@@ -167,8 +202,14 @@ def _colors(key: str, categories: list[Row]) -> Facts:
     return {key: [category["color"] for category in categories]} if known else {}
 
 
+def _file_name(row: Row) -> str:
+    return values.text(row, "file_name")
+
+
 def load_instances(
-    metadata: Metadata, context: LoadContext, image_file: Callable[[Row], str] = itemgetter("file_name")
+    metadata: Metadata,
+    context: LoadContext,
+    image_file: Callable[[Row], str] = _file_name,
 ) -> list[Record]:
     """Return the records of `json_file` and `image_root`, one for each image that the JSON lists.
 
@@ -182,17 +223,23 @@ def load_instances(
     content = load_json(path, "images", context=context)  # before the images: a script may have to make it
     root = require_path(metadata.image_root)
     records = _convert_rows(
-        path, content["images"], lambda row: _image_record(row, root / image_file(row)), context
+        path, content, "images", lambda row: _image_record(row, root / image_file(row)), context
     )
     if "annotations" not in content:
         return records
+    sizes = {record["image_id"]: (record["height"], record["width"]) for record in records}
+    assumed: Counter[str] = Counter()
+    convert = partial(_instance, sizes=sizes, ids=ids, assumed=assumed)
+    rows = _convert_rows(path, content, "annotations", convert, context)
     annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
-    rows = _convert_rows(path, content["annotations"], lambda row: _instance(row, annotations, ids), context)
     masked = [row for row in rows if row["segmentation"]]
     for row in masked:
         annotations[row["image_id"]].append(row)
     if dropped := len(rows) - len(masked):
-        logger.warning("%s: left out %d annotations without an RLE or a polygon of 3 points", path, dropped)
+        message = "%s: left out %d annotations without a mask, which is an RLE or a polygon of 3 points"
+        logger.warning(message, path, dropped)
+    for form, count in assumed.items():
+        logger.warning("%s: the 'segmentation' of %d annotations is %s", path, count, form)
     return [{**record, "annotations": annotations[record["image_id"]]} for record in records]
 
 
@@ -207,30 +254,37 @@ def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
     path, ids = metadata.panoptic_json, metadata.stuff_dataset_id_to_contiguous_id
     things = metadata.thing_dataset_id_to_contiguous_id
     content = load_json(path, "images", "annotations", context=context)
-    images = {image["id"]: image for image in content["images"]}
     image_root, panoptic_root = require_path(metadata.image_root), require_path(metadata.panoptic_root)
+    images = {
+        record["image_id"]: record
+        for record in _convert_rows(
+            *(path, content, "images"),
+            lambda row: _image_record(row, image_root / _file_name(row)),
+            context,
+        )
+    }
     sem_seg_root = metadata.get("sem_seg_root")
     has_label_maps = bool(sem_seg_root) and to_path(sem_seg_root).is_dir()
 
     def convert(row: Row) -> Record:
         image = images[_known_image(row, images)]
-        png = row["file_name"]
+        png = values.text(row, "file_name")
         return {
-            **_image_record(image, image_root / image["file_name"]),
+            **image,
             "pan_seg_file_name": str(panoptic_root / png),
             **({"sem_seg_file_name": str(to_path(sem_seg_root) / png)} if has_label_maps else {}),
             "segments_info": [
                 {
-                    "id": segment["id"],
+                    "id": values.whole_number(segment, "id"),
                     "category_id": _contiguous(segment, ids),
                     "isthing": segment["category_id"] in things,
-                    "iscrowd": segment.get("iscrowd", 0),
+                    "iscrowd": values.flag({"iscrowd": 0, **segment}, "iscrowd"),
                 }
-                for segment in row["segments_info"]
+                for segment in values.rows(row, "segments_info")
             ],
         }
 
-    return _convert_rows(path, content["annotations"], convert, context)
+    return _convert_rows(path, content, "annotations", convert, context)
 
 
 def load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
@@ -242,54 +296,58 @@ def load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list
 def _image_record(image: Row, file: Path) -> Record:
     return {
         "file_name": str(file),
-        "image_id": image["id"],
-        **{key: image[key] for key in ("height", "width")},
+        "image_id": values.image_key(image, "id"),
+        **{key: values.whole_number(image, key, least=1) for key in ("height", "width")},
     }
 
 
-def _instance(row: Row, images: Container[Any], ids: dict[int, int]) -> Row:
-    image_id, shape = _known_image(row, images), row["segmentation"]
-    if isinstance(shape, list):
-        shape = [points for points in shape if is_polygon(points)]
+def _instance(
+    row: Row, sizes: dict[int | str, tuple[int, int]], ids: dict[int, int], assumed: Counter[str]
+) -> Row:
+    """Return the annotation of a record, whose `segmentation` is None if it has no mask."""
+    image_id = _known_image(row, sizes)
+    mask, form = values.segmentation(row.get("segmentation"), sizes[image_id])
+    assumed.update([form] if form else [])
+    box = values.box(row)
     return {
         "image_id": image_id,
         "category_id": _contiguous(row, ids),
-        "iscrowd": row.get("iscrowd", 0),
-        "segmentation": shape,
-        **({"bbox": row["bbox"], "bbox_mode": XYWH} if "bbox" in row else {}),
+        "iscrowd": values.flag({"iscrowd": 0, **row}, "iscrowd"),
+        "segmentation": mask,
+        **({} if box is None else {"bbox": box, "bbox_mode": XYWH}),
     }
 
 
-def _known_image(row: Row, images: Container[Any]) -> Any:
-    if row["image_id"] not in images:
+def _known_image(row: Row, images: Container[Any]) -> int | str:
+    image_id = values.image_key(row, "image_id")
+    if image_id not in images:
         raise DatasetError("no such id among 'images'")
-    return row["image_id"]
+    return image_id
 
 
 def _contiguous(row: Row, ids: dict[int, int]) -> int:
-    category = row["category_id"]
+    category = values.whole_number(row, "category_id")
     if category not in ids:
-        raise DatasetError(f"category_id {category!r} is not among the categories {list(ids)}")
+        raise DatasetError(f"category_id {category!r} is not among the categories {brief([*ids])}")
     return ids[category]
 
 
 def _convert_rows(
-    path: str, rows: list[Row], convert: Callable[[Row], Row], context: LoadContext
+    path: str, content: Row, key: str, convert: Callable[[Row], Row], context: LoadContext
 ) -> list[Row]:
-    """Return `convert(row)` of each row; its errors get the file and the image id."""
+    """Return `convert(row)` of each row of `content[key]`; its errors get the file and the image id."""
 
     def convert_one(row: Row) -> Row:
         try:
             return convert(row)
         except KeyError as key:
-            what = f"no {key} in {_brief(row)}"
+            what = f"no {key} in {brief(row, 200)}"
         except DatasetError as error:
             what = str(error)
-        raise DatasetError(f"{path}, image id {row.get('image_id', row.get('id'))!r}: {what}")
+        raise DatasetError(f"{path}, image id {brief(row.get('image_id', row.get('id')))}: {what}")
 
-    return context.convert_each(convert_one, rows)
-
-
-def _brief(row: Row) -> str:
-    text = repr(row)
-    return text if len(text) <= 200 else text[:197] + "..."
+    try:
+        found = values.rows(content, key)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
+    return context.convert_each(convert_one, found)

@@ -1,0 +1,209 @@
+"""Values in COCO's JSONs, as annotation tools write them: which are read, and which are errors.
+
+Training, evaluation and `check-dataset` share these rules. Errors name the key and the value; the caller adds
+the file and the image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from PIL import ImageColor
+from pycocotools import mask as rle
+
+from mask2former.data.errors import DatasetError
+from mask2former.data.ground_truth.polygons import is_polygon
+from mask2former.data.ground_truth.rle import count_pixels
+
+Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
+Color = list[int]  # R, G, B in 0..255
+NUMBERS = {int, float}
+KNOWN_FORMS = "a list of polygons x, y, x, y, ... or an RLE with 'size' and 'counts'"
+
+
+def brief(value: Any, limit: int = 100) -> str:
+    """Return the beginning of a value for a message."""
+    text = repr(value[:limit] if isinstance(value, list | str) else value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def wrong_value(key: str, value: Any, expected: str) -> DatasetError:
+    """Return the error of a value of another type than expected."""
+    return DatasetError(f"'{key}' is {brief(value)}, expected {expected}")
+
+
+def whole_number(row: Row, key: str, least: float = -math.inf) -> int:
+    """Return a whole number of at least `least`; 3.0 is read as 3.
+
+    Raises:
+        KeyError: it is missing.
+        DatasetError: it is something else.
+    """
+    value = row[key]
+    if not _is_whole(value) or value < least:
+        expected = "a whole number" if least == -math.inf else f"a whole number of at least {least}"
+        raise wrong_value(key, value, expected)
+    return int(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
+def text(row: Row, key: str) -> str:
+    """Return a text that is not empty; raise as `whole_number` does."""
+    value = row[key]
+    if not isinstance(value, str) or not value:
+        raise wrong_value(key, value, "a text")
+    return value
+
+
+def class_name(row: Row, key: str = "name") -> str:
+    """Return the name of a category; a whole number, as of digits, is read as text."""
+    return str(row[key]) if type(row[key]) is int else text(row, key)
+
+
+def image_key(row: Row, key: str) -> int | str:
+    """Return the id of an image, a whole number or a text; raise as `whole_number` does."""
+    return text(row, key) if isinstance(row[key], str) else whole_number(row, key)
+
+
+def flag(row: Row, key: str) -> int:
+    """Return 0 or 1; true and false are read as these, and null as 0."""
+    value = row[key]
+    if isinstance(value, str) or value not in (0, 1, None):
+        raise wrong_value(key, value, "0 or 1")
+    return int(value or 0)
+
+
+def rows(row: Row, key: str) -> list[Row]:
+    """Return a list of objects; raise as `whole_number` does."""
+    found = row[key]
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise DatasetError(f"'{key}' is not a list of objects: {brief(found)}")
+    return found
+
+
+def box(row: Row) -> list[float] | None:
+    """Return `bbox`, x, y, width and height, or None if it is missing, null or empty."""
+    value = row.get("bbox")
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or not _are_numbers(value):
+        raise wrong_value("bbox", value, "four numbers x, y, width, height")
+    return value
+
+
+def color(value: Any) -> Color | None:
+    """Return a color given as text (`#e08585`, `red`), or as 3 or 4 numbers in 0..255 or [0, 1], or None."""
+    if isinstance(value, str):
+        try:
+            return list(ImageColor.getrgb(value.strip())[:3])
+        except ValueError:
+            return None
+    if not isinstance(value, list) or len(value) not in (3, 4) or not _are_numbers(value):
+        return None
+    is_fraction = max(value) <= 1 and any(isinstance(channel, float) for channel in value)
+    channels = [255 * channel if is_fraction else channel for channel in value[:3]]
+    return [round(channel) for channel in channels] if all(0 <= c <= 255 for c in channels) else None
+
+
+def segmentation(value: Any, size: tuple[int, int]) -> tuple[Any, str | None]:
+    """Return a mask as polygons or as an RLE, and what was assumed if it came in another form.
+
+    The mask is None if there is none: a missing or empty value, or polygons of fewer than three points.
+
+    Args:
+        value: the annotation's `segmentation`.
+        size: height and width of the image.
+
+    Raises:
+        DatasetError: the form is unknown, an RLE is broken or of another size, or coordinates are missing.
+    """
+    if value is None or value == {}:
+        return None, None
+    if isinstance(value, dict):
+        return _checked_rle(value, size), None
+    if not isinstance(value, list):
+        raise wrong_value("segmentation", value, KNOWN_FORMS)
+    if value and all(isinstance(part, dict) and "counts" in part for part in value):
+        codes = [_checked_rle(part, size) for part in value]
+        if len(codes) == 1:
+            return codes[0], "an RLE in a list, read as the RLE"
+        merged = rle.merge([_compressed(code, size) for code in codes])
+        return {**merged, "counts": merged["counts"].decode()}, "several RLEs, read as one mask, their union"
+    polygons, assumed = _polygons(value)
+    for points in polygons:
+        if len(points) % 2:
+            what = f"an odd number of coordinates, {len(points)}: {brief(points)}"
+            raise DatasetError(f"'segmentation' has a polygon with {what}")
+    return [points for points in polygons if is_polygon(points)] or None, assumed
+
+
+def _polygons(value: list[Any]) -> tuple[list[list[float]], str | None]:
+    """Return flat lists of coordinates, and what was assumed."""
+    if all(isinstance(part, list) and _are_numbers(part) for part in value):
+        if len(value) < 3 or any(len(part) != 2 for part in value):
+            return value, None
+        return [_joined(value)], "a list of points [x, y], read as one polygon"
+    if _are_numbers(value):
+        return [value], "a flat list of numbers, read as one polygon"
+    if all(map(_is_point, value)):
+        return [_joined(value)], "a list of points {x, y}, read as one polygon"
+    if all(isinstance(part, list) and all(map(_is_point, part)) for part in value):
+        return [_joined(part) for part in value], "polygons of points, read as polygons x, y, x, y, ..."
+    if all(
+        isinstance(part, list) and all(isinstance(p, list) and _are_numbers(p) for p in part)
+        for part in value
+    ):
+        return [points for part in value for points in part], "polygons in a further list, read as polygons"
+    raise wrong_value("segmentation", value, KNOWN_FORMS)
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return set(map(type, values)) <= NUMBERS
+
+
+def _is_point(value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.keys() == {"x", "y"} and _are_numbers(value.values())
+    return isinstance(value, list) and len(value) == 2 and _are_numbers(value)
+
+
+def _joined(points: list[Any]) -> list[float]:
+    pairs = ((point["x"], point["y"]) if isinstance(point, dict) else point for point in points)
+    return [coordinate for pair in pairs for coordinate in pair]
+
+
+def _checked_rle(code: Row, size: tuple[int, int]) -> Row:
+    """Return an RLE with `size` and `counts`, whose floats are whole numbers; they must fit the image."""
+    shape, counts = code.get("size"), code.get("counts")
+    if shape is None or counts is None:
+        raise wrong_value("segmentation", code, KNOWN_FORMS)
+    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_whole, shape)):
+        raise wrong_value("size", shape, "height and width")
+    if tuple(shape) != size:
+        height, width = size
+        raise DatasetError(f"the mask's 'size' (height, width) is {shape}, the image's [{height}, {width}]")
+    if isinstance(counts, list):
+        if not all(_is_whole(count) and count >= 0 for count in counts):
+            raise wrong_value("counts", counts, "whole numbers of at least 0")
+        counts = [*map(int, counts)]
+        total = sum(counts)
+    elif isinstance(counts, str):
+        try:
+            total = count_pixels(counts)
+        except ValueError as error:
+            raise DatasetError(f"'counts' is {brief(counts)}, not an RLE: {error}") from error
+    else:
+        raise wrong_value("counts", counts, "a list of numbers or COCO's compressed text")
+    if total != math.prod(size):
+        what = f"add up to {total} pixels, but its image has {math.prod(size)}: {brief(counts)}"
+        raise DatasetError(f"the 'counts' of a mask {what}")
+    return {"size": [*size], "counts": counts}
+
+
+def _compressed(code: Row, size: tuple[int, int]) -> Row:
+    return rle.frPyObjects(code, *size) if isinstance(code["counts"], list) else code
