@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mask2former.data.errors import DatasetError
+from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
 from mask2former.utils.storage import PathLike, to_file
@@ -29,6 +29,7 @@ IGNORE = "ignore"  # as a name
 BINARY = {0, 255}  # values of a mask as drawing programs save it
 BINARY_NAMES = ("background", "foreground")
 WIDE_IGNORE_LABEL = 65535  # for so many classes that 255 is one of them
+MANY = 30  # classes that nobody has named
 LOOKED_AT = 200  # files that are opened before training if a classes file names the values of all
 EXPLAIN = "a classes file with lines VALUE NAME is unambiguous, such as `0 background` and `255 crack`"
 NOT_LABELS = (
@@ -71,8 +72,11 @@ def find_label_classes(
     if classes_file is None:
         logger.info("reading %d label files for their classes; a classes file avoids this", len(files))
         found = values_in(files, context)
+        if found.keys() == BINARY:
+            return _number(_name_binary(BINARY_NAMES), "the label files")
         named = {value: f"label {value}" for value in found if value != IGNORE_LABEL}
-        return _number(_name_binary(BINARY_NAMES) if found.keys() == BINARY else named, "the label files")
+        _warn_of_soft_edges([*named], IGNORE_LABEL in found)
+        return _number(named, "the label files")
     names, counted = _read_classes(existing(classes_file))
     found = values_in(spread(files, LOOKED_AT), context)
     if counted and found.keys() == BINARY and len(names) <= len(BINARY):
@@ -129,6 +133,15 @@ def values_in(files: Sequence[str], context: LoadContext) -> dict[int, str]:
 def _name_binary(names: tuple[str, ...]) -> dict[int, str]:
     logger.warning("labels are 0 and 255: taken for %s and %s; %s", *names, EXPLAIN)
     return dict(zip(sorted(BINARY), names, strict=True))
+
+
+def _warn_of_soft_edges(values: Sequence[int], has_ignored: bool) -> None:
+    """Warn if values without names may be gray levels of mask edges rather than classes."""
+    has_gaps = bool(values) and len(values) < max(values)
+    if len(values) > MANY or (has_gaps and has_ignored):
+        ignored = f", and {IGNORE_LABEL} is not trained on" if has_ignored else ""
+        message = "each of the %d label values %s is a class%s; masks with soft edges must be thresholded; %s"
+        logger.warning(message, len(values), first_few(values), ignored, EXPLAIN)
 
 
 def _check_known(

@@ -116,6 +116,22 @@ def test_masks_of_0_and_255_are_two_classes_with_a_warning(draw_labels, caplog):
     assert [classes_read(record) for record in DatasetCatalog.get(NAME)] == [[0, 1], [0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("values", "warning"),
+    [
+        ([0, 64, 127, 255], "each of the 3 label values 0, 64, 127 is a class, and 255 is not trained on"),
+        ([*range(256)], "each of the 255 label values 0, 1, 2, ... is a class, and 255 is not trained on"),
+        ([*range(5), *range(180, 221)], "each of the 46 label values 0, 1, 2, ... is a class; masks"),
+        ([0, 1, 2, 255], None),
+        ([1, 2, 255], None),
+        ([0, 9, 40], None),
+    ],
+)
+def test_masks_with_soft_edges_cause_a_warning(draw_labels, caplog, values, warning):
+    register_custom_dataset(NAME, *draw_labels(values))
+    assert warning in caplog.text if warning else "is a class" not in caplog.text
+
+
 CAR_AND_SKY = '[{"id": 9, "name": "sky"}, {"id": 4, "name": "car"}]'
 CLASS_FILES = [  # name, content, values in a PNG, classes, how the values are read
     ("c.txt", "sky\n\nroad\n", [0, 1, 255], ("sky", "road"), [0, 1, 255]),
