@@ -86,7 +86,7 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
         if missing := [path for path in paths if path.name not in contents[path.parent]]:
             what = f"{len(missing)} of {len(paths)} files that the annotations name do not exist"
             raise DatasetError(f"{what}: {first_few(missing)}{_hint(missing[0], to_path(image_root))}")
-    named = {to_path(record["file_name"]) for record in records}
+    named = {to_path(record[key]) for record in records for key in FILE_KEYS if key in record}
     if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
         message = "%s: %d images have no annotations and are not used: %s"
         logger.warning(message, image_root, len(unnamed), first_few(unnamed))

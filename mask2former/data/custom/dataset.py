@@ -33,6 +33,7 @@ from mask2former.data.datasets.registration import Facts, Load, register
 from mask2former.data.datasets.semantic import (
     LABEL_EXTENSIONS,
     files_by_name,
+    find_labels,
     load_semantic,
     register_semantic,
 )
@@ -193,7 +194,7 @@ def register_files(
         pngs = find_panoptic_root(to_path(annotations), context)
         register_coco_panoptic(name, {}, images, pngs, annotations)
         return task, None
-    label_files = [*files_by_name(annotations, LABEL_EXTENSIONS).values()]
+    label_files = [*find_labels(images, annotations).values()]
     train_classes = train_dataset.label_classes if train_dataset else None
     label_classes = find_label_classes(label_files, classes, train_classes, context=context)
     facts: Facts = {

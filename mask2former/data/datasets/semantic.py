@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Mapping
 
 from mask2former.data.catalog import Metadata, Record
@@ -12,9 +13,10 @@ from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.label_maps import IGNORE_LABEL
-from mask2former.utils.storage import PathLike, files_below
+from mask2former.utils.storage import PathLike, files_below, to_path
 
 logger = logging.getLogger(__name__)
+MASK = "_mask"  # end of the names of labels that lie beside their images
 LABEL_EXTENSIONS = (".png", ".tif", ".tiff")  # formats that keep every value
 SEMANTIC_FACTS: Facts = {"evaluator_type": "sem_seg", "ignore_label": IGNORE_LABEL}
 
@@ -29,7 +31,8 @@ def register_semantic(
     """Register a folder of images and a folder of label PNGs as `name`.
 
     An image and its label PNG have the same path below their folders, except for the suffix. Images without
-    labels are left out with a warning; labels without an image are an error.
+    labels are left out with a warning; labels without an image are an error. In one folder for both, labels
+    are called as their image with `_mask` added.
 
     Args:
         name: the new dataset.
@@ -52,14 +55,39 @@ def load_semantic(
     Raises:
         DatasetError: a folder is missing, two files share a name, labels have no image, or nothing is left.
     """
-    labels = files_by_name(metadata.sem_seg_root, LABEL_EXTENSIONS)  # first: a script may have to make them
+    labels = find_labels(metadata.image_root, metadata.sem_seg_root)  # first: a script may have to make them
     images = files_by_name(metadata.image_root, EXTENSIONS)
+    if is_same_folder(metadata.image_root, metadata.sem_seg_root):
+        images = {name: file for name, file in images.items() if not name.endswith(MASK)}
     names = paired_names(images, labels, metadata.image_root, metadata.sem_seg_root, context)
     table = {} if label_ids is None else {"sem_seg_label_ids": dict(label_ids)}
     return [
         {"file_name": images[name], "image_id": name, "sem_seg_file_name": labels[name], **table}
         for name in names
     ]
+
+
+def find_labels(image_root: PathLike, label_root: PathLike) -> dict[str, str]:
+    """Return the label files, sorted: path below `label_root` without suffix -> whole path.
+
+    In a folder of both images and labels, the label of `x.jpg` is `x_mask.png`, as Roboflow exports it.
+
+    Raises:
+        DatasetError: the folder is missing, two files have the same name, or images are given as labels.
+    """
+    labels = files_by_name(label_root, LABEL_EXTENSIONS)
+    if not is_same_folder(image_root, label_root):
+        return labels
+    masks = {name.removesuffix(MASK): file for name, file in labels.items() if name.endswith(MASK)}
+    if not masks:
+        what = f"is the folder of both images and labels, but no PNG's name ends with {MASK}"
+        raise DatasetError(f"{label_root}: {what}; give labels in a folder of their own")
+    return dict(sorted(masks.items()))
+
+
+def is_same_folder(first: PathLike, second: PathLike) -> bool:
+    """Return True if both paths lead to one folder."""
+    return os.path.realpath(to_path(first)) == os.path.realpath(to_path(second))
 
 
 def files_by_name(root: PathLike, extensions: Collection[str]) -> dict[str, str]:

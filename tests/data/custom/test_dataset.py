@@ -201,6 +201,16 @@ def test_labels_to_test_on_have_the_classes_trained_on(draw_labels):
         register_custom_dataset(NAME + "_2", *draw_labels([41], folder="other"), train_dataset=trained)
 
 
+def test_masks_beside_their_images(draw_labels, caplog):
+    images, labels = draw_labels([0, 1], [1, 2])
+    for label in Path(labels).iterdir():
+        label.rename(Path(images, f"{label.stem}_mask.png"))
+    dataset = register_custom_dataset(NAME, images, images)
+    assert [Path(image).name for image in dataset.images] == ["0.jpg", "1.jpg"]
+    assert dataset.classes == ("label 0", "label 1", "label 2")
+    assert not caplog.records
+
+
 WRONG_LABELS = [  # mode, size and value of the second label PNG; message
     ("RGB", (2, 3), 0, r"1\.png: the image's mode is RGB.*one number a pixel"),
     ("L", (5, 4), 0, r"labels/1\.png, image id '1': \(height, width\) is \(4, 5\), the"),

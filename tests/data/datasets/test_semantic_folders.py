@@ -71,6 +71,24 @@ def test_two_files_of_one_name_are_an_error(roots):
         DatasetCatalog.get("folders")
 
 
+def test_masks_beside_their_images(tmp_path, restored_catalogs):
+    touch(tmp_path / "all", "a.jpg", "a_mask.png", "b.png", "b_mask.png", "deep/c.jpg", "deep/c_mask.png")
+    (tmp_path / "link").symlink_to(tmp_path / "all")
+    register_semantic("folders", {"stuff_classes": ["x", "y", "z"]}, tmp_path / "all", f"{tmp_path}/link/")
+    files = [(record["file_name"], record["sem_seg_file_name"]) for record in DatasetCatalog.get("folders")]
+    names = [tuple(Path(file).name for file in pair) for pair in files]
+    assert names == [("a.jpg", "a_mask.png"), ("b.png", "b_mask.png"), ("c.jpg", "c_mask.png")]
+
+
+def test_images_given_as_their_own_labels_are_an_error(roots):
+    images, _ = roots
+    register_semantic("twice", {"stuff_classes": ["x"]}, images, f"{images}/../images")
+    with pytest.raises(
+        DatasetError, match=r"both images and labels, but no PNG's name ends with _mask; give"
+    ):
+        DatasetCatalog.get("twice")
+
+
 @pytest.mark.parametrize(
     ("which", "what"), [(0, "images: there are no images"), (1, "labels: there are no label files")]
 )
