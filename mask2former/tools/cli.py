@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 
 from mask2former.utils.aliases import run_alias
+from mask2former.utils.output import tolerant_output
 from mask2former.version import __version__
 
 COMMANDS = {
@@ -32,6 +33,7 @@ def usage() -> str:
     )
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; return its exit code, or 2 if there is no such subcommand."""
     command, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@tolerant_output()
 def _run(command: str, arguments: Sequence[str]) -> int:
     code: int = import_module(f"mask2former.tools.{command.replace('-', '_')}").main(arguments)
     return code

@@ -155,11 +155,12 @@ def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Pat
             drawn = task or result.tasks[0]
             write_image(path, result.draw(drawn, scale=legible_scale(result.image)))
             found = result.why_empty(drawn) or f"{result.count(drawn)} {FOUND[drawn]}"
-            progress.write(f"{image}: {found} -> {path}")
         except (ValueError, OSError, RuntimeError) as error:
             failed += 1
             reason = str(error).removeprefix(f"{image}: ")
             progress.write(f"error: {image}: {reason}", file=sys.stderr)
+        else:
+            progress.write(f"{image}: {found} -> {path}")
     return failed
 
 

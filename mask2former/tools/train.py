@@ -20,6 +20,7 @@ from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.train import train
 from mask2former.utils.comm import is_main_process
+from mask2former.utils.output import tolerant_output
 
 logger = logging.getLogger("mask2former")
 
@@ -67,6 +68,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *splits: str) -> Callabl
     return flag
 
 
+@tolerant_output()
 def work(args: argparse.Namespace, device: str) -> int:
     """Train or evaluate in this process, and return the exit code."""
     cfg = load_config(args.config_file, args.opts)
@@ -90,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parse_arguments(argv))
 
 
+@tolerant_output()
 def run_command(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:

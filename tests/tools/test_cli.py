@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -94,3 +95,13 @@ def test_a_former_script_says_its_new_name(script, command, capsys, monkeypatch)
         getattr(importlib.import_module(module), function)()
     assert stop.value.code == 0
     assert capsys.readouterr().err.startswith(f"{script} is now `mask2former {command}`")
+
+
+@pytest.mark.parametrize("command", ["zoo", "--help", "train --help", "doctor"])
+def test_a_command_ends_quietly_when_its_reader_has_gone(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = [sys.executable, "-m", "mask2former", *command.split()]
+    result = subprocess.run(arguments, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "")
