@@ -37,6 +37,32 @@ _HOMES |= dict.fromkeys(
     _HOST,
 )
 
+# Names of Detectron2, transformers and mmdetection -> what to type here (docs/coming_from.md)
+_FOREIGN = {
+    **dict.fromkeys(
+        ("DefaultPredictor", "DetInferencer", "inference_detector", "init_detector"),
+        'Predictor("model_final.pth")("img.jpg")',
+    ),
+    **dict.fromkeys(
+        (
+            "AutoImageProcessor",
+            "AutoModel",
+            "Mask2FormerForUniversalSegmentation",
+            "Mask2FormerImageProcessor",
+            "from_pretrained",
+            "model_zoo",
+            "pipeline",
+        ),
+        'Predictor.from_zoo("coco-panoptic-swin-l")("img.jpg")',
+    ),
+    **dict.fromkeys(("DetLocalVisualizer", "Visualizer"), "result.draw() or result.save(path)"),
+    **dict.fromkeys(("DefaultTrainer", "Runner", "Trainer"), "mask2former train --config-file FILE"),
+    **dict.fromkeys(("Boxes", "Instances"), "from mask2former.structures import Instances"),
+    **dict.fromkeys(
+        ("DatasetCatalog", "MetadataCatalog"), "from mask2former.data import DatasetCatalog, MetadataCatalog"
+    ),
+}
+
 
 def add_maskformer2_config(cfg: Any) -> None:
     """Add the keys that `cfg` lacks.
@@ -53,6 +79,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FOREIGN:  # an ImportError, because `from ... import` hides the text of an AttributeError
+        raise ImportError(f"mask2former has no {name}; type {_FOREIGN[name]}")
     if name not in _HOMES:
-        raise AttributeError(f"module 'mask2former' has no attribute '{name}'")
+        raise AttributeError(f"module 'mask2former' has no attribute '{name}'; it has {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

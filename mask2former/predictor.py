@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
-from typing import Any, cast, overload
+from typing import Any, NoReturn, cast, overload
 
 from fvcore.common.config import CfgNode
 
@@ -97,6 +97,14 @@ class Predictor:
         """
         cfg, checkpoint = zoo_model(name)
         return cls(cfg, checkpoint=checkpoint, score_threshold=score_threshold, precision=precision)
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> NoReturn:
+        """Raise the error that names the right call: this is a name of transformers."""
+        call = f'Predictor.from_zoo("{published_name(name) or "coco-panoptic-swin-l"}")'
+        raise TypeError(
+            f'there is no from_pretrained; type {call}, or Predictor("model_final.pth") for a file'
+        )
 
     @overload
     def __call__(self, source: ImageSource, *, channels: str = "RGB") -> Result: ...

@@ -3,6 +3,8 @@
 Shapes: `H, W` the original image's sides in pixels, `K` classes, `N` instances.
 """
 
+import dataclasses
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageShow
 
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances
@@ -20,6 +22,32 @@ from mask2former.utils.visualize import Array, Color, class_colors, draw_regions
 
 # Task -> field of `Result`
 FIELDS = {"panoptic": "panoptic", "instance": "instances", "semantic": "semantic"}
+COUNTED = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
+
+# Name in Detectron2, transformers or mmdetection -> name here
+NAMES_HERE = {
+    "boxes": "instances.pred_boxes",
+    "bboxes": "instances.pred_boxes",
+    "classes": "class_names",
+    "instance": "instances",
+    "labels": "instances.pred_classes",
+    "masks": "instances.pred_masks",
+    "names": "class_names",
+    "panoptic_seg": "panoptic",
+    "plot": "draw()",
+    "pred_boxes": "instances.pred_boxes",
+    "pred_classes": "instances.pred_classes",
+    "pred_instances": "instances",
+    "pred_masks": "instances.pred_masks",
+    "pred_panoptic_seg": "panoptic",
+    "pred_sem_seg": "semantic",
+    "scores": "instances.scores",
+    "segmentation": "panoptic.ids",
+    "segments": "panoptic.segments",
+    "segments_info": "panoptic.segments",
+    "sem_seg": "semantic",
+    "visualize": "draw()",
+}
 
 
 class Panoptic(NamedTuple):
@@ -27,6 +55,9 @@ class Panoptic(NamedTuple):
 
     ids: Array
     segments: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return f"Panoptic(ids of {self.ids.shape}, {len(self.segments)} segments)"
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,8 @@ class Result:
             pixels, `scores` (N,), `pred_classes` (N,).
         colors: RGB of each class.
         empty_reasons: for each task without a find, the reason.
+
+    A notebook shows the overlay of a result that is a cell's last line.
     """
 
     image: Array
@@ -52,6 +85,24 @@ class Result:
     instances: Instances | None = None
     colors: Sequence[Color] = ()
     empty_reasons: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        counts = "".join(f", {task}: {self.count(task)} {COUNTED[task]}" for task in self.tasks)
+        return f"Result({height}x{width} pixels{counts})"
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(self.draw()).save(file, "PNG")
+        return file.getvalue()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a Result has no '{name}'; {_advice(name)}")
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, int):
+            raise TypeError("this is the Result of one image; predictor([image]) gives a list of them")
+        raise TypeError(f"a Result has attributes, not keys; {_advice(str(key))}")
 
     @property
     def tasks(self) -> list[str]:
@@ -84,6 +135,15 @@ class Result:
         enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
         return draw_regions(enlarge(self.image, scale), enlarged)
 
+    def show(self, task: str | None = None) -> None:
+        """Open the overlay in the image viewer of this machine.
+
+        Raises:
+            RuntimeError: there is no image viewer.
+        """
+        if not ImageShow.show(Image.fromarray(self.draw(task))):
+            raise RuntimeError('there is no image viewer here; type result.save("overlay.png")')
+
     def save(self, path: str | Path, what: str = "overlay") -> None:
         """Write the result to `path`, creating its folder.
 
@@ -106,6 +166,13 @@ class Result:
         if task not in self.tasks:
             raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}")
         return getattr(self, FIELDS[task])
+
+
+def _advice(name: str) -> str:
+    fields = [entry.name for entry in dataclasses.fields(Result)]
+    if here := NAMES_HERE.get(name, name if name in fields else None):
+        return f"type result.{here}"
+    return f"it has {', '.join(fields)}"
 
 
 def _write_semantic(result: Result, path: Path) -> None:

@@ -57,6 +57,9 @@ class RunLengthMasks:
     def __len__(self) -> int:
         return len(self.runs)
 
+    def __repr__(self) -> str:
+        return f"RunLengthMasks({len(self)} of {self.size})"
+
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
     @overload

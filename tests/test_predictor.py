@@ -193,6 +193,11 @@ def test_a_name_that_is_no_checkpoint_is_an_error_with_the_right_call(source, me
         Predictor(source)
 
 
+def test_from_pretrained_names_the_right_call():
+    with pytest.raises(TypeError, match=r'type Predictor.from_zoo\("coco-panoptic-swin-l"\), or Predictor'):
+        Predictor.from_pretrained("facebook/mask2former-swin-large-coco-panoptic")
+
+
 def test_published_checkpoints_need_a_config(checkpoint, predictor, tmp_path):
     bare = tmp_path / "bare.pth"
     torch.save({"model": torch.load(checkpoint, weights_only=True)["model"]}, bare)

@@ -26,6 +26,23 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = mask2former.MaskFormer3
 
 
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("DefaultPredictor", r'Predictor\("model_final.pth"\)'),
+        ("pipeline", "Predictor.from_zoo"),
+        ("from_pretrained", "Predictor.from_zoo"),
+        ("Visualizer", r"result.draw\(\)"),
+        ("DatasetCatalog", "from mask2former.data import DatasetCatalog"),
+    ],
+)
+def test_a_name_of_another_library_is_an_error_that_says_what_to_type(name, right):
+    with pytest.raises(ImportError, match=f"^mask2former has no {name}; type {right}"):
+        exec(f"from mask2former import {name}")
+    with pytest.raises(ImportError, match=right):
+        getattr(mask2former, name)
+
+
 def test_the_config_alone_does_not_load_torch():
     program = "import sys, mask2former; mask2former.get_cfg(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

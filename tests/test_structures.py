@@ -89,6 +89,7 @@ def test_as_a_field_of_instances(copied):
 def test_masks_become_an_array_and_other_attributes_name_dense():
     dense = draw(2, 4, 5, 0.5)
     assert np.array_equal(np.asarray(run_lengths(dense)), dense)
+    assert repr(run_lengths(dense)) == "RunLengthMasks(2 of (4, 5))"
     assert np.asarray(run_lengths(dense), dtype=np.uint8).sum() == dense.sum()
     assert torch.equal(run_lengths(dense)[np.int64(1)], dense[1])
     with pytest.raises(AttributeError, match=r"no attribute 'numpy'.*`\.dense\(\)`"):

@@ -1,0 +1,73 @@
+"""A result in the interpreter and in a notebook, and names of other libraries."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageShow
+
+from mask2former.result import NAMES_HERE, Panoptic, Result
+from mask2former.structures import Instances, RunLengthMasks
+
+
+@pytest.fixture
+def result():
+    ids = np.array([[1, 1, 2], [0, 2, 2]], np.int32)
+    segments = [{"id": 1, "isthing": True, "category_id": 0}, {"id": 2, "isthing": False, "category_id": 1}]
+    found = Instances(
+        (2, 3),
+        pred_masks=RunLengthMasks((2, 3), [torch.tensor([[0, 1]])]),
+        pred_boxes=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+        scores=torch.tensor([0.9]),
+        pred_classes=torch.tensor([0]),
+    )
+    image = np.zeros((2, 3, 3), np.uint8)
+    return Result(image, ["cup", "table"], np.minimum(ids, 1), Panoptic(ids, segments), found)
+
+
+def test_repr_is_one_line(result):
+    assert repr(result) == (
+        "Result(2x3 pixels, panoptic: 2 segments, instance: 1 instances, semantic: 2 classes)"
+    )
+    assert repr(Result(result.image, ["cup"])) == "Result(2x3 pixels)"
+    assert repr(result.panoptic) == "Panoptic(ids of (2, 3), 2 segments)"
+
+
+def test_a_notebook_shows_the_overlay(result):
+    shown = np.asarray(Image.open(io.BytesIO(result._repr_png_())))
+    np.testing.assert_array_equal(shown, result.draw())
+
+
+def test_show_opens_the_viewer_or_says_that_there_is_none(result, monkeypatch):
+    shown = []
+    monkeypatch.setattr(ImageShow, "_viewers", [])
+    with pytest.raises(RuntimeError, match=r'no image viewer here; type result.save\("overlay.png"\)'):
+        result.show()
+    monkeypatch.setattr(ImageShow, "show", lambda image: shown.append(np.asarray(image)) or True)
+    result.show("semantic")
+    np.testing.assert_array_equal(shown, [result.draw("semantic")])
+
+
+@pytest.mark.parametrize(("name", "here"), [*NAMES_HERE.items(), ("instances", "instances")])
+def test_names_of_other_libraries_are_errors_with_the_name_here(result, name, here):
+    assert eval(f"result.{here}", {"result": result}) is not None
+    if name != here:
+        with pytest.raises(AttributeError) as error:
+            getattr(result, name)
+        assert str(error.value) == f"a Result has no '{name}'; type result.{here}"
+    with pytest.raises(TypeError) as error:
+        result[name]
+    assert str(error.value) == f"a Result has attributes, not keys; type result.{here}"
+
+
+def test_other_names_are_errors_with_the_fields(result):
+    for access in (lambda: result.depth, lambda: result["depth"]):
+        with pytest.raises(
+            (AttributeError, TypeError), match="it has image, class_names, semantic, panoptic"
+        ):
+            access()
+    with pytest.raises(TypeError, match=r"one image; predictor\(\[image\]\) gives a list"):
+        result[0]
+    assert pickle.loads(pickle.dumps(result)).class_names == result.class_names
