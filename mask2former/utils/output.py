@@ -26,7 +26,9 @@ def _tolerant(stream: TextIO) -> tuple[_Descriptor, TextIO]:
     stream.flush()
     raw = _Descriptor(stream.fileno(), "w", closefd=False)
     buffer = io.BufferedWriter(raw)
-    return raw, io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+    return raw, io.TextIOWrapper(
+        buffer, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering)
+    )
 
 
 @contextmanager
