@@ -44,22 +44,6 @@ def test_one_graph_without_breaks():
     torch.testing.assert_close(compiled(features).mask_logits(), head(features).mask_logits())
 
 
-def test_exports():
-    head, features = small_head_and_features()
-
-    class Logits(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.head = head
-
-        def forward(self, features):
-            predictions = self.head(features)
-            return predictions.layers[-1].class_logits, predictions.mask_logits()
-
-    exported = torch.export.export(Logits().eval(), (features,)).module()
-    torch.testing.assert_close(exported(features), Logits()(features))
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

@@ -4,9 +4,8 @@ import pickle
 
 import pytest
 import torch
+from tiny_runs import tiny_config
 
-from mask2former.config import get_cfg
-from mask2former.modeling.mask_former import MaskFormer, build_mask_former
 from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.modeling.predictions import Predictions
 from mask2former.structures import Instances
@@ -14,33 +13,17 @@ from mask2former.utils.registry import META_ARCH, find_builder
 
 CLASSES = 4
 TINY = [
-    ("MODEL.BACKBONE.FREEZE_AT", 0),
     ("MODEL.PIXEL_MEAN", [120.0, 110.0, 100.0]),
     ("MODEL.PIXEL_STD", [60.0, 50.0, 40.0]),
-    ("MODEL.RESNETS.DEPTH", 18),
-    ("MODEL.RESNETS.STEM_OUT_CHANNELS", 8),
-    ("MODEL.RESNETS.RES2_OUT_CHANNELS", 8),
-    ("MODEL.RESNETS.NORM", "FrozenBN"),
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", CLASSES),
-    ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 32),
-    ("MODEL.SEM_SEG_HEAD.MASK_DIM", 32),
-    ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1),
-    ("MODEL.MASK_FORMER.HIDDEN_DIM", 32),
-    ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", 32),
-    ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 6),
     ("MODEL.MASK_FORMER.DEC_LAYERS", 3),
-    ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", 64),
     ("MODEL.MASK_FORMER.THING_IDS", [0, 1]),
-    ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", True),
-    ("MODEL.MASK_FORMER.TEST.INSTANCE_ON", True),
-    ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True),
-    ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.0),
 ]
 KEYS = {f"loss_{term}{layer}" for term in ("ce", "mask", "dice") for layer in ("", "_0", "_1")}
 
 
 def build(*options):
-    cfg = get_cfg()
+    cfg = tiny_config()
     cfg.merge_from_list([item for pair in [*TINY, *options] for item in pair])
     torch.manual_seed(0)
     return find_builder(META_ARCH, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")(cfg)
@@ -64,20 +47,6 @@ def random_image(h, w, objects=2, seed=0, **fields):
         ),
         **fields,
     }
-
-
-def test_the_name_in_a_config_gives_the_model():
-    model = tiny_model()
-    assert META_ARCH.get("MaskFormer") is build_mask_former
-    assert isinstance(model, MaskFormer)
-    assert model.tasks == ("semantic", "instance", "panoptic")
-
-
-def test_state_holds_the_class_weights_but_not_the_pixel_statistics():
-    names = set(tiny_model().state_dict())
-    assert "criterion.empty_weight" in names
-    assert not any("pixel" in name and "pixel_decoder" not in name for name in names)
-    assert all(name.startswith(("backbone.", "sem_seg_head.", "criterion.")) for name in names)
 
 
 def test_images_are_normalized_then_padded_with_zeros():
@@ -248,10 +217,7 @@ BAD_OPTIONS = {
     "no spread": ([("MODEL.PIXEL_STD", [1.0, 0.0, 1.0])], "PIXEL_STD"),
     "tasks": ([(f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON", False) for task in TASKS], "tasks"),
     "backbone": ([("MODEL.BACKBONE.NAME", "vgg")], "vgg"),
-    "loss": (
-        [("MODEL.MASK_FORMER.CRITERION_NAME", "SetCriteria")],
-        r"CRITERION_NAME is 'SetCriteria', which is not registered; did you mean SetCriterion\?",
-    ),
+    "loss": ([("MODEL.MASK_FORMER.CRITERION_NAME", "SetCriteria")], r"did you mean SetCriterion\?"),
 }
 
 

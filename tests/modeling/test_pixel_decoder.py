@@ -121,13 +121,6 @@ def test_names_in_any_order():
     torch.testing.assert_close(other(features)[0], expected)
 
 
-def test_an_image_alone_equals_itself_in_a_batch():
-    decoder, features = randomize(build()), draw_features()
-    together = decoder(features)[0]
-    alone = decoder({name: x[1:] for name, x in features.items()})[0]
-    torch.testing.assert_close(alone, together[1:], atol=1e-5, rtol=1e-5)
-
-
 def test_float32_under_autocast():
     decoder, features = randomize(build()), draw_features()
     expected, _ = decoder(features)
@@ -136,15 +129,6 @@ def test_float32_under_autocast():
         half, _ = decoder({name: x.bfloat16() for name, x in features.items()})
     assert torch.equal(result, expected)
     assert {half.dtype, *(x.dtype for x in memory)} == {torch.float32}
-
-
-def test_activation_checkpointing_changes_no_gradient():
-    gradients = []
-    for checkpointing in (False, True):
-        decoder = randomize(build(num_layers=2, activation_checkpointing=checkpointing))
-        decoder(draw_features())[0].square().mean().backward()
-        gradients.append([p.grad for p in decoder.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_dropout_in_training_alone():
@@ -163,8 +147,9 @@ def test_initial_values():
         bound = (6 / fans) ** 0.5
         assert 0.98 * bound < weight.abs().max() <= bound
     for convolution in (decoder.adapter_1, decoder.layer_1, decoder.mask_features):
-        bound = (3 / convolution.weight[0].numel()) ** 0.5
-        assert 0.98 * bound < convolution.weight.abs().max() <= bound
+        fan_in = convolution.weight[0].numel()
+        assert 0.98 * (3 / fan_in) ** 0.5 < convolution.weight.abs().max() <= (3 / fan_in) ** 0.5
+        assert convolution.weight.var().item() == pytest.approx(1 / fan_in, rel=0.05)
     assert not decoder.mask_features.bias.any()
 
 
@@ -180,7 +165,6 @@ def test_without_norm_the_convolutions_have_a_bias():
         ({"transformer_in_features": ["res3", "res4", "p6"]}, "IN_FEATURES is .*p6.*must be some of"),
         ({"transformer_in_features": ["res4", "res5"]}, "all but the finest"),
         ({"transformer_in_features": ["res2", "res3", "res4", "res5"]}, "all but the finest"),
-        ({"conv_dim": 48}, "32 groups, which do not divide 48"),
         ({"num_heads": 5}, "32 cannot be shared by 5 attention heads"),
     ],
 )

@@ -86,8 +86,3 @@ def test_the_autocast_of_the_caller_applies(model):
         model.predict(inputs())
     model.predict(inputs())
     assert seen == [torch.bfloat16, torch.float32]
-
-
-def test_an_unknown_precision_is_refused(model):
-    with pytest.raises(ValueError, match="precision is 'int8'; known are fp32, bf16"):
-        set_precision(model, "int8")

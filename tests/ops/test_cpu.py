@@ -82,21 +82,6 @@ def test_results_are_bitwise_equal_with_any_number_of_threads(threads, form):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9, -3e9])
-def test_non_finite_points_sample_zero(odd, form):
-    value, points, weights, centers = draw(form, **WIDE)
-    moved = points.clone()
-    moved[:, ::2, ..., 0] = odd
-    moved[:, ::3, ..., 1] = odd
-    away = points.clone()
-    away[moved != points] = 1e6
-    mine, _ = both(SHAPES, (value, moved, weights, centers))
-    expected, exact = both(SHAPES, (value, away, weights, centers))
-    assert all(torch.equal(a, b) for a, b in zip(mine, expected, strict=True))
-    torch.testing.assert_close(mine[0].double(), exact[0], atol=2e-5, rtol=2e-4)
-
-
 def test_values_that_no_point_reads_do_not_matter():
     """Outside of the map is zero, not zero times whatever lies at the edge or in the first cell."""
     shapes = ((2, 3),)

@@ -52,16 +52,6 @@ def test_float64_is_exact(form):
     compare(SHAPES, draw(form), "cpu", torch.float64)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_gradients_equal_finite_differences(form):
-    tensors = [t for t in draw(form, batch=1, queries=2, channels=2) if t is not None]
-
-    def of_tensors(value, points, weights, reference=None):
-        return attend(value, SHAPES, points, weights, reference)
-
-    assert torch.autograd.gradcheck(of_tensors, [tensor.requires_grad_() for tensor in tensors])
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_sizes_of_a_real_model_equal_the_loops(backend, form):
@@ -122,7 +112,7 @@ NOWHERE = [math.nan, math.inf, -math.inf, 3e38, -3e38, 2.0**31, -(2.0**31), 2.0*
 @pytest.mark.parametrize("form", FORMS)
 def test_a_non_finite_point_contributes_nothing(backend, place, form):
     """Alone it gives zero and zero gradients; among others it leaves theirs as they are."""
-    value, points, weights, reference = convert(draw(form), torch.float32)
+    value, points, weights, reference = convert(draw(form, channels=11), torch.float32)
     points[:, 0] = place  # all points of the first query
     points[:, 1, :, :, 1, 0] = place  # the second point of the others, in x; then in y
     points[:, 2, :, :, 1, 1] = place
@@ -151,17 +141,6 @@ def test_a_single_cell_is_interpolated_linearly_in_both_axes(backend):
         torch.testing.assert_close(result.cpu(), expected)
         locations = offsets.to(device) + 0.5
         torch.testing.assert_close(ms_deform_attn(one, ((1, 1),), locations, logits + 1).cpu(), expected)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_cell_centers_return_the_cells(backend):
-    value = draw("plain", ((2, 3),), batch=1, heads=1)[0].float()
-    x, y = (torch.arange(3) + 0.5) / 3, (torch.arange(2) + 0.5) / 2
-    centers = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(1, 6, 1, 1, 1, 2)
-    with asking_for(backend) as device:
-        ones = torch.ones(1, 6, 1, 1, 1, device=device)
-        result = ms_deform_attn(value.to(device), ((2, 3),), centers.to(device), ones)
-    torch.testing.assert_close(result.cpu(), value.flatten(2))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -159,39 +159,28 @@ def test_shapes_without_values():
 
 
 VALUE, OFFSETS, LOGITS, REFERENCE = float_fused()
-GOOD = {
-    "value": VALUE,
-    "spatial_shapes": SHAPES,
-    "sampling_offsets": OFFSETS,
-    "attention_logits": LOGITS,
-    "reference_points": REFERENCE,
-}
-WRONG = {
-    "value is of shape (2, 17, 6)": {"value": VALUE.flatten(2)},
-    "value is of torch.int64": {"value": VALUE.long()},
-    "spatial_shapes ((3, 4), (2, 2)) has 16 cells, and value 17": {"spatial_shapes": ((3, 4), (2, 2))},
-    "spatial_shapes ((-3, -4), (5, 1)) has a negative side": {"spatial_shapes": ((-3, -4), (5, 1))},
-    "spatial_shapes is a tensor": {"spatial_shapes": torch.tensor(SHAPES)},
-    "sampling_offsets is of shape (2, 3, 2, 3, 2, 1), where (2, 3, 2, 3, 2, 2)": {
-        "sampling_offsets": OFFSETS[..., :1]
-    },
-    "sampling_offsets is of shape (2, 3, 2, 6, 2)": {"sampling_offsets": OFFSETS.flatten(3, 4)},
-    "sampling_offsets is of shape (1, 3, 2, 3, 2, 2), where (2, 3,": {"sampling_offsets": OFFSETS[:1]},
-    "attention_logits is of shape (2, 3, 2, 3, 1), where (2, 3, 2, 3, 2)": {
-        "attention_logits": LOGITS[..., :1]
-    },
-    "reference_points is of shape (2, 3, 2, 2), where (2, 3, 3, 2)": {
-        "reference_points": REFERENCE[:, :, :2]
-    },
-    "reference_points is of shape (3, 3, 2), where (2, 3, 3, 2)": {"reference_points": REFERENCE[0]},
-}
+WRONG = [
+    ("value", VALUE.flatten(2), "is of shape (2, 17, 6)"),
+    ("value", VALUE.long(), "is of torch.int64"),
+    ("spatial_shapes", ((3, 4), (2, 2)), "((3, 4), (2, 2)) has 16 cells, and value 17"),
+    ("spatial_shapes", ((-3, -4), (5, 1)), "((-3, -4), (5, 1)) has a negative side"),
+    ("spatial_shapes", torch.tensor(SHAPES), "is a tensor"),
+    ("sampling_offsets", OFFSETS[..., :1], "is of shape (2, 3, 2, 3, 2, 1), where (2, 3, 2, 3, 2, 2)"),
+    ("sampling_offsets", OFFSETS.flatten(3, 4), "is of shape (2, 3, 2, 6, 2)"),
+    ("sampling_offsets", OFFSETS[:1], "is of shape (1, 3, 2, 3, 2, 2), where (2, 3,"),
+    ("attention_logits", LOGITS[..., :1], "is of shape (2, 3, 2, 3, 1), where (2, 3, 2, 3, 2)"),
+    ("reference_points", REFERENCE[:, :, :2], "is of shape (2, 3, 2, 2), where (2, 3, 3, 2)"),
+    ("reference_points", REFERENCE[0], "is of shape (3, 3, 2), where (2, 3, 3, 2)"),
+]
 
 
-@pytest.mark.parametrize("message", WRONG)
-def test_wrong_arguments_are_named(message):
+@pytest.mark.parametrize(("name", "wrong", "message"), WRONG)
+def test_wrong_arguments_are_named(name, wrong, message):
+    good = {"value": VALUE, "spatial_shapes": SHAPES, "reference_points": REFERENCE}
+    points = {"sampling_offsets": OFFSETS, "attention_logits": LOGITS}
     with pytest.raises(ValueError) as error:
-        ms_deform_attn_from_offsets(**{**GOOD, **WRONG[message]})
-    assert message in str(error.value)
+        ms_deform_attn_from_offsets(**{**good, **points, name: wrong})
+    assert f"{name} {message}" in str(error.value)
 
 
 def test_wrong_arguments_of_the_plain_form_are_named():

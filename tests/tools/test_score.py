@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 from score_command import score, score_error
@@ -20,13 +19,13 @@ FORMER_NAMES = {
 }
 
 
-def panoptic_arguments(dataset: SyntheticDataset) -> list[str]:
+def panoptic_arguments(dataset):
     """Return the arguments that compare the ground truth with itself."""
     files = ["--gt-json", dataset.json, "--pred-json", dataset.json]
     return [*map(str, [*files, "--gt-dir", dataset.pngs, "--pred-dir", dataset.pngs])]
 
 
-def test_panoptic_quality_as_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_panoptic_quality_as_table_and_json(tmp_path, capsys):
     arguments = panoptic_arguments(SyntheticDataset(tmp_path))
     assert main(["panoptic", *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -35,8 +34,8 @@ def test_panoptic_quality_as_table_and_json(tmp_path: Path, capsys: pytest.Captu
     assert score("panoptic", *arguments)["PQ"] == 100
 
 
-def test_an_error_of_several_lines_is_printed_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **options: object) -> dict[str, float]:
+def test_an_error_of_several_lines_is_printed_in_one(monkeypatch):
+    def fail(*args, **options):
         raise ValueError("first\n  second")
 
     monkeypatch.setattr(module, "mean_iou_of_folders", fail)
@@ -44,7 +43,7 @@ def test_an_error_of_several_lines_is_printed_in_one(monkeypatch: pytest.MonkeyP
     assert score_error("semantic", *arguments) == "error: first second"
 
 
-def test_help_lists_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_metrics(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     words = capsys.readouterr().out.split()
@@ -52,7 +51,7 @@ def test_help_lists_the_metrics(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_former_names_run_the_command(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_former_names_run_the_command(name, tmp_path, capsys):
     former = importlib.import_module(f"mask2former.evaluation.{FORMER_NAMES[name]}")
     if name == "panoptic":
         assert former.main([*panoptic_arguments(SyntheticDataset(tmp_path)), "--json"]) == 0

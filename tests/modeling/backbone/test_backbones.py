@@ -1,14 +1,10 @@
 """Properties that every backbone has."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from small_backbones import small_resnet, small_swin
 
 from mask2former.config import get_cfg
-from mask2former.modeling.backbone.base import Backbone
 from mask2former.modeling.backbone.resnet import ResNet
 from mask2former.modeling.backbone.swin import SwinTransformer
 from mask2former.structures import ShapeSpec
@@ -17,7 +13,6 @@ from mask2former.utils.registry import BACKBONE
 STAGES = ("res2", "res3", "res4", "res5")
 FULL_SWIN = {"depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 WIDE_RESNET = {"stem_channels": 32, "res2_channels": 32, "width_per_group": 32}
-Build = Callable[..., Backbone]
 
 
 @pytest.mark.parametrize("size", [(64, 96), (45, 67), (9, 4)])
@@ -28,9 +23,7 @@ Build = Callable[..., Backbone]
         *((small_resnet, {"depth": depth}, {"stem": ShapeSpec(8, 4)}, 16) for depth in (18, 34, 50)),
     ],
 )
-def test_maps_have_the_declared_shapes(
-    build: Build, keys: dict[str, Any], stem: dict[str, ShapeSpec], width: int, size: tuple[int, int]
-) -> None:
+def test_maps_have_the_declared_shapes(build, keys, stem, width, size):
     model = build(**keys, out_features=(*stem, *STAGES)).eval()
     stages = {name: ShapeSpec(width * 2**i, 4 * 2**i) for i, name in enumerate(STAGES)}
     assert model.output_shape() == stem | stages
@@ -40,14 +33,14 @@ def test_maps_have_the_declared_shapes(
 
 
 @pytest.mark.parametrize(("build", "width"), [(SwinTransformer, 768), (lambda: ResNet(depth=50), 2048)])
-def test_no_data_dependent_control_flow(build: Build, width: int) -> None:
+def test_no_data_dependent_control_flow(build, width):
     with torch.device("meta"):  # values do not exist there
         maps = build()(torch.empty(1, 3, 800, 1344))
     assert maps["res5"].shape == (1, width, 25, 42)
 
 
 @pytest.mark.parametrize("name", ["D2SwinTransformer", "build_resnet_backbone"])
-def test_activation_checkpointing_key(name: str) -> None:
+def test_activation_checkpointing_key(name):
     cfg = get_cfg()
     cfg.MODEL.ACTIVATION_CHECKPOINTING = True
     with torch.device("meta"):
@@ -55,7 +48,7 @@ def test_activation_checkpointing_key(name: str) -> None:
 
 
 @pytest.mark.parametrize("build", [small_swin, lambda: small_resnet(norm="FrozenBN")])
-def test_an_image_alone_equals_itself_in_a_batch(build: Build) -> None:
+def test_an_image_alone_equals_itself_in_a_batch(build):
     model = build()
     images = torch.randn(3, 3, 40, 56)
     alone, together = model(images[1:2]), model(images)
@@ -71,7 +64,7 @@ def test_an_image_alone_equals_itself_in_a_batch(build: Build) -> None:
         *((small_resnet, {"norm": norm, **WIDE_RESNET}) for norm in ("BN", "SyncBN", "FrozenBN", "GN", "")),
     ],
 )
-def test_every_parameter_gets_a_gradient(build: Build, keys: dict[str, Any]) -> None:
+def test_every_parameter_gets_a_gradient(build, keys):
     model = build(**keys).train()
     maps = model(torch.randn(2, 3, 64, 64)).values()
     sum((x * torch.randn_like(x)).mean() for x in maps).backward()
@@ -82,7 +75,7 @@ def test_every_parameter_gets_a_gradient(build: Build, keys: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     ("build", "keys"), [(small_swin, {"drop_path_rate": 0.5, "drop_rate": 0.2}), (small_resnet, {})]
 )
-def test_checkpointing_gives_the_same_step(build: Build, keys: dict[str, Any]) -> None:
+def test_checkpointing_gives_the_same_step(build, keys):
     plain, checkpointed = build(**keys).train(), build(**keys, checkpointing=True).train()
     images = torch.randn(4, 3, 40, 40)
     for model in (plain, checkpointed):

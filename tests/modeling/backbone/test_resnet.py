@@ -1,7 +1,6 @@
 """ResNet: known sizes, strides, frozen parts, keys, errors."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -28,12 +27,12 @@ PARAMETERS = [
 
 
 @pytest.mark.parametrize(("keys", "count"), PARAMETERS)
-def test_parameter_counts(keys: dict[str, int], count: int) -> None:
+def test_parameter_counts(keys, count):
     with torch.device("meta"):
         assert sum(p.numel() for p in ResNet(norm="BN", **keys).parameters()) == count
 
 
-def test_the_layout_of_images_does_not_matter_and_maps_have_channels_last() -> None:
+def test_the_layout_of_images_does_not_matter_and_maps_have_channels_last():
     model = small_resnet(norm="FrozenBN").double()
     images = torch.randn(2, 3, 45, 67, dtype=torch.float64)
     maps, again = model(images), model(images.contiguous(memory_format=torch.channels_last))
@@ -43,12 +42,12 @@ def test_the_layout_of_images_does_not_matter_and_maps_have_channels_last() -> N
 
 
 @pytest.mark.parametrize(("in_1x1", "strides"), [(True, (2, 1)), (False, (1, 2))])
-def test_stride_in_1x1_selects_the_strided_convolution(in_1x1: bool, strides: tuple[int, int]) -> None:
+def test_stride_in_1x1_selects_the_strided_convolution(in_1x1, strides):
     block = small_resnet(stride_in_1x1=in_1x1).get_submodule("res3.0")
     assert (block.conv1.stride[0], block.conv2.stride[0], block.shortcut.stride[0]) == (*strides, 2)
 
 
-def test_a_block_with_a_zero_branch_equals_its_shortcut() -> None:
+def test_a_block_with_a_zero_branch_equals_its_shortcut():
     block = Bottleneck(16, 16, stride=1, norm="BN", width=4, groups=1, stride_in_1x1=False).eval()
     nn.init.zeros_(block.conv3.norm.weight)
     x = torch.randn(2, 16, 5, 5)
@@ -57,19 +56,19 @@ def test_a_block_with_a_zero_branch_equals_its_shortcut() -> None:
     assert torch.equal(x, before)
 
 
-def test_convolutions_start_with_the_variance_that_keeps_gradients() -> None:
+def test_convolutions_start_with_the_variance_that_keeps_gradients():
     weight = ResNet(depth=18, res2_channels=64).get_submodule("res3.1.conv1").weight
     assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.02)
 
 
-def test_only_requested_stages_are_built() -> None:
+def test_only_requested_stages_are_built():
     model = small_resnet(out_features=["res3"])
     assert list(model(torch.randn(1, 3, 32, 32))) == ["res3"]
     assert {name.split(".")[0] for name in model.state_dict()} == {"stem", "res2", "res3"}
 
 
 @pytest.mark.parametrize("freeze_at", [-1, 0, 1, 2, 5])
-def test_frozen_stages_do_not_train(freeze_at: int) -> None:
+def test_frozen_stages_do_not_train(freeze_at):
     model = small_resnet(freeze_at=freeze_at).train()
     before = copy.deepcopy(model.state_dict())
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad] or [torch.zeros(1)], lr=1)
@@ -87,7 +86,7 @@ def test_frozen_stages_do_not_train(freeze_at: int) -> None:
             assert torch.equal(value, before[f"{name}.{key}"]) == frozen, (name, key)
 
 
-def test_keys_reach_the_network() -> None:
+def test_keys_reach_the_network():
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.FREEZE_AT = 1
     cfg.MODEL.RESNETS.update({"NORM": "GN", "STEM_OUT_CHANNELS": 32, "RES2_OUT_CHANNELS": 128})
@@ -116,7 +115,7 @@ def test_keys_reach_the_network() -> None:
         (["DEPTH", 18, "RES2_OUT_CHANNELS", 64, "NUM_GROUPS", 2], "NUM_GROUPS is 2"),
     ],
 )
-def test_errors(options: list[Any], message: str) -> None:
+def test_errors(options, message):
     cfg = get_cfg()
     for key, value in zip(options[::2], options[1::2], strict=True):
         cfg.MODEL.RESNETS[key] = value

@@ -2,20 +2,16 @@
 
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from small_backbones import small_swin
-from torch import Tensor
 
 from mask2former.config import get_cfg
 from mask2former.modeling.backbone.swin import (
     PatchMerging,
     SwinBlock,
-    SwinTransformer,
-    WindowAttention,
-    relative_position_index,
 )
 from mask2former.modeling.backbone.windows import shift_mask, window_layout
 from mask2former.modeling.layers import chunking
@@ -32,12 +28,12 @@ class Place(NamedTuple):
     wrapped: bool  # it came around the map's edge
 
 
-def places(size: int, window: int, shift: int) -> list[Place]:
+def places(size, window, shift):
     rolled = [(i - shift) % size for i in range(size)]
     return [Place(r // window, r % window, i < shift) for i, r in enumerate(rolled)]
 
 
-def slow_attention(attn: WindowAttention, image: Tensor, window: int, shift: int) -> Tensor:
+def slow_attention(attn, image, window, shift):
     """Attend from each token of an unpadded image (H, W, C), one token, head and key at a time."""
     side = [math.ceil(size / window) * window for size in image.shape[:2]]
     rows, columns = (places(size, window, shift) for size in side)
@@ -66,11 +62,9 @@ def slow_attention(attn: WindowAttention, image: Tensor, window: int, shift: int
     ("window", "side"), [(3, (6, 3)), (3, (4, 7)), (3, (2, 2)), (2, (3, 5)), (4, (4, 8)), (4, (3, 5))]
 )
 @torch.no_grad()
-def test_block_equals_explicit_loops(
-    window: int, side: tuple[int, int], shifted: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_block_equals_explicit_loops(window, side, shifted, monkeypatch):
     torch.manual_seed(0)
-    keys: dict[str, Any] = {"heads": 2, "mlp_ratio": 2.0, "drop_path": 0.0, "dropout": 0.0}
+    keys = {"heads": 2, "mlp_ratio": 2.0, "drop_path": 0.0, "dropout": 0.0}
     block = SwinBlock(6, window=window, shifted=shifted, **keys).double()
     for parameter in block.parameters():
         parameter.normal_()
@@ -89,7 +83,7 @@ def test_block_equals_explicit_loops(
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_results_without_gradients_are_the_same(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_without_gradients_are_the_same(training, monkeypatch):
     monkeypatch.setattr(chunking, "CHUNK_BYTES", 10_000)
     model = small_swin(drop_path_rate=0.5).train(training)
     images = torch.randn(3, 3, 41, 56)
@@ -105,7 +99,7 @@ def test_results_without_gradients_are_the_same(training: bool, monkeypatch: pyt
     assert torch.equal(images, before)
 
 
-def test_inference_changes_no_argument_in_place() -> None:
+def test_inference_changes_no_argument_in_place():
     x = torch.randn(1, 8, 8, 8)
     before = x.clone()
     with torch.no_grad():
@@ -114,7 +108,7 @@ def test_inference_changes_no_argument_in_place() -> None:
 
 
 @torch.no_grad()
-def test_merging_takes_neighbors_down_before_right() -> None:
+def test_merging_takes_neighbors_down_before_right():
     torch.manual_seed(0)
     merging = PatchMerging(3)
     x = torch.randn(1, 3, 5, 3)
@@ -126,7 +120,7 @@ def test_merging_takes_neighbors_down_before_right() -> None:
         torch.testing.assert_close(actual[0, i, j], merging.reduction(merging.norm(torch.cat(four))))
 
 
-def test_outputs_are_normed_and_merging_takes_the_map_before_the_norm() -> None:
+def test_outputs_are_normed_and_merging_takes_the_map_before_the_norm():
     model = small_swin()
     images = torch.randn(1, 3, 32, 32)
     before = model(images)
@@ -138,25 +132,20 @@ def test_outputs_are_normed_and_merging_takes_the_map_before_the_norm() -> None:
     assert torch.equal(after["res3"], before["res3"])
 
 
-def test_relative_position_index_has_one_row_per_offset() -> None:
-    index = relative_position_index(2)  # tokens (0, 0), (0, 1), (1, 0), (1, 1); 3 x 3 offsets, query - key
-    assert index.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
-
-
-def test_only_requested_stages_are_built() -> None:
+def test_only_requested_stages_are_built():
     model = small_swin(depths=(2, 2, 2), num_heads=(2, 2, 2), out_features=["res3"])
     assert list(model(torch.randn(1, 3, 32, 32))) == ["res3"]
     assert len(model.layers) == 2
     assert not any(name.startswith(("norm0", "norm2", "layers.1.downsample")) for name in model.state_dict())
 
 
-def test_drop_path_grows_linearly_over_all_blocks() -> None:
+def test_drop_path_grows_linearly_over_all_blocks():
     model = small_swin(depths=(2, 3), drop_path_rate=0.4)
     rates = [module.rate for module in model.modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
-def test_absolute_positions_are_added_to_the_patches_and_resized() -> None:
+def test_absolute_positions_are_added_to_the_patches_and_resized():
     plain, with_position = small_swin(), small_swin(ape=True, pretrain_img_size=32)
     with_position.load_state_dict(plain.state_dict(), strict=False)
     images = torch.randn(1, 3, 32, 48)
@@ -168,7 +157,7 @@ def test_absolute_positions_are_added_to_the_patches_and_resized() -> None:
     torch.testing.assert_close(with_position(images), plain(images))
 
 
-def build(options: dict[str, Any]) -> SwinTransformer:
+def build(options):
     """Build from keys of MODEL.SWIN, with the same random numbers at each call."""
     keys = {"EMBED_DIM": 16, "DEPTHS": [2, 2], "NUM_HEADS": [2, 4], "WINDOW_SIZE": 4}
     cfg = get_cfg()
@@ -192,7 +181,7 @@ def build(options: dict[str, Any]) -> SwinTransformer:
         ({"OUT_FEATURES": ["res3"]}, "norm0.weight", None),
     ],
 )
-def test_keys_that_change_weights(options: dict[str, Any], name: str, shape: tuple[int, ...] | None) -> None:
+def test_keys_that_change_weights(options, name, shape):
     plain, changed = build({}).state_dict(), build(options).state_dict()
     assert (tuple(changed[name].shape) if name in changed else None) == shape
     assert (tuple(plain[name].shape) if name in plain else None) != shape
@@ -202,7 +191,7 @@ def test_keys_that_change_weights(options: dict[str, Any], name: str, shape: tup
     ("key", "value"),
     [("QK_SCALE", 5.0), ("DROP_RATE", 0.5), ("ATTN_DROP_RATE", 0.5), ("DROP_PATH_RATE", 0.9)],
 )
-def test_keys_that_change_results(key: str, value: Any) -> None:
+def test_keys_that_change_results(key, value):
     models = [build({"DROP_PATH_RATE": 0.0}), build({"DROP_PATH_RATE": 0.0, key: value})]
     images = torch.randn(4, 3, 24, 40)
     for training in (True, False):
@@ -221,6 +210,6 @@ def test_keys_that_change_results(key: str, value: Any) -> None:
         ({"WINDOW_SIZE": 0}, "WINDOW_SIZE is 0; it must be at least 1"),
     ],
 )
-def test_errors(options: dict[str, Any], message: str) -> None:
+def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         build(options)

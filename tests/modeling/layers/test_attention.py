@@ -31,12 +31,17 @@ def reference(attention):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_equals_torch(attention, reference, masked):
+def test_results_and_gradients_are_those_of_torch(attention, reference, masked):
     query, key, value = torch.randn(2, 5, WIDTH), torch.randn(2, 7, WIDTH), torch.randn(2, 7, WIDTH)
     blocked = draw_blocked(2, 5, 7) if masked else None
     mask = blocked.repeat_interleave(HEADS, 0) if masked else None
     expected, _ = reference(query, key, value, attn_mask=mask)
-    torch.testing.assert_close(attention(query, key, value, blocked), expected)
+    result = attention(query, key, value, blocked)
+    torch.testing.assert_close(result, expected)
+    result.square().sum().backward()
+    expected.square().sum().backward()
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(attention.get_parameter(name).grad, parameter.grad, msg=name)
 
 
 def test_blocked_keys_have_no_influence(attention):
@@ -47,15 +52,6 @@ def test_blocked_keys_have_no_influence(attention):
     after = attention(query, key, value, blocked)
     torch.testing.assert_close(after[:, 0], before[:, 0])
     assert not torch.allclose(after[:, 1], before[:, 1])
-
-
-def test_gradients_are_those_of_torch(attention, reference):
-    x = torch.randn(2, 5, WIDTH)
-    blocked = draw_blocked(2, 5, 5)
-    attention(x, x, x, blocked).square().sum().backward()
-    reference(x, x, x, attn_mask=blocked.repeat_interleave(HEADS, 0))[0].square().sum().backward()
-    for name, parameter in reference.named_parameters():
-        torch.testing.assert_close(attention.get_parameter(name).grad, parameter.grad, msg=name)
 
 
 def test_autocast_takes_the_mask(attention):
@@ -119,47 +115,18 @@ def test_deformable_offsets_are_in_cells_of_the_sampled_level():
     torch.testing.assert_close(result[0, 4], 0.3 * value[0, :4].mean(0) + 0.3 * 0.5 * value[0, 4])
 
 
-@pytest.fixture
-def deformable():
-    """Return a module whose points depend on the input, called on the maps of one sequence."""
-    torch.manual_seed(0)
+def test_deformable_is_the_softmax_of_points_around_the_centers():
+    x, samples = torch.randn(2, 16, 16), (2, 2, 3)
     module = MSDeformAttn(width=16, num_heads=2, num_levels=2, num_points=3)
     for projection in (module.sampling_offsets, module.attention_weights):
-        nn.init.normal_(projection.weight)
-
-    class OnMaps(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = module
-
-        def forward(self, x):
-            return self.module(x, x, map_sequence(((3, 4), (2, 2)), x.device))
-
-    return OnMaps()
-
-
-def test_deformable_compiles_to_one_graph(deformable):
-    x = torch.randn(2, 16, 16)
-    deformable(x).square().sum().backward()
-    expected = [parameter.grad.clone() for parameter in deformable.parameters()]
-    deformable.zero_grad()
-    result = torch.compile(deformable, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(result, deformable(x))
-    result.square().sum().backward()
-    for (name, parameter), grad in zip(deformable.named_parameters(), expected, strict=True):
-        torch.testing.assert_close(parameter.grad, grad, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_deformable_is_the_softmax_of_points_around_the_centers(deformable):
-    x, samples = torch.randn(2, 16, 16), (2, 2, 3)
-    module = deformable.module
+        nn.init.normal_(projection.weight)  # points and weights depend on the query
     maps = map_sequence(((3, 4), (2, 2)), x.device)
     offsets = module.sampling_offsets(x).unflatten(-1, (*samples, 2))
     locations = maps.centers[:, None, None, None] + offsets / torch.tensor([[4, 3], [2, 2]])[:, None]
     weights = module.attention_weights(x).unflatten(-1, (2, 6)).softmax(-1).unflatten(-1, (2, 3))
     values = module.value_proj(x).unflatten(-1, (2, 8))
     expected = module.output_proj(ms_deform_attn(values, maps.shapes, locations, weights))
-    torch.testing.assert_close(deformable(x), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(module(x, x, maps), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_map_sequence():

@@ -6,7 +6,7 @@ import torch
 from mask2former.modeling.layers.drop_path import DropPath
 
 
-def test_training_drops_whole_images_and_keeps_the_mean() -> None:
+def test_training_drops_whole_images_and_keeps_the_mean():
     torch.manual_seed(0)
     dropped = DropPath(0.25).train()(torch.ones(4000, 2, 3))
     per_image = dropped.flatten(1)
@@ -16,12 +16,12 @@ def test_training_drops_whole_images_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize(("rate", "training"), [(0.0, True), (0.9, False)])
-def test_drop_path_is_the_identity_in_evaluation_and_at_rate_zero(rate: float, training: bool) -> None:
+def test_drop_path_is_the_identity_in_evaluation_and_at_rate_zero(rate, training):
     x = torch.randn(5, 2)
     assert torch.equal(DropPath(rate).train(training)(x), x)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
-def test_rates_outside_the_unit_interval_are_refused(rate: float) -> None:
+def test_rates_outside_the_unit_interval_are_refused(rate):
     with pytest.raises(ValueError, match=str(rate)):
         DropPath(rate)

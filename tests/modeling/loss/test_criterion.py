@@ -3,15 +3,13 @@ import math
 
 import pytest
 import torch
-import torch.multiprocessing
-from torch import distributed, nn
+from torch import nn
 
-from mask2former.modeling.loss.criterion import SetCriterion, point_losses
+from mask2former.modeling.loss.criterion import SetCriterion
 from mask2former.modeling.loss.matcher import LossWeights
 from mask2former.modeling.loss.points import random_points, uncertain_points
 from mask2former.modeling.predictions import Prediction, Predictions
 from mask2former.structures import Instances
-from mask2former.utils.comm import all_reduce_sum
 
 SIZE = (32, 48)
 CLASSES = 3
@@ -53,15 +51,6 @@ def slow_mask_loss(logits, targets):
     p = logits.sigmoid()
     cross_entropy = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
     return cross_entropy, 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
-
-
-def test_point_losses_equal_those_of_each_pair():
-    random = torch.Generator().manual_seed(0)
-    logits, values = torch.randn(2, 3, 7, generator=random) * 3, torch.rand(2, 3, 7, generator=random)
-    cross_entropy, dice = point_losses(logits, values)
-    for pair in itertools.product(range(2), range(3)):
-        expected = slow_mask_loss(logits[pair], values[pair])
-        torch.testing.assert_close((cross_entropy[pair], dice[pair]), expected, rtol=1e-4, atol=1e-6)
 
 
 def two_halves(num_images=1):
@@ -282,54 +271,3 @@ def test_weights_scale_their_terms():
     for key, value in criterion()(as_predictions(*tensors), targets, SIZE, [0]).items():
         other = twice(as_predictions(*tensors), targets, SIZE, [0])[key]
         assert other.item() == pytest.approx(2 * value.item(), rel=1e-5)
-
-
-class Toy(nn.Module):
-    """A network of one layer, so that there is a gradient to average."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.scale = nn.Linear(6, 6, bias=False)
-        self.criterion = criterion()
-
-    def forward(self, class_logits, embed, features, targets, seeds):
-        features = self.scale(features.movedim(1, -1)).movedim(-1, 1)
-        embed = self.scale(embed)
-        class_logits = class_logits * embed.mean((0, 2, 3))[None, :, None, None]
-        return self.criterion(as_predictions(class_logits, embed, features), targets, SIZE, seeds)
-
-
-def losses_and_gradient(model, images, counts):
-    tensors = [tensor.detach() for tensor in drawn_tensors(len(counts))]
-    targets = [drawn_targets(counts[i], seed=i) for i in images]
-    batch = [tensors[0][:, images], tensors[1][:, images], tensors[2][images]]
-    losses = model(*batch, targets, [100 + i for i in images])
-    sum(losses.values()).backward()
-    gradient = next(model.parameters()).grad
-    return {key: value.item() for key, value in losses.items()}, gradient.clone()
-
-
-SPREAD = [[3, 1, 2, 7], [0, 0, 1, 0], [0, 0, 0, 0]]  # targets of each of four images, two a process
-
-
-def one_of_two(rank, folder):
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    results = []
-    for counts in SPREAD:
-        losses, gradient = losses_and_gradient(Toy(), [2 * rank, 2 * rank + 1], counts)
-        results.append((losses, all_reduce_sum(gradient) / 2))  # as DistributedDataParallel averages
-    torch.save(results, f"{folder}/{rank}.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
-    of_processes = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
-    for counts, first, second in zip(SPREAD, *of_processes, strict=True):
-        losses, gradient = losses_and_gradient(Toy(), [0, 1, 2, 3], counts)
-        for key, value in losses.items():
-            assert (first[0][key] + second[0][key]) / 2 == pytest.approx(value, rel=1e-4, abs=1e-6)
-        assert torch.equal(first[1], second[1])
-        assert torch.allclose(first[1], gradient, rtol=1e-4, atol=1e-5)

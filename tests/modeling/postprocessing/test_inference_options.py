@@ -1,11 +1,8 @@
 """Options of post-processing, and its memory budget."""
 
-import weakref
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from peak_memory import PeakMemory
 
 from mask2former.modeling.postprocessing.inference import InferenceOptions, post_process
 from mask2former.modeling.predictions import ImagePrediction, Sizes
@@ -26,33 +23,6 @@ def test_unknown_tasks_are_refused(tasks):
 def test_a_negative_number_of_instances_is_refused():
     with pytest.raises(ValueError, match="DETECTIONS_PER_IMAGE is -1"):
         InferenceOptions(max_instances=-1)
-
-
-class PeakMemory(TorchDispatchMode):
-    """Measure the peak memory of the tensors created inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.peak, self.known = 0, 0, set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self.add(tensor.untyped_storage())
-        return result
-
-    def add(self, storage):
-        if storage._cdata not in self.known:
-            size = storage.nbytes()
-            self.known.add(storage._cdata)
-            self.alive += size
-            self.peak = max(self.peak, self.alive)
-            weakref.finalize(storage, self.drop, storage._cdata, size)
-
-    def drop(self, key, size):
-        self.known.discard(key)
-        self.alive -= size
 
 
 @pytest.mark.parametrize("output", [(400, 300), (900, 700), (90, 70)])
