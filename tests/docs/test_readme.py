@@ -48,8 +48,14 @@ def test_the_python_block_runs(tmp_path, monkeypatch):
     variables = {"__name__": "readme"}
     exec(compile(code, "README.md", "exec"), variables)
     assert Path("overlay.png").is_file()
-    for attribute in re.findall(r"`result\.(\w+)`", PAGE):
-        assert hasattr(variables["result"], attribute), attribute
+    result = variables["result"]
+    named = {"result": result, "segment": result.panoptic.segments[0], "i": 0, "k": 0}
+    values = {code: eval(code, named) for code in re.findall(r"`(result\.[^`]+)`", PAGE)}
+    assert set(named["segment"]) == {"id", "category_id", "isthing"}
+    for code in ('result.panoptic.ids == segment["id"]', "result.instances.pred_masks[i]", "result.semantic"):
+        assert values[code].shape == (48, 64)
+    assert predictor(np.zeros((48, 64, 3), np.uint8), channels="BGR").panoptic.ids.shape == (48, 64)
+    assert 'predictor(array, channels="BGR")' in PAGE
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
