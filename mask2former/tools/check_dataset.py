@@ -25,6 +25,7 @@ from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCat
 from mask2former.data.catalog import Record
 from mask2former.data.checks.record import DataWarning, RecordSummary, annotation_kind, summarize_record
 from mask2former.data.checks.summary import repeated, summarize_dataset
+from mask2former.data.custom.checks import check_annotations
 from mask2former.data.custom.dataset import forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
@@ -63,6 +64,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--images", metavar="DIR", help="instead of NAME: the images of a custom dataset,")
     flag("--annotations", metavar="FILE_OR_DIR", help="its COCO JSON or folder of label PNGs,")
     flag("--classes", metavar="FILE", help="and a file that names the classes of label PNGs")
+    flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in an instance JSON")
     flag("--against", metavar="NAME", help="another dataset that should share no image with this one")
     flag("--output", metavar="DIR", type=Path, help="folder of samples (default: output/check_dataset/NAME)")
     flag("--limit", metavar="N", type=whole_number, help="check the first N records only")
@@ -76,6 +78,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--images and --annotations belong together")
     if args.classes and args.name:
         parser.error("--classes belongs to --images and --annotations; a registered dataset has its classes")
+    if args.crowds_as_objects and args.name:
+        parser.error("--crowds-as-objects belongs to --images and --annotations")
     return args
 
 
@@ -148,7 +152,11 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     context = LoadContext(errors)
     if not args.name:
         forget(CUSTOM)
-        register_files(CUSTOM, args.images, args.annotations, args.classes, context=context)
+        register_files(
+            *(CUSTOM, args.images, args.annotations, args.classes),
+            crowds_as_objects=args.crowds_as_objects,
+            context=context,
+        )
         errors.clear()  # the records will show what is broken
     records = DatasetCatalog.get(name, context)[: args.limit]
     del context  # it holds the parsed JSON
@@ -159,6 +167,12 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     names = class_names(metadata, records)
     warnings = repeated(records) + (overlap(records, args.against) if args.against else [])
     found = list(summaries(records, metadata, args.workers))
+    is_sound = not errors and not any(summary.error for summary in found)
+    if is_sound and not (args.name or args.limit) and metadata.get("evaluator_type") == "coco":
+        try:  # what training checks of instance data as a whole
+            check_annotations(records, names, args.annotations)
+        except DatasetError as error:
+            errors.append(error)
     facts = {"things": set(things) if is_panoptic else None, "queries": args.queries}
     report = summarize_dataset(found, names, **facts, errors=map(str, errors), warnings=warnings)
     folder = args.output or Path("output") / "check_dataset" / name.replace("/", "_")

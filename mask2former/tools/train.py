@@ -65,6 +65,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *splits: str) -> Callabl
         flag(f"--{split}-annotations", metavar="FILE_OR_DIR", help=annotations)
     names = "names of the classes in label PNGs, one a line"
     flag("--classes", "--train-classes", metavar="FILE", help=names)
+    flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in instance JSONs")
     return flag
 
 

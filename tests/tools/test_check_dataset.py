@@ -321,3 +321,36 @@ def test_a_killed_process_is_one_line(shapes, capsys, monkeypatch):
     monkeypatch.setattr(check_dataset, "summaries", killed)
     assert main([TRAIN]) == 1
     assert "a process was killed" in capsys.readouterr().err
+
+
+def set_crowds(annotation):
+    annotation["iscrowd"] = 1
+
+
+def set_no_mask(annotation):
+    annotation["segmentation"] = []
+
+
+def set_odd_polygon(annotation):
+    annotation["segmentation"] = [[1, 1, 9, 1, 9, 9, 5]]
+
+
+REFUSED = [
+    (set_crowds, "masks are crowd regions"),
+    (set_no_mask, "no annotation has a mask"),
+    (set_odd_polygon, "odd number of coordinates, 7"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_custom_data_that_training_refuses_is_reported(shapes, capsys, change, message):
+    path = shapes / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        change(annotation)
+    path.write_text(json.dumps(content))
+    files = ["--images", str(shapes / "train"), "--annotations", str(path), "--workers", "1"]
+    report = report_of(capsys, *files, code=1)
+    assert message in report["broken"]["first"][0]
+    if change is set_crowds:
+        assert report_of(capsys, *files, "--crowds-as-objects")["crowd_regions"] == 0

@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
 ORIENTATION, ROTATED = 0x0112, range(5, 9)  # EXIF's tag, and its values for images rotated by 90 degrees
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
+CROWDS = (
+    "crowd regions ('iscrowd' 1) are not trained on; if they are single objects, as masks of CVAT's brush "
+    "are, give --crowds-as-objects"
+)
 SLACK = 1.0  # pixels beyond the border that no warning mentions
 
 
@@ -56,7 +60,7 @@ def check_ids(path: PathLike, content: Row) -> None:
 
 
 def _repeated(rows: Iterable[Row], key: str) -> list[Any]:
-    counts = Counter(row[key] for row in rows if key in row)
+    counts = Counter(row[key] for row in rows if isinstance(row.get(key), int | float | str))
     return [value for value, count in counts.items() if count > 1]
 
 
@@ -139,11 +143,13 @@ def check_annotations(records: Sequence[Record], classes: Sequence[str], path: P
         DatasetError: there are no masks, or coordinates are not plausible.
     """
     present: Counter[int] = Counter()
+    num_crowds = 0
     num_outside, largest = 0, 0.0
     for record in records:
         size = np.array([record["width"], record["height"]])
         for annotation in record["annotations"]:
             present[annotation["category_id"]] += not annotation["iscrowd"]
+            num_crowds += annotation["iscrowd"]
             polygons, box = _points(record, annotation)
             corners = np.concatenate([*polygons, box])
             if not (np.abs(corners) <= FAR * size.max()).all():
@@ -151,8 +157,14 @@ def check_annotations(records: Sequence[Record], classes: Sequence[str], path: P
                 raise broken_record(record, what)
             num_outside += bool((corners < -SLACK).any() or (corners > size + SLACK).any())
             largest = max([largest, *(float(points.max()) for points in polygons)]) if polygons else np.inf
+    if num_crowds and not present.total():
+        raise DatasetError(f"{path}: all {num_crowds} masks are crowd regions; {CROWDS}")
     if not present.total():
         raise DatasetError(f"{path}: no annotation has a mask; boxes alone cannot be trained on")
+    if num_crowds:
+        total = num_crowds + present.total()
+        logger.warning("%s: %d of %d masks are crowd regions", path, num_crowds, total)
+        logger.warning(CROWDS)
     if largest <= 1:
         what = "all coordinates lie between 0 and 1; they must be pixels, not fractions of the image"
         raise DatasetError(f"{path}: {what}")

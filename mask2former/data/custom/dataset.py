@@ -105,6 +105,7 @@ def register_custom_dataset(
     annotations: str,
     classes: str | None = None,
     *,
+    crowds_as_objects: bool = False,
     train_dataset: CustomDataset | None = None,
     datasets: Datasets | None = None,
     context: LoadContext | None = None,
@@ -116,6 +117,7 @@ def register_custom_dataset(
         images: a folder of images.
         annotations: a JSON, or a folder of label PNGs.
         classes: a file that names the classes of label PNGs; see `label_classes`.
+        crowds_as_objects: ignore `iscrowd` in a COCO instance JSON.
         train_dataset: the dataset trained on, whose task and classes this dataset to test on must have.
         datasets: gets the records, so that they are not read again.
         context: what several datasets share while they are read.
@@ -128,7 +130,10 @@ def register_custom_dataset(
     context = context or LoadContext()
     try:
         task, label_classes = register_files(
-            name, images, annotations, classes, train_dataset=train_dataset, context=context
+            *(name, images, annotations, classes),
+            crowds_as_objects=crowds_as_objects,
+            train_dataset=train_dataset,
+            context=context,
         )
         records, metadata = DatasetCatalog.get(name, context), MetadataCatalog.get(name)
         class_names = metadata.thing_classes if task == "instance" else metadata.stuff_classes
@@ -172,6 +177,7 @@ def register_files(
     annotations: str,
     classes: str | None = None,
     *,
+    crowds_as_objects: bool = False,
     train_dataset: CustomDataset | None = None,
     context: LoadContext,
 ) -> tuple[str, LabelClasses | None]:
@@ -188,7 +194,8 @@ def register_files(
         difference = f"is {task} data, but what is trained on is {train_dataset.task} data"
         raise DatasetError(f"{annotations} {difference}")
     if task == "instance":
-        register_coco_instances(name, {}, annotations, images)
+        facts: Facts = {"crowds_as_objects": True} if crowds_as_objects else {}
+        register_coco_instances(name, facts, annotations, images)
         return task, None
     if task == "panoptic":
         pngs = find_panoptic_root(to_path(annotations), context)
@@ -197,7 +204,7 @@ def register_files(
     label_files = [*find_labels(images, annotations).values()]
     train_classes = train_dataset.label_classes if train_dataset else None
     label_classes = find_label_classes(label_files, classes, train_classes, context=context)
-    facts: Facts = {
+    facts = {
         "stuff_classes": list(label_classes.names),
         "ignore_label": label_classes.ignore_label,
         "official_label_ids": label_classes.values,

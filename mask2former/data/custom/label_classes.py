@@ -177,7 +177,7 @@ def _read_classes(path: Path) -> tuple[dict[int, str], bool]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         names, counted = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not a classes file: {error}") from error
     if not names:
         raise DatasetError(f"{path}: there is no class in it")

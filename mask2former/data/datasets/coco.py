@@ -213,8 +213,9 @@ def load_instances(
 ) -> list[Record]:
     """Return the records of `json_file` and `image_root`, one for each image that the JSON lists.
 
-    A file without `annotations` (as those of COCO's test sets) gives records without them. `image_file`
-    returns the path below `image_root` of a row of `images`.
+    If the metadata has a true `crowds_as_objects`, `iscrowd` is ignored. A file without `annotations` (as
+    those of COCO's test sets) gives records without them. `image_file` returns the path below `image_root` of
+    a row of `images`.
 
     Raises:
         DatasetError: a file or folder is missing, or the JSON is broken.
@@ -231,6 +232,8 @@ def load_instances(
     assumed: Counter[str] = Counter()
     convert = partial(_instance, sizes=sizes, ids=ids, assumed=assumed)
     rows = _convert_rows(path, content, "annotations", convert, context)
+    if metadata.get("crowds_as_objects", False):
+        rows = [{**row, "iscrowd": 0} for row in rows]
     annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
     masked = [row for row in rows if row["segmentation"]]
     for row in masked:

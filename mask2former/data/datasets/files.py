@@ -67,9 +67,13 @@ def load_json(path: PathLike, *keys: str, context: LoadContext | None = None) ->
     """
     parsed = {} if context is None else context.parsed
     if str(path) not in parsed:
-        with require_path(path).open(encoding="utf-8") as file:
+        with require_path(path).open(encoding="utf-8-sig") as file:  # some tools write a byte order mark
             try:
                 parsed[str(path)] = json.load(file)
+            except RecursionError as error:
+                raise DatasetError(
+                    f"{path} is not a usable JSON: its brackets are nested too deep"
+                ) from error
             except ValueError as error:
                 raise DatasetError(f"{path} is not JSON: {error}") from error
     content = parsed[str(path)]

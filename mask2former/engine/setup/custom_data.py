@@ -44,6 +44,7 @@ class DataFlags(NamedTuple):
     val_images: str | None = None
     val_annotations: str | None = None
     classes: str | None = None
+    crowds_as_objects: bool = False
 
 
 NO_DATA = DataFlags()
@@ -137,7 +138,13 @@ def write_instance_ground_truth(val: CustomDataset, output_dir: Path, datasets: 
 def _register(flags: DataFlags, datasets: Datasets) -> Registered:
     train, val = None, None
     context = LoadContext()
-    register = partial(register_custom_dataset, classes=flags.classes, datasets=datasets, context=context)
+    register = partial(
+        register_custom_dataset,
+        classes=flags.classes,
+        crowds_as_objects=flags.crowds_as_objects,
+        datasets=datasets,
+        context=context,
+    )
     if flags.train_images and flags.train_annotations:
         train = register(TRAIN, flags.train_images, flags.train_annotations)
     if flags.val_images and flags.val_annotations:
@@ -166,6 +173,8 @@ def _check_flags(flags: DataFlags, eval_only: bool) -> None:
         raise ValueError("--eval-only needs data to test on: --val-images and --val-annotations")
     if flags.val_images and not flags.train_images and not eval_only:
         raise ValueError("--val-images needs --train-images: classes must be the same in both")
+    if flags.crowds_as_objects and not (flags.train_images or flags.val_images):
+        raise ValueError("--crowds-as-objects belongs to --train-images or --val-images, which are missing")
     if flags.classes and not (flags.train_images or flags.val_images):
         raise ValueError("--classes belongs to --train-images and --train-annotations, which are missing")
 

@@ -19,9 +19,11 @@ def load_json(path: PathLike, kind: type) -> Any:
         ValueError: the file is missing, is not JSON, or holds something else.
     """
     try:
-        content = json.loads(to_file(path).read_text(encoding="utf-8"))
+        content = json.loads(to_file(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except RecursionError as error:
+        raise ValueError(f"{path}: not a usable JSON file (its brackets are nested too deep)") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not a readable JSON file ({reason})") from error

@@ -35,6 +35,11 @@ def set_all_polygons(points):
     return change
 
 
+def set_all_crowds(content):
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+
+
 ERRORS = [  # task, change of the JSON, message
     ("instance", lambda c: c["images"][1].update(id=1), "images: the id 1 occurs more than once"),
     ("instance", lambda c: c["categories"][1].update(id=0), "categories: the id 0 occurs twice"),
@@ -64,6 +69,14 @@ ERRORS = [  # task, change of the JSON, message
         lambda c: c["images"][0].update(height="24"),
         "1: 'height' is '24', expected a whole number",
     ),
+    ("instance", lambda c: c["images"][0].update(file_name=[]), r"1: 'file_name' is \[\], expected a text"),
+    ("instance", lambda c: c["images"][0].update(id={}), "'id' is {}, expected a whole number"),
+    ("instance", lambda c: c["annotations"][0].update(image_id=None), "image id None: 'image_id' is None"),
+    ("instance", lambda c: c["annotations"][0].update(category_id="0"), "1: 'category_id' is '0', expected"),
+    ("instance", lambda c: c["annotations"][0].update(iscrowd="0"), "1: 'iscrowd' is '0', expected 0 or 1"),
+    ("instance", lambda c: c["categories"][0].update(name=None), "categories: 'name' is None, expected a"),
+    ("instance", set_all_crowds, "all 5 masks are crowd regions; .*'iscrowd' 1.* --crowds-as-objects"),
+    ("panoptic", lambda c: c["annotations"][1].update(segments_info=[3]), "2: 'segments_info' is not a list"),
     ("panoptic", lambda c: c["annotations"][0].pop("file_name"), "its first annotation has no 'file_name'"),
     ("panoptic", lambda c: c["annotations"][1].pop("file_name"), "image id 2: no 'file_name'"),
     ("panoptic", lambda c: c["categories"][0].pop("isthing"), "categories: no 'isthing'"),
@@ -83,6 +96,7 @@ def outside(content):
     content["annotations"][1]["segmentation"] = [[-50, -50, 300, -50, 300, 300]]
 
 
+SQUARE = [1, 1, 9, 1, 9, 9, 1, 9]
 DECISIONS = [  # change of the instance JSON, what the log says, images left
     (lambda c: c["annotations"][1].update(id=c["annotations"][0]["id"]), "annotations: the id", 4),
     (lambda c: c["images"][3].update(file_name="0001.png", height=24, width=32), "occurs more than once", 4),
@@ -91,6 +105,10 @@ DECISIONS = [  # change of the instance JSON, what the log says, images left
     (lambda c: c["annotations"][1].update(segmentation=[]), "left out 1 annotations without a mask", 4),
     (lambda c: c["annotations"][1].pop("segmentation"), "left out 1 annotations without a mask", 4),
     (lambda c: c["categories"].append({"id": 9, "name": "cat"}), "no annotation is of the classes cat", 4),
+    (lambda c: c["annotations"][1].update(iscrowd=1), "3 of 5 masks are crowd regions", 4),
+    (lambda c: c["annotations"][0].update(segmentation=SQUARE), "1 annotations is a flat list of numbers", 4),
+    (lambda c: c["categories"][0].update(color=None), "default colors for donut, whose 'color' is unread", 4),
+    (lambda c: c["categories"][1].update(name="donut"), "the name donut occurs twice", 4),
     (lambda c: c["images"].pop(), "1 images have no annotations and are not used", 3),
 ]
 
@@ -105,8 +123,9 @@ def test_decisions_are_logged(synthetic, caplog, change, message, left):
 
 def test_sound_data_gives_no_warning(synthetic, caplog):
     with caplog.at_level(logging.WARNING):
-        register(synthetic)
+        register(synthetic, crowds_as_objects=True)
     assert not caplog.text
+    assert not any(a["iscrowd"] for record in DatasetCatalog.get(NAME) for a in record["annotations"])
 
 
 def test_missing_images_are_counted_with_a_likely_place(synthetic):

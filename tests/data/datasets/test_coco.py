@@ -166,6 +166,17 @@ def test_a_file_that_is_not_json_is_an_error(names, synthetic):
         DatasetCatalog.get(names["instance"])
 
 
+def test_nesting_beyond_the_parser_is_an_error(names, synthetic):
+    synthetic.instances_json.write_text("[" * 100_000)
+    with pytest.raises(DatasetError, match=r"instances\.json is not a usable JSON: its brackets"):
+        DatasetCatalog.get(names["instance"])
+
+
+def test_a_byte_order_mark_is_skipped(names, synthetic):
+    synthetic.instances_json.write_text("\ufeff" + synthetic.instances_json.read_text(), encoding="utf-8")
+    assert len(DatasetCatalog.get(names["instance"])) == 4
+
+
 def test_a_semantic_folder_is_used_if_it_exists(root, synthetic):
     folder, name = root / "coco", "coco_2017_val_panoptic_with_sem_seg"
     shutil.copytree(synthetic.images, folder / "val2017")
