@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast, overload
 from fvcore.common.config import CfgNode
 
 from mask2former.config import config_from_text, load_config, with_values
+from mask2former.config.ranges import check_ranges
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import dataset_metadata
@@ -71,6 +72,7 @@ class Predictor:
         else:
             checkpoint = checkpoint or read_checkpoint(require_checkpoint(cfg_or_checkpoint))
             cfg = stored_config(checkpoint)
+        check_ranges(cfg)
         self.cfg = cfg
         self.score_threshold = score_threshold
         self.mapper = build_test_mapper(cfg)

@@ -25,6 +25,7 @@ from mask2former.config.detectron2_keys import (
     ignored_reason,
     warning_about,
 )
+from mask2former.config.ranges import check_range
 from mask2former.config.yaml_files import BASE_KEY, flatten, parse_yaml, read_layers
 
 logger = logging.getLogger(__name__)
@@ -76,12 +77,14 @@ class CfgNode(_FvcoreCfgNode):
         """Set a key that exists, for the reason `source`.
 
         Raises:
-            ValueError: there is no such key, or the value has a wrong type.
+            ValueError: there is no such key, or the value has a wrong type or is out of range.
         """
         section, name = _locate(self, key)
         if section is None:
             raise ValueError(self._unknown(key, value, source))
-        setattr(section, name, _converted(key, value, section[name], source))
+        converted = _converted(key, value, section[name], source)
+        check_range(key, converted, source)
+        setattr(section, name, converted)
         self.__dict__.setdefault(_SOURCES, {})[key] = source
 
     def _merge(self, values: Mapping[str, Any], source: str) -> None:

@@ -26,6 +26,7 @@ from mask2former.predictor import (
     zoo_model,
 )
 from mask2former.utils.image_io import EXTENSIONS, write_image
+from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
 from mask2former.weights.load import Checkpoint, read_checkpoint
@@ -155,9 +156,11 @@ def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Pat
             drawn = task or result.tasks[0]
             write_image(path, result.draw(drawn, scale=legible_scale(result.image)))
             found = result.why_empty(drawn) or f"{result.count(drawn)} {FOUND[drawn]}"
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
             reason = str(error).removeprefix(f"{image}: ")
+            if is_out_of_memory(error):
+                reason = "not enough memory; try a smaller INPUT.MIN_SIZE_TEST"
             progress.write(f"error: {image}: {reason}", file=sys.stderr)
         else:
             progress.write(f"{image}: {found} -> {path}")
@@ -174,7 +177,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         paths = output_paths(images, args.output)
         cfg, checkpoint = choose_model(args)
         predictor = Predictor(cfg, checkpoint=checkpoint, score_threshold=threshold, precision=args.precision)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            print("error: not enough memory for a model of this config", file=sys.stderr)
+            return 1
+        if isinstance(error, RuntimeError):
+            raise
         untrained = isinstance(error, UntrainedModelError)
         advice = f".\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}" if untrained else ""
         print(f"error: {error}{advice}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mask2former.config import CfgNode, with_values
 from mask2former.config.node import Node
+from mask2former.config.ranges import check_ranges
 from mask2former.config.yaml_files import flatten
 from mask2former.data import DatasetCatalog, DatasetError
 from mask2former.data.loader import accumulation_steps, expected_epoch_size
@@ -66,6 +67,7 @@ def resolve_config(
     datasets = datasets or Datasets()
     cfg = cfg.clone()
     cfg.defrost()
+    check_ranges(cfg)
     expected_results(cfg.TEST.EXPECTED_RESULTS)  # a wrong row must not show only after days
     if save_predictions:
         cfg.set_value("TEST.SAVE_PREDICTIONS", True, "--save-predictions")

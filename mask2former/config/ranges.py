@@ -1,0 +1,82 @@
+"""Ranges of numbers in a config, so wide that only mistakes are outside of them.
+
+What a module needs more exactly, it checks itself.
+"""
+
+import math
+from typing import Any
+
+from mask2former.config.defaults import DEFAULTS
+
+_SIDE = 32_768  # pixels; memory for a larger image would be that of no machine
+_CHANNELS = 65_536
+_LAYERS = 1_000
+
+# Key -> least and greatest value of the number, or of each number of the list. MAX_SIZE_* have no greatest:
+# a huge value is how users switch them off. A MIN_SIZE_TEST of 0 keeps an image's size.
+RANGES: dict[str, tuple[float, float]] = {
+    "INPUT.MIN_SIZE_TRAIN": (0, _SIDE),
+    "INPUT.MIN_SIZE_TEST": (0, _SIDE),
+    "INPUT.MAX_SIZE_TRAIN": (1, math.inf),
+    "INPUT.MAX_SIZE_TEST": (1, math.inf),
+    "INPUT.SIZE_DIVISIBILITY": (-1, _SIDE),
+    "INPUT.IMAGE_SIZE": (1, _SIDE),
+    "INPUT.MIN_SCALE": (0, 100),
+    "INPUT.MAX_SCALE": (0, 100),
+    "TEST.AUG.MIN_SIZES": (0, _SIDE),
+    "TEST.AUG.MAX_SIZE": (1, math.inf),
+    "MODEL.RESNETS.NUM_GROUPS": (1, _CHANNELS),
+    "MODEL.RESNETS.WIDTH_PER_GROUP": (1, _CHANNELS),
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": (1, _CHANNELS),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": (1, _CHANNELS),
+    "MODEL.SWIN.PATCH_SIZE": (-math.inf, 1_024),
+    "MODEL.SWIN.EMBED_DIM": (1, _CHANNELS),
+    "MODEL.SWIN.DEPTHS": (0, _LAYERS),
+    "MODEL.SWIN.NUM_HEADS": (1, _CHANNELS),
+    "MODEL.SWIN.WINDOW_SIZE": (-math.inf, 64),  # a table of its fourth power is computed
+    "MODEL.SWIN.MLP_RATIO": (0, 1_000),
+    "MODEL.SWIN.PRETRAIN_IMG_SIZE": (1, _SIDE),
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (-math.inf, 100_000),
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": (1, _CHANNELS),
+    "MODEL.SEM_SEG_HEAD.MASK_DIM": (1, _CHANNELS),
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS": (0, _LAYERS),
+    "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": (1, _CHANNELS),
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": (-math.inf, 10_000),
+    "MODEL.MASK_FORMER.HIDDEN_DIM": (1, _CHANNELS),
+    "MODEL.MASK_FORMER.NHEADS": (1, _CHANNELS),
+    "MODEL.MASK_FORMER.DIM_FEEDFORWARD": (1, _CHANNELS),
+    "MODEL.MASK_FORMER.DEC_LAYERS": (-math.inf, _LAYERS),
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (-math.inf, _SIDE),
+    "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": (-math.inf, 10_000_000),
+    "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": (1, math.inf),
+    "DATALOADER.NUM_WORKERS": (0, 1_024),
+    "TEST.EVAL_PERIOD": (0, math.inf),
+}
+
+
+def check_range(key: str, value: Any, source: str) -> None:
+    """Check a number, or each number of a list.
+
+    Raises:
+        ValueError: one is NaN, or outside of the key's range.
+    """
+    low, high = RANGES.get(key, (-math.inf, math.inf))
+    for number in value if isinstance(value, (list, tuple)) else (value,):
+        if not isinstance(number, (int, float)):
+            continue
+        if number != number:
+            raise ValueError(f"{source}: {key} is {value!r}; it must be a number")
+        if not low <= number <= high:
+            bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            bounds = f"at most {high}" if low == -math.inf else bounds
+            shown = repr(value) if len(repr(value)) < 100 else f"{number} in a list"
+            raise ValueError(f"{source}: {key} is {shown}; it must be {bounds}")
+
+
+def check_ranges(cfg: Any) -> None:
+    """Check every number of a config, however it was set. Raises as `check_range`."""
+    for key in DEFAULTS:
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        check_range(key, node, "config")
