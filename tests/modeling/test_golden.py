@@ -77,40 +77,36 @@ def test_all_ten_predictions(case):
     assert recorded == (1 if "ade20k" in golden.config["file"] else 10)
 
 
-def test_semantic(case):
+def recorded_results(case, key, recorded):
+    """Yield the prefix of each image with a recorded answer, and our result `key`; other images have none."""
     golden, ours = case
     for i, result in enumerate(ours.results):
-        if f"out{i}.sem_seg_argmax" not in golden.arrays:
-            assert "sem_seg" not in result
-            continue
-        assert golden.error(f"out{i}.sem_seg_every4", result["sem_seg"][:, ::4, ::4]) < 1e-3
-        labels = golden.arrays[f"out{i}.sem_seg_argmax"]
-        assert (result["sem_seg"].argmax(0).numpy() != labels).mean() <= 1e-3
+        assert (key in result) == (f"out{i}.{recorded}" in golden.arrays)
+        if key in result:
+            yield f"out{i}", result[key]
+
+
+def test_semantic(case):
+    golden, _ = case
+    for image, scores in recorded_results(case, "sem_seg", "sem_seg_argmax"):
+        assert golden.error(f"{image}.sem_seg_every4", scores[:, ::4, ::4]) < 1e-3
+        assert (scores.argmax(0).numpy() != golden.arrays[f"{image}.sem_seg_argmax"]).mean() <= 1e-3
 
 
 def test_panoptic(case):
-    golden, ours = case
-    for i, result in enumerate(ours.results):
-        if f"out{i}.panoptic" not in golden.arrays:
-            assert "panoptic_seg" not in result
-            continue
-        found, segments = result["panoptic_seg"]
+    golden, _ = case
+    for image, (found, segments) in recorded_results(case, "panoptic_seg", "panoptic"):
         rows = [[s["id"], s["category_id"], s["isthing"]] for s in segments]
-        assert rows == golden.arrays[f"out{i}.segments"].tolist()
-        assert (found.numpy() != golden.arrays[f"out{i}.panoptic"]).mean() <= 1e-3
+        assert rows == golden.arrays[f"{image}.segments"].tolist()
+        assert (found.numpy() != golden.arrays[f"{image}.panoptic"]).mean() <= 1e-3
 
 
 def test_instances(case):
-    golden, ours = case
-    for i, result in enumerate(ours.results):
-        if f"out{i}.scores" not in golden.arrays:
-            assert "instances" not in result
-            continue
-        check_instances(
-            result["instances"],
-            golden.masks(f"out{i}.masks", result["instances"].image_size[1]),
-            *(torch.from_numpy(golden.arrays[f"out{i}.{name}"]) for name in ("classes", "scores")),
-        )
+    golden, _ = case
+    for image, found in recorded_results(case, "instances", "scores"):
+        masks = golden.masks(f"{image}.masks", found.image_size[1])
+        recorded = (torch.from_numpy(golden.arrays[f"{image}.{name}"]) for name in ("classes", "scores"))
+        check_instances(found, masks, *recorded)
 
 
 def check_instances(found, masks, classes, scores):

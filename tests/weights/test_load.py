@@ -133,9 +133,7 @@ def test_a_swin_backbone_is_loaded(tmp_path, converted):
     state = model.state_dict()
     output_norms = {f"backbone.norm{i}.{p}" for i in range(4) for p in ("weight", "bias")}
     names = backbone_names(model) - output_norms
-    assert (
-        len(names) == 4 + 12 * 14 + 3 * 3
-    )  # of the patches, 12 blocks and 3 transitions in the authors' file
+    assert len(names) == 4 + 12 * 14 + 3 * 3  # patches, 12 blocks and 3 transitions in the authors' file
     tensors = random_tensors({name.removeprefix("backbone."): state[name].shape for name in names})
     classifier = dict.fromkeys(("norm.weight", "head.weight", "head.bias"), torch.ones(10))
     masks = {f"layers.{i}.blocks.1.attn_mask": torch.ones(4, 9, 9) for i in range(3)}

@@ -18,8 +18,6 @@ from mask2former.weights.read import WeightsError, local_file, read_checkpoint
 __all__ = ["web"]
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
-
-
 ARRAYS = {name: tensor.numpy() for name, tensor in TENSORS.items()}
 
 
