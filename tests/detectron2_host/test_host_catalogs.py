@@ -19,17 +19,6 @@ from mask2former.engine.setup.dataset_facts import dataset_facts, dataset_metada
 SHAPES = "shapes_panoptic_train"
 
 
-@pytest.fixture
-def temporary():
-    """Return a list for names that a test registers; they are removed from all catalogs afterwards."""
-    names = []
-    yield names
-    for name in names:
-        for catalog in (HostDatasets, HostMetadata, DatasetCatalog, MetadataCatalog):
-            if name in catalog.list():
-                catalog.remove(name)
-
-
 def test_our_datasets_are_in_detectron2s_catalogs(tiny_shapes):
     assert set(DatasetCatalog.list()) <= set(HostDatasets.list())
     assert HostDatasets.get(SHAPES) == DatasetCatalog.get(SHAPES) != []
@@ -44,8 +33,7 @@ def test_facts_depend_on_the_environment_as_on_our_side(tiny_shapes, monkeypatch
     assert HostMetadata.get(SHAPES).image_root.startswith("/elsewhere/")
 
 
-def test_detectron2_gets_datasets_that_we_register_later(tiny_shapes, temporary):
-    temporary.append("later")
+def test_detectron2_gets_datasets_that_we_register_later(tiny_shapes):
     folder = tiny_shapes / "shapes"
     annotations = folder / "annotations" / "panoptic_val.json"
     HostMetadata.get("later").note = "set before"
@@ -68,8 +56,7 @@ def test_an_unknown_name_is_an_error_on_both_sides():
         HostDatasets.get("nowhere")
 
 
-def test_we_train_on_a_users_dataset_of_detectron2(tiny_shapes, host_cfg, our_cfg, temporary):
-    temporary.append("users")
+def test_we_train_on_a_users_dataset_of_detectron2(tiny_shapes, host_cfg, our_cfg):
     records = DatasetCatalog.get(SHAPES)
     HostDatasets.register("users", lambda: records)
     HostMetadata.get("users").set(
@@ -98,9 +85,8 @@ def test_the_visualizer_finds_the_name_of_each_thing():
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
 @pytest.mark.parametrize("grouped", [True, False])
 def test_the_mapper_gets_the_classes_of_a_coco_file_that_is_not_read_yet(
-    tiny_shapes, host_cfg, temporary, sampler, grouped
+    tiny_shapes, host_cfg, sampler, grouped
 ):
-    temporary.append("a_file")
     folder = tiny_shapes / "shapes"
     annotations = folder / "annotations" / "instances_train.json"
     register_coco_instances("a_file", {}, str(annotations), str(folder / "train"))
@@ -127,8 +113,7 @@ def records_of_detectron2(file):
     return [{"file_name": str(file), "image_id": "a/b", "annotations": annotations, "taken_by": "somebody"}]
 
 
-def test_the_mapper_reads_all_forms_of_masks_without_class_names(host_cfg, temporary, tmp_path):
-    temporary.append("plain")
+def test_the_mapper_reads_all_forms_of_masks_without_class_names(host_cfg, tmp_path):
     HostDatasets.register("plain", lambda: records_of_detectron2(tmp_path / "image.png"))
     mapper = {"INPUT__DATASET_MAPPER_NAME": "mask_former_instance", "INPUT__MIN_SIZE_TRAIN": (60,)}
     cfg = host_cfg(DATASETS__TRAIN=("plain",), MODEL__SEM_SEG_HEAD__NUM_CLASSES=4, **mapper)

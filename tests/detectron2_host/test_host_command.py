@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from process_runs import slurm_variables
 from tiny_runs import CONFIG, tiny_options
 
 from mask2former.detectron2_host import running
@@ -56,16 +57,8 @@ def test_unsupported_flags_are_an_error(tiny_shapes, tmp_path, flags, message):
         run(*tiny_options(OUTPUT_DIR=str(tmp_path)), *flags)
 
 
-SRUN = {
-    "SLURM_STEP_NUM_TASKS": "2",
-    "SLURM_JOB_ID": "1",
-    "SLURM_STEP_ID": "0",
-    "SLURM_STEP_NODELIST": "node[3-4]",
-    "SLURM_PROCID": "1",
-    "SLURM_LOCALID": "0",
-    "SLURM_NODEID": "1",
-    "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
-}
+SRUN = slurm_variables(JOB_ID=1, STEP_ID=0, STEP_NUM_TASKS=2, PROCID=1, LOCALID=0, NODEID=1)
+SRUN |= slurm_variables(STEP_NODELIST="node[3-4]", STEP_TASKS_PER_NODE="1(x2)")
 
 
 @pytest.mark.parametrize("variables", [{"RANK": "1", "WORLD_SIZE": "2"}, SRUN], ids=["torchrun", "srun"])

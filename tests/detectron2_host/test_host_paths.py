@@ -3,7 +3,6 @@
 import pytest
 import torch
 from detectron2.data import DatasetCatalog as HostDatasets
-from detectron2.data import MetadataCatalog as HostMetadata
 from detectron2.data import build_detection_train_loader
 from detectron2.data.datasets import register_coco_instances
 from detectron2.utils.file_io import PathManager
@@ -23,7 +22,7 @@ def cfg(tiny_shapes, host_cfg, tmp_path, monkeypatch):
     PathManager.register_handler(FlakyStorage(failing=[False]))
     annotations = f"{PREFIX}shapes/annotations/instances_train.json"
     register_coco_instances(NAME, {}, annotations, f"{PREFIX}shapes/train")
-    yield host_cfg(
+    return host_cfg(
         DATASETS__TRAIN=(NAME,),
         DATASETS__TEST=(NAME,),
         INPUT__DATASET_MAPPER_NAME="coco_instance_lsj",
@@ -32,8 +31,6 @@ def cfg(tiny_shapes, host_cfg, tmp_path, monkeypatch):
         SOLVER__MAX_ITER=1,
         OUTPUT_DIR=str(tmp_path),
     )
-    HostDatasets.remove(NAME)
-    HostMetadata.remove(NAME)
 
 
 def test_our_mapper_reads_urls_of_detectron2s_handlers(cfg):

@@ -1,13 +1,12 @@
 """A place in which examples of the pages run without traces."""
 
 import pytest
+from catalogs import restored_catalogs
 
-from mask2former.data import DatasetCatalog, MetadataCatalog
+__all__ = ["restored_catalogs"]
 
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """Run in an empty folder, with catalogs that forget what an example registers."""
+    """Run in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))

@@ -26,7 +26,7 @@ COMMANDS = [
     for line in block.replace("\\\n", " ").splitlines()
     if line.startswith("mask2former ")
 ]
-PARSERS = {"train": "train", "evaluate": "evaluate", "predict": "predict"}
+PARSED = {"train", "evaluate", "predict"}
 
 
 def test_the_image_is_drawn_by_the_script(monkeypatch):
@@ -62,9 +62,8 @@ def test_the_python_block_runs(tmp_path, monkeypatch):
 def test_commands_parse(words):
     command, arguments = words[1], words[2:]
     assert command in cli.COMMANDS
-    if command in PARSERS:
-        module = importlib.import_module(f"mask2former.tools.{PARSERS[command]}")
-        args = module.parse_arguments(arguments)
+    if command in PARSED:
+        args = importlib.import_module(f"mask2former.tools.{command}").parse_arguments(arguments)
         if args.config_file:
             load_config(args.config_file, args.opts)
         if command == "predict":
@@ -88,13 +87,10 @@ def test_the_zoo_table_quotes_the_published_figures():
 def test_the_speed_table_quotes_the_benchmarks():
     """Seconds and gigabytes, rounded as in the table, stand on the page of benchmarks."""
     benchmarks = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    rows = {
-        row[1]: row[0] for row in re.findall(r"^\| ((image|512x512) \| .*) \|$", benchmarks, re.MULTILINE)
-    }
+    rows = dict(re.findall(r"^\| (image|512x512) \| (.*) \|$", benchmarks, re.MULTILINE))
     speed = PAGE[PAGE.index("## Speed") : PAGE.index("## Where to look")]
-    for row, line in zip(
-        ("image", "512x512"), re.findall(r"^\| (?:Swin|R50).*$", speed, re.MULTILINE), strict=True
-    ):
+    lines = re.findall(r"^\| (?:Swin|R50).*$", speed, re.MULTILINE)
+    for row, line in zip(("image", "512x512"), lines, strict=True):
         seconds = {f"{float(value):.1f} s" for value in re.findall(r"([\d.]+) s", rows[row])}
         memory = {f"{float(value) / 1000:.1f} GB" for value in re.findall(r"(\d+) MB", rows[row])}
         assert set(re.findall(r"[\d.]+ (?:s|GB)\b", line)) <= seconds | memory

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_runs import tiny_config
 
-from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances, register_coco_panoptic
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_panoptic
 from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import TASKS, Evaluation, build_evaluator, evaluate, verify_results
 from mask2former.engine.hooks.standard import flatten_results, last_layer
@@ -47,18 +47,17 @@ def test_results_of_several_datasets_are_expected_by_dataset():
     assert not verdict(row, results=OrderedDict(mine=OrderedDict(), other=RESULTS))
 
 
-def test_a_dataset_without_known_evaluator_type_is_an_error(tmp_path):
-    MetadataCatalog.get("odd_one").set(evaluator_type="telepathy")
-    message = r"'odd_one' has evaluator_type 'telepathy'; known are: coco, sem_seg"
+@pytest.mark.parametrize(
+    ("evaluator", "message"),
+    [
+        ("telepathy", r"'mine' has evaluator_type 'telepathy'; known are: coco, sem_seg"),
+        ("coco", r"'mine' \(coco\) has no metric .* semantic, panoptic"),
+    ],
+)
+def test_an_unknown_evaluator_and_one_without_a_metric_for_the_model_are_errors(tmp_path, evaluator, message):
+    MetadataCatalog.get("mine").set(evaluator_type=evaluator)
     with pytest.raises(ValueError, match=message):
-        build_evaluator(tiny_config(), "odd_one", tmp_path)
-
-
-def test_a_task_that_the_dataset_cannot_measure_is_an_error(tmp_path):
-    MetadataCatalog.get("instances_only").set(evaluator_type="coco")
-    cfg = tiny_config(MODEL__MASK_FORMER__TEST__INSTANCE_ON=False)
-    with pytest.raises(ValueError, match=r"'instances_only' \(coco\) has no metric .* semantic, panoptic"):
-        build_evaluator(cfg, "instances_only", tmp_path)
+        build_evaluator(tiny_config(MODEL__MASK_FORMER__TEST__INSTANCE_ON=False), "mine", tmp_path)
 
 
 def test_without_instance_annotations_there_is_no_ap(tiny_shapes, tmp_path):
@@ -86,23 +85,11 @@ def test_an_evaluation_reads_its_files_once_and_can_be_repeated(tiny_shapes, tmp
     assert first == pytest.approx(second, nan_ok=True) and "panoptic_seg/PQ" in first
 
 
-def only(task):
-    """Return the keys that switch on one task alone."""
-    return {f"MODEL__MASK_FORMER__TEST__{name.upper()}_ON": name == task for name in TASKS}
-
-
 @pytest.mark.parametrize(("task", "metrics"), [("semantic", "sem_seg"), ("panoptic", "panoptic_seg")])
 def test_one_task_alone_is_evaluated_alone(tiny_shapes, tmp_path, task, metrics):
-    cfg = tiny_config(**only(task))
+    switches = {f"MODEL__MASK_FORMER__TEST__{name.upper()}_ON": name == task for name in TASKS}
+    cfg = tiny_config(**switches)
     assert list(evaluate(cfg, build_model(cfg), tmp_path)) == [metrics]
-
-
-def test_a_users_coco_file_is_evaluated_by_its_classes(tiny_shapes, tmp_path):
-    root = tiny_shapes / "shapes"
-    register_coco_instances("shapes_as_instances", {}, root / "annotations/instances_val.json", root / "val")
-    cfg = tiny_config(DATASETS__TRAIN=(), DATASETS__TEST=("shapes_as_instances",), **only("instance"))
-    results = evaluate(cfg, build_model(cfg), tmp_path)
-    assert {"AP-circle", "AP-square", "AP-triangle"} == {name for name in results["segm"] if "AP-" in name}
 
 
 class Foreign(torch.nn.Module):

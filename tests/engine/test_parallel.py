@@ -12,11 +12,12 @@ from mask2former.data.loader import share_of_step
 from mask2former.engine.build import build_model
 from mask2former.engine.train import build_trainer
 from mask2former.engine.trainer import Hook
-from mask2former.utils.comm import is_main_process, rank, world_size
+from mask2former.utils.comm import rank, world_size
 from mask2former.utils.sharding import gather_to_main, is_sharded
 
-OBJECTS = (5, 1, 0, 2)
-STEPS = 3
+MIXED = (5, 1, 0, 2)  # objects in each image of a step
+OBJECTS = {"one process always empty": (3, 2, 0, 0), "all empty": (0, 0, 0, 0)}
+STEPS, MANY_STEPS = 3, 20
 SWIN = {
     "MODEL__BACKBONE__NAME": "D2SwinTransformer",
     "MODEL__SWIN__EMBED_DIM": 16,
@@ -34,7 +35,7 @@ RECIPES = {
     "SyncBN": {"MODEL__RESNETS__NORM": "SyncBN", "SOLVER__OPTIMIZER": "SGD"},
     "bf16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16", "SOLVER__OPTIMIZER": "SGD"},
     "fp16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "fp16", "SOLVER__OPTIMIZER": "SGD"},
-    "poisoned": {"SOLVER__OPTIMIZER": "SGD"},
+    **{name: {"SOLVER__OPTIMIZER": "SGD"} for name in ("poisoned", *OBJECTS)},
 }
 BASE = "clipped whole"
 RECIPES["accumulated"] = {**RECIPES[BASE], "SOLVER__ACCUMULATION_STEPS": 2}
@@ -50,34 +51,39 @@ class Recorder(Hook):
         self.steps.append({**last.losses, "norm": last.grad_norm, "skipped": float(last.skipped)})
 
 
-def images(step, numbers, poisoned):
-    """Return the images `numbers` of a step; if `poisoned`, the last of step 1 is not finite."""
-    found = [random_sample(10 * step + number, OBJECTS[number]) for number in numbers]
+def images(step, numbers, name):
+    """Return the images `numbers` of a step; for "poisoned", the last image of step 1 is not finite."""
+    objects = OBJECTS.get(name, MIXED)
+    found = [random_sample(10 * step + number, objects[number]) for number in numbers]
     for number, image in zip(numbers, found, strict=True):
-        if poisoned and (step, number) == (1, 3):
+        if (name, step, number) == ("poisoned", 1, 3):
             image["image"] = torch.full_like(image["image"], math.nan, dtype=torch.float32)
     return found
 
 
 def train_share(name, **changes):
     """Return the record of each step and the final weights; each process trains on its share."""
-    options = {"SOLVER__BASE_LR": 0.001, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": STEPS}
+    count = MANY_STEPS if name == "one process always empty" else STEPS
+    options = {"SOLVER__BASE_LR": 0.001, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__MAX_ITER": count}
     cfg = tiny_config(**options, **RECIPES[name], **changes)
-    torch.manual_seed(rank())  # processes begin with different weights, unless the engine sees to it
-    trainer = build_trainer(cfg, build_model(cfg))
+    torch.manual_seed(rank())  # different initial weights, which the engine must synchronize,
+    model = build_model(cfg)
+    with torch.no_grad():
+        for buffer in model.buffers():  # and different batch-norm statistics
+            buffer += rank()
+    trainer = build_trainer(cfg, model)
     assert is_sharded(trainer.model) == (cfg.SOLVER.STRATEGY == "fsdp" and world_size() > 1)
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=trainer.scaler.is_enabled())
     recorder = Recorder()
     pieces = cfg.SOLVER.ACCUMULATION_STEPS
     numbers = share_of_step(range(4), rank=rank(), world_size=world_size(), micro_batches=pieces)
-    trainer.train([images(step, numbers, name == "poisoned") for step in range(STEPS)], [recorder])
+    trainer.train([images(step, numbers, name) for step in range(count)], [recorder])
     return recorder.steps, gather_to_main(trainer.plain_model.state_dict())
 
 
-def train_all(file, strategy, names):
+def train_all(folder, strategy, names):
     found = {name: train_share(name, SOLVER__STRATEGY=strategy) for name in names}
-    if is_main_process():
-        torch.save(found, file)
+    torch.save(found, folder / f"{strategy}{world_size()}_{rank()}.pth")
 
 
 # (processes, strategy) -> recipes
@@ -87,12 +93,15 @@ CASES = [(world, name) for world, names in WORLDS.items() for name in names]
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """Return, by (processes, strategy) and recipe, what the processes find together."""
+    """Return, by (processes, strategy), a list with the results of each process by recipe."""
     folder = tmp_path_factory.mktemp("worlds")
-    files = {world: folder / f"{world[1]}{world[0]}.pth" for world in WORLDS}
-    jobs = [Job(world[0], train_all, (files[world], world[1], names)) for world, names in WORLDS.items()]
+    jobs = [Job(count, train_all, (folder, strategy, names)) for (count, strategy), names in WORLDS.items()]
     run_in_worlds(jobs, folder)
-    return {world: torch.load(file, weights_only=True) for world, file in files.items()}
+    found = {}
+    for count, strategy in WORLDS:
+        files = [folder / f"{strategy}{count}_{number}.pth" for number in range(count)]
+        found[count, strategy] = [torch.load(file, weights_only=True) for file in files]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +114,23 @@ def alone():
 def test_processes_train_as_one(together, alone, world, name):
     steps, weights = alone(name)
     tolerance = 3e-2 if name in ROUNDED else 1e-3
-    found_steps, found_weights = together[world][name]
-    assert [step["skipped"] for step in steps] == [float(name == "poisoned" and n == 1) for n in range(STEPS)]
+    found_steps, found_weights = together[world][0][name]
+    skipped = [number for number, step in enumerate(steps) if step["skipped"]]
+    assert skipped == ([1] if name == "poisoned" else [])
     for number, (expected, found) in enumerate(zip(steps, found_steps, strict=True)):
         assert found == pytest.approx(expected, rel=tolerance, abs=1e-4, nan_ok=True), f"step {number}"
     assert found_weights.keys() == weights.keys()
     for key, tensor in weights.items():
         torch.testing.assert_close(found_weights[key], tensor, rtol=tolerance, atol=3e-4, msg=key)
+
+
+@pytest.mark.parametrize(("world", "name"), CASES, ids=str)
+def test_processes_stay_equal(together, world, name):
+    (steps, weights), *others = (results[name] for results in together[world])
+    for other_steps, other_weights in others:
+        assert str(other_steps) == str(steps)  # as text, since NaN is not equal to itself
+        for key, tensor in other_weights.items():
+            assert tensor is None or torch.equal(tensor, weights[key]), key  # None if sharded
 
 
 def test_an_unknown_strategy_is_named():

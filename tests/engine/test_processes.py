@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_runs import LONG, assert_close, assert_same_weights, curve, free_port, until
+from process_runs import LONG, assert_close, assert_same_weights, curve, free_port, slurm_variables, until
 from tiny_runs import CONFIG, tiny_options
 
 ROOT = Path(__file__).parents[2]
@@ -23,18 +23,12 @@ def alone(server, tmp_path_factory):
     return curve(folder)
 
 
-def slurm(number, total, port):
-    """Return the variables that srun sets for task `number` of `total` on one node."""
-    return {
-        "SLURM_JOB_ID": str(port - 15_000),
-        "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NUM_TASKS": str(total),
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_STEP_TASKS_PER_NODE": str(total),
-        "SLURM_PROCID": str(number),
-        "SLURM_LOCALID": str(number),
-        "SLURM_NODEID": "0",
-    }
+def srun(server, folder, *flags):
+    """Start two tasks of srun on one node."""
+    job, node = free_port() % 15_000, {"STEP_NODELIST": "localhost", "STEP_TASKS_PER_NODE": 2, "NODEID": 0}
+    step = slurm_variables(JOB_ID=job, STEP_ID=0, STEP_NUM_TASKS=2, **node)
+    tasks = [step | slurm_variables(PROCID=number, LOCALID=number) for number in (0, 1)]
+    return [server.start(folder, *flags, environ=task, **STEPS) for task in tasks]
 
 
 def one_launcher(server, folder):
@@ -42,25 +36,15 @@ def one_launcher(server, folder):
 
 
 def two_machines(server, folder):
-    """Start two launchers that meet at an address other than the default."""
-    flags = ["--num-processes", "1", "--num-machines", "2", "--dist-url", f"tcp://127.0.0.2:{free_port()}"]
-    return [server.start(folder, *flags, "--machine-rank", str(number), **STEPS) for number in (1, 0)]
+    return server.start_two_machines(folder, order=(1, 0), **STEPS)
 
 
 def srun_with_a_task_a_process(server, folder):
-    url = f"tcp://127.0.0.1:{free_port()}"
-    return [
-        server.start(folder, "--dist-url", url, environ=slurm(number, 2, free_port()), **STEPS)
-        for number in (0, 1)
-    ]
+    return srun(server, folder, "--dist-url", f"tcp://127.0.0.1:{free_port()}")
 
 
 def srun_with_a_task_a_machine(server, folder):
-    port = 15_000 + free_port() % 15_000
-    return [
-        server.start(folder, "--num-processes", "1", environ=slurm(number, 2, port), **STEPS)
-        for number in (0, 1)
-    ]
+    return srun(server, folder, "--num-processes", "1")
 
 
 @pytest.mark.parametrize(

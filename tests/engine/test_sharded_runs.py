@@ -31,15 +31,8 @@ RESUMED = {  # run -> run to resume, number of processes, strategy
 
 
 def config(folder, strategy, weights=""):
-    cfg = tiny_config(
-        OUTPUT_DIR=folder,
-        MODEL__WEIGHTS=weights,
-        SOLVER__STRATEGY=strategy,
-        SOLVER__IMS_PER_BATCH=4,
-        SOLVER__CHECKPOINT_PERIOD=2,
-        VIS_PERIOD=4,
-    )
-    return resolve_config(cfg)
+    options = {"SOLVER__STRATEGY": strategy, "SOLVER__IMS_PER_BATCH": 4, "SOLVER__CHECKPOINT_PERIOD": 2}
+    return resolve_config(tiny_config(OUTPUT_DIR=folder, MODEL__WEIGHTS=weights, VIS_PERIOD=4, **options))
 
 
 def run_in(folder, resume=False):
@@ -135,10 +128,9 @@ def test_curve_weights_and_results_equal_those_of_one_process(runs, name):
 
 def test_the_final_file_is_enough_for_the_predictor(runs):
     predictor = Predictor(str(runs / "two" / FINAL))
-    weights = predictor.model.state_dict()
-    assert weights and all(
-        torch.equal(tensor, weights[k]) for k, tensor in final(runs / "two")["model"].items()
-    )
+    expected = final(runs / "two")["model"]
+    for name, tensor in predictor.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def test_a_sharded_checkpoint_is_evaluated_like_a_file(runs, tiny_shapes, tmp_path):

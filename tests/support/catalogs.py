@@ -6,9 +6,6 @@ from mask2former.data import DatasetCatalog, MetadataCatalog
 
 
 @pytest.fixture(autouse=True)
-def restored_catalogs():
-    before = [(catalog, catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
-    yield
-    for catalog, names in before:
-        for name in set(catalog.list()) - set(names):
-            catalog.remove(name)
+def restored_catalogs(monkeypatch):
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))

@@ -17,9 +17,7 @@ CITYSCAPES_R50 = "maskformer2_R50_bs16_90k.yaml"
 MAPILLARY_R50 = "maskformer2_R50_bs16_300k.yaml"
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "golden_files/configs.json").read_text())
-PUBLISHED = [  # without the base configs
-    name.removeprefix("configs/") for name in MANIFEST["configs"] if "/Base-" not in name
-]
+PUBLISHED = [name.removeprefix("configs/") for name in MANIFEST["configs"] if "/Base-" not in name]
 ALL_METRICS = {"sem_seg": "mIoU", "segm": "AP", "panoptic_seg": "PQ"}
 TINY = {
     **{key: value for key, value in OPTIONS.items() if key != "MODEL.RESNETS.NORM"},
@@ -71,18 +69,18 @@ class Case(NamedTuple):
     tasks: tuple[str, ...]
     names: tuple[str, str] | None = None
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.tree}-{self.task}"
 
     @property
-    def published(self) -> list[str]:
+    def published(self):
         """Return all published configs of the task, or only `config` if it is that of another dataset."""
         if self.names or self.tree == "mapillary_flat":  # only the data differs
             return [self.config]
         dataset, task, _ = self.config.split("/")
         return [name for name in PUBLISHED if name.startswith(f"{dataset}/{task}/")]
 
-    def options(self, **changes: object) -> list[str]:
+    def options(self, **changes):
         """Return the command line that makes the config tiny; names of changes have __ for the dot."""
         options: dict[str, object] = dict(TINY)
         if self.names:
@@ -131,11 +129,11 @@ each_run = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="session")
-def roots(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def roots(tmp_path_factory):
     """Return a function from the name of a dataset to the folder that holds it, made and prepared once."""
 
     @functools.cache
-    def root(tree: str) -> Path:
+    def root(tree):
         folder, (draw, script) = tmp_path_factory.mktemp(tree), TREES[tree]
         draw(folder)
         if script:

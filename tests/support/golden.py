@@ -8,11 +8,9 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mask2former.structures import Instances
 
@@ -35,7 +33,7 @@ KEPT = {  # the end of a key -> what the trimmed file keeps of it
 }
 
 
-def trim(key: str, array: np.ndarray) -> np.ndarray:
+def trim(key, array):
     """Return the part of an array that the trimmed copy keeps under this key."""
     for end, part in KEPT.items():
         if key.endswith(end):
@@ -43,7 +41,7 @@ def trim(key: str, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def draw(name, shape):
     """Return the float32 weights of this name and shape, as they are in the recorded files."""
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
     if name.endswith("running_var"):
@@ -66,7 +64,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill(model: nn.Module) -> nn.Module:
+def fill(model):
     """Fill every tensor of a model's state dict with numbers drawn from its name, and return the model."""
     for name, tensor in model.state_dict().items():
         if not name.endswith(COMPUTED):
@@ -82,11 +80,11 @@ class Golden:
     trimmed: bool
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self):
         """Return the config "file", relative to configs/, and the "opts" merged after it."""
         return json.loads(str(self.arrays["config"]))
 
-    def inputs(self) -> list[dict[str, Any]]:
+    def inputs(self):
         """Return the batch: images with output sizes and targets."""
         batch = []
         for i in range(sum(key.startswith("image") for key in self.arrays)):
@@ -98,11 +96,11 @@ class Golden:
             batch.append({"image": image, "height": height, "width": width, "instances": targets})
         return batch
 
-    def masks(self, key: str, width: int) -> Tensor:
+    def masks(self, key, width):
         """Unpack masks (N, H, width) as bool."""
         return torch.from_numpy(np.unpackbits(self.arrays[key], axis=-1)[..., :width].astype(bool))
 
-    def error(self, key: str, actual: Tensor) -> float:
+    def error(self, key, actual):
         """Return the largest distance of `actual` from the recorded array, beyond that array's rounding."""
         expected = self.arrays[key]
         found = trim(key, actual.numpy()) if self.trimmed else actual.numpy()
@@ -111,7 +109,7 @@ class Golden:
         return float((np.abs(found - expected.astype(np.float32)) - rounding).max())
 
 
-def load_golden(name: str, root: Path | None = None) -> Golden:
+def load_golden(name, root=None):
     """Read the trimmed file of that name, or the whole one from the `golden` folder below `root`."""
     path = (DATA if root is None else root) / "golden" / f"{name}.npz"
     with np.load(path) as file:

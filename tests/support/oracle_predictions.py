@@ -57,14 +57,14 @@ class GroundTruth(NamedTuple):
 GroundTruths = dict[str, GroundTruth]  # by the names of images
 
 
-def numbers(labels: np.ndarray, official: Sequence[int]) -> np.ndarray:
+def numbers(labels, official):
     """Return the index of each label in the list `official`, -1 for others."""
     indices = np.full(max(labels.max(), *official) + 1, -1)
     indices[list(official)] = np.arange(len(official))
     return indices[labels]
 
 
-def ade20k(root: Path) -> GroundTruths:
+def ade20k(root):
     """Paste instances over stuff; things in the labels without an instance belong to no segment."""
     folder, truths = root / "ADEChallengeData2016", {}
     for path in sorted((folder / "annotations/validation").iterdir()):
@@ -80,7 +80,7 @@ def ade20k(root: Path) -> GroundTruths:
     return truths
 
 
-def ade20k_full(root: Path) -> GroundTruths:
+def ade20k_full(root):
     classes = [row["full_ade20k_index"] for row in read_table("ade20k_full_847.json")]
     truths = {}
     for path in (root / "ADE20K_2021_17_01/images/ADE/validation").rglob("*_seg.png"):
@@ -90,7 +90,7 @@ def ade20k_full(root: Path) -> GroundTruths:
     return truths
 
 
-def cityscapes(root: Path) -> GroundTruths:
+def cityscapes(root):
     """Take numbered things as objects; a thing without a number is a group."""
     truths = {}
     for path in (root / "cityscapes/gtFine/val").rglob("*_instanceIds.png"):
@@ -105,7 +105,7 @@ def cityscapes(root: Path) -> GroundTruths:
     return truths
 
 
-def panoptic(json_file: Path, folder: Path, official: Sequence[int]) -> dict[str, list[tuple[Row, Region]]]:
+def panoptic(json_file, folder, official):
     """Return the segments of each PNG of a panoptic JSON, whose classes have the ids `official`."""
     found = {}
     for row in json.loads(json_file.read_text())["annotations"]:
@@ -117,7 +117,7 @@ def panoptic(json_file: Path, folder: Path, official: Sequence[int]) -> dict[str
     return found
 
 
-def mapillary(root: Path, nested: str = "v1.2", year: int = 2018, classes: int = 65) -> GroundTruths:
+def mapillary(root, nested="v1.2", year=2018, classes=65):
     folder = root / "mapillary_vistas/validation" / nested
     truths = {}
     found = panoptic(folder / f"panoptic/panoptic_{year}.json", folder / "panoptic", range(1, classes + 1))
@@ -128,7 +128,7 @@ def mapillary(root: Path, nested: str = "v1.2", year: int = 2018, classes: int =
     return truths
 
 
-def instances(json_file: Path) -> GroundTruths:
+def instances(json_file):
     """Return the objects of an instance JSON, without labels."""
     truth = COCO(json_file)
     indices = {number: index for index, number in enumerate(sorted(truth.getCatIds()))}
@@ -141,7 +141,7 @@ def instances(json_file: Path) -> GroundTruths:
     return truths
 
 
-def coco(root: Path) -> GroundTruths:
+def coco(root):
     folder = root / "coco/annotations"
     categories = json.loads((folder / "panoptic_val2017.json").read_text())["categories"]
     official = sorted(category["id"] for category in categories)
@@ -154,7 +154,7 @@ def coco(root: Path) -> GroundTruths:
     return truths
 
 
-def coco_stuff(root: Path) -> GroundTruths:
+def coco_stuff(root):
     folder = root / "coco/coco_stuff_10k"
     truths = {}
     for name in (folder / "imageLists/test.txt").read_text().split():
@@ -176,7 +176,7 @@ GROUND_TRUTHS: dict[str, Callable[[Path], GroundTruths]] = {
 }
 
 
-def oracle_prediction(truth: GroundTruth, things: Sequence[int], *, renumbered: bool) -> dict[str, Any]:
+def oracle_prediction(truth, things, *, renumbered):
     """Return all kinds of output; if `renumbered`, classes of instances are indices among the things."""
     ids, infos = np.zeros(truth.labels.shape, np.int64), []
     for number, (category, mask) in enumerate((r for r in truth.segments if r.mask.any()), start=1):
@@ -197,7 +197,7 @@ def oracle_prediction(truth: GroundTruth, things: Sequence[int], *, renumbered: 
     }
 
 
-def empty_prediction(prediction: dict[str, Any], wrong: int) -> dict[str, Any]:
+def empty_prediction(prediction, wrong):
     """Return the output without segments and instances, with all pixels of the class `wrong`."""
     return {
         "label_map": torch.full_like(prediction["label_map"], wrong),
@@ -209,9 +209,9 @@ def empty_prediction(prediction: dict[str, Any], wrong: int) -> dict[str, Any]:
 class OracleModel(nn.Module):
     """A model that returns given predictions by the names of images."""
 
-    def __init__(self, predictions: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, predictions):
         super().__init__()
         self.predictions = predictions
 
-    def forward(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def forward(self, inputs):
         return [self.predictions[Path(record["file_name"]).stem] for record in inputs]

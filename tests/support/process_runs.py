@@ -27,12 +27,16 @@ def free_port():
         return free.getsockname()[1]
 
 
+def slurm_variables(**values):
+    """Return the variables of srun, given without `SLURM_`."""
+    return {f"SLURM_{name}": str(value) for name, value in values.items()}
+
+
 def curve(folder):
     """Return all metrics except times; NaN for a class without objects."""
-    lines = read_metrics(folder / "metrics.json")
     return [
         {name: math.nan if value is None else value for name, value in line.items() if name not in TIMES}
-        for line in lines
+        for line in read_metrics(folder / "metrics.json")
     ]
 
 
@@ -44,11 +48,9 @@ def assert_close(found, expected):
 
 def assert_same_weights(found, expected):
     """Assert that two runs have ended with equal weights."""
-    ends = [
-        torch.load(folder / "model_final.pth", weights_only=True)["model"] for folder in (found, expected)
-    ]
-    for name, tensor in ends[1].items():
-        assert torch.equal(ends[0][name], tensor), name
+    files = [torch.load(folder / "model_final.pth", weights_only=True) for folder in (found, expected)]
+    for name, tensor in files[1]["model"].items():
+        assert torch.equal(files[0]["model"][name], tensor), name
 
 
 def until(condition, seconds=60):
@@ -117,6 +119,12 @@ class Server:
         wanted = {"argv": argv, "environ": environ or {}, "log": str(log)}
         self.process.stdin.write(json.dumps(wanted) + "\n")
         return Command(log)
+
+    def start_two_machines(self, output, *flags, order=(0, 1), **options):
+        """Start two launchers of one process each, which meet at an address other than the default."""
+        url = f"tcp://127.0.0.2:{free_port()}"
+        flags = (*flags, "--num-processes", "1", "--num-machines", "2", "--dist-url", url)
+        return [self.start(output, *flags, "--machine-rank", str(rank), **options) for rank in order]
 
     def stop(self):
         """Stop the server; return the names of temporary files that commands have left behind."""

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ Segmentation = tuple[np.ndarray, list[Record]]  # map of ids, segments_info
 Iou = Callable[[np.ndarray, np.ndarray, bool], float]
 
 
-def reference_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
+def reference_boundary(mask, distance):
     """Return the pixels that `distance` erosions by 3 x 3 pixels remove; the mask ends at the image."""
     left = np.pad(mask.astype(bool), 1)
     for _ in range(distance):
@@ -24,17 +24,17 @@ def reference_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
     return mask & ~left[1:-1, 1:-1]
 
 
-def reference_distance(shape: tuple[int, ...], ratio: float) -> int:
+def reference_distance(shape, ratio):
     return max(1, round(ratio * math.sqrt(shape[0] ** 2 + shape[1] ** 2)))
 
 
-def mask_iou(found: np.ndarray, true: np.ndarray, crowd: bool) -> float:
+def mask_iou(found, true, crowd):
     shared = (found & true).sum()
     return shared / max(found.sum() if crowd else (found | true).sum(), 1)
 
 
-def boundary_iou(ratio: float) -> Iou:
-    def iou(found: np.ndarray, true: np.ndarray, crowd: bool) -> float:
+def boundary_iou(ratio):
+    def iou(found, true, crowd):
         if crowd:
             return mask_iou(found, true, crowd)
         distance = reference_distance(true.shape, ratio)
@@ -44,9 +44,7 @@ def boundary_iou(ratio: float) -> Iou:
     return iou
 
 
-def reference_average_precision(
-    truth: Record, results: list[Record], iou: Iou = mask_iou, *, lvis: bool = False
-) -> dict[str, float]:
+def reference_average_precision(truth, results, iou=mask_iou, *, lvis=False):
     """Return AP, AP50, AP75, APs, APm, APl, for LVIS APr, APc, APf too, and AP of each category."""
     if lvis:
         results = best_300(results)
@@ -55,7 +53,7 @@ def reference_average_precision(
     order = sorted(i["id"] for i in truth["images"])
     thresholds = np.linspace(0.5, 0.95, 10)
 
-    def ap(categories: list[Any], thresholds: Any = thresholds, area: str = "") -> float:
+    def ap(categories, thresholds=thresholds, area=""):
         curves = [
             curve([match(pairs[i, c], t, AREAS[area], lvis) for i in order])
             for c in categories
@@ -71,9 +69,7 @@ def reference_average_precision(
     return scores | {f"AP-{name}": ap([c]) for c, name in names.items()}
 
 
-def reference_panoptic_counts(
-    gt: Segmentation, pred: Segmentation, categories: Iterable[int], boundary_ratio: float | None = None
-) -> np.ndarray:
+def reference_panoptic_counts(gt, pred, categories, boundary_ratio=None):
     """Return the sum of IoUs, TP, FP and FN of each category, (4, C), for (map, segments) of one image."""
     (gt_map, gt_infos), (pred_map, pred_infos) = gt, pred
     void = gt_map == 0
@@ -104,7 +100,7 @@ def reference_panoptic_counts(
     return np.array([*counts.values()], float).T
 
 
-def best_300(results: list[Record]) -> list[Record]:
+def best_300(results):
     kept: list[Record] = []
     for image in {result["image_id"] for result in results}:
         own = [result for result in results if result["image_id"] == image]
@@ -112,14 +108,14 @@ def best_300(results: list[Record]) -> list[Record]:
     return kept
 
 
-def compare(truth: Record, results: list[Record], image: Record, category: Any, iou: Iou) -> tuple[Any, ...]:
+def compare(truth, results, image, category, iou):
     """Return the objects and results of an image and category, their IoUs, and the image itself."""
     size = image["height"], image["width"]
 
-    def own(records: list[Record]) -> list[Record]:
+    def own(records):
         return [r for r in records if r["image_id"] == image["id"] and r["category_id"] == category]
 
-    def mask(record: Record) -> np.ndarray:
+    def mask(record):
         code = record["segmentation"]
         if isinstance(code, list):
             code = mask_utils.merge(mask_utils.frPyObjects(code, *size))
@@ -131,9 +127,7 @@ def compare(truth: Record, results: list[Record], image: Record, category: Any, 
     return objects, found, table, [mask(f).sum() for f in found], image, category
 
 
-def match(
-    compared: tuple[Any, ...], threshold: float, area: tuple[float, float], lvis: bool
-) -> tuple[list[tuple[float, bool]], int]:
+def match(compared, threshold, area, lvis):
     """Return (score, is right) of each result that counts, and the number of objects to find."""
     objects, found, ious, areas, image, category = compared
     wanted = [not o.get("iscrowd", 0) and area[0] <= o["area"] <= area[1] for o in objects]
@@ -156,13 +150,13 @@ def match(
     return counted, sum(wanted)
 
 
-def forgiven(objects: list[Record], image: Record, category: Any) -> bool:
+def forgiven(objects, image, category):
     """Return True if LVIS ignores a false positive, as the image was not searched (exhaustively)."""
     searched = bool(objects) or category in image["neg_category_ids"]
     return not searched or category in image["not_exhaustive_category_ids"]
 
 
-def curve(shares: list[tuple[list[tuple[float, bool]], int]]) -> np.ndarray | None:
+def curve(shares):
     """Return the precision at 101 recalls; None if there is nothing to find."""
     total = sum(wanted for _, wanted in shares)
     if not total:

@@ -4,13 +4,12 @@ import hashlib
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 HEAD = 128  # bytes at the start of MATLAB files that hold the time of writing
 
 
-def load(name: str) -> ModuleType:
+def load(name):
     """Import a script as a module that worker processes find by name."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, DATASETS / f"{name}.py")
@@ -20,11 +19,11 @@ def load(name: str) -> ModuleType:
     return sys.modules[name]
 
 
-def run(name: str, root: Path, *options: str, workers: int = 1) -> None:
+def run(name, root, *options, workers=1):
     load(name).main(["--root", str(root), "--workers", str(workers), *options])
 
 
-def contents(root: Path) -> dict[str, str]:
+def contents(root):
     """Return a hash of each file below `root`, by its path."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     skipped = {path: HEAD if path.suffix == ".mat" else 0 for path in files}

@@ -5,7 +5,6 @@ File names and label ids are Cityscapes' own; the images are much smaller.
 
 import copy
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +28,7 @@ IDS = ["aachen_000000_000019", "bad-honnef_000001_000007", "ulm_000010_000000"]
 Found = list[tuple[np.ndarray, int, float]]  # mask, label id, score
 
 
-def metadata(things: Sequence[int] = range(8)) -> SimpleNamespace:
+def metadata(things=range(8)):
     """Return the metadata of a dataset whose things have the given contiguous ids."""
     return SimpleNamespace(
         name="synthetic",
@@ -40,12 +39,12 @@ def metadata(things: Sequence[int] = range(8)) -> SimpleNamespace:
     )
 
 
-def draw_images(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def draw_images(rng):
     """Draw the instance ids of each image."""
     return {image_id: draw_ids(rng) for image_id in IDS}
 
 
-def draw_ids(rng: np.random.Generator) -> np.ndarray:
+def draw_ids(rng):
     """Draw instance ids: two backgrounds and, over them, large and small objects, groups, caravans."""
     ids = np.empty(SIZE, np.int32)
     ids[:, :30], ids[:, 30:] = rng.choice(BACKGROUND, 2)
@@ -57,7 +56,7 @@ def draw_ids(rng: np.random.Generator) -> np.ndarray:
     return ids
 
 
-def predict(ids: np.ndarray, rng: np.random.Generator) -> Found:
+def predict(ids, rng):
     """Return shifted and cut objects, groups and void: some twice, some with a wrong label, ties."""
     found: Found = []
     for value in [*np.unique(ids).tolist() * 2, 0]:
@@ -70,13 +69,13 @@ def predict(ids: np.ndarray, rng: np.random.Generator) -> Found:
     return [*found, (np.zeros(SIZE, bool), 26, 0.9), (ids > 1000, 7, 0.9)]
 
 
-def box(y: int, x: int, height: int, width: int) -> np.ndarray:
+def box(y, x, height, width):
     mask = np.zeros(SIZE, bool)
     mask[y : y + height, x : x + width] = True
     return mask
 
 
-def scene(*regions: tuple[int, np.ndarray]) -> np.ndarray:
+def scene(*regions):
     """Return instance ids: road, and regions over it."""
     ids = np.full(SIZE, ROAD, np.int32)
     for value, mask in regions:
@@ -84,7 +83,7 @@ def scene(*regions: tuple[int, np.ndarray]) -> np.ndarray:
     return ids
 
 
-def save_truth(folder: Path, images: dict[str, np.ndarray]) -> Path:
+def save_truth(folder, images):
     """Write `<city>/<id>_gtFine_{instanceIds,labelIds}.png`; return the folder."""
     for image_id, ids in images.items():
         city = folder / image_id.split("_")[0]
@@ -95,7 +94,7 @@ def save_truth(folder: Path, images: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-def save_found(folder: Path, found: dict[str, Found]) -> Path:
+def save_found(folder, found):
     """Write predictions in the benchmark's format, masks next to the text files; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for image_id, objects in found.items():
@@ -107,13 +106,13 @@ def save_found(folder: Path, found: dict[str, Found]) -> Path:
     return folder
 
 
-def records(folder: Path, images: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def records(folder, images):
     """Return the dataset dicts of saved images."""
     files = {id: next(folder.rglob(f"{id}*instanceIds.png")) for id in images}
     return [{"image_id": id, "instance_ids_file_name": str(file)} for id, file in files.items()]
 
 
-def instances(found: Found, first_class: int = 0, *, as_runs: bool = False) -> dict[str, Any]:
+def instances(found, first_class=0, *, as_runs=False):
     """Return what a model would; it has no classes for labels without objects."""
     found = [item for item in found if item[1] in THINGS]
     masks = torch.from_numpy(np.array([mask for mask, _, _ in found], bool).reshape(-1, *SIZE))
@@ -125,7 +124,7 @@ def instances(found: Found, first_class: int = 0, *, as_runs: bool = False) -> d
     return {"instances": Instances(SIZE, **fields)}
 
 
-def runs(mask: torch.Tensor) -> torch.Tensor:
+def runs(mask):
     """Return the runs of a mask, pixel by pixel."""
     found, pixels = [], mask.T.flatten().tolist()
     for place, inside in enumerate(pixels):
@@ -136,7 +135,7 @@ def runs(mask: torch.Tensor) -> torch.Tensor:
     return torch.tensor(found, dtype=torch.int64).reshape(-1, 2)
 
 
-def table_of(truth_and_found: list[tuple[np.ndarray, Found]]) -> np.ndarray:
+def table_of(truth_and_found):
     """Return the AP of each class and threshold, of maps in memory."""
     matches = []
     for ids, found in truth_and_found:
@@ -150,13 +149,13 @@ def table_of(truth_and_found: list[tuple[np.ndarray, Found]]) -> np.ndarray:
 class CityscapesScripts:
     """cityscapesscripts 2.3.0, made to run with today's numpy; the test restores its global state."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder, monkeypatch):
         self._folder, self._patch = folder, monkeypatch
         folder.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(folder)  # matches.json is written here
         monkeypatch.setattr(np, "in1d", np.isin, raising=False)
 
-    def instances(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
+    def instances(self, gt_dir, pred_dir):
         """Return the results of evalInstanceLevelSemanticLabeling."""
         script = pytest.importorskip("cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling")
         self._patch.setattr(
@@ -166,14 +165,14 @@ class CityscapesScripts:
         )
         return self._run(script, gt_dir, pred_dir, "instanceIds", script.getPrediction)
 
-    def pixels(self, gt_dir: Path, pred_dir: Path) -> dict[str, Any]:
+    def pixels(self, gt_dir, pred_dir):
         """Return the results of evalPixelLevelSemanticLabeling."""
         script = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
         return self._run(
             script, gt_dir, pred_dir, "labelIds", lambda gt, args: script.getPrediction(args, gt)
         )
 
-    def panoptic(self, *files: Path) -> dict[str, Any]:
+    def panoptic(self, *files):
         """Return the results of evalPanopticSemanticLabeling, in percent, under our names."""
         script = pytest.importorskip("cityscapesscripts.evaluation.evalPanopticSemanticLabeling")
         self._patch.setattr(
@@ -186,9 +185,7 @@ class CityscapesScripts:
             results["n" + suffix] = found[group]["n"]
         return results
 
-    def _run(
-        self, script: Any, gt_dir: Path, pred_dir: Path, kind: str, prediction_of: Any
-    ) -> dict[str, Any]:
+    def _run(self, script, gt_dir, pred_dir, kind, prediction_of):
         args = copy.copy(script.args)
         args.predictionPath, args.predictionWalk = str(pred_dir), None
         args.gtInstancesFile = str(self._folder / "gtInstances.json")

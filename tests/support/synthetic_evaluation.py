@@ -4,10 +4,7 @@ Categories: 3 and 90 are things, 7 and 200 are stuff; contiguous ids are 0 to 3 
 """
 
 import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from PIL import Image
 from synthetic_coco import compressed_rle as rle
 from torch import nn
 
-from mask2former.evaluation.evaluator import DatasetEvaluator, inference_on_dataset
+from mask2former.evaluation.evaluator import inference_on_dataset
 from mask2former.structures import Instances
 
 CATEGORIES = [
@@ -33,22 +30,22 @@ SIZE = (24, 32)
 class Replay(nn.Module):
     """Model that returns the outputs in its input."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.modes: list[bool] = []
 
-    def forward(self, inputs: list[dict[str, Any]]) -> list[Any]:
+    def forward(self, inputs):
         self.modes.append(self.training)
         return [record["output"] for record in inputs]
 
 
-def metrics_of(evaluator: DatasetEvaluator, *batches: list[dict[str, Any]]) -> dict[str, float]:
+def metrics_of(evaluator, *batches):
     """Return the metrics of the evaluator's only task for batches of inputs with their outputs."""
     (metrics,) = inference_on_dataset(Replay(), batches, evaluator).values()
     return metrics
 
 
-def draw_map(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def draw_map(rng):
     """Draw a map of segment ids and its segments: two halves of stuff, things, a corner of void, crowds."""
     ids = np.empty(SIZE, np.int64)
     stuff, things = rng.choice(2**24 - 1, (2, 6), replace=False) + 1
@@ -72,9 +69,7 @@ def draw_map(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any]]
     return ids, segments
 
 
-def disturb(
-    ids: np.ndarray, segments: Sequence[dict[str, Any]], rng: np.random.Generator
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def disturb(ids, segments, rng):
     """Return a prediction: the ground truth shifted, with a hole and a few categories changed."""
     found = np.roll(ids, rng.integers(-2, 3, 2), (0, 1))
     y, x = rng.integers(0, (20, 28))
@@ -87,15 +82,13 @@ def disturb(
     ]
 
 
-def save_ids(path: Path, ids: np.ndarray) -> None:
+def save_ids(path, ids):
     """Write a panoptic PNG, channel by channel."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)).save(path)
 
 
-def save_panoptic(
-    folder: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[str, Any]]]], **content: Any
-) -> tuple[Path, Path]:
+def save_panoptic(folder, maps, **content):
     """Write (image id, map, segments) in the official format; return the JSON file and the folder of PNGs."""
     annotations = []
     for image_id, ids, segments in maps:
@@ -107,7 +100,7 @@ def save_panoptic(
     return file, folder
 
 
-def save_instances(file: Path, maps: Iterable[tuple[Any, np.ndarray, list[dict[str, Any]]]]) -> Path:
+def save_instances(file, maps):
     """Write the things of (image id, map, segments) as COCO instances; annotation ids start at 0."""
     images, annotations = [], []
     for image_id, ids, segments in maps:
@@ -131,7 +124,7 @@ EITHER_IDS = pytest.mark.parametrize(
 class SyntheticDataset:
     """Dataset on disk with the ground truth of the three tasks, and predictions for it."""
 
-    def __init__(self, folder: Path, image_ids: Sequence[Any] = (5, 2, 11), seed: int = 0) -> None:
+    def __init__(self, folder, image_ids=(5, 2, 11), seed=0):
         rng = np.random.default_rng(seed)
         self.maps = [(image_id, *draw_map(rng)) for image_id in image_ids]
         self.disturbed = [(image_id, *disturb(ids, infos, rng)) for image_id, ids, infos in self.maps]
@@ -148,9 +141,7 @@ class SyntheticDataset:
             ignore_label=IGNORE,
         )
 
-    def records(
-        self, predictions: Sequence[tuple[Any, np.ndarray, list[dict[str, Any]]]]
-    ) -> list[dict[str, Any]]:
+    def records(self, predictions):
         """Return the dataset dicts; `output` is what a model returns for `predictions`."""
         return [
             {
@@ -164,7 +155,7 @@ class SyntheticDataset:
         ]
 
 
-def model_output(ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def model_output(ids, segments):
     """Return what a model would for a panoptic map, for all three tasks; void becomes class 0."""
     contiguous = [CONTIGUOUS[segment["category_id"]] for segment in segments]
     info = [

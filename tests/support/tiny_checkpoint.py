@@ -1,10 +1,8 @@
 """A model small enough to build in a test, and the checkpoint that a training run of it would leave."""
 
-from pathlib import Path
-
 import torch
 
-from mask2former.config import CfgNode, load_config
+from mask2former.config import load_config
 from mask2former.engine.build import build_model
 
 NAMES = ["circle", "square", "grass", "sand"]
@@ -37,13 +35,13 @@ TINY = {
 }
 
 
-def tiny_config() -> CfgNode:
+def tiny_config():
     """COCO's panoptic config, made tiny, for four classes."""
     opts = [part for item in TINY.items() for part in item]
     return load_config("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", opts)
 
 
-def save_tiny_checkpoint(path: Path, confidence: float = 8.0) -> Path:
+def save_tiny_checkpoint(path, confidence=8.0):
     """A checkpoint with config and class names; `confidence` is added to the logits of circle and grass."""
     torch.manual_seed(0)
     cfg = tiny_config()

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from catalogs import restored_catalogs
 
 from mask2former.config import config_from_text, load_config
-from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.resolve import resolve_config
 from mask2former.engine.train import train
 from mask2former.structures import Instances
+from mask2former.tools.train import main
+
+__all__ = ["restored_catalogs"]
 
 CONFIG = next((Path(__file__).parents[2] / "configs" / "shapes").rglob("*.yaml"))
 
@@ -58,6 +61,11 @@ def tiny_file(*typed, **changes):
     return config_from_text(tiny_config(**changes).dump(), "tiny.yaml", typed)
 
 
+def run_train(folder, *flags, **changes):
+    """Run `mask2former train` on the tiny config in this process; return its exit code."""
+    return main(["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=folder, **changes)])
+
+
 def train_resolved(cfg, run=None):
     """Train on a config of files and typed keys, into its OUTPUT_DIR; the results of the final evaluation."""
     return train(resolve_config(cfg), run or Run(run_folder(cfg.OUTPUT_DIR)))
@@ -89,13 +97,6 @@ def random_sample(number, objects, side=64):
         "instances": Instances((side, side), gt_classes=classes, gt_masks=masks),
         "seed": number,
     }
-
-
-@pytest.fixture(autouse=True)
-def restored_catalogs(monkeypatch):
-    """Forget the datasets that a test registers."""
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        monkeypatch.setattr(catalog, "_entries", dict(catalog._entries))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from mask2former.utils.comm import _agree_on_attempt
 TIMEOUT = timedelta(seconds=20)
 
 
-def agree(store: dist.Store, processes: int) -> set[str]:
+def agree(store, processes):
     with ThreadPoolExecutor(processes) as pool:
         numbers = reversed(range(processes))  # rank 0 comes last
         return set(pool.map(lambda number: _agree_on_attempt(store, number, processes, TIMEOUT), numbers))

@@ -86,12 +86,14 @@ def test_a_scheme_without_handler_is_an_error():
         load_json("nowhere://x/y.json")
 
 
-def test_a_missing_file_is_not_retried(steady, monkeypatch):
+def test_a_missing_file_is_named_and_not_retried(steady, monkeypatch):
     monkeypatch.setattr(storage, "WAITS", (1000.0,))
     with pytest.raises(DatasetError, match=r"flaky://x\.json does not exist"):
         load_json("flaky://x.json")
     with pytest.raises(FileNotFoundError):
         to_path("flaky://x.json").read_text()
+    with pytest.raises(WeightsError, match=r"^flaky://x\.pth: cannot be downloaded"):
+        read_checkpoint("flaky://x.pth")
 
 
 def test_a_persistent_failure_is_raised(steady, caplog):
@@ -124,22 +126,13 @@ def test_interrupted_reads_are_retried(store):
     Image.fromarray(image).save(store / "image.png")
     Image.fromarray(labels).save(store / "labels.png")
     (store / "x.json").write_text(json.dumps({"a": "é" * 1000}), encoding="utf-8")
+    weights = torch.arange(1000.0)
+    torch.save({"model": {"a": weights}}, store / "x.pth")
     for _ in range(4):
         np.testing.assert_array_equal(read_image("flaky://image.png"), image)
         np.testing.assert_array_equal(read_label_map("flaky://labels.png"), labels)
         assert load_json("flaky://x.json", "a") == {"a": "é" * 1000}
-
-
-def test_weights_are_read(store):
-    weights = {"a": torch.arange(1000.0)}
-    torch.save({"model": weights}, store / "x.pth")
-    for _ in range(4):
-        assert torch.equal(read_checkpoint("flaky://x.pth").model["a"], weights["a"])
-
-
-def test_missing_weights_are_named(steady):
-    with pytest.raises(WeightsError, match=r"^flaky://x\.pth: cannot be downloaded"):
-        read_checkpoint("flaky://x.pth")
+        assert torch.equal(read_checkpoint("flaky://x.pth").model["a"], weights)
 
 
 def test_folders_are_searched_to_any_depth(store):

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from flaky_storage import FlakyStorage
-from process_runs import assert_close, curve, free_port, until
-from tiny_runs import CONFIG, tiny_config, tiny_options
+from process_runs import assert_close, curve, until
+from tiny_runs import run_train, tiny_config
 
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.run_folder import POINTER
-from mask2former.tools.train import main
 from mask2former.utils.storage import path_manager
 
 RUN = {"SOLVER__MAX_ITER": 4, "SOLVER__CHECKPOINT_PERIOD": 2, "TEST__EVAL_PERIOD": 3}
@@ -35,8 +34,7 @@ def weights(tmp_path_factory):
 def local_run(server, weights, tmp_path_factory):
     """Folder of a run with one process and local files."""
     folder = tmp_path_factory.mktemp("local_run")
-    code, log = server.start(folder, **RUN, MODEL__WEIGHTS=weights).wait()
-    assert code == 0, log
+    server.start(folder, **RUN, MODEL__WEIGHTS=weights).finish()
     return folder
 
 
@@ -58,25 +56,15 @@ def local_folders(environ):
     return [path for path in Path(environ["FVCORE_CACHE"]).glob("runs/*") if path.is_dir()]
 
 
-def two_machines(server, environ, **options):
-    """Start two launchers, each with its own local folder."""
-    machines = f"--num-processes 1 --num-machines 2 --dist-url tcp://127.0.0.2:{free_port()}"
-    return [
-        server.start(OUTPUT, *f"{machines} --machine-rank {n}".split(), environ=environ, **STORED, **options)
-        for n in (0, 1)
-    ]
-
-
 def test_a_run_of_two_machines_is_resumed_by_one(server, environ, local_run, tmp_path):
     # Sharded, so that each machine has a part of the checkpoint until it is copied
     folder = tmp_path / "store/runs/one"
-    first, second = two_machines(server, environ, SOLVER__STRATEGY="fsdp")
+    first, second = server.start_two_machines(OUTPUT, environ=environ, **STORED, SOLVER__STRATEGY="fsdp")
     until((folder / POINTER).exists)
     os.kill(second.children()[0], signal.SIGKILL)
     assert first.wait()[0] == 1
     assert (folder / POINTER).read_text().endswith(".sharded")
-    code, log = server.start(OUTPUT, "--resume", environ=environ, **STORED).wait()
-    assert code == 0, log
+    log = server.start(OUTPUT, "--resume", environ=environ, **STORED).finish()
     assert "retrying" in log
     assert "resuming from" in (folder / "log.txt").read_text()
     assert_close(curve(folder), curve(local_run))
@@ -93,42 +81,38 @@ def test_a_kill_while_a_checkpoint_is_copied_does_no_harm(server, environ, local
     until((folder / "model_0000001.pth").exists)
     time.sleep(rng.uniform(0, 0.05))
     os.kill(rng.choice(command.children()), signal.SIGKILL)
-    code, log = command.wait()
-    assert code == 0, log
+    command.finish()
     assert_close(curve(folder), curve(local_run))
     assert (folder / POINTER).read_text() == "model_final.pth"
 
 
 @pytest.fixture
-def in_this_process(environ, monkeypatch):
+def storage(environ, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     path_manager.register_handler(FlakyStorage())
-    return lambda output, *flags, **options: main(
-        ["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=output, **options)]
-    )
 
 
-def test_an_earlier_run_is_not_mixed_with_a_new_one(in_this_process, tmp_path, capsys):
+def test_an_earlier_run_is_not_mixed_with_a_new_one(storage, tmp_path, capsys):
     earlier = tmp_path / "store/runs/two"
     earlier.mkdir(parents=True)
     (earlier / "model_final.pth").write_bytes(b"somebody's weights")
-    assert in_this_process("flaky://runs/two", SOLVER__MAX_ITER=1) == 1
+    assert run_train("flaky://runs/two", SOLVER__MAX_ITER=1) == 1
     assert (
         "OUTPUT_DIR flaky://runs/two holds an earlier run: --resume continues it" in capsys.readouterr().err
     )
     assert (earlier / "model_final.pth").read_bytes() == b"somebody's weights"
 
 
-def test_a_url_that_cannot_be_written_to_is_reported_first(in_this_process, tmp_path, capsys):
+def test_a_url_that_cannot_be_written_to_is_reported_first(storage, tmp_path, capsys):
     (tmp_path / "store/file").touch()
-    assert in_this_process("flaky://file/run", SOLVER__MAX_ITER=1) == 1
+    assert run_train("flaky://file/run", SOLVER__MAX_ITER=1) == 1
     captured = capsys.readouterr()
     assert "OUTPUT_DIR flaky://file/run cannot be written to" in captured.err
     assert "steps 0 to" not in captured.out
 
 
-def test_a_run_that_cannot_be_copied_is_kept_locally(in_this_process, environ, capsys, monkeypatch):
+def test_a_run_that_cannot_be_copied_is_kept_locally(storage, environ, capsys, monkeypatch):
     # The storage becomes unavailable when the first checkpoint is saved
     monkeypatch.setattr("mask2former.utils.storage.WAITS", (0.0,))
     steady = FlakyStorage([False])
@@ -137,7 +121,7 @@ def test_a_run_that_cannot_be_copied_is_kept_locally(in_this_process, environ, c
         "mask2former.engine.checkpoint.run_folder.logger.info",
         lambda *_: path_manager.register_handler(FlakyStorage([True])),
     )
-    assert in_this_process("flaky://runs/three", SOLVER__MAX_ITER=1, DATASETS__TEST=()) == 1
+    assert run_train("flaky://runs/three", SOLVER__MAX_ITER=1, DATASETS__TEST=()) == 1
     (folder,) = local_folders(environ)
     message = capsys.readouterr().err
     assert "flaky://runs/three/job cannot be written" in message and f"It is in {folder}" in message

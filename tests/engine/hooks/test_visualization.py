@@ -15,8 +15,6 @@ SIZE = (30, 40)
 
 
 class Fixed(nn.Module):
-    """Model with a fixed output."""
-
     def __init__(self, output):
         super().__init__()
         self.output = output

@@ -1,5 +1,6 @@
 """Runs with killed, preempted, late or failing processes: messages, exit codes and results."""
 
+import functools
 import os
 import random
 import re
@@ -8,7 +9,7 @@ import time
 
 import pytest
 import torch
-from process_runs import LONG, assert_close, assert_same_weights, curve, free_port, until
+from process_runs import LONG, assert_close, assert_same_weights, curve, until
 
 from mask2former.engine.checkpoint.run_folder import POINTER
 from mask2former.engine.hooks.preemption import PREEMPTED
@@ -23,14 +24,12 @@ TWO = ("--num-processes", "2")
 @pytest.fixture(scope="module")
 def unbroken_runs(server, tmp_path_factory):
     """Return a function: strategy -> folder of an undisturbed run of two processes, made once."""
-    folders = {}
 
+    @functools.cache
     def find(strategy):
-        if strategy not in folders:
-            folder = tmp_path_factory.mktemp(strategy)
-            server.start(folder, *TWO, SOLVER__STRATEGY=strategy, **RUN).finish()
-            folders[strategy] = folder
-        return folders[strategy]
+        folder = tmp_path_factory.mktemp(strategy)
+        server.start(folder, *TWO, SOLVER__STRATEGY=strategy, **RUN).finish()
+        return folder
 
     return find
 
@@ -201,11 +200,7 @@ def test_an_error_in_one_process_ends_all_and_user_errors_have_no_traceback(
 
 
 def test_two_machines_restart_together(server, unbroken, tmp_path):
-    flags = ["--num-processes", "1", "--num-machines", "2", "--dist-url", f"tcp://127.0.0.2:{free_port()}"]
-    first, second = (
-        server.start(tmp_path, *flags, "--max-restarts", "1", "--machine-rank", str(number), **RUN)
-        for number in (0, 1)
-    )
+    first, second = server.start_two_machines(tmp_path, "--max-restarts", "1", **RUN)
     until((tmp_path / POINTER).exists)
     os.kill(second.children()[0], signal.SIGKILL)
     for command in (first, second):

@@ -51,10 +51,8 @@ def test_a_port_in_use_is_named():
 
 
 def test_ctrl_c_ends_the_wait(server, tmp_path):
-    url = f"tcp://127.0.0.1:{free_port()}"
-    flags = ("--num-processes", "1", "--num-machines", "2", "--dist-url", url)
-    command = server.start(tmp_path, *flags, "--timeout", "60")
-    until(lambda: f"waiting for the other machines at {url}" in command.printed())
+    [command] = server.start_two_machines(tmp_path, "--timeout", "60", order=[0])
+    until(lambda: "waiting for the other machines at tcp://127.0.0.2" in command.printed())
     os.kill(command.pid, signal.SIGINT)
-    code, log = command.wait()
-    assert code == 1 and log.splitlines()[-1] == "stopped; --resume continues from the last checkpoint", log
+    log = command.finish(1)
+    assert log.splitlines()[-1] == "stopped; --resume continues from the last checkpoint"

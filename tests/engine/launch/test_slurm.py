@@ -1,19 +1,12 @@
 """Tasks of srun, from the variables that SLURM's manual describes."""
 
 import pytest
+from process_runs import slurm_variables
 
 from mask2former.engine.launch.slurm import first_host, slurm_task
 
-STEP = {
-    "SLURM_JOB_ID": "40017",
-    "SLURM_STEP_ID": "2",
-    "SLURM_STEP_NUM_TASKS": "11",
-    "SLURM_STEP_NODELIST": "rack[2-3]node[07-09,12],login1",
-    "SLURM_STEP_TASKS_PER_NODE": "4(x2),3",
-    "SLURM_PROCID": "9",
-    "SLURM_LOCALID": "1",
-    "SLURM_NODEID": "2",
-}
+STEP = slurm_variables(JOB_ID=40017, STEP_ID=2, STEP_NUM_TASKS=11, PROCID=9, LOCALID=1, NODEID=2)
+STEP |= slurm_variables(STEP_NODELIST="rack[2-3]node[07-09,12],login1", STEP_TASKS_PER_NODE="4(x2),3")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +46,7 @@ def test_dist_url_sets_the_rendezvous():
     assert (variables["MASTER_ADDR"], variables["MASTER_PORT"]) == ("head", "29500")
 
 
-BATCH_SCRIPT = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "16"}
+BATCH_SCRIPT = slurm_variables(JOB_ID=7, PROCID=0, NTASKS=16)
 
 
 @pytest.mark.parametrize("environ", [{}, BATCH_SCRIPT, {**STEP, "SLURM_STEP_NUM_TASKS": "1"}])
