@@ -26,7 +26,13 @@ from mask2former.utils.image_io import Array, ImageSource, read_image
 from mask2former.utils.storage import is_remote, to_path
 from mask2former.utils.visualize import Color, class_colors
 from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
-from mask2former.weights.model_zoo import backbone_origin, find_model, model_of_config, published_name
+from mask2former.weights.model_zoo import (
+    backbone_origin,
+    find_model,
+    model_of_config,
+    near_names,
+    published_name,
+)
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 
@@ -111,9 +117,9 @@ class Predictor:
     @overload
     def __call__(self, source: ImageSource, *, channels: str = "RGB") -> Result: ...
     @overload
-    def __call__(self, source: Sources, batch_size: int = 1, channels: str = "RGB") -> list[Result]: ...
+    def __call__(self, source: Sources, batch_size: int = 1, *, channels: str = "RGB") -> list[Result]: ...
     def __call__(
-        self, source: ImageSource | Sources, batch_size: int = 1, channels: str = "RGB"
+        self, source: ImageSource | Sources, batch_size: int = 1, *, channels: str = "RGB"
     ) -> Result | list[Result]:
         """Segment one image, or several, up to `batch_size` at a time.
 
@@ -128,8 +134,8 @@ class Predictor:
         """
         if not isinstance(source, (list, tuple)):
             return self._predict([read_image(source, channels)])[0]
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size!r}; it must be a number of at least 1")
         images = [read_image(item, channels) for item in source]
         results: dict[int, Result] = {}
         for batch in self._batches(images, batch_size):
@@ -244,14 +250,13 @@ def require_checkpoint(source: Any) -> str:
         model = model_of_config(name)
         zoo = f', or Predictor.from_zoo("{model.name}") for its published weights' if model else ""
         raise WeightsError(name, f"is a config, not a checkpoint; type {call}{zoo}")
-    if not is_remote(name) and not to_path(name).exists():
-        if published := published_name(name):
-            raise WeightsError(name, f'is a published model; type Predictor.from_zoo("{published}")')
-        if not PurePath(name).suffix:
-            advice = (
-                "Predictor takes a checkpoint's path; Predictor.from_zoo takes a name of `mask2former zoo`"
-            )
-            raise WeightsError(name, f"no such file; {advice}")
+    if PurePath(name).suffix or (not is_remote(name) and to_path(name).exists()):
+        return name
+    if published := published_name(name):
+        raise WeightsError(name, f'is a published model; type Predictor.from_zoo("{published}")')
+    if not is_remote(name):
+        near = "".join(f'; do you mean Predictor.from_zoo("{model}")?' for model in near_names(name)[:1])
+        raise WeightsError(name, f"no such file, and no published model{near} (`mask2former zoo` lists all)")
     return name
 
 

@@ -108,6 +108,8 @@ def test_wrong_sources_and_batch_sizes_are_errors(predictor, tmp_path):
         predictor([random_image(), tmp_path / "text.jpg"])
     with pytest.raises(ValueError, match="batch_size is 0"):
         predictor([random_image()], batch_size=0)
+    with pytest.raises(ValueError, match="batch_size is 'BGR'; it must be a number"):
+        predictor([random_image()], "BGR")
 
 
 def test_instances_below_the_score_threshold_are_left_out(checkpoint):
@@ -182,9 +184,14 @@ PANOPTIC_R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
             'is a published model; type Predictor.from_zoo("coco-panoptic-swin-l")',
         ),
         (
-            "facebook/detr-resnet",
-            "no such file; Predictor takes a checkpoint's path; Predictor.from_zoo takes",
+            "https://huggingface.co/facebook/mask2former-swin-tiny-ade-semantic",
+            'is a published model; type Predictor.from_zoo("ade20k-semantic-swin-t")',
         ),
+        (
+            "coco-panoptic-swinl",
+            'no such file, and no published model; do you mean Predictor.from_zoo("coco-panoptic-swin-l")?',
+        ),
+        ("facebook/detr", "no such file, and no published model (`mask2former zoo` lists all)"),
         (None, "Predictor takes a checkpoint's path or URL, or a config, not a value of type NoneType"),
     ],
 )

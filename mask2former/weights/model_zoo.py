@@ -53,10 +53,12 @@ def published_models() -> dict[str, PublishedModel]:
 
 
 def published_name(name: str) -> str | None:
-    """Return the published model that is called `name` here or on the Hugging Face hub, or None.
+    """Return the published model that is called `name` here or on the Hugging Face hub, or has that config.
 
     The hub has "facebook/mask2former-swin-large-coco-panoptic", for example.
     """
+    if model := model_of_config(name):
+        return model.name
     names = published_models()
     if match := HUB_NAME.search(name):
         hub_name = (
@@ -68,6 +70,12 @@ def published_name(name: str) -> str | None:
     return next((candidate for candidate in wanted if candidate in names), None)
 
 
+def near_names(name: str) -> list[str]:
+    """Return the published models that `name` may mean, the likeliest first."""
+    known = published_name(name)
+    return [known] if known else difflib.get_close_matches(name, published_models())
+
+
 def find_model(name: str) -> PublishedModel:
     """Return the published model of that name.
 
@@ -76,8 +84,7 @@ def find_model(name: str) -> PublishedModel:
     """
     models = published_models()
     if name not in models:
-        hub = published_name(name)
-        near = ", ".join([hub] if hub else difflib.get_close_matches(name, models)) or "none"
+        near = ", ".join(near_names(name)) or "none"
         raise ValueError(f"no published model '{name}'; near it: {near} (`mask2former zoo` lists all)")
     return models[name]
 

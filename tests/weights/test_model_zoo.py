@@ -65,6 +65,7 @@ def test_names_and_urls_are_unique():
         ("facebook/mask2former-swin-base-IN21k-cityscapes-instance", "cityscapes-instance-swin-b-in21k"),
         ("facebook/mask2former-swin-large-mapillary-vistas-semantic", "mapillary-vistas-semantic-swin-l"),
         ("coco-instance-r50", "coco-instance-r50"),
+        ("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", "coco-panoptic-r50"),
         ("facebook/mask2former-swin-tiny-mapillary-vistas-instance", None),
         ("facebook/maskformer-swin-large-coco", None),
     ],
