@@ -1,15 +1,11 @@
 """The classes of a folder of label PNGs, from a classes file or from the values that occur in the PNGs.
 
-A classes file is text or JSON. Text: a name on each line for the values 0, 1, 2, ..., or a value and its name
-on every line (`7 road`). JSON: a list of names, or of objects with `id` and `name`. Values named "ignore" are
-not trained on, and neither is 255 unless it has another name.
+Values named "ignore" are not trained on, and neither is 255 unless it has another name.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mask2former.data.custom.classes_file import IGNORE, LARGEST, read_classes_file
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.label_maps import IGNORE_LABEL, read_label_map
@@ -25,7 +22,6 @@ from mask2former.utils.storage import PathLike, to_file
 
 logger = logging.getLogger(__name__)
 
-IGNORE = "ignore"  # as a name
 BINARY = {0, 255}  # values of a mask as drawing programs save it
 BINARY_NAMES = ("background", "foreground")
 WIDE_IGNORE_LABEL = 65535  # for so many classes that 255 is one of them
@@ -77,14 +73,19 @@ def find_label_classes(
         named = {value: f"label {value}" for value in found if value != IGNORE_LABEL}
         _warn_of_soft_edges([*named], IGNORE_LABEL in found)
         return _number(named, "the label files")
-    names, counted = _read_classes(existing(classes_file))
-    found = values_in(spread(files, LOOKED_AT), context)
+    names, counted = read_classes_file(existing(classes_file))
+    looked_at = spread(files, LOOKED_AT)
+    found = values_in(looked_at, context)
     if counted and found.keys() == BINARY and len(names) <= len(BINARY):
         # 255 is the ignore label elsewhere, but here that would leave a single class, which nobody wants.
         if len(names) < len(BINARY):
             raise DatasetError(f"{classes_file} names one class, and labels are 0 and 255; {EXPLAIN}")
         names = _name_binary(tuple(names.values()))
     _check_known(found, names, classes_file, context)
+    absent = [f"{value} {name}" for value, name in names.items() if value not in found and name != IGNORE]
+    if absent:
+        message = "%s: the labels in %d of %d files have none of the values %s"
+        logger.warning(message, classes_file, len(looked_at), len(files), first_few(absent))
     return _number(names, classes_file)
 
 
@@ -118,10 +119,13 @@ def values_in(files: Sequence[str], context: LoadContext) -> dict[int, str]:
 
     def read(file: str) -> dict[int, str]:
         try:
-            return dict.fromkeys(np.unique(read_label_map(file)).tolist(), file)
+            values = np.unique(read_label_map(file)).tolist()
         except ValueError as error:
             advice = f". {NOT_LABELS}" if "mode is" in str(error) else ""
             raise DatasetError(f"{error}{advice}") from error
+        if wrong := [value for value in values if not 0 <= value <= LARGEST]:
+            raise DatasetError(f"{file}: label {wrong[0]} is not a value from 0 to {LARGEST}")
+        return dict.fromkeys(values, file)
 
     found: dict[int, str] = {}
     with ThreadPoolExecutor() as pool:  # decoding releases Python's lock
@@ -170,41 +174,3 @@ def _number(names: Mapping[int, str], source: PathLike) -> LabelClasses:
     table |= {} if IGNORE_LABEL in names else {IGNORE_LABEL: ignore_label}
     table |= {value: number for number, value in enumerate(classes)}
     return LabelClasses(tuple(classes.values()), table, ignore_label)
-
-
-def _read_classes(path: Path) -> tuple[dict[int, str], bool]:
-    """Return the names by value, and True if the file has names alone, for the values 0, 1, 2, ..."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        names, counted = _from_json(json.loads(text)) if path.suffix.lower() == ".json" else _from_lines(text)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not a classes file: {error}") from error
-    if not names:
-        raise DatasetError(f"{path}: there is no class in it")
-    return names, counted
-
-
-def _from_lines(text: str) -> tuple[dict[int, str], bool]:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    pairs = [re.fullmatch(r"(\d+)[\s:,;]+(.+)", line) for line in lines]
-    valued = [(int(pair[1]), pair[2]) for pair in pairs if pair]
-    if len(lines) / 2 < len(valued) < len(lines):  # a table with a header, say; one name may be "3 wheeler"
-        odd = next(line for line, pair in zip(lines, pairs, strict=True) if not pair)
-        raise ValueError(f"'{odd}' has no value, as the other lines have")
-    if len(valued) < len(lines):
-        return dict(enumerate(lines)), True
-    if len(dict(valued)) < len(valued):
-        raise ValueError("a value stands on two lines")
-    return dict(valued), False
-
-
-def _from_json(content: Any) -> tuple[dict[int, str], bool]:
-    rows = content if isinstance(content, list) else []
-    if rows and all(isinstance(row, str) for row in rows):
-        return dict(enumerate(rows)), True
-    if not rows or not all(isinstance(row, dict) and {"id", "name"} <= row.keys() for row in rows):
-        raise ValueError("expected a list of names, or of objects with 'id' and 'name'")
-    names = {int(row["id"]): str(row["name"]) for row in rows}
-    if len(names) < len(rows):
-        raise ValueError("an id occurs twice")
-    return names, False

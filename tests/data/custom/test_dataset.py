@@ -155,6 +155,21 @@ def test_a_classes_file_names_the_values(draw_labels, tmp_path, file, content, v
     assert classes_read(DatasetCatalog.get(NAME)[0]) == expected
 
 
+def test_names_of_values_that_no_label_has_cause_a_warning(draw_labels, tmp_path, caplog):
+    (tmp_path / "c.txt").write_text("ignore\nsky\nroad\ncar\ntree\n")
+    register_custom_dataset(NAME, *draw_labels([1, 1], [2, 255]), str(tmp_path / "c.txt"))
+    assert "c.txt: the labels in 2 of 2 files have none of the values 3 car, 4 tree" in caplog.text
+
+
+@pytest.mark.parametrize("value", [-1, 70_000])
+def test_labels_beyond_16_bits_are_errors(draw_labels, value):
+    images, labels = draw_labels([0, 1])
+    Path(labels, "0.png").unlink()
+    Image.fromarray(np.full((3, 2), value, np.int32)).save(f"{labels}/0.tif")
+    with pytest.raises(DatasetError, match=rf"0\.tif: label {value} is not a value from 0 to 65535"):
+        register_custom_dataset(NAME, images, labels)
+
+
 def test_more_classes_than_a_byte_has_values(draw_labels):
     values = [*range(400)]
     dataset = register_custom_dataset(NAME, *draw_labels(values, mode=np.uint16))
@@ -168,13 +183,13 @@ WRONG_CLASS_FILES = [
     ("c.txt", "sky\nroad\n", [0, 1, 2], r"0\.png: label 2 has no name in .*c\.txt, which names 0\.\.1"),
     ("c.txt", "0 sky\n9 road\n", [0, 4], r"label 4 has no name in .*, which names 0, 9"),
     ("c.txt", "\n", [0], r"c\.txt: there is no class in it"),
-    ("c.txt", "0 sky\n0 road\n", [0], "a value stands on two lines"),
+    ("c.txt", "0 sky\n0 road\n", [0], "the value 0 occurs twice"),
     ("c.txt", "Idx Name\n1 wall\n2 sky\n", [1, 2], "'Idx Name' has no value, as the other lines have"),
     ("c.txt", "sky\nsky\n", [0], "two classes are called 'sky'"),
     ("c.txt", "0 ignore\n", [0], "there is no class, all is to be ignored"),
     ("c.json", "{", [0], r"c\.json is not a classes file"),
     ("c.json", '{"names": 3}', [0], "expected a list of names"),
-    ("c.json", '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]', [1], "an id occurs twice"),
+    ("c.json", '[{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]', [1], "the value 1 occurs twice"),
 ]
 
 
