@@ -168,12 +168,9 @@ def test_clipping(opts, expected):
     assert norm == pytest.approx(13.0)
 
 
-def test_unknown_clipping_is_named():
+def test_unknown_clipping_is_named_and_a_norm_that_is_not_finite_is_reported():
     with pytest.raises(ValueError, match=r"CLIP_TYPE is 'all'.*full_model"):
         clipped(*clip_options("all", 1.0))
-
-
-def test_clipping_reports_a_norm_that_is_not_finite():
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.tensor([1.0, math.nan])
     assert not math.isfinite(build_clipper(config())([parameter]))

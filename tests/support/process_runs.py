@@ -63,8 +63,6 @@ def until(condition, seconds=60):
 
 
 class Command:
-    """A running training command."""
-
     def __init__(self, log):
         self.log = log
 

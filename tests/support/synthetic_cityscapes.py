@@ -40,7 +40,6 @@ def metadata(things=range(8)):
 
 
 def draw_images(rng):
-    """Draw the instance ids of each image."""
     return {image_id: draw_ids(rng) for image_id in IDS}
 
 

@@ -41,8 +41,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_the_first_continues(serv
     first = server.start(tmp_path, SOLVER__MAX_ITER=5000, SOLVER__CHECKPOINT_PERIOD=5)
     until(lambda: (tmp_path / "last_checkpoint").exists())
     begun = log.read_text()
-    code, printed = server.start(tmp_path, SOLVER__MAX_ITER=1).wait()
-    assert code == 1
+    printed = server.start(tmp_path, SOLVER__MAX_ITER=1).finish(1)
     assert re.search(rf"error: another run is at work in {re.escape(str(tmp_path))}:", printed)
     until(lambda: len(log.read_text()) > len(begun) + 500)
     assert not first.ended() and not (tmp_path / "earlier_run_1").exists()

@@ -23,7 +23,6 @@ OUTPUT = "flaky://runs/one"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """File of initial weights."""
     file = tmp_path_factory.mktemp("weights") / "weights.pth"
     torch.manual_seed(1)
     torch.save({"model": build_model(tiny_config()).state_dict()}, file)
