@@ -5,11 +5,12 @@ Shapes: `H, W` the original image's sides in pixels, `h, w` those of the resized
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Any, NoReturn, cast, overload
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from mask2former.config import config_from_text, load_config, with_values
@@ -36,6 +37,7 @@ from mask2former.weights.model_zoo import (
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 
+NUMBER = (int, float, np.integer, np.floating)
 SCORE_THRESHOLD = 0.5
 BACKBONE_FOLDER = "ImageNetPretrained"  # where Detectron2 keeps backbones
 
@@ -89,7 +91,8 @@ class Predictor:
         set_precision(self.model, precision)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
         metadata = checkpoint.metadata or dataset_metadata(cfg)
-        self.class_names, self.colors = class_names_and_colors(metadata, self.model.num_classes)
+        source = f"{checkpoint.file}, metadata" if checkpoint.metadata else "metadata of the dataset"
+        self.class_names, self.colors = class_names_and_colors(metadata, self.model.num_classes, source)
 
     @classmethod
     def from_zoo(
@@ -275,12 +278,39 @@ def require_trained_weights(weights: str) -> None:
         )
 
 
-def class_names_and_colors(metadata: Mapping[str, Any], num_classes: int) -> tuple[list[str], list[Color]]:
-    """Return the K names and RGB colors of a model's classes, or generic ones if the metadata has not K."""
+def class_names_and_colors(
+    metadata: Mapping[str, Any], num_classes: int, source: str = "metadata"
+) -> tuple[list[str], list[Color]]:
+    """Return the K names and RGB colors of a model's classes, or generic ones if the metadata has not K.
+
+    Raises:
+        ValueError: names are not strings, or colors not three numbers from 0 to 255; it names `source`.
+    """
     for kind in ("stuff", "thing"):
-        names = metadata.get(f"{kind}_classes") or ()
+        names = _items(metadata, f"{kind}_classes", lambda name: isinstance(name, str), "names", source)
         if len(names) == num_classes:
-            colors = metadata.get(f"{kind}_colors") or ()
+            colors = _items(metadata, f"{kind}_colors", _is_color, "colors [R, G, B] from 0 to 255", source)
             known = len(colors) == num_classes
             return list(names), [tuple(color) for color in (colors if known else class_colors(num_classes))]
     return [f"class {k}" for k in range(num_classes)], class_colors(num_classes)
+
+
+def _items(
+    metadata: Mapping[str, Any], key: str, is_valid: Callable[[Any], bool], expected: str, source: str
+) -> Sequence[Any]:
+    value = metadata.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{source}: {key} is a {type(value).__name__}; expected a list of {expected}")
+    for number, item in enumerate(value):
+        if not is_valid(item):
+            raise ValueError(f"{source}: {key}[{number}] is {repr(item)[:100]}; expected {expected}")
+    return value
+
+
+def _is_color(value: Any) -> bool:
+    """Return True for three numbers from 0 to 255 in a list, tuple or array."""
+    parts = value.tolist() if isinstance(value, np.ndarray) else value
+    is_triple = isinstance(parts, (list, tuple)) and len(parts) == 3
+    return is_triple and all(isinstance(part, NUMBER) and 0 <= part <= 255 for part in parts)

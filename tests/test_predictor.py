@@ -323,3 +323,22 @@ def test_a_published_model_that_cannot_be_downloaded_is_one_line(web, monkeypatc
     assert "404" in message and f"to {tmp_path}/cache/" in message and "\n" not in message
     with pytest.raises(ValueError, match="no published model 'r50'"):
         Predictor.from_zoo("r50")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"stuff_classes": ["a", "b"], "stuff_colors": ["red", "blue"]}, r"stuff_colors\[0\] is 'red'"),
+        (
+            {"stuff_classes": ["a", "b"], "stuff_colors": [[1, 2, 3], [1, 2, 300]]},
+            r"stuff_colors\[1\] is \[1",
+        ),
+        ({"stuff_classes": ["a", "b"], "stuff_colors": 7}, "stuff_colors is a int"),
+        ({"stuff_classes": 2}, "stuff_classes is a int; expected a list of names"),
+        ({"stuff_classes": "ab"}, "stuff_classes is a str"),
+        ({"thing_classes": ["a", None]}, r"thing_classes\[1\] is None; expected names"),
+    ],
+)
+def test_metadata_of_wrong_types_is_an_error(metadata, message):
+    with pytest.raises(ValueError, match=rf"^x\.pth: {message}"):
+        class_names_and_colors(metadata, 2, "x.pth")

@@ -107,10 +107,10 @@ class CfgNode(_FvcoreCfgNode):
             return f"{source}: {BASE_KEY} belongs at the top of a file"
         known = [*flatten(self), *IGNORED]
         if any(name.startswith(f"{key}.") for name in known):
-            return f"{source}: {key} is a section of keys; it cannot be set to {value!r}"
+            return f"{source}: {key} is a section of keys; it cannot be set to {_shown(value)}"
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         hint = f"use {REMOVED[key]}" if key in REMOVED else f"did you mean {nearest[0]}?"
-        return f"{source}: unknown key {key} (value {value!r}); {hint}"
+        return f"{source}: unknown key {key} (value {_shown(value)}); {hint}"
 
 
 def _locate(cfg: _FvcoreCfgNode, key: str) -> tuple[Any, str]:
@@ -140,7 +140,14 @@ def _converted(key: str, value: Any, current: Any, source: str) -> Any:
         return float(value)
     expected = f"{type(like).__name__} such as {like!r}"
     words = "".join(f", or '{word}'" for word in WORDS.get(key, ()))
-    raise ValueError(f"{source}: {key} is {value!r}, a {type(value).__name__}; it takes a {expected}{words}")
+    raise ValueError(
+        f"{source}: {key} is {_shown(value)}, a {type(value).__name__}; it takes a {expected}{words}"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def get_cfg() -> CfgNode:

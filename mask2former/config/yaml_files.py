@@ -14,6 +14,8 @@ import yaml
 
 BASE_KEY = "_BASE_"
 MAX_RANGE = 10_000  # the most numbers in a computed list
+MAX_LAYERS = 256  # of a `_BASE_` chain, in which the number of files can double at each level
+MAX_VALUES = 100_000  # of a file, with aliases written out: they too can double at each level
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
@@ -80,8 +82,31 @@ def _refused(node: ast.AST) -> ValueError:
     return ValueError(f"'{ast.unparse(node)}' is not arithmetic on numbers; it is not run")
 
 
+def _num_values(node: yaml.Node, counted: dict[yaml.Node, int | None]) -> int:
+    """Return the number of nodes from `node` down; `counted` has None for those that are being counted."""
+    if node not in counted:
+        counted[node] = None
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        counted[node] = 1 + sum(_num_values(child, counted) for child in children)
+    count = counted[node]
+    if count is None:
+        raise RecursionError
+    return count
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the one tag of the published files."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Return the document's node; its aliases written out must not be too many values."""
+        node = super().get_single_node()
+        if node is not None and _num_values(node, {}) > MAX_VALUES:
+            raise ValueError(f"holds more than {MAX_VALUES} values, with its aliases written out")
+        return node
 
     def evaluate(self, node: yaml.Node) -> Any:
         """Compute `!!python/object/apply:eval ["expression"]`, a list or a number."""
@@ -145,4 +170,9 @@ def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, di
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"{path}: {BASE_KEY} is {named!r}; it takes a file name or a list of them")
     folders = (path.parent / Path(base).expanduser() for base in bases)
-    return [*(layer for base in folders for layer in read_layers(base, (*below, path))), (path, values)]
+    layers = []
+    for base in folders:
+        layers += read_layers(base, (*below, path))
+        if len(layers) >= MAX_LAYERS:
+            raise ValueError(f"{path}: {BASE_KEY} leads to {MAX_LAYERS} files or more, counted each time")
+    return [*layers, (path, values)]

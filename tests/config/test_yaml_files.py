@@ -110,3 +110,32 @@ def test_a_published_file_from_a_fork_loads(tmp_path, caplog):
     warnings = [record.message for record in caplog.records]
     for message, key in zip(warnings, ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.NUM_CLASSES"), strict=True):
         assert message.startswith(f"{tmp_path / 'Base-Mine.yaml'}: {key} = ")
+
+
+def test_base_files_that_double_at_each_level_are_an_error(tmp_path):
+    (tmp_path / "0.yaml").write_text("SEED: 1")
+    for level in range(1, 41):
+        (tmp_path / f"{level}.yaml").write_text(f"_BASE_: [{level - 1}.yaml, {level - 1}.yaml]")
+    assert load_config(tmp_path / "5.yaml").SEED == 1
+    with pytest.raises(ValueError, match=r"8\.yaml: _BASE_ leads to 256 files or more"):
+        load_config(tmp_path / "40.yaml")
+
+
+@pytest.mark.parametrize("level", ["[*a{0}, *a{0}]", "{{x: *a{0}, y: *a{0}}}", "{{<<: [*a{0}, *a{0}]}}"])
+def test_aliases_that_double_at_each_level_are_an_error(tmp_path, level):
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {level.format(n - 1)}" for n in range(1, 41))]
+    (tmp_path / "x.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"x\.yaml: holds more than 100000 values, with its aliases"):
+        load_config(tmp_path / "x.yaml")
+
+
+def test_aliases_are_read_as_before(tmp_path):
+    (tmp_path / "x.yaml").write_text("TEST: {AUG: {MIN_SIZES: &a [1, 2]}}\nSOLVER: {STEPS: *a}")
+    assert load_config(tmp_path / "x.yaml").SOLVER.STEPS == (1, 2)
+
+
+def test_a_long_value_is_shortened_in_the_message(tmp_path):
+    (tmp_path / "x.yaml").write_text(f"SEED: {list(range(1000))}")
+    with pytest.raises(ValueError, match=r"x\.yaml: SEED is \[0, 1, 2") as error:
+        load_config(tmp_path / "x.yaml")
+    assert len(str(error.value)) < 500
