@@ -65,7 +65,7 @@ def _from_text(text: str, path: Path) -> NamedValues:
     written = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in written if not line.startswith("#")]
     if len(lines) < len(written):
-        logger.warning("%s: left out %d lines of comments (#)", path, len(written) - len(lines))
+        logger.warning("%s: comment lines (#) left out: %d", path, len(written) - len(lines))
     _check_lines(lines)
     pairs = [re.fullmatch(r"(\d+)[\s:,;]+(.+)", line) for line in lines]
     valued = [(pair[1], pair[2]) for pair in pairs if pair]
