@@ -206,6 +206,12 @@ def _file_name(row: Row) -> str:
     return values.text(row, "file_name")
 
 
+def _below(root: Path, name: str) -> Path:
+    """Return a path below a folder; backslashes, as tools on Windows write them, separate folders."""
+    path = root / name
+    return path if "\\" not in name or path.exists() else root / name.replace("\\", "/")
+
+
 def load_instances(
     metadata: Metadata,
     context: LoadContext,
@@ -224,7 +230,7 @@ def load_instances(
     content = load_json(path, "images", context=context)  # before the images: a script may have to make it
     root = require_path(metadata.image_root)
     records = _convert_rows(
-        path, content, "images", lambda row: _image_record(row, root / image_file(row)), context
+        path, content, "images", lambda row: _image_record(row, _below(root, image_file(row))), context
     )
     if "annotations" not in content:
         return records
@@ -262,7 +268,7 @@ def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
         record["image_id"]: record
         for record in _convert_rows(
             *(path, content, "images"),
-            lambda row: _image_record(row, image_root / _file_name(row)),
+            lambda row: _image_record(row, _below(image_root, _file_name(row))),
             context,
         )
     }

@@ -177,6 +177,18 @@ def test_a_byte_order_mark_is_skipped(names, synthetic):
     assert len(DatasetCatalog.get(names["instance"])) == 4
 
 
+def test_backslashes_in_file_names_separate_folders(synthetic, restored_catalogs):
+    content = json.loads(synthetic.instances_json.read_text())
+    for image in content["images"]:
+        image["file_name"] = f"{synthetic.images.name}\\{image['file_name']}"
+    (synthetic.root / f"{synthetic.images.name}\\0002.png").write_bytes(b"")  # a file of exactly this name
+    write_json(synthetic.instances_json, content)
+    register_coco_instances("backslashes", {}, synthetic.instances_json, synthetic.root)
+    files = [record["file_name"] for record in DatasetCatalog.get("backslashes")]
+    assert files[0] == str(synthetic.images / "0001.png")
+    assert files[1].endswith("\\0002.png")
+
+
 def test_a_semantic_folder_is_used_if_it_exists(root, synthetic):
     folder, name = root / "coco", "coco_2017_val_panoptic_with_sem_seg"
     shutil.copytree(synthetic.images, folder / "val2017")
