@@ -24,8 +24,8 @@ from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import load_json
 from mask2former.data.errors import DatasetError, broken_record, first_few
-from mask2former.data.ground_truth.polygons import FAR
 from mask2former.data.load_context import LoadContext
+from mask2former.utils.coco_masks import FAR
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.storage import PathLike, files_below, names_in, to_file, to_path
 

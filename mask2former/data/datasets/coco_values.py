@@ -14,8 +14,7 @@ from PIL import ImageColor
 from pycocotools import mask as rle
 
 from mask2former.data.errors import DatasetError
-from mask2former.data.ground_truth.polygons import is_polygon
-from mask2former.data.ground_truth.rle import count_pixels
+from mask2former.utils.coco_masks import count_pixels, is_polygon
 
 Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
 Color = list[int]  # R, G, B in 0..255

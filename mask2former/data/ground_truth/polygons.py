@@ -19,9 +19,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mask2former.data.ground_truth.geometry import AxisGeometry, Geometry
+from mask2former.utils.coco_masks import check_points, is_polygon
 
 FIFTHS = 5
-FAR = 100  # times the image's longer side: farther points would make pycocotools allocate without limit
 
 
 class Patch(NamedTuple):
@@ -41,12 +41,6 @@ class Patch(NamedTuple):
         canvas[self.rows, self.cols] = self.mask
 
 
-def is_polygon(points: Any) -> bool:
-    """Return True for a flat list or array x0, y0, x1, y1, x2, y2, ... of at least three points."""
-    flat = points.ndim == 1 if isinstance(points, np.ndarray) else isinstance(points, list)
-    return flat and len(points) >= 6 and len(points) % 2 == 0
-
-
 def draw_polygons(polygons: Sequence[Any], geometry: Geometry, size: tuple[int, int]) -> Patch:
     """Draw the union of polygons x0, y0, x1, y1, ... in pixels of an image of `size` (H, W).
 
@@ -56,9 +50,7 @@ def draw_polygons(polygons: Sequence[Any], geometry: Geometry, size: tuple[int, 
     """
     if not polygons or not all(map(is_polygon, polygons)):
         raise ValueError("a polygon is a list of at least three points x, y")
-    corners = np.concatenate([np.asarray(points, dtype=np.float64) for points in polygons]).reshape(-1, 2)
-    if not (np.abs(corners) <= FAR * max(size)).all():
-        raise ValueError(f"a point lies outside of {FAR} times the image's side")
+    corners = check_points(polygons, size)
     x, cols = _map_coordinates(corners[:, 0], geometry.cols)
     y, rows = _map_coordinates(corners[:, 1], geometry.rows)
     height, width = rows.stop - rows.start, cols.stop - cols.start

@@ -11,7 +11,6 @@ of the augmented one, in pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,8 +21,8 @@ from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record, first_few
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.polygons import Patch, draw_polygons
-from mask2former.data.ground_truth.rle import count_pixels
 from mask2former.structures import runs
+from mask2former.utils.coco_masks import checked_rle
 from mask2former.utils.label_maps import read_label_map, read_segment_ids, relabel, semantic_from_panoptic
 
 Size = tuple[int, int]
@@ -158,7 +157,7 @@ def draw_mask(segmentation: Any, size: Size, geometry: Geometry, record: Record)
     try:
         if isinstance(segmentation, list):
             return draw_polygons(segmentation, geometry, size)
-        mask = coco_mask.decode(_as_rle(segmentation)) if isinstance(segmentation, dict) else segmentation
+        mask = _decode(segmentation, size) if isinstance(segmentation, dict) else segmentation
     except Exception as error:  # pycocotools raises plain Exception
         raise broken_record(record, f"mask {_brief(segmentation)} cannot be decoded: {error!r}") from error
     if mask.shape != size:
@@ -166,12 +165,9 @@ def draw_mask(segmentation: Any, size: Size, geometry: Geometry, record: Record)
     return Patch.whole(geometry.apply(mask.astype(bool, order="C")))  # decoded in column order
 
 
-def _as_rle(segmentation: dict[str, Any]) -> dict[str, Any]:
-    counts, listed = segmentation["counts"], isinstance(segmentation["counts"], list)
-    if (sum(counts) if listed else count_pixels(counts)) != math.prod(segmentation["size"]):
-        # pycocotools would leave the other pixels undefined
-        raise ValueError("the counts do not add up to the size")
-    return coco_mask.frPyObjects(segmentation, *segmentation["size"]) if listed else segmentation
+def _decode(code: dict[str, Any], size: Size) -> np.ndarray:
+    code = checked_rle(code, size)
+    return coco_mask.decode(coco_mask.frPyObjects(code, *size) if isinstance(code["counts"], list) else code)
 
 
 def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size: Size) -> np.ndarray:

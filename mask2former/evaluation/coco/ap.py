@@ -18,9 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from mask2former.evaluation.coco.ground_truth import (
+    FREQUENCIES,
+    GroundTruth,
+    Table,
+    checked_ground_truth,
+    checked_results,
+)
 from mask2former.evaluation.coco.precisions import (
     MAX_LVIS_RESULTS,
     garbage_collection_off,
+    id_order,
     precisions,
     with_numbers,
 )
@@ -28,21 +36,17 @@ from mask2former.evaluation.common.boundary import check_ratio, ratio_of
 from mask2former.evaluation.common.json_files import (
     SUBMISSION,
     JsonObject,
-    get_value,
-    index_by,
     load_json,
     write_json,
 )
 from mask2former.evaluation.common.metadata import DatasetIds, required_attribute
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.evaluation.evaluator import Metrics, Results
-from mask2former.utils.comm import gather_objects
+from mask2former.utils.comm import gather_objects, is_main_process
 from mask2former.utils.label_maps import Array
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike
 
 logger = logging.getLogger(__name__)
-
-Table = Mapping[Any, JsonObject]  # by id
 
 ALL = slice(None)
 METRICS: dict[str, tuple[slice | int, int]] = {  # name -> index in T, index in A (all, small, medium, large)
@@ -53,8 +57,6 @@ METRICS: dict[str, tuple[slice | int, int]] = {  # name -> index in T, index in 
     "APm": (ALL, 2),
     "APl": (ALL, 3),
 }
-LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")  # of images
-FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}  # name -> LVIS' mark of rare, common, frequent categories
 
 
 def average_precision(
@@ -81,32 +83,39 @@ def average_precision(
     Raises:
         ValueError: a key is missing, an image or category unknown, or a mask of another size than its image.
     """
-    images = index_by(get_value(truth, "images", gt_file, list), "id", gt_file)
-    categories = index_by(get_value(truth, "categories", gt_file, list), "id", gt_file)
-    annotations = get_value(truth, "annotations", gt_file, list)
-    _check_truth(images, categories, annotations, gt_file, lvis_style)
-    for place, result in enumerate(results):
-        _check_result(result, images, categories, f"{results_file}: item {place}")
     check_ratio(boundary_ratio)
-    if lvis_style:
-        results = _lvis_results(results, images, annotations)
+    checked = checked_ground_truth(truth, gt_file, lvis_style)
+    return _score(checked, checked_results(results, checked, results_file), boundary_ratio, lvis_style)
 
-    try:
-        with garbage_collection_off():
-            numbered = with_numbers(images, list(categories.values()), annotations, results)
-            table = precisions(*numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style)
-    except (RuntimeError, TypeError, ValueError) as error:  # the library's errors name neither file nor item
-        raise ValueError(f"{gt_file} or {results_file} has an invalid mask or flag: {error}") from error
-    return _metrics_of(table, [categories[id] for id in sorted(categories)], lvis_style)
+
+def _score(
+    truth: GroundTruth, results: list[JsonObject], boundary_ratio: float | None, lvis_style: bool
+) -> Metrics:
+    if lvis_style:
+        results = _lvis_results(results, truth.images, truth.annotations)
+    with garbage_collection_off():
+        numbered = with_numbers(truth, results)
+        table = precisions(*numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style)
+    categories = [truth.categories[id] for id in sorted(truth.categories, key=id_order)]
+    return _metrics_of(table, categories, lvis_style)
 
 
 def with_boundary(
-    truth: Mapping[str, Any], results: Sequence[JsonObject], boundary_ratio: float | None, **options: Any
+    truth: Mapping[str, Any],
+    results: Sequence[JsonObject],
+    boundary_ratio: float | None,
+    *,
+    lvis_style: bool = False,
+    gt_file: object = "ground truth",
+    results_file: object = "results",
 ) -> Metrics:
     """Return `average_precision` and, if there is a ratio, boundary AP with the prefix `boundary_`."""
-    metrics = average_precision(truth, results, **options)
+    check_ratio(boundary_ratio)
+    checked = checked_ground_truth(truth, gt_file, lvis_style)
+    found = checked_results(results, checked, results_file)
+    metrics = _score(checked, found, None, lvis_style)
     if boundary_ratio is not None:
-        by_boundary = average_precision(truth, results, boundary_ratio=boundary_ratio, **options)
+        by_boundary = _score(checked, found, boundary_ratio, lvis_style)
         metrics.update((f"boundary_{name}", value) for name, value in by_boundary.items())
     return metrics
 
@@ -132,8 +141,10 @@ class COCOEvaluator:
         boundary: bool = False,
     ) -> None:
         self._gt_file = required_attribute(metadata, "json_file")
-        if not to_path(self._gt_file).is_file():  # reported before the model runs over all images
-            raise ValueError(f"{self._gt_file}: no such file")
+        if is_main_process():  # errors are reported before the model is trained, or runs over all images
+            truth = load_json(self._gt_file, dict)
+            if "annotations" in truth:
+                checked_ground_truth(truth, self._gt_file, self.lvis_style)
         self._category_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._ratio = ratio_of(metadata) if boundary else None
         self._files = [] if output_dir is None else [Path(output_dir) / "coco_instances_results.json"]
@@ -219,40 +230,3 @@ def _lvis_results(
         for result in sorted(share, key=lambda result: -result["score"])[:MAX_LVIS_RESULTS]
         if result["category_id"] in searched[id]
     ]
-
-
-def _check_truth(
-    images: Table, categories: Table, annotations: list[Any], where: object, lvis_style: bool
-) -> None:
-    keys = {"height": object, "width": object} | (dict.fromkeys(LVIS_KEYS, list) if lvis_style else {})
-    for id, image in images.items():
-        for key, kind in keys.items():
-            get_value(image, key, f"{where}: image {id}", kind)
-    for id, category in categories.items() if lvis_style else ():
-        mark = get_value(category, "frequency", f"{where}: category {id}")
-        if mark not in FREQUENCIES.values():
-            raise ValueError(f"{where}: category {id}: 'frequency' is {mark!r}, expected r, c or f")
-    for place, annotation in enumerate(annotations):
-        get_value(annotation, "area", f"{where}: annotations[{place}]", float)
-        _check_known(annotation, images, categories, f"{where}: annotations[{place}]")
-
-
-def _check_known(record: Any, images: Table, categories: Table, where: str) -> None:
-    """Raise ValueError unless the record has a mask, a known image and a known category."""
-    get_value(record, "segmentation", where)
-    for key, known in (("image_id", images), ("category_id", categories)):
-        value = get_value(record, key, where)
-        if not isinstance(value, (int, str)) or value not in known:  # 3.0 equals 3, but not in the library
-            raise ValueError(f"{where}: {key} {value!r} is not in the ground truth")
-
-
-def _check_result(result: Any, images: Table, categories: Table, where: str) -> None:
-    """Raise ValueError unless the result is complete and its mask has the size of its image."""
-    _check_known(result, images, categories, where)
-    get_value(result, "score", where, float)
-    image, mask = images[result["image_id"]], result["segmentation"]
-    if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
-        raise ValueError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
-    size = [image["height"], image["width"]]
-    if get_value(mask, "size", where) != size:
-        raise ValueError(f"{where}: the mask is {mask['size']} pixels, image {image['id']} is {size}")

@@ -14,6 +14,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core.mask import area, calculateRleForAllAnnotations
 
+from mask2former.evaluation.coco.ground_truth import LVIS_KEYS, GroundTruth
 from mask2former.evaluation.common.boundary import boundary_distance
 from mask2former.evaluation.common.json_files import JsonObject
 from mask2former.utils.label_maps import Array
@@ -23,39 +24,46 @@ MAX_LVIS_RESULTS = 300  # per image
 BOUNDARY_THREADS = 4
 
 
-def with_numbers(
-    images: Mapping[Any, JsonObject],
-    categories: list[JsonObject],
-    annotations: list[JsonObject],
-    results: Sequence[JsonObject],
-) -> tuple[COCO, COCO]:
-    """Return ground truth and results for the library, with image and annotation ids from 1 on.
+def with_numbers(truth: GroundTruth, results: Sequence[JsonObject]) -> tuple[COCO, COCO]:
+    """Return ground truth and results for the library, with all ids numbered from 1 on.
 
     Images are numbered in the order of their ids, since this order decides between equal scores.
     """
-    in_order = sorted(images, key=lambda image: (isinstance(image, str), image))
-    numbers = {image: number for number, image in enumerate(in_order, 1)}
-    truth = {
-        "images": [{**image, "id": numbers[image["id"]]} for image in images.values()],
-        "categories": categories,
-        "annotations": [
-            {"iscrowd": 0, **annotation, "id": number, "image_id": numbers[annotation["image_id"]]}
-            for number, annotation in enumerate(annotations, 1)
-        ],
+    images, categories = (
+        {id: number for number, id in enumerate(sorted(by_id, key=id_order), 1)}
+        for by_id in (truth.images, truth.categories)
+    )
+
+    def numbered(row: JsonObject, number: int) -> JsonObject:
+        ids = {"image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]}
+        return {**row, **ids, "id": number}
+
+    content = {
+        "images": [_image(image, images, categories) for image in truth.images.values()],
+        "categories": [{**category, "id": categories[id]} for id, category in truth.categories.items()],
+        "annotations": [numbered(row, number) for number, row in enumerate(truth.annotations, 1)],
     }
     # The library's `loadRes` would compute the areas one by one
     areas = area([result["segmentation"] for result in results]).tolist() if results else []
     found = [
-        {
-            "id": number,
-            "image_id": numbers[result["image_id"]],
-            "area": pixels,
-            "iscrowd": 0,
-            **{key: result[key] for key in ("category_id", "segmentation", "score")},
-        }
+        {**numbered(result, number), "area": pixels, "iscrowd": 0}
         for number, (result, pixels) in enumerate(zip(results, areas, strict=True), 1)
     ]
-    return COCO(truth), COCO({**truth, "annotations": found})
+    return COCO(content), COCO({**content, "annotations": found})
+
+
+def id_order(id: Any) -> tuple[bool, Any]:
+    """Return the key that sorts ids: numbers before texts."""
+    return isinstance(id, str), id
+
+
+def _image(image: JsonObject, images: Mapping[Any, int], categories: Mapping[Any, int]) -> JsonObject:
+    """Return an image with numbers instead of ids, in LVIS' lists of categories too."""
+    lists = {
+        key: [categories[id] for id in image[key] if id in categories] for key in LVIS_KEYS if key in image
+    }
+    sides = {key: int(image[key]) for key in ("height", "width")}
+    return {**image, **sides, **lists, "id": images[image["id"]]}
 
 
 def precisions(

@@ -45,11 +45,11 @@ def get_value(record: Mapping[str, Any], key: str, where: object, kind: type = o
         ValueError: the key is missing, or its value something else; the message names `where` and the key.
     """
     if not isinstance(record, Mapping) or key not in record:
-        raise ValueError(f"{where}: no key '{key}' in {_shortened(record)}")
+        raise ValueError(f"{where}: no key '{key}' in {shortened(record)}")
     value = record[key]
     if not isinstance(value, (int, float) if kind is float else kind) or value != value:
         expected = "a number" if kind is float else f"a {kind.__name__}"
-        raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected {expected}")
+        raise ValueError(f"{where}: '{key}' is {shortened(value)}, expected {expected}")
     return value
 
 
@@ -58,14 +58,16 @@ def index_by(records: list[Any], key: str, where: object) -> dict[Any, Any]:
     table: dict[Any, Any] = {}
     for record in records:
         value = get_value(record, key, where)
-        if not isinstance(value, (int, str)):
-            raise ValueError(f"{where}: '{key}' is {_shortened(value)}, expected a number or a name")
+        whole = isinstance(value, float) and value.is_integer()
+        if not (whole or isinstance(value, (int, str))):
+            raise ValueError(f"{where}: '{key}' is {shortened(value)}, expected a whole number or a name")
         if value in table:
             raise ValueError(f"{where}: '{key}' {value!r} occurs twice")
         table[value] = record
     return table
 
 
-def _shortened(value: object, limit: int = 100) -> str:
+def shortened(value: object, limit: int = 100) -> str:
+    """Return the value for a message, cut after `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[:limit] + "…"

@@ -165,7 +165,7 @@ def test_panoptic_pngs_may_have_any_number_of_segments(tmp_path, count):
         ({"size": [24, 32], "counts": [5, 2]}, "the counts do not add up"),
         ({**compressed_rle(donut((5, 5))), "size": [24, 32]}, "the counts do not add up"),
         ({"size": [24, 32], "counts": "%%%%%%"}, "cannot be decoded"),
-        ({"counts": [768]}, "cannot be decoded: KeyError"),
+        ({"counts": [768]}, "no 'size' in an RLE"),
         ([[1, 2, 3, 4]], "at least three points"),
         ([], "at least three points"),
         ([[1, 2, 3, 4, 5, float("nan")]], "a point lies outside of 100 times the image's side"),

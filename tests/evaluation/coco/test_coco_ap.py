@@ -154,21 +154,94 @@ def test_results_without_annotations_are_saved_not_scored(tmp_path, dataset):
     assert json.loads((tmp_path / "inference/coco_instances_results.json").read_text())
 
 
+@pytest.mark.parametrize("mask", [None, [], {}, [[1, 1, 5, 5]], "absent"])
+def test_annotations_without_a_mask_are_left_out_with_a_warning(caplog, mask):
+    truth, results = one_image()
+    expected = average_precision(truth, results)
+    row = {"id": 9, "image_id": 1, "category_id": 0, "segmentation": mask, "bbox": [1, 1, 4, 4]}
+    truth["annotations"].append({key: value for key, value in row.items() if value != "absent"})
+    assert average_precision(truth, results) == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
+    assert "AP leaves out 1 annotations without an RLE or a polygon of 3 points" in caplog.text
+
+
+def to_polygons(number):
+    """Return a change of ground truth: the box of 25 pixels as a polygon of such numbers."""
+    return lambda truth: truth["annotations"][1].update(
+        segmentation=[[number(x) for x in (15, 15, 20, 15, 20, 20, 15, 20)]]
+    )
+
+
+def ids_as(number):
+    def change(truth):
+        for image in truth["images"]:
+            image["id"] = number(image["id"])
+        for category in truth["categories"]:
+            category["id"] = number(category["id"])
+        for annotation in truth["annotations"]:
+            annotation.update({key: number(annotation[key]) for key in ("image_id", "category_id")})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ids_as(float),
+        lambda truth: [annotation.update(iscrowd=None) for annotation in truth["annotations"]],
+        lambda truth: [annotation.update(iscrowd=False) for annotation in truth["annotations"]],
+        to_polygons(int),
+        to_polygons(float),
+        to_polygons(str),
+    ],
+)
+def test_other_spellings_of_values_give_the_same_scores(change):
+    truth, results = one_image()
+    expected = average_precision(truth, results)
+    change(truth)
+    assert average_precision(truth, results) == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
+
+
+def test_whole_floats_as_run_lengths_give_the_same_scores():
+    truth, results = one_image()
+    expected = average_precision(truth, results)
+    counts = [0.0, *[10.0] * 19, 210.0]  # ten columns of ten pixels each
+    truth["annotations"][0]["segmentation"] = {"size": [20, 20], "counts": counts}
+    assert average_precision(truth, results) == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
+
+
+def test_category_ids_may_be_texts():
+    truth, results = one_image()
+    expected = average_precision(truth, results)
+    for row in [*truth["annotations"], *results]:
+        row["category_id"] = str(row["category_id"])
+    for category in truth["categories"]:
+        category["id"] = str(category["id"])
+    assert average_precision(truth, results) == pytest.approx(expected, nan_ok=True, rel=0, abs=0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"image_id": 9}, "results: item 0: image_id 9 is not in the ground truth"),
         ({"category_id": 1}, "results: item 0: category_id 1 is not in the ground truth"),
-        ({"category_id": 0.0}, "results: item 0: category_id 0.0 is not in the ground truth"),
+        ({"category_id": 0.5}, "results: item 0: category_id 0.5 is not in the ground truth"),
+        ({"category_id": False}, "results: item 0: category_id False is not in the ground truth"),
         ({"image_id": [1]}, r"results: item 0: image_id \[1\] is not in the ground truth"),
         ({"score": None}, "results: item 0: no key 'score'"),
         ({"score": "0.3"}, "results: item 0: 'score' is '0.3', expected a number"),
         ({"score": float("nan")}, "results: item 0: 'score' is nan, expected a number"),
-        ({"segmentation": {"size": None, "counts": "a"}}, r"the mask is None pixels, image 1 is \[20, 20\]"),
-        ({"segmentation": {"size": [20, 20], "counts": "abc"}}, "has an invalid mask .*malformed"),
+        (
+            {"segmentation": {"size": None, "counts": "a"}},
+            r"image 1: a mask of \(height, width\) None for",
+        ),
+        (
+            {"segmentation": {"size": [20, 20], "counts": "abc"}},
+            "item 0, image 1: the counts are no run",
+        ),
+        ({"segmentation": {"size": [20, 20], "counts": "13"}}, "item 0, image 1: .* 4 of 400 pixels"),
         ({"segmentation": None}, "results: item 0: no key 'segmentation'"),
         ({"segmentation": [[0, 0, 1, 1, 1, 0]]}, "results: item 0: 'segmentation' is not a compressed RLE"),
-        ({"segmentation": rle(np.zeros((5, 20)))}, r"the mask is \[5, 20\] pixels, image 1 is \[20, 20\]"),
+        ({"segmentation": rle(np.zeros((5, 20)))}, r"\(5, 20\) for an image of \(20, 20\)"),
     ],
 )
 def test_invalid_results_are_errors(change, message):
@@ -183,10 +256,22 @@ def test_invalid_results_are_errors(change, message):
     [
         ({"images": None}, "ground truth: 'images' is None, expected a list"),
         ({"annotations": {}}, r"ground truth: 'annotations' is \{\}, expected a list"),
-        ({"area": "9"}, r"ground truth: annotations\[0\]: 'area' is '9', expected a number"),
+        (
+            {"area": "9"},
+            r"annotations\[0\] \(id 0, image 1\): 'area' is '9', expected a number",
+        ),
+        ({"area": None}, r"annotations\[0\] \(id 0, image 1\): 'area' is None, expected a number"),
+        ({"image_id": 1.5}, r"annotations\[0\]: image_id 1\.5 is not in the ground truth"),
         ({"category_id": [0]}, r"ground truth: annotations\[0\]: category_id \[0\] is not in"),
-        ({"segmentation": "x"}, "ground truth or results has an invalid mask or flag"),
-        ({"iscrowd": None}, "ground truth or results has an invalid mask or flag"),
+        ({"segmentation": "x"}, r"annotations\[0\] .*'segmentation' is 'x': neither polygons nor RLE"),
+        ({"segmentation": {"size": [20, 20], "counts": [5, 3]}}, r"\(id 0, image 1\): .* 8 of 400 pixels"),
+        ({"segmentation": {"size": [20, 20], "counts": "13"}}, r"\(id 0, image 1\): .* 4 of 400 pixels"),
+        ({"segmentation": [[0, 0, 9, 0, 9, "x"]]}, r"\(id 0, image 1\): could not convert"),
+        ({"segmentation": [[0, 0, 9, 0, 9, None]]}, r"\(id 0, image 1\): a point lies"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 1e300]]}, r"\(id 0, image 1\): a point lies outside"),
+        ({"iscrowd": 2}, r"\(id 0, image 1\): 'iscrowd' is 2, expected 0 or 1"),
+        ({"images": [{"id": 1, "height": 20, "width": "20"}]}, "image 1: 'width' is '20', expected a number"),
+        ({"images": [{"id": 1, "height": 20, "width": -1}]}, "image 1: 'width' is -1, expected a number of"),
     ],
 )
 def test_invalid_ground_truth_is_an_error(change, message):
@@ -204,6 +289,17 @@ def test_a_missing_ground_truth_is_an_error_before_the_model_runs(tmp_path):
         COCOEvaluator(metadata=metadata)
 
 
+@pytest.mark.parametrize(
+    "change", [{"area": None}, {"segmentation": {"size": [24, 32], "counts": [5, 3]}}, {"iscrowd": "x"}]
+)
+def test_a_broken_ground_truth_is_an_error_before_the_model_runs(dataset, change):
+    truth = json.loads(dataset.instances.read_text())
+    truth["annotations"][1].update(change)
+    dataset.instances.write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=r"annotations\[1\] \(id "):
+        COCOEvaluator(metadata=dataset.metadata)
+
+
 def test_command_reports_bad_input_in_one_line(tmp_path):
     truth, results = one_image()
     files = {"truth.json": truth, "results.json": results, "unannotated.json": {**truth, "annotations": [{}]}}
@@ -212,6 +308,6 @@ def test_command_reports_bad_input_in_one_line(tmp_path):
     for gt, found, message in [
         ("absent.json", "results.json", "absent.json: no such file"),
         ("truth.json", "truth.json", "truth.json: holds a dict at the top, expected a list"),
-        ("unannotated.json", "results.json", "unannotated.json: annotations[0]: no key 'area'"),
+        ("unannotated.json", "results.json", "unannotated.json: annotations[0]: no key 'image_id'"),
     ]:
         assert message in score_error("instances", "--gt", tmp_path / gt, "--results", tmp_path / found)

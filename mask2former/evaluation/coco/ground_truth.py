@@ -1,0 +1,134 @@
+"""Checks of instance ground truth and of results before AP is computed, which turn them into plain input.
+
+Masks follow the rules of training data: annotations without one are left out, run lengths must cover the
+image, and whole numbers may be written as floats.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by, shortened
+from mask2former.utils.coco_masks import check_points, checked_rle, is_polygon
+
+logger = logging.getLogger(__name__)
+
+Table = Mapping[Any, JsonObject]  # by id
+
+NO_MASK = "%s: AP leaves out %d annotations without an RLE or a polygon of 3 points"
+LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")  # of images
+FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}  # name -> LVIS' mark of rare, common, frequent categories
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Checked content of an instance JSON, whose annotations all have a mask."""
+
+    images: Table
+    categories: Table
+    annotations: list[JsonObject]
+
+
+def checked_ground_truth(truth: Mapping[str, Any], where: object, lvis_style: bool = False) -> GroundTruth:
+    """Return the content of COCO's instance JSON for AP; warn of annotations without a mask.
+
+    Raises:
+        ValueError: a key is missing, a value has the wrong type, an image or category is unknown, or a mask
+            is broken; the message names `where` and the annotation.
+    """
+    images = index_by(get_value(truth, "images", where, list), "id", where)
+    categories = index_by(get_value(truth, "categories", where, list), "id", where)
+    for id, image in images.items():
+        for key in ("height", "width"):
+            side = get_value(image, key, f"{where}: image {id}", float)
+            if isinstance(side, bool) or side <= 0 or side % 1:
+                raise ValueError(f"{where}: image {id}: '{key}' is {side}, expected a number of pixels")
+        for key in LVIS_KEYS if lvis_style else ():
+            get_value(image, key, f"{where}: image {id}", list)
+    for id, category in categories.items() if lvis_style else ():
+        mark = get_value(category, "frequency", f"{where}: category {id}")
+        if mark not in FREQUENCIES.values():
+            raise ValueError(f"{where}: category {id}: 'frequency' is {mark!r}, expected r, c or f")
+    rows = get_value(truth, "annotations", where, list)
+    annotations = [
+        _annotation(row, images, categories, f"{where}: annotations[{place}]")
+        for place, row in enumerate(rows)
+    ]
+    masked = [annotation for annotation in annotations if annotation is not None]
+    if dropped := len(rows) - len(masked):
+        logger.warning(NO_MASK, where, dropped)
+    return GroundTruth(images, categories, masked)
+
+
+def checked_results(results: Sequence[Any], truth: GroundTruth, where: object) -> list[JsonObject]:
+    """Return results with the ids of the ground truth and checked masks.
+
+    Raises:
+        ValueError: a key is missing, an image or category unknown, or a mask does not cover its image; the
+            message names `where` and the item.
+    """
+    return [_result(result, truth, f"{where}: item {place}") for place, result in enumerate(results)]
+
+
+def _annotation(row: Any, images: Table, categories: Table, where: str) -> JsonObject | None:
+    """Return the annotation with a mask that the library takes; None without a mask."""
+    ids = _known_ids(row, images, categories, where)
+    where += f" (id {shortened(row.get('id'))}, image {shortened(ids['image_id'])})"
+    mask = row.get("segmentation")
+    if isinstance(mask, list):
+        if not all(isinstance(points, list) and not _has_parts(points) for points in mask):
+            raise ValueError(f"{where}: 'segmentation' is {shortened(mask)}: not a list of lists of numbers")
+        mask = [points for points in mask if is_polygon(points)]
+    if not mask:
+        return None
+    try:
+        mask = _checked_mask(mask, images[ids["image_id"]])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    crowd = row.get("iscrowd") or 0
+    if crowd not in (0, 1):
+        raise ValueError(f"{where}: 'iscrowd' is {shortened(crowd)}, expected 0 or 1")
+    area = get_value(row, "area", where, float)
+    return {**ids, "area": area, "iscrowd": int(crowd), "segmentation": mask}
+
+
+def _has_parts(points: list[Any]) -> bool:
+    return any(isinstance(point, (list, dict)) for point in points)
+
+
+def _checked_mask(mask: Any, image: JsonObject) -> Any:
+    size = int(image["height"]), int(image["width"])
+    if isinstance(mask, Mapping):
+        return checked_rle(mask, size)
+    if not isinstance(mask, list):
+        raise ValueError(f"'segmentation' is {shortened(mask)}: neither polygons nor RLE")
+    polygons = [np.fromiter(points, np.float64).tolist() for points in mask]  # numbers may be texts
+    check_points(polygons, size)
+    return polygons
+
+
+def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
+    ids = _known_ids(result, truth.images, truth.categories, where)
+    score = get_value(result, "score", where, float)
+    mask = get_value(result, "segmentation", where)
+    if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
+        raise ValueError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
+    try:
+        mask = _checked_mask(mask, truth.images[ids["image_id"]])
+    except ValueError as error:
+        raise ValueError(f"{where}, image {shortened(ids['image_id'])}: {error}") from error
+    return {**ids, "score": score, "segmentation": mask}
+
+
+def _known_ids(row: Any, images: Table, categories: Table, where: str) -> JsonObject:
+    """Return the ids of image and category as the ground truth writes them."""
+    ids = {}
+    for key, known in (("image_id", images), ("category_id", categories)):
+        value = get_value(row, key, where)
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value not in known:
+            raise ValueError(f"{where}: {key} {shortened(value)} is not in the ground truth")
+        ids[key] = known[value]["id"]
+    return ids

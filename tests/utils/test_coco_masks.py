@@ -1,0 +1,64 @@
+"""Compressed run lengths: the pixels of valid codes, and invalid codes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from synthetic_coco import compressed_rle
+
+from mask2former.utils.coco_masks import checked_rle, count_pixels
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 40))
+def test_a_code_has_as_many_pixels_as_its_mask(mask, scale):
+    mask = np.kron(mask, np.ones((scale, 1), bool))  # runs of one character and of several
+    code = compressed_rle(mask)["counts"]
+    assert count_pixels(code) == count_pixels(code.encode()) == mask.size
+
+
+@pytest.mark.parametrize("code", ["", "P", "ab", "00O", "\u00e9", "  ", "P" * 13 + "0"])
+def test_invalid_codes_are_refused(code):
+    with pytest.raises(ValueError, match="the counts"):
+        count_pixels(code)
+
+
+SIZE = (4, 6)
+
+
+def test_whole_floats_are_read_as_run_lengths():
+    code = checked_rle({"size": [4, 6], "counts": [5.0, 3, 16.0]}, SIZE)
+    assert code["counts"] == [5, 3, 16] and all(type(run) is int for run in code["counts"])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ({"size": [6, 4], "counts": [24]}, r"\(6, 4\) for an image of \(4, 6\).*not \[width, height\]"),
+        ({"size": [5, 6], "counts": [30]}, r"\(height, width\) \(5, 6\) for an image of \(4, 6\)"),
+        ({"size": None, "counts": [24]}, r"\(height, width\) None"),
+        ({"size": [4, 6]}, "no 'counts'"),
+        ({"size": [4, 6], "counts": None}, "the counts are None"),
+        ({"size": [4, 6], "counts": []}, "0 of 24 pixels; the runs end early"),
+        ({"size": [4, 6], "counts": [5, 3]}, "8 of 24 pixels; the runs end early"),
+        ({"size": [4, 6], "counts": [5, 30]}, "35 of 24 pixels$"),
+        ({"size": [4, 6], "counts": [1, 2, 5, 2, 9, 3]}, r"look like \(start, length\) pairs"),
+        ({"size": [4, 6], "counts": [[1, 2], [5, 2]]}, r"hold \[1, 2\].*\(start, length\) pairs"),
+        ({"size": [4, 6], "counts": [5, -3, 22]}, "hold -3, which is not the length"),
+        ({"size": [4, 6], "counts": [5.5, 18.5]}, r"hold 5\.5"),
+        ({"size": [4, 6], "counts": ["24"]}, "hold '24'"),
+        ({"size": [4, 6], "counts": [float("inf")]}, "hold inf"),
+        ({"size": [4, 6], "counts": [float("nan")]}, "hold nan"),
+        ({"size": [4, 6], "counts": "5 3 16"}, "no run lengths but numbers as text"),
+        ({"size": [4, 6], "counts": "[5, 3, 16]"}, "no run lengths but numbers as text"),
+    ],
+)
+def test_runs_that_do_not_cover_the_image_are_refused(code, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        checked_rle(code, SIZE)
+    assert len(str(caught.value)) < 200
+
+
+def test_more_pixels_than_pycocotools_counts_are_refused():
+    with pytest.raises(ValueError, match="too many pixels"):
+        checked_rle({"size": [2**16, 2**16], "counts": [2**32]}, (2**16, 2**16))
