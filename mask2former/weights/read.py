@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 HEAD_BYTES = 1024
 ZIP_START = b"PK\x03\x04"
 OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number before torch 1.6
+MAX_EXPANSION = 10_000_000  # bytes that an archive may hold beyond its own size
 PICKLE_START = b"\x80"
 PICKLE_END = b"."
 OTHER_FILES = {
@@ -150,6 +151,8 @@ def _read_torch(file: Path) -> Any:
     """Read a file of `torch.save` as weights only; unused tensors, as an optimizer's, stay on disk."""
     # Files from before torch 1.6 cannot be mapped, and torch takes a .safetensors name for the format
     mmap = zipfile.is_zipfile(file) and file.suffix != ".safetensors"
+    if zipfile.is_zipfile(file):
+        _check_expansion(file)
     try:
         with file.open("rb") as stream:
             source = str(file) if mmap else stream
@@ -162,7 +165,22 @@ def _read_torch(file: Path) -> Any:
         raise WeightsError(file, f"is truncated, damaged or no checkpoint ({_first_line(error)})") from error
 
 
+def _check_expansion(file: Path) -> None:
+    """Refuse a zip archive that expands; `torch.save` compresses nothing."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            expanded = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise WeightsError(file, f"is truncated or damaged ({error})") from error
+    size = file.stat().st_size
+    if expanded > size + MAX_EXPANSION:
+        sizes = f"from {expanded / 1e6:.0f} to {size / 1e6:.1f} MB"
+        raise WeightsError(file, f"is compressed, {sizes}, which torch.save never does")
+
+
 def _first_line(error: Exception) -> str:
+    if "weights_only" in str(error) or "Weights only" in str(error):  # torch advises to load it unsafely
+        return "TorchScript" if "TorchScript" in str(error) else "its pickle is not that of a state dict"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

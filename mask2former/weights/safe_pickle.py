@@ -8,7 +8,8 @@ read as well.
 import io
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,10 +25,38 @@ class RefusedPickleError(PickleError):
     """A pickle that names something other than arrays, numbers, strings and containers."""
 
 
+MAX_KEY_PARTS = 1_000
+
+
+def _check_key(key: Any) -> None:
+    """Refuse a key or item of a set with too many nested parts: hashing it may never end."""
+    pending, count = [key], 0
+    while pending:
+        part = pending.pop()
+        if isinstance(part, (tuple, frozenset)):
+            count += len(part)
+            pending.extend(part)
+        if count > MAX_KEY_PARTS:
+            raise PickleError("it has a key of too many nested parts")
+
+
+def _set(kind: type, items: Any = ()) -> Any:
+    for item in items:
+        _check_key(item)
+    return kind(items)
+
+
+def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
+    for key, _ in pairs:
+        _check_key(key)
+    return OrderedDict(pairs)
+
+
 class _Dtype:
     """A numpy dtype, which a pickle gives as a code such as "f4" and then a state with the byte order."""
 
     def __init__(self, code: Any, *_: Any) -> None:
+        _check_key(code)
         self.dtype = np.dtype(str(code))
         if self.dtype.kind not in "biuf" or self.dtype.itemsize > 8:
             raise RefusedPickleError(f"it holds arrays of type '{code}'; only numbers are read")
@@ -54,12 +83,17 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
     return memory.as_strided(size, stride, offset)  # checks the bounds
 
 
-CONTAINERS = (set, frozenset, bytes, bytearray)
+CONTAINERS = {
+    "set": partial(_set, set),
+    "frozenset": partial(_set, frozenset),
+    "bytes": bytes,
+    "bytearray": bytearray,
+}
 CORES = ("numpy.core", "numpy._core")
 ALLOWED: Mapping[str, Any] = {
-    **{f"{module}.{kind.__name__}": kind for module in ("builtins", "__builtin__") for kind in CONTAINERS},
+    **{f"{module}.{name}": CONTAINERS[name] for module in ("builtins", "__builtin__") for name in CONTAINERS},
     "_codecs.encode": lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
-    "collections.OrderedDict": OrderedDict,
+    "collections.OrderedDict": _ordered_dict,
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,
     **{f"{core}.multiarray._reconstruct": lambda *_: _Array(0) for core in CORES},  # its state follows
@@ -85,6 +119,30 @@ class _Unpickler(pickle._Unpickler):  # in Python: a few bytes make the memo of 
                 "nothing was executed"
             )
         return self.allowed[f"{module}.{name}"]
+
+
+def _checked(code: bytes, keys: slice) -> Callable[[Any], None]:
+    """Return an instruction of pickles that checks the keys on the stack before they are hashed."""
+    instruction = pickle._Unpickler.dispatch[code[0]]
+
+    def load(unpickler: Any) -> None:
+        for key in unpickler.stack[keys]:
+            _check_key(key)
+        instruction(unpickler)
+
+    return load
+
+
+_Unpickler.dispatch = pickle._Unpickler.dispatch | {
+    code[0]: _checked(code, keys)
+    for code, keys in {
+        pickle.SETITEM: slice(-2, -1),
+        pickle.SETITEMS: slice(0, None, 2),
+        pickle.DICT: slice(0, None, 2),
+        pickle.ADDITEMS: slice(None),
+        pickle.FROZENSET: slice(None),
+    }.items()
+}
 
 
 def load_plain_pickle(file: BinaryIO, extra: Mapping[str, Any] | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -218,3 +219,20 @@ def test_each_host_has_a_cache_and_detectron2s_is_that_of_detectron2(tmp_path, m
     write_zoo_pickle(cached)
     assert local_file(path) == cached
     assert is_sample(read_checkpoint(path))
+
+
+def test_an_archive_that_expands_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + b"N0" * 10_000_000)
+        archive.writestr("a/version", "3")
+    with pytest.raises(WeightsError, match=r"is compressed, from 20 to 0\.0 MB"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_no_message_advises_unsafe_loading(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02\xff")
+        archive.writestr("a/version", "3")
+    with pytest.raises(WeightsError, match="is truncated or damaged") as error:
+        read_checkpoint(tmp_path / "x.pth")
+    assert "weights" not in str(error.value).lower().replace("holds no weights", "")

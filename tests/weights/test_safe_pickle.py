@@ -180,3 +180,27 @@ def test_a_damaged_byte_raises_no_error_but_pickle_error(position, byte):
     damaged[position] = byte
     with contextlib.suppress(PickleError):
         load(bytes(damaged))
+
+
+def nested_tuples(end):
+    """Return a pickle of a tuple that holds the one before twice, 60 times over, then `end`."""
+    levels = b"".join(b"h%ch%c\x86\x94" % (n, n) for n in range(60))
+    return b"\x80\x04)\x94" + levels + end + b"."
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"0}h<Ns",  # {key: None}
+        b"0}(h<Nu",
+        b"0(h<Nd",
+        b"0\x8f(h<\x90",  # a set
+        b"0(h<\x91",  # a frozenset
+        b"0cbuiltins\nset\n]h<a\x85R",
+        b"0ccollections\nOrderedDict\n]h<N\x86a\x85R",
+        b"0cnumpy\ndtype\nh<\x85R",
+    ],
+)
+def test_keys_that_take_for_ever_to_hash_are_refused(end):
+    with pytest.raises(PickleError, match="it has a key of too many nested parts"):
+        load(nested_tuples(end))
