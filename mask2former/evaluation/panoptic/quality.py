@@ -104,6 +104,9 @@ def _read_truth(json_file: PathLike) -> tuple[list[JsonObject], tuple[Categories
     content = load_json(json_file, dict)
     categories = read_categories(get_value(content, "categories", json_file, list), json_file)
     annotations = index_by(get_value(content, "annotations", json_file, list), "image_id", json_file)
+    for image_id, annotation in annotations.items():  # errors are reported before the model is trained
+        where = f"{json_file}: image {image_id}"
+        read_segments(get_value(annotation, "segments_info", where, list), categories, where, truth=True)
     return list(annotations.values()), (categories, list(annotations))
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,3 +169,20 @@ def test_command_reports_bad_input_in_one_line(tmp_path, dataset):
         ("--pred-dir", tmp_path / "absent", "5.png: no such file"),
     ]:
         assert message in score_error("panoptic", *chain(*{**good, argument: value}.items()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"area": None}, "'area' is None, expected a number"),
+        ({"id": 0}, "segment id 0 is not in"),
+        ({"id": 1.0}, r"segment id 1\.0 is not in"),
+    ],
+)
+def test_broken_segments_are_errors_before_the_model_runs(dataset, change, message):
+    file = dataset.metadata.panoptic_json
+    truth = json.loads(Path(file).read_text())
+    truth["annotations"][1]["segments_info"][0].update(change)
+    Path(file).write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=message):
+        COCOPanopticEvaluator(metadata=dataset.metadata)
