@@ -65,13 +65,13 @@ def _repeated(rows: Iterable[Row], key: str) -> list[Any]:
 
 
 def check_areas(path: PathLike, context: LoadContext) -> None:
-    """Check that the annotations of an instance JSON have an area, which AP needs.
+    """Check that the annotations with a mask in an instance JSON have an area, which AP needs.
 
     Raises:
         DatasetError: an annotation has no area.
     """
     for annotation in load_json(path, "annotations", context=context)["annotations"]:
-        if "area" not in annotation:
+        if annotation.get("segmentation") and "area" not in annotation:
             where = f"{path}, image id {annotation.get('image_id')!r}"
             raise DatasetError(f"{where}: an annotation has no 'area', which AP needs")
 
