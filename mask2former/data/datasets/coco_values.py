@@ -14,7 +14,7 @@ from PIL import ImageColor
 from pycocotools import mask as rle
 
 from mask2former.data.errors import DatasetError
-from mask2former.utils.coco_masks import count_pixels, is_polygon
+from mask2former.utils.coco_masks import checked_rle, is_polygon
 
 Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
 Color = list[int]  # R, G, B in 0..255
@@ -177,31 +177,12 @@ def _joined(points: list[Any]) -> list[float]:
 
 
 def _checked_rle(code: Row, size: tuple[int, int]) -> Row:
-    """Return an RLE with `size` and `counts`, whose floats are whole numbers; they must fit the image."""
-    shape, counts = code.get("size"), code.get("counts")
-    if shape is None or counts is None:
+    if "size" not in code or "counts" not in code:
         raise wrong_value("segmentation", code, KNOWN_FORMS)
-    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_whole, shape)):
-        raise wrong_value("size", shape, "height and width")
-    if tuple(shape) != size:
-        height, width = size
-        raise DatasetError(f"the mask's 'size' (height, width) is {shape}, the image's [{height}, {width}]")
-    if isinstance(counts, list):
-        if not all(_is_whole(count) and count >= 0 for count in counts):
-            raise wrong_value("counts", counts, "whole numbers of at least 0")
-        counts = [*map(int, counts)]
-        total = sum(counts)
-    elif isinstance(counts, str):
-        try:
-            total = count_pixels(counts)
-        except ValueError as error:
-            raise DatasetError(f"'counts' is {brief(counts)}, not an RLE: {error}") from error
-    else:
-        raise wrong_value("counts", counts, "a list of numbers or COCO's compressed text")
-    if total != math.prod(size):
-        what = f"add up to {total} pixels, but its image has {math.prod(size)}: {brief(counts)}"
-        raise DatasetError(f"the 'counts' of a mask {what}")
-    return {"size": [*size], "counts": counts}
+    try:
+        return checked_rle(code, size)
+    except ValueError as error:
+        raise DatasetError(f"'segmentation' is a broken RLE: {error}") from error
 
 
 def _compressed(code: Row, size: tuple[int, int]) -> Row:

@@ -47,7 +47,7 @@ ERRORS = [  # task, change of the JSON, message
     ("instance", lambda c: c["annotations"][0].update(category_id=3), "category_id 3 is not among"),
     ("instance", lambda c: c.update(annotations=[]), "no annotation has a mask"),
     ("instance", lambda c: c.update(images=[], annotations=[]), "there is no image in it"),
-    ("instance", lambda c: c["images"][0].update(width=33), r"\[24, 32\], the image's \[24, 33\]"),
+    ("instance", lambda c: c["images"][0].update(width=33), r"\(24, 32\) for an image of \(24, 33\)"),
     ("instance", lambda c: c["images"][3].update(width=33), r"the annotations say \(\d+, 33\)"),
     ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not fractions"),
     ("instance", set_all_polygons([0, 0, 9, 0, 9, 4e9]), "image id 1: .* has a point more than 100"),
