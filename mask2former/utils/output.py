@@ -26,9 +26,8 @@ def _tolerant(stream: TextIO) -> tuple[_Descriptor, TextIO]:
     stream.flush()
     raw = _Descriptor(stream.fileno(), "w", closefd=False)
     buffer = io.BufferedWriter(raw)
-    return raw, io.TextIOWrapper(
-        buffer, stream.encoding, stream.errors, line_buffering=bool(stream.line_buffering)
-    )
+    buffering = bool(stream.line_buffering), bool(getattr(stream, "write_through", False))
+    return raw, io.TextIOWrapper(buffer, stream.encoding, stream.errors, None, *buffering)
 
 
 @contextmanager

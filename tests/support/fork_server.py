@@ -68,6 +68,7 @@ def slow_stream(*options, build=run.build_train_loader, **more):
 def long_evaluation(model, loader, evaluator, predict, evaluate=evaluate.inference_on_dataset):
     if rank() == 1 and str(next(evaluations)) == os.environ.get("TEST_LONG_EVALUATION"):
         sys.stdout.write("evaluating\n")
+        sys.stdout.flush()
         while not sigterm_received():
             time.sleep(0.01)
     return evaluate(model, loader, evaluator, predict)
