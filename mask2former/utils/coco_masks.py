@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from mask2former.utils.messages import brief
+
 FAR = 100  # times the image's longer side: the farthest point
 MAX_DIGITS = 7  # of a number in a compressed code: 35 bits, more than pycocotools stores
 MAX_PIXELS = 2**32 - 1  # of a mask in pycocotools
@@ -55,7 +57,7 @@ def checked_rle(code: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any
     if given != size:
         rotated = given == size[::-1]
         hint = "; 'size' must be [height, width], not [width, height]" if rotated else ""
-        raise ValueError(f"a mask of (height, width) {_brief(given)} for an image of {size}{hint}")
+        raise ValueError(f"a mask of (height, width) {brief(given)} for an image of {size}{hint}")
     if pixels > MAX_PIXELS:
         raise ValueError(f"a mask of (height, width) {size} has too many pixels for an RLE")
     if isinstance(counts, list):
@@ -64,9 +66,9 @@ def checked_rle(code: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any
     elif isinstance(counts, (str, bytes)):
         total = count_pixels(counts)
     else:
-        raise ValueError(f"the counts are {_brief(counts)}, expected a list or a text")
+        raise ValueError(f"the counts are {brief(counts)}, expected a list or a text")
     if total != pixels:
-        what = f"the counts do not add up to the size: {_brief(total)} of {pixels} pixels"
+        what = f"the counts do not add up to the size: {brief(total)} of {pixels} pixels"
         raise ValueError(what + _what_counts_look_like(counts, pixels))
     return {"size": list(size), "counts": counts}
 
@@ -75,7 +77,7 @@ def _run(value: Any) -> int:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and value % 1 == 0:
         return int(value)
     pairs = "; (start, length) pairs are not COCO's" if isinstance(value, list) and len(value) == 2 else ""
-    raise ValueError(f"the counts hold {_brief(value)}, which is not the length of a run{pairs}")
+    raise ValueError(f"the counts hold {brief(value)}, which is not the length of a run{pairs}")
 
 
 def _what_counts_look_like(counts: list[int] | str | bytes, pixels: int) -> str:
@@ -112,8 +114,3 @@ def count_pixels(counts: str | bytes) -> int:
     if any((run < 0).any() for run in runs):
         raise ValueError("the counts hold a negative run")
     return sum(int(run.sum()) for run in runs)
-
-
-def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.datasets import coco_values as values
-from mask2former.data.datasets.coco_values import Row, brief
 from mask2former.data.datasets.files import load_json, require_path, table
 from mask2former.data.datasets.registration import Facts, register, register_below_root
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
+from mask2former.utils import coco_values as values
+from mask2former.utils.coco_values import Row
 from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, to_path
 from mask2former.utils.visualize import class_colors
 
@@ -156,7 +157,7 @@ def categories_in(path: PathLike, *keys: str, context: LoadContext) -> list[Row]
     content = load_json(path, "categories", context=context)
     try:
         categories = [_category(row, keys) for row in values.rows(content, "categories")]
-    except DatasetError as error:
+    except ValueError as error:
         raise DatasetError(f"{path}, categories: {error}") from None
     categories.sort(key=itemgetter("id"))
     for key in ("id", "name"):
@@ -351,12 +352,12 @@ def _convert_rows(
             return convert(row)
         except KeyError as key:
             what = f"no {key} in {brief(row, 200)}"
-        except DatasetError as error:
+        except ValueError as error:
             what = str(error)
         raise DatasetError(f"{path}, image id {brief(row.get('image_id', row.get('id')))}: {what}")
 
     try:
         found = values.rows(content, key)
-    except DatasetError as error:
+    except ValueError as error:
         raise DatasetError(f"{path}: {error}") from None
     return context.convert_each(convert_one, found)

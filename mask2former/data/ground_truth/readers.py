@@ -24,6 +24,7 @@ from mask2former.data.ground_truth.polygons import Patch, draw_polygons
 from mask2former.structures import runs
 from mask2former.utils.coco_masks import checked_rle
 from mask2former.utils.label_maps import read_label_map, read_segment_ids, relabel, semantic_from_panoptic
+from mask2former.utils.messages import brief
 
 Size = tuple[int, int]
 
@@ -153,13 +154,14 @@ def draw_mask(segmentation: Any, size: Size, geometry: Geometry, record: Record)
         DatasetError: the segmentation is none of these, is broken, or has another size than the image.
     """
     if not isinstance(segmentation, list | dict | np.ndarray):
-        raise broken_record(record, f"'segmentation' is {_brief(segmentation)}: not polygons, RLE or array")
+        what = f"'segmentation' is {brief(segmentation, 60)}: not polygons, RLE or array"
+        raise broken_record(record, what)
     try:
         if isinstance(segmentation, list):
             return draw_polygons(segmentation, geometry, size)
         mask = _decode(segmentation, size) if isinstance(segmentation, dict) else segmentation
     except Exception as error:  # pycocotools raises plain Exception
-        raise broken_record(record, f"mask {_brief(segmentation)} cannot be decoded: {error!r}") from error
+        raise broken_record(record, f"mask {brief(segmentation, 60)} cannot be decoded: {error!r}") from error
     if mask.shape != size:
         raise broken_record(record, f"a mask of (height, width) {mask.shape} for an image of {size}")
     return Patch.whole(geometry.apply(mask.astype(bool, order="C")))  # decoded in column order
@@ -210,8 +212,3 @@ def _value(container: dict[str, Any], key: str, record: Record | None = None) ->
     if key not in container:
         raise broken_record(record or container, f"no '{key}' among {sorted(container)}")
     return container[key]
-
-
-def _brief(segmentation: Any) -> str:
-    text = repr(segmentation)
-    return text if len(text) <= 60 else text[:57] + "..."

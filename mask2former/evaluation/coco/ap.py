@@ -65,6 +65,7 @@ def average_precision(
     *,
     boundary_ratio: float | None = None,
     lvis_style: bool = False,
+    crowds_as_objects: bool = False,
     gt_file: object = "ground truth",
     results_file: object = "results",
 ) -> Metrics:
@@ -78,13 +79,14 @@ def average_precision(
         boundary_ratio: compute boundary AP, with boundaries of this fraction of the image diagonal.
         lvis_style: follow LVIS' rules; images need `neg_category_ids` and `not_exhaustive_category_ids`,
             categories need `frequency`.
+        crowds_as_objects: ignore `iscrowd` of the ground truth.
         gt_file, results_file: names of ground truth and results in messages.
 
     Raises:
         ValueError: a key is missing, an image or category unknown, or a mask of another size than its image.
     """
     check_ratio(boundary_ratio)
-    checked = checked_ground_truth(truth, gt_file, lvis_style)
+    checked = checked_ground_truth(truth, gt_file, lvis_style=lvis_style, crowds_as_objects=crowds_as_objects)
     return _score(checked, checked_results(results, checked, results_file), boundary_ratio, lvis_style)
 
 
@@ -106,12 +108,13 @@ def with_boundary(
     boundary_ratio: float | None,
     *,
     lvis_style: bool = False,
+    crowds_as_objects: bool = False,
     gt_file: object = "ground truth",
     results_file: object = "results",
 ) -> Metrics:
     """Return `average_precision` and, if there is a ratio, boundary AP with the prefix `boundary_`."""
     check_ratio(boundary_ratio)
-    checked = checked_ground_truth(truth, gt_file, lvis_style)
+    checked = checked_ground_truth(truth, gt_file, lvis_style=lvis_style, crowds_as_objects=crowds_as_objects)
     found = checked_results(results, checked, results_file)
     metrics = _score(checked, found, None, lvis_style)
     if boundary_ratio is not None:
@@ -141,10 +144,16 @@ class COCOEvaluator:
         boundary: bool = False,
     ) -> None:
         self._gt_file = required_attribute(metadata, "json_file")
-        if is_main_process():  # errors are reported before the model is trained, or runs over all images
+        self._rules = {
+            "lvis_style": self.lvis_style,
+            "crowds_as_objects": bool(getattr(metadata, "crowds_as_objects", False)),
+        }
+        # Errors are reported before the model is trained. The file is read again by each evaluation: kept, it
+        # would stay in memory through the training.
+        if is_main_process():
             truth = load_json(self._gt_file, dict)
             if "annotations" in truth:
-                checked_ground_truth(truth, self._gt_file, self.lvis_style)
+                checked_ground_truth(truth, self._gt_file, **self._rules)
         self._category_ids = DatasetIds(metadata, "thing_dataset_id_to_contiguous_id")
         self._ratio = ratio_of(metadata) if boundary else None
         self._files = [] if output_dir is None else [Path(output_dir) / "coco_instances_results.json"]
@@ -188,7 +197,7 @@ class COCOEvaluator:
             logger.info("%s has no annotations: the results are saved, not scored", self._gt_file)
             return {}
         names = {"gt_file": self._gt_file, "results_file": "model's result"}
-        return {"segm": with_boundary(truth, results, self._ratio, lvis_style=self.lvis_style, **names)}
+        return {"segm": with_boundary(truth, results, self._ratio, **self._rules, **names)}
 
 
 class LVISEvaluator(COCOEvaluator):

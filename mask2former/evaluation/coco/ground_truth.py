@@ -1,18 +1,19 @@
 """Checks of instance ground truth and of results before AP is computed, which turn them into plain input.
 
-Masks follow the rules of training data: annotations without one are left out, run lengths must cover the
-image, and whole numbers may be written as floats.
+Annotations follow the rules of training data (`utils.coco_values`): the same forms of masks are read, and
+annotations without a mask are left out.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by, shortened
-from mask2former.utils.coco_masks import check_points, checked_rle, is_polygon
+from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
+from mask2former.utils.coco_masks import check_points, checked_rle
+from mask2former.utils.coco_values import flag, segmentation
+from mask2former.utils.messages import brief
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,12 @@ class GroundTruth:
     annotations: list[JsonObject]
 
 
-def checked_ground_truth(truth: Mapping[str, Any], where: object, lvis_style: bool = False) -> GroundTruth:
+def checked_ground_truth(
+    truth: Mapping[str, Any], where: object, *, lvis_style: bool = False, crowds_as_objects: bool = False
+) -> GroundTruth:
     """Return the content of COCO's instance JSON for AP; warn of annotations without a mask.
+
+    With `crowds_as_objects`, `iscrowd` is ignored.
 
     Raises:
         ValueError: a key is missing, a value has the wrong type, an image or category is unknown, or a mask
@@ -53,13 +58,18 @@ def checked_ground_truth(truth: Mapping[str, Any], where: object, lvis_style: bo
         if mark not in FREQUENCIES.values():
             raise ValueError(f"{where}: category {id}: 'frequency' is {mark!r}, expected r, c or f")
     rows = get_value(truth, "annotations", where, list)
+    assumed: Counter[str] = Counter()
     annotations = [
-        _annotation(row, images, categories, f"{where}: annotations[{place}]")
+        _annotation(row, images, categories, f"{where}: annotations[{place}]", assumed)
         for place, row in enumerate(rows)
     ]
     masked = [annotation for annotation in annotations if annotation is not None]
     if dropped := len(rows) - len(masked):
         logger.warning(NO_MASK, where, dropped)
+    for form, count in assumed.items():
+        logger.warning("%s: the 'segmentation' of %d annotations is %s", where, count, form)
+    if crowds_as_objects:
+        masked = [{**annotation, "iscrowd": 0} for annotation in masked]
     return GroundTruth(images, categories, masked)
 
 
@@ -73,41 +83,29 @@ def checked_results(results: Sequence[Any], truth: GroundTruth, where: object) -
     return [_result(result, truth, f"{where}: item {place}") for place, result in enumerate(results)]
 
 
-def _annotation(row: Any, images: Table, categories: Table, where: str) -> JsonObject | None:
+def _annotation(
+    row: Any, images: Table, categories: Table, where: str, assumed: Counter[str]
+) -> JsonObject | None:
     """Return the annotation with a mask that the library takes; None without a mask."""
     ids = _known_ids(row, images, categories, where)
-    where += f" (id {shortened(row.get('id'))}, image {shortened(ids['image_id'])})"
-    mask = row.get("segmentation")
-    if isinstance(mask, list):
-        if not all(isinstance(points, list) and not _has_parts(points) for points in mask):
-            raise ValueError(f"{where}: 'segmentation' is {shortened(mask)}: not a list of lists of numbers")
-        mask = [points for points in mask if is_polygon(points)]
-    if not mask:
-        return None
+    where += f" (id {brief(row.get('id'))}, image {brief(ids['image_id'])})"
+    size = _size(images[ids["image_id"]])
     try:
-        mask = _checked_mask(mask, images[ids["image_id"]])
-    except (TypeError, ValueError, OverflowError) as error:
+        mask, form = segmentation(row.get("segmentation"), size)
+        if mask is None:
+            return None
+        if isinstance(mask, list):
+            check_points(mask, size)
+        crowd = flag({"iscrowd": 0, **row}, "iscrowd")
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {error}") from error
-    crowd = row.get("iscrowd") or 0
-    if crowd not in (0, 1):
-        raise ValueError(f"{where}: 'iscrowd' is {shortened(crowd)}, expected 0 or 1")
+    assumed.update([form] if form else [])
     area = get_value(row, "area", where, float)
-    return {**ids, "area": area, "iscrowd": int(crowd), "segmentation": mask}
+    return {**ids, "area": area, "iscrowd": crowd, "segmentation": mask}
 
 
-def _has_parts(points: list[Any]) -> bool:
-    return any(isinstance(point, (list, dict)) for point in points)
-
-
-def _checked_mask(mask: Any, image: JsonObject) -> Any:
-    size = int(image["height"]), int(image["width"])
-    if isinstance(mask, Mapping):
-        return checked_rle(mask, size)
-    if not isinstance(mask, list):
-        raise ValueError(f"'segmentation' is {shortened(mask)}: neither polygons nor RLE")
-    polygons = [np.fromiter(points, np.float64).tolist() for points in mask]  # numbers may be texts
-    check_points(polygons, size)
-    return polygons
+def _size(image: JsonObject) -> tuple[int, int]:
+    return int(image["height"]), int(image["width"])
 
 
 def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
@@ -117,9 +115,9 @@ def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
         raise ValueError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
     try:
-        mask = _checked_mask(mask, truth.images[ids["image_id"]])
+        mask = checked_rle(mask, _size(truth.images[ids["image_id"]]))
     except ValueError as error:
-        raise ValueError(f"{where}, image {shortened(ids['image_id'])}: {error}") from error
+        raise ValueError(f"{where}, image {brief(ids['image_id'])}: {error}") from error
     return {**ids, "score": score, "segmentation": mask}
 
 
@@ -129,6 +127,6 @@ def _known_ids(row: Any, images: Table, categories: Table, where: str) -> JsonOb
     for key, known in (("image_id", images), ("category_id", categories)):
         value = get_value(row, key, where)
         if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value not in known:
-            raise ValueError(f"{where}: {key} {shortened(value)} is not in the ground truth")
+            raise ValueError(f"{where}: {key} {brief(value)} is not in the ground truth")
         ids[key] = known[value]["id"]
     return ids

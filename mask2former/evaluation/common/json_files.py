@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, to_file
 
 JsonObject = dict[str, Any]
@@ -45,11 +46,11 @@ def get_value(record: Mapping[str, Any], key: str, where: object, kind: type = o
         ValueError: the key is missing, or its value something else; the message names `where` and the key.
     """
     if not isinstance(record, Mapping) or key not in record:
-        raise ValueError(f"{where}: no key '{key}' in {shortened(record)}")
+        raise ValueError(f"{where}: no key '{key}' in {brief(record)}")
     value = record[key]
     if not isinstance(value, (int, float) if kind is float else kind) or value != value:
         expected = "a number" if kind is float else f"a {kind.__name__}"
-        raise ValueError(f"{where}: '{key}' is {shortened(value)}, expected {expected}")
+        raise ValueError(f"{where}: '{key}' is {brief(value)}, expected {expected}")
     return value
 
 
@@ -60,14 +61,8 @@ def index_by(records: list[Any], key: str, where: object) -> dict[Any, Any]:
         value = get_value(record, key, where)
         whole = isinstance(value, float) and value.is_integer()
         if not (whole or isinstance(value, (int, str))):
-            raise ValueError(f"{where}: '{key}' is {shortened(value)}, expected a whole number or a name")
+            raise ValueError(f"{where}: '{key}' is {brief(value)}, expected a whole number or a name")
         if value in table:
             raise ValueError(f"{where}: '{key}' {value!r} occurs twice")
         table[value] = record
     return table
-
-
-def shortened(value: object, limit: int = 100) -> str:
-    """Return the value for a message, cut after `limit` characters."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "…"

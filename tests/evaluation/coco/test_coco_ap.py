@@ -191,7 +191,9 @@ def ids_as(number):
         lambda truth: [annotation.update(iscrowd=False) for annotation in truth["annotations"]],
         to_polygons(int),
         to_polygons(float),
-        to_polygons(str),
+        lambda truth: truth["annotations"][1].update(segmentation=[15, 15, 20, 15, 20, 20, 15, 20]),
+        lambda truth: truth["annotations"][1].update(segmentation=[[15, 15], [20, 15], [20, 20], [15, 20]]),
+        lambda truth: truth["annotations"][1].update(segmentation=[truth["annotations"][1]["segmentation"]]),
     ],
 )
 def test_other_spellings_of_values_give_the_same_scores(change):
@@ -263,13 +265,18 @@ def test_invalid_results_are_errors(change, message):
         ({"area": None}, r"annotations\[0\] \(id 0, image 1\): 'area' is None, expected a number"),
         ({"image_id": 1.5}, r"annotations\[0\]: image_id 1\.5 is not in the ground truth"),
         ({"category_id": [0]}, r"ground truth: annotations\[0\]: category_id \[0\] is not in"),
-        ({"segmentation": "x"}, r"annotations\[0\] .*'segmentation' is 'x': neither polygons nor RLE"),
+        ({"segmentation": "x"}, r"annotations\[0\] .*'segmentation' is 'x', expected a list of polygons"),
         ({"segmentation": {"size": [20, 20], "counts": [5, 3]}}, r"\(id 0, image 1\): .* 8 of 400 pixels"),
         ({"segmentation": {"size": [20, 20], "counts": "13"}}, r"\(id 0, image 1\): .* 4 of 400 pixels"),
-        ({"segmentation": [[0, 0, 9, 0, 9, "x"]]}, r"\(id 0, image 1\): could not convert"),
-        ({"segmentation": [[0, 0, 9, 0, 9, None]]}, r"\(id 0, image 1\): a point lies"),
+        (
+            {"segmentation": [[0, 0, 9, 0, 9, "9"]]},
+            r"\(id 0, image 1\): 'segmentation' is .*'9'\]\], expected",
+        ),
+        ({"segmentation": [[0, 0, 9, 0, 9, None]]}, r"\(id 0, image 1\): 'segmentation' is .*, expected"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 9, 4]]}, r"\(id 0, image 1\): .*odd number of coordinates, 7"),
         ({"segmentation": [[0, 0, 9, 0, 9, 1e300]]}, r"\(id 0, image 1\): a point lies outside"),
         ({"iscrowd": 2}, r"\(id 0, image 1\): 'iscrowd' is 2, expected 0 or 1"),
+        ({"iscrowd": "0"}, r"\(id 0, image 1\): 'iscrowd' is '0', expected 0 or 1"),
         ({"images": [{"id": 1, "height": 20, "width": "20"}]}, "image 1: 'width' is '20', expected a number"),
         ({"images": [{"id": 1, "height": 20, "width": -1}]}, "image 1: 'width' is -1, expected a number of"),
     ],
@@ -280,6 +287,17 @@ def test_invalid_ground_truth_is_an_error(change, message):
     target.update(change)
     with pytest.raises(ValueError, match=message):
         average_precision(truth, results)
+
+
+def test_crowds_are_objects_if_the_metadata_says_so(dataset):
+    """AP misses every object without results: 0 with objects, and nothing to find, NaN, with crowds alone."""
+    truth = json.loads(dataset.instances.read_text())
+    for annotation in truth["annotations"]:
+        annotation["iscrowd"] = 1
+    dataset.instances.write_text(json.dumps(truth))
+    assert np.isnan(COCOEvaluator(metadata=dataset.metadata).evaluate()["segm"]["AP"])
+    dataset.metadata.crowds_as_objects = True
+    assert COCOEvaluator(metadata=dataset.metadata).evaluate()["segm"]["AP"] == 0
 
 
 def test_a_missing_ground_truth_is_an_error_before_the_model_runs(tmp_path):

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import ImageColor
 from pycocotools import mask as rle
 
-from mask2former.data.errors import DatasetError
 from mask2former.utils.coco_masks import checked_rle, is_polygon
+from mask2former.utils.messages import brief
 
 Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
 Color = list[int]  # R, G, B in 0..255
@@ -22,15 +22,9 @@ NUMBERS = {int, float}
 KNOWN_FORMS = "a list of polygons x, y, x, y, ... or an RLE with 'size' and 'counts'"
 
 
-def brief(value: Any, limit: int = 100) -> str:
-    """Return the beginning of a value for a message."""
-    text = repr(value[:limit] if isinstance(value, list | str) else value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def wrong_value(key: str, value: Any, expected: str) -> DatasetError:
+def wrong_value(key: str, value: Any, expected: str) -> ValueError:
     """Return the error of a value of another type than expected."""
-    return DatasetError(f"'{key}' is {brief(value)}, expected {expected}")
+    return ValueError(f"'{key}' is {brief(value)}, expected {expected}")
 
 
 def whole_number(row: Row, key: str, least: float = -math.inf) -> int:
@@ -38,7 +32,7 @@ def whole_number(row: Row, key: str, least: float = -math.inf) -> int:
 
     Raises:
         KeyError: it is missing.
-        DatasetError: it is something else.
+        ValueError: it is something else.
     """
     value = row[key]
     if not _is_whole(value) or value < least:
@@ -81,7 +75,7 @@ def rows(row: Row, key: str) -> list[Row]:
     """Return a list of objects; raise as `whole_number` does."""
     found = row[key]
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise DatasetError(f"'{key}' is not a list of objects: {brief(found)}")
+        raise ValueError(f"'{key}' is not a list of objects: {brief(found)}")
     return found
 
 
@@ -119,7 +113,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> tuple[Any, str | None]:
         size: height and width of the image.
 
     Raises:
-        DatasetError: the form is unknown, an RLE is broken or of another size, or coordinates are missing.
+        ValueError: the form is unknown, an RLE is broken or of another size, or coordinates are missing.
     """
     if value is None or value == {}:
         return None, None
@@ -137,7 +131,7 @@ def segmentation(value: Any, size: tuple[int, int]) -> tuple[Any, str | None]:
     for points in polygons:
         if len(points) % 2:
             what = f"an odd number of coordinates, {len(points)}: {brief(points)}"
-            raise DatasetError(f"'segmentation' has a polygon with {what}")
+            raise ValueError(f"'segmentation' has a polygon with {what}")
     return [points for points in polygons if is_polygon(points)] or None, assumed
 
 
@@ -182,7 +176,7 @@ def _checked_rle(code: Row, size: tuple[int, int]) -> Row:
     try:
         return checked_rle(code, size)
     except ValueError as error:
-        raise DatasetError(f"'segmentation' is a broken RLE: {error}") from error
+        raise ValueError(f"'segmentation' is a broken RLE: {error}") from error
 
 
 def _compressed(code: Row, size: tuple[int, int]) -> Row:
