@@ -136,14 +136,17 @@ class Predictor:
             ImageError: a source is not an image; the message names it.
         """
         if not isinstance(source, (list, tuple)):
-            return self._predict([read_image(source, channels)])[0]
+            return self._predict([self._read(source, channels)])[0]
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size is {batch_size!r}; it must be a number of at least 1")
-        images = [read_image(item, channels) for item in source]
+        images = [self._read(item, channels) for item in source]
         results: dict[int, Result] = {}
         for batch in self._batches(images, batch_size):
             results |= zip(batch, self._predict([images[i] for i in batch]), strict=True)
         return [results[i] for i in range(len(images))]
+
+    def _read(self, source: ImageSource, channels: str) -> Array:
+        return read_image(source, channels, self.cfg.INPUT.MAX_MEGAPIXELS)
 
     def _batches(self, images: Sequence[Array], batch_size: int) -> Iterator[list[int]]:
         """Yield the indices of images that are padded to the same size, `batch_size` at a time."""

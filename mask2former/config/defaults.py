@@ -85,6 +85,7 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.MAX_SIZE_TRAIN": 1333,
     "INPUT.MIN_SIZE_TEST": 800,
     "INPUT.MAX_SIZE_TEST": 1333,
+    "INPUT.MAX_MEGAPIXELS": 200.0,  # larger images and label maps are refused before they are decoded
     "INPUT.RANDOM_FLIP": "horizontal",
     "INPUT.CROP.ENABLED": False,
     "INPUT.CROP.TYPE": "relative_range",

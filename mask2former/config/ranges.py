@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.MAX_SIZE_TEST": (1, math.inf),
     "INPUT.SIZE_DIVISIBILITY": (-1, _SIDE),
     "INPUT.IMAGE_SIZE": (1, _SIDE),
+    "INPUT.MAX_MEGAPIXELS": (0, math.inf),
     "INPUT.MIN_SCALE": (0, 100),
     "INPUT.MAX_SCALE": (0, 100),
     "TEST.AUG.MIN_SIZES": (0, _SIDE),

@@ -10,6 +10,7 @@ Shapes: `B` images of a step over all processes, `b` those of this process, `N` 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -30,6 +31,7 @@ from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
 from mask2former.data.records import Datasets, LoadedDataset
 from mask2former.utils.comm import rank, world_size
+from mask2former.utils.image_io import set_pixel_limit
 
 logger = logging.getLogger(__name__)
 
@@ -240,11 +242,12 @@ def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> Loader:
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=list,  # samples differ in size and are not stacked
-        worker_init_fn=_init_worker,
+        worker_init_fn=functools.partial(_init_worker, max_megapixels=cfg.INPUT.MAX_MEGAPIXELS),
     )
 
 
-def _init_worker(worker: int) -> None:
+def _init_worker(worker: int, max_megapixels: float) -> None:
+    set_pixel_limit(max_megapixels)  # a worker that is not forked does not inherit it
     cv2.setNumThreads(0)  # the workers themselves run in parallel
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

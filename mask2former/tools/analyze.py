@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import cast
@@ -26,23 +26,13 @@ from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling.mask_former import MaskFormer
+from mask2former.tools.flags import whole_number
 from mask2former.tools.flops import KINDS, PARTS, REST, Cost, Size, count_cost, padded, usual_sizes
 from mask2former.utils.aliases import run_alias
 from mask2former.weights import model_zoo
 
 PADDING = "normalize and pad"
 MILLION, GIGA = 1e6, 1e9
-
-
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` on, for argparse."""
-
-    def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not '{text}'")
-        return int(text)
-
-    return parse
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -32,8 +32,9 @@ from mask2former.data.custom.label_classes import spread
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
+from mask2former.tools.flags import add_max_megapixels, whole_number
 from mask2former.utils.aliases import run_alias
-from mask2former.utils.image_io import write_image
+from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
 from mask2former.utils.visualize import class_colors, draw_regions, enlarge, legible_scale, mask_regions
 
@@ -42,13 +43,6 @@ CHUNK = 16  # records that a process fetches at once
 CLASS_COLUMNS = 3
 SHARED = "images that the other dataset holds too"  # a kind of warning
 CUSTOM = "custom"  # the name of a dataset given by --images and --annotations
-
-
-def whole_number(text: str) -> int:
-    """Parse a number of at least 1, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, not '{text}'")
-    return int(text)
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,9 +61,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in an instance JSON")
     flag("--against", metavar="NAME", help="another dataset that should share no image with this one")
     flag("--output", metavar="DIR", type=Path, help="folder of samples (default: output/check_dataset/NAME)")
-    flag("--limit", metavar="N", type=whole_number, help="check the first N records only")
-    flag("--workers", metavar="N", type=whole_number, default=os.cpu_count() or 1, help="processes")
-    flag("--queries", metavar="N", type=whole_number, default=queries, help="of the model (%(default)s)")
+    flag("--limit", metavar="N", type=whole_number(1), help="check the first N records only")
+    flag("--workers", metavar="N", type=whole_number(1), default=os.cpu_count() or 1, help="processes")
+    flag("--queries", metavar="N", type=whole_number(1), default=queries, help="of the model (%(default)s)")
+    add_max_megapixels(parser)
     flag("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
     if bool(args.name) == bool(args.images or args.annotations):
@@ -90,8 +85,13 @@ def summaries(records: Sequence[Record], metadata: Metadata, workers: int) -> It
     if workers == 1:
         yield from progress(map(summarize, records))
         return
-    with ProcessPoolExecutor(workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_init_worker, initargs=(pixel_limit(),)) as pool:
         yield from progress(pool.map(summarize, records, chunksize=CHUNK))
+
+
+def _init_worker(max_megapixels: float) -> None:
+    cv2.setNumThreads(0)
+    set_pixel_limit(max_megapixels)
 
 
 def class_names(metadata: Metadata, records: Sequence[Record]) -> list[str]:
@@ -247,6 +247,7 @@ def _listed(title: str, examples: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see its `--help`."""
     args = parse_arguments(argv)
+    set_pixel_limit(args.max_megapixels)
     try:
         report = check(args)
     except (ValueError, OSError) as error:

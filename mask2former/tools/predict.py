@@ -25,6 +25,7 @@ from mask2former.predictor import (
     stored_config,
     zoo_model,
 )
+from mask2former.tools.flags import add_max_megapixels, probability
 from mask2former.utils.image_io import EXTENSIONS, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.storage import is_remote
@@ -53,11 +54,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--task", choices=FOUND, help="what to draw; default: the first of these that the model is set to")
     flag(
         "--confidence-threshold",
-        type=float,
+        type=probability,
         metavar="P",
         help=f"draw instances scored P or more (default: {SCORE_THRESHOLD}) and panoptic segments above P "
         "(default: the config's)",
     )
+    add_max_megapixels(parser)
+    parser.set_defaults(max_megapixels=None)  # the config's
     flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
     flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
@@ -136,6 +139,8 @@ def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
     if args.confidence_threshold is not None:
         threshold = {f"{test}.OBJECT_MASK_THRESHOLD": args.confidence_threshold}
         cfg = with_values(cfg, threshold, "--confidence-threshold")
+    if args.max_megapixels is not None:
+        cfg = with_values(cfg, {"INPUT.MAX_MEGAPIXELS": args.max_megapixels}, "--max-megapixels")
     return cfg, checkpoint
 
 

@@ -16,6 +16,8 @@ from mask2former.evaluation.evaluator import Metrics
 from mask2former.evaluation.panoptic.counts import Rules
 from mask2former.evaluation.panoptic.quality import panoptic_quality
 from mask2former.evaluation.semantic.miou import mean_iou_of_folders
+from mask2former.tools.flags import add_max_megapixels
+from mask2former.utils.image_io import set_pixel_limit
 from mask2former.utils.label_maps import IGNORE_LABEL
 
 Compute = Callable[[argparse.Namespace], Metrics]
@@ -29,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=f"Compute {summary}.")
         command.set_defaults(compute=define(command))
         command.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+        add_max_megapixels(command)
     args = parser.parse_args(argv)
+    set_pixel_limit(args.max_megapixels)
     try:
         metrics = args.compute(args)
     except (ValueError, OSError, MemoryError) as error:

@@ -6,40 +6,88 @@ Shapes: `H, W` the image's sides in pixels.
 """
 
 import io
-from collections.abc import Callable
-from contextlib import nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
-from mask2former.utils.label_maps import Array
 from mask2former.utils.storage import to_file
 
+Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Tensor | Image.Image | bytes | BinaryIO
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
 UPRIGHT = 1  # EXIF orientation of an image that needs no rotation
+MAX_MEGAPIXELS = 200.0  # default of INPUT.MAX_MEGAPIXELS
+
+_limit = MAX_MEGAPIXELS  # of this process
+_pillow_limit = threading.Lock()  # held while Pillow's own limit of pixels is switched off
 
 
 class ImageError(ValueError):
     """A source that is not a usable image; the message has the source and the reason."""
 
 
-def read_image(source: ImageSource, channels: str = "RGB") -> Array:
+def set_pixel_limit(megapixels: float) -> None:
+    """Set the most megapixels of images and label maps that this process decodes."""
+    global _limit
+    _limit = megapixels
+
+
+def pixel_limit() -> float:
+    """Return the most megapixels of images and label maps that this process decodes."""
+    return _limit
+
+
+@contextmanager
+def open_image(file: Any, name: Any, max_megapixels: float | None = None) -> Iterator[ImageFile]:
+    """Open an image by its header, which must not promise more pixels than the limit; close it at the end.
+
+    The limit is `max_megapixels`, or that of the process. It stands in for Pillow's, which warns and advises.
+
+    Raises:
+        ImageError: the image is larger.
+    """
+    with _pillow_limit:
+        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file)
+        finally:
+            Image.MAX_IMAGE_PIXELS = pillow_limit
+    with image:
+        _check_size(image, name, max_megapixels)
+        yield image
+
+
+def _check_size(image: Image.Image, name: Any, max_megapixels: float | None) -> None:
+    limit = _limit if max_megapixels is None else max_megapixels
+    if image.width * image.height > limit * 1e6:
+        size = f"{image.width} x {image.height} pixels, {image.width * image.height / 1e6:g} megapixels"
+        raise ImageError(
+            f"{name}: is of {size}; the limit is {limit:g} (INPUT.MAX_MEGAPIXELS or --max-megapixels)"
+        )
+
+
+def read_image(source: ImageSource, channels: str = "RGB", max_megapixels: float | None = None) -> Array:
     """Return an image as (H, W, 3) uint8 RGB.
 
     Arrays and tensors are RGB, or BGR as OpenCV's with `channels="BGR"`. They are (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4), of bool, uint8 or uint16; a tensor may also be (1 or 3 or 4, H, W). Gray becomes
     three equal channels, transparency is dropped, and 16 bits are scaled to 8. Files, also bytes of one and
-    files opened to read binary, tell their order themselves.
+    files opened to read binary, tell their order themselves. `max_megapixels` is the limit of files and
+    Pillow images, by default that of the process.
 
     Raises:
-        ImageError: no such file, not an image, a truncated one, or an array of another kind.
+        ImageError: no such file, not an image, a truncated one, one above the limit, or an array of another
+            kind.
         ValueError: another `channels`.
     """
     if channels not in ("RGB", "BGR"):
@@ -50,16 +98,18 @@ def read_image(source: ImageSource, channels: str = "RGB") -> Array:
         image = _from_array(source)
         return image if channels == "RGB" else np.ascontiguousarray(image[..., ::-1])
     if isinstance(source, Image.Image):
+        _check_size(source, "the given image", max_megapixels)
         return _from_pillow(source, "the given image")
     if isinstance(source, bytes | bytearray):
-        return _from_file(lambda: io.BytesIO(source), "the given bytes")
+        return _from_file(lambda: io.BytesIO(source), "the given bytes", max_megapixels)
     if isinstance(source, str | PathLike):
         name = fspath(source)
-        return _from_file(lambda: to_file(name).open("rb"), name)
+        return _from_file(lambda: to_file(name).open("rb"), name, max_megapixels)
     if isinstance(source, io.TextIOBase):
         raise ImageError(f'{getattr(source, "name", "the file")}: is opened as text; type open(path, "rb")')
     if hasattr(source, "read"):
-        return _from_file(lambda: nullcontext(source), str(getattr(source, "name", "the given file")))
+        name = str(getattr(source, "name", "the given file"))
+        return _from_file(lambda: nullcontext(source), name, max_megapixels)
     hint = ""
     if source is None:
         hint = " (cv2.imread returns None for a file that it cannot read)"
@@ -83,10 +133,10 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
         raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
 
 
-def _from_file(opened: Callable[[], Any], name: str) -> Array:
+def _from_file(opened: Callable[[], Any], name: str, max_megapixels: float | None) -> Array:
     """Return the image of a file; `opened` returns a context manager of it."""
     try:
-        with opened() as file, Image.open(file) as image:
+        with opened() as file, open_image(file, name, max_megapixels) as image:
             return _from_pillow(image, name)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
+from mask2former.utils.image_io import Array, ImageError, open_image
 from mask2former.utils.storage import PathLike, to_file
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 VOID = 0
 UNKNOWN = -1  # no label is negative
@@ -92,13 +91,15 @@ def write_label_map(path: PathLike, labels: Array) -> None:
 def _open(path: PathLike, modes: tuple[str, ...]) -> tuple[Image.Image, int]:
     """Return an image, rotated according to EXIF as images are, and the factor that scales its values."""
     try:
-        with to_file(path).open("rb") as file, Image.open(file) as image:
+        with to_file(path).open("rb") as file, open_image(file, path) as image:
             kinds = image.format, image.info.get("compression")
             scale = _scale(image)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
+    except ImageError:
+        raise
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not a readable image ({reason})") from error

@@ -134,6 +134,15 @@ def test_broken_records_beyond_the_first_are_only_counted(shapes, capsys, monkey
         assert line in out
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_images_above_the_limit_of_pixels_are_broken(shapes, capsys, workers):
+    arguments = [TRAIN, "--limit", "3", "--workers", workers]
+    report = report_of(capsys, *arguments, "--max-megapixels", "0.001", code=1)
+    assert report["broken"]["count"] == 3
+    assert "megapixels; the limit is 0.001" in report["broken"]["first"][0]
+    report_of(capsys, *arguments)
+
+
 def test_the_text_lists_the_report(shapes, capsys):
     assert main([TRAIN, "--queries", "3", "--workers", "1", "--output", "here"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,5 +1,6 @@
 """The predict command: overlays, errors, and images that cannot be read."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,30 @@ def test_unreadable_images_are_reported_and_the_others_drawn(predict, capsys):
     assert "in/aa.jpg: is not an image" in err
     assert "gone*.png: no such file" in err
     assert "2 of 4 images could not be drawn" in err
+
+
+def test_an_image_above_the_limit_of_pixels_is_reported(predict, capsys):
+    assert predict("in/a.png", "in/b.JPG", "--max-megapixels", "0.006") == 1
+    err = capsys.readouterr().err
+    assert "in/a.png: is of 90 x 70 pixels, 0.0063 megapixels; the limit is 0.006 (INPUT.MAX_MEG" in err
+    assert predict("in/a.png", "--max-megapixels", "0.0063") == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--max-megapixels", "nan"),
+        ("--max-megapixels", "-1"),
+        ("--confidence-threshold", "nan"),
+        ("--confidence-threshold", "-0.1"),
+        ("--confidence-threshold", "1.5"),
+        ("--confidence-threshold", "high"),
+    ],
+)
+def test_numbers_out_of_range_are_errors_of_their_flag(predict, capsys, flag, value):
+    with pytest.raises(SystemExit, match="2"):
+        predict("in/a.png", flag, value)
+    assert re.search(rf"error: argument {flag}: .*'{value}'", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("output", ["in", "in/a.png"])

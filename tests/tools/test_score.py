@@ -9,6 +9,7 @@ from synthetic_evaluation import SyntheticDataset
 
 from mask2former.tools import score as module
 from mask2former.tools.score import METRICS, main
+from mask2former.utils.image_io import MAX_MEGAPIXELS, set_pixel_limit
 
 FORMER_NAMES = {
     "panoptic": "panoptic_quality",
@@ -41,6 +42,13 @@ def test_an_error_of_several_lines_is_printed_in_one(monkeypatch):
     monkeypatch.setattr(module, "mean_iou_of_folders", fail)
     arguments = "--gt-dir", "x", "--pred-dir", "y", "--num-classes", 3
     assert score_error("semantic", *arguments) == "error: first second"
+
+
+def test_a_map_above_the_limit_of_pixels_is_an_error(tmp_path):
+    arguments = panoptic_arguments(SyntheticDataset(tmp_path))
+    error = score_error("panoptic", *arguments, "--max-megapixels", "1e-6")
+    assert "megapixels; the limit is 1e-06 (INPUT.MAX_MEGAPIXELS or --max-megapixels)" in error
+    set_pixel_limit(MAX_MEGAPIXELS)
 
 
 def test_help_lists_the_metrics(capsys):

@@ -5,10 +5,19 @@ import io
 import numpy as np
 import pytest
 import torch
+from huge_image import save_huge_png
 from PIL import Image
 from web_server import web
 
-from mask2former.utils.image_io import ImageError, read_image, write_image
+from mask2former.config.defaults import DEFAULTS
+from mask2former.utils.image_io import (
+    MAX_MEGAPIXELS,
+    ImageError,
+    pixel_limit,
+    read_image,
+    set_pixel_limit,
+    write_image,
+)
 
 __all__ = ["web"]
 
@@ -172,3 +181,36 @@ def test_writing_creates_the_folder_and_checks_the_suffix(tmp_path, rgb):
     np.testing.assert_array_equal(read_image(tmp_path / "new/folder/image.png"), rgb)
     with pytest.raises(ImageError, match=r"image\.xyz: its suffix"):
         write_image(tmp_path / "image.xyz", rgb)
+
+
+def test_an_image_above_the_limit_is_refused_by_its_header(tmp_path, recwarn):
+    path = save_huge_png(tmp_path / "huge.png", 20_001, 10_000)
+    size = r"is of 20001 x 10000 pixels, 200.01 megapixels; the limit is 200 \(INPUT.MAX_MEGAPIXELS or"
+    with path.open("rb") as file:
+        for source in (path, file):
+            with pytest.raises(ImageError, match=rf"huge.png: {size}"):
+                read_image(source)
+    with pytest.raises(ImageError, match=f"the given bytes: {size}"):
+        read_image(path.read_bytes())
+    with pytest.raises(ImageError, match=f"the given image: {size}"):
+        read_image(Image.new("1", (20_001, 10_000)))
+    with pytest.raises(ImageError, match=r"huge.png: cannot be read"):  # its pixels are missing
+        read_image(path, max_megapixels=201)
+    assert not recwarn  # of Pillow, whose own limit is lower
+
+
+def test_the_limit_of_the_process_can_be_set(tmp_path, rgb):
+    path = saved(tmp_path, Image.fromarray(rgb))
+    set_pixel_limit(H * W / 1e6)
+    try:
+        read_image(path)
+        set_pixel_limit((H * W - 1) / 1e6)
+        with pytest.raises(ImageError, match=r"image.png: is of 7 x 5 pixels.*the limit is 3.4e-05"):
+            read_image(path)
+        assert read_image(rgb) is not None  # needs no decoding
+    finally:
+        set_pixel_limit(MAX_MEGAPIXELS)
+
+
+def test_the_default_limit_is_that_of_the_config():
+    assert DEFAULTS["INPUT.MAX_MEGAPIXELS"] == MAX_MEGAPIXELS == pixel_limit()

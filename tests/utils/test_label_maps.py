@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
+from huge_image import save_huge_png
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -131,6 +132,13 @@ def test_unusable_files_are_errors_with_their_name(tmp_path, read, name, message
     (tmp_path / "cut.png").write_bytes((tmp_path / "rgb.png").read_bytes()[:3000])
     with pytest.raises(ValueError, match=rf"{name}\.png: {message}"):
         read(tmp_path / f"{name}.png")
+
+
+@pytest.mark.parametrize(("read", "mode"), [(read_label_map, "L"), (read_segment_ids, "RGB")])
+def test_maps_above_the_limit_of_pixels_are_errors(tmp_path, read, mode):
+    path = save_huge_png(tmp_path / "map.png", 100_000, 100_000, mode)
+    with pytest.raises(ValueError, match=r"map\.png: is of 100000 x 100000 pixels, 10000 megapixels; the"):
+        read(path)
 
 
 def test_labels_are_derived_from_segments():

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mask2former.data.catalog import Record
@@ -26,7 +25,7 @@ from mask2former.data.datasets.files import load_json
 from mask2former.data.errors import DatasetError, broken_record, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
-from mask2former.utils.image_io import EXTENSIONS
+from mask2former.utils.image_io import EXTENSIONS, ImageError, open_image
 from mask2former.utils.storage import PathLike, files_below, names_in, to_file, to_path
 
 logger = logging.getLogger(__name__)
@@ -126,12 +125,14 @@ def check_sizes(records: Sequence[Record]) -> None:
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """Return (H, W) as a viewer shows the image, from its header."""
     try:
-        with to_file(record[key]).open("rb") as file, Image.open(file) as image:
+        with to_file(record[key]).open("rb") as file, open_image(file, record[key]) as image:
             width, height = image.size
             if isinstance(image, TiffImageFile):  # some versions of Pillow give the size after rotation
                 width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
             rotated = image.getexif().get(ORIENTATION) in ROTATED
             return (width, height) if rotated else (height, width)
+    except ImageError as error:
+        raise broken_record(record, str(error).removeprefix(f"{record[key]}: "), record[key]) from error
     except Exception as error:  # Pillow reports damage by many kinds of error
         raise broken_record(record, f"not a readable image ({error})", record[key]) from error
 

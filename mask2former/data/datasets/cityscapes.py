@@ -37,6 +37,7 @@ from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 from mask2former.structures import runs
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
+from mask2former.utils.image_io import ImageError, open_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array, read_label_map
 from mask2former.utils.storage import to_file
 
@@ -184,8 +185,10 @@ def _image_id(frame: Frame) -> str:
 
 def _image_record(frame: Frame) -> Record:
     try:
-        with to_file(frame.image).open("rb") as file, Image.open(file) as image:
+        with to_file(frame.image).open("rb") as file, open_image(file, frame.image) as image:
             width, height = image.size
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
     except OSError as error:
         raise DatasetError(f"{frame.image}: not a readable image ({error})") from error
     size = {"height": height, "width": width}

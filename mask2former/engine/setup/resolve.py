@@ -35,6 +35,7 @@ from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.setup.overfit import overfit_choices, register_overfit
 from mask2former.engine.setup.schedule import EPOCHS, MAX_ITER, STEPS, epoch_schedule
 from mask2former.utils.comm import broadcast_object, world_size
+from mask2former.utils.image_io import set_pixel_limit
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def resolve_config(
     cfg = cfg.clone()
     cfg.defrost()
     check_ranges(cfg)
+    set_pixel_limit(cfg.INPUT.MAX_MEGAPIXELS)
     expected_results(cfg.TEST.EXPECTED_RESULTS)  # a wrong row must not show only after days
     if save_predictions:
         cfg.set_value("TEST.SAVE_PREDICTIONS", True, "--save-predictions")

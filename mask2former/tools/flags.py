@@ -1,0 +1,40 @@
+"""Flags and types of values that several commands share."""
+
+import argparse
+from collections.abc import Callable
+
+from mask2former.config.defaults import DEFAULTS
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` on, for argparse."""
+
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not '{text}'")
+        return int(text)
+
+    return parse
+
+
+def positive_number(text: str) -> float:
+    """Parse a number above 0, for argparse."""
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not '{text}'")
+    return number
+
+
+def probability(text: str) -> float:
+    """Parse a number from 0 to 1, for argparse."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not '{text}'")
+    return number
+
+
+def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that raises the limit of the sizes of images."""
+    default = DEFAULTS["INPUT.MAX_MEGAPIXELS"]
+    what = f"refuse larger images and label maps (default: {default:g})"
+    parser.add_argument("--max-megapixels", type=positive_number, metavar="N", default=default, help=what)
