@@ -67,6 +67,9 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.CLASS_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.DICE_WEIGHT": 1.0,
     "MODEL.MASK_FORMER.MASK_WEIGHT": 20.0,
+    "MODEL.MASK_FORMER.MATCH_ON": "points",  # or "masks": match queries and targets on whole masks
+    "MODEL.MASK_FORMER.LOSS_ON": "points",  # or "masks"
+    "MODEL.MASK_FORMER.MASK_LOSS": "cross_entropy",  # or "focal"; dice beside it
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112 * 112,
     "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
     "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,

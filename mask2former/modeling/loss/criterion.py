@@ -1,12 +1,17 @@
-"""The training loss: classes of all queries, and masks of the matched queries at points (paper §3.3).
+"""The training loss: classes of all queries, and masks of the matched queries (paper §3.3).
+
+Matching and loss each read masks at random points, or whole masks (the paper's Table 5). Mask2Former uses
+points and cross-entropy, MaskFormer whole masks and focal loss.
 
 Everything is computed in float32, also under autocast. The terms are the same for any images: without targets
 the mask terms are exact zeros that stay in the graph, so that all processes exchange the same gradients.
 
 Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors the
-largest number), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides.
+largest number), `T` targets of the batch, `P` points, `C` channels, `H, W` the padded image's sides, `h, w`
+those of the mask features.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from mask2former.modeling.loss.dense import dense_mask_terms, reduce_masks
+from mask2former.modeling.loss.mask_terms import MASK_LOSSES, mask_terms
 from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights, assign, matching_costs
 from mask2former.modeling.loss.points import (
     random_points,
@@ -26,6 +33,8 @@ from mask2former.modeling.predictions import Predictions
 from mask2former.structures import Instances
 from mask2former.utils.comm import all_reduce_sum, world_size
 from mask2former.utils.registry import CRITERION
+
+WHERE = ("points", "masks")  # to match, and to compute the loss
 
 
 class _Inputs(NamedTuple):
@@ -45,9 +54,11 @@ class SetCriterion(nn.Module):
     Args:
         no_object_weight: weight of the class "no object" in the cross-entropy.
         num_points: points sampled in each mask.
+        match_on, loss_on: "points", or "masks" for whole masks, which need no points.
+        mask_loss: "cross_entropy" or "focal", beside dice.
 
     Raises:
-        ValueError: a ratio or a number of points is out of range.
+        ValueError: a ratio or a number of points is out of range, or a word is unknown.
     """
 
     empty_weight: Tensor
@@ -63,9 +74,15 @@ class SetCriterion(nn.Module):
         num_points: int,
         oversample_ratio: float,
         importance_sample_ratio: float,
+        match_on: str = "points",
+        loss_on: str = "points",
+        mask_loss: str = "cross_entropy",
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
+        _check_word("MATCH_ON", match_on, WHERE)
+        _check_word("LOSS_ON", loss_on, WHERE)
+        _check_word("MASK_LOSS", mask_loss, tuple(MASK_LOSSES))
         if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
             raise ValueError(
                 "MODEL.MASK_FORMER: TRAIN_NUM_POINTS and OVERSAMPLE_RATIO must be at least 1 and "
@@ -77,6 +94,7 @@ class SetCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+        self.match_on, self.loss_on, self.mask_loss = match_on, loss_on, mask_loss
         self.deep_supervision = deep_supervision
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
@@ -126,18 +144,25 @@ class SetCriterion(nn.Module):
 
     @torch.no_grad()
     def _match(self, inputs: _Inputs) -> Tensor:
-        """Return the query of each target, (L, B, N) or UNMATCHED; each prediction draws its own points."""
-        num_layers, targets = len(inputs.mask_embed), inputs.targets
+        """Return the query of each target, (L, B, N) or UNMATCHED."""
+        cells = self._cells_at_points(inputs) if self.match_on == "points" else _cells_of_masks(inputs)
+        classes = [target.gt_classes for target in inputs.targets]
+        costs = matching_costs(*inputs[:2], classes, cells, self.weights, self.mask_loss)
+        return assign(costs, [len(target) for target in inputs.targets])
+
+    def _cells_at_points(self, inputs: _Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield features (B, C, P) and target values (B, N, P) of each prediction, at points of its own."""
         points = torch.stack(
-            [random_points(num_layers, self.num_points, generator=g) for g in inputs.generators]
+            [random_points(len(inputs.mask_embed), self.num_points, generator=g) for g in inputs.generators]
         )
         values = [
             sample_masks_at_shared_points(target.gt_masks, image_points, inputs.image_size)
-            for target, image_points in zip(targets, points, strict=True)
+            for target, image_points in zip(inputs.targets, points, strict=True)
         ]
-        classes = [target.gt_classes for target in targets]
-        costs = matching_costs(*inputs[:3], classes, points, values, self.weights)
-        return assign(costs, [len(target) for target in targets])
+        padded = pad_sequence(values, batch_first=True)  # (B, N, L, P)
+        features = inputs.features.contiguous(memory_format=torch.channels_last)  # a point reads all channels
+        for layer in range(len(inputs.mask_embed)):  # one at a time: sampled features are B C P numbers
+            yield sample_maps(features, points[:, layer, None])[:, :, 0], padded[:, :, layer]
 
     def _target_classes(self, queries: Tensor, inputs: _Inputs) -> Tensor:
         """Return the target class (L, B, Q) of each query: that of its target, or "no object"."""
@@ -159,17 +184,20 @@ class SetCriterion(nn.Module):
         return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 
     def _mask_losses(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cross-entropy and dice of the matched queries' masks, summed over targets: (L,) each.
+        """Return the mask loss and dice of the matched queries, summed over targets: (L,) each."""
+        on_points = self.loss_on == "points"
+        terms = (self._terms_at_points if on_points else self._terms_of_masks)(inputs, queries)
+        counted = torch.cat(
+            [queries[:, image, : len(target)] != UNMATCHED for image, target in enumerate(inputs.targets)], 1
+        )
+        mask, dice = (term.where(counted, 0).sum(1) for term in terms)
+        return mask, dice
 
-        Each image has its own points, chosen by its logits.
-        """
-        logits, values, matched = [], [], []
-        all_features = inputs.features.split(1)  # split keeps the gradients' layout
-        images = zip(inputs.targets, inputs.generators, all_features, strict=True)
-        for image, (target, generator, features) in enumerate(images):
-            query = queries[:, image, : len(target)]  # (L, N)
-            index = query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
-            embed = inputs.mask_embed[:, image].gather(1, index)  # (L, N, C)
+    def _terms_at_points(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the terms (L, T); each image has its own points, chosen by its logits."""
+        logits, values = [], []
+        for image, (embed, features) in enumerate(_matched(inputs, queries)):
+            masks, shape = inputs.targets[image].gt_masks, embed.shape[:2]
             maps = (embed.flatten(0, 1) @ features.flatten(2).squeeze(0)).unflatten(1, features.shape[2:])
             with torch.no_grad():
                 points = uncertain_points(
@@ -177,25 +205,47 @@ class SetCriterion(nn.Module):
                     self.num_points,
                     oversample_ratio=self.oversample_ratio,
                     importance_sample_ratio=self.importance_sample_ratio,
-                    generator=generator,
+                    generator=inputs.generators[image],
                 )
-                by_target = points.unflatten(0, query.shape).transpose(0, 1)
-                sampled = sample_masks(target.gt_masks, by_target, inputs.image_size)
-                values.append(sampled.transpose(0, 1))
-            logits.append(sample_maps(maps[:, None], points[:, None])[:, 0, 0].unflatten(0, query.shape))
-            matched.append(query != UNMATCHED)
-        counted = torch.cat(matched, dim=1)
-        terms = point_losses(torch.cat(logits, dim=1), torch.cat(values, dim=1))
-        mask, dice = (term.where(counted, 0).sum(1) for term in terms)
+                by_target = points.unflatten(0, shape).transpose(0, 1)
+                values.append(sample_masks(masks, by_target, inputs.image_size).transpose(0, 1))
+            logits.append(sample_maps(maps[:, None], points[:, None])[:, 0, 0].unflatten(0, shape))
+        return mask_terms(torch.cat(logits, dim=1), torch.cat(values, dim=1), self.mask_loss)
+
+    def _terms_of_masks(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the terms (L, T) over all pixels of the padded image."""
+        terms = [
+            dense_mask_terms(embed, features[0], target.gt_masks, inputs.image_size, self.mask_loss)
+            for target, (embed, features) in zip(inputs.targets, _matched(inputs, queries), strict=True)
+        ]
+        mask, dice = (torch.cat(term, dim=1) for term in zip(*terms, strict=True))
         return mask, dice
 
 
-def point_losses(logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy (mean over points) and dice (L, T) of logits and target values (L, T, P)."""
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, values, reduction="none").mean(-1)
-    probabilities = logits.sigmoid()
-    total = probabilities.sum(-1) + values.sum(-1)
-    return cross_entropy, 1 - (2 * (probabilities * values).sum(-1) + 1) / (total + 1)
+def _matched(inputs: _Inputs, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the matched queries' embeddings (L, N, C) and the features (1, C, h, w) of each image.
+
+    Unmatched targets get some query; what is computed of it is not counted.
+    """
+    all_features = inputs.features.split(1)  # split keeps the gradients' layout
+    for image, (target, features) in enumerate(zip(inputs.targets, all_features, strict=True)):
+        query = queries[:, image, : len(target)]
+        index = query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
+        yield inputs.mask_embed[:, image].gather(1, index), features
+
+
+def _cells_of_masks(inputs: _Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield features (B, C, h w) and target values (B, N, h w) of each prediction, the same for all."""
+    size = (inputs.features.shape[2], inputs.features.shape[3])
+    reduced = [reduce_masks(target.gt_masks, inputs.image_size, size) for target in inputs.targets]
+    values = pad_sequence([masks.flatten(1) for masks in reduced], batch_first=True)
+    for _ in inputs.mask_embed:
+        yield inputs.features.flatten(2), values
+
+
+def _check_word(key: str, word: str, words: tuple[str, ...]) -> None:
+    if word not in words:
+        raise ValueError(f"MODEL.MASK_FORMER.{key} is {word!r}; it must be one of {', '.join(words)}")
 
 
 def seeded_generators(seeds: list[int] | None, count: int, device: torch.device) -> list[torch.Generator]:
@@ -229,5 +279,8 @@ def build_set_criterion(cfg: Any) -> SetCriterion:
         num_points=loss.TRAIN_NUM_POINTS,
         oversample_ratio=loss.OVERSAMPLE_RATIO,
         importance_sample_ratio=loss.IMPORTANCE_SAMPLE_RATIO,
+        match_on=loss.MATCH_ON,
+        loss_on=loss.LOSS_ON,
+        mask_loss=loss.MASK_LOSS,
         deep_supervision=loss.DEEP_SUPERVISION,
     )

@@ -1,23 +1,23 @@
 """Matching of queries and targets: the assignment of least cost for each image and prediction.
 
-The cost of a pair needs mask logits only at random points, so features are sampled there and multiplied by
-the embeddings; dense logits are never computed. All cost matrices are copied to the host at once, where scipy
+The cost of a pair needs mask logits only at some cells (random points, or a coarse grid), so features are
+sampled there and multiplied by the embeddings. All cost matrices are copied to the host at once, where scipy
 solves the assignments.
 
 Shapes: `L` predictions, `B` images, `Q` queries, `K` classes, `N` targets of an image (in batched tensors
-the largest number, padded with zeros), `P` points, `C` channels.
+the largest number, padded with zeros), `P` cells, `C` channels.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mask2former.modeling.loss.points import sample_maps
+from mask2former.modeling.loss.mask_terms import pairwise_mask_terms
 
 UNMATCHED = -1
 
@@ -37,40 +37,25 @@ def class_costs(class_logits: Tensor, classes: Tensor) -> Tensor:
     return -probabilities.gather(-1, index)
 
 
-def mask_costs(logits: Tensor, targets: Tensor, weights: LossWeights) -> Tensor:
-    """Return the weighted cross-entropy and dice (B, Q, N) of every query with every target.
-
-    Logits are (B, Q, P) at points, targets (B, N, P) in [0, 1] at the same points. Cross-entropy is
-    softplus(x) - x t, so one product over the points serves all pairs.
-    """
-    transposed = targets.transpose(1, 2)
-    cross_entropy = (F.softplus(logits).sum(-1, keepdim=True) - logits @ transposed) / logits.shape[-1]
-    probabilities = logits.sigmoid()
-    total = probabilities.sum(-1, keepdim=True) + targets.sum(-1)[:, None]
-    dice = 1 - (2 * (probabilities @ transposed) + 1) / (total + 1)
-    return weights.mask * cross_entropy + weights.dice * dice
-
-
 def matching_costs(
     class_logits: Tensor,
     mask_embed: Tensor,
-    mask_features: Tensor,
     classes: list[Tensor],
-    points: Tensor,
-    mask_values: list[Tensor],
+    cells: Iterable[tuple[Tensor, Tensor]],
     weights: LossWeights,
+    mask_loss: str,
 ) -> Tensor:
     """Return the cost (L, B, Q, N) of every query for every target, in every prediction (paper §3.3).
 
-    Of the predictions: class_logits (L, B, Q, K+1), mask_embed (L, B, Q, C), mask_features (B, C, h, w). Of
-    each image: classes (N,), points (L, P, 2), and mask_values (N, L, P), its masks at its points.
+    Args:
+        class_logits, mask_embed: of the predictions, (L, B, Q, K+1) and (L, B, Q, C).
+        classes: (N,) of each image.
+        cells: for each prediction the mask features (B, C, P) and the targets' values (B, N, P) at the cells.
     """
-    targets = pad_sequence(mask_values, batch_first=True)
-    mask_features = mask_features.contiguous(memory_format=torch.channels_last)  # a point reads all channels
     mask_terms = []
-    for layer, embed in enumerate(mask_embed):  # one at a time: sampled features are B C P numbers
-        logits = embed @ sample_maps(mask_features, points[:, layer, None])[:, :, 0]
-        mask_terms.append(mask_costs(logits, targets[:, :, layer], weights))
+    for embed, (features, values) in zip(mask_embed, cells, strict=True):
+        loss, dice = pairwise_mask_terms(embed @ features, values, mask_loss)
+        mask_terms.append(weights.mask * loss + weights.dice * dice)
     class_terms = class_costs(class_logits, pad_sequence(classes, batch_first=True))
     return weights.classes * class_terms + torch.stack(mask_terms)
 

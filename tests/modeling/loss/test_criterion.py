@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mask2former.modeling.loss.criterion import SetCriterion
+from mask2former.modeling.loss.criterion import WHERE, SetCriterion
 from mask2former.modeling.loss.matcher import LossWeights
 from mask2former.modeling.loss.points import random_points, uncertain_points
 from mask2former.modeling.predictions import Prediction, Predictions
@@ -46,11 +46,13 @@ def drawn_targets(count, size=SIZE, num_classes=CLASSES, seed=0):
     )
 
 
-def slow_mask_loss(logits, targets):
-    """Return cross-entropy and dice of one pair, (P,) each."""
+def slow_mask_loss(logits, targets, mask_loss="cross_entropy"):
+    """Return cross-entropy or focal loss, and dice, of one pair, (P,) each."""
     p = logits.sigmoid()
-    cross_entropy = -(targets * p.log() + (1 - targets) * (1 - p).log()).mean()
-    return cross_entropy, 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
+    loss = -(targets * p.log() + (1 - targets) * (1 - p).log())
+    if mask_loss == "focal":  # targets are 0 or 1
+        loss *= torch.where(targets == 1, 0.25 * (1 - p) ** 2, 0.75 * p**2)
+    return loss.mean(), 1 - (2 * (p * targets).sum() + 1) / (p.sum() + targets.sum() + 1)
 
 
 def two_halves(num_images=1):
@@ -92,24 +94,28 @@ def best_queries(cost):
     return min(choices, key=lambda choice: sum(float(cost[q, n]) for n, q in enumerate(choice)))
 
 
-def slow_losses(class_logits, embed, features, targets, seeds):
+def slow_losses(class_logits, embed, features, targets, seeds, match_on, loss_on, mask_loss):
     """Compute pair by pair, on dense logits and padded masks."""
     num_layers, _, num_queries, _ = class_logits.shape
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    points = [random_points(num_layers, 50, generator=generator) for generator in generators]
+    if match_on == "points":
+        points = [random_points(num_layers, 50, generator=generator) for generator in generators]
     dense = torch.einsum("lbqc,bchw->lbqhw", embed, features)
     ce, weight = torch.zeros(num_layers), torch.zeros(num_layers)
     mask, dice = torch.zeros(num_layers), torch.zeros(num_layers)
     for image, target in enumerate(targets):
+        height, width = target.gt_masks.shape[1:]
+        masks = nn.functional.pad(target.gt_masks, (0, SIZE[1] - width, 0, SIZE[0] - height)).float()
         matched = []
         for layer in range(num_layers):
-            at = points[image][layer].expand(num_queries, -1, -1)
-            logits = read_padded(dense[layer, image], at)
-            values = read_padded(target.gt_masks, at[: len(target)])
+            logits, values = dense[layer, image].flatten(1), masks[:, ::4, ::4].flatten(1)
+            if match_on == "points":
+                at = points[image][layer].expand(num_queries, -1, -1)
+                logits, values = read_padded(dense[layer, image], at), read_padded(masks, at[: len(target)])
             probabilities = class_logits[layer, image].softmax(-1)
             cost = torch.zeros(num_queries, len(target))
             for q, n in itertools.product(range(num_queries), range(len(target))):
-                cost[q, n] = 5 * sum(slow_mask_loss(logits[q], values[n]))
+                cost[q, n] = 5 * sum(slow_mask_loss(logits[q], values[n], mask_loss))
                 cost[q, n] -= 2 * probabilities[q, target.gt_classes[n]]
             chosen = best_queries(cost)
             wanted = dict(zip(chosen, target.gt_classes.tolist(), strict=True))
@@ -118,27 +124,60 @@ def slow_losses(class_logits, embed, features, targets, seeds):
                 ce[layer] -= w * probabilities[q, wanted.get(q, CLASSES)].log()
                 weight[layer] += w
             matched.append(dense[layer, image][list(chosen)])
-        logits = torch.cat(matched)
-        own = uncertain_points(
-            logits, 50, oversample_ratio=3.0, importance_sample_ratio=0.75, generator=generators[image]
-        )
-        values = read_padded(target.gt_masks.repeat(num_layers, 1, 1), own)
-        for i, (x, t) in enumerate(zip(read_padded(logits, own), values, strict=True)):
+        logits, values = torch.cat(matched), masks.repeat(num_layers, 1, 1)
+        if loss_on == "points":
+            own = uncertain_points(
+                logits, 50, oversample_ratio=3.0, importance_sample_ratio=0.75, generator=generators[image]
+            )
+            logits, values = read_padded(logits, own), read_padded(values, own)
+        else:
+            logits = nn.functional.interpolate(logits[:, None], SIZE, mode="bilinear").flatten(1)
+            values = values.flatten(1)
+        for i, (x, t) in enumerate(zip(logits, values, strict=True)):
             layer = i // len(target)
-            terms = slow_mask_loss(x, t)
+            terms = slow_mask_loss(x, t, mask_loss)
             mask[layer] += terms[0]
             dice[layer] += terms[1]
     total = sum(len(target) for target in targets)
     return {"loss_ce": 2 * ce / weight, "loss_mask": 5 * mask / total, "loss_dice": 5 * dice / total}
 
 
-def test_losses_equal_the_reference_implementation():
+WAYS = [
+    ("points", "points", "cross_entropy"),
+    ("points", "masks", "cross_entropy"),
+    ("masks", "points", "cross_entropy"),
+    ("masks", "masks", "cross_entropy"),
+    ("masks", "masks", "focal"),
+]
+
+
+@pytest.mark.parametrize("match_on, loss_on, mask_loss", WAYS)
+def test_losses_equal_the_reference_implementation(match_on, loss_on, mask_loss):
     tensors = [tensor.detach() for tensor in drawn_tensors(3)]
-    targets = [drawn_targets(n, seed=n) for n in (2, 0, 3)]
-    losses = criterion()(as_predictions(*tensors), targets, SIZE, [4, 5, 6])
-    for name, values in slow_losses(*tensors, targets, [4, 5, 6]).items():
+    targets = [drawn_targets(n, size, seed=n) for n, size in ((2, SIZE), (0, SIZE), (3, (29, 41)))]
+    ways = {"match_on": match_on, "loss_on": loss_on, "mask_loss": mask_loss}
+    losses = criterion(**ways)(as_predictions(*tensors), targets, SIZE, [4, 5, 6])
+    for name, values in slow_losses(*tensors, targets, [4, 5, 6], **ways).items():
         for suffix, value in zip(("_0", "_1", ""), values.tolist(), strict=True):
             assert losses[name + suffix].item() == pytest.approx(value, rel=1e-4)
+
+
+def test_whole_masks_in_chunks_give_the_same_losses_and_gradients(monkeypatch):
+    results = []
+    for pixels in (2**23, SIZE[0] * SIZE[1]):
+        monkeypatch.setattr("mask2former.modeling.loss.dense.PIXELS_AT_ONCE", pixels)
+        tensors, targets = drawn_tensors(2), [drawn_targets(3), drawn_targets(2)]
+        losses = criterion(loss_on="masks")(as_predictions(*tensors), targets, SIZE, [1, 2])
+        sum(losses.values()).backward()
+        results.append([*losses.values(), *(tensor.grad for tensor in tensors)])
+    for whole, in_chunks in zip(*results, strict=True):
+        assert torch.allclose(whole, in_chunks, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["match_on", "loss_on", "mask_loss"])
+def test_an_unknown_way_to_match_or_lose_lists_the_known_ones(key):
+    with pytest.raises(ValueError, match=f"{key.upper()} is 'pixels'; it must be one of "):
+        criterion(**{key: "pixels"})
 
 
 def test_masks_are_zero_in_the_padding():
@@ -168,10 +207,12 @@ COUNTS = {
 @pytest.mark.parametrize("num_classes", [1, CLASSES])
 @pytest.mark.parametrize("num_queries", [1, 5])
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
-def test_every_batch_gives_all_terms_and_gradients(counts, num_queries, num_classes):
+@pytest.mark.parametrize("where", WHERE)
+def test_every_batch_gives_all_terms_and_gradients(where, counts, num_queries, num_classes):
     tensors = drawn_tensors(len(counts), num_queries, num_classes=num_classes)
     targets = [drawn_targets(n, num_classes=num_classes) for n in counts]
-    losses = criterion(num_classes=num_classes)(as_predictions(*tensors), targets, SIZE)
+    loss = criterion(num_classes=num_classes, match_on=where, loss_on=where)
+    losses = loss(as_predictions(*tensors), targets, SIZE)
     assert set(losses) == KEYS
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())

@@ -6,39 +6,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
+from mask2former.modeling.loss.mask_terms import pairwise_mask_terms
 from mask2former.modeling.loss.matcher import (
     UNMATCHED,
     LossWeights,
     assign,
     class_costs,
-    mask_costs,
     matching_costs,
     rank_non_finite_last,
 )
 from mask2former.modeling.loss.points import random_points, sample_maps, sample_masks
 
 WEIGHTS = LossWeights(2.0, 5.0, 5.0)
-
-
-def pair_cost_slowly(logits, targets):
-    """Return 5 x cross-entropy + 5 x dice of one query with one target, point by point."""
-    cross_entropy = both = total = 0.0
-    for logit, target in zip(logits.tolist(), targets.tolist(), strict=True):
-        p = 1 / (1 + math.exp(-logit))
-        cross_entropy -= target * math.log(p) + (1 - target) * math.log(1 - p)
-        both += p * target
-        total += p + target
-    return 5 * cross_entropy / len(logits) + 5 * (1 - (2 * both + 1) / (total + 1))
-
-
-def test_mask_costs_equal_a_double_loop():
-    random = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 11, generator=random) * 3
-    targets = torch.rand(2, 4, 11, generator=random)
-    costs = mask_costs(logits, targets, WEIGHTS)
-    for b, q, n in itertools.product(range(2), range(3), range(4)):
-        assert float(costs[b, q, n]) == pytest.approx(pair_cost_slowly(logits[b, q], targets[b, n]), rel=1e-4)
 
 
 def test_class_cost_is_minus_the_probability():
@@ -58,11 +39,19 @@ def test_costs_on_sampled_features_equal_costs_on_dense_logits():
     values = [
         sample_masks(m, p.expand(len(m), -1, -1, -1), (32, 32)) for m, p in zip(masks, points, strict=True)
     ]
-    costs = matching_costs(class_logits, embed, features, classes, points, values, WEIGHTS)
+    cells = [
+        (
+            sample_maps(features, points[:, layer, None])[:, :, 0],
+            pad_sequence([v[:, layer] for v in values], True),
+        )
+        for layer in range(2)
+    ]
+    costs = matching_costs(class_logits, embed, classes, cells, WEIGHTS, "cross_entropy")
     dense = torch.einsum("lbqc,bchw->lbqhw", embed, features)
     for layer, image in itertools.product(range(2), range(2)):
         logits = sample_maps(dense[layer, image][:, None], points[image, layer].expand(5, 1, -1, -1))[:, 0, 0]
-        of_masks = mask_costs(logits[None], values[image][None, :, layer], WEIGHTS)[0]
+        loss, dice = pairwise_mask_terms(logits[None], values[image][None, :, layer], "cross_entropy")
+        of_masks = 5 * loss[0] + 5 * dice[0]
         of_classes = -class_logits[layer, image].softmax(-1)[:, classes[image]]
         expected = of_masks + 2 * of_classes
         assert torch.allclose(costs[layer, image, :, : len(masks[image])], expected, atol=1e-4)
