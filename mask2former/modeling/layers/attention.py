@@ -91,12 +91,16 @@ class MSDeformAttn(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention with nn.MultiheadAttention's parameters; keys may be blocked for each query."""
+    """Multi-head attention with nn.MultiheadAttention's parameters; keys may be blocked for each query.
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    In training, `dropout` is the probability with which an attention weight is set to zero.
+    """
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         check_heads(width, num_heads)
         self.num_heads = num_heads
+        self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -120,7 +124,8 @@ class MultiHeadAttention(nn.Module):
         if blocked is not None:  # fused kernels accept only a mask (B, 1, Q, N) to add to the logits
             mask = torch.zeros(blocked.shape, dtype=q.dtype, device=q.device)
             mask = mask.masked_fill(blocked, -math.inf).unsqueeze(1)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
 

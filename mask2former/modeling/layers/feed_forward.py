@@ -17,11 +17,16 @@ from torch.nn import functional as F
 from mask2former.modeling.layers.chunking import chunk_slices
 
 
-def feed_forward(x: Tensor, linear1: nn.Linear, linear2: nn.Linear) -> Tensor:
-    """Return linear2(relu(linear1(x))), (..., C) -> (..., C).
+def feed_forward(
+    x: Tensor, linear1: nn.Linear, linear2: nn.Linear, dropout: nn.Dropout | None = None
+) -> Tensor:
+    """Return linear2(dropout(relu(linear1(x)))), (..., C) -> (..., C).
 
-    On a CPU with gradients the hidden activations are recomputed, except under a compiler or autocast.
+    On a CPU with gradients the hidden activations are recomputed, except under a compiler, autocast or
+    dropout.
     """
+    if dropout is not None and dropout.training and dropout.p:
+        return linear2(dropout(F.relu(linear1(x), inplace=True)))
     if should_recompute(x):
         result: Tensor = _FeedForward.apply(x, linear1.weight, linear1.bias, linear2.weight, linear2.bias)
         return result

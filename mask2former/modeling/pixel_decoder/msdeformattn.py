@@ -63,10 +63,7 @@ class EncoderLayer(nn.Module):
     def _update(self, x: Tensor, attended: Tensor) -> Tensor:
         """Finish the layer for cells x (..., C), given their attention updates of the same shape."""
         x = self.norm1(x + self.dropout(attended))
-        if self.training and self.dropout.p:
-            update = self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
-        else:
-            update = feed_forward(x, self.linear1, self.linear2)
+        update = feed_forward(x, self.linear1, self.linear2, self.dropout)
         return self.norm2(x + self.dropout(update))
 
 
@@ -145,6 +142,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.fine_feature, self.coarse_features = _split_features(input_shape, transformer_in_features)
         coarse_shapes = [input_shape[name] for name in self.coarse_features]
         self.memory_shape = [ShapeSpec(conv_dim, shape.stride) for shape in coarse_shapes]
+        self.mask_dim = mask_dim
         self.input_proj = nn.ModuleList(_conv_group_norm(shape.channels, conv_dim) for shape in coarse_shapes)
         self.transformer = MultiScaleTransformer(
             width=conv_dim,

@@ -64,6 +64,19 @@ def test_autocast_takes_the_mask(attention):
     torch.testing.assert_close(result.float(), expected, atol=0.05, rtol=0.05)
 
 
+def test_dropout_sets_attention_weights_to_zero_and_enlarges_the_others():
+    module = MultiHeadAttention(WIDTH, 1, dropout=0.75)
+    with torch.no_grad():
+        for weight in (*module.in_proj_weight.chunk(3), module.out_proj.weight):
+            weight.copy_(torch.eye(WIDTH))
+    x, values = torch.randn(1, 2000, WIDTH), torch.eye(WIDTH)[None]
+    dropped = module(x, values, values)  # the values are unit vectors, so the results are the weights
+    weights = module.eval()(x, values, values)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 4 * weights[kept])
+    assert kept.float().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
 @pytest.mark.parametrize("heads", [0, 3])
 def test_heads_must_divide_the_width(heads):
     message = f"16 cannot be shared by {heads} attention heads.*NHEADS"

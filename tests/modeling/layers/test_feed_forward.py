@@ -72,6 +72,19 @@ def test_without_gradients_and_under_autocast(layers):
     assert linears[0].weight.grad is not None
 
 
+def test_dropout_of_hidden_activations_in_training_alone(layers):
+    linears, dropout = [copy.deepcopy(layer).float() for layer in layers], nn.Dropout(0.5)
+    nn.init.eye_(linears[1].weight)
+    nn.init.zeros_(linears[1].bias)
+    x = torch.randn(1000, 5)
+    hidden = plain(x, *linears)  # of five of the twelve channels
+    dropped = feed_forward(x, *linears, dropout)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * hidden[kept])
+    assert (kept.sum() / (hidden != 0).sum()).item() == pytest.approx(0.5, abs=0.05)
+    torch.testing.assert_close(feed_forward(x, *linears, dropout.eval()), hidden)
+
+
 def test_one_graph_when_compiled(layers):
     compiled = torch.compile(lambda x: feed_forward(x, *layers), backend="aot_eager", fullgraph=True)
     x = torch.randn(7, 5, dtype=torch.float64)
