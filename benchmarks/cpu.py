@@ -1,6 +1,6 @@
 """Run all comparisons on a CPU, or those named: one Markdown section each.
 
-    python benchmarks/cpu.py [inference training postprocessing operator mapper metrics]
+    python benchmarks/cpu.py [inference training postprocessing operator mapper metrics losses]
 
 Each section is a module of this folder, which says what it compares.
 """
@@ -19,6 +19,7 @@ SECTIONS = {
     "operator": "deformable_attention",
     "mapper": "mapper",
     "metrics": "metrics",
+    "losses": "losses",
 }
 
 
