@@ -82,7 +82,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "MODEL.RESNETS.RES5_MULTI_GRID": ([1, 2, 4], [1, 1, 1]),
     "MODEL.RESNETS.STEM_TYPE": ("deeplab", "basic"),
     "MODEL.MASK_FORMER.ENC_LAYERS": (0,),
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5", "multi_scale_pixel_decoder"),
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5", "multi_scale_pixel_decoder", "transformer_encoder"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "DATALOADER.ASPECT_RATIO_GROUPING": (True, False),
     "CUDNN_BENCHMARK": (False,),

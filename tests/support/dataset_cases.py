@@ -1,12 +1,12 @@
 """The datasets of the paper by task, each with its published config made tiny, and their synthetic files."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from published_configs import MASK2FORMER, is_experiment
 from script_runs import run
 from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from tiny_runs import OPTIONS
@@ -16,8 +16,7 @@ ADE20K_R50 = "maskformer2_R50_bs16_160k.yaml"
 CITYSCAPES_R50 = "maskformer2_R50_bs16_90k.yaml"
 MAPILLARY_R50 = "maskformer2_R50_bs16_300k.yaml"
 
-MANIFEST = json.loads((Path(__file__).parents[1] / "golden_files/configs.json").read_text())
-PUBLISHED = [name.removeprefix("configs/") for name in MANIFEST["configs"] if "/Base-" not in name]
+PUBLISHED = list(filter(is_experiment, MASK2FORMER))
 ALL_METRICS = {"sem_seg": "mIoU", "segm": "AP", "panoptic_seg": "PQ"}
 TINY = {
     **{key: value for key, value in OPTIONS.items() if key != "MODEL.RESNETS.NORM"},
