@@ -7,13 +7,16 @@ the file and the image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from numbers import Integral, Real
 from typing import Any
 
 from PIL import ImageColor
 from pycocotools import mask as rle
 
 from mask2former.utils.coco_masks import checked_rle, is_polygon
+from mask2former.utils.label_maps import MAX_SEGMENT_ID
 from mask2former.utils.messages import brief
 
 Row = dict[str, Any]  # an entry of a JSON's lists: an image, an annotation, a segment or a category
@@ -27,22 +30,27 @@ def wrong_value(key: str, value: Any, expected: str) -> ValueError:
     return ValueError(f"'{key}' is {brief(value)}, expected {expected}")
 
 
-def whole_number(row: Row, key: str, least: float = -math.inf) -> int:
-    """Return a whole number of at least `least`; 3.0 is read as 3.
+def whole_number(row: Row, key: str, least: float = -math.inf, most: float = math.inf) -> int:
+    """Return a whole number from `least` to `most`; 3.0 is read as 3.
 
     Raises:
         KeyError: it is missing.
         ValueError: it is something else.
     """
     value = row[key]
-    if not _is_whole(value) or value < least:
-        expected = "a whole number" if least == -math.inf else f"a whole number of at least {least}"
-        raise wrong_value(key, value, expected)
+    if not _is_whole(value) or not least <= value <= most:
+        limits = "" if least == -math.inf else f" of at least {least}"
+        limits = limits if most == math.inf else f" in [{least}, {most}]"
+        raise wrong_value(key, value, f"a whole number{limits}")
     return int(value)
 
 
 def _is_whole(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and value.is_integer())
+    return type(value) is int or (type(value) is float and value.is_integer()) or _is_numpy_integer(value)
+
+
+def _is_numpy_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def text(row: Row, key: str) -> str:
@@ -77,6 +85,79 @@ def rows(row: Row, key: str) -> list[Row]:
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise ValueError(f"'{key}' is not a list of objects: {brief(found)}")
     return found
+
+
+def category(row: Row, *flags: str) -> Row:
+    """Return a category with its `id`, `name` and `flags` (as `isthing`).
+
+    Raises:
+        ValueError: a key is missing, or a value is wrong.
+    """
+    try:
+        checked = {"id": whole_number(row, "id"), "name": class_name(row)}
+        return {**row, **checked, **{key: flag(row, key) for key in flags}}
+    except KeyError as key:
+        raise ValueError(f"no {key} in {brief(row)}") from None
+
+
+def category_id(row: Row, categories: Collection[int]) -> int:
+    """Return the id of a known category; raise as `whole_number` does."""
+    value = whole_number(row, "category_id")
+    if value not in categories:
+        raise ValueError(f"category_id {value} is not among the categories {brief([*categories])}")
+    return value
+
+
+def segments(found: Iterable[Row], categories: Collection[int]) -> list[Row]:
+    """Return the `segments_info` of a panoptic PNG: `id`, `category_id`, `iscrowd` and perhaps `area`.
+
+    An area of null is left out.
+
+    Raises:
+        ValueError: a key is missing, a value is wrong, or an id is listed twice.
+    """
+    rows = [_segment(row, categories) for row in found]
+    counts = Counter(row["id"] for row in rows)
+    if twice := [number for number, count in counts.items() if count > 1]:
+        raise ValueError(f"segments_info lists the id {brief(twice[0])} twice")
+    return rows
+
+
+def _segment(row: Row, categories: Collection[int]) -> Row:
+    try:
+        return {
+            "id": whole_number(row, "id", least=1, most=MAX_SEGMENT_ID),
+            "category_id": category_id(row, categories),
+            "iscrowd": flag({"iscrowd": 0, **row}, "iscrowd"),
+            **({} if row.get("area") is None else {"area": _area(row["area"])}),
+        }
+    except KeyError as key:
+        raise ValueError(f"no {key} in the segment {brief(row)}") from None
+    except ValueError as error:
+        raise ValueError(f"segment {brief(row['id'])}: {error}") from None
+
+
+def _area(value: Any) -> float:
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value < math.inf:
+        raise wrong_value("area", value, "a number of pixels")
+    return value
+
+
+def require_areas(segments: Iterable[Row], shown: Callable[[], Collection[int]]) -> None:
+    """Check the areas in the ground truth of PQ; `shown` returns the ids that have pixels.
+
+    Raises:
+        ValueError: a segment has no area, or 0 though it has pixels.
+    """
+    for segment in segments:
+        area, number = segment.get("area"), segment["id"]
+        if area is None or (area == 0 and number in shown()):
+            what = "no 'area'" if area is None else "the 'area' 0 though it has pixels"
+            raise ValueError(
+                f"segment {number} has {what}; PQ needs it, unless TEST.RECOUNT_AREAS True (of `mask2former "
+                "score panoptic`: --recount-areas) counts the pixels"
+            )
 
 
 def box(row: Row) -> list[float] | None:

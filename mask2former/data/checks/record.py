@@ -8,7 +8,7 @@ Shapes: `N` regions of one image, `H, W` its sides in pixels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from mask2former.data.ground_truth.readers import (
 )
 from mask2former.data.mapper import record_image
 from mask2former.structures import runs
+from mask2former.utils.coco_values import require_areas
+from mask2former.utils.label_maps import VOID
 from mask2former.utils.storage import to_path
 
 MAX_IDS = 5  # in one warning
@@ -38,8 +40,8 @@ XYXY, XYWH = 0, 1  # Detectron2's BoxMode
 # Kinds of warnings
 EMPTY = "objects whose mask is empty; training leaves them out"
 LOOSE_BOX = "boxes that do not fit their masks"
-LISTED_TWICE = "PNGs whose segments_info lists an id twice"
-UNLISTED = "PNGs with ids that segments_info does not list; their pixels have no class"
+HIDDEN = "segments without a pixel in their PNG; training leaves them out, PQ counts them as missed"
+UNLISTED = "PNGs with ids that segments_info does not list; these pixels have no class, and PQ finds no match"
 NO_LABEL_MAP = "label maps that are named and do not exist; mIoU is measured against the panoptic PNG"
 
 
@@ -129,18 +131,27 @@ def _summarize_panoptic(summary: RecordSummary, record: Record, metadata: Metada
     _add_map(summary, read_panoptic(record, metadata, summary.size))
     summary.forms["panoptic PNG"] += 1
     summary.crowds = sum(bool(segment.get("iscrowd", 0)) for segment in segments)
-    listed = Counter(segment["id"] for segment in segments)
-    if twice := [segment_id for segment_id, count in listed.items() if count > 1]:
-        summary.warn(LISTED_TWICE, f"ids {twice}", png)
+    listed = {segment["id"] for segment in segments}
     pixels = read_panoptic_png(record, summary.size).ravel()
-    if unlisted := sorted({*pixels[runs(pixels)[:, 0]].tolist()} - {0, *listed}):
-        summary.warn(UNLISTED, f"ids {unlisted[:MAX_IDS]}", png)
+    shown = {*pixels[runs(pixels)[:, 0]].tolist()} - {VOID}
+    if metadata.get("panoptic_json"):
+        _check_areas(record, shown)
+    for kind, ids in ((UNLISTED, shown - listed), (HIDDEN, listed - shown)):
+        if ids:
+            summary.warn(kind, f"ids {sorted(ids)[:MAX_IDS]}", png)
     label_map = record.get("sem_seg_file_name")
     if label_map and to_path(label_map).is_file():
         read_semantic(record, metadata, summary.size)  # raises if it is broken
         summary.forms["label PNG"] += 1
     elif label_map:
         summary.warn(NO_LABEL_MAP, "no such file", label_map)
+
+
+def _check_areas(record: Record, shown: Collection[int]) -> None:
+    try:
+        require_areas(record["segments_info"], lambda: shown)
+    except ValueError as error:
+        raise broken_record(record, str(error)) from error
 
 
 def _summarize_semantic(summary: RecordSummary, record: Record, metadata: Metadata) -> None:

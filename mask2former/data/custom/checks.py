@@ -1,6 +1,6 @@
 """Checks of a custom dataset before training, which read the JSON, file lists and some image headers.
 
-No image is decoded here, and headers are read of `LOOKED_AT` images at most. The command
+No image is decoded here, and headers and panoptic PNGs are read of `LOOKED_AT` images at most. The command
 `mask2former check-dataset` decodes everything.
 
 Shapes: `H, W` an image's sides in pixels.
@@ -9,8 +9,9 @@ Shapes: `H, W` an image's sides in pixels.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import load_json
 from mask2former.data.errors import DatasetError, broken_record, first_few
+from mask2former.data.ground_truth.readers import panoptic_segments
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
 from mask2former.utils.image_io import EXTENSIONS, ImageError, open_image
@@ -120,6 +122,16 @@ def check_sizes(records: Sequence[Record]) -> None:
             if key in record and (other := _upright_size(record, key)) != size:
                 what = f"(height, width) is {other}, the image's is {size}"
                 raise broken_record(record, what, record[key])
+
+
+def check_panoptic(records: Sequence[Record], num_classes: int) -> None:
+    """Compare the ids in at most `LOOKED_AT` PNGs with those listed; raise as `panoptic_segments`."""
+
+    def check(record: Record) -> None:
+        panoptic_segments(record, num_classes, (record["height"], record["width"]))
+
+    with ThreadPoolExecutor() as pool:
+        deque(pool.map(check, spread(records, LOOKED_AT)), maxlen=0)
 
 
 def _upright_size(record: Record, key: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from mask2former.data.custom.checks import (
     check_annotations,
     check_files,
     check_ids,
+    check_panoptic,
     check_same_classes,
     check_sizes,
     warn_of_overlap,
@@ -167,6 +168,7 @@ def _check(task: str, records: list[Record], classes: Sequence[str], images: str
     if task == "instance":
         check_annotations(records, classes, annotations)
     elif task == "panoptic":
+        check_panoptic(records, len(classes))
         present = {segment["category_id"] for record in records for segment in record["segments_info"]}
         warn_of_unused_classes(annotations, classes, present)
 

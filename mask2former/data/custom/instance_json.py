@@ -11,18 +11,19 @@ from pycocotools import mask as rle
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.coco import Row
-from mask2former.data.ground_truth.readers import read_panoptic_png
+from mask2former.data.ground_truth.readers import panoptic_segments
 
 
 def instance_json(records: Sequence[Record], metadata: Metadata) -> dict[str, list[Row]]:
     """Return the content of a COCO instance JSON with all things of panoptic `records`; read all PNGs.
 
     Raises:
-        DatasetError: a PNG is missing or broken, or its size is not that of its image.
+        DatasetError: as `panoptic_segments`.
     """
     category_ids = {number: id_ for id_, number in metadata.thing_dataset_id_to_contiguous_id.items()}
     with ThreadPoolExecutor() as pool:
-        by_record = pool.map(lambda record: _things(record, category_ids), records)
+        num_classes = len(metadata.stuff_classes)
+        by_record = pool.map(lambda record: _things(record, category_ids, num_classes), records)
         things = list(itertools.chain.from_iterable(by_record))
     return {
         "images": [
@@ -37,9 +38,10 @@ def instance_json(records: Sequence[Record], metadata: Metadata) -> dict[str, li
     }
 
 
-def _things(record: Record, category_ids: dict[int, int]) -> list[Row]:
-    png, things = read_panoptic_png(record, (record["height"], record["width"])), []
-    for segment in record["segments_info"]:
+def _things(record: Record, category_ids: dict[int, int], num_classes: int) -> list[Row]:
+    png, segments = panoptic_segments(record, num_classes, (record["height"], record["width"]))
+    things = []
+    for segment in segments:
         if segment["category_id"] in category_ids:
             mask = png == segment["id"]
             code = rle.encode(np.asfortranarray(mask, np.uint8))
@@ -47,7 +49,7 @@ def _things(record: Record, category_ids: dict[int, int]) -> list[Row]:
                 {
                     "image_id": record["image_id"],
                     "category_id": category_ids[segment["category_id"]],
-                    "iscrowd": int(segment["iscrowd"]),
+                    "iscrowd": segment["iscrowd"],
                     "area": int(mask.sum()),
                     "bbox": rle.toBbox(code).tolist(),
                     "segmentation": {"size": code["size"], "counts": code["counts"].decode()},

@@ -156,7 +156,7 @@ def categories_in(path: PathLike, *keys: str, context: LoadContext) -> list[Row]
     """
     content = load_json(path, "categories", context=context)
     try:
-        categories = [_category(row, keys) for row in values.rows(content, "categories")]
+        categories = [values.category(row, *keys) for row in values.rows(content, "categories")]
     except ValueError as error:
         raise DatasetError(f"{path}, categories: {error}") from None
     categories.sort(key=itemgetter("id"))
@@ -168,18 +168,6 @@ def categories_in(path: PathLike, *keys: str, context: LoadContext) -> list[Row]
                 raise DatasetError(what)
             logger.warning("%s; its classes are kept apart by their ids", what)
     return _with_colors(path, categories)
-
-
-def _category(row: Row, keys: tuple[str, ...]) -> Row:
-    try:
-        return {
-            **row,
-            "id": values.whole_number(row, "id"),
-            "name": values.class_name(row),
-            **{key: values.flag(row, key) for key in keys},
-        }
-    except KeyError as key:
-        raise DatasetError(f"no {key} in {brief(row)}") from None
 
 
 def _with_colors(path: PathLike, categories: list[Row]) -> list[Row]:
@@ -285,12 +273,11 @@ def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
             **({"sem_seg_file_name": str(to_path(sem_seg_root) / png)} if has_label_maps else {}),
             "segments_info": [
                 {
-                    "id": values.whole_number(segment, "id"),
-                    "category_id": _contiguous(segment, ids),
+                    **segment,
+                    "category_id": ids[segment["category_id"]],
                     "isthing": segment["category_id"] in things,
-                    "iscrowd": values.flag({"iscrowd": 0, **segment}, "iscrowd"),
                 }
-                for segment in values.rows(row, "segments_info")
+                for segment in values.segments(values.rows(row, "segments_info"), ids)
             ],
         }
 
@@ -321,7 +308,7 @@ def _instance(
     box = values.box(row)
     return {
         "image_id": image_id,
-        "category_id": _contiguous(row, ids),
+        "category_id": ids[values.category_id(row, ids)],
         "iscrowd": values.flag({"iscrowd": 0, **row}, "iscrowd"),
         "segmentation": mask,
         **({} if box is None else {"bbox": box, "bbox_mode": XYWH}),
@@ -333,13 +320,6 @@ def _known_image(row: Row, images: Container[Any]) -> int | str:
     if image_id not in images:
         raise DatasetError("no such id among 'images'")
     return image_id
-
-
-def _contiguous(row: Row, ids: dict[int, int]) -> int:
-    category = values.whole_number(row, "category_id")
-    if category not in ids:
-        raise DatasetError(f"category_id {category!r} is not among the categories {brief([*ids])}")
-    return ids[category]
 
 
 def _convert_rows(

@@ -22,8 +22,15 @@ from mask2former.data.errors import broken_record, first_few
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.polygons import Patch, draw_polygons
 from mask2former.structures import runs
+from mask2former.utils import coco_values
 from mask2former.utils.coco_masks import checked_rle
-from mask2former.utils.label_maps import read_label_map, read_segment_ids, relabel, semantic_from_panoptic
+from mask2former.utils.label_maps import (
+    VOID,
+    read_label_map,
+    read_segment_ids,
+    relabel,
+    semantic_from_panoptic,
+)
 from mask2former.utils.messages import brief
 
 Size = tuple[int, int]
@@ -95,19 +102,43 @@ def read_panoptic(record: Record, metadata: Metadata, size: Size) -> MapGroundTr
     """Read the panoptic PNG `pan_seg_file_name` and `segments_info`.
 
     Raises:
-        DatasetError: a file is missing, broken or of another size, a class is unknown, or the PNG lacks an
-            id.
+        DatasetError: as `panoptic_segments`.
+    """
+    id_map, shown = panoptic_segments(record, len(metadata.stuff_classes), size)
+    segments = [segment for segment in shown if not segment["iscrowd"]]
+    ids, classes = (
+        np.array([segment[key] for segment in segments], np.int64) for key in ("id", "category_id")
+    )
+    return MapGroundTruth(classes, *_renumber(ids, id_map))
+
+
+def panoptic_segments(
+    record: Record, num_classes: int, size: Size
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return the segment ids (H, W) int32 of the panoptic PNG, and the listed segments that have pixels.
+
+    A segment without a pixel is left out if others hide it, as some stuff of ADE20K. Ids of the PNG that are
+    not listed are void.
+
+    Raises:
+        DatasetError: a file is missing, broken or of another size, `segments_info` is broken, or the ids of
+            the PNG are others than listed.
     """
     id_map = read_panoptic_png(record, size)
-    segments = [s for s in _value(record, "segments_info") if not s.get("iscrowd", 0)]
-    ids = np.array([_value(s, "id", record) for s in segments], dtype=np.int64)
-    numbers, number_map = _renumber(ids, id_map)
-    absent = [i for i, number in zip(ids, numbers, strict=True) if not (number_map == number).any()]
-    if absent:
-        what = f"no pixel has the id {first_few(absent, 5)} that segments_info lists"
+    try:
+        segments = coco_values.segments(_value(record, "segments_info"), range(num_classes))
+    except ValueError as error:
+        raise broken_record(record, str(error)) from error
+    listed = np.array([segment["id"] for segment in segments], np.int64)
+    flat = id_map.ravel()
+    shown = np.setdiff1d(flat[runs(flat)[:, 0]], [VOID])
+    absent, unlisted = np.setdiff1d(listed, shown), np.setdiff1d(shown, listed)
+    if absent.size and (unlisted.size or not shown.size):
+        others = f"some have {first_few(unlisted.tolist())}, which it does not list"
+        found = others if unlisted.size else "all are void"
+        what = f"no pixel has the ids {first_few(absent.tolist())} of segments_info, but {found}"
         raise broken_record(record, what, record["pan_seg_file_name"])
-    classes = _checked_classes(record, segments, len(metadata.stuff_classes))
-    return MapGroundTruth(classes, numbers, number_map)
+    return id_map, [segment for segment in segments if segment["id"] not in absent]
 
 
 def read_semantic(record: Record, metadata: Metadata, size: Size) -> MapGroundTruth:
@@ -138,8 +169,8 @@ def semantic_map(record: Record, metadata: Metadata, size: Size) -> np.ndarray:
         table = record.get("sem_seg_label_ids")
         read = read_label_map if table is None else lambda path: relabel(read_label_map(path), table)
         return _read_map(record, "sem_seg_file_name", read, size)
-    ids = read_panoptic_png(record, size)
-    return semantic_from_panoptic(ids, _value(record, "segments_info"), metadata.ignore_label)
+    ids, segments = panoptic_segments(record, len(metadata.stuff_classes), size)
+    return semantic_from_panoptic(ids, segments, metadata.ignore_label)
 
 
 def read_panoptic_png(record: Record, size: Size) -> np.ndarray:

@@ -9,17 +9,17 @@ Counts are (V, 4, C) float64; the rows are the sum of the matches' IoUs, and the
 unmatched predicted segments (FP) and of unmatched ground-truth segments (FN).
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from mask2former.evaluation.common.boundary import boundaries, boundary_distance, check_ratio
-from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
+from mask2former.evaluation.common.json_files import JsonObject, index_by
 from mask2former.evaluation.evaluator import Metrics
 from mask2former.structures import runs
+from mask2former.utils import coco_values as values
 from mask2former.utils.label_maps import MAX_SEGMENT_ID, VOID, Array
+from mask2former.utils.messages import brief
 
 UNLISTED = MAX_SEGMENT_ID + 1  # an id that no segment has
 PREFIXES = ("", "boundary_")  # of the metrics' names, by version
@@ -65,44 +65,48 @@ class SegmentList:
     crowd: Array
 
 
-def read_categories(records: list[JsonObject], where: object) -> Categories:
+def read_categories(content: JsonObject, where: object) -> Categories:
     """Return the categories of a panoptic JSON file; raise ValueError if a key is wrong or missing."""
-    by_id = index_by(records, "id", f"{where}: categories")
-    names = [str(get_value(record, "name", f"{where}: categories")) for record in records]
-    things = [bool(get_value(record, "isthing", f"{where}: categories")) for record in records]
-    return Categories({id: place for place, id in enumerate(by_id)}, names, np.array(things, bool))
+    try:
+        rows = [values.category(row, "isthing") for row in values.rows(content, "categories")]
+    except ValueError as error:
+        raise ValueError(f"{where}: categories: {error}") from error
+    by_id = index_by(rows, "id", f"{where}: categories")
+    places = {id: place for place, id in enumerate(by_id)}
+    return Categories(places, [row["name"] for row in rows], np.array([row["isthing"] for row in rows], bool))
 
 
-def read_segments(
-    records: Sequence[Mapping[str, Any]], categories: Categories, where: object, *, truth: bool
-) -> SegmentList:
-    """Return the `segments_info` of an image, for ground truth with `area` and `iscrowd`.
+def listed_segments(annotation: JsonObject, categories: Categories, where: object) -> list[JsonObject]:
+    """Return the checked `segments_info` of an image; raise ValueError as `coco_values.segments`."""
+    try:
+        return values.segments(values.rows(annotation, "segments_info"), categories.places)
+    except KeyError as key:
+        raise ValueError(f"{where}: no {key} in {brief(annotation)}") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def read_segments(annotation: JsonObject, categories: Categories, where: object) -> SegmentList:
+    """Return the `segments_info` of an image; an area that is missing, as in predictions, is 0.
 
     Raises:
-        ValueError: a key is missing, an id is out of range or listed twice, or a category is unknown.
+        ValueError: it is broken, see `listed_segments`.
     """
-    index_by(list(records), "id", where)
-    for record in records:
-        segment, category = record["id"], get_value(record, "category_id", where)
-        if not isinstance(segment, int) or not VOID < segment <= MAX_SEGMENT_ID:
-            raise ValueError(f"{where}: segment id {segment!r} is not in [1, {MAX_SEGMENT_ID}]")
-        if not isinstance(category, int) or category not in categories.places:
-            raise ValueError(f"{where}: segment {segment} has the unknown category_id {category!r}")
-    areas = [get_value(record, "area", where, float) if truth else 0 for record in records]
+    segments = listed_segments(annotation, categories, where)
     return SegmentList(
-        ids=np.array([record["id"] for record in records], np.int64),
-        category=np.array([categories.places[record["category_id"]] for record in records], np.int64),
-        area=np.array(areas, np.float64),
-        crowd=np.array([truth and bool(record.get("iscrowd", 0)) for record in records], bool),
+        ids=np.array([segment["id"] for segment in segments], np.int64),
+        category=np.array([categories.places[segment["category_id"]] for segment in segments], np.int64),
+        area=np.array([segment.get("area", 0) for segment in segments], np.float64),
+        crowd=np.array([segment["iscrowd"] for segment in segments], bool),
     )
 
 
-def places_of(values: Array, ids: Array) -> Array:
-    """Return, for each value, 0 if it is void, i + 1 if it is `ids[i]`, and len(ids) + 1 otherwise."""
+def places_of(labels: Array, ids: Array) -> Array:
+    """Return, for each label, 0 if it is void, i + 1 if it is `ids[i]`, and len(ids) + 1 otherwise."""
     known = np.append(VOID, ids)
     order = np.argsort(known)
-    rank = np.searchsorted(known, values, sorter=order).clip(max=len(ids))
-    return np.where(known[order[rank]] == values, order[rank], len(ids) + 1)
+    rank = np.searchsorted(known, labels, sorter=order).clip(max=len(ids))
+    return np.where(known[order[rank]] == labels, order[rank], len(ids) + 1)
 
 
 def overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: Array) -> Array:
@@ -138,10 +142,10 @@ def count_matches(
         gt = replace(gt, area=shared[1:-1].sum(1))
     same_category = gt.category[:, None] == pred.category
     pairs = same_category & ~gt.crowd[:, None] & (shared[1:-1, 1:-1] > 0)
-    ious = [_ious(shared, gt, pairs, where)]
+    ious = [_ious(shared, gt, pairs)]
     if rules.boundary_ratio is not None:
         edges = _boundary_overlaps(gt_map, gt.ids, pred_map, pred.ids, rules.boundary_ratio)
-        edge_ious = _ious(edges, replace(gt, area=edges[1:-1].sum(1)), pairs, where)
+        edge_ious = _ious(edges, replace(gt, area=edges[1:-1].sum(1)), pairs)
         ious.append(np.minimum(ious[0], edge_ious))
 
     # A predicted segment is no FP if most of it lies on void or on a crowd of its category
@@ -163,13 +167,10 @@ def _boundary_overlaps(gt_map: Array, gt_ids: Array, pred_map: Array, pred_ids: 
     return overlaps(gt_edges, gt_ids, pred_edges, pred_ids)
 
 
-def _ious(shared: Array, gt: SegmentList, pairs: Array, where: object) -> Array:
+def _ious(shared: Array, gt: SegmentList, pairs: Array) -> Array:
     """Return the IoU (G, P) of the `pairs` (G, P) bool, 0 elsewhere; void is not part of the union."""
     inter, pred_void, pred_area = shared[1:-1, 1:-1], shared[VOID, 1:-1], shared[:, 1:-1].sum(0)
     union = pred_area - pred_void + gt.area[:, None] - inter
-    if (pairs & (union <= 0)).any():
-        small = gt.ids[(pairs & (union <= 0)).any(1)][0]
-        raise ValueError(f"{where}: ground-truth segment {small} covers more pixels than its area says")
     return np.where(pairs, inter / np.where(pairs, union, 1), 0)
 
 

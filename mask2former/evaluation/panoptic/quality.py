@@ -28,10 +28,12 @@ from mask2former.evaluation.panoptic.counts import (
     Categories,
     Rules,
     count_matches,
+    listed_segments,
     quality,
     read_categories,
     read_segments,
 )
+from mask2former.utils.coco_values import require_areas
 from mask2former.utils.comm import gather_objects
 from mask2former.utils.label_maps import Array, read_segment_ids, write_segment_ids
 from mask2former.utils.record_cache import read_once_per_machine
@@ -49,7 +51,8 @@ class PanopticGroundTruth:
 
     def __init__(self, json_file: PathLike, png_dir: PathLike, rules: Rules = PLAIN) -> None:
         self.json_file, self.png_dir, self._rules = json_file, to_path(png_dir), rules
-        annotations, (self.categories, image_ids) = read_once_per_machine(partial(_read_truth, json_file))
+        read = partial(_read_truth, json_file, self.png_dir, rules)
+        annotations, (self.categories, image_ids) = read_once_per_machine(read)
         self._annotations = annotations
         self._places = {image_id: place for place, image_id in enumerate(image_ids)}
         self.image_ids = self._places.keys()  # in the order of the file
@@ -63,7 +66,7 @@ class PanopticGroundTruth:
 
     def png_name(self, image_id: ImageId) -> str:
         """Return the name of the image's PNG, relative to the folder."""
-        return str(get_value(self.annotation(image_id), "file_name", self.json_file))
+        return str(self.annotation(image_id)["file_name"])
 
     def score(self, image_id: ImageId, pred_map: Array, segments: list[JsonObject], pred: PathLike) -> Array:
         """Return the counts (V, 4, C) of a prediction: its map (H, W) of segment ids, and `segments_info`.
@@ -73,12 +76,11 @@ class PanopticGroundTruth:
         """
         gt_map = read_segment_ids(self.png_dir / self.png_name(image_id))
         gt_name, pred_name = f"{self.json_file}: image {image_id}", f"{pred}: image {image_id}"
-        gt_segments = get_value(self.annotation(image_id), "segments_info", gt_name, list)
         return count_matches(
             gt_map,
-            read_segments(gt_segments, self.categories, gt_name, truth=True),
+            read_segments(self.annotation(image_id), self.categories, gt_name),
             pred_map,
-            read_segments(segments, self.categories, pred_name, truth=False),
+            read_segments({"segments_info": segments}, self.categories, pred_name),
             len(self.categories.names),
             pred_name,
             self._rules,
@@ -99,15 +101,32 @@ class PanopticGroundTruth:
             raise ValueError(f"{where}: {len(missing)} images have no prediction, among them {example!r}")
 
 
-def _read_truth(json_file: PathLike) -> tuple[list[JsonObject], tuple[Categories, list[ImageId]]]:
-    """Return the annotations of a panoptic JSON file, its categories, and the image of each annotation."""
+def _read_truth(
+    json_file: PathLike, png_dir: Path, rules: Rules
+) -> tuple[list[JsonObject], tuple[Categories, list[ImageId]]]:
+    """Return the annotations of a panoptic JSON file, its categories, and the image of each annotation.
+
+    Errors are found here, before a model is trained.
+    """
     content = load_json(json_file, dict)
-    categories = read_categories(get_value(content, "categories", json_file, list), json_file)
-    annotations = index_by(get_value(content, "annotations", json_file, list), "image_id", json_file)
-    for image_id, annotation in annotations.items():  # errors are reported before the model is trained
+    for key in ("categories", "annotations"):
+        get_value(content, key, json_file, list)
+    categories = read_categories(content, json_file)
+    annotations = index_by(content["annotations"], "image_id", json_file)
+    for image_id, annotation in annotations.items():
         where = f"{json_file}: image {image_id}"
-        read_segments(get_value(annotation, "segments_info", where, list), categories, where, truth=True)
+        png = png_dir / get_value(annotation, "file_name", where, str)
+        segments = listed_segments(annotation, categories, where)
+        if not rules.recount_areas:
+            _check_areas(segments, png, where)
     return list(annotations.values()), (categories, list(annotations))
+
+
+def _check_areas(segments: list[JsonObject], png: Path, where: str) -> None:
+    try:
+        require_areas(segments, lambda: set(np.unique(read_segment_ids(png)).tolist()))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def panoptic_quality(

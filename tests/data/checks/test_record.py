@@ -13,7 +13,7 @@ from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.catalog import Metadata
 from mask2former.data.checks.record import (
     EMPTY,
-    LISTED_TWICE,
+    HIDDEN,
     LOOSE_BOX,
     NO_LABEL_MAP,
     UNLISTED,
@@ -120,15 +120,23 @@ def test_an_empty_mask_is_not_counted_as_an_object(names):
     assert summary.warnings[-1] == (EMPTY, f"{outside['file_name']}: annotation 1")
 
 
-def test_ids_that_are_unlisted_or_listed_twice_give_warnings(names):
+def test_ids_that_only_the_png_has_give_a_warning(names):
     record = record_of(names, "panoptic")
     last = record["segments_info"].pop()
-    ((kind, where),) = summarize(names, "panoptic", record).warnings
-    assert kind == UNLISTED and str(last["id"]) in where
-    record["segments_info"].append(record["segments_info"][0])
     summary = summarize(names, "panoptic", record)
-    assert {w.kind for w in summary.warnings} == {UNLISTED, LISTED_TWICE}
+    ((kind, where),) = summary.warnings
+    assert kind == UNLISTED and str(last["id"]) in where
     assert summary.unlabeled == 32 + 100  # void and the box, which is not listed
+
+
+def test_segments_that_others_hide_give_a_warning(names):
+    record = record_of(names, "panoptic")
+    objects = len(record["segments_info"])
+    record["segments_info"].append({"id": 77, "category_id": 2, "iscrowd": 0, "area": 9})
+    summary = summarize(names, "panoptic", record)
+    ((kind, where),) = summary.warnings
+    assert kind == HIDDEN and where.endswith("0001.png: ids [77]")
+    assert len(summary.classes) == objects
 
 
 def test_the_label_map_beside_a_panoptic_png_is_read_too(names, tmp_path):
@@ -152,9 +160,17 @@ def shrink(path):
 
 
 def recolor(path):
-    """Take away the first segment's pixels."""
+    """Give the first segment's pixels another id."""
     ids = read_segment_ids(path)
-    write_segment_ids(path, np.where(ids == ids[0, 0], 0, ids))
+    write_segment_ids(path, np.where(ids == ids[0, 0], 77, ids))
+
+
+def blacken(path):
+    write_segment_ids(path, 0 * read_segment_ids(path))
+
+
+def change_segment(**changes):
+    return lambda record: record["segments_info"][0].update(changes)
 
 
 BREAKS = {
@@ -168,9 +184,28 @@ BREAKS = {
         lambda r: shrink(r["pan_seg_file_name"]),
         "(height, width) is (3, 4)",
     ),
-    "id that the PNG lacks": ("panoptic", lambda r: recolor(r["pan_seg_file_name"]), "no pixel has the id"),
-    "unknown class": ("panoptic", lambda r: r["segments_info"][0].update(category_id=4), "class 4"),
-    "class of no number": ("panoptic", lambda r: r["segments_info"][0].update(category_id=None), "TypeError"),
+    "id that the PNG lacks": (
+        "panoptic",
+        lambda r: recolor(r["pan_seg_file_name"]),
+        "of segments_info, but some have 77, which it does not list",
+    ),
+    "void PNG": ("panoptic", lambda r: blacken(r["pan_seg_file_name"]), "of segments_info, but all are void"),
+    "unknown class": ("panoptic", change_segment(category_id=4), "category_id 4 is not among"),
+    "class of no number": ("panoptic", change_segment(category_id=None), "'category_id' is None, expected a"),
+    "id as text": ("panoptic", change_segment(id="1"), "'id' is '1', expected a whole number"),
+    "id of void": ("panoptic", change_segment(id=0), "'id' is 0, expected a whole number in [1, 16777215]"),
+    "no area": (
+        "panoptic",
+        change_segment(area=None),
+        "has no 'area'; PQ needs it, unless TEST.",
+    ),
+    "area 0": ("panoptic", change_segment(area=0), "has the 'area' 0 though it has pixels"),
+    "area as text": ("panoptic", change_segment(area="9"), "'area' is '9', expected a number of pixels"),
+    "id twice": (
+        "panoptic",
+        lambda r: r["segments_info"].append(r["segments_info"][0]),
+        "segments_info lists the id",
+    ),
     "no segments": ("panoptic", lambda r: r.pop("segments_info"), "segments_info"),
 }
 ANNOTATION_BREAKS = {

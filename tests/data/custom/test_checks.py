@@ -77,6 +77,11 @@ ERRORS = [  # task, change of the JSON, message
     ("instance", lambda c: c["categories"][0].update(name=None), "categories: 'name' is None, expected a"),
     ("instance", set_all_crowds, "all 5 masks are crowd regions; .*'iscrowd' 1.* --crowds-as-objects"),
     ("panoptic", lambda c: c["annotations"][1].update(segments_info=[3]), "2: 'segments_info' is not a list"),
+    (
+        "panoptic",
+        lambda c: c["annotations"][1]["segments_info"][0].update(id=5),
+        r"panoptic/0002\.png, image id 2: no pixel has the ids 5 of segments_info, but some have \d+",
+    ),
     ("panoptic", lambda c: c["annotations"][0].pop("file_name"), "its first annotation has no 'file_name'"),
     ("panoptic", lambda c: c["annotations"][1].pop("file_name"), "image id 2: no 'file_name'"),
     ("panoptic", lambda c: c["categories"][0].pop("isthing"), "categories: no 'isthing'"),

@@ -79,10 +79,10 @@ def test_panoptic_records_and_classes(names, synthetic):
     assert [record["image_id"] for record in records] == [1, 2, 3, 5]
     assert records[1]["pan_seg_file_name"] == str(synthetic.panoptic_root / "0002.png")
     assert records[1]["segments_info"] == [
-        {"id": 1 * BIG_ID, "category_id": 2, "isthing": False, "iscrowd": 0},
-        {"id": 2 * BIG_ID, "category_id": 3, "isthing": False, "iscrowd": 0},
-        {"id": 3 * BIG_ID, "category_id": 1, "isthing": True, "iscrowd": 0},
-        {"id": 4 * BIG_ID, "category_id": 0, "isthing": True, "iscrowd": 1},
+        {"id": 1 * BIG_ID, "category_id": 2, "isthing": False, "iscrowd": 0, "area": 1},
+        {"id": 2 * BIG_ID, "category_id": 3, "isthing": False, "iscrowd": 0, "area": 1},
+        {"id": 3 * BIG_ID, "category_id": 1, "isthing": True, "iscrowd": 0, "area": 1},
+        {"id": 4 * BIG_ID, "category_id": 0, "isthing": True, "iscrowd": 1, "area": 1},
     ]
     assert all("sem_seg_file_name" not in record for record in records)
     metadata = MetadataCatalog.get(names["panoptic"])
@@ -141,7 +141,12 @@ BROKEN = [  # task, place in the JSON, new value (None: removed), what the messa
     ("panoptic", ("annotations", 3, "image_id"), 4, r"image id 4: no such id among 'images'"),
     ("panoptic", ("annotations", 1, "segments_info"), None, r"image id 2: no 'segments_info'"),
     ("panoptic", ("annotations", 1, "segments_info", 0, "id"), None, r"image id 2: no 'id'"),
-    ("panoptic", ("annotations", 0, "segments_info", 0, "category_id"), 1, r"image id 1: category_id 1 is"),
+    (
+        "panoptic",
+        ("annotations", 0, "segments_info", 0, "category_id"),
+        1,
+        r"id 1: segment 70000: category_id 1",
+    ),
 ]
 
 

@@ -39,7 +39,8 @@ def test_panoptic_records(layout):
     for record in DatasetCatalog.get("mapillary_vistas_panoptic_val"):
         listed = rows[record["image_id"]]
         expected = [(s["id"], s["category_id"] - 1, s["category_id"] in things, s["iscrowd"]) for s in listed]
-        assert [tuple(segment.values()) for segment in record["segments_info"]] == expected
+        keys = ("id", "category_id", "isthing", "iscrowd")
+        assert [tuple(map(segment.get, keys)) for segment in record["segments_info"]] == expected
         size = record["height"], record["width"]
         assert len(read_panoptic(record, metadata, size).classes) == sum(not s["iscrowd"] for s in listed)
         assert record["sem_seg_file_name"] == str(layout / "labels" / f"{record['image_id']}.png")

@@ -156,6 +156,14 @@ def test_panoptic_pngs_may_have_any_number_of_segments(tmp_path, count):
     np.testing.assert_array_equal(all_masks(segments, Geometry.identity(*ids.shape)), expected)
 
 
+def test_a_segment_that_others_hide_is_left_out(tmp_path):
+    write_segment_ids(tmp_path / "ids.png", np.array([[5, 5, 0]]))
+    infos = [{"id": i, "category_id": 0, "iscrowd": 0} for i in (7, 5)]
+    record = {**RECORD, "pan_seg_file_name": tmp_path / "ids.png", "segments_info": infos}
+    segments = read_panoptic(record, Metadata("m").set(stuff_classes=["a"]), (1, 3))
+    assert all_masks(segments, Geometry.identity(1, 3)).tolist() == [[[True, True, False]]]
+
+
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
@@ -208,9 +216,9 @@ BROKEN = [  # task, changes to the first record, what the message says besides t
     ("panoptic", {"pan_seg_file_name": text_file}, r"text\.png.*not a readable image"),
     ("panoptic", {"pan_seg_file_name": small_image}, r"small\.png.*\(3, 4\), the image's is \(24, 32\)"),
     ("panoptic", {"pan_seg_file_name": gray_image}, r"gray\.png.*mode is L"),
-    ("panoptic", {"segments_info": [{**SKY, "id": 4}]}, r"0001\.png.*no pixel has the id 4 "),
-    ("panoptic", {"segments_info": [{**SKY, "category_id": 4}]}, r"class 4, but there are 4 \(0\.\.3\)"),
-    ("panoptic", {"segments_info": [{"category_id": 1}]}, "no 'id' among"),
+    ("panoptic", {"segments_info": [{**SKY, "id": 4}]}, r"0001\.png.*no pixel has the ids 4 of segments"),
+    ("panoptic", {"segments_info": [{**SKY, "category_id": 4}]}, "category_id 4 is not among the categories"),
+    ("panoptic", {"segments_info": [{"category_id": 1}]}, "no 'id' in the segment {'category_id': 1}"),
     ("semantic", {"sem_seg_file_name": "/no/such.png"}, r"^/no/such\.png.*no such file"),
     ("semantic", {"sem_seg_file_name": small_image}, r"small\.png.*mode is RGB"),
     ("semantic", {"sem_seg_file_name": small_labels}, r"tiny\.png.*\(3, 4\), the image's is \(24, 32\)"),

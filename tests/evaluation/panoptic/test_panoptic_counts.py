@@ -17,20 +17,18 @@ from mask2former.evaluation.panoptic.counts import (
     read_segments,
 )
 
-CATEGORIES = read_categories(
-    [
-        {"id": 4, "name": "thing", "isthing": 1},
-        {"id": 1, "name": "stuff", "isthing": 0},
-        {"id": 9, "name": "other", "isthing": 1},
-    ],
-    "synthetic",
-)
+ROWS = [
+    {"id": 4, "name": "thing", "isthing": 1},
+    {"id": 1, "name": "stuff", "isthing": 0},
+    {"id": 9, "name": "other", "isthing": 1},
+]
+CATEGORIES = read_categories({"categories": ROWS}, "synthetic")
 Infos = list[dict[str, Any]]
 
 
 def counts_of(gt_map: Any, gt: Infos, pred_map: Any, pred: Infos) -> np.ndarray:
-    truth = read_segments(gt, CATEGORIES, "gt", truth=True)
-    prediction = read_segments(pred, CATEGORIES, "pred", truth=False)
+    truth = read_segments({"segments_info": gt}, CATEGORIES, "gt")
+    prediction = read_segments({"segments_info": pred}, CATEGORIES, "pred")
     return count_matches(np.array(gt_map), truth, np.array(pred_map), prediction, 3, "image 1")[0]
 
 
@@ -122,18 +120,21 @@ GOOD = {"id": 1, "category_id": 4, "area": 1, "iscrowd": 0}
     [
         ([GOOD], [[1, 1]], [], r"image 1: segment id 5 is in the predicted map, not in its segments_info"),
         ([GOOD], [[1, 1]], [(5, 4), (6, 4)], r"image 1: segment id 6 is in the prediction's segments_info"),
-        ([GOOD], [[1, 1]], [(5, 77)], r"pred: segment 5 has the unknown category_id 77"),
-        ([GOOD], [[1, 1]], [(5, 4), (5, 4)], r"pred: 'id' 5 occurs twice"),
-        ([GOOD], [[1, 1]], [(0, 4)], r"pred: segment id 0 is not in \[1, 16777215\]"),
-        ([GOOD], [[1, 1]], [("5", 4)], r"pred: segment id '5' is not in"),
-        ([{**GOOD, "category_id": 2}], [[1, 1]], [(5, 4)], r"gt: segment 1 has the unknown category_id 2"),
-        ([{"id": 1, "category_id": 4}], [[1, 1]], [(5, 4)], r"gt: no key 'area'"),
         (
-            [{**GOOD, "area": 0}],
+            [GOOD],
             [[1, 1]],
-            [(5, 4)],
-            r"image 1: ground-truth segment 1 covers more pixels than its area",
+            [(5, 77)],
+            r"pred: segment 5: category_id 77 is not among the categories",
         ),
+        ([GOOD], [[1, 1]], [(5, 4), (5, 4)], r"pred: segments_info lists the id 5 twice"),
+        (
+            [GOOD],
+            [[1, 1]],
+            [(0, 4)],
+            r"pred: segment 0: 'id' is 0, expected a whole number in \[1, ",
+        ),
+        ([GOOD], [[1, 1]], [("5", 4)], r"pred: segment '5': 'id' is '5', expected a whole number in"),
+        ([{**GOOD, "category_id": 2}], [[1, 1]], [(5, 4)], r"gt: segment 1: category_id 2 is not among"),
         (
             [GOOD],
             [[1], [1]],

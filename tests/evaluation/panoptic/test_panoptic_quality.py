@@ -174,15 +174,59 @@ def test_command_reports_bad_input_in_one_line(tmp_path, dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"area": None}, "'area' is None, expected a number"),
-        ({"id": 0}, "segment id 0 is not in"),
-        ({"id": 1.0}, r"segment id 1\.0 is not in"),
+        ({"area": None}, r"image 2: segment \d+ has no 'area'; PQ needs it, unless TEST.RECOUNT_AREAS True"),
+        ({"area": 0}, r"image 2: segment \d+ has the 'area' 0 though it has pixels"),
+        ({"area": "4"}, r"image 2: segment \d+: 'area' is '4', expected a number of pixels"),
+        ({"area": -1}, "'area' is -1, expected a number of pixels"),
+        ({"id": 0}, "image 2: segment 0: 'id' is 0, expected a whole number in"),
+        ({"id": 1.5}, r"'id' is 1\.5, expected a whole number"),
+        ({"id": "1"}, "'id' is '1', expected a whole number"),
+        ({"id": True}, "'id' is True, expected a whole number"),
+        ({"category_id": 77}, r"segment \d+: category_id 77 is not among the categories"),
+        ({"iscrowd": "0"}, r"segment \d+: 'iscrowd' is '0', expected 0 or 1"),
     ],
 )
 def test_broken_segments_are_errors_before_the_model_runs(dataset, change, message):
-    file = dataset.metadata.panoptic_json
-    truth = json.loads(Path(file).read_text())
-    truth["annotations"][1]["segments_info"][0].update(change)
-    Path(file).write_text(json.dumps(truth))
+    edit_truth(dataset, lambda rows: rows[0].update(change))
     with pytest.raises(ValueError, match=message):
         COCOPanopticEvaluator(metadata=dataset.metadata)
+
+
+def test_missing_keys_and_repeated_ids_are_errors_before_the_model_runs(dataset):
+    edit_truth(dataset, lambda rows: rows.append(rows[0]))
+    with pytest.raises(ValueError, match=r"image 2: segments_info lists the id \d+ twice"):
+        COCOPanopticEvaluator(metadata=dataset.metadata)
+    edit_truth(dataset, lambda rows: rows[-1].pop("category_id"))
+    with pytest.raises(ValueError, match=r"image 2: no 'category_id' in the segment \{'id': "):
+        COCOPanopticEvaluator(metadata=dataset.metadata)
+
+
+def edit_truth(dataset, edit):
+    """Change the segments of the second image in the ground truth."""
+    file = Path(dataset.metadata.panoptic_json)
+    truth = json.loads(file.read_text())
+    edit(truth["annotations"][1]["segments_info"])
+    file.write_text(json.dumps(truth))
+
+
+def test_recounted_areas_need_none_in_the_file(dataset):
+    edit_truth(dataset, lambda rows: [row.pop("area") for row in rows])
+    evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, recount_areas=True)
+    assert metrics_of(evaluator, dataset.records(dataset.maps))["PQ"] == 100
+
+
+def test_whole_floats_are_read_as_integers(dataset):
+    edit_truth(
+        dataset,
+        lambda rows: [row.update({key: float(row[key]) for key in ("id", "category_id")}) for row in rows],
+    )
+    assert (
+        metrics_of(COCOPanopticEvaluator(metadata=dataset.metadata), dataset.records(dataset.maps))["PQ"]
+        == 100
+    )
+
+
+def test_a_hidden_segment_may_have_the_area_0_and_counts_as_missed(dataset):
+    edit_truth(dataset, lambda rows: rows.append({"id": 77, "category_id": 200, "area": 0}))
+    metrics = metrics_of(COCOPanopticEvaluator(metadata=dataset.metadata), dataset.records(dataset.maps))
+    assert metrics["PQ_th"] == 100 and metrics["RQ_st"] < 100
