@@ -21,6 +21,7 @@ from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.train import train
 from mask2former.utils.comm import is_main_process
 from mask2former.utils.output import tolerant_output
+from mask2former.weights.read import find_file
 
 logger = logging.getLogger("mask2former")
 
@@ -74,6 +75,8 @@ def work(args: argparse.Namespace, device: str) -> int:
     """Train or evaluate in this process, and return the exit code."""
     cfg = load_config(args.config_file, args.opts)
     run = begin_run(cfg.OUTPUT_DIR, training=not args.eval_only, resume=args.resume)
+    if run.saved is None and cfg.MODEL.WEIGHTS and is_main_process():
+        find_file(cfg.MODEL.WEIGHTS)  # a missing file must show before the data is read
     cfg = resolve_arguments(cfg, args, device, run)
     with run.folder:
         if args.eval_only:

@@ -19,8 +19,9 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import Any, NoReturn, TypeVar
+from urllib.error import HTTPError
 from urllib.parse import urlparse
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager, get_cache_dir
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 PathLike = str | os.PathLike[str]
 
 WAITS = (0.02, 0.2, 1.0, 5.0)  # seconds between attempts
+CONNECT_SECONDS = 10.0  # in which a host must answer
 # Errors that are not retried
 PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 MISTAKES = (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
@@ -176,6 +178,21 @@ def files_below(root: PathLike, extensions: Collection[str]) -> Iterator[Path]:
 def names_in(folder: Path) -> set[str]:
     """Return the names in a folder; an empty set if the folder does not exist."""
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def require_connection(url: str) -> None:
+    """Check that the host of a web URL answers. Without internet, a download may fail only after minutes.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=CONNECT_SECONDS).close()
+    except HTTPError:
+        return  # it answers; the download has the reason
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"{urlparse(url).netloc} cannot be reached: {reason}") from error
 
 
 def local_copy(path: PathLike) -> Path:

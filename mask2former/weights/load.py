@@ -216,7 +216,8 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     head = {name for name in sizes if name.startswith(HEAD)}
     report.share_loaded = sum(sizes[name] for name in filled) / max(sum(sizes.values()), 1)
     report.has_trained_head = bool(head) and head <= filled
-    logger.log(logging.WARNING if report.adapted or report.problems else logging.INFO, "%s", report.summary())
+    is_expected = not report.problems and report.adapted.keys() == reset  # as in any fine-tuning
+    logger.log(logging.INFO if is_expected else logging.WARNING, "%s", report.summary())
     if report.problems:
         logger.warning("what does not fit:\n%s", report.table())
     return report

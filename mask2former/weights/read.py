@@ -22,7 +22,14 @@ from iopath.common.file_io import get_cache_dir
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former.utils.storage import is_remote, local_copy, names_in, web_cache, web_url
+from mask2former.utils.storage import (
+    is_remote,
+    local_copy,
+    names_in,
+    require_connection,
+    web_cache,
+    web_url,
+)
 from mask2former.weights import model_zoo
 from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, load_plain_pickle
 
@@ -79,19 +86,41 @@ def local_file(source: str | Path) -> Path:
     Raises:
         WeightsError: the file does not exist or cannot be downloaded.
     """
+    file = find_file(source)
     if not is_remote(source):
-        return _existing(Path(source).expanduser())
-    url = urlparse(web_url(str(source)))
-    if ".." in url.path.split("/"):  # iopath would follow it out of its cache
-        raise WeightsError(source, "a URL must not contain '..'")
-    cached = Path(web_cache(url.geturl()), url.path.lstrip("/"))
-    if url.geturl().startswith(model_zoo.root()) and not cached.is_file():
+        return file
+    if web_url(str(source)).startswith(model_zoo.root()) and not file.is_file():
         logger.warning("%s", model_zoo.license_notice())
     try:
         return local_copy(source)
     except (OSError, ValueError) as error:
-        advice = f"download it by other means, to {cached} or to a file that MODEL.WEIGHTS names"
-        raise WeightsError(source, f"cannot be downloaded ({error}); {advice}") from error
+        raise _not_downloaded(source, file, error) from error
+
+
+def find_file(source: str | Path) -> Path:
+    """Return the path of a local file, or the one that a URL is downloaded to. Nothing is read yet.
+
+    Raises:
+        WeightsError: the file does not exist, or the host of the URL cannot be reached.
+    """
+    if not is_remote(source):
+        return _existing(Path(source).expanduser())
+    url = web_url(str(source))
+    scheme, _, path, *_ = urlparse(url)
+    if ".." in path.split("/"):  # iopath would follow it out of its cache
+        raise WeightsError(source, "a URL must not contain '..'")
+    cached = Path(web_cache(url), path.lstrip("/"))
+    if scheme in ("http", "https") and not cached.is_file():
+        try:
+            require_connection(url)
+        except ConnectionError as error:
+            raise _not_downloaded(source, cached, error) from error
+    return cached
+
+
+def _not_downloaded(source: str | Path, cached: Path, error: Exception) -> WeightsError:
+    advice = f"download it by other means and type MODEL.WEIGHTS {cached.name}, or copy it to {cached}"
+    return WeightsError(source, f"cannot be downloaded ({error}); {advice}")
 
 
 def _existing(file: Path) -> Path:

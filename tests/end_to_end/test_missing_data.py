@@ -27,9 +27,10 @@ NEEDS_SCRIPT = [
 
 
 def error_of(case, config, root, monkeypatch, capsys):
-    """Return the error of training. The weights are missing too, but data is checked first."""
+    """Return the error of training. The weights are no checkpoint either, but data is checked first."""
+    (root / "empty.pkl").touch()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
-    options = case.options(OUTPUT_DIR=root / "run", MODEL__WEIGHTS=root / "absent.pkl")
+    options = case.options(OUTPUT_DIR=root / "run", MODEL__WEIGHTS=root / "empty.pkl")
     assert main(["--config-file", config, *options]) == 1
     return capsys.readouterr().err.rpartition("error: ")[2]
 

@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import socket
 import zipfile
 
 import pytest
@@ -187,13 +188,26 @@ def test_a_missing_url_and_one_that_leaves_the_cache_are_errors(web):
         read_checkpoint(root + "nothing.pth")
 
 
-def test_an_unreachable_host_is_an_error(tmp_path, monkeypatch):
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "no-such-host.invalid"])
+def test_an_unreachable_host_is_an_error_at_once(tmp_path, monkeypatch, host):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(storage, "WAITS", (0.0,))
-    with pytest.raises(WeightsError, match="cannot be downloaded"):
-        read_checkpoint("http://127.0.0.1:1/x.pth")
-    assert not [path for path in tmp_path.rglob("x.pth*") if path.suffix != ".lock"]
+    monkeypatch.setattr(storage, "WAITS", (1000.0,))
+    with pytest.raises(WeightsError) as error:
+        read_checkpoint(f"http://{host}/x.pth")
+    assert f"cannot be downloaded ({host} cannot be reached: " in str(error.value)
+    assert "type MODEL.WEIGHTS x.pth, or copy it to" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_host_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(storage, "CONNECT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(WeightsError, match=f"{host} cannot be reached: timed out"):
+            read_checkpoint(f"http://{host}/x.pth")
 
 
 def test_the_license_of_published_weights_is_logged_once(web, monkeypatch, caplog):

@@ -30,6 +30,7 @@ from mask2former.engine.hooks.preemption import PREEMPTED
 from mask2former.engine.launch.failures import is_connection_error, lost_ranks_explained, tracebacks_shortened
 from mask2former.engine.launch.rendezvous import interface_towards, wait_for_machines
 from mask2former.engine.launch.slurm import slurm_task
+from mask2former.engine.setup.device import usable_cores
 from mask2former.utils.comm import barrier, connect, disconnect
 
 logger = logging.getLogger(__name__)
@@ -243,8 +244,3 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
     if hasattr(signal, "alarm"):
         signal.alarm(INTERRUPT_SECONDS)
     raise KeyboardInterrupt
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -30,7 +30,7 @@ from mask2former.engine.setup.custom_data import (
     write_instance_ground_truth,
 )
 from mask2former.engine.setup.dataset_facts import dataset_facts, dataset_metadata, dataset_names, new_facts
-from mask2former.engine.setup.device import launched_device
+from mask2former.engine.setup.device import launched_device, usable_cores
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.setup.overfit import overfit_choices, register_overfit
 from mask2former.engine.setup.schedule import EPOCHS, MAX_ITER, STEPS, epoch_schedule
@@ -39,7 +39,7 @@ from mask2former.utils.image_io import set_pixel_limit
 
 logger = logging.getLogger(__name__)
 
-ACCUMULATION = "SOLVER.ACCUMULATION_STEPS"
+ACCUMULATION, WORKERS = "SOLVER.ACCUMULATION_STEPS", "DATALOADER.NUM_WORKERS"
 OVERFIT_FOLDER = "overfit"  # below OUTPUT_DIR
 
 
@@ -76,6 +76,8 @@ def resolve_config(
     if launched_on:
         device = launched_device(cfg.MODEL.DEVICE, launched_on, num_gpus)
         cfg.set_value("MODEL.DEVICE", device, f"a process launched on {launched_on}")
+    workers = {WORKERS: min(cfg.DATALOADER.NUM_WORKERS, usable_cores())}
+    _apply_choices(cfg, workers, "the number of processor cores")
     _apply_custom_data(cfg, datasets, data, eval_only)
     if overfit is not None:
         _apply_overfit(cfg, datasets, overfit)

@@ -93,6 +93,14 @@ def test_evaluation_alone_reads_no_training_data_and_no_schedule(tiny_shapes, ca
     assert "dataset 'shapes_panoptic_val'" in caplog.text
 
 
+def test_there_are_no_more_workers_than_cores_unless_typed(tiny_shapes, monkeypatch):
+    monkeypatch.setattr("mask2former.engine.setup.resolve.usable_cores", lambda: 2)
+    workers = {"DATALOADER__NUM_WORKERS": 4}
+    assert resolve_config(tiny_file(**workers)).DATALOADER.NUM_WORKERS == 2
+    assert resolve_config(tiny_file(DATALOADER__NUM_WORKERS=1)).DATALOADER.NUM_WORKERS == 1
+    assert resolve_config(tiny_config(**workers)).DATALOADER.NUM_WORKERS == 4
+
+
 def test_training_needs_a_resolved_config():
     with pytest.raises(ValueError, match=r"takes a config from mask2former\.engine\.setup\.resolve"):
         train(tiny_config(), None)
