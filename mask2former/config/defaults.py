@@ -60,6 +60,13 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
     "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # number of predictions: one more than there are layers
     "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder; the transformer decoder has no dropout
+    "MODEL.MASK_FORMER.DECODER.ATTENTION": "masked",  # to the memory; or "cross", "smca", "pooling"
+    "MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE": 0,  # all layers attend to this level; 0: all levels in turn
+    "MODEL.MASK_FORMER.DECODER.CONCATENATE_LEVELS": False,  # each layer attends to all levels at once
+    "MODEL.MASK_FORMER.DECODER.LEARNED_QUERIES": True,  # False: query features start from zero
+    "MODEL.MASK_FORMER.DECODER.SUPERVISE_QUERIES": True,  # a loss for the prediction before the first layer
+    "MODEL.MASK_FORMER.DECODER.SELF_ATTENTION_FIRST": False,
+    "MODEL.MASK_FORMER.DECODER.DROPOUT": 0.0,
     "MODEL.MASK_FORMER.PRE_NORM": False,
     "MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ": False,
     "MODEL.MASK_FORMER.DEEP_SUPERVISION": True,

@@ -1,5 +1,7 @@
 """Costs: operators counted by hand, models by fvcore's own counter, published models by the paper."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from torch import nn
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.modeling.transformer_decoder import masked
+from mask2former.modeling.transformer_decoder import masked, memory_attention
 from mask2former.ops import ms_deform_attn
 from mask2former.tools import flops
 from mask2former.tools.flops import PARTS, count_activations, count_cost, count_flops, usual_sizes
@@ -112,12 +114,15 @@ def test_published_flops_are_those_of_full_size_masks(tiny, monkeypatch):
 
     def full_size_first(mask_embed, guide):
         mask_features, shape = guide
-        logits = masked.multiply_masks(mask_embed, mask_features)
+        logits = memory_attention.multiply_masks(mask_embed, mask_features)
         blocked = F.interpolate(logits, size=shape, mode="bilinear", align_corners=False).flatten(2) < 0
         return blocked & ~blocked.all(-1, keepdim=True)
 
-    monkeypatch.setattr(masked, "resize_mask_features", lambda features, shape: (features, shape))
-    monkeypatch.setattr(masked, "blocked_cells", full_size_first)
+    def keep_full_size(features, shape):
+        return SimpleNamespace(flatten=lambda _: (features, shape))
+
+    monkeypatch.setattr(masked, "resize_mask_features", keep_full_size)
+    monkeypatch.setattr(memory_attention, "blocked_cells", full_size_first)
     assert cost.published_flops == count_cost(cfg, SIZE).total_flops()
     assert cost.published_flops > cost.total_flops()
 

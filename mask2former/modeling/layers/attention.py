@@ -108,10 +108,18 @@ class MultiHeadAttention(nn.Module):
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        blocked: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Attend: query (B, Q, C), key and value (B, N, C) -> (B, Q, C).
 
         `blocked` (B, Q, N) bool is True where a query may not attend; each query must keep at least one key.
+        Without it, `bias` (B, heads, Q, N) is added to the logits.
         """
         projections = zip(
             (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
@@ -120,7 +128,7 @@ class MultiHeadAttention(nn.Module):
             F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in projections
         )
-        mask = None
+        mask = None if bias is None else bias.to(q.dtype)
         if blocked is not None:  # fused kernels accept only a mask (B, 1, Q, N) to add to the logits
             mask = torch.zeros(blocked.shape, dtype=q.dtype, device=q.device)
             mask = mask.masked_fill(blocked, -math.inf).unsqueeze(1)

@@ -4,11 +4,14 @@ Section 3.2 of the paper. A query does not attend to cells where its mask logit,
 is negative. Resizing and the product with the embeddings are both linear, so the mask features are resized
 once per level, and dense mask logits are never computed.
 
+The options of `DecoderOptions` are the rows of the paper's ablations (Tables 4 and X); the defaults are
+Mask2Former. How queries read the memory is `memory_attention.py`.
+
 Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `L` levels, `N` cells of one level, `h, w` its
 sides, `H, W` the sides of the padded image.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,42 +22,73 @@ from mask2former.modeling.layers.attention import MultiHeadAttention
 from mask2former.modeling.layers.conv import init_c2_xavier
 from mask2former.modeling.layers.mlp import MLP
 from mask2former.modeling.layers.position import sine_position
-from mask2former.modeling.predictions import Prediction, Predictions, multiply_masks
+from mask2former.modeling.predictions import Prediction, Predictions
+from mask2former.modeling.transformer_decoder.memory_attention import (
+    ATTENTIONS,
+    MemoryCells,
+    ResidualLayer,
+    resize_mask_features,
+)
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import TRANSFORMER_DECODER
 
 
-class ResidualLayer(nn.Module):
-    """A residual update, with the norm after the sum, or before the update (`pre_norm`)."""
+@dataclass(frozen=True)
+class DecoderOptions:
+    """Rows of the paper's ablation tables; the fields are the keys of `MODEL.MASK_FORMER.DECODER`.
 
-    def __init__(self, width: int, pre_norm: bool) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.pre_norm = pre_norm
+    Args:
+        attention: one of `ATTENTIONS` (Table 4c).
+        memory_stride: the one level that all layers attend to; 0: all levels (Table 4d).
+        concatenate_levels: every layer attends to all levels at once, not to one of them in turn (Table 4d).
+        learned_queries: query features are learned; otherwise they start from zero (Table 4b). Without them
+            there is no prediction before the first layer, which attends to all cells: the paper states that
+            such queries have no direct supervision, and leaves the rest open.
+        supervise_queries: the prediction of the learned queries, before the first layer, is part of the
+            result, and so of the loss; it directs the first layer in any case (Table X).
+        self_attention_first: self-attention comes before attention to the memory, as in DETR (Table 4b).
+        dropout: of attention weights, residual updates and inside of the feed-forward network (Table 4b).
 
-    def add(self, x: Tensor, update: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return x plus its update, (B, Q, C)."""
-        return x + update(self.norm(x)) if self.pre_norm else self.norm(x + update(x))
+    Raises:
+        ValueError: the attention is unknown, or options contradict each other.
+    """
 
+    attention: str = "masked"
+    memory_stride: int = 0
+    concatenate_levels: bool = False
+    learned_queries: bool = True
+    supervise_queries: bool = True
+    self_attention_first: bool = False
+    dropout: float = 0.0
 
-class CrossAttentionLayer(ResidualLayer):
-    """Attention of queries to the unblocked cells of one level."""
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.DECODER.ATTENTION is {self.attention!r}; "
+                f"it must be one of {', '.join(ATTENTIONS)}"
+            )
+        if self.concatenate_levels and self.memory_stride:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE {self.memory_stride} leaves one level, "
+                "so that CONCATENATE_LEVELS has nothing to concatenate"
+            )
 
-    def __init__(self, width: int, num_heads: int, pre_norm: bool) -> None:
-        super().__init__(width, pre_norm)
-        self.multihead_attn = MultiHeadAttention(width, num_heads)
-
-    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, blocked: Tensor) -> Tensor:
-        """Update x (B, Q, C) by position (Q, C), key and value (B, N, C), and blocked (B, Q, N) bool."""
-        return self.add(x, lambda query: self.multihead_attn(query + position, key, value, blocked))
+    def levels(self, strides: list[int]) -> list[int]:
+        """Return the indices of the memory's levels to attend to; raise ValueError if there is none."""
+        if self.memory_stride and self.memory_stride not in strides:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE is {self.memory_stride}, but the memory of "
+                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME has strides {strides}"
+            )
+        return [i for i, stride in enumerate(strides) if self.memory_stride in (0, stride)]
 
 
 class SelfAttentionLayer(ResidualLayer):
     """Attention of queries to each other."""
 
-    def __init__(self, width: int, num_heads: int, pre_norm: bool) -> None:
-        super().__init__(width, pre_norm)
-        self.self_attn = MultiHeadAttention(width, num_heads)
+    def __init__(self, width: int, num_heads: int, pre_norm: bool, dropout: float) -> None:
+        super().__init__(width, pre_norm, dropout)
+        self.self_attn = MultiHeadAttention(width, num_heads, dropout)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         return self.add(x, lambda query: self.self_attn(query + position, query + position, query))
@@ -63,15 +97,15 @@ class SelfAttentionLayer(ResidualLayer):
 class FeedForwardLayer(ResidualLayer):
     """Two linear layers with ReLU between them."""
 
-    def __init__(self, width: int, dim_feedforward: int, pre_norm: bool) -> None:
-        super().__init__(width, pre_norm)
+    def __init__(self, width: int, dim_feedforward: int, pre_norm: bool, dropout: float) -> None:
+        super().__init__(width, pre_norm, dropout)
         self.linear1 = nn.Linear(width, dim_feedforward)
         self.linear2 = nn.Linear(dim_feedforward, width)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.add(x, lambda query: self.linear2(F.relu(self.linear1(query))))
+        return self.add(x, lambda query: self.linear2(self.dropout(F.relu(self.linear1(query)))))
 
 
 class MultiScaleMaskedTransformerDecoder(nn.Module):
@@ -83,7 +117,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         enforce_input_proj: project the memory even if its width is already `hidden_dim`.
 
     Raises:
-        ValueError: the heads do not divide the width.
+        ValueError: the heads do not divide the width, or the memory has no level of the stride chosen.
     """
 
     def __init__(
@@ -99,19 +133,26 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         mask_dim: int,
         pre_norm: bool,
         enforce_input_proj: bool,
+        options: DecoderOptions = DecoderOptions(),
     ) -> None:
         super().__init__()
+        self.options = options
+        self.levels = options.levels([shape.stride for shape in memory_shape])
+        memory_shape = [memory_shape[level] for level in self.levels]
         self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(hidden_dim, num_heads, pre_norm) for _ in range(num_layers)
+            SelfAttentionLayer(hidden_dim, num_heads, pre_norm, options.dropout) for _ in range(num_layers)
         )
+        attention = ATTENTIONS[options.attention]
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(hidden_dim, num_heads, pre_norm) for _ in range(num_layers)
+            attention(hidden_dim, num_heads, pre_norm, options.dropout) for _ in range(num_layers)
         )
+        self.reads_masks = attention.reads_masks
         self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(hidden_dim, dim_feedforward, pre_norm) for _ in range(num_layers)
+            FeedForwardLayer(hidden_dim, dim_feedforward, pre_norm, options.dropout)
+            for _ in range(num_layers)
         )
         self.decoder_norm = nn.LayerNorm(hidden_dim)
-        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_feat = nn.Embedding(num_queries, hidden_dim) if options.learned_queries else None
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(len(memory_shape), hidden_dim)
         self.input_proj = nn.ModuleList(
@@ -122,11 +163,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
     def forward(self, memory: list[Tensor], mask_features: Tensor) -> Predictions:
         """Predict from memory, L maps (B, C, h, w), and mask features (B, mask_dim, H/4, W/4)."""
-        levels = [self._keys_and_values(level, x) for level, x in enumerate(memory)]
-        level_features = [resize_mask_features(mask_features, (x.shape[2], x.shape[3])) for x in memory]
-        x = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        cells = [self._cells(i, memory[level], mask_features) for i, level in enumerate(self.levels)]
+        if self.options.concatenate_levels:
+            cells = [concatenate(cells)]
         position = self.query_embed.weight
-        predictions = [self._predict(x)]
+        x, latest = self._first_queries(len(mask_features))
+        predictions = [latest] if latest is not None and self.options.supervise_queries else []
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -134,19 +176,33 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             strict=True,
         )
         for i, (cross_attention, self_attention, feed_forward) in enumerate(layers):
-            level = i % len(memory)
-            blocked = blocked_cells(predictions[-1].mask_embed, level_features[level])
-            x = cross_attention(x, position, *levels[level], blocked)
-            x = feed_forward(self_attention(x, position))
-            predictions.append(self._predict(x))
+            if self.options.self_attention_first:
+                x = self_attention(x, position)
+            x = cross_attention(
+                x, position, cells[i % len(cells)], None if latest is None else latest.mask_embed
+            )
+            if not self.options.self_attention_first:
+                x = self_attention(x, position)
+            x = feed_forward(x)
+            latest = self._predict(x)
+            predictions.append(latest)
         return Predictions(predictions, mask_features)
 
-    def _keys_and_values(self, level: int, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values (B, N, C) of a level's map (B, C, h, w); only keys contain positions."""
+    def _first_queries(self, num_images: int) -> tuple[Tensor, Prediction | None]:
+        """Return the queries (B, Q, C) before the first layer, and their prediction if they are learned."""
+        if self.query_feat is None:
+            return torch.zeros_like(self.query_embed.weight).expand(num_images, -1, -1), None
+        x = self.query_feat.weight.expand(num_images, -1, -1)
+        return x, self._predict(x)
+
+    def _cells(self, index: int, memory: Tensor, mask_features: Tensor) -> MemoryCells:
+        """Return the cells of a level's map (B, C, h, w); only keys contain positions."""
         shape = (memory.shape[2], memory.shape[3])
-        cells = self.input_proj[level](memory).flatten(2).transpose(1, 2)
-        values = cells + self.level_embed.weight[level]
-        return values + sine_position(shape, values.shape[-1], values.device), values
+        cells = self.input_proj[index](memory).flatten(2).transpose(1, 2)
+        values = cells + self.level_embed.weight[index]
+        keys = values + sine_position(shape, values.shape[-1], values.device)
+        masks = resize_mask_features(mask_features, shape).flatten(2) if self.reads_masks else None
+        return MemoryCells(keys, values, masks, (shape,))
 
     def _predict(self, x: Tensor) -> Prediction:
         """Predict from queries x (B, Q, C); the next layer continues with x before the norm."""
@@ -154,20 +210,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return Prediction(self.class_embed(x), self.mask_embed(x))
 
 
-@torch.no_grad()
-def resize_mask_features(mask_features: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize mask features (B, C, H/4, W/4) to a level's size (h, w), in float32 and without gradient."""
-    return F.interpolate(mask_features.float(), size=shape, mode="bilinear", align_corners=False)
-
-
-@torch.no_grad()
-def blocked_cells(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
-    """Return the cells that each query must not attend to, (B, Q, N) bool; with an empty mask there are none.
-
-    mask_embed is (B, Q, C), and mask_features (B, C, h, w) are resized to the level.
-    """
-    blocked = multiply_masks(mask_embed, mask_features).flatten(2) < 0
-    return blocked & ~blocked.all(-1, keepdim=True)
+def concatenate(cells: list[MemoryCells]) -> MemoryCells:
+    """Return the cells of all levels as one."""
+    masks = [level.mask_features for level in cells if level.mask_features is not None]
+    return MemoryCells(
+        keys=torch.cat([level.keys for level in cells], 1),
+        values=torch.cat([level.values for level in cells], 1),
+        mask_features=torch.cat(masks, 2) if masks else None,
+        shapes=tuple(shape for level in cells for shape in level.shapes),
+    )
 
 
 def _memory_projection(channels: int, width: int, enforce: bool) -> nn.Module:
@@ -208,4 +259,13 @@ def build_masked_transformer_decoder(
         mask_dim=head.MASK_DIM,
         pre_norm=decoder.PRE_NORM,
         enforce_input_proj=decoder.ENFORCE_INPUT_PROJ,
+        options=DecoderOptions(
+            attention=decoder.DECODER.ATTENTION,
+            memory_stride=decoder.DECODER.MEMORY_STRIDE,
+            concatenate_levels=decoder.DECODER.CONCATENATE_LEVELS,
+            learned_queries=decoder.DECODER.LEARNED_QUERIES,
+            supervise_queries=decoder.DECODER.SUPERVISE_QUERIES,
+            self_attention_first=decoder.DECODER.SELF_ATTENTION_FIRST,
+            dropout=decoder.DECODER.DROPOUT,
+        ),
     )
