@@ -28,6 +28,7 @@ _HOMES |= dict.fromkeys(
     (
         "COCOInstanceNewBaselineDatasetMapper",
         "COCOPanopticNewBaselineDatasetMapper",
+        "DETRPanopticDatasetMapper",
         "InstanceSegEvaluator",
         "MaskFormerInstanceDatasetMapper",
         "MaskFormerPanopticDatasetMapper",

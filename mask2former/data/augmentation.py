@@ -2,7 +2,8 @@
 
 `augment` applies a list of them to an image and its ground truth. A transform changes the image and, if it
 moves pixels, the `Geometry` from which the masks are made afterwards. The published recipes are
-`large_scale_jitter` (COCO) and `shortest_edge_crop` (ADE20K, Cityscapes, Mapillary Vistas).
+`large_scale_jitter` (COCO), `shortest_edge_crop` (ADE20K, Cityscapes, Mapillary Vistas) and `zoom_and_crop`
+(MaskFormer on COCO).
 
 Shapes: `H, W` the sides of the image before a transform, `h, w` after it, in pixels.
 """
@@ -24,6 +25,8 @@ from mask2former.data.ground_truth.readers import GroundTruth
 
 GRAY = 128
 CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted
+ZOOM_EDGES = (400, 500, 600)  # shorter sides, in pixels, of the images that DETR crops
+ZOOM_MAX_SIZE = 32_768  # longer side; DETR has no limit, but only broken images are that long
 Rng = np.random.Generator
 FLIP_AXES = {"none": None, "vertical": 0, "horizontal": 1}
 SAMPLING_IS_RANGED = {"choice": False, "range": True}
@@ -155,6 +158,34 @@ class Recolor(NamedTuple):
         return geometry
 
 
+class Chain(NamedTuple):
+    """Transforms applied one after the other."""
+
+    steps: tuple[Transform, ...]
+
+    def apply_image(self, image: np.ndarray) -> np.ndarray:
+        for step in self.steps:
+            image = step.apply_image(image)
+        return image
+
+    def apply_geometry(self, geometry: Geometry) -> Geometry:
+        for step in self.steps:
+            geometry = step.apply_geometry(geometry)
+        return geometry
+
+
+def random_chain(scene: Scene, rng: Rng, *, augmentations: Sequence[Augmentation]) -> Chain:
+    """Apply all of the augmentations with probability 1/2, otherwise none.
+
+    Each draws for the geometry that those before it leave; `scene.image` stays as it is until all are drawn.
+    """
+    steps: list[Transform] = []
+    for augmentation in augmentations if rng.random() < 0.5 else ():
+        steps.append(augmentation(scene, rng))
+        scene = scene._replace(geometry=steps[-1].apply_geometry(scene.geometry))
+    return Chain(tuple(steps))
+
+
 def random_flip(scene: Scene, rng: Rng, *, axis: int | None) -> Flip:
     """Flip along `axis` with probability 1/2."""
     return Flip(axis if rng.random() < 0.5 else None)
@@ -202,6 +233,10 @@ def resize_shortest_edge(size: tuple[int, int], edge: int, max_size: int) -> Res
     return Resize(short, long) if size[0] < size[1] else Resize(long, short)
 
 
+def _are_shares(height: float, width: float) -> bool:
+    return 0 < height <= 1 and 0 < width <= 1
+
+
 CROP_SIZES: dict[str, Callable[[np.ndarray, np.ndarray, Rng], np.ndarray]] = {
     "absolute": lambda sides, size, rng: np.minimum(sides, size),
     "absolute_range": lambda sides, size, rng: rng.integers(
@@ -209,6 +244,13 @@ CROP_SIZES: dict[str, Callable[[np.ndarray, np.ndarray, Rng], np.ndarray]] = {
     ),
     "relative": lambda sides, size, rng: sides * size,
     "relative_range": lambda sides, size, rng: sides * (size + rng.random(2) * (1 - size)),
+}
+
+CROP_RULES: dict[str, tuple[str, Callable[[float, float], bool]]] = {  # what INPUT.CROP.SIZE takes
+    "absolute": ("a height and a width of at least 1 pixel", lambda height, width: min(height, width) >= 1),
+    "absolute_range": ("the least and the greatest side in pixels", lambda low, high: 1 <= low <= high),
+    "relative": ("shares up to 1 of height and width", _are_shares),
+    "relative_range": ("shares up to 1 of height and width", _are_shares),
 }
 
 
@@ -311,6 +353,20 @@ def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
     return steps
 
 
+def zoom_and_crop(cfg: Any) -> list[Augmentation]:
+    """Return DETR's recipe: flip, enlarge half of the images by a crop, resize the shorter side.
+
+    Without INPUT.CROP.ENABLED no image is cropped. Random numbers are drawn in this order: flip, whether to
+    crop and, if so, the side to resize to, the crop's height, width, top and left; at last the shorter side
+    (Carion et al., 2020, "random crop augmentation").
+    """
+    steps = [_flip_step(cfg)]
+    if cfg.INPUT.CROP.ENABLED:
+        zoom = partial(random_shortest_edge, sizes=ZOOM_EDGES, max_size=ZOOM_MAX_SIZE)
+        steps.append(partial(random_chain, augmentations=(zoom, _crop_step(cfg))))
+    return [*steps, _shortest_edge_step(cfg)]
+
+
 def _flip_step(cfg: Any) -> Augmentation:
     return partial(random_flip, axis=choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIP_AXES))
 
@@ -325,9 +381,9 @@ def _shortest_edge_step(cfg: Any) -> Augmentation:
 
 def _crop_step(cfg: Any) -> Augmentation:
     crop = cfg.INPUT.CROP
-    choice("INPUT.CROP.TYPE", crop.TYPE, CROP_SIZES)
-    if crop.TYPE.startswith("relative") and not all(0 < share <= 1 for share in crop.SIZE):
-        raise ValueError(f"INPUT.CROP.SIZE is {tuple(crop.SIZE)}; a '{crop.TYPE}' crop takes shares up to 1")
+    what, fits = choice("INPUT.CROP.TYPE", crop.TYPE, CROP_RULES)
+    if len(crop.SIZE) != 2 or not fits(*crop.SIZE):
+        raise ValueError(f"INPUT.CROP.SIZE is {tuple(crop.SIZE)}; a '{crop.TYPE}' crop takes {what}")
     return partial(
         random_crop, kind=crop.TYPE, size=tuple(crop.SIZE), max_category_area=crop.SINGLE_CATEGORY_MAX_AREA
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from mask2former.data.augmentation import (
     large_scale_jitter,
     resize_shortest_edge,
     shortest_edge_crop,
+    zoom_and_crop,
 )
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record
@@ -33,12 +34,22 @@ from mask2former.data.ground_truth.readers import Reader, read_instances, read_p
 from mask2former.structures import Instances
 from mask2former.utils.image_io import ImageError, read_image
 
-MAPPERS: dict[str, tuple[Reader, Callable[[Any], list[Augmentation]]]] = {
-    "coco_instance_lsj": (read_instances, large_scale_jitter),
-    "coco_panoptic_lsj": (read_panoptic, large_scale_jitter),
-    "mask_former_instance": (read_instances, shortest_edge_crop),
-    "mask_former_panoptic": (read_panoptic, shortest_edge_crop),
-    "mask_former_semantic": (read_semantic, shortest_edge_crop),
+
+class Recipe(NamedTuple):
+    """What a name of INPUT.DATASET_MAPPER_NAME stands for; `keep_empty` is that of `TrainMapper`."""
+
+    reader: Reader
+    augmentations: Callable[[Any], list[Augmentation]]
+    keep_empty: bool = False
+
+
+MAPPERS = {
+    "coco_instance_lsj": Recipe(read_instances, large_scale_jitter),
+    "coco_panoptic_lsj": Recipe(read_panoptic, large_scale_jitter),
+    "detr_panoptic": Recipe(read_panoptic, zoom_and_crop, keep_empty=True),
+    "mask_former_instance": Recipe(read_instances, shortest_edge_crop),
+    "mask_former_panoptic": Recipe(read_panoptic, shortest_edge_crop),
+    "mask_former_semantic": Recipe(read_semantic, shortest_edge_crop),
 }
 CHANNEL_ORDER = {"RGB": slice(None), "BGR": slice(None, None, -1)}
 
@@ -47,13 +58,15 @@ CHANNEL_ORDER = {"RGB": slice(None), "BGR": slice(None, None, -1)}
 class TrainMapper:
     """Maps a record to {"image" (3, h, w) uint8, "instances" with gt_classes, gt_masks (N, h, w) bool, ...}.
 
-    Segments without a pixel in the augmented image are dropped; N may be 0.
+    Segments without a pixel in the augmented image are dropped; N may be 0. With `keep_empty` they stay, with
+    empty masks.
     """
 
     reader: Reader
     augmentations: Sequence[Augmentation]
     metadata: Metadata
     image_format: str
+    keep_empty: bool = False
 
     def __call__(self, record: Record, seed: int) -> dict[str, Any]:
         """Return the sample augmented by `seed`; it also holds the seed, for the random points of the losses.
@@ -72,7 +85,7 @@ class TrainMapper:
             "height": height,
             "width": width,
             "image": to_tensor(scene.image, self.image_format),
-            "instances": visible_instances(scene),
+            "instances": all_instances(scene) if self.keep_empty else visible_instances(scene),
             "seed": seed,
         }
 
@@ -120,11 +133,15 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
 
     The default ignore label of a dataset is MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
     """
-    reader, augmentations = choice("INPUT.DATASET_MAPPER_NAME", cfg.INPUT.DATASET_MAPPER_NAME, MAPPERS)
+    recipe: Recipe = choice("INPUT.DATASET_MAPPER_NAME", cfg.INPUT.DATASET_MAPPER_NAME, MAPPERS)
     facts = metadata.snapshot()
     facts.ignore_label = facts.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     return TrainMapper(
-        reader=reader, augmentations=augmentations(cfg), metadata=facts, image_format=_image_format(cfg)
+        reader=recipe.reader,
+        augmentations=recipe.augmentations(cfg),
+        metadata=facts,
+        image_format=_image_format(cfg),
+        keep_empty=recipe.keep_empty,
     )
 
 
@@ -171,6 +188,15 @@ def visible_instances(scene: Scene) -> Instances:
     """Return the segments that have at least one pixel in the augmented image."""
     indices, masks = scene.ground_truth.visible(scene.geometry)
     classes = torch.from_numpy(scene.ground_truth.classes[indices])
+    return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks))
+
+
+def all_instances(scene: Scene) -> Instances:
+    """Return all segments; the masks of those without a pixel in the augmented image are empty."""
+    indices, shown = scene.ground_truth.visible(scene.geometry)
+    masks = np.zeros((len(scene.ground_truth.classes), *scene.size), dtype=bool)
+    masks[indices] = shown
+    classes = torch.from_numpy(scene.ground_truth.classes)
     return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks))
 
 

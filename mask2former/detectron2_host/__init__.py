@@ -23,6 +23,7 @@ from mask2former.detectron2_host.mappers import (
     COCOInstanceNewBaselineDatasetMapper,
     COCOPanopticNewBaselineDatasetMapper,
     DatasetMapper,
+    DETRPanopticDatasetMapper,
     MaskFormerInstanceDatasetMapper,
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
@@ -37,6 +38,7 @@ from mask2former.utils.storage import path_manager
 __all__ = [
     "COCOInstanceNewBaselineDatasetMapper",
     "COCOPanopticNewBaselineDatasetMapper",
+    "DETRPanopticDatasetMapper",
     "DatasetMapper",
     "HostMaskFormer",
     "InstanceSegEvaluator",

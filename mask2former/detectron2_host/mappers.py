@@ -68,6 +68,12 @@ class COCOPanopticNewBaselineDatasetMapper(DatasetMapper):
     name = "coco_panoptic_lsj"
 
 
+class DETRPanopticDatasetMapper(DatasetMapper):
+    """Mapper of panoptic segments, with the shorter side resized and DETR's crops."""
+
+    name = "detr_panoptic"
+
+
 class MaskFormerInstanceDatasetMapper(DatasetMapper):
     """Mapper of instances, with the shorter side resized and a crop."""
 

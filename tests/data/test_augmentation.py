@@ -261,7 +261,7 @@ def test_color_jitter_keeps_masks():
     np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("recipe", [aug.large_scale_jitter, aug.shortest_edge_crop])
+@pytest.mark.parametrize("recipe", [aug.large_scale_jitter, aug.shortest_edge_crop, aug.zoom_and_crop])
 def test_augmentation_depends_on_the_seed_alone(recipe):
     cfg = get_cfg()
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.COLOR_AUG_SSD = 32, (20, 30), True
@@ -293,6 +293,7 @@ def test_shortest_edge_crop_pads_to_a_square():
         ("MIN_SIZE_TRAIN_SAMPLING", "any", "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'any'; it can be one of choice"),
         ("CROP.TYPE", "round", "INPUT.CROP.TYPE is 'round'; it can be one of absolute, absolute_range"),
         ("CROP.SIZE", (0.9, 1.5), r"INPUT.CROP.SIZE is \(0\.9, 1\.5\); a 'relative_range' crop takes shares"),
+        ("CROP.SIZE", (0.9, 0.9, 0.9), "a 'relative_range' crop takes shares up to 1 of height and width"),
         ("MIN_SIZE_TRAIN_SAMPLING", "range", r"INPUT.MIN_SIZE_TRAIN must be two sizes .*not \(800,\)"),
     ],
 )
@@ -301,3 +302,78 @@ def test_unknown_choices_are_errors_that_list_the_known(key, value, message):
     cfg.merge_from_list(["INPUT.CROP.ENABLED", True, f"INPUT.{key}", value])
     with pytest.raises(ValueError, match=message):
         aug.shortest_edge_crop(cfg)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        (
+            "absolute",
+            (0.9, 0.9),
+            r"\(0\.9, 0\.9\); a 'absolute' crop takes a height and a width",
+        ),
+        (
+            "absolute_range",
+            (600, 384),
+            r"\(600, 384\); a 'absolute_range' crop takes the least and",
+        ),
+        ("relative", (2, 1), r"\(2, 1\); a 'relative' crop takes shares"),
+    ],
+)
+def test_crop_sizes_that_do_not_fit_the_kind_of_crop_are_errors(kind, size, message):
+    cfg = get_cfg()
+    cfg.merge_from_list(["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", size])
+    for recipe in (aug.shortest_edge_crop, aug.zoom_and_crop):
+        with pytest.raises(ValueError, match=f"^INPUT.CROP.SIZE is {message}"):
+            recipe(cfg)
+
+
+def detr(sizes=(480, 800), max_size=1333, crop=True):
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = sizes, max_size
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = crop, "absolute_range", [384, 600]
+    return aug.zoom_and_crop(cfg)
+
+
+def drawn_by_hand(size, seed):
+    """Draw DETR's transforms for an image (H, W): a flip, perhaps a resizing and a crop, a resizing."""
+    rng = np.random.default_rng(seed)
+    steps = [Flip(1 if rng.random() < 0.5 else None)]
+    if rng.random() < 0.5:
+        steps.append(aug.resize_shortest_edge(size, int(rng.choice([400, 500, 600])), 10**9))
+        size = steps[-1].height, steps[-1].width
+        height, width = (rng.integers(min(side, 384), min(side, 600) + 1) for side in size)
+        top, left = rng.integers(size[0] - height + 1), rng.integers(size[1] - width + 1)
+        steps.append(Crop(top, left, height, width))
+        size = height, width
+    return [*steps, aug.resize_shortest_edge(size, int(rng.choice([480, 800])), 1333)]
+
+
+@pytest.mark.parametrize("size", [(60, 90), (300, 100), (50, 50)])
+def test_detrs_recipe_equals_its_transforms_drawn_and_applied_one_by_one(size):
+    scene, cropped = scene_of(np.random.default_rng(1).random((2, *size)) < 0.5), []
+    for seed in range(12):
+        result = augment(scene, detr(), np.random.default_rng(seed))
+        image, masks = scene.image, np.array(all_masks(scene.ground_truth, scene.geometry), np.uint8)
+        steps = drawn_by_hand(size, seed)
+        for step in steps:
+            image = by_hand(step, image, nearest=False)
+            masks = np.stack([by_hand(step, mask, nearest=True) for mask in masks])
+        cropped.append(len(steps) == 4)
+        assert result.image.shape == image.shape
+        assert np.abs(result.image.astype(int) - image).mean() < 0.1  # values that round to the next
+        np.testing.assert_array_equal(all_masks(result.ground_truth, result.geometry), masks.astype(bool))
+    assert {True, False} == set(cropped)
+
+
+def test_detrs_recipe_without_crops_resizes_alone():
+    for seed in range(6):
+        result = augment(empty_scene(60, 90), detr(crop=False), np.random.default_rng(seed))
+        assert result.size in {(480, 720), (800, 1200)}
+
+
+def test_a_chain_is_drawn_for_half_of_the_images():
+    draw = partial(aug.random_chain, empty_scene(4, 6), augmentations=[partial(aug.pad_to, size=8)] * 2)
+    chains = [draw(np.random.default_rng(seed)).steps for seed in range(400)]
+    assert 150 < sum(chain == () for chain in chains) < 250
+    assert set(chains) == {(), (Pad(4, 2), Pad(0, 0))}  # the second draws for the padded image

@@ -14,6 +14,7 @@ from mask2former.config import get_cfg
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.augmentation import Scene
 from mask2former.data.catalog import Metadata
+from mask2former.data.ground_truth.readers import read_panoptic_png
 from mask2former.data.mapper import (
     MAPPERS,
     build_test_mapper,
@@ -37,7 +38,7 @@ def only_flips_and_crops(cfg):
     cfg.INPUT.SIZE_DIVISIBILITY = 40
 
 
-@pytest.mark.parametrize("mapper_name", MAPPERS)
+@pytest.mark.parametrize("mapper_name", MAPPERS.keys() - {"detr_panoptic"})  # that one always resizes
 def test_masks_and_images_stay_aligned(cfg, names, mapper_name):
     """Each class has one color in the image, and each mask must cover just that color."""
     only_flips_and_crops(cfg)
@@ -139,6 +140,37 @@ def test_masks_outside_of_the_crop_are_dropped():
     instances = visible_instances(scene)
     assert instances.gt_classes.tolist() == [6]
     assert instances.gt_masks.int().tolist() == [[[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]]]
+
+
+def test_detrs_mapper_keeps_segments_that_the_crop_empties_and_no_crowds(cfg, names):
+    cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute_range", (100, 120)
+    cfg.INPUT.MIN_SIZE_TRAIN = (40, 60)
+    mapper, records = mapper_of(cfg, names, "detr_panoptic")
+    *segments, last = records[0]["segments_info"]
+    record = {**records[0], "segments_info": [*segments, {**last, "iscrowd": 1}]}
+    shapes, numbers_shown = set(), set()
+    for seed in range(20):
+        sample = mapper(record, seed)
+        masks, shape = sample["instances"].gt_masks, sample["image"].shape[1:]
+        assert sample["instances"].gt_classes.tolist() == [segment["category_id"] for segment in segments]
+        assert masks.shape == (len(segments), *shape) and masks.dtype == torch.bool
+        assert masks.sum(0).max() <= 1
+        shapes.add(shape)
+        numbers_shown.add(int(masks.flatten(1).any(1).sum()))
+        if shape in {(40, 53), (60, 80)}:  # a whole image of 24 x 32
+            assert masks.flatten(1).any(1).all()
+    assert {min(shape) for shape in shapes} == {40, 60} and len(shapes) > 4
+    assert min(numbers_shown) < len(segments) == max(numbers_shown)
+
+
+def test_pixels_without_a_label_belong_to_no_mask_of_detrs_mapper(cfg, names):
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (0,), "none"
+    mapper, records = mapper_of(cfg, names, "detr_panoptic")
+    sample = mapper(records[0], 0)
+    whole = read_panoptic_png(records[0], (24, 32))
+    labeled = np.isin(whole, [s["id"] for s in records[0]["segments_info"] if not s["iscrowd"]])
+    assert not labeled.all()
+    np.testing.assert_array_equal(sample["instances"].gt_masks.any(0).numpy(), labeled)
 
 
 def test_channels_are_in_the_order_of_the_config(cfg, names):

@@ -15,6 +15,7 @@ from mask2former.detectron2_host import DatasetMapper
 NAMES = {
     "COCOInstanceNewBaselineDatasetMapper": "coco_instance_lsj",
     "COCOPanopticNewBaselineDatasetMapper": "coco_panoptic_lsj",
+    "DETRPanopticDatasetMapper": "detr_panoptic",
     "MaskFormerInstanceDatasetMapper": "mask_former_instance",
     "MaskFormerPanopticDatasetMapper": "mask_former_panoptic",
     "MaskFormerSemanticDatasetMapper": "mask_former_semantic",

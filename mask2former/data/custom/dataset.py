@@ -70,7 +70,7 @@ FOREIGN_SUFFIXES = {
 }
 MAPPERS_BY_TASK = {
     "instance": ("coco_instance_lsj", "mask_former_instance"),
-    "panoptic": ("coco_panoptic_lsj", "mask_former_panoptic"),
+    "panoptic": ("coco_panoptic_lsj", "mask_former_panoptic", "detr_panoptic"),
     "semantic": ("mask_former_semantic",),
 }
 

@@ -116,8 +116,8 @@ def _write_subset(file: str, image_ids: Container[Any], target: Path) -> str:
 def _sizes(cfg: CfgNode) -> dict[str, Any]:
     """Return the keys by which training and test show whole images, at the size of training's crops."""
     keys = cfg.INPUT
-    _, augmentations = MAPPERS.get(keys.DATASET_MAPPER_NAME, (None, None))
-    if augmentations is large_scale_jitter:  # it fits images into a square
+    recipe = MAPPERS.get(keys.DATASET_MAPPER_NAME)
+    if recipe and recipe.augmentations is large_scale_jitter:  # it fits images into a square
         return {"INPUT.MIN_SIZE_TEST": keys.IMAGE_SIZE, "INPUT.MAX_SIZE_TEST": keys.IMAGE_SIZE}
     crop = min(keys.CROP.SIZE) if keys.CROP.ENABLED and keys.CROP.TYPE == "absolute" else None
     edge = min(keys.MIN_SIZE_TEST, crop or keys.MIN_SIZE_TEST)

@@ -57,7 +57,7 @@ def test_an_instance_json_is_recognized(synthetic):
 def test_a_panoptic_json_is_recognized(synthetic):
     dataset = register_custom_dataset(NAME, str(synthetic.images), str(synthetic.panoptic_json))
     assert (dataset.task, dataset.evaluator_type) == ("panoptic", "coco_panoptic_seg")
-    assert dataset.mappers == ("coco_panoptic_lsj", "mask_former_panoptic")
+    assert dataset.mappers == ("coco_panoptic_lsj", "mask_former_panoptic", "detr_panoptic")
     assert (dataset.classes, dataset.thing_ids) == (("donut", "box", "sky", "ground"), (0, 1))
 
 
