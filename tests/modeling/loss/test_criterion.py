@@ -152,9 +152,11 @@ WAYS = [
 
 
 @pytest.mark.parametrize("match_on, loss_on, mask_loss", WAYS)
-def test_losses_equal_the_reference_implementation(match_on, loss_on, mask_loss):
+@pytest.mark.parametrize("empty", [0, 1], ids="{} empty masks".format)
+def test_losses_equal_the_reference_implementation(match_on, loss_on, mask_loss, empty):
     tensors = [tensor.detach() for tensor in drawn_tensors(3)]
     targets = [drawn_targets(n, size, seed=n) for n, size in ((2, SIZE), (0, SIZE), (3, (29, 41)))]
+    targets[2].gt_masks[:empty] = False  # as those of segments outside of a crop
     ways = {"match_on": match_on, "loss_on": loss_on, "mask_loss": mask_loss}
     losses = criterion(**ways)(as_predictions(*tensors), targets, SIZE, [4, 5, 6])
     for name, values in slow_losses(*tensors, targets, [4, 5, 6], **ways).items():
