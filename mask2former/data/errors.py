@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mask2former.utils.image_io import UPRIGHT, read_header
+
 
 class DatasetError(ValueError):
     """A dataset, or one record of it, is broken; the message names the file, the image and the value."""
@@ -11,6 +13,15 @@ class DatasetError(ValueError):
 def broken_record(record: dict[str, Any], what: str, file: str | None = None) -> DatasetError:
     """Return the error of one record; `file` is the broken file if that is not the image itself."""
     return DatasetError(f"{file or record.get('file_name')}, image id {record.get('image_id')!r}: {what}")
+
+
+def wrong_size(record: dict[str, Any], size: tuple[int, ...], expected: tuple[int, int]) -> DatasetError:
+    """Return the error of an image whose `size` (H, W) is not the one that its annotations say."""
+    header = read_header(record["file_name"])
+    what = f"(height, width) is {size}, the annotations say {expected}"
+    if header.orientation != UPRIGHT:
+        what += f"; its pixels are stored as {header.stored} with the EXIF orientation {header.orientation}"
+    return broken_record(record, what)
 
 
 def first_few(values: Sequence[Any], count: int = 3) -> str:

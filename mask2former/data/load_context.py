@@ -1,6 +1,6 @@
 """State shared by the functions that load one dataset: JSON files parsed so far, and errors found so far."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, TypeVar
 
 from mask2former.data.errors import DatasetError
@@ -17,7 +17,7 @@ class LoadContext:
     """
 
     def __init__(self, errors: list[DatasetError] | None = None) -> None:
-        self.parsed: dict[str, Any] = {}
+        self.parsed: dict[Hashable, Any] = {}
         self._errors = errors
 
     def report(self, error: DatasetError) -> None:

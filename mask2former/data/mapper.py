@@ -28,7 +28,7 @@ from mask2former.data.augmentation import (
     zoom_and_crop,
 )
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.errors import broken_record
+from mask2former.data.errors import broken_record, wrong_size
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import Reader, read_instances, read_panoptic, read_semantic
 from mask2former.structures import Instances
@@ -174,7 +174,7 @@ def record_image(record: Record) -> np.ndarray:
         raise broken_record(record, str(error).removeprefix(f"{path}: ")) from error
     expected = record.get("height", image.shape[0]), record.get("width", image.shape[1])
     if image.shape[:2] != expected:
-        raise broken_record(record, f"(height, width) is {image.shape[:2]}, the annotations say {expected}")
+        raise wrong_size(record, image.shape[:2], expected)
     return image
 
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mask2former.utils.storage import to_file
@@ -26,6 +27,8 @@ ImageSource = str | PathLike[str] | Array | Tensor | Image.Image | bytes | Binar
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
 UPRIGHT = 1  # EXIF orientation of an image that needs no rotation
+SIDEWAYS = range(5, 9)  # EXIF orientations of images that are rotated by 90 degrees
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 MAX_MEGAPIXELS = 200.0  # default of INPUT.MAX_MEGAPIXELS
 
 _limit = MAX_MEGAPIXELS  # of this process
@@ -34,6 +37,18 @@ _pillow_limit = threading.Lock()  # held while Pillow's own limit of pixels is s
 
 class ImageError(ValueError):
     """A source that is not a usable image; the message has the source and the reason."""
+
+
+class Header(NamedTuple):
+    """The size (H, W) of the pixels as a file stores them, and the EXIF orientation, 1 to 8."""
+
+    stored: tuple[int, int]
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Return (H, W) as a viewer shows the image."""
+        return self.stored[::-1] if self.orientation in SIDEWAYS else self.stored
 
 
 def set_pixel_limit(megapixels: float) -> None:
@@ -65,6 +80,25 @@ def open_image(file: Any, name: Any, max_megapixels: float | None = None) -> Ite
     with image:
         _check_size(image, name, max_megapixels)
         yield image
+
+
+def read_header(path: str | PathLike[str]) -> Header:
+    """Return the size and orientation of an image file, which is not decoded.
+
+    Raises:
+        ImageError: it is missing, no image, or too large.
+    """
+    try:
+        with to_file(path).open("rb") as file, open_image(file, path) as image:
+            width, height = image.size
+            if isinstance(image, TiffImageFile):  # some versions of Pillow give the size after rotation
+                width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
+            orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+            return Header((height, width), orientation if orientation in range(1, 9) else UPRIGHT)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow reports damage by many kinds of error
+        raise ImageError(f"{path}: not a readable image ({error})") from error
 
 
 def _check_size(image: Image.Image, name: Any, max_megapixels: float | None) -> None:

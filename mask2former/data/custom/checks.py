@@ -10,59 +10,32 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL.TiffImagePlugin import TiffImageFile
 
 from mask2former.data.catalog import Record
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import load_json
-from mask2former.data.errors import DatasetError, broken_record, first_few
+from mask2former.data.errors import DatasetError, broken_record, first_few, wrong_size
 from mask2former.data.ground_truth.readers import panoptic_segments
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
-from mask2former.utils.image_io import EXTENSIONS, ImageError, open_image
-from mask2former.utils.storage import PathLike, files_below, names_in, to_file, to_path
+from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
+from mask2former.utils.storage import PathLike, files_below, names_in, to_path
 
 logger = logging.getLogger(__name__)
 
 FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
-ORIENTATION, ROTATED = 0x0112, range(5, 9)  # EXIF's tag, and its values for images rotated by 90 degrees
-TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 CROWDS = (
     "crowd regions ('iscrowd' 1) are not trained on; if they are single objects, as masks of CVAT's brush "
     "are, give --crowds-as-objects"
 )
 SLACK = 1.0  # pixels beyond the border that no warning mentions
-
-
-def check_ids(path: PathLike, content: Row) -> None:
-    """Check that the ids of images, annotations and annotated images in a COCO JSON are unique.
-
-    Nothing uses the ids of annotations and a file name may occur twice, so those only cause a warning.
-
-    Raises:
-        DatasetError: two images share an id, or two panoptic annotations an image.
-    """
-    images, annotations = content["images"], content["annotations"]
-    panoptic = [annotation for annotation in annotations if "segments_info" in annotation]
-    for where, rows, key in (("images", images, "id"), ("annotations", panoptic, "image_id")):
-        if repeated := _repeated(rows, key):
-            raise DatasetError(f"{path}, {where}: the {key} {first_few(repeated)} occurs more than once")
-    for where, rows, key in (("images", images, "file_name"), ("annotations", annotations, "id")):
-        if repeated := _repeated(rows, key):
-            logger.warning("%s, %s: the %s %s occurs more than once", path, where, key, first_few(repeated))
-
-
-def _repeated(rows: Iterable[Row], key: str) -> list[Any]:
-    counts = Counter(row[key] for row in rows if isinstance(row.get(key), int | float | str))
-    return [value for value, count in counts.items() if count > 1]
 
 
 def check_areas(path: PathLike, context: LoadContext) -> None:
@@ -98,13 +71,15 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
 
 
 def _hint(missing: Path, image_root: Path) -> str:
-    """Return where a missing image lies, if it is in an obvious place."""
+    """Return where a missing image lies, if it is beside the folder of images."""
     if not missing.is_relative_to(image_root):
         return ""
-    for candidate in (image_root.parent / missing.relative_to(image_root), image_root / missing.name):
-        if candidate.is_file():
-            return f" ({candidate} does; 'file_name' is a path below the folder of images)"
-    return ""
+    candidate = image_root.parent / missing.relative_to(image_root)
+    return (
+        f" ({candidate} does; 'file_name' is a path below the folder of images)"
+        if candidate.is_file()
+        else ""
+    )
 
 
 def check_sizes(records: Sequence[Record]) -> None:
@@ -117,7 +92,7 @@ def check_sizes(records: Sequence[Record]) -> None:
         size = _upright_size(record, "file_name")
         expected = record.get("height", size[0]), record.get("width", size[1])
         if size != expected:
-            raise broken_record(record, f"(height, width) is {size}, the annotations say {expected}")
+            raise wrong_size(record, size, expected)
         for key in FILE_KEYS[1:]:
             if key in record and (other := _upright_size(record, key)) != size:
                 what = f"(height, width) is {other}, the image's is {size}"
@@ -137,16 +112,9 @@ def check_panoptic(records: Sequence[Record], num_classes: int) -> None:
 def _upright_size(record: Record, key: str) -> tuple[int, int]:
     """Return (H, W) as a viewer shows the image, from its header."""
     try:
-        with to_file(record[key]).open("rb") as file, open_image(file, record[key]) as image:
-            width, height = image.size
-            if isinstance(image, TiffImageFile):  # some versions of Pillow give the size after rotation
-                width, height = image.tag_v2[TIFF_WIDTH], image.tag_v2[TIFF_HEIGHT]
-            rotated = image.getexif().get(ORIENTATION) in ROTATED
-            return (width, height) if rotated else (height, width)
+        return read_header(record[key]).upright
     except ImageError as error:
         raise broken_record(record, str(error).removeprefix(f"{record[key]}: "), record[key]) from error
-    except Exception as error:  # Pillow reports damage by many kinds of error
-        raise broken_record(record, f"not a readable image ({error})", record[key]) from error
 
 
 def check_annotations(records: Sequence[Record], classes: Sequence[str], path: PathLike) -> None:

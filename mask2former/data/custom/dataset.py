@@ -8,66 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mask2former.data.catalog import DatasetCatalog, MetadataCatalog, Record
+from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
 from mask2former.data.custom.checks import (
     check_annotations,
     check_files,
-    check_ids,
     check_panoptic,
     check_same_classes,
     check_sizes,
     warn_of_overlap,
     warn_of_unused_classes,
 )
+from mask2former.data.custom.documents import Source, load_instances, read_document, register_instances
+from mask2former.data.custom.formats import find_task
+from mask2former.data.custom.image_files import image_finder
 from mask2former.data.custom.label_classes import LabelClasses, existing, find_label_classes
-from mask2former.data.datasets.coco import (
-    load_instances,
-    load_panoptic,
-    register_coco_instances,
-    register_coco_panoptic,
-)
+from mask2former.data.datasets.coco import load_panoptic, register_coco_panoptic
 from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.registration import Facts, Load, register
-from mask2former.data.datasets.semantic import (
-    LABEL_EXTENSIONS,
-    files_by_name,
-    find_labels,
-    load_semantic,
-    register_semantic,
-)
+from mask2former.data.datasets.semantic import find_labels, load_semantic, register_semantic
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
-from mask2former.utils.storage import files_below, to_path
+from mask2former.utils.storage import to_path
 
-EXPECTED = (
-    "expected one of: a COCO instance JSON ('images', 'categories', 'annotations' with 'segmentation'); a "
-    "COCO panoptic JSON ('annotations' with 'segments_info', PNGs in a folder of the JSON's name); a folder "
-    "of label PNGs. See docs/custom_datasets.md"
-)
-LISTS = ("images", "annotations", "categories")  # of a COCO JSON
-# Other formats, by keys of a JSON and by suffixes of files
-FOREIGN_KEYS = {
-    "shapes": "labelme's",
-    "imagePath": "labelme's",
-    "_via_img_metadata": "the VGG Image Annotator's",
-    "_via_settings": "the VGG Image Annotator's",
-    "labels": "FiftyOne's",
-    "features": "GeoJSON",
-}
-FOREIGN_SUFFIXES = {
-    ".xml": "Pascal VOC's",
-    ".txt": "YOLO's",
-    ".json": "a JSON for each image, such as labelme's",
-    ".jpg": "JPEG, which changes values: labels must be PNG",
-    ".jpeg": "JPEG, which changes values: labels must be PNG",
-    ".csv": "a table",
-    ".mat": "MATLAB's",
-    ".npy": "numpy's",
-}
 MAPPERS_BY_TASK = {
     "instance": ("coco_instance_lsj", "mask_former_instance"),
     "panoptic": ("coco_panoptic_lsj", "mask_former_panoptic", "detr_panoptic"),
@@ -88,6 +54,8 @@ class CustomDataset:
         thing_ids: contiguous ids of the classes that have instances.
         images: paths of all images with annotations.
         label_classes: what the values of label PNGs mean; None for the other formats.
+        source: the files of instance annotations; None for the other formats.
+        has_instance_json: a file of the dataset is the ground truth of AP; else it must be written.
     """
 
     name: str
@@ -98,6 +66,8 @@ class CustomDataset:
     thing_ids: tuple[int, ...]
     images: tuple[str, ...]
     label_classes: LabelClasses | None = None
+    source: Source | None = None
+    has_instance_json: bool = False
 
 
 def register_custom_dataset(
@@ -130,7 +100,7 @@ def register_custom_dataset(
         raise DatasetError(f"a dataset called '{name}' is registered already")
     context = context or LoadContext()
     try:
-        task, label_classes = register_files(
+        task, label_classes, source = register_files(
             *(name, images, annotations, classes),
             crowds_as_objects=crowds_as_objects,
             train_dataset=train_dataset,
@@ -148,6 +118,8 @@ def register_custom_dataset(
             thing_ids=tuple(sorted(metadata.thing_dataset_id_to_contiguous_id.values())),
             images=tuple(record["file_name"] for record in records),
             label_classes=label_classes,
+            source=source,
+            has_instance_json=source is not None and read_document(source, context).is_in_file,
         )
         if train_dataset is not None:
             check_same_classes(annotations, dataset.classes, train_dataset.classes)
@@ -182,8 +154,11 @@ def register_files(
     crowds_as_objects: bool = False,
     train_dataset: CustomDataset | None = None,
     context: LoadContext,
-) -> tuple[str, LabelClasses | None]:
-    """Register a dataset without checks of its records; return its task and the classes of label PNGs.
+) -> tuple[str, LabelClasses | None, Source | None]:
+    """Register a dataset without checks of its records.
+
+    Returns:
+        Its task, the classes of label PNGs, and the files of instance annotations.
 
     Raises:
         DatasetError: the format is unknown, or does not fit the other arguments.
@@ -197,12 +172,13 @@ def register_files(
         raise DatasetError(f"{annotations} {difference}")
     if task == "instance":
         facts: Facts = {"crowds_as_objects": True} if crowds_as_objects else {}
-        register_coco_instances(name, facts, annotations, images)
-        return task, None
+        source = Source(images, annotations)
+        register_instances(name, source, facts)
+        return task, None, source
     if task == "panoptic":
         pngs = find_panoptic_root(to_path(annotations), context)
-        register_coco_panoptic(name, {}, images, pngs, annotations)
-        return task, None
+        register_coco_panoptic(name, {}, images, pngs, annotations, load=_load_panoptic)
+        return task, None, None
     label_files = [*find_labels(images, annotations).values()]
     train_classes = train_dataset.label_classes if train_dataset else None
     label_classes = find_label_classes(label_files, classes, train_classes, context=context)
@@ -213,18 +189,22 @@ def register_files(
         "thing_dataset_id_to_contiguous_id": {},
     }
     register_semantic(name, facts, images, annotations, label_classes.table)
-    return task, label_classes
+    return task, label_classes, None
 
 
 def register_as_found(dataset: CustomDataset, facts: Facts) -> None:
     """Register a dataset that another process has checked, with its metadata, without reading anything."""
-    table = None if dataset.label_classes is None else dataset.label_classes.table
-    load: dict[str, Load] = {
-        "instance": load_instances,
-        "panoptic": load_panoptic,
-        "semantic": lambda metadata, context: load_semantic(metadata, context, table),
-    }
-    register(dataset.name, facts, lambda context: {}, load[dataset.task])
+    load: Load = _load_panoptic
+    if dataset.source is not None:
+        load = partial(load_instances, source=dataset.source)
+    elif dataset.label_classes is not None:
+        load = partial(load_semantic, label_ids=dataset.label_classes.table)
+    register(dataset.name, facts, lambda context: {}, load)
+
+
+def _load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
+    images = load_json(metadata.panoptic_json, "images", context=context)["images"]
+    return load_panoptic(metadata, context, image_finder(images, metadata.image_root, metadata.panoptic_json))
 
 
 def forget(name: str) -> None:
@@ -232,52 +212,6 @@ def forget(name: str) -> None:
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog.list():
             catalog.remove(name)
-
-
-def find_task(annotations: str, context: LoadContext | None = None) -> str:
-    """Return the task of annotations, by their content.
-
-    Raises:
-        DatasetError: they do not exist, or their format is unknown; the message says what is expected.
-    """
-    path = existing(annotations)
-    if path.is_dir():
-        if files_by_name(path, LABEL_EXTENSIONS):
-            return "semantic"
-        raise DatasetError(f"{path}: there are no label PNGs{_found_instead(path)}; {EXPECTED}")
-    if path.suffix.lower() != ".json":
-        what = FOREIGN_SUFFIXES.get(path.suffix.lower(), "unknown")
-        raise DatasetError(f"{path}: its format is {what}; {EXPECTED}")
-    content = load_json(path, context=context)
-    if wrong := _not_coco(content):
-        raise DatasetError(f"{path}: {wrong}; {EXPECTED}")
-    check_ids(path, content)
-    is_panoptic = any("segments_info" in annotation for annotation in content["annotations"])
-    return "panoptic" if is_panoptic else "instance"
-
-
-def _found_instead(folder: Path) -> str:
-    """Return what a folder without label PNGs holds, as part of a message."""
-    jsons = [*files_below(folder, (".json",))]
-    if len(jsons) == 1:
-        return f", but one JSON, which may be meant: {jsons[0]}"
-    found = {file.suffix.lower() for file in files_below(folder, FOREIGN_SUFFIXES)}
-    what = next((name for suffix, name in FOREIGN_SUFFIXES.items() if suffix in found), None)
-    return f", but files of {what}" if what else ""
-
-
-def _not_coco(content: Any) -> str | None:
-    """Return in what the content of a JSON differs from COCO's formats."""
-    if not isinstance(content, dict):
-        return f"it holds a {type(content).__name__}, as files of results do"
-    if absent := [key for key in LISTS if key not in content]:
-        if kind := next((kind for key, kind in FOREIGN_KEYS.items() if key in content), None):
-            return f"its format is {kind}"
-        return f"it has no '{absent[0]}', only {', '.join(sorted(map(str, content)))[:200] or 'nothing'}"
-    for key in LISTS:
-        if not isinstance(content[key], list) or not all(isinstance(row, dict) for row in content[key]):
-            return f"'{key}' is not a list of objects"
-    return None
 
 
 def find_panoptic_root(panoptic_json: Path, context: LoadContext) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import load_json, require_path, table
-from mask2former.data.datasets.registration import Facts, register, register_below_root
+from mask2former.data.datasets.registration import Facts, Load, register, register_below_root
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils import coco_values as values
@@ -78,6 +78,8 @@ def register_coco_panoptic(
     panoptic_json: PathLike,
     instances_json: PathLike | None = None,
     sem_seg_root: PathLike | None = None,
+    *,
+    load: Load | None = None,
 ) -> None:
     """Register a COCO panoptic JSON, its folder of PNGs and its folder of images as `name`.
 
@@ -90,6 +92,7 @@ def register_coco_panoptic(
         instances_json: the ground truth for AP, which is not measured without it.
         sem_seg_root: label maps with contiguous ids. Without them, or where that folder does not exist, they
             are derived from the panoptic PNGs.
+        load: reads the records; the default is `load_panoptic`.
     """
     paths = {
         "image_root": image_root,
@@ -103,7 +106,7 @@ def register_coco_panoptic(
     def derive(context: LoadContext) -> Facts:
         return panoptic_categories(categories_in(panoptic_json, "isthing", context=context))
 
-    register(name, {**given, **PANOPTIC_FACTS, **metadata}, derive, load_panoptic)
+    register(name, {**given, **PANOPTIC_FACTS, **metadata}, derive, load or load_panoptic)
 
 
 def register_coco() -> None:
@@ -149,12 +152,16 @@ def panoptic_categories(categories: list[Row]) -> Facts:
 
 
 def categories_in(path: PathLike, *keys: str, context: LoadContext) -> list[Row]:
-    """Return the categories of a COCO JSON, sorted by id; each has `id`, `name` and `keys`.
+    """Return `checked_categories` of a COCO JSON; DatasetError also if the file is missing."""
+    return checked_categories(load_json(path, "categories", context=context), path, *keys)
+
+
+def checked_categories(content: Row, path: PathLike, *keys: str) -> list[Row]:
+    """Return the categories of a COCO JSON's content, sorted by id; each has `id`, `name` and `keys`.
 
     Raises:
-        DatasetError: the file is missing, a key is missing, or an id occurs twice.
+        DatasetError: a key is missing, or an id occurs twice; the message names `path`.
     """
-    content = load_json(path, "categories", context=context)
     try:
         categories = [values.category(row, *keys) for row in values.rows(content, "categories")]
     except ValueError as error:
@@ -208,16 +215,25 @@ def load_instances(
 ) -> list[Record]:
     """Return the records of `json_file` and `image_root`, one for each image that the JSON lists.
 
-    If the metadata has a true `crowds_as_objects`, `iscrowd` is ignored. A file without `annotations` (as
-    those of COCO's test sets) gives records without them. `image_file` returns the path below `image_root` of
-    a row of `images`.
+    `image_file` returns the path below `image_root` of a row of `images`.
 
     Raises:
         DatasetError: a file or folder is missing, or the JSON is broken.
     """
+    content = load_json(metadata.json_file, "images", context=context)
+    return instance_records(content, metadata, context, image_file)
+
+
+def instance_records(
+    content: Row, metadata: Metadata, context: LoadContext, image_file: Callable[[Row], str] = _file_name
+) -> list[Record]:
+    """Return `load_instances` of the content of a `json_file`, which is named in messages.
+
+    If the metadata has a true `crowds_as_objects`, `iscrowd` is ignored. A file without `annotations` (as
+    those of COCO's test sets) gives records without them.
+    """
     path, ids = metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
-    content = load_json(path, "images", context=context)  # before the images: a script may have to make it
-    root = require_path(metadata.image_root)
+    root = require_path(metadata.image_root)  # after the JSON: a script may have to make that
     records = _convert_rows(
         path, content, "images", lambda row: _image_record(row, _below(root, image_file(row))), context
     )
@@ -241,10 +257,12 @@ def load_instances(
     return [{**record, "annotations": annotations[record["image_id"]]} for record in records]
 
 
-def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
+def load_panoptic(
+    metadata: Metadata, context: LoadContext, image_file: Callable[[Row], str] = _file_name
+) -> list[Record]:
     """Return the records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated image.
 
-    They name label maps in `sem_seg_root` where that folder exists.
+    They name label maps in `sem_seg_root` where that folder exists. `image_file` is that of `load_instances`.
 
     Raises:
         DatasetError: a file or folder is missing, or the JSON is broken.
@@ -257,7 +275,7 @@ def load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
         record["image_id"]: record
         for record in _convert_rows(
             *(path, content, "images"),
-            lambda row: _image_record(row, _below(image_root, _file_name(row))),
+            lambda row: _image_record(row, _below(image_root, image_file(row))),
             context,
         )
     }

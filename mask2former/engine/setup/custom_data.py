@@ -121,16 +121,16 @@ def custom_data_choices(cfg: CfgNode, data: CustomDataset) -> dict[str, Any]:
     return choices
 
 
-def write_instance_ground_truth(val: CustomDataset, output_dir: Path, datasets: Datasets) -> None:
-    """Write the ground truth of AP for a panoptic test set to `output_dir`, and name it in the metadata."""
-    target = output_dir / f"{val.name}_instances.json"
-    metadata = MetadataCatalog.get(val.name)
-    records = datasets.load(val.name).records
+def write_instance_ground_truth(data: CustomDataset, output_dir: Path, datasets: Datasets) -> None:
+    """Write the ground truth of AP as a COCO JSON to `output_dir`, and name it in the metadata."""
+    target = output_dir / f"{data.name}_instances.json"
+    metadata = MetadataCatalog.get(data.name)
+    records = datasets.load(data.name).records
     if is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as file:
             file.write(json.dumps(instance_json(records, metadata)).encode())
-        logger.info("AP of '%s' is measured on the things of its panoptic PNGs: %s", val.name, target)
+        logger.info("AP of '%s' is measured on its objects in %s", data.name, target)
     barrier()
     metadata.json_file = str(target)
 
@@ -149,7 +149,7 @@ def _register(flags: DataFlags, datasets: Datasets) -> Registered:
         train = register(TRAIN, flags.train_images, flags.train_annotations)
     if flags.val_images and flags.val_annotations:
         val = register(VAL, flags.val_images, flags.val_annotations, train_dataset=train)
-        if val.task == "instance":
+        if val.has_instance_json:
             check_areas(flags.val_annotations, context)
     for data in filter(None, (train, val)):
         things = f", {len(data.thing_ids)} of them things" if data.task == "panoptic" else ""

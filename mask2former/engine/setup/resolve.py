@@ -78,7 +78,7 @@ def resolve_config(
         cfg.set_value("MODEL.DEVICE", device, f"a process launched on {launched_on}")
     workers = {WORKERS: min(cfg.DATALOADER.NUM_WORKERS, usable_cores())}
     _apply_choices(cfg, workers, "the number of processor cores")
-    _apply_custom_data(cfg, datasets, data, eval_only)
+    _apply_custom_data(cfg, datasets, data, eval_only, overfits=overfit is not None)
     if overfit is not None:
         _apply_overfit(cfg, datasets, overfit)
     if eval_only and cfg.DATASETS.TEST:  # evaluation needs no training files: the test set has the classes
@@ -127,7 +127,9 @@ def _apply_choices(cfg: CfgNode, choices: Mapping[str, Any], source: str) -> Non
     _apply_facts(cfg, {key: value for key, value in choices.items() if not cfg.is_typed(key)}, source)
 
 
-def _apply_custom_data(cfg: CfgNode, datasets: Datasets, flags: DataFlags, eval_only: bool) -> None:
+def _apply_custom_data(
+    cfg: CfgNode, datasets: Datasets, flags: DataFlags, eval_only: bool, *, overfits: bool
+) -> None:
     train, val = register_custom_data(flags, datasets, eval_only=eval_only)
     data = train or val
     if data is None:
@@ -142,8 +144,9 @@ def _apply_custom_data(cfg: CfgNode, datasets: Datasets, flags: DataFlags, eval_
     source = f"dataset '{data.name}'"
     _apply_facts(cfg, custom_data_facts(cfg, data), source)
     _apply_choices(cfg, custom_data_choices(cfg, data), source)
-    if val and val.task == "panoptic" and val.thing_ids and cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
-        write_instance_ground_truth(val, run_folder(cfg.OUTPUT_DIR).path, datasets)
+    for tested in (val, train if overfits else None) if cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON else ():
+        if tested and tested.thing_ids and not tested.has_instance_json:
+            write_instance_ground_truth(tested, run_folder(cfg.OUTPUT_DIR).path, datasets)
 
 
 def _apply_overfit(cfg: CfgNode, datasets: Datasets, number: int) -> None:

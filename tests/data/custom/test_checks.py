@@ -9,7 +9,8 @@ from PIL import Image
 from synthetic_coco import write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
-from mask2former.data.custom.dataset import find_task
+from mask2former.data.custom.dataset import forget
+from mask2former.data.custom.formats import find_task
 
 NAME = "custom_broken_data_of_a_test"
 
@@ -137,18 +138,21 @@ def test_missing_images_are_counted_with_a_likely_place(synthetic):
     (synthetic.images / "0002.png").unlink()
     with pytest.raises(DatasetError, match=r"1 of 4 files that .* do not exist: .*0002\.png$"):
         register(synthetic)
-    Image.new("RGB", (16, 20)).save(synthetic.images / "0002.png")
+    deeper = synthetic.images / "deeper"
+    deeper.mkdir()
+    with pytest.raises(DatasetError, match=r"4 of 4 .*\(.*/images/0001\.png does; 'file_name' is a path"):
+        register_custom_dataset(NAME, str(deeper), str(synthetic.instances_json))
 
+
+def test_paths_with_a_prefix_are_found(synthetic):
     def prefix(content):
         for image in content["images"]:
-            image["file_name"] = f"images/{image['file_name']}"
+            image["file_name"] = f"/data/upload/{image['file_name']}"
 
-    changed(synthetic.instances_json, prefix)
-    with pytest.raises(
-        DatasetError, match=r"4 of 4 files .*\(.*images/0001\.png does; 'file_name' is a path"
-    ):
-        register(synthetic)
-    assert len(register_custom_dataset(NAME, str(synthetic.root), str(synthetic.instances_json)).images) == 4
+    for task, file in (("instance", synthetic.instances_json), ("panoptic", synthetic.panoptic_json)):
+        changed(file, prefix)
+        assert {*register(synthetic, task).images} == {*map(str, synthetic.images.iterdir())}
+        forget(NAME)
 
 
 def test_an_unreadable_image_is_an_error(synthetic):

@@ -1,0 +1,105 @@
+"""Images that a COCO JSON names, found below the folder of images.
+
+Annotation tools write paths of their own: `../media/upload/4/1.png`, `project/images/1.png`, `s3://bucket/1.png`.
+Such a path is taken for the file of its name, if there is one only. No path leads out of the folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from mask2former.data.errors import DatasetError, first_few
+from mask2former.utils import coco_values as values
+from mask2former.utils.coco_values import Row
+from mask2former.utils.image_io import EXTENSIONS
+from mask2former.utils.messages import brief
+from mask2former.utils.storage import PathLike, files_below, names_in, to_path
+
+logger = logging.getLogger(__name__)
+
+FOLDERS = ("", ".", "..")
+
+
+def image_finder(rows: Iterable[Row], image_root: PathLike, json_file: PathLike) -> Callable[[Row], str]:
+    """Return a function from a row of a JSON's `images` to the path of its file below `image_root`.
+
+    It raises DatasetError if several files may be meant; a file that does not exist is no error here. Warns
+    of paths that are not there as they are written.
+    """
+    root = to_path(image_root)
+    names = dict.fromkeys(row["file_name"] for row in rows if isinstance(row.get("file_name"), str))
+    present = _present(root, [*names])
+    absent = [name for name in names if name not in present]
+    candidates = _files_of_names(root, absent)
+    claims = Counter([*present.values(), *(files[0] for files in candidates.values() if len(files) == 1)])
+    assumed = {
+        name: files[0] for name, files in candidates.items() if [claims[file] for file in files] == [1]
+    }
+    if assumed:
+        pairs = first_few([f"{brief(name)} = {file}" for name, file in assumed.items()])
+        message = "%s: %d of %d images are taken for the only file of their name below %s: %s"
+        logger.warning(message, json_file, len(assumed), len(names), image_root, pairs)
+    found = {**present, **assumed}
+
+    def find(row: Row) -> str:
+        name = values.text(row, "file_name")
+        if _last_part(name) in FOLDERS:
+            raise DatasetError(f"'file_name' is {brief(name)}, which is a folder")
+        if name not in found and (files := candidates.get(name)):
+            what = "files of its name there" if len(files) > 1 else "the file of its name is another image's"
+            where = f"'file_name' {brief(name)} does not exist below {image_root}"
+            raise DatasetError(f"{where}; {what}: {first_few(files)}")
+        return found.get(name) or _inside(root, name) or _last_part(name)
+
+    return find
+
+
+def _present(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the paths below the folder of the names that exist there; each folder is listed once."""
+    contents: dict[Path, set[str]] = {}
+    found = {}
+    for name in names:
+        for written in dict.fromkeys((name, _with_slashes(name))):
+            path = _inside(root, written)
+            if path is None:
+                continue
+            folder = (root / path).parent
+            if folder not in contents:
+                contents[folder] = names_in(folder)
+            if posixpath.basename(path) in contents[folder]:
+                found[name] = path
+                break
+    return found
+
+
+def _inside(root: Path, name: str) -> str | None:
+    """Return a path relative to the folder; None if it leads out of the folder, or to the folder itself."""
+    path = PurePosixPath(name)
+    if path.is_absolute():
+        start = PurePosixPath(root.absolute())
+        if not path.is_relative_to(start):
+            return None
+        path = path.relative_to(start)
+    normal = posixpath.normpath(path)
+    return None if normal == "." or normal.split("/")[0] == ".." else normal
+
+
+def _files_of_names(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return for each name the files at any depth below the folder with the same last part, if there are."""
+    names = [*names]
+    files = defaultdict(list)
+    for path in files_below(root, EXTENSIONS) if names else ():
+        files[path.name].append(path.relative_to(root).as_posix())
+    return {name: sorted(files[_last_part(name)]) for name in names if _last_part(name) in files}
+
+
+def _last_part(name: str) -> str:
+    return posixpath.basename(_with_slashes(name))
+
+
+def _with_slashes(name: str) -> str:
+    return name.replace("\\", "/")
