@@ -121,6 +121,8 @@ def register_custom_dataset(
             source=source,
             has_instance_json=source is not None and read_document(source, context).is_in_file,
         )
+        if dataset.has_instance_json:
+            metadata.json_file = annotations
         if train_dataset is not None:
             check_same_classes(annotations, dataset.classes, train_dataset.classes)
             warn_of_overlap(train_dataset.images, dataset.images)

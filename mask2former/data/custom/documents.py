@@ -68,11 +68,13 @@ def read_document(source: Source, context: LoadContext) -> Document:
 
 
 def register_instances(name: str, source: Source, facts: Facts) -> None:
-    """Register instance annotations as `name`, with further facts; nothing is read yet."""
-    paths = {"json_file": source.annotations, "image_root": source.images}
+    """Register instance annotations as `name`, with further facts; nothing is read yet.
+
+    The fact `json_file`, the ground truth of AP, is not among them.
+    """
     register(
         name,
-        {**paths, **INSTANCE_FACTS, **facts},
+        {"image_root": source.images, **INSTANCE_FACTS, **facts},
         lambda context: _class_facts(source, context),
         partial(load_instances, source=source),
     )
@@ -81,7 +83,7 @@ def register_instances(name: str, source: Source, facts: Facts) -> None:
 def load_instances(metadata: Metadata, context: LoadContext, source: Source) -> list[Record]:
     """Return the records; the errors are those of COCO's reader."""
     document = read_document(source, context)
-    return instance_records(document.content, metadata, context, document.image_file)
+    return instance_records(source.annotations, document.content, metadata, context, document.image_file)
 
 
 def _class_facts(source: Source, context: LoadContext) -> Facts:

@@ -221,18 +221,22 @@ def load_instances(
         DatasetError: a file or folder is missing, or the JSON is broken.
     """
     content = load_json(metadata.json_file, "images", context=context)
-    return instance_records(content, metadata, context, image_file)
+    return instance_records(metadata.json_file, content, metadata, context, image_file)
 
 
 def instance_records(
-    content: Row, metadata: Metadata, context: LoadContext, image_file: Callable[[Row], str] = _file_name
+    path: str,
+    content: Row,
+    metadata: Metadata,
+    context: LoadContext,
+    image_file: Callable[[Row], str] = _file_name,
 ) -> list[Record]:
-    """Return `load_instances` of the content of a `json_file`, which is named in messages.
+    """Return the records of the content of an instance JSON; `path` names it in messages.
 
     If the metadata has a true `crowds_as_objects`, `iscrowd` is ignored. A file without `annotations` (as
     those of COCO's test sets) gives records without them.
     """
-    path, ids = metadata.json_file, metadata.thing_dataset_id_to_contiguous_id
+    ids = metadata.thing_dataset_id_to_contiguous_id
     root = require_path(metadata.image_root)  # after the JSON: a script may have to make that
     records = _convert_rows(
         path, content, "images", lambda row: _image_record(row, _below(root, image_file(row))), context
