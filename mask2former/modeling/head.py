@@ -22,7 +22,7 @@ class MaskFormerHead(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> Predictions:
         """Predict from the backbone's maps (B, C, h, w) by name."""
-        mask_features, memory = self.pixel_decoder(features)
+        mask_features, memory, *_ = self.pixel_decoder(features)
         return self.predictor(memory, mask_features)
 
 

@@ -16,6 +16,7 @@ from mask2former.structures import Instances
 
 DATA = Path(__file__).parents[1] / "golden_files"
 NAMES = ("coco_panoptic_R50", "coco_instance_swin_tiny", "ade20k_semantic_R50")
+MASKFORMER = ("coco_panoptic_R50_fpn",)  # in the folder maskformer
 COCO_THINGS = tuple(range(80))
 
 COMPUTED = ("relative_position_index", "empty_weight", "num_batches_tracked")  # not drawn, but as built
@@ -85,15 +86,17 @@ class Golden:
         return json.loads(str(self.arrays["config"]))
 
     def inputs(self):
-        """Return the batch: images with output sizes and targets."""
+        """Return the batch: images with output sizes, and targets if there are any."""
         batch = []
         for i in range(sum(key.startswith("image") for key in self.arrays)):
             image = torch.from_numpy(self.arrays[f"image{i}"])
             height, width = self.arrays[f"size{i}"].tolist()
-            masks = self.masks(f"target{i}.masks", image.shape[2])
-            classes = torch.from_numpy(self.arrays[f"target{i}.classes"])
-            targets = Instances((image.shape[1], image.shape[2]), gt_classes=classes, gt_masks=masks)
-            batch.append({"image": image, "height": height, "width": width, "instances": targets})
+            batch.append({"image": image, "height": height, "width": width})
+            if f"target{i}.masks" in self.arrays:
+                masks = self.masks(f"target{i}.masks", image.shape[2])
+                classes = torch.from_numpy(self.arrays[f"target{i}.classes"])
+                size = (image.shape[1], image.shape[2])
+                batch[i]["instances"] = Instances(size, gt_classes=classes, gt_masks=masks)
         return batch
 
     def masks(self, key, width):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
 from mask2former.modeling.layers.attention import MapSequence, MSDeformAttn, map_sequence
 from mask2former.modeling.layers.chunking import map_chunks, should_chunk
-from mask2former.modeling.layers.conv import ConvNorm, init_c2_xavier
+from mask2former.modeling.layers.conv import ConvNorm, init_c2_xavier, memory_format
 from mask2former.modeling.layers.feed_forward import feed_forward
 from mask2former.modeling.layers.norm import get_norm
 from mask2former.modeling.layers.position import sine_position
@@ -177,12 +177,6 @@ class MSDeformAttnPixelDecoder(nn.Module):
             coarse = memory[-1].contiguous(memory_format=memory_format(fine))
             enlarged = F.interpolate(coarse, size=fine.shape[2:], mode="bilinear", align_corners=False)
             return self.mask_features(self.layer_1(enlarged.add_(self.adapter_1(fine)))), memory
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Return the memory format of a map (B, C, H, W): channels last, or else contiguous."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _split_features(input_shape: dict[str, ShapeSpec], coarse: list[str]) -> tuple[str, list[str]]:
