@@ -56,8 +56,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     queries = DEFAULTS["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"]
     flag("name", nargs="?", metavar="NAME", help="a registered dataset, such as coco_2017_train")
     flag("--images", metavar="DIR", help="instead of NAME: the images of a custom dataset,")
-    flag("--annotations", metavar="FILE_OR_DIR", help="its COCO JSON or folder of label PNGs,")
-    flag("--classes", metavar="FILE", help="and a file that names the classes of label PNGs")
+    flag("--annotations", metavar="FILE_OR_DIR", help="its JSON or folder, as for training,")
+    flag("--classes", metavar="FILE", help="and a file that names the classes, where needed")
     flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in an instance JSON")
     flag("--against", metavar="NAME", help="another dataset that should share no image with this one")
     flag("--output", metavar="DIR", type=Path, help="folder of samples (default: output/check_dataset/NAME)")

@@ -59,12 +59,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser, *splits: str) -> Callable[..., Any]:
     """Add the flags of a custom dataset (docs/custom_datasets.md); return what adds more to their group."""
-    annotations = "their annotations: a COCO instance or panoptic JSON, or a folder of label PNGs"
+    annotations = (
+        "their annotations: a COCO instance or panoptic JSON, YOLO's data.yaml, or a folder of labels"
+    )
     flag = parser.add_argument_group("custom dataset (docs/custom_datasets.md)").add_argument
     for split in splits:
         flag(f"--{split}-images", metavar="DIR", help=f"the folder of {split} images")
         flag(f"--{split}-annotations", metavar="FILE_OR_DIR", help=annotations)
-    names = "names of the classes in label PNGs, one a line"
+    names = "names of the classes in label PNGs, labelme or YOLO labels, one a line"
     flag("--classes", "--train-classes", metavar="FILE", help=names)
     flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in instance JSONs")
     return flag

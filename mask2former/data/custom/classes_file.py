@@ -33,10 +33,17 @@ JSON_FORMS = "expected a list of names, of objects with 'id' and 'name', or a ta
 
 
 class NamedValues(NamedTuple):
-    """Names by label value; `counted` if the file has names alone, for the values 0, 1, 2, ..."""
+    """Names by label value.
+
+    Attributes:
+        names: by value.
+        counted: the file has names alone, for the values 0, 1, 2, ...
+        key: of the names among other keys of a file.
+    """
 
     names: dict[int, str]
     counted: bool
+    key: str | None = None
 
 
 def read_classes_file(path: Path) -> NamedValues:
@@ -58,7 +65,7 @@ def read_classes_file(path: Path) -> NamedValues:
     if not named.names:
         raise DatasetError(f"{path}: there is no class in it")
     names = {value: IGNORE if name == LABELME_IGNORE else name for value, name in named.names.items()}
-    return NamedValues(names, named.counted)
+    return named._replace(names=names)
 
 
 def _from_text(text: str, path: Path) -> NamedValues:
@@ -116,15 +123,13 @@ def _from_json(text: str, path: Path) -> NamedValues:
 
 def _from_content(content: Any, path: Path) -> NamedValues:
     """Return the names in the content of a JSON or YAML file."""
-    if isinstance(content, dict) and (key := next((key for key in WRAPPERS if key in content), None)):
-        content = content[key]
-        if isinstance(content, list) and all(isinstance(row, str) for row in content):
-            logger.warning("%s: '%s' is read as the names of the label values 0, 1, 2, ...", path, key)
+    key = next((key for key in WRAPPERS if isinstance(content, dict) and key in content), None)
+    content = content if key is None else content[key]
     if isinstance(content, dict):
         return _with_values([*content.items()])
     rows = content if isinstance(content, list) else []
     if rows and all(isinstance(row, str) for row in rows):
-        return NamedValues(dict(enumerate(rows)), True)
+        return NamedValues(dict(enumerate(rows)), True, key)
     if not rows or not all(isinstance(row, dict) and {"id", "name"} <= row.keys() for row in rows):
         raise ValueError(JSON_FORMS)
     return _with_values([(row["id"], row["name"]) for row in rows])

@@ -1,7 +1,7 @@
 """Registration of custom datasets. The task, the classes and the metrics follow from the files.
 
 Formats are recognized by content: a COCO instance JSON; a COCO panoptic JSON, whose PNGs lie in a folder of
-the same name; a folder of label PNGs. See docs/custom_datasets.md.
+the same name; folders of label PNGs, of labelme's JSONs, of YOLO's labels. See docs/custom_datasets.md.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from mask2former.data.custom.checks import (
     warn_of_overlap,
     warn_of_unused_classes,
 )
+from mask2former.data.custom.classes_file import IGNORE, read_classes_file
 from mask2former.data.custom.documents import Source, load_instances, read_document, register_instances
-from mask2former.data.custom.formats import find_task
+from mask2former.data.custom.formats import find_format
 from mask2former.data.custom.image_files import image_finder
 from mask2former.data.custom.label_classes import LabelClasses, existing, find_label_classes
+from mask2former.data.custom.labelme import NO_OBJECTS
+from mask2former.data.custom.yolo import find_classes
 from mask2former.data.datasets.coco import load_panoptic, register_coco_panoptic
 from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.registration import Facts, Load, register
@@ -34,6 +37,7 @@ from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
 from mask2former.utils.storage import to_path
 
+COCO_FORMATS = ("instance", "panoptic")
 MAPPERS_BY_TASK = {
     "instance": ("coco_instance_lsj", "mask_former_instance"),
     "panoptic": ("coco_panoptic_lsj", "mask_former_panoptic", "detr_panoptic"),
@@ -86,8 +90,8 @@ def register_custom_dataset(
     Args:
         name: the new dataset.
         images: a folder of images.
-        annotations: a JSON, or a folder of label PNGs.
-        classes: a file that names the classes of label PNGs; see `label_classes`.
+        annotations: a JSON, a data.yaml, or a folder of label PNGs, JSONs or text files.
+        classes: a file that names the classes of label PNGs, labelme's JSONs or YOLO's labels.
         crowds_as_objects: ignore `iscrowd` in a COCO instance JSON.
         train_dataset: the dataset trained on, whose task and classes this dataset to test on must have.
         datasets: gets the records, so that they are not read again.
@@ -166,15 +170,16 @@ def register_files(
         DatasetError: the format is unknown, or does not fit the other arguments.
     """
     existing(images)
-    task = find_task(annotations, context)
-    if classes is not None and task != "semantic":
-        raise DatasetError(f"{annotations} names its classes; {classes} is for label PNGs, which do not")
+    kind = find_format(images, annotations, context)
+    task = "instance" if kind in ("yolo", "labelme") else kind
+    if classes is not None and (kind in COCO_FORMATS or to_path(annotations).is_file()):
+        raise DatasetError(f"{annotations} names its classes; {classes} is for annotations that do not")
     if train_dataset is not None and task != train_dataset.task:
         difference = f"is {task} data, but what is trained on is {train_dataset.task} data"
         raise DatasetError(f"{annotations} {difference}")
     if task == "instance":
         facts: Facts = {"crowds_as_objects": True} if crowds_as_objects else {}
-        source = Source(images, annotations)
+        source = Source(images, annotations, kind, _classes_of(kind, annotations, classes, train_dataset))
         register_instances(name, source, facts)
         return task, None, source
     if task == "panoptic":
@@ -192,6 +197,29 @@ def register_files(
     }
     register_semantic(name, facts, images, annotations, label_classes.table)
     return task, label_classes, None
+
+
+def _classes_of(
+    kind: str, annotations: str, classes: str | None, train_dataset: CustomDataset | None
+) -> tuple[tuple[int, str], ...]:
+    """Return the ids and names of classes that the annotations do not have, or () for all labels found.
+
+    Raises:
+        DatasetError: YOLO labels have no names.
+    """
+    if kind in COCO_FORMATS:
+        return ()
+    if classes is not None:
+        names = read_classes_file(existing(classes)).names
+    elif kind == "yolo" and (train_dataset is None or to_path(annotations).is_file()):
+        names = find_classes(annotations)
+    elif train_dataset is None:
+        return ()
+    elif train_dataset.source is not None and train_dataset.source.format == kind == "yolo":
+        return train_dataset.source.classes
+    else:
+        names = dict(enumerate(train_dataset.classes))
+    return tuple((id_, name) for id_, name in names.items() if name not in (IGNORE, *NO_OBJECTS))
 
 
 def register_as_found(dataset: CustomDataset, facts: Facts) -> None:

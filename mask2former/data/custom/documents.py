@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.custom.image_files import image_finder
+from mask2former.data.custom.labelme import read_labelme
 from mask2former.data.custom.orientation import image_files, turned_upright
+from mask2former.data.custom.yolo import read_yolo
 from mask2former.data.datasets.coco import (
     INSTANCE_FACTS,
     checked_categories,
@@ -24,6 +26,8 @@ from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
 from mask2former.utils.storage import to_path
 
+COCO = "instance"
+
 
 class Source(NamedTuple):
     """The files of instance annotations.
@@ -31,10 +35,14 @@ class Source(NamedTuple):
     Attributes:
         images: the folder of images.
         annotations: a file or folder.
+        format: "instance" (COCO's), "yolo" or "labelme".
+        classes: pairs of id and name, where the annotations do not have them.
     """
 
     images: str
     annotations: str
+    format: str = COCO
+    classes: tuple[tuple[int, str], ...] = ()
 
 
 class Document(NamedTuple):
@@ -58,13 +66,24 @@ def read_document(source: Source, context: LoadContext) -> Document:
         DatasetError: a file is missing or broken.
     """
     if source not in context.parsed:
-        content = load_json(source.annotations, "images", "annotations", context=context)
+        content = _read(source, context)
         find = image_finder(content["images"], source.images, source.annotations)
         files = image_files(content["images"], find, to_path(source.images))
         upright = turned_upright(content, files, source.annotations)
-        context.parsed[source] = Document(upright, find, is_in_file=upright is content)
+        context.parsed[source] = Document(
+            upright, find, is_in_file=source.format == COCO and upright is content
+        )
     document: Document = context.parsed[source]
     return document
+
+
+def _read(source: Source, context: LoadContext) -> Row:
+    if source.format == "yolo":
+        return read_yolo(source.images, source.annotations, dict(source.classes), context)
+    if source.format == "labelme":
+        return read_labelme(source.images, source.annotations, dict(source.classes), context)
+    content: Row = load_json(source.annotations, "images", "annotations", context=context)
+    return content
 
 
 def register_instances(name: str, source: Source, facts: Facts) -> None:

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.data.custom.label_classes import existing
+from mask2former.data.custom.labelme import is_labelme_folder
+from mask2former.data.custom.yolo import YAML, is_yolo_folder
 from mask2former.data.datasets.files import load_json
-from mask2former.data.datasets.semantic import LABEL_EXTENSIONS, files_by_name
+from mask2former.data.datasets.semantic import LABEL_EXTENSIONS, MASK, files_by_name, is_same_folder
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
-from mask2former.utils.storage import PathLike, files_below
+from mask2former.utils.storage import PathLike, files_below, to_path
 
 logger = logging.getLogger(__name__)
 
 EXPECTED = (
     "expected one of: a COCO instance JSON ('images', 'categories', 'annotations' with 'segmentation'); a "
     "COCO panoptic JSON ('annotations' with 'segments_info', PNGs in a folder of the JSON's name); a folder "
-    "of label PNGs. See docs/custom_datasets.md"
+    "of label PNGs, of labelme's JSONs, or of YOLO's polygons; YOLO's data.yaml. See docs/custom_datasets.md"
 )
 LISTS = ("images", "annotations", "categories")  # of a COCO JSON
 # Other formats, by keys of a JSON and by suffixes of files
@@ -35,8 +37,8 @@ FOREIGN_KEYS = {
 }
 FOREIGN_SUFFIXES = {
     ".xml": "Pascal VOC's",
-    ".txt": "YOLO's",
-    ".json": "a JSON for each image, such as labelme's",
+    ".txt": "text; YOLO's labels are given as their folder",
+    ".json": "JSONs that are not labelme's",
     ".jpg": "JPEG, which changes values: labels must be PNG",
     ".jpeg": "JPEG, which changes values: labels must be PNG",
     ".csv": "a table",
@@ -45,17 +47,17 @@ FOREIGN_SUFFIXES = {
 }
 
 
-def find_task(annotations: str, context: LoadContext | None = None) -> str:
-    """Return the task of annotations, by their content.
+def find_format(images: str, annotations: str, context: LoadContext | None = None) -> str:
+    """Return "instance", "panoptic" (COCO's JSONs), "yolo", "labelme" or "semantic", by the content of files.
 
     Raises:
         DatasetError: they do not exist, or their format is unknown; the message says what is expected.
     """
     path = existing(annotations)
     if path.is_dir():
-        if files_by_name(path, LABEL_EXTENSIONS):
-            return "semantic"
-        raise DatasetError(f"{path}: there are no label PNGs{_found_instead(path)}; {EXPECTED}")
+        return _format_of_folder(images, path)
+    if path.suffix.lower() in YAML:
+        return "yolo"
     if path.suffix.lower() != ".json":
         what = FOREIGN_SUFFIXES.get(path.suffix.lower(), "unknown")
         raise DatasetError(f"{path}: its format is {what}; {EXPECTED}")
@@ -67,8 +69,27 @@ def find_task(annotations: str, context: LoadContext | None = None) -> str:
     return "panoptic" if is_panoptic else "instance"
 
 
+def _format_of_folder(images: str, folder: Path) -> str:
+    """Return the format of a folder of annotations, in which images may lie too."""
+    pngs = files_by_name(folder, LABEL_EXTENSIONS)
+    if is_same_folder(images, folder):
+        has_labels = any(name.endswith(MASK) for name in pngs)
+    else:
+        root = to_path(images).absolute()
+        has_labels = not all(to_path(file).absolute().is_relative_to(root) for file in pngs.values())
+    if has_labels:
+        return "semantic"
+    if is_labelme_folder(folder):
+        return "labelme"
+    if is_yolo_folder(folder):
+        return "yolo"
+    if pngs:
+        return "semantic"  # whose reader says what is wrong
+    raise DatasetError(f"{folder}: there are no label PNGs{_found_instead(folder)}; {EXPECTED}")
+
+
 def _found_instead(folder: Path) -> str:
-    """Return what a folder without label PNGs holds, as part of a message."""
+    """Return what a folder without annotations of a known format holds, as part of a message."""
     jsons = [*files_below(folder, (".json",))]
     if len(jsons) == 1:
         return f", but one JSON, which may be meant: {jsons[0]}"

@@ -73,7 +73,9 @@ def find_label_classes(
         named = {value: f"label {value}" for value in found if value != IGNORE_LABEL}
         _warn_of_soft_edges([*named], IGNORE_LABEL in found)
         return _number(named, "the label files")
-    names, counted = read_classes_file(existing(classes_file))
+    names, counted, key = read_classes_file(existing(classes_file))
+    if key:
+        logger.warning("%s: '%s' is read as the names of the label values 0, 1, 2, ...", classes_file, key)
     looked_at = spread(files, LOOKED_AT)
     found = values_in(looked_at, context)
     if counted and found.keys() == BINARY and len(names) <= len(BINARY):

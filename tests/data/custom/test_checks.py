@@ -10,7 +10,7 @@ from synthetic_coco import write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
 from mask2former.data.custom.dataset import forget
-from mask2former.data.custom.formats import find_task
+from mask2former.data.custom.formats import find_format
 
 NAME = "custom_broken_data_of_a_test"
 
@@ -168,15 +168,15 @@ FOREIGN = [  # files, content of each, message
     ("a.json", {"images": [], "categories": []}, "it has no 'annotations', only categories, images"),
     ("a.json", {}, "it has no 'images', only nothing"),
     ("a.xml", {}, "its format is Pascal VOC's"),
-    ("a.txt", {}, "its format is YOLO's"),
+    ("a.txt", {}, "its format is text; YOLO's labels are given as"),
     ("folder/a.xml", {}, "no label PNGs, but files of Pascal VOC's"),
-    ("folder/a.txt", {}, "no label PNGs, but files of YOLO's"),
+    ("folder/a.txt", {}, "no label PNGs, but files of text"),
     ("folder/a.json", {}, "no label PNGs, but one JSON, which may be meant: .*folder/a.json"),
     ("a.json", {"images": [], "categories": [], "annotations": None}, "'annotations' is not a list"),
     ("a.json", {"images": [3], "categories": [], "annotations": []}, "'images' is not a list of objects"),
     ("folder/a.jpg", {}, "no label PNGs, but files of JPEG, which changes values"),
     ("folder/.hidden.png", {}, "there are no label PNGs; "),
-    ("folder/a.json folder/b.json", {}, "but files of a JSON for each image, such as labelme's"),
+    ("folder/a.json folder/b.json", {}, "but files of JSONs that are not labelme's"),
 ]
 
 
@@ -186,7 +186,7 @@ def test_other_formats_are_named_with_what_is_expected(tmp_path, files, content,
     for file in files.split():
         write_json(tmp_path / file, content)
     with pytest.raises(DatasetError, match=f"{message}.*expected one of: a COCO instance JSON"):
-        find_task(str(tmp_path / ("folder" if "/" in files else files)))
+        find_format(str(tmp_path / "images"), str(tmp_path / ("folder" if "/" in files else files)))
 
 
 def test_a_registered_name_is_kept(synthetic):

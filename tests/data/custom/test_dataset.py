@@ -202,7 +202,7 @@ def test_a_wrong_classes_file_is_an_error(draw_labels, tmp_path, file, content, 
 
 
 def test_a_classes_file_is_for_labels_alone(synthetic, tmp_path):
-    with pytest.raises(DatasetError, match=r"names its classes; c\.txt is for label PNGs"):
+    with pytest.raises(DatasetError, match=r"names its classes; c\.txt is for annotations that do"):
         register_custom_dataset(NAME, str(synthetic.images), str(synthetic.instances_json), "c.txt")
 
 
