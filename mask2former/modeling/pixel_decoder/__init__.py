@@ -1,6 +1,14 @@
 """Pixel decoders; importing this registers them."""
 
+from mask2former.modeling.pixel_decoder.bifpn import BiFPNPixelDecoder
 from mask2former.modeling.pixel_decoder.fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
+from mask2former.modeling.pixel_decoder.semantic_fpn import SemanticFPNPixelDecoder
 
-__all__ = ["BasePixelDecoder", "MSDeformAttnPixelDecoder", "TransformerEncoderPixelDecoder"]
+__all__ = [
+    "BasePixelDecoder",
+    "BiFPNPixelDecoder",
+    "MSDeformAttnPixelDecoder",
+    "SemanticFPNPixelDecoder",
+    "TransformerEncoderPixelDecoder",
+]
