@@ -85,6 +85,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,
     "MODEL.MASK_FORMER.TEST.INSTANCE_ON": False,
     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": False,
+    "MODEL.MASK_FORMER.TEST.LAYER": -1,  # the prediction that results are made of; 0: the first, -1: the last
     "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
@@ -145,6 +146,7 @@ DEFAULTS: dict[str, Any] = {
     "TEST.EXPECTED_RESULTS": [],
     "TEST.DETECTIONS_PER_IMAGE": 100,
     "TEST.BOUNDARY": False,  # also measure boundary AP and boundary PQ
+    "TEST.PROPOSALS": False,  # each query is one instance; also measure AR@100, whatever the class
     "TEST.SAVE_PREDICTIONS": False,  # in the official formats of the datasets
     "TEST.RECOUNT_AREAS": False,  # panoptic ground truth: areas from the PNGs, not the JSON
     "TEST.AUG.ENABLED": False,  # test-time augmentation: average over sizes and mirrored images

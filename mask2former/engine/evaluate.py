@@ -65,7 +65,7 @@ NEED_INSTANCE_IDS = {CityscapesInstanceEvaluator, CityscapesSemSegEvaluator}  # 
 # Metadata that names files of ground truth.
 GROUND_TRUTH = {"instance": ["json_file"], "panoptic": ["panoptic_json", "panoptic_root"]}
 # Keys of TEST that are arguments of evaluators, there in lower case.
-OPTIONS = ("SAVE_PREDICTIONS", "BOUNDARY", "RECOUNT_AREAS")
+OPTIONS = ("SAVE_PREDICTIONS", "BOUNDARY", "RECOUNT_AREAS", "PROPOSALS")
 
 
 class Evaluation:

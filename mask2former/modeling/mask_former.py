@@ -117,7 +117,10 @@ class MaskFormer(nn.Module):
 
     @torch.no_grad()
     def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:
-        """Return the network's last prediction for each image, before post-processing."""
+        """Return the network's prediction for each image, before post-processing.
+
+        It is the last one, unless `inference` names another layer.
+        """
         images = self._images(batched_inputs)
         in_float32 = self.precision == torch.float32  # then autocast is left to the caller
         with nullcontext() if in_float32 else torch.autocast(self.device.type, self.precision):
@@ -127,7 +130,7 @@ class MaskFormer(nn.Module):
             height, width = inputs["image"].shape[1:]
             output = (inputs.get("height", height), inputs.get("width", width))
             sizes.append(Sizes((images.shape[2], images.shape[3]), (height, width), output))
-        return predictions.of_images(sizes)
+        return predictions.of_images(sizes, self.inference.layer)
 
     def network(self, images: Tensor) -> Predictions:
         """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone."""

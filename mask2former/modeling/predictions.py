@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
 
 
 class ImagePrediction(NamedTuple):
-    """The last prediction for one image, in float32.
+    """The prediction for one image, in float32.
 
     Class probabilities are (Q, K+1), the last class is "no object"; mask logits are (Q, h, w). `flipped` is
     True if the network saw the image mirrored left to right (test-time augmentation).
@@ -59,10 +59,19 @@ class Predictions:
         """Return the dense mask logits (B, Q, H/4, W/4) of one layer, in float32 even under autocast."""
         return multiply_masks(self.layers[layer].mask_embed, self.mask_features)
 
-    def of_images(self, sizes: Sequence[Sizes]) -> list[ImagePrediction]:
-        """Return the last prediction for each image of the batch."""
-        probabilities = self.layers[-1].class_logits.float().softmax(-1)
-        images = zip(probabilities, self.mask_logits(), sizes, strict=True)
+    def of_images(self, sizes: Sequence[Sizes], layer: int = -1) -> list[ImagePrediction]:
+        """Return the prediction of one layer, by default the last, for each image of the batch.
+
+        Raises:
+            ValueError: there is no such layer.
+        """
+        if not -len(self.layers) <= layer < len(self.layers):
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.LAYER is {layer}, but the model makes {len(self.layers)} "
+                f"predictions: 0 to {len(self.layers) - 1}, or -1 for the last"
+            )
+        probabilities = self.layers[layer].class_logits.float().softmax(-1)
+        images = zip(probabilities, self.mask_logits(layer), sizes, strict=True)
         return [ImagePrediction(*image) for image in images]
 
 

@@ -1,8 +1,9 @@
 """Mask logits on demand."""
 
+import pytest
 import torch
 
-from mask2former.modeling.predictions import Prediction, Predictions
+from mask2former.modeling.predictions import Prediction, Predictions, Sizes
 
 
 def draw(dtype=torch.float32):
@@ -20,6 +21,21 @@ def test_mask_logits_of_each_layer():
             expected += embedding * predictions.mask_features[:, None, channel]
         torch.testing.assert_close(predictions.mask_logits(layer), expected)
     assert torch.equal(predictions.mask_logits(), predictions.mask_logits(1))
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1, -2])
+def test_images_get_the_prediction_of_the_layer_asked_for(layer):
+    predictions = draw()
+    size = Sizes((24, 28), (24, 28), (24, 28))
+    for i, image in enumerate(predictions.of_images([size, size], layer)):
+        assert torch.equal(image.mask_logits, predictions.mask_logits(layer)[i])
+        assert torch.equal(image.probabilities, predictions.layers[layer].class_logits[i].softmax(-1))
+
+
+@pytest.mark.parametrize("layer", [2, -3])
+def test_a_layer_that_is_not_there_is_an_error(layer):
+    with pytest.raises(ValueError, match=f"LAYER is {layer}, but the model makes 2 predictions"):
+        draw().of_images([], layer)
 
 
 def test_mask_logits_are_float32_products_under_autocast():

@@ -27,6 +27,7 @@ from mask2former.evaluation.coco.ground_truth import (
 )
 from mask2former.evaluation.coco.precisions import (
     MAX_LVIS_RESULTS,
+    class_agnostic_recall,
     garbage_collection_off,
     id_order,
     precisions,
@@ -123,6 +124,23 @@ def with_boundary(
     return metrics
 
 
+def average_recall(
+    truth: Mapping[str, Any],
+    results: Sequence[JsonObject],
+    *,
+    gt_file: object = "ground truth",
+    results_file: object = "results",
+    **rules: bool,
+) -> float:
+    """Return AR@100 without regard to classes, in percent (paper Figure 3: queries as proposals).
+
+    Arguments and errors as of `average_precision`, with `rules` its `lvis_style` and `crowds_as_objects`.
+    """
+    checked = checked_ground_truth(truth, gt_file, **rules)
+    numbered = with_numbers(checked, checked_results(results, checked, results_file))
+    return 100 * class_agnostic_recall(*numbered)
+
+
 class COCOEvaluator:
     """Evaluator of a model's `instances` by COCO's AP; writes `coco_instances_results.json`.
 
@@ -131,6 +149,7 @@ class COCOEvaluator:
         output_dir: folder of the results file; None writes no files.
         save_predictions: also write the results to `submission/instance.json`.
         boundary: also compute boundary AP.
+        proposals: also compute AR@100 without regard to classes.
     """
 
     lvis_style = False
@@ -142,7 +161,9 @@ class COCOEvaluator:
         output_dir: PathLike | None = None,
         save_predictions: bool = False,
         boundary: bool = False,
+        proposals: bool = False,
     ) -> None:
+        self._proposals = proposals
         self._gt_file = required_attribute(metadata, "json_file")
         self._rules = {
             "lvis_style": self.lvis_style,
@@ -197,7 +218,10 @@ class COCOEvaluator:
             logger.info("%s has no annotations: the results are saved, not scored", self._gt_file)
             return {}
         names = {"gt_file": self._gt_file, "results_file": "model's result"}
-        return {"segm": with_boundary(truth, results, self._ratio, **self._rules, **names)}
+        metrics = with_boundary(truth, results, self._ratio, **self._rules, **names)
+        if self._proposals:
+            metrics["AR@100"] = average_recall(truth, results, **self._rules, **names)
+        return {"segm": metrics}
 
 
 class LVISEvaluator(COCOEvaluator):

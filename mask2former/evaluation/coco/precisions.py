@@ -91,6 +91,23 @@ def precisions(
     return np.where(table > -1, table, np.nan)
 
 
+def class_agnostic_recall(truth: COCO, found: COCO) -> float:
+    """Return the mean recall in [0, 1] over IoU thresholds, if classes do not matter; NaN without objects.
+
+    At most `MAX_RESULTS` results of an image count: it is the paper's AR@100.
+    """
+    if not truth.anns:
+        return math.nan
+    evaluation = COCOeval_faster(truth, found, "segm")
+    evaluation.params.useCats = 0
+    evaluation.params.maxDets = [MAX_RESULTS]
+    evaluation.rle_iou_max_workers = 1
+    evaluation.evaluate()
+    evaluation.accumulate()
+    recalls = np.asarray(evaluation.eval["recall"])[:, 0, 0, 0]  # (T, K, A, maxDets)
+    return float(recalls.mean()) if (recalls > -1).all() else math.nan
+
+
 class BoundaryEvaluation(COCOeval_faster):
     """faster-coco-eval's evaluation by boundaries, with the boundary width of the authors' code.
 

@@ -33,6 +33,8 @@ class InferenceOptions:
         object_mask_threshold: panoptic output uses queries above this class probability.
         overlap_threshold: a panoptic segment must keep this share of its query's own mask.
         max_instances: the largest number of instances per image.
+        layer: the prediction to use: 0 the one before the first layer, -1 the last.
+        proposals: each query is one instance, of its best class (the paper's Figure 3).
         resize_first: with semantic output alone, resize mask logits to the output size instead of the scores.
         memory_budget: bytes that resized masks may take at a time, results not counted.
 
@@ -45,6 +47,8 @@ class InferenceOptions:
     object_mask_threshold: float = 0.8
     overlap_threshold: float = 0.8
     max_instances: int = 100
+    layer: int = -1
+    proposals: bool = False
     resize_first: bool = False
     memory_budget: int = 256 * MIB
 
@@ -75,6 +79,8 @@ def build_inference_options(cfg: Any) -> InferenceOptions:
         object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
         overlap_threshold=test.OVERLAP_THRESHOLD,
         max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        layer=test.LAYER,
+        proposals=cfg.TEST.PROPOSALS,
         resize_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
         memory_budget=test.MEMORY_BUDGET_MB * MIB,
     )
@@ -111,6 +117,7 @@ def post_process(
                 prediction,
                 max_instances=options.max_instances,
                 thing_ids=options.thing_ids if options.things_only else None,
+                one_class_per_query=options.proposals,
                 memory_budget=budget,
             )
             if not compact:

@@ -28,16 +28,20 @@ def predict_instances(
     *,
     max_instances: int,
     thing_ids: Sequence[int] | None = None,
+    one_class_per_query: bool = False,
     memory_budget: int,
 ) -> Instances:
     """Return the N <= min(max_instances, Q K) most probable pairs of query and class, by decreasing score.
 
     The fields are `pred_masks` (RunLengthMasks, on the CPU), `pred_boxes`, `scores` and `pred_classes`. The
     score is the class probability times the mean mask probability inside the mask. A query may appear with
-    several classes. A mask may be empty; its score and box are then zero. Unless `thing_ids` is None, only
-    these classes are kept among the best pairs.
+    several classes, unless `one_class_per_query`. A mask may be empty; its score and box are then zero.
+    Unless `thing_ids` is None, only these classes are kept among the best pairs.
     """
     probabilities, sizes = prediction.probabilities[:, :-1], prediction.sizes
+    if one_class_per_query:
+        probabilities = _best_class_alone(probabilities, thing_ids)
+        max_instances = min(max_instances, len(probabilities))
     best, index = probabilities.flatten().topk(min(max_instances, probabilities.numel()))
     query, label = index // prediction.num_classes, index % prediction.num_classes
     if thing_ids is not None:
@@ -54,6 +58,16 @@ def predict_instances(
         scores=scores,
         pred_classes=label[order],
     )
+
+
+def _best_class_alone(probabilities: Tensor, thing_ids: Sequence[int] | None) -> Tensor:
+    """Return probabilities (Q, K) with -1 for all but each query's best class, of `thing_ids` if given."""
+    allowed = torch.ones_like(probabilities[0], dtype=torch.bool)
+    if thing_ids is not None:
+        allowed[:] = False
+        allowed[list(thing_ids)] = True
+    best = probabilities.where(allowed, -1).max(1, keepdim=True)
+    return torch.full_like(probabilities, -1).scatter(1, best.indices, best.values)
 
 
 def _masks(mask_logits: Tensor, sizes: Sizes, budget: int) -> tuple[RunLengthMasks, Tensor]:

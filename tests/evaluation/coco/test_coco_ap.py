@@ -1,6 +1,7 @@
 """COCO's AP: the published figures, pycocotools for comparison, a case computed by hand, the evaluator."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -11,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from score_command import score, score_error
 from synthetic_evaluation import EITHER_IDS, SIZE, Replay, SyntheticDataset, metrics_of, rle
 
-from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
+from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision, average_recall
 from mask2former.evaluation.evaluator import inference_on_dataset
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -67,6 +68,13 @@ def test_equals_pycocotools(tmp_path, seed):
     for place, name in enumerate(["circle", "triangle-like"]):
         assert scores[f"AP-{name}"] == pytest.approx(100 * per_class[:, :, place].mean())
     assert 5 < scores["AP"] < 95
+
+    official.params.useCats, official.params.maxDets = 0, [1, 10, 100]
+    official.evaluate()
+    official.accumulate()
+    recall = official.eval["recall"][:, 0, 0, -1].mean()
+    assert average_recall(truth, results) == pytest.approx(100 * recall)
+    assert 5 < 100 * recall < 99
 
 
 def one_image(ids: tuple[Any, ...] = (1,)) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -287,6 +295,23 @@ def test_invalid_ground_truth_is_an_error(change, message):
     target.update(change)
     with pytest.raises(ValueError, match=message):
         average_precision(truth, results)
+
+
+def test_recall_without_classes_ignores_the_class_of_a_result(dataset):
+    truth = json.loads(dataset.instances.read_text())
+    results = results_of(dataset.maps)
+    other = {3: 90, 90: 3}
+    wrong = [{**result, "category_id": other[result["category_id"]]} for result in results]
+    assert average_recall(truth, wrong) == average_recall(truth, results) == pytest.approx(100)
+    assert average_precision(truth, wrong)["AP"] < 50
+    assert average_recall(truth, []) == 0
+    assert math.isnan(average_recall({**truth, "annotations": []}, results))
+
+
+def test_evaluator_measures_proposals_if_asked(dataset):
+    evaluator = COCOEvaluator(metadata=dataset.metadata, proposals=True)
+    metrics = metrics_of(evaluator, dataset.records(dataset.maps))
+    assert metrics["AR@100"] == metrics["AP"] == pytest.approx(100)
 
 
 def test_crowds_are_objects_if_the_metadata_says_so(dataset):

@@ -166,6 +166,14 @@ def test_things_are_selected_among_the_best_pairs():
     assert instances_of(queries, count=2, thing_ids=[THING]).pred_classes.tolist() == [THING]
 
 
+@pytest.mark.parametrize("things, classes", [(None, [THING, STUFF]), ([THING], [THING, THING])])
+def test_proposals_are_each_query_once_with_its_best_class(things, classes):
+    queries = [DRAWING["a thing"], DRAWING["stuff below"]]
+    found = instances_of(queries, count=100, thing_ids=things, one_class_per_query=True)
+    assert found.pred_classes.tolist() == classes
+    assert found.pred_boxes.tolist() == [[0, 0, 2, 2], [0, 2, 4, 3]]
+
+
 def test_empty_instances_have_the_output_size():
     prediction = draw([DRAWING["a thing"]])._replace(sizes=Sizes((16, 16), (15, 12), (30, 20)))
     found = predict_instances(prediction, max_instances=1, thing_ids=[OTHER], memory_budget=BUDGET)
