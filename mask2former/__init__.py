@@ -58,7 +58,7 @@ _FOREIGN = {
     ),
     **dict.fromkeys(("DetLocalVisualizer", "Visualizer"), "result.draw() or result.save(path)"),
     **dict.fromkeys(("DefaultTrainer", "Runner", "Trainer"), "mask2former train --config-file FILE"),
-    **dict.fromkeys(("Boxes", "Instances"), "from mask2former.structures import Instances"),
+    **dict.fromkeys(("Boxes", "Instances"), "from mask2former.structures import Boxes, Instances"),
     **dict.fromkeys(
         ("DatasetCatalog", "MetadataCatalog"), "from mask2former.data import DatasetCatalog, MetadataCatalog"
     ),

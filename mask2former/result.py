@@ -156,7 +156,7 @@ class Result:
         """
         if what not in _WRITERS:
             raise ValueError(f"cannot save '{what}'; it can be one of {', '.join(_WRITERS)}")
-        path = Path(path)
+        path = Path(path).expanduser()
         if what in ("semantic", "panoptic") and path.suffix.lower() != ".png":
             raise ValueError(f"{path}: ids are saved as .png, which keeps them exactly")
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,15 @@ def runs(*values: np.ndarray) -> np.ndarray:
     return np.stack([np.append(0, edges), np.append(edges, size)], axis=1)[:size]
 
 
+class Boxes(Tensor):
+    """Boxes (N, 4), float XYXY in pixels: a tensor that also has the attribute of Detectron2's class."""
+
+    @property
+    def tensor(self) -> Tensor:
+        """Return the boxes as a plain tensor."""
+        return self.as_subclass(Tensor)
+
+
 class RunLengthMasks:
     """Masks (N, H, W) of one image as runs of pixels, which take kilobytes.
 
@@ -99,9 +108,10 @@ class RunLengthMasks:
         """Return the areas (N,) int64 in pixels."""
         return torch.tensor([int((runs[:, 1] - runs[:, 0]).sum()) for runs in self.runs], dtype=torch.int64)
 
-    def boxes(self) -> Tensor:
+    def boxes(self) -> Boxes:
         """Return tight boxes (N, 4), float32 XYXY in pixels, right and bottom exclusive; zeros if empty."""
-        return torch.tensor([self._box(runs) for runs in self.runs], dtype=torch.float32).view(-1, 4)
+        boxes = torch.tensor([self._box(runs) for runs in self.runs], dtype=torch.float32)
+        return boxes.view(-1, 4).as_subclass(Boxes)
 
     def _box(self, runs: Tensor) -> list[int]:
         if not len(runs):
@@ -124,8 +134,8 @@ class Instances:
     A field is set by assignment (`instances.track = ids`), read as an attribute, and indexed with the others
     (`instances[instances.scores > 0.5]`). Tensors, arrays, lists and `RunLengthMasks` can be fields.
 
-    Predictions carry `pred_masks` (N, H, W) bool or `RunLengthMasks`, `pred_boxes` (N, 4) float XYXY in
-    pixels, `scores` (N,) and `pred_classes` (N,) int64; targets carry `gt_classes` (N,) int64 and `gt_masks`
+    Predictions carry `pred_masks` (N, H, W) bool or `RunLengthMasks`, `pred_boxes` (N, 4) as `Boxes`,
+    `scores` (N,) and `pred_classes` (N,) int64; targets carry `gt_classes` (N,) int64 and `gt_masks`
     (N, H, W) bool.
     """
 

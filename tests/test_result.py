@@ -40,6 +40,12 @@ def test_a_notebook_shows_the_overlay(result):
     np.testing.assert_array_equal(shown, result.draw())
 
 
+def test_a_path_to_save_to_may_begin_with_the_home_folder(result, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    result.save("~/new/overlay.png")
+    assert Image.open(tmp_path / "new" / "overlay.png").size == (3, 2)
+
+
 def test_show_opens_the_viewer_or_says_that_there_is_none(result, monkeypatch):
     shown = []
     monkeypatch.setattr(ImageShow, "_viewers", [])

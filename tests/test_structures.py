@@ -174,3 +174,11 @@ def test_a_wrong_field_is_an_error(name, value, message):
 def test_an_index_out_of_range_is_an_error():
     with pytest.raises(IndexError, match="no instance 3 among 3"):
         example()[3]
+
+
+def test_boxes_are_a_tensor_that_has_detectron2s_attribute():
+    masks = RunLengthMasks((4, 5), [torch.tensor([[0, 2]]), torch.tensor([[5, 7]])])
+    found = Instances((4, 5), pred_boxes=masks.boxes(), scores=torch.tensor([0.2, 0.9]))
+    for kept in (found[found.scores > 0.5], found[1], Instances.cat([found[1:], found[:0]]).to("cpu")):
+        assert type(kept.pred_boxes.tensor) is torch.Tensor
+        assert kept.pred_boxes.tensor.tolist() == kept.pred_boxes.tolist() == [[1, 1, 2, 3]]

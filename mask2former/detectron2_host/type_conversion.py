@@ -23,7 +23,7 @@ def instances_to_detectron2(instances: Instances) -> HostInstances:
     """
     fields = dict(instances.get_fields())
     for name, value in fields.items():
-        value = value.dense() if isinstance(value, RunLengthMasks) else value
+        value = value.dense() if isinstance(value, RunLengthMasks) else getattr(value, "tensor", value)
         fields[name] = WRAPPERS[name](value) if name in WRAPPERS else value
     if "gt_masks" in fields and "gt_boxes" not in fields:
         fields["gt_boxes"] = fields["gt_masks"].get_bounding_boxes()

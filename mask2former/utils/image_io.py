@@ -129,6 +129,7 @@ def read_image(source: ImageSource, channels: str = "RGB", max_megapixels: float
     if isinstance(source, Tensor):
         source = _array(source)
     if isinstance(source, np.ndarray):
+        _check_range(source)
         image = _from_array(source)
         return image if channels == "RGB" else np.ascontiguousarray(image[..., ::-1])
     if isinstance(source, Image.Image):
@@ -200,6 +201,12 @@ def _array(tensor: Tensor) -> Array:
     if tensor.ndim == 3 and tensor.shape[0] in (1, 3, 4):
         tensor = tensor.movedim(0, -1)
     return (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().numpy()
+
+
+def _check_range(array: Array) -> None:
+    """Raise ImageError for 8 bits in an array of 16, which would be a nearly black image."""
+    if array.dtype == np.uint16 and 0 < array.max(initial=0) <= 255:
+        raise ImageError('an array of uint16 has no value above 255; type array.astype("uint8")')
 
 
 def _from_array(array: Array) -> Array:

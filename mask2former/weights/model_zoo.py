@@ -73,7 +73,7 @@ def published_name(name: str) -> str | None:
 def near_names(name: str) -> list[str]:
     """Return the published models that `name` may mean, the likeliest first."""
     known = published_name(name)
-    return [known] if known else difflib.get_close_matches(name, published_models())
+    return [known] if known else difflib.get_close_matches(name.lower(), published_models())
 
 
 def find_model(name: str) -> PublishedModel:

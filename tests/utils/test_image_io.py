@@ -100,6 +100,12 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
         assert read_image(source)[0, :, 0].tolist() == [0, 99, 255]
 
 
+def test_eight_bits_in_an_array_of_sixteen_are_an_error():
+    with pytest.raises(ImageError, match=r'no value above 255; type array\.astype\("uint8"\)'):
+        read_image(np.array([[0, 255]], np.uint16))
+    assert not read_image(np.zeros((2, 3), np.uint16)).any()
+
+
 def test_cmyk_becomes_rgb(tmp_path):
     path = saved(tmp_path, Image.new("CMYK", (W, H), (0, 255, 255, 0)), "red.jpg", quality=95)
     assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 12

@@ -80,6 +80,8 @@ def test_names_of_the_hub_are_known(hub, name):
 def test_an_unknown_name_is_an_error_with_the_nearest_names():
     with pytest.raises(ValueError, match=r"'coco-panoptic-swinl'; near it: coco-panoptic-swin-l,"):
         zoo.find_model("coco-panoptic-swinl")
+    with pytest.raises(ValueError, match=r"'COCO-Panoptic-R50'; near it: coco-panoptic-r50,"):
+        zoo.find_model("COCO-Panoptic-R50")
 
 
 def test_figures_are_those_of_the_paper():
