@@ -18,7 +18,15 @@ from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances
 from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import write_segment_ids
-from mask2former.utils.visualize import Array, Color, class_colors, draw_regions, enlarge, result_regions
+from mask2former.utils.visualize import (
+    Array,
+    Color,
+    class_colors,
+    draw_regions,
+    enlarge,
+    enlarged,
+    result_regions,
+)
 
 # Task -> field of `Result`
 FIELDS = {"panoptic": "panoptic", "instance": "instances", "semantic": "semantic"}
@@ -114,7 +122,10 @@ class Result:
         task = task or self.tasks[0]
         found = self._get(task)
         if task == "semantic":
-            return len(np.unique(found))
+            seen = np.zeros(len(self.class_names), bool)
+            for row in found:
+                seen[row] = True
+            return int(seen.sum())
         return len(found.segments if task == "panoptic" else found)
 
     def why_empty(self, task: str | None = None) -> str | None:
@@ -132,8 +143,8 @@ class Result:
         task = task or self.tasks[0]
         colors = self.colors or class_colors(len(self.class_names))
         regions = result_regions(task, self._get(task), self.class_names, colors)
-        enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
-        return draw_regions(enlarge(self.image, scale), enlarged)
+        regions = [region._replace(shape=enlarged(region.shape, scale)) for region in regions]
+        return draw_regions(enlarge(self.image, scale), regions)
 
     def show(self, task: str | None = None) -> None:
         """Open the overlay in the image viewer of this machine.

@@ -75,19 +75,21 @@ class RunLengthMasks:
     def __getitem__(self, index: Indices) -> RunLengthMasks: ...
     def __getitem__(self, index: int | Indices) -> Tensor | RunLengthMasks:
         if not isinstance(index, slice) and np.ndim(index) == 0:
-            return self._mask(self.runs[operator.index(index)])  # type: ignore[arg-type]
+            return self.columns(operator.index(index), 0, self.size[1])  # type: ignore[arg-type]
         chosen = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index]
         return RunLengthMasks(self.size, [self.runs[i] for i in chosen.tolist()])
 
     def __iter__(self) -> Iterator[Tensor]:
-        return map(self._mask, self.runs)
+        return (self.columns(index, 0, self.size[1]) for index in range(len(self)))
 
-    def _mask(self, runs: Tensor) -> Tensor:
-        """Return the mask (H, W) bool of runs (m, 2)."""
-        height, width = self.size
-        steps = torch.zeros(height * width + 1, dtype=torch.int8, device=runs.device)
+    def columns(self, index: int, left: int, right: int) -> Tensor:
+        """Return the columns `left` to `right` (exclusive) of one mask, (H, right - left) bool."""
+        height = self.size[0]
+        runs = self.runs[index].clamp(left * height, right * height) - left * height
+        runs = runs[runs[:, 0] < runs[:, 1]]
+        steps = torch.zeros((right - left) * height + 1, dtype=torch.int8, device=runs.device)
         steps[runs[:, 0]], steps[runs[:, 1]] = 1, -1
-        return steps[:-1].cumsum(0, dtype=torch.int8).bool().view(width, height).T
+        return steps[:-1].cumsum_(0).view(torch.bool).view(right - left, height).T
 
     def dense(self) -> Tensor:
         """Return the masks (N, H, W) bool."""

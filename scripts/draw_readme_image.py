@@ -9,7 +9,7 @@ import numpy as np
 
 from mask2former.utils.image_io import read_image, write_image
 from mask2former.utils.label_maps import read_label_map
-from mask2former.utils.visualize import Region, class_colors, draw_regions
+from mask2former.utils.visualize import Region, class_colors, draw_regions, label_shapes
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 NAMES = {1: "saucer", 2: "cup", 3: "spoon", 4: "table"}  # 0 is unlabeled
@@ -20,7 +20,8 @@ def photo_and_overlay() -> np.ndarray:
     photo = read_image(IMAGES / "coffee.jpg")
     labels = read_label_map(IMAGES / "coffee_labels.png")
     colors = class_colors(len(NAMES) + 1)
-    regions = [Region(labels == label, colors[label], name) for label, name in NAMES.items()]
+    shapes = label_shapes(labels, list(NAMES))
+    regions = [Region(shape, colors[k], NAMES[k]) for k, shape in zip(NAMES, shapes, strict=True)]
     return np.concatenate([photo, draw_regions(photo, regions)], axis=1)
 
 

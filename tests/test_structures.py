@@ -53,6 +53,10 @@ def test_they_are_the_dense_masks(size, count, share, seed):
     assert masks.shape == dense.shape and len(masks) == count
     assert torch.equal(masks.dense(), dense)
     assert torch.equal(masks.areas(), dense.flatten(1).sum(1))
+    left = seed % size[1]
+    for i, mask in enumerate(dense):
+        assert torch.equal(masks.columns(i, left, size[1]), mask[:, left:])
+        assert torch.equal(masks.columns(i, 0, left + 1), mask[:, : left + 1])
     for mask, mask_of_runs, box in zip(dense, masks, masks.boxes().tolist(), strict=True):
         assert torch.equal(mask_of_runs, mask)
         y, x = mask.nonzero(as_tuple=True)

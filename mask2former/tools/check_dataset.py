@@ -36,7 +36,15 @@ from mask2former.tools.flags import add_max_megapixels, whole_number
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
-from mask2former.utils.visualize import class_colors, draw_regions, enlarge, legible_scale, mask_regions
+from mask2former.utils.visualize import (
+    class_colors,
+    draw_regions,
+    enlarge,
+    enlarged,
+    legible_scale,
+    mask_shape,
+    shape_regions,
+)
 
 SAMPLES = 8
 CHUNK = 16  # records that a process fetches at once
@@ -116,10 +124,10 @@ def draw_ground_truth(record: Record, metadata: Metadata) -> Array:
     colors = [tuple(color) for color in given] if len(given) == len(names) else class_colors(len(names))
     segments = kind.reader(record, metadata, image.shape[:2])
     which, masks = segments.visible(Geometry.identity(*image.shape[:2]))
-    regions = mask_regions(masks, segments.classes[which].tolist(), names, colors)
     scale = legible_scale(image)
-    enlarged = [region._replace(mask=enlarge(region.mask, scale)) for region in regions]
-    return draw_regions(enlarge(image, scale), enlarged)
+    shapes = [enlarged(mask_shape(mask), scale) for mask in masks]
+    regions = shape_regions(shapes, segments.classes[which].tolist(), names, colors)
+    return draw_regions(enlarge(image, scale), regions)
 
 
 def draw_samples(records: Sequence[Record], metadata: Metadata, folder: Path) -> list[str]:

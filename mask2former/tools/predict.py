@@ -8,7 +8,9 @@ import argparse
 import glob
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from fvcore.common.config import CfgNode
@@ -25,8 +27,9 @@ from mask2former.predictor import (
     stored_config,
     zoo_model,
 )
+from mask2former.result import COUNTED, FIELDS
 from mask2former.tools.flags import add_max_megapixels, probability
-from mask2former.utils.image_io import EXTENSIONS, write_image
+from mask2former.utils.image_io import EXTENSIONS, Array, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
@@ -35,7 +38,6 @@ from mask2former.weights.model_zoo import license_notice, model_of_config
 
 DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 WEIGHTS = "MODEL.WEIGHTS"
-FOUND = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +53,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group().add_argument
     model("--model", metavar="NAME", help="a published model, see `mask2former zoo`; downloaded once")
     model("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
-    flag("--task", choices=FOUND, help="what to draw; default: the first of these that the model is set to")
+    flag("--task", choices=COUNTED, help="what to draw; default: the first of these that the model is set to")
     flag(
         "--confidence-threshold",
         type=probability,
@@ -151,16 +153,24 @@ def how_to_get_weights(config_file: str) -> str:
     return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice()}" if model else line
 
 
+def draw(predictor: Predictor, image: str, task: str | None) -> tuple[Array, str]:
+    """Return the overlay of a task, by default the first, and what was found or why nothing was."""
+    result = predictor(image)
+    task = task or result.tasks[0]
+    found = result.why_empty(task) or f"{result.count(task)} {COUNTED[task]}"
+    others: dict[str, Any] = {field: None for other, field in FIELDS.items() if other != task}
+    result = replace(result, **others)  # their maps are not held while this one is drawn
+    return result.draw(task, scale=legible_scale(result.image)), found
+
+
 def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
     """Segment all images and write their overlays, report each result or error, and count the errors."""
     failed = 0
     progress = tqdm(list(zip(images, paths, strict=True)), unit="image", disable=len(images) == 1)
     for image, path in progress:
         try:
-            result = predictor(image)
-            drawn = task or result.tasks[0]
-            write_image(path, result.draw(drawn, scale=legible_scale(result.image)))
-            found = result.why_empty(drawn) or f"{result.count(drawn)} {FOUND[drawn]}"
+            overlay, found = draw(predictor, image, task)
+            write_image(path, overlay)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
             reason = str(error).removeprefix(f"{image}: ")

@@ -26,6 +26,8 @@ ImageSource = str | PathLike[str] | Array | Tensor | Image.Image | bytes | Binar
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
+STRIP_PIXELS = 2**20  # pixels of a large image that are converted at a time
+PNG_LEVEL = 4  # of 9: in less than half the time of Pillow's 6, files a few percent larger
 UPRIGHT = 1  # EXIF orientation of an image that needs no rotation
 SIDEWAYS = range(5, 9)  # EXIF orientations of images that are rotated by 90 degrees
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
@@ -163,7 +165,7 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        Image.fromarray(image).save(path, quality=95)
+        Image.fromarray(image).save(path, quality=95, compress_level=PNG_LEVEL)
     except (ValueError, KeyError) as error:
         raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
 
@@ -191,9 +193,18 @@ def _from_pillow(image: Image.Image, name: str) -> Array:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ImageError(f"{name}: holds floats, whose range is unknown; save it with 8 or 16 bits")
+    array = np.empty((image.height, image.width, 3), np.uint8)
+    step = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        rows = slice(top, min(top + step, image.height))
+        array[rows] = _rgb(image.crop((0, rows.start, image.width, rows.stop)))
+    return array
+
+
+def _rgb(image: Image.Image) -> Array:
     if image.mode in WIDE_MODES:
         return _from_array(np.asarray(image).clip(0, 2**16 - 1).astype(np.uint16))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _array(tensor: Tensor) -> Array:

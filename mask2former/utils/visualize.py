@@ -8,14 +8,16 @@ Shapes: `H, W` the image's sides in pixels, `K` classes.
 
 import colorsys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from mask2former.structures import Instances
+from mask2former.structures import Instances, RunLengthMasks
 from mask2former.utils.label_maps import Array
 
 Color = tuple[int, int, int]
@@ -28,12 +30,24 @@ LETTERS_PER_SIDE = 45  # letters that fit along the image's side
 SHADES = (1.0, 0.75, 1.25, 0.6, 1.4)  # brightness of the first, second, ... instance of a class
 LEGIBLE_SIDE = 512  # pixels; smaller images are enlarged by a whole factor, up to this side
 SEARCH_SIDE = 256  # masks are shrunk to this side to find the place for a label
+STRIP_PIXELS = 2**20  # pixels of a large image that are worked on at a time
+
+
+class Shape(NamedTuple):
+    """Bounds of a mask (None if it is empty), its area in pixels, and its values (h, w) bool inside a box.
+
+    A mask is computed where it is looked at: those of a large image and many objects would fill the memory.
+    """
+
+    box: Box | None
+    area: int
+    inside: Callable[[Box], Array]
 
 
 class Region(NamedTuple):
-    """Part of an image: its mask (H, W) bool, its color, and its label."""
+    """Part of an image: its shape, its color, and its label."""
 
-    mask: Array
+    shape: Shape
     color: Color
     text: str
 
@@ -58,10 +72,63 @@ def shade(color: Color, number: int) -> Color:
     return _rgb(*(channel / 255 * factor for channel in color))
 
 
+def mask_shape(mask: Array) -> Shape:
+    """Return the shape of a mask (H, W) bool."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
+    return Shape(box, int(mask.sum()), lambda box: _crop(mask, box))
+
+
+def run_length_shapes(masks: RunLengthMasks) -> list[Shape]:
+    """Return the shape of each mask."""
+    boxes = [tuple(box) if box[2] else None for box in masks.boxes().int().tolist()]
+
+    def inside(number: int, box: Box) -> Array:
+        left, top, right, bottom = box
+        return masks.columns(number, left, min(right, masks.size[1]))[top:bottom].cpu().numpy()
+
+    areas = masks.areas().tolist()
+    return [Shape(boxes[i], areas[i], partial(inside, i)) for i in range(len(masks))]
+
+
+def label_shapes(labels: Array, values: Sequence[int]) -> list[Shape]:
+    """Return the shape of each of the `values`, none negative, in a label map (H, W)."""
+    highest = max(values, default=0)
+    areas = np.zeros(highest + 3, int)
+    boxes: dict[int, Box] = {}
+    for rows in _strips(labels):
+        # 1 for label 0 and so on, since `find_objects` takes 0 for the background
+        strip = np.clip(labels[rows], -1, highest + 1).astype(np.int32) + 1
+        areas += np.bincount(strip.ravel(), minlength=len(areas))
+        for value, found in enumerate(ndimage.find_objects(strip, highest + 1)):
+            if found:
+                boxes[value] = _joined(boxes.get(value), found, rows.start)
+
+    def inside(value: int, box: Box) -> Array:
+        return _crop(labels, box) == value
+
+    return [Shape(boxes.get(k), int(areas[k + 1]), partial(inside, k)) for k in values]
+
+
+def enlarged(shape: Shape, scale: int) -> Shape:
+    """Return the shape in an image whose pixels are repeated `scale` times in both directions."""
+    if scale == 1 or not shape.box:
+        return shape
+    left, top, right, bottom = (scale * side for side in shape.box)
+    mask = enlarge(shape.inside(shape.box), scale)
+
+    def inside(box: Box) -> Array:
+        whole = np.zeros((max(bottom, box[3]), max(right, box[2])), bool)
+        whole[top:bottom, left:right] = mask
+        return _crop(whole, box)
+
+    return Shape((left, top, right, bottom), shape.area * scale**2, inside)
+
+
 def semantic_regions(labels: Array, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
     """Return one region per class in the label map (H, W); labels from K on are ignored."""
-    present = [k for k in np.unique(labels) if 0 <= k < len(names)]
-    return [Region(labels == k, colors[k], names[k]) for k in present]
+    shapes = label_shapes(labels, range(len(names)))
+    return [Region(shape, colors[k], names[k]) for k, shape in enumerate(shapes) if shape.area]
 
 
 def panoptic_regions(
@@ -69,20 +136,22 @@ def panoptic_regions(
 ) -> list[Region]:
     """Return one region per segment `{id, category_id}` of the id map (H, W)."""
     segments = list(segments)
-    masks = (ids == segment["id"] for segment in segments)
+    shapes = label_shapes(ids, [segment["id"] for segment in segments])
     classes = [segment["category_id"] for segment in segments]
-    return mask_regions(masks, classes, names, colors, largest_first=False)
+    return shape_regions(shapes, classes, names, colors, largest_first=False)
 
 
 def instance_regions(instances: Instances, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
     """Return one region per instance, with its score in the label, the largest first."""
-    masks = (mask.cpu().numpy() for mask in instances.pred_masks)
+    masks = instances.pred_masks
+    is_coded = isinstance(masks, RunLengthMasks)
+    shapes = run_length_shapes(masks) if is_coded else [mask_shape(mask.cpu().numpy()) for mask in masks]
     suffixes = [f" {score:.0%}" for score in instances.scores.tolist()]
-    return mask_regions(masks, instances.pred_classes.tolist(), names, colors, suffixes)
+    return shape_regions(shapes, instances.pred_classes.tolist(), names, colors, suffixes)
 
 
-def mask_regions(
-    masks: Iterable[Array],
+def shape_regions(
+    shapes: Iterable[Shape],
     classes: Sequence[int],
     names: Sequence[str],
     colors: Sequence[Color],
@@ -90,16 +159,16 @@ def mask_regions(
     *,
     largest_first: bool = True,
 ) -> list[Region]:
-    """Return one region per mask (H, W) bool, the largest first, so that small ones are drawn on top.
+    """Return one region per shape, the largest first, so that small ones are drawn on top.
 
     `suffixes` are appended to the names in the labels.
     """
     seen: Counter[int] = Counter()
     regions = []
-    for mask, k, suffix in zip(masks, classes, suffixes or [""] * len(classes), strict=True):
-        regions.append(Region(mask, shade(colors[k], seen[k]), names[k] + suffix))
+    for shape, k, suffix in zip(shapes, classes, suffixes or [""] * len(classes), strict=True):
+        regions.append(Region(shape, shade(colors[k], seen[k]), names[k] + suffix))
         seen[k] += 1
-    return sorted(regions, key=lambda region: -int(region.mask.sum())) if largest_first else regions
+    return sorted(regions, key=lambda region: -region.shape.area) if largest_first else regions
 
 
 def result_regions(task: str, result: Any, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
@@ -122,17 +191,25 @@ def draw_regions(image: Array, regions: Sequence[Region]) -> Array:
     """
     canvas = image.copy()
     letter = max(MIN_LETTER, round((image.shape[0] * image.shape[1]) ** 0.5 / LETTERS_PER_SIDE))
-    drawn = [(region, box) for region in regions if (box := _bounds(region.mask))]
+    drawn = [(region, box) for region in regions if (box := region.shape.box)]
     for region, box in drawn:
-        part, mask = _crop(canvas, box), _crop(region.mask, box)
-        part[mask] = (part[mask] * (1 - OPACITY) + np.array(region.color) * OPACITY).astype(np.uint8)
+        _tint(_crop(canvas, box), region.shape.inside(box), region.color)
     for region, box in drawn:
-        mask = _crop(region.mask, box).astype(np.uint8)
+        mask = region.shape.inside(box).view(np.uint8)
         contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=box[:2])
         cv2.drawContours(canvas, contours, -1, region.color, max(1, letter // 8))
-    labeled = [(region, box) for region, box in drawn if region.mask.sum() >= letter * letter]
-    labeled.sort(key=lambda item: -int(item[0].mask.sum()))
-    return _write(canvas, [(region, _anchor(region.mask, box)) for region, box in labeled], letter)
+    labeled = [(region, box) for region, box in drawn if region.shape.area >= letter * letter]
+    labeled.sort(key=lambda item: -item[0].shape.area)
+    _write(canvas, [(region, _anchor(region.shape.inside(box), box)) for region, box in labeled], letter)
+    return canvas
+
+
+def _tint(image: Array, mask: Array, color: Color) -> None:
+    """Mix the color into the image (h, w, 3) where the mask (h, w) is set."""
+    mixed = np.arange(256)[:, None] * (1 - OPACITY) + np.array(color) * OPACITY  # of each value and channel
+    table = mixed.astype(np.uint8)[None]
+    for rows in _strips(mask):
+        np.copyto(image[rows], cv2.LUT(image[rows], table), where=mask[rows, :, None])
 
 
 def legible_scale(image: Array) -> int:
@@ -142,15 +219,21 @@ def legible_scale(image: Array) -> int:
 
 def enlarge(array: Array, scale: int) -> Array:
     """Repeat each pixel of (H, W, ...) `scale` times in both directions."""
-    return array.repeat(scale, axis=0).repeat(scale, axis=1)
+    return array if scale == 1 else array.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _bounds(mask: Array) -> Box | None:
-    """Return the smallest box around a mask (H, W); None if it is empty."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+def _strips(array: Array) -> Iterator[slice]:
+    """Yield the rows of strips of (H, W) that have about STRIP_PIXELS each."""
+    height, step = len(array), max(1, STRIP_PIXELS // max(1, array.shape[1]))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _joined(box: Box | None, found: tuple[slice, slice], top: int) -> Box:
+    """Return the box around another and what was found, whose rows count from `top`."""
+    rows, columns = found
+    new = columns.start, top + rows.start, columns.stop, top + rows.stop
+    old = box or new
+    return min(old[0], new[0]), min(old[1], new[1]), max(old[2], new[2]), max(old[3], new[3])
 
 
 def _crop(array: Array, box: Box) -> Array:
@@ -159,8 +242,7 @@ def _crop(array: Array, box: Box) -> Array:
 
 
 def _anchor(mask: Array, box: Box) -> tuple[int, int]:
-    """Return the pixel (x, y) deepest inside a mask (H, W) with the bounds `box`."""
-    mask = _crop(mask, box)
+    """Return the pixel (x, y) deepest inside a mask, given inside its bounds `box`."""
     scale = min(1.0, SEARCH_SIDE / max(mask.shape))
     sides = [max(1, round(side * scale)) for side in mask.shape]
     small = cv2.resize(mask.astype(np.uint8), (sides[1], sides[0]), interpolation=cv2.INTER_NEAREST)
@@ -169,29 +251,36 @@ def _anchor(mask: Array, box: Box) -> tuple[int, int]:
     return box[0] + int((x + 0.5) / scale), box[1] + int((y + 0.5) / scale)
 
 
-def _write(canvas: Array, anchors: Sequence[tuple[Region, tuple[int, int]]], letter: int) -> Array:
-    """Return the canvas with each region's label at its anchor, or near it if another label is in the way.
+def _write(canvas: Array, anchors: Sequence[tuple[Region, tuple[int, int]]], letter: int) -> None:
+    """Write each region's label at its anchor, or near it if another label is in the way.
 
     A label that would lie outside its region is left out.
     """
-    image = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=letter)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    limits = canvas.shape[1], canvas.shape[0]
     taken: list[Box] = []
     for region, anchor in anchors:
-        size = (round(draw.textlength(region.text, font)) + letter // 2, letter + letter // 2)
-        box = _free_box(anchor, size, image.size, taken)
-        if box is None or not _crop(region.mask, box).any():
-            continue
-        taken.append(box)
-        left, top, right, bottom = box
-        color = shade(region.color, 3)
-        draw.rounded_rectangle((left, top, right - 1, bottom - 1), letter // 4, fill=color)
-        middle = ((left + right) / 2, (top + bottom) / 2)
-        brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-        ink = (0, 0, 0) if brightness > 140 else (255, 255, 255)  # the one with more contrast
-        draw.text(middle, region.text, fill=ink, font=font, anchor="mm")
-    return np.array(image)
+        size = (round(ruler.textlength(region.text, font)) + letter // 2, letter + letter // 2)
+        box = _free_box(anchor, size, limits, taken)
+        if box is not None and region.shape.inside(box).any():
+            taken.append(box)
+            _write_label(canvas, box, region.text, shade(region.color, 3), letter)
+
+
+def _write_label(canvas: Array, box: Box, text: str, color: Color, letter: int) -> None:
+    """Write a text on a rounded rectangle in the box; only its surroundings are copied to an image."""
+    left, top, right, bottom = box
+    x, y = max(0, left - letter), max(0, top - letter)
+    patch = canvas[y : bottom + letter, x : right + letter]
+    image = Image.fromarray(np.ascontiguousarray(patch))
+    draw = ImageDraw.Draw(image)
+    draw.rounded_rectangle((left - x, top - y, right - 1 - x, bottom - 1 - y), letter // 4, fill=color)
+    middle = ((left + right) / 2 - x, (top + bottom) / 2 - y)
+    brightness = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    ink = (0, 0, 0) if brightness > 140 else (255, 255, 255)  # the one with more contrast
+    draw.text(middle, text, fill=ink, font=ImageFont.load_default(size=letter), anchor="mm")
+    patch[:] = np.asarray(image)
 
 
 def _free_box(

@@ -16,7 +16,14 @@ from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, is_due
 from mask2former.utils.label_maps import Array
-from mask2former.utils.visualize import Region, class_colors, draw_regions, mask_regions, result_regions
+from mask2former.utils.visualize import (
+    Region,
+    class_colors,
+    draw_regions,
+    mask_shape,
+    result_regions,
+    shape_regions,
+)
 
 FOLDER = "images"
 MIN_SCORE = 0.5  # of instances to draw
@@ -48,8 +55,8 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], 
         output = model([{"image": sample["image"]}])[0]
     model.train()
     targets = sample["instances"]
-    masks = (mask.cpu().numpy() for mask in targets.gt_masks)
-    true_regions = mask_regions(masks, targets.gt_classes.tolist(), names, class_colors(len(names)))
+    shapes = [mask_shape(mask.cpu().numpy()) for mask in targets.gt_masks]
+    true_regions = shape_regions(shapes, targets.gt_classes.tolist(), names, class_colors(len(names)))
     both = (true_regions, predicted_regions(output, names))
     return np.concatenate([draw_regions(image, regions) for regions in both], axis=1)
 
