@@ -62,7 +62,7 @@ class Predictor:
     Raises:
         UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
         WeightsError: the file cannot be read, does not fit, or holds no config where one is needed.
-        ValueError: the config or `precision` is wrong.
+        ValueError: the config, `score_threshold` or `precision` is wrong.
     """
 
     def __init__(
@@ -81,6 +81,8 @@ class Predictor:
             checkpoint = checkpoint or read_checkpoint(require_checkpoint(cfg_or_checkpoint))
             cfg = stored_config(checkpoint)
         check_ranges(cfg)
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold is {score_threshold!r}; it must be from 0 to 1")
         self.cfg = cfg
         self.score_threshold = score_threshold
         self.mapper = build_test_mapper(cfg)

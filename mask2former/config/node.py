@@ -33,13 +33,35 @@ logger = logging.getLogger(__name__)
 COMMAND_LINE, DEFAULT = "command line", "default"
 CONFIG_ROOTS = tuple(folder / "configs" for folder in Path(__file__).parents[1:3])
 _SOURCES = "_sources"  # attribute of a node: key -> what set it
+_CLOSED = "_closed"  # attribute of a node: its keys are complete
 _SAME: dict[type, type] = {int: float, tuple: list}  # types of items that count as another
 
 Node = TypeVar("Node", bound=_FvcoreCfgNode)
 
 
 class CfgNode(_FvcoreCfgNode):
-    """fvcore's node with safe files, ignored keys, and errors that name file, key and value."""
+    """fvcore's node with safe files, ignored keys, and errors that name file, key and value.
+
+    In a config of `get_cfg`, assigning a value to an unknown attribute is an error, since it may be a misspelled
+    key. A project adds its keys in a section of its own (`cfg.MINE = CfgNode()`, then `cfg.MINE.RATE = 0.5`),
+    or after `set_new_allowed(True)`, or by item (`cfg.MODEL["RATE"] = 0.5`).
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"there is no key {name}{self._nearest(name)}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_new = name not in self and not isinstance(value, _FvcoreCfgNode)
+        if is_new and self.__dict__.get(_CLOSED) and not (self.is_new_allowed() or self.is_frozen()):
+            advice = "to add a key, call set_new_allowed(True) first"
+            raise AttributeError(f"there is no key {name}{self._nearest(name)} ({advice})")
+        super().__setattr__(name, value)
+
+    def _nearest(self, name: str) -> str:
+        nearest = difflib.get_close_matches(name, self, n=1, cutoff=0.0)
+        return f"; did you mean {nearest[0]}?" if nearest else ""
 
     def source(self, key: str) -> str:
         """Return what set `key`: a file's path, "command line", another reason, or "default"."""
@@ -154,7 +176,16 @@ def get_cfg() -> CfgNode:
     """Return every key with its default."""
     cfg = CfgNode()
     add_maskformer2_config(cfg)
+    _close(cfg)
     return cfg
+
+
+def _close(cfg: CfgNode) -> None:
+    """Refuse unknown attributes from now on, in all sections."""
+    cfg.__dict__[_CLOSED] = True
+    for value in cfg.values():
+        if isinstance(value, CfgNode):
+            _close(value)
 
 
 def add_maskformer2_config(cfg: _FvcoreCfgNode) -> None:

@@ -11,6 +11,8 @@ from mask2former.config.defaults import DEFAULTS
 _SIDE = 32_768  # pixels; memory for a larger image would be that of no machine
 _CHANNELS = 65_536
 _LAYERS = 1_000
+_SHARE = (0, 1)
+_FACTOR = (0, 1e9)
 
 # Key -> least and greatest value of the number, or of each number of the list. MAX_SIZE_* have no greatest:
 # a huge value is how users switch them off. A MIN_SIZE_TEST of 0 keeps an image's size.
@@ -36,6 +38,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.SWIN.NUM_HEADS": (1, _CHANNELS),
     "MODEL.SWIN.WINDOW_SIZE": (-math.inf, 64),  # a table of its fourth power is computed
     "MODEL.SWIN.MLP_RATIO": (0, 1_000),
+    "MODEL.SWIN.DROP_RATE": _SHARE,
+    "MODEL.SWIN.ATTN_DROP_RATE": _SHARE,
+    "MODEL.SWIN.DROP_PATH_RATE": _SHARE,
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": (1, _SIDE),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": (-math.inf, 100_000),
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": (1, _CHANNELS),
@@ -47,10 +52,26 @@ RANGES: dict[str, tuple[float, float]] = {
     "MODEL.MASK_FORMER.NHEADS": (1, _CHANNELS),
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": (1, _CHANNELS),
     "MODEL.MASK_FORMER.DEC_LAYERS": (-math.inf, _LAYERS),
+    "MODEL.MASK_FORMER.DROPOUT": _SHARE,
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": _FACTOR,
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": _FACTOR,
+    "MODEL.MASK_FORMER.DICE_WEIGHT": _FACTOR,
+    "MODEL.MASK_FORMER.MASK_WEIGHT": _FACTOR,
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": (-math.inf, _SIDE),
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": (-math.inf, 10_000_000),
+    "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": _SHARE,
+    "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": _SHARE,
     "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": (1, math.inf),
     "DATALOADER.NUM_WORKERS": (0, 1_024),
+    "DATALOADER.REPEAT_THRESHOLD": _SHARE,
+    "SOLVER.BASE_LR": _FACTOR,
+    "SOLVER.BACKBONE_MULTIPLIER": _FACTOR,
+    "SOLVER.MOMENTUM": _SHARE,
+    "SOLVER.WEIGHT_DECAY": _FACTOR,
+    "SOLVER.WEIGHT_DECAY_NORM": _FACTOR,
+    "SOLVER.WEIGHT_DECAY_EMBED": _FACTOR,
+    "SOLVER.GAMMA": _FACTOR,
+    "SOLVER.WARMUP_FACTOR": _FACTOR,
     "TEST.EVAL_PERIOD": (0, math.inf),
 }
 

@@ -320,3 +320,41 @@ def test_config_files_resolve_by_path_and_by_name(tmp_path, monkeypatch):
     assert resolve_config_file("own.yaml").resolve() == own
     with pytest.raises(FileNotFoundError, match="did you mean coco/instance-segmentation/maskformer2_R50"):
         resolve_config_file("coco/instance-segmentation/maskformer2_R50.yaml")
+
+
+def test_a_misspelled_attribute_is_an_error_with_the_nearest_name():
+    cfg = get_cfg()
+    for changed in (cfg, cfg.clone(), with_values(cfg, {"SEED": 1}, "a test")):
+        with pytest.raises(
+            AttributeError, match=r"^there is no key WIEGHTS; did you mean WEIGHTS\? \(to add a"
+        ):
+            changed.MODEL.WIEGHTS = "x.pth"
+        with pytest.raises(AttributeError, match=r"no key OUTPUT_DIRECTORY; did you mean OUTPUT_DIR\?"):
+            changed.OUTPUT_DIRECTORY = "x"
+        with pytest.raises(AttributeError, match=r"^there is no key WIEGHTS; did you mean WEIGHTS\?$"):
+            changed.MODEL.WIEGHTS  # noqa: B018
+        assert not hasattr(changed.MODEL, "WIEGHTS") and getattr(changed, "NONE", 3) == 3
+        changed.MODEL.WEIGHTS = "x.pth"
+    cfg.freeze()
+    with pytest.raises(AttributeError, match="immutable"):
+        cfg.MODEL.WIEGHTS = "x.pth"
+
+
+def add_project_config(cfg):
+    """Add keys as projects of Detectron2 do."""
+    cfg.MINE = CfgNode()
+    cfg.MINE.RATE = 0.5
+    cfg.MODEL.MINE = CfgNode({"DEPTH": 3})
+    cfg.MODEL.MASK_FORMER = CfgNode(cfg.MODEL.MASK_FORMER)
+    cfg.MODEL.MASK_FORMER.TEMPERATURE = 1.0
+    cfg.INPUT["BLUR"] = True
+    cfg.SOLVER.set_new_allowed(True)
+    cfg.SOLVER.RESTARTS = 2
+
+
+def test_projects_add_keys_of_their_own_and_files_set_them(tmp_path):
+    cfg = get_cfg()
+    add_project_config(cfg)
+    cfg.merge_from_file(write(tmp_path, "a.yaml", "MINE: {RATE: 0.25}\nSOLVER: {RESTARTS: 5}\n"))
+    assert (cfg.MINE.RATE, cfg.MODEL.MINE.DEPTH, cfg.SOLVER.RESTARTS, cfg.INPUT.BLUR) == (0.25, 3, 5, True)
+    assert cfg.MODEL.MASK_FORMER.TEMPERATURE == 1.0 and cfg.MODEL.MASK_FORMER.NHEADS == 8

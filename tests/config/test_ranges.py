@@ -9,6 +9,7 @@ from mask2former.config.defaults import DEFAULTS
 from mask2former.config.ranges import RANGES, check_ranges
 
 QUERIES, SIZE = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "INPUT.MIN_SIZE_TEST"
+THRESHOLD = "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,12 @@ QUERIES, SIZE = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "INPUT.MIN_SIZE_TEST"
         ("MODEL.SWIN.WINDOW_SIZE", 10_000, "is 10000; it must be at most 64"),
         ("TEST.AUG.MIN_SIZES", [400, -1], r"is \(400, -1\); it must be from 0 to 32768"),
         ("INPUT.MIN_SIZE_TRAIN", [-1] * 1000, "is -1 in a list; it must be"),
+        (THRESHOLD, 1.5, r"is 1\.5; it must be from 0 to 1"),
+        (THRESHOLD, -0.1, r"is -0\.1; it must be from 0 to 1"),
+        (THRESHOLD, math.nan, "is nan; it must be a number"),
+        (THRESHOLD.replace("OBJECT_MASK", "OVERLAP"), 80.0, r"is 80\.0; it must be from 0 to 1"),
+        ("SOLVER.BASE_LR", math.inf, "is inf; it must be from 0 to"),
+        ("SOLVER.MOMENTUM", -0.9, r"is -0\.9; it must be from 0 to 1"),
         ("SOLVER.BASE_LR", math.nan, "is nan; it must be a number"),
         ("MODEL.PIXEL_MEAN", [1.0, math.nan, 2.0], r"is \[1.0, nan, 2.0\]; it must be a number"),
     ],
