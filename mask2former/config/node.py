@@ -42,9 +42,9 @@ Node = TypeVar("Node", bound=_FvcoreCfgNode)
 class CfgNode(_FvcoreCfgNode):
     """fvcore's node with safe files, ignored keys, and errors that name file, key and value.
 
-    In a config of `get_cfg`, assigning a value to an unknown attribute is an error, since it may be a misspelled
-    key. A project adds its keys in a section of its own (`cfg.MINE = CfgNode()`, then `cfg.MINE.RATE = 0.5`),
-    or after `set_new_allowed(True)`, or by item (`cfg.MODEL["RATE"] = 0.5`).
+    In a config of `get_cfg`, assigning a value to an unknown attribute is an error: a key may be misspelled.
+    A project adds its keys in a section of its own (`cfg.MINE = CfgNode()`, then `cfg.MINE.RATE = 0.5`), or
+    after `set_new_allowed(True)`, or by item (`cfg.MODEL["RATE"] = 0.5`).
     """
 
     def __getattr__(self, name: str) -> Any:
