@@ -129,7 +129,7 @@ def test_instances_below_the_score_threshold_are_left_out(checkpoint):
     ("key", "threshold", "reason"),
     [
         ("OBJECT_MASK_THRESHOLD", 1.0, "above 1 (MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD)"),
-        ("OVERLAP_THRESHOLD", 1.5, "keeps 1.5 of its mask"),
+        ("OVERLAP_THRESHOLD", 1.0, "keeps 1 of its mask"),
     ],
 )
 def test_an_empty_panoptic_result_says_why(stored, key, threshold, reason):
