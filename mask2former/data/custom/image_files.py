@@ -11,6 +11,7 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.utils import coco_values as values
@@ -94,7 +95,14 @@ def _files_of_names(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
     files = defaultdict(list)
     for path in files_below(root, EXTENSIONS) if names else ():
         files[path.name].append(path.relative_to(root).as_posix())
-    return {name: sorted(files[_last_part(name)]) for name in names if _last_part(name) in files}
+    found = {name: next((files[part] for part in _last_parts(name) if part in files), []) for name in names}
+    return {name: sorted(paths) for name, paths in found.items() if paths}
+
+
+def _last_parts(name: str) -> list[str]:
+    """Return what may be the name of the file: the last part as written, or that of a URL, decoded."""
+    decoded = unquote(name)
+    return [_last_part(text) for text in (name, decoded, decoded.partition("?")[0])]
 
 
 def _last_part(name: str) -> str:

@@ -43,7 +43,8 @@ PREFIXED = [
     "C:\\Users\\me\\b.png",
     "s3://bucket/b.png",
     "http://localhost:8080/data/upload/1/b.png",
-    "/data/local-files/?d=images/b.png",
+    "/data/local-files/?d=images%2Fb.png",
+    "https://host/storage/b.png?token=a/c",
 ]
 
 
