@@ -125,6 +125,8 @@ def _from_content(content: Any, path: Path) -> NamedValues:
     """Return the names in the content of a JSON or YAML file."""
     key = next((key for key in WRAPPERS if isinstance(content, dict) and key in content), None)
     content = content if key is None else content[key]
+    if isinstance(content, dict) and content and not any(_as_text(value).isdecimal() for value in content):
+        raise ValueError(f"it has no 'names', only {', '.join(map(_as_text, [*content][:5]))}; {JSON_FORMS}")
     if isinstance(content, dict):
         return _with_values([*content.items()])
     rows = content if isinstance(content, list) else []

@@ -28,8 +28,8 @@ EXPECTED = (
 LISTS = ("images", "annotations", "categories")  # of a COCO JSON
 # Other formats, by keys of a JSON and by suffixes of files
 FOREIGN_KEYS = {
-    "shapes": "labelme's",
-    "imagePath": "labelme's",
+    "shapes": "labelme's, whose folder is to be given",
+    "imagePath": "labelme's, whose folder is to be given",
     "_via_img_metadata": "the VGG Image Annotator's",
     "_via_settings": "the VGG Image Annotator's",
     "labels": "FiftyOne's",

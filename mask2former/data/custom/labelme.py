@@ -27,7 +27,7 @@ from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
-from mask2former.utils.image_io import ImageError, open_image, read_header
+from mask2former.utils.image_io import ImageError, open_image, pixel_limit, read_header
 from mask2former.utils.messages import brief
 from mask2former.utils.storage import files_below, to_path
 
@@ -113,6 +113,9 @@ def _image(content: Row, file: Path, root: Path, folder: Path) -> Row:
             height, width = (
                 values.whole_number(content, key, least=1) for key in ("imageHeight", "imageWidth")
             )
+        if height * width > pixel_limit() * 1e6:  # masks of this size are made
+            what = f"'imageHeight' and 'imageWidth' are {height} and {width}"
+            raise ValueError(f"{what}; the limit is {pixel_limit():g} megapixels")
     except KeyError as key:
         raise DatasetError(f"{file}: no {key}") from None
     except ValueError as error:
@@ -201,7 +204,7 @@ def _circle(shape: Row, size: Size) -> list[float]:
 
 def _mask(shape: Row, size: Size) -> Row:
     """Return an RLE of a PNG in base64, whose place its two corners give, both included."""
-    (left, top), (right, bottom) = np.round(_points(shape, 2)).astype(int).tolist()
+    (left, top), (right, bottom) = [[round(value) for value in point] for point in _points(shape, 2)]
     try:
         data = io.BytesIO(base64.b64decode(values.text(shape, "mask"), validate=True))
         with open_image(data, "'mask'") as image:

@@ -197,6 +197,7 @@ BROKEN = [
     (shape(None, corners(1, 1, 5, 5)), "'label' is None"),
     (shape("box", [[1, 2], [5, 5]], "mask", mask="x!"), "'mask' is not a PNG in base64"),
     (shape("box", [[1, 2], [5, 5]], "mask", mask=png(np.ones((3, 3), bool))), r"\(3, 3\), but its corners"),
+    (shape("box", [[1e300, 2], [1e308, 5]], "mask", mask=png(np.ones((3, 3), bool))), "but its corners"),
     ({"label": "box"}, "no 'points'"),
 ]
 
@@ -212,6 +213,7 @@ def test_broken_shapes_are_errors_with_file_and_place(tmp_path, broken, message)
     [
         ({"shapes": [3]}, "'shapes' is not a list of objects"),
         ({"imageHeight": "30"}, "'imageHeight' is '30', expected a whole number"),
+        ({"imageHeight": 10**6, "imageWidth": 10**6}, "the limit is 200 megapixels"),
         ({"imagePath": None}, "'imagePath' is None, expected a text"),
         ({"imageHeight": 31}, "the annotations say"),
     ],

@@ -121,6 +121,9 @@ def test_broken_lines_are_errors_with_file_and_line(tmp_path, line, message):
 
 def test_names_of_classes_are_needed(tmp_path):
     images, labels = write(tmp_path)
+    (tmp_path / "data.yaml").write_text("train: images/train\n")
+    with pytest.raises(DatasetError, match=r"data\.yaml is not .* it has no 'names', only train"):
+        register_custom_dataset(NAME, images, labels)
     (tmp_path / "data.yaml").unlink()
     with pytest.raises(DatasetError, match=r"no data\.yaml is there or up to 3 levels above"):
         register_custom_dataset(NAME, images, labels)
