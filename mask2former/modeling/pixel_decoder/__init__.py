@@ -1,6 +1,7 @@
 """Pixel decoders; importing this registers them."""
 
 from mask2former.modeling.pixel_decoder.bifpn import BiFPNPixelDecoder
+from mask2former.modeling.pixel_decoder.fapn import FaPNPixelDecoder
 from mask2former.modeling.pixel_decoder.fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
 from mask2former.modeling.pixel_decoder.semantic_fpn import SemanticFPNPixelDecoder
@@ -8,6 +9,7 @@ from mask2former.modeling.pixel_decoder.semantic_fpn import SemanticFPNPixelDeco
 __all__ = [
     "BasePixelDecoder",
     "BiFPNPixelDecoder",
+    "FaPNPixelDecoder",
     "MSDeformAttnPixelDecoder",
     "SemanticFPNPixelDecoder",
     "TransformerEncoderPixelDecoder",

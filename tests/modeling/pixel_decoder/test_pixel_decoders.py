@@ -14,6 +14,7 @@ NAMES = (
     "TransformerEncoderPixelDecoder",
     "SemanticFPNPixelDecoder",
     "BiFPNPixelDecoder",
+    "FaPNPixelDecoder",
 )
 SHAPES = {f"res{i}": ShapeSpec(8 * i, 2**i) for i in (2, 3, 4, 5)}
 
@@ -90,7 +91,7 @@ def test_training_under_autocast(name):
     decoder, features = build(name), draw_features(64, 96)
     with torch.autocast("cpu", torch.bfloat16):
         mask_features, memory, *_ = decoder({name: x.bfloat16() for name, x in features.items()})
-    (mask_features.float().mean() + memory[0].float().mean()).backward()
+    sum(x.float().mean() for x in (mask_features, *memory)).backward()
     assert all(parameter.grad.isfinite().all() for parameter in decoder.parameters())
     expected = decoder(features)[0]
-    torch.testing.assert_close(mask_features.float(), expected, atol=0.1, rtol=0.1)
+    assert (mask_features - expected).norm() < 0.1 * expected.norm()
