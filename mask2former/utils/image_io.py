@@ -24,7 +24,21 @@ from mask2former.utils.storage import to_file
 Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Tensor | Image.Image | bytes | BinaryIO
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".jfif",
+    ".jp2",
+    ".avif",
+)
 WIDE_MODES = ("I", "I;16", "I;16B", "I;16L")  # Pillow's gray images of 16 bits
 STRIP_PIXELS = 2**20  # pixels of a large image that are converted at a time
 PNG_LEVEL = 4  # of 9: in less than half the time of Pillow's 6, files a few percent larger

@@ -10,7 +10,7 @@ from PIL import Image
 from web_server import web
 
 from mask2former.config.defaults import DEFAULTS
-from mask2former.utils.image_io import (
+from mask2former.utils.image_io import EXTENSIONS, (
     MAX_MEGAPIXELS,
     ImageError,
     pixel_limit,
@@ -98,6 +98,12 @@ def test_sixteen_bits_are_scaled_to_eight(tmp_path):
     path = saved(tmp_path, Image.fromarray(wide))
     for source in (path, wide):
         assert read_image(source)[0, :, 0].tolist() == [0, 99, 255]
+
+
+@pytest.mark.parametrize("suffix", EXTENSIONS)
+def test_every_suffix_that_folders_are_searched_for_can_be_read(tmp_path, suffix):
+    image = Image.new("L" if suffix == ".pgm" else "RGB", (W, H), "gray")
+    assert np.abs(read_image(saved(tmp_path, image, f"x{suffix}")).astype(int) - 128).max() <= 2
 
 
 def test_eight_bits_in_an_array_of_sixteen_are_an_error():

@@ -26,8 +26,10 @@ LABELME_IGNORE = "__ignore__"  # line 0 of labelme's labels.txt, whose lines cou
 LARGEST = 65535  # label value
 COLOR = re.compile(r"\d+[\s,]+\d+[\s,]+\d+")
 NAME_FIRST = re.compile(r"\D.*[:,;=]\s*\d+")
-OTHER_SYNTAX = re.compile(r"names\s*[:=].*|<.*|.*\{")  # YAML, darknet's .data, XML, protobuf
+OTHER_SYNTAX = re.compile(r"names\s*[:=].*|<.*|.*\{|//.*")  # YAML, darknet's .data, XML, protobuf, comments
+NAME_THEN_VALUE = re.compile(r"(\D*\S)\s+\d+")
 NAME_HEADER = re.compile(r"name|class|label", re.IGNORECASE)
+COLUMN_HEADER = re.compile(r"(class_?)?names?|class(es)?|labels?", re.IGNORECASE)  # of a single column
 WRAPPERS = ("names", "categories")
 JSON_FORMS = "expected a list of names, of objects with 'id' and 'name', or a table of values and names"
 
@@ -93,7 +95,9 @@ def _check_lines(lines: list[str]) -> None:
         raise ValueError(f"its line '{other}' is not of a list of names")
     if lines and all(COLOR.search(line) for line in lines):
         raise ValueError("it lists colors, as CVAT's labelmap.txt does; write lines VALUE NAME")
-    if lines and all(NAME_FIRST.fullmatch(line) for line in lines):
+    named = [match[1] for line in lines if (match := NAME_THEN_VALUE.fullmatch(line))]
+    is_table = len(named) == len(lines) > 1 and len(set(named)) > 1  # unlike "grade 1", "grade 2"
+    if lines and (is_table or all(NAME_FIRST.fullmatch(line) for line in lines)):
         raise ValueError("its values follow the names; write lines VALUE NAME")
 
 
@@ -103,7 +107,10 @@ def _from_csv(text: str, path: Path) -> NamedValues:
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
     header = rows.pop(0) if rows and not rows[0][0].isdecimal() and len(rows[0]) > 1 else []
     if not header and all(len(row) == 1 for row in rows):
-        return _from_text(text, path)
+        cells = [row[0] for row in rows]
+        if cells and COLUMN_HEADER.fullmatch(cells[0]):
+            logger.warning("%s: its first line, '%s', is read as the head of the column", path, cells.pop(0))
+        return _from_text("\n".join(cells), path)
     width = max(map(len, rows), default=0)
     column = next((i for i, cell in enumerate(header) if i and NAME_HEADER.search(cell)), 1)
     if width > 2 and not (header and NAME_HEADER.search(header[column])):

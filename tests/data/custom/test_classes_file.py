@@ -24,6 +24,9 @@ READ = [  # name, content, names by value
     ("c.csv", '0;"background"\n1;"crack"\n2;"road"\n', THREE),
     ("c.csv", "Idx,Ratio,Name\n0,0.5,background\n1,0.1,crack\n2,0.2,road\n", THREE),
     ("c.csv", "background\ncrack\nroad\n", THREE),
+    ("c.csv", 'Name\n"background"\n"crack"\n"road"\n', THREE),
+    ("c.txt", "grade 1\ngrade 2\n", {0: "grade 1", 1: "grade 2"}),
+    ("c.txt", "\ufeffbackground\r\n\r\ncrack\r\nroad\r\n", THREE),
 ]
 
 
@@ -41,6 +44,8 @@ REFUSED = [
     ),
     ("c.txt", "64 128 64 Animal\n192 0 128 Archway\n", "it lists colors, as CVAT"),
     ("c.txt", "background: 0\nroad: 1\n", "its values follow the names; write lines VALUE NAME"),
+    ("c.txt", "road 1\nbackground 0\n", "its values follow the names; write lines VALUE NAME"),
+    ("c.txt", "// my classes\nroad\nsky\n", "its line '// my classes' is not of a list of names"),
     ("c.txt", "nc: 2\nnames: [a, b]\n", r"its line 'names: \[a, b\]' is not of a list of names"),
     ("c.pbtxt", "item {\n id: 1\n name: 'a'\n}\n", "its line 'item {' is not"),
     ("c.csv", "name,id\nroad,1\n", "its row 'road,1' is not a value and a name"),
