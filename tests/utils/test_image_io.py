@@ -10,7 +10,8 @@ from PIL import Image
 from web_server import web
 
 from mask2former.config.defaults import DEFAULTS
-from mask2former.utils.image_io import EXTENSIONS, (
+from mask2former.utils.image_io import (
+    EXTENSIONS,
     MAX_MEGAPIXELS,
     ImageError,
     pixel_limit,
