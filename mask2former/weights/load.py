@@ -72,7 +72,7 @@ class LoadReport:
         return text + (f"\n... and {left_out} more" if left_out else "")
 
     def summary(self) -> str:
-        """Return one line, as `x.pth (Mask2Former checkpoint): loaded 99.9 % of parameters; ...`."""
+        """Return one line, as `x.pth (backbone): loaded 99.9 % of parameters; ...`."""
         percent = int(self.share_loaded * 1000) / 10  # rounded down, so that 100 % means all
         parts = [f"loaded {percent:g} % of parameters", *dict.fromkeys(self.adapted.values())]
         if self.untrained:

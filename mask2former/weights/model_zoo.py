@@ -14,12 +14,20 @@ HUB_NAME = re.compile(
     r"-(?P<dataset>coco|ade20k|ade|cityscapes|mapillary-vistas|mapillary)-(?P<task>instance|panoptic|semantic)"
 )
 HUB_DATASETS = {"ade": "ade20k", "mapillary": "mapillary-vistas"}
+MASKFORMER_HUB_NAME = re.compile(r"/maskformer-swin-(?P<size>tiny|small|base|large)-(?P<dataset>ade|coco)$")
+MASKFORMER_HUB_MODELS = {"ade": "ade20k-semantic", "coco": "coco-panoptic"}
+METHODS = {  # start of a MaskFormer config's file name, the longest first
+    "per_pixel_baseline_plus": "PerPixelBaseline+",
+    "per_pixel_baseline": "PerPixelBaseline",
+    "maskformer": "MaskFormer",
+}
 
 
 class PublishedModel(NamedTuple):
-    """A model that the authors of Mask2Former trained; `figures` are those that they report."""
+    """A model that the authors of Mask2Former or MaskFormer trained; `figures` are those that they report."""
 
     name: str
+    method: str  # "Mask2Former", or one of METHODS
     dataset: str
     task: str
     backbone: str
@@ -30,32 +38,51 @@ class PublishedModel(NamedTuple):
 
 @cache
 def table() -> dict[str, Any]:
-    """Return the whole table: `root`, `license`, `backbones` and, by config file, `models`."""
+    """Return the whole table: `license`, `backbones`, and Mask2Former's `root` and, by config file, `models`.
+
+    MaskFormer's root and models are below `maskformer`.
+    """
     return json.loads(resources.files("mask2former.weights").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
-def root() -> str:
-    """Return the URL under which all published Mask2Former weights lie."""
-    return table()["root"]
+def is_published(url: str) -> bool:
+    """Return True if a URL is that of published weights."""
+    return url.startswith((table()["root"], table()["maskformer"]["root"]))
 
 
 def published_models() -> dict[str, PublishedModel]:
     """Return the published models by name, such as "coco-panoptic-swin-l"."""
-    models = {}
-    for config, row in table()["models"].items():
-        dataset, task = config.removesuffix(".yaml").replace("-segmentation", "").split("/")[:2]
-        # Swin-L was only pretrained on ImageNet-21k, so its name does not say so
-        backbone = row["backbone"].lower().replace(" (in21k)", "-in21k").replace("swin-l-in21k", "swin-l")
-        name = f"{dataset}-{task}-{backbone}"
-        url = root() + row["weights"]
-        models[name] = PublishedModel(name, dataset, task, row["backbone"], row["figures"], config, url)
-    return models
+    mask2former = table()["models"].items()
+    maskformer = table()["maskformer"]["models"].items()
+    models = [_of_mask2former(*row) for row in mask2former] + [_of_maskformer(*row) for row in maskformer]
+    return {model.name: model for model in models}
+
+
+def _of_mask2former(config: str, row: dict[str, Any]) -> PublishedModel:
+    dataset, task = config.removesuffix(".yaml").replace("-segmentation", "").split("/")[:2]
+    name = f"{dataset}-{task}-{_backbone_word(row)}"
+    url = table()["root"] + row["weights"]
+    return PublishedModel(name, "Mask2Former", dataset, task, row["backbone"], row["figures"], config, url)
+
+
+def _of_maskformer(config: str, row: dict[str, Any]) -> PublishedModel:
+    word = next(start for start in METHODS if PurePath(config).name.startswith(start))
+    task, dataset = row["weights"].split("/")[0].split("-", 1)
+    name = f"{word.replace('_', '-')}-{dataset}-{task}-{_backbone_word(row)}"
+    url = table()["maskformer"]["root"] + row["weights"]
+    return PublishedModel(name, METHODS[word], dataset, task, row["backbone"], row["figures"], config, url)
+
+
+def _backbone_word(row: dict[str, Any]) -> str:
+    """Return the backbone as names have it; Swin-L's does not say IN21k, on which alone it was pretrained."""
+    return row["backbone"].lower().replace(" (in21k)", "-in21k").replace("swin-l-in21k", "swin-l")
 
 
 def published_name(name: str) -> str | None:
     """Return the published model that is called `name` here or on the Hugging Face hub, or has that config.
 
-    The hub has "facebook/mask2former-swin-large-coco-panoptic", for example.
+    The hub has "facebook/mask2former-swin-large-coco-panoptic" and "facebook/maskformer-swin-large-coco", for
+    example.
     """
     if model := model_of_config(name):
         return model.name
@@ -65,6 +92,9 @@ def published_name(name: str) -> str | None:
             f"{HUB_DATASETS.get(match['dataset'], match['dataset'])}-{match['task']}-swin-{match['size'][0]}"
         )
         wanted = [f"{hub_name}-in21k"] if match["origin"] else [hub_name, f"{hub_name}-in21k"]
+    elif match := MASKFORMER_HUB_NAME.search(name):
+        hub_name = f"maskformer-{MASKFORMER_HUB_MODELS[match['dataset']]}-swin-{match['size'][0]}"
+        wanted = [hub_name, f"{hub_name}-in21k"]
     else:
         wanted = [name]
     return next((candidate for candidate in wanted if candidate in names), None)
@@ -99,7 +129,7 @@ def license_notice() -> str:
     """Return the notice that a download of published weights logs."""
     license = table()["license"]
     return (
-        f"These weights are published by the authors of Mask2Former under {license['name']} "
+        f"These weights are published by the authors of MaskFormer and Mask2Former under {license['name']} "
         f"({license['url']}): non-commercial use only. The license of this program does not cover them."
     )
 

@@ -89,7 +89,7 @@ def local_file(source: str | Path) -> Path:
     file = find_file(source)
     if not is_remote(source):
         return file
-    if web_url(str(source)).startswith(model_zoo.root()) and not file.is_file():
+    if model_zoo.is_published(web_url(str(source))) and not file.is_file():
         logger.warning("%s", model_zoo.license_notice())
     try:
         return local_copy(source)

@@ -1,8 +1,8 @@
 """Translation of parameter names in files to this project's: one row of `SCHEMES` for each naming scheme.
 
-The names of this project are those of the published Mask2Former checkpoints, so schemes are needed only for
-backbones trained elsewhere and for early Mask2Former checkpoints. A rename depends on the name alone, not on
-a version number in the file: current names stay as they are.
+The names of this project are those of the published Mask2Former and MaskFormer checkpoints, so schemes are
+needed only for backbones trained elsewhere and for early checkpoints. A rename depends on the name alone, not
+on a version number in the file: current names stay as they are.
 """
 
 import re
@@ -37,7 +37,7 @@ OUTSIDE_BACKBONE = r"^(?!backbone\.)"
 
 SCHEMES = (
     Scheme(
-        title="Mask2Former checkpoint",
+        title="Mask2Former or MaskFormer checkpoint",
         evidence=(r"^sem_seg_head\.",),
         renames=(
             (r"^sem_seg_head\.(?!pixel_decoder\.|predictor\.)", "sem_seg_head.pixel_decoder."),

@@ -186,7 +186,7 @@ def test_a_whole_checkpoint_is_loaded(tmp_path, dtype, old, wrapper):
     assert model.state_dict()[EMPTY_WEIGHT].tolist() == [1, 1, 1, 1, 1, 0.25]  # from the config
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     assert report.has_trained_head and report.share_loaded == 1 and not report.problems
-    assert report.summary().endswith("(Mask2Former checkpoint): loaded 100 % of parameters")
+    assert report.summary().endswith("(Mask2Former or MaskFormer checkpoint): loaded 100 % of parameters")
 
 
 def test_the_class_head_keeps_its_initial_values_for_other_classes(tmp_path, caplog):

@@ -4,15 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from published_configs import MASK2FORMER, MASKFORMER, is_experiment
 
 from mask2former.weights import model_zoo as zoo
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
-LEAVES = sorted(
-    path.relative_to(ROOT / "configs").as_posix()
-    for folder in ("coco", "ade20k", "cityscapes", "mapillary-vistas")
-    for path in (ROOT / "configs" / folder).rglob("maskformer*.yaml")
+MASK2FORMER_LEAVES, MASKFORMER_LEAVES = (
+    sorted(filter(is_experiment, each)) for each in (MASK2FORMER, MASKFORMER)
 )
 
 
@@ -28,9 +27,15 @@ def rows():
     return found
 
 
+def table_rows():
+    """Return the table's row of each config, of both projects."""
+    return zoo.table()["models"] | zoo.table()["maskformer"]["models"]
+
+
 def test_exactly_the_published_configs_have_weights():
-    assert len(LEAVES) == 47
-    assert sorted(zoo.table()["models"]) == LEAVES
+    assert (len(MASK2FORMER_LEAVES), len(MASKFORMER_LEAVES)) == (47, 30)
+    assert sorted(zoo.table()["models"]) == MASK2FORMER_LEAVES
+    assert sorted(zoo.table()["maskformer"]["models"]) == MASKFORMER_LEAVES
 
 
 @pytest.mark.parametrize("folder", ["", "configs/", "/somewhere/configs/"])
@@ -48,8 +53,8 @@ def test_other_configs_have_no_published_model(given):
 
 def test_names_and_urls_are_unique():
     models = zoo.published_models()
-    assert [model.config for model in models.values()] == list(zoo.table()["models"])
-    assert len({model.weights for model in models.values()}) == len(models) == len(LEAVES)
+    assert [model.config for model in models.values()] == list(table_rows())
+    assert len({model.weights for model in models.values()}) == len(models) == 77
     assert all(re.fullmatch("[a-z0-9-]+", name) for name in models)
     swin = zoo.find_model("ade20k-semantic-swin-b-in21k")
     assert (swin.dataset, swin.task, swin.backbone) == ("ade20k", "semantic", "Swin-B (IN21k)")
@@ -67,7 +72,11 @@ def test_names_and_urls_are_unique():
         ("coco-instance-r50", "coco-instance-r50"),
         ("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", "coco-panoptic-r50"),
         ("facebook/mask2former-swin-tiny-mapillary-vistas-instance", None),
-        ("facebook/maskformer-swin-large-coco", None),
+        ("facebook/maskformer-swin-large-coco", "maskformer-coco-panoptic-swin-l"),
+        ("facebook/maskformer-swin-base-coco", "maskformer-coco-panoptic-swin-b-in21k"),
+        ("facebook/maskformer-swin-tiny-ade", "maskformer-ade20k-semantic-swin-t"),
+        ("maskformer/coco-panoptic/maskformer_panoptic_R50_bs64_554k.yaml", "maskformer-coco-panoptic-r50"),
+        ("facebook/maskformer-swin-large-coco-extra", None),
     ],
 )
 def test_names_of_the_hub_are_known(hub, name):
@@ -94,11 +103,35 @@ def test_figures_are_those_of_the_paper():
     assert figures["cityscapes/semantic-segmentation/maskformer2_R50_bs16_90k.yaml"]["mIoU"] == 79.4
 
 
+def test_maskformers_models_by_name():
+    """Compare with rows copied from the authors' page."""
+    plus = zoo.find_model("per-pixel-baseline-plus-ade20k-full-semantic-r50")
+    assert plus[1:5] == ("PerPixelBaseline+", "ade20k-full", "semantic", "R50")
+    root = "https://dl.fbaipublicfiles.com/maskformer/"
+    config = "per_pixel_baseline_plus_R50_bs16_200k"
+    assert plus.weights == f"{root}semantic-ade20k-full/{config}/model_final_4d31f2.pkl"
+    baseline, stuff = (
+        zoo.find_model(name)
+        for name in ("per-pixel-baseline-ade20k-semantic-r50", "maskformer-coco-stuff-10k-semantic-r101c")
+    )
+    assert (baseline.method, baseline.figures) == ("PerPixelBaseline", {"mIoU": 39.2, "mIoU (ms+flip)": 40.9})
+    assert (stuff.method, stuff.figures["mIoU"]) == ("MaskFormer", 38.0)
+    swin = zoo.find_model("maskformer-coco-panoptic-swin-l")
+    assert (swin.figures, swin.weights) == ({"PQ": 52.7}, f"{root}panoptic-coco/model_final_7505c4.pkl")
+
+
+@pytest.mark.parametrize("name", ["coco-panoptic-r50", "maskformer-coco-panoptic-r50"])
+def test_urls_of_published_weights_are_known(name):
+    assert zoo.is_published(zoo.find_model(name).weights)
+    assert not zoo.is_published("https://dl.fbaipublicfiles.com/detectron2/R-50.pkl")
+
+
 def test_the_page_shows_the_table():
     shown = rows()
-    assert sorted(shown) == LEAVES
-    for config, model in zoo.table()["models"].items():
+    assert shown.keys() == table_rows().keys()
+    for config, model in table_rows().items():
         row = shown[config]
+        assert row.get("model", "Mask2Former") == zoo.model_of_config(config).method
         assert row["backbone"] == model["backbone"]
         assert row["schedule"] == model["schedule"]
         for name, value in model["figures"].items():

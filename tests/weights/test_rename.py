@@ -10,7 +10,17 @@ import torch
 
 from mask2former.weights.rename import SCHEMES, rename, translate
 
-MANIFEST = Path(__file__).parents[1] / "golden_files" / "state_dicts.json.gz"
+GOLDEN = Path(__file__).parents[1] / "golden_files"
+
+
+def published_tables(file):
+    """Return the names in each published checkpoint, by config."""
+    manifest = json.loads(gzip.decompress((GOLDEN / file).read_bytes()))
+    return {config: list(manifest["tables"][row["table"]]) for config, row in manifest["configs"].items()}
+
+
+MASKFORMER = published_tables("maskformer_state_dicts.json.gz")
+PUBLISHED = published_tables("state_dicts.json.gz") | MASKFORMER
 
 
 def translated(names):
@@ -21,12 +31,19 @@ def translated(names):
 
 
 def test_names_in_published_checkpoints_stay_unchanged():
-    tables = json.loads(gzip.decompress(MANIFEST.read_bytes()))["tables"]
-    assert tables
-    for names in tables.values():
+    assert len(PUBLISHED) == 77
+    for names in PUBLISHED.values():
         scheme, ours = translated(names)
-        assert scheme.title == "Mask2Former checkpoint"
+        assert scheme.title == "Mask2Former or MaskFormer checkpoint"
         assert ours == {name: name for name in names}
+
+
+@pytest.mark.parametrize("config", MASKFORMER, ids=lambda config: config.rpartition("/")[2])
+def test_maskformers_checkpoints_of_before_the_pixel_decoder_had_a_name_are_renamed(config):
+    """Files of version 1 have the pixel decoder's parts beside the predictor, in heads of every kind."""
+    old = {name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head."): name for name in MASKFORMER[config]}
+    assert sum(ours != theirs for theirs, ours in old.items()) > 20
+    assert translated(old)[1] == {ours: theirs for theirs, ours in old.items()}
 
 
 FILES = {
