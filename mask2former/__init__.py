@@ -57,6 +57,7 @@ _FOREIGN = {
         'Predictor.from_zoo("coco-panoptic-swin-l")("img.jpg")',
     ),
     **dict.fromkeys(("DetLocalVisualizer", "Visualizer"), "result.draw() or result.save(path)"),
+    "from_zoo": 'Predictor.from_zoo("coco-panoptic-swin-l"), or Predictor("model_final.pth") for a file',
     **dict.fromkeys(("DefaultTrainer", "Runner", "Trainer"), "mask2former train --config-file FILE"),
     **dict.fromkeys(("Boxes", "Instances"), "from mask2former.structures import Boxes, Instances"),
     **dict.fromkeys(

@@ -81,7 +81,7 @@ class Predictor:
             checkpoint = checkpoint or read_checkpoint(require_checkpoint(cfg_or_checkpoint))
             cfg = stored_config(checkpoint)
         check_ranges(cfg)
-        if not 0 <= score_threshold <= 1:
+        if not (isinstance(score_threshold, NUMBER) and 0 <= score_threshold <= 1):
             raise ValueError(f"score_threshold is {score_threshold!r}; it must be from 0 to 1")
         self.cfg = cfg
         self.score_threshold = score_threshold

@@ -31,6 +31,8 @@ from mask2former.utils.visualize import (
 # Task -> field of `Result`
 FIELDS = {"panoptic": "panoptic", "instance": "instances", "semantic": "semantic"}
 COUNTED = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
+# Other names of tasks: of the field here, and of the result in Detectron2
+TASK_OF = {"instances": "instance", "panoptic_seg": "panoptic", "sem_seg": "semantic"}
 
 # Name in Detectron2, transformers or mmdetection -> name here
 NAMES_HERE = {
@@ -166,7 +168,9 @@ class Result:
             ValueError: another `what`, a task that the model is not set to, or a wrong file suffix.
         """
         if what not in _WRITERS:
-            raise ValueError(f"cannot save '{what}'; it can be one of {', '.join(_WRITERS)}")
+            task = TASK_OF.get(what, what)
+            advice = f'; type "{FIELDS[task]}"' if task in FIELDS else ""
+            raise ValueError(f"cannot save '{what}'; it can be one of {', '.join(_WRITERS)}{advice}")
         path = Path(path).expanduser()
         if what in ("semantic", "panoptic") and path.suffix.lower() != ".png":
             raise ValueError(f"{path}: ids are saved as .png, which keeps them exactly")
@@ -175,7 +179,8 @@ class Result:
 
     def _get(self, task: str) -> Any:
         if task not in self.tasks:
-            raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}")
+            advice = f'; type "{TASK_OF[task]}"' if task in TASK_OF else ""
+            raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}{advice}")
         return getattr(self, FIELDS[task])
 
 

@@ -77,3 +77,21 @@ def test_other_names_are_errors_with_the_fields(result):
     with pytest.raises(TypeError, match=r"one image; predictor\(\[image\]\) gives a list"):
         result[0]
     assert pickle.loads(pickle.dumps(result)).class_names == result.class_names
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "right"),
+    [
+        ("draw", "instances", "instance"),
+        ("count", "panoptic_seg", "panoptic"),
+        ("draw", "sem_seg", "semantic"),
+    ],
+)
+def test_another_name_of_a_task_is_an_error_that_says_the_right_one(result, call, name, right):
+    with pytest.raises(ValueError, match=rf'no {name} result; there is: .*; type "{right}"$'):
+        getattr(result, call)(name)
+
+
+def test_another_name_of_what_to_save_is_an_error_that_says_the_right_one(result, tmp_path):
+    with pytest.raises(ValueError, match=r"cannot save 'instance'; .*; type \"instances\"$"):
+        result.save(tmp_path / "x.json", "instance")

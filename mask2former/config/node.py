@@ -30,6 +30,11 @@ from mask2former.config.yaml_files import BASE_KEY, flatten, parse_yaml, read_la
 
 logger = logging.getLogger(__name__)
 
+OTHER_FILES = (  # suffixes, kind, and where such a file belongs
+    ((".pth", ".pt", ".pkl", ".safetensors"), "a checkpoint", "type MODEL.WEIGHTS {} after a config file"),
+    ((".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"), "an image", "type --input {} to predict"),
+    ((".py",), "Python code", "type a .yaml file"),
+)
 COMMAND_LINE, DEFAULT = "command line", "default"
 CONFIG_ROOTS = tuple(folder / "configs" for folder in Path(__file__).parents[1:3])
 _SOURCES = "_sources"  # attribute of a node: key -> what set it
@@ -254,10 +259,21 @@ def resolve_config_file(name: str | Path) -> Path:
     relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
     for candidate in (path, *(root / relative for root in CONFIG_ROOTS)):
         if candidate.is_file():
+            _check_kind(candidate)
             return candidate
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "a pipe, socket or device"
+        raise FileNotFoundError(f"{name}: is {kind}, not a config file; type a .yaml file")
     nearest = difflib.get_close_matches(str(relative), config_names(), n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     raise FileNotFoundError(f"no config file '{name}', here or among those of the project{hint}")
+
+
+def _check_kind(file: Path) -> None:
+    """Raise ValueError, with what to type, for a file that is of another kind by its name."""
+    for suffixes, kind, advice in OTHER_FILES:
+        if file.suffix.lower() in suffixes:
+            raise ValueError(f"{file}: is {kind}, not a config file; {advice.format(file)}")
 
 
 def config_names() -> list[str]:

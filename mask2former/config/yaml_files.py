@@ -14,6 +14,7 @@ import yaml
 
 BASE_KEY = "_BASE_"
 MAX_RANGE = 10_000  # the most numbers in a computed list
+MAX_BYTES = 2_000_000  # of a file
 MAX_LAYERS = 256  # of a `_BASE_` chain, in which the number of files can double at each level
 MAX_VALUES = 100_000  # of a file, with aliases written out: they too can double at each level
 
@@ -160,6 +161,8 @@ def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, di
         raise ValueError(f"{below[-1]}: {BASE_KEY} leads back to {path}")
     if not path.is_file():
         raise FileNotFoundError(f"no config file {path}{origin}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: is larger than {MAX_BYTES} bytes, so not a config file")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -21,7 +21,7 @@ from pathlib import Path, PosixPath
 from typing import Any, NoReturn, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import Request, url2pathname, urlopen
 
 from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager, get_cache_dir
 
@@ -36,6 +36,7 @@ PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirector
 MISTAKES = (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
 PERMANENT_STATUS = (400, 401, 403, 404, 410)  # of HTTP
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # at least two letters: `C:` is a drive
+FILE = "file:/"
 DETECTRON2, DETECTRON2_HOST = "detectron2://", "dl.fbaipublicfiles.com"
 
 
@@ -90,11 +91,13 @@ path_manager.register_handler(WebFiles())
 
 def is_remote(path: PathLike) -> bool:
     """Return True if `path` is a URL, also one that went through `Path`, which drops one of its slashes."""
-    return SCHEME.match(os.fspath(path)) is not None
+    return SCHEME.match(os.fspath(path)) is not None and not os.fspath(path).startswith(FILE)
 
 
 def to_path(path: PathLike) -> Path:
-    """Return a `RemotePath` for a URL, else a local path with `~` expanded."""
+    """Return a `RemotePath` for a URL, else a local path with `~` expanded; `file://` is local."""
+    if os.fspath(path).startswith(FILE):
+        return Path(url2pathname(urlparse(os.fspath(path)).path))
     return RemotePath(path) if is_remote(path) else Path(path).expanduser()
 
 

@@ -113,6 +113,8 @@ def find_model(name: str) -> PublishedModel:
         ValueError: there is none; the message has the nearest names.
     """
     models = published_models()
+    if PurePath(name).suffix in (".pth", ".pkl", ".safetensors"):
+        raise ValueError(f'{name}: is a file, not the name of a published model; type Predictor("{name}")')
     if name not in models:
         near = ", ".join(near_names(name)) or "none"
         raise ValueError(f"no published model '{name}'; near it: {near} (`mask2former zoo` lists all)")

@@ -27,6 +27,7 @@ from mask2former.utils.storage import (
     local_copy,
     names_in,
     require_connection,
+    to_path,
     web_cache,
     web_url,
 )
@@ -36,6 +37,7 @@ from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, loa
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 1024
+FINAL = "model_final.pth"  # the last checkpoint of a run
 ZIP_START = b"PK\x03\x04"
 OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number before torch 1.6
 MAX_EXPANSION = 10_000_000  # bytes that an archive may hold beyond its own size
@@ -104,7 +106,7 @@ def find_file(source: str | Path) -> Path:
         WeightsError: the file does not exist, or the host of the URL cannot be reached.
     """
     if not is_remote(source):
-        return _existing(Path(source).expanduser())
+        return _existing(to_path(source))
     url = web_url(str(source))
     scheme, _, path, *_ = urlparse(url)
     if ".." in path.split("/"):  # iopath would follow it out of its cache
@@ -127,7 +129,9 @@ def _existing(file: Path) -> Path:
     if file.is_file():
         return file
     if file.is_dir():
-        raise WeightsError(file, "is a folder, not a file of weights")
+        final = file / FINAL
+        advice = f"; type {final}" if final.is_file() else ""
+        raise WeightsError(file, f"is a folder, not a file of weights{advice}")
     if file.exists():
         raise WeightsError(file, "is not a regular file but a pipe, socket or device")
     reason = "no such file"

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -162,9 +163,9 @@ def test_a_missing_or_circular_base_and_a_file_that_is_not_text_are_named(tmp_pa
     write(tmp_path, "b.yaml", "_BASE_: a.yaml\n")
     with pytest.raises(ValueError, match=r"b\.yaml: _BASE_ leads back to .*a\.yaml"):
         load_config(a)
-    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04\xff\xfe")
-    with pytest.raises(ValueError, match=r"model\.pth: is not text"):
-        load_config(tmp_path / "model.pth")
+    (tmp_path / "model.bin").write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ValueError, match=r"model\.bin: is not text"):
+        load_config(tmp_path / "model.bin")
 
 
 def test_overrides_take_the_type_of_the_key():
@@ -358,3 +359,23 @@ def test_projects_add_keys_of_their_own_and_files_set_them(tmp_path):
     cfg.merge_from_file(write(tmp_path, "a.yaml", "MINE: {RATE: 0.25}\nSOLVER: {RESTARTS: 5}\n"))
     assert (cfg.MINE.RATE, cfg.MODEL.MINE.DEPTH, cfg.SOLVER.RESTARTS, cfg.INPUT.BLUR) == (0.25, 3, 5, True)
     assert cfg.MODEL.MASK_FORMER.TEMPERATURE == 1.0 and cfg.MODEL.MASK_FORMER.NHEADS == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder", r"folder: is a folder, not a config file; type a \.yaml file"),
+        ("pipe.yaml", r"pipe\.yaml: is a pipe, socket or device, not a config file"),
+        ("m.pth", r"m\.pth: is a checkpoint, not a config file; type MODEL\.WEIGHTS .*m\.pth after a config"),
+        ("a.JPG", r"a\.JPG: is an image, not a config file; type --input .*a\.JPG to predict"),
+        ("large.yaml", r"large\.yaml: is larger than 2000000 bytes, so not a config file"),
+    ],
+)
+def test_what_is_no_config_file_is_an_error_that_says_what_to_type(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    write(tmp_path, "m.pth", "")
+    write(tmp_path, "a.JPG", "")
+    write(tmp_path, "large.yaml", "# " + "x" * 2_000_000)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_config(tmp_path / name)

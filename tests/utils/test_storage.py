@@ -34,6 +34,7 @@ from mask2former.utils.storage import (
     is_remote,
     path_manager,
     retry,
+    to_file,
     to_path,
     upload,
 )
@@ -194,3 +195,11 @@ def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path, read):
 def test_a_device_is_refused():
     with pytest.raises(ValueError, match=r"/dev/zero: cannot be read .*not a regular file"):
         read_image("/dev/zero")
+
+
+def test_a_file_url_is_a_local_path(tmp_path):
+    file = tmp_path / "a b.txt"
+    file.write_text("x")
+    for url in (file.as_uri(), Path(file.as_uri()), f"file://{file}"):
+        assert to_path(url) == file and not is_remote(url)
+        assert to_file(url).read_text() == "x"

@@ -250,3 +250,11 @@ def test_no_message_advises_unsafe_loading(tmp_path):
     with pytest.raises(WeightsError, match="is truncated or damaged") as error:
         read_checkpoint(tmp_path / "x.pth")
     assert "weights" not in str(error.value).lower().replace("holds no weights", "")
+
+
+def test_a_run_folder_is_an_error_that_names_its_last_checkpoint(tmp_path):
+    with pytest.raises(WeightsError, match=r"is a folder, not a file of weights$"):
+        read_checkpoint(tmp_path)
+    (tmp_path / "model_final.pth").touch()
+    with pytest.raises(WeightsError, match=r"is a folder, not a file of weights; type .*/model_final\.pth$"):
+        read_checkpoint(tmp_path)
