@@ -103,8 +103,10 @@ def test_losses_and_scores_are_those_of_a_coco_json(data, by_coco, tmp_path, kin
     assert [row["area"] for row in truth["annotations"]] == [16**2, 24**2] * 2
 
 
-@pytest.mark.parametrize("kind", ["yolo", "labelme"])
+@pytest.mark.parametrize("kind", ["yolo", "labelme", "coco"])
 def test_overfitting(data, tmp_path, kind):
+    if kind == "coco":  # with a byte order mark
+        (data / "train.json").write_text((data / "train.json").read_text(), encoding="utf-8-sig")
     trained(data, kind, tmp_path, "--overfit", "2")
 
 

@@ -102,7 +102,7 @@ def has_ground_truth(record: Record) -> bool:
 def _write_subset(file: str, image_ids: Container[Any], target: Path) -> str:
     """Write the entries of some images of a ground-truth file in COCO's format; return the new path."""
     if is_main_process():
-        content = json.loads(to_file(file).read_text(encoding="utf-8"))
+        content = json.loads(to_file(file).read_text(encoding="utf-8-sig"))
         for rows, key in (("images", "id"), ("annotations", "image_id")):
             if rows in content:
                 content[rows] = [row for row in content[rows] if row[key] in image_ids]
