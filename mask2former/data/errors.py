@@ -25,5 +25,6 @@ def wrong_size(record: dict[str, Any], size: tuple[int, ...], expected: tuple[in
 
 
 def first_few(values: Sequence[Any], count: int = 3) -> str:
-    """Return the first of some values for a message, and ", ..." if there are more."""
-    return ", ".join(map(str, values[:count])) + (", ..." if len(values) > count else "")
+    """Return the first of some values for a message, and the number of all if there are more."""
+    more = f", ... ({len(values)} in all)" if len(values) > count else ""
+    return ", ".join(map(str, values[:count])) + more

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from mask2former.data.datasets.files import ROOT_VARIABLE, datasets_root
 from mask2former.data.errors import DatasetError
 from mask2former.utils.atomic_files import UNFINISHED, atomic_path
+from mask2former.utils.messages import MessageFormatter, legible
 
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -53,7 +54,9 @@ def run(
     parser: ArgumentParser, prepare: Callable[[Namespace], None], arguments: Sequence[str] | None
 ) -> None:
     """Parse `arguments`, or the command line, and prepare; errors exit with one line."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    console = logging.StreamHandler()
+    console.setFormatter(MessageFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console])
     parsed = parser.parse_args(arguments)
     if parsed.workers < 1:
         parser.error(f"--workers {parsed.workers}: at least 1 is needed")
@@ -65,7 +68,7 @@ def run(
     except BrokenProcessPool:
         parser.exit(1, f"{parser.prog}: a process was killed, perhaps for lack of memory: try --workers 1\n")
     except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(1, f"{parser.prog}: {legible(error)}\n")
 
 
 def present(paths: Mapping[str, Path]) -> list[str]:

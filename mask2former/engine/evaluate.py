@@ -23,6 +23,7 @@ from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.sharded import load_tensors
 from mask2former.engine.hooks.standard import flatten_results
+from mask2former.engine.logger import RESULT
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.dataset_facts import dataset_metadata, warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
@@ -37,6 +38,7 @@ from mask2former.evaluation.semantic.miou import SemSegEvaluator
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.utils.comm import is_main_process
+from mask2former.utils.messages import Block
 from mask2former.weights.load import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -105,7 +107,8 @@ class Evaluation:
             by_dataset[name] = results
             if is_main_process():
                 for task, metrics in results.items():
-                    logger.info("%s on %s\n%s", task, name, metrics_table(metrics, per_class=False))
+                    table = Block(metrics_table(metrics, per_class=False))
+                    logger.info("%s on %s\n%s", task, name, table, extra=RESULT)
         return next(iter(by_dataset.values())) if len(by_dataset) == 1 else by_dataset
 
 

@@ -33,6 +33,7 @@ from mask2former.evaluation.evaluator import Results
 from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process, world_size
+from mask2former.utils.messages import Block
 from mask2former.weights.load import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ def _open_folder(run: Run, config: str, trainer: Trainer) -> MetricsLog:
     claim_run(folder)
     with atomic_write(folder / "config.yaml") as file:
         file.write(config.encode())
-    logger.info("config, also in %s\n%s", folder / "config.yaml", config)
+    logger.info("config, also in %s\n%s", folder / "config.yaml", Block(config))
     logger.info(
         "steps %d to %d, seed %d, folder %s", trainer.done, trainer.max_iter, trainer.seed, run.folder
     )

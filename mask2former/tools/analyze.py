@@ -29,6 +29,7 @@ from mask2former.modeling.mask_former import MaskFormer
 from mask2former.tools.flags import whole_number
 from mask2former.tools.flops import KINDS, PARTS, REST, Cost, Size, count_cost, padded, usual_sizes
 from mask2former.utils.aliases import run_alias
+from mask2former.utils.output import print_error
 from mask2former.weights import model_zoo
 
 PADDING = "normalize and pad"
@@ -181,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = tuple(args.size) if args.size else next(iter(usual_sizes(cfg)))
         print(analyze(cfg, size, args.runs))
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     return 0
 

@@ -24,11 +24,12 @@ from mask2former.config.defaults import DEFAULTS
 from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCatalog
 from mask2former.data.catalog import Record
 from mask2former.data.checks.record import DataWarning, RecordSummary, annotation_kind, summarize_record
-from mask2former.data.checks.summary import repeated, summarize_dataset
+from mask2former.data.checks.summary import SHOWN, repeated, summarize_dataset
 from mask2former.data.custom.checks import check_annotations
 from mask2former.data.custom.dataset import forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
+from mask2former.data.errors import first_few
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
@@ -36,6 +37,8 @@ from mask2former.tools.flags import add_max_megapixels, whole_number
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
+from mask2former.utils.messages import legible
+from mask2former.utils.output import print_error
 from mask2former.utils.visualize import (
     class_colors,
     draw_regions,
@@ -189,7 +192,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def report_text(report: dict[str, Any]) -> str:
-    """Return the report as text for people."""
+    """Return the report as text for people; names are escaped and shortened."""
+    report = _with_legible_names(report)
     broken = report["broken"]
     title = f"BROKEN RECORDS: {broken['count']}" if broken["count"] else "no record is broken"
     parts = [
@@ -200,6 +204,14 @@ def report_text(report: dict[str, Any]) -> str:
         _listed(title, broken),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def _with_legible_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {legible(key): _with_legible_names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_legible_names(item) for item in value]
+    return legible(value) if isinstance(value, str) else value
 
 
 def _overview(report: dict[str, Any]) -> list[list[Any]]:
@@ -242,7 +254,7 @@ def _class_table(report: dict[str, Any]) -> str:
     length = max(1, -(-len(cells) // CLASS_COLUMNS))
     rows = [[cell for entry in cells[i::length] for cell in entry] for i in range(length)]
     heads = ["class", "images", "objects"] * min(CLASS_COLUMNS, len(cells))
-    never = f"never seen, {len(unseen)} of {len(classes)}: {', '.join(unseen)}" if unseen else ""
+    never = f"never seen, {len(unseen)} of {len(classes)}: {first_few(unseen, SHOWN)}" if unseen else ""
     return "\n".join(filter(None, [tabulate(rows, heads) if cells else "", never]))
 
 
@@ -259,16 +271,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         report = check(args)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     except BrokenProcessPool:
-        print("error: a process was killed, perhaps out of memory; try fewer --workers", file=sys.stderr)
+        print_error("a process was killed, perhaps out of memory; try fewer --workers")
         return 1
     if args.json:
         print(json.dumps(report, indent=1))
     else:
         print(report_text(report) + "\n")
-        print("\n  ".join([f"samples drawn: {len(report['samples'])}", *report["samples"]]))
+        samples = map(legible, report["samples"])
+        print("\n  ".join([f"samples drawn: {len(report['samples'])}", *samples]))
     return int(report["broken"]["count"] > 0)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from importlib import import_module
 
 from mask2former.utils.aliases import run_alias
-from mask2former.utils.output import tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.version import __version__
 
 COMMANDS = {
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif command not in COMMANDS:
         near = difflib.get_close_matches(command, COMMANDS, n=1)
         advice = f"did you mean `mask2former {near[0]}`?" if near else "see `mask2former --help`"
-        print(f"error: mask2former has no command '{command}'; {advice}", file=sys.stderr)
+        print_error(f"mask2former has no command '{command}'; {advice}")
         return 2
     else:
         return _run(command, arguments)

@@ -10,6 +10,7 @@ from tabulate import tabulate
 from mask2former.config import CfgNode, get_cfg, load_config
 from mask2former.config.node import CONFIG_ROOTS
 from mask2former.config.yaml_files import flatten
+from mask2former.utils.output import print_error
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(config_table(load_config(args.file, args.opts), all_keys=args.all))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 1
     return 0
 

@@ -31,6 +31,8 @@ from mask2former.result import COUNTED, FIELDS
 from mask2former.tools.flags import add_max_megapixels, probability
 from mask2former.utils.image_io import EXTENSIONS, Array, write_image
 from mask2former.utils.memory import is_out_of_memory
+from mask2former.utils.messages import legible
+from mask2former.utils.output import print_error
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
 from mask2former.weights.load import Checkpoint, read_checkpoint
@@ -176,9 +178,9 @@ def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Pat
             reason = str(error).removeprefix(f"{image}: ")
             if is_out_of_memory(error):
                 reason = "not enough memory; try a smaller INPUT.MIN_SIZE_TEST"
-            progress.write(f"error: {image}: {reason}", file=sys.stderr)
+            progress.write(f"error: {legible(image)}: {legible(reason)}", file=sys.stderr)
         else:
-            progress.write(f"{image}: {found} -> {path}")
+            progress.write(f"{legible(image)}: {found} -> {legible(path)}")
     return failed
 
 
@@ -194,15 +196,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         predictor = Predictor(cfg, checkpoint=checkpoint, score_threshold=threshold, precision=args.precision)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            print("error: not enough memory for a model of this config", file=sys.stderr)
+            print_error("not enough memory for a model of this config")
             return 1
         if isinstance(error, RuntimeError):
             raise
         untrained = isinstance(error, UntrainedModelError)
-        advice = f".\n{how_to_get_weights(args.config_file or DEFAULT_CONFIG)}" if untrained else ""
-        print(f"error: {error}{advice}", file=sys.stderr)
+        print_error(error)
+        if untrained:
+            print(how_to_get_weights(args.config_file or DEFAULT_CONFIG), file=sys.stderr)
         return 1
     failed = predict_all(predictor, images, paths, args.task)
     if failed:
-        print(f"error: {failed} of {len(images)} images could not be drawn", file=sys.stderr)
+        print_error(f"{failed} of {len(images)} images could not be drawn")
     return 1 if failed else 0

@@ -19,6 +19,7 @@ from mask2former.evaluation.semantic.miou import mean_iou_of_folders
 from mask2former.tools.flags import add_max_megapixels
 from mask2former.utils.image_io import set_pixel_limit
 from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.output import print_error
 
 Compute = Callable[[argparse.Namespace], Metrics]
 
@@ -37,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         metrics = args.compute(args)
     except (ValueError, OSError, MemoryError) as error:
-        message = " ".join(str(error).split())
-        sys.stderr.write(f"error: {message}\n")
+        print_error(error)
         return 2
     sys.stdout.write((metrics_json if args.json else metrics_table)(metrics) + "\n")
     return 0

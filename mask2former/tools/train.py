@@ -20,7 +20,7 @@ from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.train import train
 from mask2former.utils.comm import is_main_process
-from mask2former.utils.output import tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.weights.read import find_file
 
 logger = logging.getLogger("mask2former")
@@ -108,10 +108,10 @@ def run_command(args: argparse.Namespace) -> int:
     except (KeyboardInterrupt, SignalException):
         print("stopped; --resume continues from the last checkpoint", file=sys.stderr)
     except ChildFailedError as error:
-        print(f"error: {first_failure(error)}", file=sys.stderr)
+        print_error(first_failure(error))
     except (TrainingError, ValueError, OSError, ModuleNotFoundError) as error:
         logger.debug("the error in full", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
     return 1
 
 

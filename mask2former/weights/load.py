@@ -20,6 +20,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mask2former.utils.messages import Block, legible
 from mask2former.weights.read import Checkpoint, WeightsError, read_checkpoint
 from mask2former.weights.rename import translate
 
@@ -67,7 +68,8 @@ class LoadReport:
     def table(self, rows: int | None = None) -> str:
         """Return a table of the problems, of at most `rows` rows."""
         heads = ("problem", "name", "in the file", "in the model")
-        text = tabulate(self.problems[:rows], heads, missingval="-")
+        problems = [misfit._replace(name=legible(misfit.name, 100)) for misfit in self.problems[:rows]]
+        text = tabulate(problems, heads, missingval="-")
         left_out = len(self.problems[rows:]) if rows is not None else 0
         return text + (f"\n... and {left_out} more" if left_out else "")
 
@@ -219,9 +221,9 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     is_expected = not report.problems and report.adapted.keys() == reset  # as in any fine-tuning
     logger.log(logging.INFO if is_expected else logging.WARNING, "%s", report.summary())
     if report.problems:
-        logger.warning("what does not fit:\n%s", report.table())
+        logger.warning("what does not fit:\n%s", Block(report.table()))
     return report
 
 
 def _error(report: LoadReport, reason: str) -> WeightsError:
-    return WeightsError(report.file, f"{reason} ({report.kind})\n{report.table(ROWS_IN_ERROR)}")
+    return WeightsError(report.file, Block(f"{reason} ({report.kind})\n{report.table(ROWS_IN_ERROR)}"))

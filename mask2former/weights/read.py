@@ -22,6 +22,7 @@ from iopath.common.file_io import get_cache_dir
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mask2former.utils.messages import Block
 from mask2former.utils.storage import (
     is_remote,
     local_copy,
@@ -62,7 +63,8 @@ class WeightsError(ValueError):
     """A file of weights that cannot be used; the message has the file and the reason."""
 
     def __init__(self, file: str | Path, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
+        message = f"{file}: {reason}"
+        super().__init__(Block(message) if isinstance(reason, Block) else message)
         self.file = str(file)
         self.reason = reason
 

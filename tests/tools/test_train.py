@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_expected_results_decide_the_exit_code(trained, tmp_path, capsys):
         rows = [["sem_seg", "mIoU", expected, 0.5]]
         options = arguments(tmp_path, "--eval-only", MODEL__WEIGHTS=weights, TEST__EXPECTED_RESULTS=rows)
         assert main(options) == code
-    assert f"sem_seg/mIoU is {value}, expected {value - 0.6} +- 0.5" in capsys.readouterr().out
+    assert f"sem_seg/mIoU is {value}, expected {value - 0.6} +- 0.5" in capsys.readouterr().err
 
 
 def test_resume_continues_a_run_and_a_fresh_run_moves_it_aside(tiny_shapes, tmp_path):
@@ -157,8 +158,8 @@ def test_user_errors_are_one_line_that_names_the_cause(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     options = [str(item) for pair in changes.items() for item in pair]
     assert main([*arguments(tmp_path, *argv), *options]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error and "Traceback" not in error
+    *log, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and message in error and "Traceback" not in "".join(log)
 
 
 @pytest.mark.parametrize("flags", [(), ("--num-processes", "2")])
@@ -195,7 +196,8 @@ def test_wrong_flags_exit_with_two(argv, capsys):
 def test_two_processes_train_and_evaluate_like_one(trained, tmp_path):
     done = run_command(*arguments(tmp_path, "--num-processes", "2", **PERIODS))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "step 4/4" in done.stdout
+    assert "step 4/4" in done.stderr and "step" not in done.stdout
+    assert re.search("^panoptic_seg on .*\n +PQ ", done.stdout, re.MULTILINE)
     together, alone = (read_metrics(folder / "metrics.json") for folder in (tmp_path, trained))
     for found, expected in zip(together, alone, strict=True):
         losses = {name: value for name, value in expected.items() if "loss" in name}
@@ -209,7 +211,7 @@ def test_two_processes_train_and_evaluate_like_one(trained, tmp_path):
 def test_ctrl_c_ends_all_processes_in_one_line(tiny_shapes, tmp_path, processes):
     changes = {"SOLVER__MAX_ITER": 5000, "DATALOADER__NUM_WORKERS": 1}  # ends, even if this test does not
     process = start_command(*arguments(tmp_path, "--num-processes", str(processes), **changes))
-    assert any("step 20/" in line for line in process.stdout), process.stderr.read()
+    assert any("step 20/" in line for line in process.stderr)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1

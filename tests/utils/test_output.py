@@ -64,3 +64,36 @@ def test_other_exits_and_errors_pass(end):
     assert "standard output is incomplete" in errors
     assert ("ZeroDivisionError" in errors) == (end == "1 / 0")
     assert process.returncode == 1
+
+
+NAMES = r"""
+import logging, sys
+from mask2former.utils.output import print_error, tolerant_output
+
+@tolerant_output()
+def main():
+    print("\U0001f600 a\tb\n\x1b[2J\udcff")
+    sys.stderr.write("\r 50%|\N{FULL BLOCK}|\r")
+    print_error("a\nb")
+    logging.getLogger("mask2former").warning("%s is unused", "c\nd")
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({"PYTHONIOENCODING": "ascii"}, r"\U0001f600"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, r"\U0001f600"),
+        ({"PYTHONIOENCODING": "utf-8"}, "\U0001f600"),
+    ],
+)
+def test_control_characters_and_those_that_the_terminal_lacks_are_escaped(environment, shown):
+    command = [sys.executable, "-c", NAMES]
+    result = subprocess.run(command, capture_output=True, env={**os.environ, **environment})
+    out, err = result.stdout.decode(), result.stderr.decode()
+    assert out == shown + " a\tb\n\\x1b[2J\\udcff\n"
+    bar = "\N{FULL BLOCK}" if shown == "\U0001f600" else r"\u2588"
+    assert err == f"\r 50%|{bar}|\\rerror: a\\nb\nWARNING: c\\nd is unused\n"
+    assert result.returncode == 0

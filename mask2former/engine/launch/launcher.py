@@ -106,7 +106,8 @@ def plan_processes(args: argparse.Namespace, gpus: int) -> Processes:
             f"--dist-url is '{args.dist_url}'; several machines need tcp://HOST:PORT of the first"
         )
     if device == "cpu" and args.num_processes is None and args.num_gpus is None:
-        print("no GPU is usable here: running on the CPU")  # noqa: T201  (before there is a log)
+        # Before there is a log
+        print("no GPU is usable here: running on the CPU", file=sys.stderr)  # noqa: T201
     machines = (args.num_machines, args.machine_rank, args.dist_url, args.max_restarts, args.timeout)
     return Processes(device, args.num_processes or args.num_gpus or 1, *machines)
 

@@ -32,7 +32,8 @@ def wait_for_machines(url: str, number: int, machines: int, timeout: float) -> d
         ProcessError: machines are missing after `timeout` seconds.
         ValueError: the first machine cannot listen at `url`.
     """
-    print(f"waiting for the other machines at {url}", flush=True)  # noqa: T201  (before there is a log)
+    # Before there is a log
+    print(f"waiting for the other machines at {url}", file=sys.stderr, flush=True)  # noqa: T201
     host, _, port = url.removeprefix("tcp://").rpartition(":")
     end = time.monotonic() + timeout
     if number and not _poll(lambda: _is_open(host, int(port)), end):

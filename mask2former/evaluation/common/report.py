@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from tabulate import tabulate
 
+from mask2former.utils.messages import legible
+
 
 def metrics_table(results: Mapping[str, float], *, per_class: bool = True) -> str:
     """Return a table of the metrics and, if `per_class`, a second one with a row for each class.
@@ -17,7 +19,7 @@ def metrics_table(results: Mapping[str, float], *, per_class: bool = True) -> st
     for name, value in results.items():
         metric, dash, class_name = name.partition("-")
         if dash:
-            classes.setdefault(class_name, {"class": class_name})[metric] = value
+            classes.setdefault(class_name, {"class": legible(class_name, 60)})[metric] = value
         else:
             overall[name] = value
     rows = list(classes.values()) if per_class else []

@@ -106,9 +106,9 @@ def test_an_earlier_run_is_not_mixed_with_a_new_one(storage, tmp_path, capsys):
 def test_a_url_that_cannot_be_written_to_is_reported_first(storage, tmp_path, capsys):
     (tmp_path / "store/file").touch()
     assert run_train("flaky://file/run", SOLVER__MAX_ITER=1) == 1
-    captured = capsys.readouterr()
-    assert "OUTPUT_DIR flaky://file/run cannot be written to" in captured.err
-    assert "steps 0 to" not in captured.out
+    printed = capsys.readouterr().err
+    assert "OUTPUT_DIR flaky://file/run cannot be written to" in printed
+    assert "steps 0 to" not in printed
 
 
 def test_a_run_that_cannot_be_copied_is_kept_locally(storage, environ, capsys, monkeypatch):

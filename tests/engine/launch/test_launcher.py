@@ -64,9 +64,9 @@ def test_invalid_flags(argv, message):
 
 def test_a_missing_gpu_is_printed_in_one_line(capsys):
     plan_processes(flags(), gpus=0)
-    assert capsys.readouterr().out == "no GPU is usable here: running on the CPU\n"
+    assert capsys.readouterr().err == "no GPU is usable here: running on the CPU\n"
     plan_processes(flags("--num-processes", "2"), gpus=0)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def report_place(args, device):

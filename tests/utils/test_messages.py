@@ -1,0 +1,68 @@
+"""Names and values in messages: escaped, short, and in one line."""
+
+import logging
+import sys
+
+import numpy as np
+import pytest
+
+from mask2former.utils.messages import LONGEST, Block, MessageFormatter, escaped, legible, shortened
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a\x1b[31mred\x07", r"a\x1b[31mred\x07"),
+        ("two\nlines\r\tand a tab", r"two\nlines\r\tand a tab"),
+        ("gnp.\u202eexe", r"gnp.\u202eexe"),
+        ("in\u200bvisible\ufeff", r"in\u200bvisible\ufeff"),
+        ("not UTF-8 \udcff", r"not UTF-8 \udcff"),
+        ("\x9b31m, \u2028", r"\x9b31m, \u2028"),
+        ("Straße 東京 😀 👩\u200d🚒", "Straße 東京 😀 👩\u200d🚒"),
+    ],
+)
+def test_control_characters_are_escaped_and_text_of_any_language_stays(name, expected):
+    assert escaped(name) == expected
+
+
+def test_characters_to_keep_stay():
+    assert escaped("a\tb\n\x1b", keep="\t\n") == "a\tb\n\\x1b"
+
+
+def test_a_long_text_keeps_both_ends_and_tells_what_is_missing():
+    text = "/folder/" * 50 + "x.json: " + ", ".join(map(str, range(1000))) + " are unknown"
+    short = shortened(text)
+    assert len(short) < LONGEST + 40
+    assert short.startswith(text[:200])
+    assert short.endswith("are unknown")
+    assert f"[... {len(text) - LONGEST} characters ...]" in short
+    assert shortened("short") == "short"
+
+
+def test_errors_and_names_are_one_line_and_blocks_keep_theirs():
+    assert legible(ValueError("a\nb")) == r"a\nb"
+    assert legible(ValueError(Block("a\nb\x1b"))) == "a\nb\\x1b"
+    assert legible(OSError(28, "No space left")) == "[Errno 28] No space left"
+    assert legible(7) == "7"
+
+
+def formatted(message, *arguments, **more):
+    record = logging.LogRecord("name", logging.INFO, "file", 1, message, arguments, None)
+    vars(record).update(more)
+    return MessageFormatter("%(levelname)s %(message)s").format(record)
+
+
+def test_log_lines_escape_their_arguments_and_keep_their_own_lines():
+    assert formatted("%s:\n  %d of %.1f", "a\nb\x1b", np.int64(2), 3.0) == "INFO a\\nb\\x1b:\n  2 of 3.0"
+    assert formatted("table\n%s", Block("a\tb\nc\td")) == "INFO table\na\tb\nc\td"
+    assert formatted("100 %") == "INFO 100 %"
+    assert formatted("%(a)s", {"a": 1}) == "INFO 1"
+    assert len(formatted("%s and %s", "x" * 5000, "y" * 5000)) < LONGEST + 60
+
+
+def test_tracebacks_stay_whole():
+    try:
+        raise ValueError("x" * 2000)
+    except ValueError:
+        lines = formatted("failed", exc_info=sys.exc_info()).splitlines()
+    assert lines[0] == "INFO failed" and lines[1].startswith("Traceback") and len(lines[-1]) > 2000
