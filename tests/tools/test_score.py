@@ -41,7 +41,7 @@ def test_an_error_of_several_lines_is_printed_in_one(monkeypatch):
 
     monkeypatch.setattr(module, "mean_iou_of_folders", fail)
     arguments = "--gt-dir", "x", "--pred-dir", "y", "--num-classes", 3
-    assert score_error("semantic", *arguments) == "error: first second"
+    assert score_error("semantic", *arguments) == r"error: first\n  second"
 
 
 def test_a_map_above_the_limit_of_pixels_is_an_error(tmp_path):
