@@ -41,6 +41,7 @@ from mask2former.evaluation.common.json_files import (
     write_json,
 )
 from mask2former.evaluation.common.metadata import DatasetIds, required_attribute
+from mask2former.evaluation.common.report import distinct_names
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.evaluation.evaluator import Metrics, Results
 from mask2former.utils.comm import gather_objects, is_main_process
@@ -236,8 +237,9 @@ def _metrics_of(table: Array, categories: Sequence[JsonObject], lvis_style: bool
     for name, mark in FREQUENCIES.items() if lvis_style else ():
         group = [place for place, category in enumerate(categories) if category["frequency"] == mark]
         metrics[name] = mean_percent(table[:, :, group, 0])
-    for place, category in enumerate(categories):
-        metrics[f"AP-{category.get('name', category['id'])}"] = mean_percent(table[:, :, place, 0])
+    class_names = [str(category.get("name", category["id"])) for category in categories]
+    for place, name in enumerate(distinct_names(class_names)):
+        metrics[f"AP-{name}"] = mean_percent(table[:, :, place, 0])
     return metrics
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -25,6 +26,12 @@ def metrics_table(results: Mapping[str, float], *, per_class: bool = True) -> st
     rows = list(classes.values()) if per_class else []
     tables = [table for table in ([overall], rows) if table]
     return "\n\n".join(tabulate(table, headers="keys", floatfmt=".3f", tablefmt="simple") for table in tables)
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Return the names of classes for metrics: those that several have get the class id, as `box (3)`."""
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({k})" for k, name in enumerate(names)]
 
 
 def metrics_json(results: Mapping[str, float]) -> str:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from mask2former.evaluation.common.json_files import SUBMISSION, JsonObject, get_value, write_json
 from mask2former.evaluation.common.metadata import DatasetIds, required_attribute
+from mask2former.evaluation.common.report import distinct_names
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.evaluation.evaluator import Metrics, Results
 from mask2former.utils.comm import gather_objects
@@ -81,7 +82,7 @@ def mean_iou(confusion: Array, class_names: Sequence[str]) -> Metrics:
     per_class = {
         f"{metric}-{name}": value
         for metric, values in (("IoU", iou), ("ACC", accuracy))
-        for name, value in zip(class_names, values, strict=True)
+        for name, value in zip(distinct_names(class_names), values, strict=True)
     }
     return {name: float(100 * value) for name, value in {**means, **per_class}.items()}
 

@@ -2,7 +2,7 @@
 
 import json
 
-from mask2former.evaluation.common.report import metrics_json, metrics_table
+from mask2former.evaluation.common.report import distinct_names, metrics_json, metrics_table
 
 RESULTS = {"AP": 12.3456, "n": 2, "AP-a": 1.0, "AP-stop-sign": float("nan"), "RQ-a": 3.0}
 
@@ -17,3 +17,7 @@ def test_table_has_the_metrics_and_one_row_for_each_class():
 
 def test_nan_is_null_in_json():
     assert json.loads(metrics_json(RESULTS)) == {**RESULTS, "AP-stop-sign": None}
+
+
+def test_classes_of_one_name_have_metrics_of_their_own():
+    assert distinct_names(["box", "cup", "box"]) == ["box (0)", "cup", "box (2)"]

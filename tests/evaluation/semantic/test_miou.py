@@ -188,3 +188,8 @@ def test_invalid_records_are_errors(tmp_path):
     del metadata.ignore_label
     with pytest.raises(ValueError, match="metadata of 'synthetic': 'ignore_label' is missing"):
         SemSegEvaluator(metadata=metadata)
+
+
+def test_two_classes_of_one_name_are_measured_apart():
+    metrics = mean_iou(np.diag([4, 2, 0]), ["a", "a"])
+    assert {"IoU-a (0)", "IoU-a (1)"} <= metrics.keys() and "IoU-a" not in metrics
