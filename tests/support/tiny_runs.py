@@ -18,7 +18,7 @@ from mask2former.tools.train import main
 
 __all__ = ["restored_catalogs"]
 
-CONFIG = next((Path(__file__).parents[2] / "configs" / "shapes").rglob("*.yaml"))
+CONFIG = Path(__file__).parents[2] / "configs/shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml"
 
 OPTIONS = {
     "MODEL.DEVICE": "cpu",
