@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -41,6 +42,10 @@ class Boxes(Tensor):
     def tensor(self) -> Tensor:
         """Return the boxes as a plain tensor."""
         return self.as_subclass(Tensor)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Boxes:  # type: ignore[override]
+        """Copy; torch's own method fails for subclasses with storage that is empty or under inference mode."""
+        return deepcopy(self.tensor, memo).as_subclass(Boxes)
 
 
 class RunLengthMasks:

@@ -1,8 +1,9 @@
 """Every configuration key that the project reads, with its default.
 
-Names and defaults are those of Detectron2 and Mask2Former. Six defaults differ: `MODEL.DEVICE` is "auto", and
+Names and defaults are those of Detectron2 and Mask2Former. Seven defaults differ: `MODEL.DEVICE` is "auto";
 five name parts of Mask2Former, because Detectron2's do not exist here: `MODEL.META_ARCHITECTURE`,
-`MODEL.RESNETS.OUT_FEATURES`, and `NAME`, `IN_FEATURES` and `PIXEL_DECODER_NAME` of `MODEL.SEM_SEG_HEAD`.
+`MODEL.RESNETS.OUT_FEATURES`, and `NAME`, `IN_FEATURES` and `PIXEL_DECODER_NAME` of `MODEL.SEM_SEG_HEAD`; and
+`MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE` names what the default decoder reads.
 """
 
 from typing import Any
@@ -26,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,  # 64 for depths 18 and 34
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.STEM_TYPE": "deeplab",  # of build_resnet_deeplab_backbone; or "basic"
+    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4],  # its dilations of the blocks of res5
     "MODEL.SWIN.PATCH_SIZE": 4,
     "MODEL.SWIN.EMBED_DIM": 96,
     "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
@@ -45,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 1.0,  # of the per-pixel baselines
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.NORM": "GN",
@@ -53,13 +57,15 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD": 1024,
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder",  # the maps that it reads
     "MODEL.MASK_FORMER.CRITERION_NAME": "SetCriterion",
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
     "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
-    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # number of predictions: one more than there are layers
-    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder; the transformer decoder has no dropout
+    "MODEL.MASK_FORMER.ENC_LAYERS": 0,  # of MaskFormer's decoder, on the map that it reads
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than layers, in MaskFormer as many as layers
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder, and of MaskFormer's decoder
     "MODEL.MASK_FORMER.DECODER.ATTENTION": "masked",  # to the memory; or "cross", "smca", "pooling"
     "MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE": 0,  # all layers attend to this level; 0: all levels in turn
     "MODEL.MASK_FORMER.DECODER.CONCATENATE_LEVELS": False,  # each layer attends to all levels at once

@@ -9,7 +9,6 @@ from typing import Any
 _NO_BOXES = "Mask2Former has no box or keypoint stage"
 _CLASS_COUNT = "Mask2Former has no box stage; the number of classes is MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 _OTHER_HEAD = "it belongs to another segmentation head"
-_DEEPLAB = "it belongs to DeepLab's ResNet"
 _NO_DILATION = "the ResNet has no dilation"
 _NO_DEFORMABLE = "the ResNet has no deformable convolution"
 _OTHER_SOLVER = "no optimizer or schedule of this project uses it"
@@ -34,15 +33,10 @@ IGNORED: dict[str, str] = {
     "MODEL.SEM_SEG_HEAD.ASPP_": _OTHER_HEAD,
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": _OTHER_HEAD,
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": _UNREAD,
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": _UNREAD,
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_": _UNREAD,
     "MODEL.RESNETS.DEFORM_": _NO_DEFORMABLE,
     "MODEL.RESNETS.RES4_DILATION": _NO_DILATION,
     "MODEL.RESNETS.RES5_DILATION": _NO_DILATION,
-    "MODEL.RESNETS.RES5_MULTI_GRID": _DEEPLAB,
-    "MODEL.RESNETS.STEM_TYPE": _DEEPLAB,
-    "MODEL.MASK_FORMER.ENC_LAYERS": _UNREAD,
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "the decoder reads the pixel decoder's three maps",
     "INPUT.MASK_FORMAT": "polygons, RLE and bitmaps are recognized as they are read",
     "DATASETS.PROPOSAL_FILES_": _NO_BOXES,
     "DATASETS.PRECOMPUTED_PROPOSAL_": _NO_BOXES,
@@ -73,16 +67,11 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": (0.1,),
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": (False,),
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": (4,),
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": (1.0,),
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": (4,),
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": (8,),
     "MODEL.RESNETS.RES4_DILATION": (1,),
     "MODEL.RESNETS.RES5_DILATION": (1,),
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": ([False, False, False, False],),
-    "MODEL.RESNETS.RES5_MULTI_GRID": ([1, 2, 4], [1, 1, 1]),
-    "MODEL.RESNETS.STEM_TYPE": ("deeplab", "basic"),
-    "MODEL.MASK_FORMER.ENC_LAYERS": (0,),
-    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": ("res5", "multi_scale_pixel_decoder", "transformer_encoder"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
     "DATALOADER.ASPECT_RATIO_GROUPING": (True, False),
     "CUDNN_BENCHMARK": (False,),

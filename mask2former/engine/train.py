@@ -82,7 +82,9 @@ def train(cfg: CfgNode, run: Run) -> Results:
         metrics=metrics,
         whole=whole,
     )
-    overflow = QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
+    per_pixel = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"  # one query a class, if any
+    queries = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if per_pixel else cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
+    overflow = QueryOverflowHook(queries)
     extra = {"config": config, "metadata": saved_metadata}
     checkpoints = CheckpointHook(run.folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     measure = partial(_evaluate, evaluation, whole, model)

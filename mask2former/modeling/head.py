@@ -11,27 +11,35 @@ from mask2former.modeling.predictions import Predictions
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_builder
 
+MEMORY, ENCODED, MASK_FEATURES = "multi_scale_pixel_decoder", "transformer_encoder", "pixel_embedding"
+
 
 class MaskFormerHead(nn.Module):
-    """Pixel decoder, and a transformer decoder, `predictor`, of its mask features and memory."""
+    """Pixel decoder, and a transformer decoder, `predictor`, of its mask features and of other maps.
 
-    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module) -> None:
+    Args:
+        in_feature: what the transformer decoder reads: MEMORY, the pixel decoder's maps; ENCODED, the map of
+            its encoder; MASK_FEATURES; or the name of a map of the backbone.
+    """
+
+    def __init__(self, *, pixel_decoder: nn.Module, predictor: nn.Module, in_feature: str = MEMORY) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
+        self.in_feature = in_feature
 
     def forward(self, features: dict[str, Tensor]) -> Predictions:
         """Predict from the backbone's maps (B, C, h, w) by name."""
-        mask_features, memory, *_ = self.pixel_decoder(features)
-        return self.predictor(memory, mask_features)
+        mask_features, memory, *encoded = self.pixel_decoder(features)
+        own = {MEMORY: memory, ENCODED: encoded, MASK_FEATURES: [mask_features]}
+        return self.predictor(own.get(self.in_feature) or [features[self.in_feature]], mask_features)
 
 
-@SEM_SEG_HEADS.register_as("MaskFormerHead")
-def build_mask_former_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MaskFormerHead:
-    """Build the head with the two decoders that the config names, for the backbone's maps `input_shape`.
+def build_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]) -> Any:
+    """Build the pixel decoder that the config names, for the backbone's maps `input_shape`.
 
     Raises:
-        ValueError: a decoder is not registered, or the backbone has no such map.
+        ValueError: it is not registered, or the backbone lacks a map.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     missing = [name for name in head.IN_FEATURES if name not in input_shape]
@@ -39,15 +47,51 @@ def build_mask_former_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MaskF
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {missing}, but the backbone has {list(input_shape)}"
         )
-    build_pixel_decoder = find_builder(
-        SEM_SEG_HEADS, head.PIXEL_DECODER_NAME, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
-    )
+    build = find_builder(SEM_SEG_HEADS, head.PIXEL_DECODER_NAME, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME")
+    return build(cfg, {name: input_shape[name] for name in head.IN_FEATURES})
+
+
+def memory_shape(cfg: Any, pixel_decoder: Any, input_shape: dict[str, ShapeSpec]) -> list[ShapeSpec]:
+    """Return the shapes of the maps that TRANSFORMER_IN_FEATURE names.
+
+    Raises:
+        ValueError: no part provides such maps.
+    """
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+    head = cfg.MODEL.SEM_SEG_HEAD
+    finest = min(shape.stride for shape in input_shape.values())
+    shapes = {
+        MEMORY: pixel_decoder.memory_shape,
+        MASK_FEATURES: [ShapeSpec(head.MASK_DIM, finest)],
+        **{feature: [shape] for feature, shape in input_shape.items()},
+    }
+    if hasattr(pixel_decoder, "encoded_shape"):
+        shapes[ENCODED] = [pixel_decoder.encoded_shape]
+    if name not in shapes:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {name!r}; with "
+            f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME {head.PIXEL_DECODER_NAME} it must be one of "
+            f"{', '.join(shapes)}"
+        )
+    return shapes[name]
+
+
+@SEM_SEG_HEADS.register_as("MaskFormerHead")
+def build_mask_former_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> MaskFormerHead:
+    """Build the head with the two decoders that the config names, for the backbone's maps `input_shape`.
+
+    Raises:
+        ValueError: a decoder is not registered, or no part provides a map that one of them reads.
+    """
+    decoder = cfg.MODEL.MASK_FORMER
     build_predictor = find_builder(
         TRANSFORMER_DECODER,
-        cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME,
+        decoder.TRANSFORMER_DECODER_NAME,
         "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME",
     )
-    pixel_decoder = build_pixel_decoder(cfg, {name: input_shape[name] for name in head.IN_FEATURES})
+    pixel_decoder = build_pixel_decoder(cfg, input_shape)
     return MaskFormerHead(
-        pixel_decoder=pixel_decoder, predictor=build_predictor(cfg, pixel_decoder.memory_shape)
+        pixel_decoder=pixel_decoder,
+        predictor=build_predictor(cfg, memory_shape(cfg, pixel_decoder, input_shape)),
+        in_feature=decoder.TRANSFORMER_IN_FEATURE,
     )

@@ -40,7 +40,8 @@ class MaskFormer(nn.Module):
     Args:
         criterion: predictions, targets, padded size (H, W), seeds -> weighted losses by name.
         pixel_mean, pixel_std: per channel, in 0..255.
-        size_divisibility: batches are padded at the right and bottom to a multiple of it.
+        size_divisibility: batches are padded at the right and bottom to a multiple of it; 0: to the largest
+            image alone.
 
     Attributes:
         precision: the type in which the network predicts (it does not affect training); see `set_precision`.
@@ -66,9 +67,9 @@ class MaskFormer(nn.Module):
     ) -> None:
         super().__init__()
         _check_range("MODEL.MASK_FORMER.THING_IDS", inference.thing_ids, num_classes)
-        if size_divisibility < 1 or len(pixel_mean) != len(pixel_std) or min(pixel_std) <= 0:
+        if size_divisibility < 0 or len(pixel_mean) != len(pixel_std) or min(pixel_std) <= 0:
             raise ValueError(
-                f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY must be positive, not {size_divisibility}; "
+                f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY must not be negative, but is {size_divisibility}; "
                 "MODEL.PIXEL_MEAN and PIXEL_STD need one value per channel, the latter positive, "
                 f"not {pixel_mean} and {pixel_std}"
             )
@@ -77,7 +78,7 @@ class MaskFormer(nn.Module):
         self.criterion = criterion
         self.inference = inference
         self.num_classes = num_classes
-        self.size_divisibility = size_divisibility
+        self.size_divisibility = max(size_divisibility, 1)
         self.precision = torch.float32
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
@@ -191,8 +192,18 @@ def _check_range(what: str, classes: Sequence[int], num_classes: int) -> None:
 
 @META_ARCH.register_as("MaskFormer")
 def build_mask_former(cfg: Any) -> MaskFormer:
-    """Build the model of a config on torch's default device."""
-    return MaskFormer(**mask_former_parts(cfg))
+    """Build the model of a config on torch's default device.
+
+    Raises:
+        ValueError: a part is unknown, or the head does not predict masks.
+    """
+    parts = mask_former_parts(cfg)
+    if getattr(parts["sem_seg_head"], "per_pixel", False):
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME} predicts no masks; it needs "
+            "MODEL.META_ARCHITECTURE SemanticSegmentor, not MaskFormer"
+        )
+    return MaskFormer(**parts)
 
 
 def mask_former_parts(cfg: Any) -> dict[str, Any]:

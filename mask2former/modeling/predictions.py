@@ -28,12 +28,16 @@ class ImagePrediction(NamedTuple):
 
     Class probabilities are (Q, K+1), the last class is "no object"; mask logits are (Q, h, w). `flipped` is
     True if the network saw the image mirrored left to right (test-time augmentation).
+
+    If `per_pixel`, mask logits are the logits of classes, Q = K, and compared with each other; each query has
+    its class with probability 1.
     """
 
     probabilities: Tensor
     mask_logits: Tensor
     sizes: Sizes
     flipped: bool = False
+    per_pixel: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -65,14 +69,45 @@ class Predictions:
         Raises:
             ValueError: there is no such layer.
         """
-        if not -len(self.layers) <= layer < len(self.layers):
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TEST.LAYER is {layer}, but the model makes {len(self.layers)} "
-                f"predictions: 0 to {len(self.layers) - 1}, or -1 for the last"
-            )
+        check_layer(layer, len(self.layers))
         probabilities = self.layers[layer].class_logits.float().softmax(-1)
         images = zip(probabilities, self.mask_logits(layer), sizes, strict=True)
         return [ImagePrediction(*image) for image in images]
+
+
+@dataclass
+class PixelPredictions:
+    """The predictions of a per-pixel baseline: logits of classes (B, K, H/4, W/4) after each layer."""
+
+    layers: list[Tensor]
+
+    def mask_logits(self, layer: int = -1) -> Tensor:
+        """Return the class logits (B, K, H/4, W/4) of one layer in float32."""
+        return self.layers[layer].float()
+
+    def of_images(self, sizes: Sequence[Sizes], layer: int = -1) -> list[ImagePrediction]:
+        """Return the prediction of one layer for each image, as `Predictions.of_images`.
+
+        Logits are enlarged four times, which exceeds a padded side that four does not divide.
+        """
+        check_layer(layer, len(self.layers))
+        logits = self.mask_logits(layer)
+        classes, height, width = logits.shape[1:]
+        certain = torch.eye(classes, classes + 1, device=logits.device)
+        enlarged = (4 * height, 4 * width)
+        return [
+            ImagePrediction(certain, image, size._replace(padded=enlarged), per_pixel=True)
+            for image, size in zip(logits, sizes, strict=True)
+        ]
+
+
+def check_layer(layer: int, count: int) -> None:
+    """Raise ValueError if the model does not make a prediction `layer`, of `count`."""
+    if not -count <= layer < count:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TEST.LAYER is {layer}, but the model makes {count} predictions: "
+            f"0 to {count - 1}, or -1 for the last"
+        )
 
 
 def multiply_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:

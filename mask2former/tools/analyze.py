@@ -132,7 +132,7 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
         RuntimeError: the device cannot run the model, for example because its memory is too small.
     """
     cost = count_cost(cfg, size)
-    height, width = padded(size, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY)
+    height, width = padded(size, max(cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY, 1))
     title = f"an image of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
     device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
     notes = []

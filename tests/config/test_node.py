@@ -36,6 +36,7 @@ OUR_DEFAULTS = {
     "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": RES_MAPS,
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder",
 }
 # MaskFormer's own project has no keys for its decoder and for where it matches and loses.
 MASKFORMERS_DEFAULTS = {

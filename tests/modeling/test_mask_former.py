@@ -212,7 +212,7 @@ def test_invalid_inputs_are_refused_by_file_name(inputs, message):
 
 BAD_OPTIONS = {
     "thing ids": ([("MODEL.MASK_FORMER.THING_IDS", [0, CLASSES])], "THING_IDS"),
-    "divisibility": ([("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 0)], "SIZE_DIVISIBILITY"),
+    "divisibility": ([("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", -1)], "SIZE_DIVISIBILITY"),
     "channels": ([("MODEL.PIXEL_STD", [1.0])], "PIXEL_STD"),
     "no spread": ([("MODEL.PIXEL_STD", [1.0, 0.0, 1.0])], "PIXEL_STD"),
     "tasks": ([(f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON", False) for task in TASKS], "tasks"),

@@ -16,7 +16,12 @@ from mask2former.structures import Instances
 
 DATA = Path(__file__).parents[1] / "golden_files"
 NAMES = ("coco_panoptic_R50", "coco_instance_swin_tiny", "ade20k_semantic_R50")
-MASKFORMER = ("coco_panoptic_R50_fpn",)  # in the folder maskformer
+MASKFORMER = (  # in the folder maskformer
+    "ade20k_per_pixel_R50",
+    "ade20k_semantic_R50",
+    "coco_panoptic_R50",
+    "coco_panoptic_R50_fpn",
+)
 COCO_THINGS = tuple(range(80))
 
 COMPUTED = ("relative_position_index", "empty_weight", "num_batches_tracked")  # not drawn, but as built

@@ -30,15 +30,24 @@ STAGES = ("res2", "res3", "res4", "res5")
 
 
 def _conv(
-    inputs: int, outputs: int, kernel: int, *, norm: str, stride: int = 1, groups: int = 1, relu: bool = True
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    *,
+    norm: str,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    relu: bool = True,
 ) -> ConvNorm:
     conv = ConvNorm(
         inputs,
         outputs,
         kernel,
         stride=stride,
-        padding=kernel // 2,
+        padding=dilation * (kernel // 2),
         groups=groups,
+        dilation=dilation,
         bias=False,
         norm=get_norm(norm, outputs),
         activation=F.relu_ if relu else None,
@@ -56,6 +65,23 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return F.max_pool2d(self.conv1(images), 3, stride=2, padding=1)
+
+
+class DeepLabStem(nn.Module):
+    """Three 3x3 convolutions and max pool: (B, 3, H, W) -> (B, C, H/4, W/4)."""
+
+    def __init__(self, inputs: int, outputs: int, *, norm: str) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs // 2, 3, stride=2, norm=norm)
+        self.conv2 = _conv(outputs // 2, outputs // 2, 3, norm=norm)
+        self.conv3 = _conv(outputs // 2, outputs, 3, norm=norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv3(self.conv2(self.conv1(images)))
+        return F.max_pool2d(x, 3, stride=2, padding=1)
+
+
+STEMS = {"basic": Stem, "deeplab": DeepLabStem}
 
 
 class ResidualBlock(nn.Module):
@@ -89,7 +115,10 @@ class BasicBlock(ResidualBlock):
 
 
 class Bottleneck(ResidualBlock):
-    """1x1 convolution to `width`, 3x3 in groups, 1x1 back; the stride is in the first or in the 3x3."""
+    """1x1 convolution to `width`, 3x3 in groups, 1x1 back; the stride is in the first or in the 3x3.
+
+    The 3x3 convolution may be dilated.
+    """
 
     def __init__(
         self,
@@ -101,22 +130,31 @@ class Bottleneck(ResidualBlock):
         width: int,
         groups: int,
         stride_in_1x1: bool,
+        dilation: int = 1,
     ) -> None:
         super().__init__(inputs, outputs, stride=stride, norm=norm)
         first, second = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = _conv(inputs, width, 1, stride=first, norm=norm)
-        self.conv2 = _conv(width, width, 3, stride=second, groups=groups, norm=norm)
+        self.conv2 = _conv(width, width, 3, stride=second, groups=groups, dilation=dilation, norm=norm)
         self.conv3 = _conv(width, outputs, 1, norm=norm, relu=False)
 
     def branch(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2(self.conv1(x)))
 
 
-def _stage(inputs: int, outputs: int, *, count: int, stride: int, **kind: Any) -> nn.Sequential:
-    """Return `count` blocks, bottlenecks if `kind` has a width; the first changes width and resolution."""
-    block = Bottleneck if "width" in kind else BasicBlock
-    first = block(inputs, outputs, stride=stride, **kind)
-    return nn.Sequential(first, *(block(outputs, outputs, stride=1, **kind) for _ in range(count - 1)))
+def _stage(inputs: int, outputs: int, *, stride: int, dilations: Sequence[int], **kind: Any) -> nn.Sequential:
+    """Return a block for each dilation; the first changes width and resolution.
+
+    They are bottlenecks if `kind` has a width. Others cannot be dilated.
+    """
+    blocks: list[nn.Module] = []
+    for dilation in dilations:
+        if "width" in kind:
+            blocks.append(Bottleneck(inputs, outputs, stride=stride, dilation=dilation, **kind))
+        else:
+            blocks.append(BasicBlock(inputs, outputs, stride=stride, **kind))
+        inputs, stride = outputs, 1
+    return nn.Sequential(*blocks)
 
 
 class ResNet(Backbone):
@@ -129,6 +167,11 @@ class ResNet(Backbone):
         res2_channels: width of res2; each later stage doubles it.
         width_per_group: of the bottlenecks of res2; doubles likewise. Basic blocks do not use it.
         freeze_at: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on.
+        stem: one of `STEMS`.
+        res5_dilations: of the three bottlenecks of res5.
+
+    Raises:
+        ValueError: an unknown depth or stem, or dilations that do not fit the blocks.
     """
 
     def __init__(
@@ -145,15 +188,19 @@ class ResNet(Backbone):
         out_features: Sequence[str] = STAGES,
         freeze_at: int = 0,
         checkpointing: bool = False,
+        stem: str = "basic",
+        res5_dilations: Sequence[int] = (1, 1, 1),
     ) -> None:
         if depth not in BLOCKS_PER_STAGE:
             raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; known are {list(BLOCKS_PER_STAGE)}")
+        if stem not in STEMS:
+            raise ValueError(f"MODEL.RESNETS.STEM_TYPE is {stem!r}; known are {', '.join(STEMS)}")
         widths = [res2_channels * 2**i for i in range(len(STAGES))]
         shapes = {"stem": ShapeSpec(stem_channels, 4)}
         shapes |= {name: ShapeSpec(widths[i], 4 * 2**i) for i, name in enumerate(STAGES)}
         super().__init__(shapes, out_features)
         self.checkpointing = checkpointing
-        self.stem = Stem(in_channels, stem_channels, norm=norm)
+        self.stem = STEMS[stem](in_channels, stem_channels, norm=norm)
         last = max(list(shapes).index(name) for name in self.output_shape())
         self.stages = STAGES[:last]
         inputs = stem_channels
@@ -162,8 +209,11 @@ class ResNet(Backbone):
             if depth not in BASIC_DEPTHS:
                 width = groups * width_per_group * 2**i
                 kind |= {"width": width, "groups": groups, "stride_in_1x1": stride_in_1x1}
-            count, stride = BLOCKS_PER_STAGE[depth][i], 1 if i == 0 else 2
-            self.add_module(name, _stage(inputs, widths[i], count=count, stride=stride, **kind))
+            dilations = [1] * BLOCKS_PER_STAGE[depth][i]
+            if name == "res5" and depth not in BASIC_DEPTHS:
+                dilations = _checked_dilations(res5_dilations, len(dilations))
+            stride = 1 if i == 0 else 2
+            self.add_module(name, _stage(inputs, widths[i], stride=stride, dilations=dilations, **kind))
             inputs = widths[i]
         for name in ("stem", *self.stages)[: max(freeze_at, 0)]:
             freeze(self.get_submodule(name))
@@ -180,9 +230,35 @@ class ResNet(Backbone):
         return {name: maps[name] for name in self.output_shape()}
 
 
+def _checked_dilations(dilations: Sequence[int], count: int) -> list[int]:
+    if len(dilations) != count or min(dilations) < 1:
+        raise ValueError(
+            f"MODEL.RESNETS.RES5_MULTI_GRID is {list(dilations)}; it must be {count} positive dilations"
+        )
+    return list(dilations)
+
+
 @BACKBONE.register()
-def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
+def build_resnet_deeplab_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
+    """Build DeepLab's ResNet, with its stem and dilated res5: MaskFormer's R101c.
+
+    Raises:
+        ValueError: as `build_resnet_backbone`, or the depth has no bottlenecks to dilate.
+    """
+    keys = cfg.MODEL.RESNETS
+    if keys.DEPTH in BASIC_DEPTHS:
+        raise ValueError(
+            f"MODEL.RESNETS.DEPTH is {keys.DEPTH}, without bottlenecks, which MODEL.BACKBONE.NAME "
+            "build_resnet_deeplab_backbone dilates"
+        )
+    return build_resnet_backbone(cfg, input_shape, stem=keys.STEM_TYPE, res5_dilations=keys.RES5_MULTI_GRID)
+
+
+@BACKBONE.register()
+def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec, **deeplab: Any) -> ResNet:
     """Build the ResNet of MODEL.RESNETS for images of `input_shape.channels` channels.
+
+    `deeplab` are further arguments of `ResNet`.
 
     Raises:
         ValueError: a value that is not supported, with its key.
@@ -209,4 +285,5 @@ def build_resnet_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
         out_features=keys.OUT_FEATURES,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         checkpointing=cfg.MODEL.ACTIVATION_CHECKPOINTING,
+        **deeplab,
     )

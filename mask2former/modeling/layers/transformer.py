@@ -7,6 +7,7 @@ Shapes: `B` images, `S` tokens of a sequence, `C` channels.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,6 +62,24 @@ class TransformerEncoderLayer(TransformerLayer):
         """Update tokens x (B, S, C) with position (S, C)."""
         x = self.add(x, self.norm1, lambda tokens: self.attend_to_itself(tokens, position))
         return self.add(x, self.norm2, self.feed_forward)
+
+
+class TransformerDecoderLayer(TransformerLayer):
+    """Self-attention of queries, attention to the encoded cells, then a feed-forward network.
+
+    Shapes: `Q` queries, `N` cells.
+    """
+
+    def __init__(self, *, width: int, num_heads: int, dropout: float, **options: Any) -> None:
+        super().__init__(width=width, num_heads=num_heads, dropout=dropout, **options)
+        self.multihead_attn = MultiHeadAttention(width, num_heads, dropout)
+        self.norm3 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Update queries x (B, Q, C) with position (Q, C), key and value (B, N, C)."""
+        x = self.add(x, self.norm1, lambda query: self.attend_to_itself(query, position))
+        x = self.add(x, self.norm2, lambda query: self.multihead_attn(query + position, key, value))
+        return self.add(x, self.norm3, self.feed_forward)
 
 
 class TransformerEncoder(nn.Module):

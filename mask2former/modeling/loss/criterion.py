@@ -257,7 +257,7 @@ def seeded_generators(seeds: list[int] | None, count: int, device: torch.device)
 
 def name_layers(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Split terms (L,) into scalars: plain names for the last prediction, numbered names for the others."""
-    num_layers = len(terms["loss_ce"])
+    num_layers = len(next(iter(terms.values())))
     suffixes = [*(f"_{layer}" for layer in range(num_layers - 1)), ""]
     return {
         name + suffix: value

@@ -93,14 +93,29 @@ def score_tiles(predictions: Sequence[ImagePrediction], resize_first: bool, budg
 
 def tile_scorer(prediction: ImagePrediction, resize_first: bool) -> Scorer:
     """Return the function that computes the scores in a tile of the output."""
-    classes = prediction.probabilities[:, :-1].T.contiguous()  # (K, Q)
-    score = (_score_resized_logits if resize_first else _resize_scores)(classes, prediction)
+    if prediction.per_pixel:
+        score = _resize_class_logits(prediction)
+    else:
+        classes = prediction.probabilities[:, :-1].T.contiguous()  # (K, Q)
+        score = (_score_resized_logits if resize_first else _resize_scores)(classes, prediction)
 
     def flip_back(tile: Tile) -> TileScores:
         lower, upper, compute = score(tile.flipped(prediction.sizes.output[1]))
         return TileScores(lower.flip(-1), upper.flip(-1), lambda classes: compute(classes).flip(-1))
 
     return flip_back if prediction.flipped else score
+
+
+def _resize_class_logits(prediction: ImagePrediction) -> Scorer:
+    """Compute the logits of classes at output size, which are the scores of a per-pixel baseline."""
+    logits = prediction.mask_logits
+    whole = to_output(logits, prediction.sizes)
+
+    def score(tile: Tile) -> TileScores:
+        source = whole.source(logits, tile)
+        return TileScores(*whole.bounds(source), lambda classes: whole.resize(source[classes], tile))
+
+    return score
 
 
 def _score_resized_logits(probabilities: Tensor, prediction: ImagePrediction) -> Scorer:

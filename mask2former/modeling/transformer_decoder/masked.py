@@ -229,16 +229,22 @@ def _memory_projection(channels: int, width: int, enforce: bool) -> nn.Module:
     return projection
 
 
-@TRANSFORMER_DECODER.register_as("MultiScaleMaskedTransformerDecoder")
-def build_masked_transformer_decoder(
-    cfg: Any, input_shape: list[ShapeSpec]
-) -> MultiScaleMaskedTransformerDecoder:
-    """Build the decoder of a config for a pixel decoder's memory `input_shape`.
+def decoder_options(cfg: Any) -> DecoderOptions:
+    """Return the options of a config; raise ValueError as they do."""
+    options = cfg.MODEL.MASK_FORMER.DECODER
+    return DecoderOptions(
+        attention=options.ATTENTION,
+        memory_stride=options.MEMORY_STRIDE,
+        concatenate_levels=options.CONCATENATE_LEVELS,
+        learned_queries=options.LEARNED_QUERIES,
+        supervise_queries=options.SUPERVISE_QUERIES,
+        self_attention_first=options.SELF_ATTENTION_FIRST,
+        dropout=options.DROPOUT,
+    )
 
-    Raises:
-        ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS (predictions, one more than layers) is
-            below 1.
-    """
+
+def check_counts(cfg: Any) -> None:
+    """Raise ValueError if NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS is below 1."""
     head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     counts = {
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": head.NUM_CLASSES,
@@ -248,6 +254,26 @@ def build_masked_transformer_decoder(
     for key, count in counts.items():
         if count < 1:
             raise ValueError(f"{key} is {count}; it must be at least 1")
+
+
+@TRANSFORMER_DECODER.register_as("MultiScaleMaskedTransformerDecoder")
+def build_masked_transformer_decoder(
+    cfg: Any, input_shape: list[ShapeSpec]
+) -> MultiScaleMaskedTransformerDecoder:
+    """Build the decoder of a config for a pixel decoder's memory `input_shape`.
+
+    Raises:
+        ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS (predictions, one more than layers) is
+            below 1, TRANSFORMER_IN_FEATURE is another map, or `DecoderOptions` are wrong.
+    """
+    head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    if decoder.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
+        raise ValueError(
+            "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME MultiScaleMaskedTransformerDecoder reads the maps of "
+            "TRANSFORMER_IN_FEATURE multi_scale_pixel_decoder, not "
+            f"{decoder.TRANSFORMER_IN_FEATURE}; MaskFormer's files need StandardTransformerDecoder"
+        )
+    check_counts(cfg)
     return MultiScaleMaskedTransformerDecoder(
         memory_shape=input_shape,
         num_classes=head.NUM_CLASSES,
@@ -259,13 +285,5 @@ def build_masked_transformer_decoder(
         mask_dim=head.MASK_DIM,
         pre_norm=decoder.PRE_NORM,
         enforce_input_proj=decoder.ENFORCE_INPUT_PROJ,
-        options=DecoderOptions(
-            attention=decoder.DECODER.ATTENTION,
-            memory_stride=decoder.DECODER.MEMORY_STRIDE,
-            concatenate_levels=decoder.DECODER.CONCATENATE_LEVELS,
-            learned_queries=decoder.DECODER.LEARNED_QUERIES,
-            supervise_queries=decoder.DECODER.SUPERVISE_QUERIES,
-            self_attention_first=decoder.DECODER.SELF_ATTENTION_FIRST,
-            dropout=decoder.DECODER.DROPOUT,
-        ),
+        options=decoder_options(cfg),
     )

@@ -1,0 +1,89 @@
+"""The loss of the per-pixel baselines: cross-entropy of each pixel's class (MaskFormer §4.1).
+
+Shapes: `B` images, `K` classes, `N` targets of an image, `H, W` the padded image's sides, `h, w` those of an
+image before padding.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from mask2former.modeling.loss.criterion import name_layers
+from mask2former.modeling.predictions import PixelPredictions
+from mask2former.structures import Instances
+from mask2former.utils.comm import all_reduce_sum, world_size
+from mask2former.utils.registry import CRITERION
+
+IGNORED = -100
+
+
+class PixelCriterion(nn.Module):
+    """Cross-entropy at full size, averaged over all pixels that have a class, for each prediction.
+
+    Args:
+        weight: of the loss.
+        deep_supervision: False: only the last prediction has a loss.
+    """
+
+    def __init__(self, *, weight: float, deep_supervision: bool = True) -> None:
+        super().__init__()
+        self.weight = weight
+        self.deep_supervision = deep_supervision
+
+    def forward(
+        self,
+        predictions: PixelPredictions,
+        targets: list[Instances],
+        image_size: tuple[int, int],
+        seeds: list[int] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return weighted `loss_sem_seg`; `loss_sem_seg_0` on are earlier predictions'.
+
+        Args:
+            targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded.
+                Pixels outside all masks have no class.
+            image_size: (H, W), padded.
+            seeds: not used; it draws nothing.
+        """
+        labels = [label_map(target, image_size) for target in targets]
+        layers = predictions.layers if self.deep_supervision else predictions.layers[-1:]
+        with torch.autocast(layers[0].device.type, enabled=False):
+            # One image and layer at a time, and again in the backward pass: enlarged logits are K H W numbers
+            sums = [
+                checkpoint(_sum_of_losses, logits, image_labels, use_reentrant=False)
+                for layer in layers
+                for logits, image_labels in zip(layer.split(1), labels, strict=True)
+            ]
+        total = torch.stack(sums).view(len(layers), len(targets)).sum(1)
+        count = total.new_tensor([float(sum((image != IGNORED).sum() for image in labels))])
+        mean = total / (all_reduce_sum(count).clamp(min=1) / world_size())
+        return name_layers({"loss_sem_seg": self.weight * mean})
+
+
+def label_map(target: Instances, image_size: tuple[int, int]) -> Tensor:
+    """Return the class of each pixel of the padded image, (H, W) int64; IGNORED where there is none."""
+    masks = target.gt_masks
+    labels = torch.full(image_size, IGNORED, device=masks.device)
+    for mask, label in zip(masks, target.gt_classes, strict=True):
+        labels[: masks.shape[1], : masks.shape[2]].masked_fill_(mask, label)
+    return labels
+
+
+def _sum_of_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of the cross-entropy of logits (1, K, H / 4, W / 4), enlarged, over labels (H, W)."""
+    height, width = labels.shape
+    enlarged = F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
+    cropped = enlarged[..., :height, :width]
+    return F.cross_entropy(cropped, labels[None], ignore_index=IGNORED, reduction="sum")
+
+
+@CRITERION.register_as("PixelCriterion")
+def build_pixel_criterion(cfg: Any) -> PixelCriterion:
+    """Build the criterion of a config."""
+    return PixelCriterion(
+        weight=cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT,
+        deep_supervision=cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION,
+    )
