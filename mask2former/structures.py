@@ -43,8 +43,8 @@ class Boxes(Tensor):
         """Return the boxes as a plain tensor."""
         return self.as_subclass(Tensor)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Boxes:  # type: ignore[override]
-        """Copy; torch's own method fails for subclasses with storage that is empty or under inference mode."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> Boxes:
+        """Copy; torch's own method fails for a subclass of empty storage or of inference mode."""
         return deepcopy(self.tensor, memo).as_subclass(Boxes)
 
 
