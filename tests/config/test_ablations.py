@@ -1,0 +1,68 @@
+"""The rows of the paper's ablation tables: what each adds to the R50 experiment of its task."""
+
+import functools
+
+import pytest
+import torch
+
+from mask2former.config import config_names, load_config, resolve_config_file
+from mask2former.config.yaml_files import read_layers
+from mask2former.modeling.mask_former import build_mask_former
+
+R50 = {
+    "coco_instance": "coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml",
+    "coco_panoptic": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
+    "ade20k_semantic": "ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml",
+}  # task -> the row "Mask2Former (ours)" of all tables
+OWN_SETTINGS = "ablations/table11/maskformer_own"
+
+WIDTH, HEADS, QUERIES, LAYERS, FEEDFORWARD = 256, 8, 100, 9, 2048
+PROJECTION, NORM = WIDTH * WIDTH + WIDTH, 2 * WIDTH
+LAYER = 2 * (4 * PROJECTION + NORM) + (2 * WIDTH * FEEDFORWARD + FEEDFORWARD + WIDTH + NORM)
+SMCA_CENTER = PROJECTION + 2 * (WIDTH + 1)  # two linear layers that end in x and y
+SMCA_SHIFT_AND_SCALE = 2 * HEADS * 2 * (WIDTH + 1)
+
+ROWS = {
+    "table4b/zero_queries": -QUERIES * WIDTH,
+    "table4b/self_attention_first": 0,
+    "table4b/dropout": 0,
+    "table4b/all_three": -QUERIES * WIDTH,
+    "table4c/cross_attention": 0,
+    "table4c/smca": LAYERS * (SMCA_CENTER + SMCA_SHIFT_AND_SCALE),
+    "table4c/mask_pooling": -LAYERS * 3 * PROJECTION,
+    "table4d/stride32": -2 * WIDTH,
+    "table4d/stride16": -2 * WIDTH,
+    "table4d/stride8": -2 * WIDTH,
+    "table4d/concatenated": 0,
+    "table5/match_masks_loss_masks": 0,
+    "table5/match_masks_loss_points": 0,
+    "table5/match_points_loss_masks": 0,
+    **{f"table10a/queries_{queries}": (queries - QUERIES) * 2 * WIDTH for queries in (50, 200, 300, 1000)},
+    "table10b/unsupervised_queries": 0,
+    **{f"figure2/layers_{layers}": (layers - LAYERS) * LAYER for layers in (1, 3, 6)},
+}  # row -> how many parameters it has more than Mask2Former
+
+
+@functools.cache
+def count_parameters(config):
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build_mask_former(load_config(config)).parameters())
+
+
+def values_and_bases(config):
+    *bases, (_, own) = read_layers(resolve_config_file(config))
+    return own, [path for path, _ in bases]
+
+
+@pytest.mark.parametrize("task", R50)
+@pytest.mark.parametrize("row", ROWS)
+def test_parameters(row, task):
+    assert count_parameters(f"ablations/{row}_{task}.yaml") - count_parameters(R50[task]) == ROWS[row]
+
+
+@pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("ablations/")])
+def test_a_row_reads_the_files_of_its_task(name):
+    task = next(task for task in R50 if name.endswith(f"_{task}.yaml"))
+    own, bases = values_and_bases(name)
+    assert own
+    assert bases == values_and_bases(R50[task])[1] or name.startswith(OWN_SETTINGS)
