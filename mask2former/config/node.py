@@ -9,6 +9,7 @@ line or other source set each key.
 import copy
 import difflib
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ OTHER_FILES = (  # suffixes, kind, and where such a file belongs
     ((".py",), "Python code", "type a .yaml file"),
 )
 COMMAND_LINE, DEFAULT = "command line", "default"
+LONGEST_KEY = 100  # characters of an unknown key in a message
 CONFIG_ROOTS = tuple(folder / "configs" for folder in Path(__file__).parents[1:3])
 _SOURCES = "_sources"  # attribute of a node: key -> what set it
 _CLOSED = "_closed"  # attribute of a node: its keys are complete
@@ -114,6 +116,14 @@ class CfgNode(_FvcoreCfgNode):
         setattr(section, name, converted)
         self.__dict__.setdefault(_SOURCES, {})[key] = source
 
+    @classmethod
+    def _decode_cfg_value(cls, value: Any) -> Any:
+        """Return text that is a Python literal as its value, and anything else as it is."""
+        try:
+            return super()._decode_cfg_value(value)
+        except (MemoryError, RecursionError):  # what Python's parser raises for deep nesting
+            return value
+
     def _merge(self, values: Mapping[str, Any], source: str) -> None:
         for key, raw in values.items():
             value = self._decode_cfg_value(raw)
@@ -135,6 +145,7 @@ class CfgNode(_FvcoreCfgNode):
         known = [*flatten(self), *IGNORED]
         if any(name.startswith(f"{key}.") for name in known):
             return f"{source}: {key} is a section of keys; it cannot be set to {_shown(value)}"
+        key = key[:LONGEST_KEY]
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         hint = f"use {REMOVED[key]}" if key in REMOVED else f"did you mean {nearest[0]}?"
         return f"{source}: unknown key {key} (value {_shown(value)}); {hint}"
@@ -163,7 +174,7 @@ def _converted(key: str, value: Any, current: Any, source: str) -> Any:
             return type(like)(value)
     elif like is None or type(value) is type(like) or value in WORDS.get(key, ()):
         return value
-    if type(value) is int and isinstance(like, float):
+    if type(value) is int and isinstance(like, float) and abs(value) <= sys.float_info.max:
         return float(value)
     expected = f"{type(like).__name__} such as {like!r}"
     words = "".join(f", or '{word}'" for word in WORDS.get(key, ()))

@@ -15,8 +15,15 @@ import yaml
 BASE_KEY = "_BASE_"
 MAX_RANGE = 10_000  # the most numbers in a computed list
 MAX_BYTES = 2_000_000  # of a file
+MAX_DEPTH = 64  # of a `_BASE_` chain
 MAX_LAYERS = 256  # of a `_BASE_` chain, in which the number of files can double at each level
 MAX_VALUES = 100_000  # of a file, with aliases written out: they too can double at each level
+MAX_NODES = 30_000  # of a file as it is written
+MAX_CHARACTERS = 1_000_000  # of a file
+SHOWN = 200  # characters of a value in a message
+MAX_NUMBER = 100  # characters of a number: reading `1:1:1...`, which counts in sixties, takes quadratic time
+
+NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
@@ -100,7 +107,19 @@ def _num_values(node: yaml.Node, counted: dict[yaml.Node, int | None]) -> int:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the one tag of the published files."""
+    """PyYAML's safe loader with bounds, and with the one tag of the published files."""
+
+    num_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the next node; there must not be too many, nor a long number."""
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise ValueError(f"holds more than {MAX_NODES} values")
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and node.tag in NUMBER_TAGS and len(node.value) > MAX_NUMBER:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value)} characters")
+        return node
 
     def get_single_node(self) -> yaml.Node | None:
         """Return the document's node; its aliases written out must not be too many values."""
@@ -120,6 +139,26 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _Loader.evaluate)
 
 
+def load_yaml(text: str) -> Any:
+    """Return the content of a YAML.
+
+    Raises:
+        ValueError: it is not YAML, has an unsafe tag, or is too large or nested too deeply.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"has {len(text)} characters, more than {MAX_CHARACTERS}")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError:
+        raise ValueError("is nested too deeply, or contains itself") from None
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(where + " ".join(str(problem or error).split())[:SHOWN]) from error
+    except (AttributeError, LookupError, TypeError) as error:  # PyYAML does not check that tags fit values
+        raise ValueError(f"has a tag that does not fit its value ({error})") from error
+
+
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """Return the keys in `text`, named as by `flatten`; `source` names the text in errors.
 
@@ -127,14 +166,12 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         ValueError: it is not YAML, has an unsafe tag, or is not a mapping.
     """
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = load_yaml(text)
         if values is not None and not isinstance(values, dict):
             raise ValueError(f"holds a {type(values).__name__}, not keys with values")
         return flatten(values or {})
-    except (yaml.YAMLError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"{source}: is nested too deeply, or contains itself") from error
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -163,19 +200,34 @@ def read_layers(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[Path, di
         raise FileNotFoundError(f"no config file {path}{origin}")
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: is larger than {MAX_BYTES} bytes, so not a config file")
+    if len(below) >= MAX_DEPTH:
+        raise ValueError(f"{path}: is reached by {MAX_DEPTH} {BASE_KEY} in a row")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not text, so not a config file ({error})") from error
     values = parse_yaml(text, str(path))
-    named = values.pop(BASE_KEY, [])
-    bases = [named] if isinstance(named, str) else named
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ValueError(f"{path}: {BASE_KEY} is {named!r}; it takes a file name or a list of them")
-    folders = (path.parent / Path(base).expanduser() for base in bases)
     layers = []
-    for base in folders:
+    for base in _bases(path, values.pop(BASE_KEY, [])):
         layers += read_layers(base, (*below, path))
         if len(layers) >= MAX_LAYERS:
             raise ValueError(f"{path}: {BASE_KEY} leads to {MAX_LAYERS} files or more, counted each time")
     return [*layers, (path, values)]
+
+
+def _bases(path: Path, named: Any) -> list[Path]:
+    """Return the files that `_BASE_` of the file `path` names."""
+    bases = [named] if isinstance(named, str) else named
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(
+            f"{path}: {BASE_KEY} is {repr(named)[:SHOWN]}; it takes a file name or a list of them"
+        )
+    found = []
+    for base in bases:
+        try:
+            found.append((path.parent / Path(base).expanduser()).resolve())
+            found[-1].exists()
+        except (ValueError, OSError, RuntimeError) as error:  # a null byte, a long name, an unknown ~user
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(f"{path}: {BASE_KEY} is {base[:SHOWN]!r}: {reason}") from error
+    return found

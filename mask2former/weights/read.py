@@ -10,9 +10,11 @@ import logging
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from mmap import ACCESS_READ, mmap
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlparse
 
@@ -33,7 +35,7 @@ from mask2former.utils.storage import (
     web_url,
 )
 from mask2former.weights import model_zoo
-from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, load_plain_pickle
+from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, check_keys, load_plain_pickle
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ HEAD_BYTES = 1024
 FINAL = "model_final.pth"  # the last checkpoint of a run
 ZIP_START = b"PK\x03\x04"
 OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number before torch 1.6
+OLD_TORCH_PICKLES = 5  # magic number, protocol, platform, the content, names of storages
+PICKLE_MEMBER = "data.pkl"  # of an archive
 MAX_EXPANSION = 10_000_000  # bytes that an archive may hold beyond its own size
 PICKLE_START = b"\x80"
 PICKLE_END = b"."
@@ -185,44 +189,63 @@ def _read(file: Path) -> Any:
 def _read_torch(file: Path) -> Any:
     """Read a file of `torch.save` as weights only; unused tensors, as an optimizer's, stay on disk."""
     # Files from before torch 1.6 cannot be mapped, and torch takes a .safetensors name for the format
-    mmap = zipfile.is_zipfile(file) and file.suffix != ".safetensors"
-    if zipfile.is_zipfile(file):
-        _check_expansion(file)
+    is_zip = zipfile.is_zipfile(file)
+    mapped = is_zip and file.suffix != ".safetensors"
+    (_check_archive if is_zip else _check_old_torch)(file)
     try:
         with file.open("rb") as stream:
-            source = str(file) if mmap else stream
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+            source = str(file) if mapped else stream
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise WeightsError(file, f"holds code or objects ({asked[1]}); {HOLDS_CODE}") from error
+            raise WeightsError(file, f"holds code or objects ({asked[1][:100]}); {HOLDS_CODE}") from error
         raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
     except Exception as error:  # torch reports damage by many kinds of errors
         raise WeightsError(file, f"is truncated, damaged or no checkpoint ({_first_line(error)})") from error
 
 
-def _check_expansion(file: Path) -> None:
-    """Refuse a zip archive that expands; `torch.save` compresses nothing."""
+def _check_archive(file: Path) -> None:
+    """Refuse a zip archive that expands (`torch.save` compresses nothing) or whose pickle may never end."""
     try:
         with zipfile.ZipFile(file) as archive:
             expanded = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+            size = file.stat().st_size
+            if expanded > size + MAX_EXPANSION:
+                sizes = f"from {expanded / 1e6:.0f} to {size / 1e6:.1f} MB"
+                raise WeightsError(file, f"is compressed, {sizes}, which torch.save never does")
+            for member in archive.infolist():
+                if PurePosixPath(member.filename).name == PICKLE_MEMBER:
+                    with archive.open(member) as stream:
+                        check_keys(stream)  # type: ignore[arg-type]
+    except WeightsError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError, RuntimeError) as error:
         raise WeightsError(file, f"is truncated or damaged ({error})") from error
-    size = file.stat().st_size
-    if expanded > size + MAX_EXPANSION:
-        sizes = f"from {expanded / 1e6:.0f} to {size / 1e6:.1f} MB"
-        raise WeightsError(file, f"is compressed, {sizes}, which torch.save never does")
+
+
+def _check_old_torch(file: Path) -> None:
+    """Refuse a file of torch before 1.6 whose pickles may never end."""
+    try:
+        with file.open("rb") as stream:
+            for _ in range(OLD_TORCH_PICKLES):
+                check_keys(stream)
+    except PickleError as error:
+        raise WeightsError(file, f"is truncated or damaged ({error})") from error
 
 
 def _first_line(error: Exception) -> str:
     if "weights_only" in str(error) or "Weights only" in str(error):  # torch advises to load it unsafely
         return "TorchScript" if "TorchScript" in str(error) else "its pickle is not that of a state dict"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _read_pickle(file: Path) -> Any:
     try:
-        with file.open("rb") as stream:
-            return load_plain_pickle(stream)
+        # Reading a mapped file, a damaged pickle gets no memory for more bytes than there are
+        with file.open("rb") as stream, mmap(stream.fileno(), 0, access=ACCESS_READ) as mapped:
+            return load_plain_pickle(mapped)
     except RefusedPickleError as error:
         raise WeightsError(file, f"holds code or objects: {error}") from error
     except PickleError as error:

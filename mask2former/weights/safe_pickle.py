@@ -10,6 +10,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
+from mmap import mmap
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -26,6 +27,7 @@ class RefusedPickleError(PickleError):
 
 
 MAX_KEY_PARTS = 1_000
+MAX_NAME = 100  # characters of a name in a message
 
 
 def _check_key(key: Any) -> None:
@@ -50,6 +52,12 @@ def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
     for key, _ in pairs:
         _check_key(key)
     return OrderedDict(pairs)
+
+
+def _of_bytes(kind: type, content: Any = b"") -> Any:
+    if isinstance(content, int):  # a few bytes of a pickle would allocate as much as they say
+        raise RefusedPickleError(f"it asks for {kind.__name__} of {content} zeros")
+    return kind(content)
 
 
 class _Dtype:
@@ -86,8 +94,8 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
 CONTAINERS = {
     "set": partial(_set, set),
     "frozenset": partial(_set, frozenset),
-    "bytes": bytes,
-    "bytearray": bytearray,
+    "bytes": partial(_of_bytes, bytes),
+    "bytearray": partial(_of_bytes, bytearray),
 }
 CORES = ("numpy.core", "numpy._core")
 ALLOWED: Mapping[str, Any] = {
@@ -108,15 +116,15 @@ ALLOWED: Mapping[str, Any] = {
 
 
 class _Unpickler(pickle._Unpickler):  # in Python: a few bytes make the memo of the one in C take gigabytes
-    def __init__(self, file: BinaryIO, allowed: Mapping[str, Any]) -> None:
+    def __init__(self, file: BinaryIO | mmap, allowed: Mapping[str, Any]) -> None:
         super().__init__(file, encoding="latin1")
         self.allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in self.allowed:
             raise RefusedPickleError(
-                f"it asks for {module}.{name}, and only arrays, numbers, strings and containers are read; "
-                "nothing was executed"
+                f"it asks for {module[:MAX_NAME]}.{name[:MAX_NAME]}, and only arrays, numbers, strings and "
+                "containers are read; nothing was executed"
             )
         return self.allowed[f"{module}.{name}"]
 
@@ -145,7 +153,7 @@ _Unpickler.dispatch = pickle._Unpickler.dispatch | {
 }
 
 
-def load_plain_pickle(file: BinaryIO, extra: Mapping[str, Any] | None = None) -> Any:
+def load_plain_pickle(file: BinaryIO | mmap, extra: Mapping[str, Any] | None = None) -> Any:
     """Return the value that a pickle holds; arrays are numpy arrays.
 
     `extra` has further allowed names, as `{"torch.float32": torch.float32}`.
@@ -162,5 +170,41 @@ def load_plain_pickle(file: BinaryIO, extra: Mapping[str, Any] | None = None) ->
         if "Weights only" in str(error):  # torch refused the memory of a tensor
             raise RefusedPickleError("a tensor in it asks for code") from error
         raise PickleError(str(error)) from error
+    except MemoryError as error:
+        raise PickleError("it asks for more memory than there is") from error
     except Exception as error:  # a damaged pickle can fail in any of its instructions
         raise PickleError(f"{type(error).__name__}: {error}") from error
+
+
+class _Inert(dict[Any, Any]):
+    """Stand-in for any class or function that a pickle names."""
+
+    def __init__(self, *arguments: Any) -> None:
+        for argument in arguments:
+            for item in argument if isinstance(argument, list) else [argument]:
+                _check_key(item)
+
+    def __setstate__(self, state: Any) -> None:
+        """Drop the state."""
+
+
+class _KeyChecker(_Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _Inert
+
+    def persistent_load(self, pid: Any) -> Any:
+        _check_key(pid)
+
+
+def check_keys(file: BinaryIO) -> None:
+    """Read the next pickle of a file for its keys only, before a reader that does not check them.
+
+    Raises:
+        PickleError: a key has too many nested parts. Whatever else is wrong is left to the reader.
+    """
+    try:
+        _KeyChecker(file, {}).load()
+    except PickleError:
+        raise
+    except Exception:  # damage can fail in any way
+        return

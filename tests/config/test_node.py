@@ -218,7 +218,7 @@ def test_wrong_overrides_name_key_and_value(key, value, message):
         ("SOLVER:\n  MAX_ITER: soon\n", "SOLVER.MAX_ITER is 'soon'"),
         ("VERSION: 3\n", "VERSION 3"),
         ("- a\n- b\n", "not keys with values"),
-        ("MODEL: [unclosed\n", "while parsing"),
+        ("MODEL: [unclosed\n", "line 2, column 1: expected ',' or"),
         ("MODEL: &all\n  RESNETS: *all\n", "nested too deeply, or contains itself"),
         ("SEED: " + "[" * 9999, "nested too deeply, or contains itself"),
         ("_BASE_:\n", "_BASE_ is None; it takes a file name or a list of them"),

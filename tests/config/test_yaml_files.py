@@ -46,6 +46,7 @@ def test_anything_else_is_refused(expression):
         evaluate_arithmetic(expression)
 
 
+BASE = "shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml"
 FORK_BASE = """\
 MODEL:
   BACKBONE:
@@ -139,3 +140,51 @@ def test_a_long_value_is_shortened_in_the_message(tmp_path):
     with pytest.raises(ValueError, match=r"x\.yaml: SEED is \[0, 1, 2") as error:
         load_config(tmp_path / "x.yaml")
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SEED: 1" + ":1" * 490_000, "line 1: a number of 980001 characters"),
+        ("SEED: 0x" + "f" * 5000, "line 1: a number of 5002 characters"),
+        ("SEED: [" + "a, " * 40_000 + "]", "holds more than 30000 values"),
+        ("SEED: 1" + "\n" * 1_000_000, "has 1000007 characters, more than 1000000"),
+        ("[" * 900_000, "is nested too deeply"),
+        ("SEED: !!timestamp 1", "a tag that does not fit its value"),
+        ("SEED: !!int ''", "a tag that does not fit its value"),
+        ("SEED: !!bool x", "a tag that does not fit its value"),
+        ("SEED: 2001-99-99", "month must be in 1..12"),
+        ("SEED: 1\nMODEL: a: b", "line 2, column 9: mapping values are not allowed here"),
+        (
+            "SEED: !!python/object/apply:os.system ['true']",
+            "line 1, column 7: could not determine a constructor",
+        ),
+        (f"? {'a' * 5000}\n: 1", "unknown key aaa"),
+        (f"SEED: '{'-' * 5000}1'", "SEED is '---"),
+        (
+            "_BASE_: ~nobody-of-this-name/x.yaml",
+            "_BASE_ is '~nobody-of-this-name/x.yaml': Could not determine",
+        ),
+        ('_BASE_: "\\0"', r"_BASE_ is '\\x00': embedded null byte"),
+        (f"_BASE_: {'a' * 5000}", "_BASE_ is 'aaa"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_hostile_files_are_refused_in_one_short_line(tmp_path, text, message):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"x\.yaml: .*{message}") as error:
+        load_config(tmp_path / "x.yaml")
+    assert len(str(error.value).removeprefix(str(tmp_path))) < 500
+    assert str(error.value).isprintable()
+
+
+def test_a_long_chain_of_bases_is_an_error(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{number}.yaml").write_text(f"_BASE_: {number + 1}.yaml")
+    with pytest.raises(ValueError, match=r"64\.yaml: is reached by 64 _BASE_ in a row"):
+        load_config(tmp_path / "0.yaml")
+
+
+def test_a_number_beyond_floats_is_an_error():
+    with pytest.raises(ValueError, match=r"SOLVER\.BASE_LR is 1000"):
+        load_config(BASE, ["SOLVER.BASE_LR", "1" + "0" * 400])

@@ -258,3 +258,33 @@ def test_a_run_folder_is_an_error_that_names_its_last_checkpoint(tmp_path):
     (tmp_path / "model_final.pth").touch()
     with pytest.raises(WeightsError, match=r"is a folder, not a file of weights; type .*/model_final\.pth$"):
         read_checkpoint(tmp_path)
+
+
+def doubled_tuple_as_key():
+    """Return a pickle of `[t0, t1, ...], {t39: 1}`, where each tuple holds the one before it twice."""
+    tuples = b"".join(b"h%ch%c\x86q%c" % (i - 1, i - 1, i) for i in range(1, 40))
+    return b"\x80\x02](K\x01K\x02\x86q\x00" + tuples + b"e}h\x27K\x01s\x86."
+
+
+def test_a_key_whose_hash_never_ends_is_refused_in_an_archive(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "sound.pth")
+    with zipfile.ZipFile(tmp_path / "sound.pth") as old, zipfile.ZipFile(tmp_path / "x.pth", "w") as new:
+        for member in old.infolist():
+            is_pickle = member.filename.endswith("data.pkl")
+            new.writestr(member.filename, doubled_tuple_as_key() if is_pickle else old.read(member))
+    with pytest.raises(WeightsError, match="a key of too many nested parts"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_key_whose_hash_never_ends_is_refused_in_old_files(tmp_path):
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+    head = (tmp_path / "x.pth").read_bytes().split(b"\x80\x02")[1:4]  # magic number, protocol, platform
+    (tmp_path / "x.pth").write_bytes(b"".join(b"\x80\x02" + part for part in head) + doubled_tuple_as_key())
+    with pytest.raises(WeightsError, match="a key of too many nested parts"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_a_size_that_the_file_does_not_have_allocates_nothing(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04\x8e" + (2**40).to_bytes(8, "little") + b"abc.")
+    with pytest.raises(WeightsError, match="truncated"):
+        read_checkpoint(tmp_path / "x.pkl")

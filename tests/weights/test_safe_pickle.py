@@ -204,3 +204,9 @@ def nested_tuples(end):
 def test_keys_that_take_for_ever_to_hash_are_refused(end):
     with pytest.raises(PickleError, match="it has a key of too many nested parts"):
         load(nested_tuples(end))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bytearray"])
+def test_zeros_by_their_number_are_refused(kind):
+    with pytest.raises(RefusedPickleError, match=f"asks for {kind} of 1000000000 zeros"):
+        load(f"cbuiltins\n{kind}\n(I1000000000\ntR.".encode())

@@ -163,7 +163,7 @@ def _points(record: Record, annotation: Row) -> tuple[list[np.ndarray], np.ndarr
         x, y, width, height = annotation.get("bbox") or (0, 0, 0, 0)
         box = np.array([[x, y], [x + width, y + height]], np.float64)
         return [np.fromiter(points, np.float64).reshape(-1, 2) for points in polygons], box
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise broken_record(record, f"a polygon or box is not a list of numbers: {error}") from error
 
 

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from mask2former.config.yaml_files import load_yaml
 from mask2former.data.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ def read_classes_file(path: Path) -> NamedValues:
         named = read(text, path)
     except RecursionError:
         raise DatasetError(f"{path} is not a classes file: its brackets are nested too deeply") from None
-    except (ValueError, OSError, yaml.YAMLError, csv.Error) as error:
+    except (ValueError, OSError, csv.Error) as error:
         reason = " ".join(str(error).split())[:200]
         raise DatasetError(f"{path} is not a classes file: {reason}") from error
     if not named.names:
@@ -121,7 +120,7 @@ def _from_csv(text: str, path: Path) -> NamedValues:
 
 
 def _from_yaml(text: str, path: Path) -> NamedValues:
-    return _from_content(yaml.safe_load(text), path)
+    return _from_content(load_yaml(text), path)
 
 
 def _from_json(text: str, path: Path) -> NamedValues:

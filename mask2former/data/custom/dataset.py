@@ -35,6 +35,7 @@ from mask2former.data.datasets.semantic import find_labels, load_semantic, regis
 from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
+from mask2former.utils.coco_values import text
 from mask2former.utils.storage import to_path
 
 COCO_FORMATS = ("instance", "panoptic")
@@ -251,9 +252,14 @@ def find_panoptic_root(panoptic_json: Path, context: LoadContext) -> str:
         DatasetError: the first PNG that it names is in none of them.
     """
     annotations = load_json(panoptic_json, "annotations", context=context)["annotations"]
-    png = annotations[0].get("file_name")
-    if png is None:
-        raise DatasetError(f"{panoptic_json}: its first annotation has no 'file_name', a panoptic PNG")
+    try:
+        png = text(annotations[0], "file_name")
+    except KeyError:
+        raise DatasetError(
+            f"{panoptic_json}: its first annotation has no 'file_name', a panoptic PNG"
+        ) from None
+    except ValueError as error:
+        raise DatasetError(f"{panoptic_json}: its first annotation: {error}") from None
     folder = panoptic_json.absolute().parent
     candidates = [folder / panoptic_json.stem, folder.parent / panoptic_json.stem, folder]
     for candidate in candidates:

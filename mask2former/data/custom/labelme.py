@@ -150,7 +150,7 @@ def _objects(content: Row, file: Path, size: Size, left_out: Counter[str]) -> li
             groups.setdefault(key, []).append(MASKS[kind](shape, size))
         except KeyError as key:
             raise DatasetError(f"{file}, shapes[{place}]: no {key}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise DatasetError(f"{file}, shapes[{place}]: {error}") from error
     return [(key[0], _joined(parts, size)) for key, parts in groups.items()]
 

@@ -53,6 +53,7 @@ ERRORS = [  # task, change of the JSON, message
     ("instance", set_all_polygons([0.1, 0.1, 0.9, 0.1, 0.9, 0.5]), "must be pixels, not fractions"),
     ("instance", set_all_polygons([0, 0, 9, 0, 9, 4e9]), "image id 1: .* has a point more than 100"),
     ("instance", set_all_polygons([0, 0, 9, 0, 9, float("nan")]), "image id 1: an annotation has a point"),
+    ("instance", set_all_polygons([0, 0, 9, 0, 9, 10**400]), "image id 1: .*int too large to convert"),
     (
         "instance",
         set_all_polygons([0, 0, 9, 0, 9, "x"]),
@@ -84,6 +85,7 @@ ERRORS = [  # task, change of the JSON, message
         r"panoptic/0002\.png, image id 2: no pixel has the ids 5 of segments_info, but some have \d+",
     ),
     ("panoptic", lambda c: c["annotations"][0].pop("file_name"), "its first annotation has no 'file_name'"),
+    ("panoptic", lambda c: c["annotations"][0].update(file_name=7), "first annotation: 'file_name' is 7"),
     ("panoptic", lambda c: c["annotations"][1].pop("file_name"), "image id 2: no 'file_name'"),
     ("panoptic", lambda c: c["categories"][0].pop("isthing"), "categories: no 'isthing'"),
     ("panoptic", lambda c: c["annotations"][2].update(file_name="9.png"), r"1 of 4 files .*panoptic/9\.png"),

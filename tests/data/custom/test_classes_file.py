@@ -36,6 +36,8 @@ def test_files_of_tools_are_read(tmp_path, file, content, names):
     assert read_classes_file(tmp_path / file).names == names
 
 
+DOUBLED = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
+
 REFUSED = [
     (
         "labelmap.txt",
@@ -58,7 +60,9 @@ REFUSED = [
     ("c.json", '[{"id": 1, "name": null}]', "the name of 1 is 'NoneType', not text"),
     ("c.json", "[" * 100_000, "nested too deeply"),
     ("c.yaml", "names: [a, [b]]", "expected a list of names"),
-    ("c.yaml", "names: [a\n", "while parsing"),
+    ("c.yaml", "names: [a\n", "line 2, column 1: expected"),
+    ("c.yaml", "names: {0: !!timestamp 1}", "a tag that does not fit its value"),
+    ("c.yaml", DOUBLED, "holds more than 100000 values, with its aliases written out"),
     ("c.txt", "# only a comment\n", "there is no class in it"),
     ("_classes.csv", "Pixel Value, Class\n", "there is no class in it"),
     ("c.csv", "", "there is no class in it"),

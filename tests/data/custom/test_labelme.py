@@ -193,6 +193,7 @@ BROKEN = [
     (shape("box", [[1, 2], [3]]), r"'points' is \[\[1, 2\], \[3\]\], expected a list of points"),
     (shape("box", [[1, 2], ["3", 4]]), "expected a list of points"),
     (shape("box", [[1, 2], [3, float("nan")], [5, 5]]), "a point that is not finite"),
+    (shape("box", [[1, 2], [3, 10**400], [5, 5]]), "int too large to convert to float"),
     (shape("box", [[1, 2]], "circle"), "has 1 points, expected 2 for the type 'circle'"),
     (shape(None, corners(1, 1, 5, 5)), "'label' is None"),
     (shape("box", [[1, 2], [5, 5]], "mask", mask="x!"), "'mask' is not a PNG in base64"),
