@@ -16,12 +16,13 @@ from mask2former.config import CfgNode
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
 from mask2former.data.augmentation import large_scale_jitter
 from mask2former.data.catalog import Record
+from mask2former.data.datasets.files import load_json
 from mask2former.data.mapper import MAPPERS
 from mask2former.data.records import Datasets
 from mask2former.engine.setup.schedule import EPOCHS, MAX_ITER, scaled_steps
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process
-from mask2former.utils.storage import to_file, to_path
+from mask2former.utils.storage import to_path
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def has_ground_truth(record: Record) -> bool:
 def _write_subset(file: str, image_ids: Container[Any], target: Path) -> str:
     """Write the entries of some images of a ground-truth file in COCO's format; return the new path."""
     if is_main_process():
-        content = json.loads(to_file(file).read_text(encoding="utf-8-sig"))
+        content = load_json(file, "images")
         for rows, key in (("images", "id"), ("annotations", "image_id")):
             if rows in content:
                 content[rows] = [row for row in content[rows] if row[key] in image_ids]
