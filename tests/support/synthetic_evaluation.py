@@ -116,6 +116,21 @@ def save_instances(file, maps):
     return file
 
 
+def results_of(maps, rng=None):
+    """Return COCO results equal to the things of (image id, map, segments); an rng gives scores with ties."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": segment["category_id"],
+            "segmentation": rle(ids == segment["id"]),
+            "score": round(float(rng.random()), 1) if rng else 1.0,
+        }
+        for image_id, ids, segments in maps
+        for segment in segments
+        if segment["category_id"] in (3, 90)
+    ]
+
+
 EITHER_IDS = pytest.mark.parametrize(
     "dataset", [(5, 2, 11), ("ADE_val_1", "ADE_val_10", "b")], indirect=True, ids=["numbers", "names"]
 )

@@ -4,42 +4,20 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tiny_runs import CONFIG, tiny_options
+from train_command import run_command, start_command
 
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main, parse_arguments
 
-ROOT = Path(__file__).parents[2]
-
 
 def arguments(folder, *flags, **changes):
     return ["--config-file", str(CONFIG), *flags, *tiny_options(OUTPUT_DIR=folder, **changes)]
-
-
-def start_command(*argv):
-    """Start `train_net.py` in a process that leads a process group, as in a terminal."""
-    command = [sys.executable, str(ROOT / "train_net.py"), *argv]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
-    heed_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=heed_ctrl_c, **pipes)
-
-
-def run_command(*argv):
-    """Run `train_net.py` until it ends."""
-    process = start_command(*argv)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def results_of(folder):

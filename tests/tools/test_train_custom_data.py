@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_train import run_command
 from tiny_runs import CONFIG, tiny_options
+from train_command import run_command
 
 from mask2former import Predictor
 from mask2former.config import load_config

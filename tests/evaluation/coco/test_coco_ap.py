@@ -10,27 +10,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from score_command import score, score_error
-from synthetic_evaluation import EITHER_IDS, SIZE, Replay, SyntheticDataset, metrics_of, rle
+from synthetic_evaluation import EITHER_IDS, SIZE, Replay, SyntheticDataset, metrics_of, results_of, rle
 
 from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision, average_recall
 from mask2former.evaluation.evaluator import inference_on_dataset
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
-
-def results_of(maps: list[Any], rng: np.random.Generator | None = None) -> list[dict[str, Any]]:
-    """Return perfect results for (image id, map, segments); with an rng, scores with ties."""
-    return [
-        {
-            "image_id": image_id,
-            "category_id": segment["category_id"],
-            "segmentation": rle(ids == segment["id"]),
-            "score": round(float(rng.random()), 1) if rng else 1.0,
-        }
-        for image_id, ids, segments in maps
-        for segment in segments
-        if segment["category_id"] in (3, 90)
-    ]
 
 
 def test_published_figures(shared):

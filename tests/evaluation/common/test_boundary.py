@@ -16,8 +16,7 @@ from reference_metrics import (
     reference_panoptic_counts,
 )
 from score_command import score, score_error
-from synthetic_evaluation import CONTIGUOUS, SyntheticDataset, metrics_of, rle, save_panoptic
-from test_coco_ap import results_of
+from synthetic_evaluation import CONTIGUOUS, SyntheticDataset, metrics_of, results_of, rle, save_panoptic
 
 from mask2former.evaluation.coco.ap import COCOEvaluator, average_precision
 from mask2former.evaluation.common.boundary import boundaries, boundary_distance, ratio_of
