@@ -73,6 +73,15 @@ def test_large_logits_do_not_tie():
     assert (result["label_map"] == 1).all()
 
 
+def test_negative_logits_are_compared_like_others():
+    model = build(BASELINES["PerPixelBaselineHead"]).eval()
+    with torch.no_grad():
+        model.sem_seg_head.predictor.weight.zero_()
+        model.sem_seg_head.predictor.bias.copy_(torch.tensor([-4.0, -5.0, -3.0, -5.0, -4.0]))
+    (result,) = model.predict([image(64, 64)], compact=True)
+    assert (result["label_map"] == 2).all()
+
+
 @pytest.mark.parametrize(
     ("file", "opts", "message"),
     [

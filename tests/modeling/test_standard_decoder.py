@@ -30,28 +30,48 @@ def attend(attention, query, key, value):
     return reference(query, key, value)[0]
 
 
+def slow_update(layer, x, updates):
+    """Apply residual updates, each with its norm after the sum or before the update."""
+    for norm, update in updates:
+        x = x + update(norm(x)) if layer.pre_norm else norm(x + update(x))
+    return x
+
+
+def slow_encoder(encoder, cells, position):
+    for layer in encoder.layers:
+        updates = [
+            (layer.norm1, lambda x, at=layer: attend(at.self_attn, x + position, x + position, x)),
+            (layer.norm2, lambda x, at=layer: at.linear2(at.linear1(x).relu())),
+        ]
+        cells = slow_update(layer, cells, updates)
+    return cells if encoder.norm is None else encoder.norm(cells)
+
+
 def slow_layers(decoder, cells, position):
     """Return the queries after each layer, not yet normed for the heads."""
-    query_position = decoder.query_embed.weight.expand(2, -1, -1)
+    places, keys = decoder.query_embed.weight.expand(2, -1, -1), cells + position
     x = torch.zeros(2, QUERIES, WIDTH)
     for layer in decoder.transformer.decoder.layers:
-        x = layer.norm1(x + attend(layer.self_attn, x + query_position, x + query_position, x))
-        x = layer.norm2(x + attend(layer.multihead_attn, x + query_position, cells + position, cells))
-        x = layer.norm3(x + layer.linear2(layer.linear1(x).relu()))
+        updates = [
+            (layer.norm1, lambda x, at=layer: attend(at.self_attn, x + places, x + places, x)),
+            (layer.norm2, lambda x, at=layer: attend(at.multihead_attn, x + places, keys, cells)),
+            (layer.norm3, lambda x, at=layer: at.linear2(at.linear1(x).relu())),
+        ]
+        x = slow_update(layer, x, updates)
         yield x
 
 
+@pytest.mark.parametrize("pre_norm", [False, True])
 @pytest.mark.parametrize("encoder_layers", [0, 2])
-def test_equals_torchs_attention_layer_by_layer(encoder_layers):
-    decoder = build(num_encoder_layers=encoder_layers)
+def test_equals_torchs_attention_layer_by_layer(encoder_layers, pre_norm):
+    decoder = build(num_encoder_layers=encoder_layers, pre_norm=pre_norm)
+    for norm in (module for module in decoder.modules() if isinstance(module, nn.LayerNorm)):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+    assert ("transformer.encoder.norm.weight" in decoder.state_dict()) == pre_norm
     (memory,), mask_features = draw_inputs()
     predictions = decoder([memory], mask_features)
-    cells, position = memory.flatten(2).transpose(1, 2), sine_position((4, 5), WIDTH)
-    if encoder_layers:
-        for layer in decoder.transformer.encoder.layers:
-            attended = attend(layer.self_attn, cells + position, cells + position, cells)
-            cells = layer.norm1(cells + attended)
-            cells = layer.norm2(cells + layer.linear2(layer.linear1(cells).relu()))
+    position = sine_position((4, 5), WIDTH)
+    cells = slow_encoder(decoder.transformer.encoder, memory.flatten(2).transpose(1, 2), position)
     expected = list(slow_layers(decoder, cells, position))
     assert len(predictions.layers) == len(expected) == 3
     for prediction, x in zip(predictions.layers, expected, strict=True):

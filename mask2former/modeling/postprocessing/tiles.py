@@ -139,7 +139,8 @@ def contenders(lower: Tensor, upper: Tensor) -> Tensor:
 
     At least one is; with NaN among the values, all are.
     """
-    return ~(upper * (1 + ROUNDING) < lower.amax(0)).flatten(1).all(1)
+    within_rounding = torch.add(upper, upper.abs(), alpha=ROUNDING)  # values may be negative
+    return ~(within_rounding < lower.amax(0)).flatten(1).all(1)
 
 
 def pixels_within(budget: int, num_maps: float, device: torch.device) -> int:

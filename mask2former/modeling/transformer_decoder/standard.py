@@ -40,15 +40,16 @@ class DetrDecoder(nn.Module):
 
 
 class DetrTransformer(nn.Module):
-    """A decoder, below it an encoder if that has layers."""
+    """An encoder, in published configs without layers, and a decoder.
+
+    With `pre_norm` the encoder's last norm exists and applies even without layers, as in the public project.
+    """
 
     def __init__(self, *, num_encoder_layers: int, num_decoder_layers: int, **layer: Any) -> None:
         super().__init__()
-        self.encoder = None
-        if num_encoder_layers:
-            self.encoder = TransformerEncoder(
-                num_layers=num_encoder_layers, activation_checkpointing=False, **layer
-            )
+        self.encoder = TransformerEncoder(
+            num_layers=num_encoder_layers, activation_checkpointing=False, **layer
+        )
         self.decoder = DetrDecoder(num_layers=num_decoder_layers, **layer)
 
 
@@ -104,9 +105,7 @@ class StandardTransformerDecoder(nn.Module):
         if self.input_proj is not None:
             x = self.input_proj(x)
         position = sine_position((x.shape[2], x.shape[3]), x.shape[1], x.device)
-        cells = x.flatten(2).transpose(1, 2)
-        if self.transformer.encoder is not None:
-            cells = self.transformer.encoder(cells, position)
+        cells = self.transformer.encoder(x.flatten(2).transpose(1, 2), position)
         queries = self.query_embed.weight
         start = torch.zeros_like(queries).expand(len(cells), -1, -1)
         layers = self.transformer.decoder(start, queries, cells + position, cells)

@@ -86,6 +86,8 @@ def test_contenders_are_the_maps_that_can_be_the_largest():
     same = torch.full((2, 1), 0.3)
     assert contenders(same, same).tolist() == [True, True]
     assert contenders(torch.zeros(2, 1), torch.zeros(2, 1)).all()
+    negative = torch.tensor([[-5.0], [-5.0001], [-6.0]])
+    assert contenders(negative, negative).tolist() == [True, True, False]
     assert contenders(torch.tensor([[torch.nan], [0.5]]), torch.tensor([[torch.nan], [0.6]])).all()
 
 
