@@ -8,27 +8,36 @@ import pytest
 import torch
 from golden import DATA
 
-from mask2former.config import load_config, resolve_config_file
-from mask2former.modeling.mask_former import build_mask_former
+from mask2former.config import load_config
+from mask2former.modeling import mask_former  # noqa: F401  (registers the models)
+from mask2former.utils.registry import META_ARCH
+
+FILES = {"state_dicts.json.gz": 47, "maskformer_state_dicts.json.gz": 30}
 
 
 @functools.cache
-def manifest():
-    with gzip.open(DATA / "state_dicts.json.gz", "rt") as file:
+def manifest(name):
+    """Return the tensors' shapes by table, and each config's table and parameter count."""
+    with gzip.open(DATA / name, "rt") as file:
         return json.load(file)
 
 
-def test_the_manifest_is_complete():
-    assert len(manifest()["configs"]) == 47
+MODELS = [(name, config) for name in FILES for config in sorted(manifest(name)["configs"])]
 
 
-@pytest.mark.parametrize("file", sorted(manifest()["configs"]))
-def test_names_shapes_and_parameter_count(file):
-    expected = manifest()["configs"][file]
+@pytest.mark.parametrize("name", FILES)
+def test_the_manifests_are_complete(name):
+    assert len(manifest(name)["configs"]) == FILES[name]
+
+
+@pytest.mark.parametrize(("name", "config"), MODELS)
+def test_names_shapes_and_parameter_count(name, config):
+    expected = manifest(name)["configs"][config]
     with torch.device("meta"):
-        model = build_mask_former(load_config(resolve_config_file(file)))
+        cfg = load_config(config)
+        model = META_ARCH.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-    table = manifest()["tables"][expected["table"]]
+    table = manifest(name)["tables"][expected["table"]]
     assert shapes.keys() == table.keys()
     assert {name: (shape, table[name]) for name, shape in shapes.items() if shape != table[name]} == {}
     assert sum(parameter.numel() for parameter in model.parameters()) == expected["parameters"]

@@ -1,0 +1,62 @@
+"""The small MaskFormer from the command line: it trains, resumes, evaluates and predicts."""
+
+import shutil
+
+import pytest
+from process_runs import assert_same_weights
+from tiny_runs import OPTIONS, random_sample, tiny_shapes
+
+from mask2former import Predictor
+from mask2former.engine.metrics_log import read_metrics
+from mask2former.tools.evaluate import main as evaluate
+from mask2former.tools.train import main as train
+
+__all__ = ["tiny_shapes"]
+
+CONFIG = "shapes/panoptic-segmentation/maskformer_R18_bs8_shapes.yaml"
+DETRS_INPUT = {  # that of MaskFormer's COCO models
+    "INPUT.DATASET_MAPPER_NAME": "detr_panoptic",
+    "INPUT.MIN_SIZE_TRAIN": [48, 64],
+    "INPUT.CROP.ENABLED": True,
+    "INPUT.CROP.TYPE": "absolute_range",
+    "INPUT.CROP.SIZE": [40, 60],
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 0,
+}
+ENCODER = {
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "TransformerEncoderPixelDecoder",
+    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "transformer_encoder",
+}
+
+
+METRICS = [("sem_seg", "mIoU"), ("segm", "AP"), ("panoptic_seg", "PQ")]
+KINDS = {"large-scale jitter": {}, "DETR's input and encoder": DETRS_INPUT | ENCODER}
+
+
+def run(command, folder, *flags, **changes):
+    """Run `mask2former train` or `evaluate` on the config, made tiny."""
+    values = {**OPTIONS, "OUTPUT_DIR": folder, **changes}
+    return command(
+        ["--config-file", CONFIG, *flags, *(str(part) for item in values.items() for part in item)]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_it_resumes_evaluates_and_predicts(kind, tiny_shapes, tmp_path):
+    """The resumed run ends as the undisturbed one, with dropout: its random numbers are those of the step."""
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    kind = {**kind, "SOLVER.CHECKPOINT_PERIOD": 2}
+    assert run(train, whole, **kind) == 0
+    resumed.mkdir()
+    shutil.copy(whole / "model_0000001.pth", resumed)
+    (resumed / "last_checkpoint").write_text("model_0000001.pth")
+    assert run(train, resumed, "--resume", **kind) == 0
+    assert_same_weights(resumed, whole)
+
+    results = read_metrics(whole / "metrics.json")[-1]
+    expected = [[*name, results["/".join(name)], 1e-6] for name in METRICS]
+    weights = str(whole / "model_final.pth")
+    checked = {"MODEL.WEIGHTS": weights, "TEST.EXPECTED_RESULTS": expected}
+    assert run(evaluate, tmp_path / "evaluated", **kind, **checked) == 0
+
+    result = Predictor(weights)(random_sample(0, 1)["image"].permute(1, 2, 0).numpy())
+    assert result.semantic.shape == result.panoptic.ids.shape == (64, 64)
