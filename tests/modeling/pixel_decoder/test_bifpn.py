@@ -3,14 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pixel_decoder_cases import ENCODER, SHAPES, draw_maps
 
 from mask2former.modeling.pixel_decoder import BiFPNPixelDecoder
 from mask2former.modeling.pixel_decoder.bifpn import BiFPNLayer, FusionNode
-from mask2former.structures import ShapeSpec
-
-SHAPES = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
-ENCODER = {"num_layers": 1, "num_heads": 4, "dim_feedforward": 16, "dropout": 0.0}
-ENCODER |= {"pre_norm": False, "activation_checkpointing": False}
 
 
 def test_a_node_is_a_weighted_mean_then_a_separable_convolution():
@@ -71,10 +67,7 @@ def decoder():
 
 
 def test_layers_follow_each_other_and_the_first_has_projections_of_its_own(decoder):
-    features = {
-        name: torch.randn(2, shape.channels, 64 // shape.stride, 96 // shape.stride)
-        for name, shape in SHAPES.items()
-    }
+    features = draw_maps()
     mask_features, memory, encoded = decoder(features)
     names = ("res4", "res3", "res2")
     maps = [

@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pixel_decoder_cases import SHAPES, draw_maps
 
 from mask2former.modeling.pixel_decoder import FaPNPixelDecoder
 from mask2former.modeling.pixel_decoder.fapn import FeatureAlignment
 from mask2former.structures import ShapeSpec
-
-SHAPES = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
 
 
 def build(**changes):
@@ -19,11 +18,7 @@ def build(**changes):
 
 @pytest.fixture
 def features():
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.randn(2, shape.channels, 64 // shape.stride, 96 // shape.stride, generator=generator)
-        for name, shape in SHAPES.items()
-    }
+    return draw_maps()
 
 
 def normed(convolution, x, padding=0):

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden import COCO_THINGS, fill, load_golden
+from pixel_decoder_cases import ENCODER, SHAPES, draw_maps
 
 from mask2former.config import load_config
 from mask2former.modeling.layers.position import sine_position
@@ -14,10 +15,7 @@ from mask2former.modeling.mask_former import build_mask_former
 from mask2former.modeling.pixel_decoder import BasePixelDecoder, TransformerEncoderPixelDecoder
 from mask2former.structures import ShapeSpec
 
-SHAPES = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
 PYRAMID = {"conv_dim": 32, "mask_dim": 12, "norm": "GN"}
-ENCODER = {"num_layers": 2, "num_heads": 4, "dim_feedforward": 16, "dropout": 0.0}
-ENCODER |= {"pre_norm": False, "activation_checkpointing": False}
 
 
 def build(**changes):
@@ -32,11 +30,7 @@ def build_with_encoder(**changes):
 
 @pytest.fixture
 def features():
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.randn(2, shape.channels, 64 // shape.stride, 96 // shape.stride, generator=generator)
-        for name, shape in SHAPES.items()
-    }
+    return draw_maps()
 
 
 def convolve(convolution, x, padding):

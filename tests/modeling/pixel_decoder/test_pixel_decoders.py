@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pixel_decoder_cases import draw_maps
 from tiny_runs import tiny_config
 
 from mask2former.engine.build import build_model
@@ -25,14 +26,7 @@ def build(name, **changes):
 
 
 def draw_features(height, width):
-    """Return two images' maps, of an image whose sides need not be multiples of the strides."""
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.randn(
-            2, shape.channels, -(-height // shape.stride), -(-width // shape.stride), generator=generator
-        )
-        for name, shape in SHAPES.items()
-    }
+    return draw_maps(height, width, SHAPES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,13 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pixel_decoder_cases import ENCODER, SHAPES, draw_maps
 
 from mask2former.modeling.pixel_decoder import SemanticFPNPixelDecoder
-from mask2former.structures import ShapeSpec
-
-SHAPES = {f"res{i}": ShapeSpec(4 * i, 2**i) for i in (2, 3, 4, 5)}
-ENCODER = {"num_layers": 1, "num_heads": 4, "dim_feedforward": 16, "dropout": 0.0}
-ENCODER |= {"pre_norm": False, "activation_checkpointing": False}
 
 
 def build(**changes):
@@ -20,10 +16,7 @@ def build(**changes):
 
 def test_mask_features_are_of_the_sum_of_all_maps():
     decoder = build()
-    features = {
-        name: torch.randn(2, shape.channels, 64 // shape.stride, 96 // shape.stride)
-        for name, shape in SHAPES.items()
-    }
+    features = draw_maps()
     mask_features, memory, encoded = decoder(features)
     maps = decoder.pyramid(features | {"res5": encoded})
     torch.testing.assert_close(memory, maps[:3])
