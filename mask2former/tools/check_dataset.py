@@ -26,7 +26,7 @@ from mask2former.data.catalog import Record
 from mask2former.data.checks.record import DataWarning, RecordSummary, annotation_kind, summarize_record
 from mask2former.data.checks.summary import SHOWN, repeated, summarize_dataset
 from mask2former.data.custom.checks import check_annotations
-from mask2former.data.custom.dataset import forget, register_files
+from mask2former.data.custom.dataset import DatasetFiles, forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
 from mask2former.data.errors import first_few
@@ -60,21 +60,38 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags: the dataset, by its name or by its files, and how to check it."""
     parser = argparse.ArgumentParser(
         prog="mask2former check-dataset",
-        description="Read a dataset as training does, summarize it, report what is broken, draw samples.",
+        description="Read a dataset as training does, summarize it, report what is broken and draw samples.",
         epilog="Exit code 0: no record is broken; 1: records are broken; 2: no such dataset, or wrong flags.",
     )
     flag = parser.add_argument
     queries = DEFAULTS["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"]
     flag("name", nargs="?", metavar="NAME", help="a registered dataset, such as coco_2017_train")
-    flag("--images", metavar="DIR", help="instead of NAME: the images of a custom dataset,")
-    flag("--annotations", metavar="FILE_OR_DIR", help="its JSON or folder, as for training,")
-    flag("--classes", metavar="FILE", help="and a file that names the classes, where needed")
+    flag("--images", metavar="DIR", help="the folder of images of a custom dataset, instead of NAME")
+    flag("--annotations", metavar="FILE_OR_DIR", help="its JSON, data.yaml or folder of labels")
+    flag("--classes", metavar="FILE", help="names of its classes, if the annotations have none")
     flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in an instance JSON")
     flag("--against", metavar="NAME", help="another dataset that should share no image with this one")
-    flag("--output", metavar="DIR", type=Path, help="folder of samples (default: output/check_dataset/NAME)")
+    flag(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help="folder of drawn samples (default: output/check_dataset/NAME)",
+    )
     flag("--limit", metavar="N", type=whole_number(1), help="check the first N records only")
-    flag("--workers", metavar="N", type=whole_number(1), default=os.cpu_count() or 1, help="processes")
-    flag("--queries", metavar="N", type=whole_number(1), default=queries, help="of the model (%(default)s)")
+    flag(
+        "--workers",
+        metavar="N",
+        type=whole_number(1),
+        default=os.cpu_count() or 1,
+        help="processes that read images",
+    )
+    flag(
+        "--queries",
+        metavar="N",
+        type=whole_number(1),
+        default=queries,
+        help="queries of the model (default: %(default)s)",
+    )
     add_max_megapixels(parser)
     flag("--json", action="store_true", help="print the report as JSON")
     args = parser.parse_args(argv)
@@ -163,11 +180,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     context = LoadContext(errors)
     if not args.name:
         forget(CUSTOM)
-        register_files(
-            *(CUSTOM, args.images, args.annotations, args.classes),
-            crowds_as_objects=args.crowds_as_objects,
-            context=context,
-        )
+        files = DatasetFiles(args.images, args.annotations, args.classes, args.crowds_as_objects)
+        register_files(CUSTOM, files, context=context)
         errors.clear()  # the records will show what is broken
     records = DatasetCatalog.get(name, context)[: args.limit]
     del context  # it holds the parsed JSON

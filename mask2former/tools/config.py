@@ -21,7 +21,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Example: coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1",
     )
     parser.add_argument("--all", action="store_true", help="print all keys, also those at their default")
-    parser.add_argument("file", help="a YAML file, or the name of one of the project's")
+    parser.add_argument("file", metavar="FILE", help="a YAML file, or the name of one of the project's")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     return parser.parse_intermixed_args(argv)
 

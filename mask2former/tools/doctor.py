@@ -29,7 +29,10 @@ CUDA_PARTS = "get NVRTC (pip install nvidia-cuda-nvrtc), or nvcc and install aga
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    argparse.ArgumentParser(prog="mask2former doctor", description=__doc__).parse_args(argv)
+    argparse.ArgumentParser(
+        prog="mask2former doctor",
+        description="Report what is installed on this machine, to paste into an issue.",
+    ).parse_args(argv)
     print(report())
     return 0
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog, Record
 from mask2former.data.custom.checks import (
@@ -44,6 +45,22 @@ MAPPERS_BY_TASK = {
     "panoptic": ("coco_panoptic_lsj", "mask_former_panoptic", "detr_panoptic"),
     "semantic": ("mask_former_semantic",),
 }
+
+
+class DatasetFiles(NamedTuple):
+    """The files of a custom dataset, and how they are read.
+
+    Attributes:
+        images: a folder of images.
+        annotations: a JSON, a data.yaml, or a folder of label PNGs, JSONs or text files.
+        classes: a file that names the classes of label PNGs, labelme's JSONs or YOLO's labels.
+        crowds_as_objects: ignore `iscrowd` in a COCO instance JSON.
+    """
+
+    images: str
+    annotations: str
+    classes: str | None = None
+    crowds_as_objects: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,7 @@ def register_custom_dataset(
 
     Args:
         name: the new dataset.
-        images: a folder of images.
-        annotations: a JSON, a data.yaml, or a folder of label PNGs, JSONs or text files.
-        classes: a file that names the classes of label PNGs, labelme's JSONs or YOLO's labels.
-        crowds_as_objects: ignore `iscrowd` in a COCO instance JSON.
+        images, annotations, classes, crowds_as_objects: see `DatasetFiles`.
         train_dataset: the dataset trained on, whose task and classes this dataset to test on must have.
         datasets: gets the records, so that they are not read again.
         context: what several datasets share while they are read.
@@ -104,13 +118,9 @@ def register_custom_dataset(
     if name in DatasetCatalog:
         raise DatasetError(f"a dataset called '{name}' is registered already")
     context = context or LoadContext()
+    files = DatasetFiles(images, annotations, classes, crowds_as_objects)
     try:
-        task, label_classes, source = register_files(
-            *(name, images, annotations, classes),
-            crowds_as_objects=crowds_as_objects,
-            train_dataset=train_dataset,
-            context=context,
-        )
+        task, label_classes, source = register_files(name, files, train_dataset, context=context)
         records, metadata = DatasetCatalog.get(name, context), MetadataCatalog.get(name)
         class_names = metadata.thing_classes if task == "instance" else metadata.stuff_classes
         _check(task, records, class_names, images, annotations)
@@ -153,14 +163,7 @@ def _check(task: str, records: list[Record], classes: Sequence[str], images: str
 
 
 def register_files(
-    name: str,
-    images: str,
-    annotations: str,
-    classes: str | None = None,
-    *,
-    crowds_as_objects: bool = False,
-    train_dataset: CustomDataset | None = None,
-    context: LoadContext,
+    name: str, files: DatasetFiles, train_dataset: CustomDataset | None = None, *, context: LoadContext
 ) -> tuple[str, LabelClasses | None, Source | None]:
     """Register a dataset without checks of its records.
 
@@ -170,6 +173,7 @@ def register_files(
     Raises:
         DatasetError: the format is unknown, or does not fit the other arguments.
     """
+    images, annotations, classes, crowds_as_objects = files
     existing(images)
     kind = find_format(images, annotations, context)
     task = "instance" if kind in ("yolo", "labelme") else kind
@@ -180,7 +184,7 @@ def register_files(
         raise DatasetError(f"{annotations} {difference}")
     if task == "instance":
         facts: Facts = {"crowds_as_objects": True} if crowds_as_objects else {}
-        source = Source(images, annotations, kind, _classes_of(kind, annotations, classes, train_dataset))
+        source = Source(images, annotations, kind, _classes_of(kind, files, train_dataset))
         register_instances(name, source, facts)
         return task, None, source
     if task == "panoptic":
@@ -201,7 +205,7 @@ def register_files(
 
 
 def _classes_of(
-    kind: str, annotations: str, classes: str | None, train_dataset: CustomDataset | None
+    kind: str, files: DatasetFiles, train_dataset: CustomDataset | None
 ) -> tuple[tuple[int, str], ...]:
     """Return the ids and names of classes that the annotations do not have, or () for all labels found.
 
@@ -210,10 +214,10 @@ def _classes_of(
     """
     if kind in COCO_FORMATS:
         return ()
-    if classes is not None:
-        names = read_classes_file(existing(classes)).names
-    elif kind == "yolo" and (train_dataset is None or to_path(annotations).is_file()):
-        names = find_classes(annotations)
+    if files.classes is not None:
+        names = read_classes_file(existing(files.classes)).names
+    elif kind == "yolo" and (train_dataset is None or to_path(files.annotations).is_file()):
+        names = find_classes(files.annotations)
     elif train_dataset is None:
         return ()
     elif train_dataset.source is not None and train_dataset.source.format == kind == "yolo":

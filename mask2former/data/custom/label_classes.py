@@ -146,8 +146,8 @@ def _warn_of_soft_edges(values: Sequence[int], has_ignored: bool) -> None:
     has_gaps = bool(values) and len(values) < max(values)
     if len(values) > MANY or (has_gaps and has_ignored):
         ignored = f", and {IGNORE_LABEL} is not trained on" if has_ignored else ""
-        message = "each of the %d label values %s is a class%s; masks with soft edges must be thresholded; %s"
-        logger.warning(message, len(values), first_few(values), ignored, EXPLAIN)
+        message = "each of the label values %s is a class%s; masks with soft edges must be thresholded; %s"
+        logger.warning(message, first_few(values), ignored, EXPLAIN)
 
 
 def _check_known(

@@ -119,9 +119,15 @@ def test_masks_of_0_and_255_are_two_classes_with_a_warning(draw_labels, caplog):
 @pytest.mark.parametrize(
     ("values", "warning"),
     [
-        ([0, 64, 127, 255], "each of the 3 label values 0, 64, 127 is a class, and 255 is not trained on"),
-        ([*range(256)], "each of the 255 label values 0, 1, 2, ... is a class, and 255 is not trained on"),
-        ([*range(5), *range(180, 221)], "each of the 46 label values 0, 1, 2, ... is a class; masks"),
+        ([0, 64, 127, 255], "each of the label values 0, 64, 127 is a class, and 255 is not trained on"),
+        (
+            [*range(256)],
+            "each of the label values 0, 1, 2, ... (255 in all) is a class, and 255 is not trained on",
+        ),
+        (
+            [*range(5), *range(180, 221)],
+            "each of the label values 0, 1, 2, ... (46 in all) is a class; masks",
+        ),
         ([0, 1, 2, 255], None),
         ([1, 2, 255], None),
         ([0, 9, 40], None),
