@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dataset_cases import BY_NAME, CASES, TREES, each_run
+from dataset_cases import BY_NAME, CASES, RUNS, TREES, each_of
 
 from mask2former.config import load_config
 from mask2former.engine.evaluate import TASKS, Evaluation
@@ -35,7 +35,7 @@ def error_of(case, config, root, monkeypatch, capsys):
     return capsys.readouterr().err.rpartition("error: ")[2]
 
 
-@each_run
+@each_of(RUNS)
 def test_missing_data_is_named_with_folder_and_command(case, config, tmp_path, monkeypatch, capsys):
     error = error_of(case, config, tmp_path, monkeypatch, capsys)
     place = error.split(" does not exist")[0]

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from published_configs import MASK2FORMER, is_experiment
+from published_configs import PUBLISHED as ALL_PUBLISHED
+from published_configs import is_experiment
 from script_runs import run
 from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff, lvis, mapillary
 from tiny_runs import OPTIONS
@@ -16,7 +17,7 @@ ADE20K_R50 = "maskformer2_R50_bs16_160k.yaml"
 CITYSCAPES_R50 = "maskformer2_R50_bs16_90k.yaml"
 MAPILLARY_R50 = "maskformer2_R50_bs16_300k.yaml"
 
-PUBLISHED = list(filter(is_experiment, MASK2FORMER))
+PUBLISHED = list(filter(is_experiment, ALL_PUBLISHED))
 ALL_METRICS = {"sem_seg": "mIoU", "segm": "AP", "panoptic_seg": "PQ"}
 TINY = {
     **{key: value for key, value in OPTIONS.items() if key != "MODEL.RESNETS.NORM"},
@@ -89,6 +90,7 @@ class Case(NamedTuple):
 
 
 SEMANTIC, INSTANCE, PANOPTIC = ("sem_seg",), ("segm",), ("sem_seg", "segm", "panoptic_seg")
+SEGMENTS = ("sem_seg", "panoptic_seg")
 ADE20K_SEMANTIC = f"ade20k/semantic-segmentation/{ADE20K_R50}"
 COCO_INSTANCE = f"coco/instance-segmentation/{COCO_R50}"
 MAPILLARY_SEMANTIC = f"mapillary-vistas/semantic-segmentation/{MAPILLARY_R50}"
@@ -110,21 +112,38 @@ CASES = [
     Case("cityscapes", "instance", f"cityscapes/instance-segmentation/{CITYSCAPES_R50}", INSTANCE),
     Case("cityscapes", "panoptic", f"cityscapes/panoptic-segmentation/{CITYSCAPES_R50}", PANOPTIC),
     Case("mapillary", "semantic", MAPILLARY_SEMANTIC, SEMANTIC),
-    Case("mapillary", "panoptic", MAPILLARY_PANOPTIC, ("sem_seg", "panoptic_seg")),
+    Case("mapillary", "panoptic", MAPILLARY_PANOPTIC, SEGMENTS),
     Case("mapillary_flat", "semantic", MAPILLARY_SEMANTIC, SEMANTIC),
-    Case("mapillary_flat", "panoptic", MAPILLARY_PANOPTIC, ("sem_seg", "panoptic_seg")),
+    Case("mapillary_flat", "panoptic", MAPILLARY_PANOPTIC, SEGMENTS),
     Case("mapillary_v2", "semantic", MAPILLARY_SEMANTIC, SEMANTIC, MAPILLARY_V2),
-    Case("mapillary_v2", "panoptic", MAPILLARY_PANOPTIC, ("sem_seg", "panoptic_seg"), MAPILLARY_V2_PANOPTIC),
+    Case("mapillary_v2", "panoptic", MAPILLARY_PANOPTIC, SEGMENTS, MAPILLARY_V2_PANOPTIC),
     Case("coco_stuff", "semantic", ADE20K_SEMANTIC, SEMANTIC, COCO_STUFF),
     Case("lvis", "instance", COCO_INSTANCE, INSTANCE, LVIS),
 ]
 
+# MaskFormer's configs, for the runs alone: what is read and measured is tested with the others
+MASKFORMER_CASES = [
+    Case(tree, task, f"maskformer/{config}.yaml", tasks)
+    for tree, task, config, tasks in [
+        ("ade20k", "semantic", "ade20k-150/maskformer_R50_bs16_160k", SEMANTIC),
+        ("ade20k", "panoptic", "ade20k-150-panoptic/maskformer_panoptic_R50_bs16_720k", SEGMENTS),
+        ("ade20k_full", "semantic", "ade20k-full-847/maskformer_R50_bs16_200k", SEMANTIC),
+        ("cityscapes", "semantic", "cityscapes-19/maskformer_R101_bs16_90k", SEMANTIC),
+        ("coco", "panoptic", "coco-panoptic/maskformer_panoptic_R50_bs64_554k", SEGMENTS),
+        ("coco_stuff", "semantic", "coco-stuff-10k-171/maskformer_R50_bs32_60k", SEMANTIC),
+        ("mapillary", "semantic", "mapillary-vistas-65/maskformer_R50_bs16_300k", SEMANTIC),
+    ]
+]
 
 BY_NAME = {str(case): case for case in CASES}
 RUNS = [(case, config) for case in CASES for config in case.published]
-each_run = pytest.mark.parametrize(
-    ("case", "config"), RUNS, ids=lambda value: str(value).rpartition("/")[2].removesuffix(".yaml")
-)
+MASKFORMER_RUNS = [(case, config) for case in MASKFORMER_CASES for config in case.published]
+
+
+def each_of(runs: list[tuple[Case, str]]) -> pytest.MarkDecorator:
+    """Return the parametrization by `case` and `config`."""
+    ids = [f"{case}-{config.rpartition('/')[2].removesuffix('.yaml')}" for case, config in runs]
+    return pytest.mark.parametrize(("case", "config"), runs, ids=ids)
 
 
 @pytest.fixture(scope="session")
