@@ -10,6 +10,7 @@ from detectron2.modeling import Backbone as HostBackbone
 
 from mask2former import modeling  # noqa: F401  (registers all our builders)
 from mask2former.detectron2_host.model import build_host_mask_former
+from mask2former.detectron2_host.per_pixel import with_segmentor_interface
 from mask2former.modeling.backbone.base import Backbone
 from mask2former.utils.registry import BACKBONE, SEM_SEG_HEADS, Builder
 
@@ -51,7 +52,7 @@ def join_registries() -> None:
     HostBackbone.register(Backbone)  # FPN and build_backbone check for an instance of it
     for name, build in SEM_SEG_HEADS:
         if name not in SEM_SEG_HEADS_REGISTRY:
-            SEM_SEG_HEADS_REGISTRY._do_register(name, build)
+            SEM_SEG_HEADS_REGISTRY._do_register(name, _head_for_detectron2(build))
     for name, build in BACKBONE:
         if name not in BACKBONE_REGISTRY:
             BACKBONE_REGISTRY._do_register(name, _for_detectron2(build))
@@ -67,3 +68,8 @@ def _for_detectron2(build: Builder) -> Any:
         return backbone
 
     return build_there
+
+
+def _head_for_detectron2(build: Builder) -> Any:
+    """Return a builder of a head that Detectron2's models can call."""
+    return lambda cfg, shape: with_segmentor_interface(build(cfg, shape), cfg)

@@ -197,3 +197,32 @@ def test_keys_that_only_detectron2s_resnet_reads_are_an_error_with_ours(host_cfg
         build_model(host_cfg(MODEL__RESNETS__RES5_DILATION=2))
     users = {"MODEL__BACKBONE__NAME": "UsersBackbone", "MODEL__RESNETS__RES5_DILATION": 2}
     assert isinstance(build_model(host_cfg(**users)).backbone, UsersBackbone)  # does not read the key
+
+
+@pytest.mark.parametrize("head", ["PerPixelBaselineHead", "PerPixelBaselinePlusHead"])
+def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head):
+    cfg = get_cfg()
+    add_maskformer2_config(cfg)
+    values = {
+        "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+        "MODEL.DEVICE": "cpu",
+        "MODEL.RESNETS.DEPTH": 18,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+        "MODEL.RESNETS.OUT_FEATURES": RES_MAPS,
+        "MODEL.SEM_SEG_HEAD.NAME": head,
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES": RES_MAPS,
+        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5,
+        "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
+        "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+    }
+    cfg.merge_from_list([item for pair in values.items() for item in pair])
+    model = build_model(cfg)
+    labels = torch.randint(5, (64, 90))
+    losses = model([{"image": torch.rand(3, 64, 90) * 255, "sem_seg": labels}])
+    of_layers = {"loss_sem_seg_0"} if "Plus" in head else set()
+    assert losses.keys() == {"loss_sem_seg"} | of_layers
+    sum(losses.values()).backward()
+    assert model.sem_seg_head.pixel_decoder.layer_1.weight.grad.any()
+    (result,) = model.eval()([{"image": torch.rand(3, 64, 90) * 255, "height": 32, "width": 45}])
+    assert result["sem_seg"].shape == (5, 32, 45)

@@ -1,0 +1,71 @@
+"""MaskFormer's per-pixel heads in Detectron2's own SemanticSegmentor, the model that they were published in.
+
+Shapes: `B` images, `K` classes, `C` channels, `h, w` the sides of a map, `H, W` those of the padded image.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mask2former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+
+Losses = dict[str, Tensor]
+
+
+class SegmentorInterface(nn.Module):
+    """What SemanticSegmentor reads of a head; comes before the class of the head."""
+
+    ignore_value: int
+    loss_weight: float
+    deep_supervision: bool
+
+    def forward(
+        self, features: dict[str, Tensor], targets: Tensor | None = None
+    ) -> tuple[Tensor | None, Losses]:
+        """Return class logits (B, K, H, W), or in training the losses.
+
+        Features are maps (B, C, h, w) by name, targets label maps (B, H, W).
+        """
+        predictions = super().forward(features)
+        if targets is None:
+            return _enlarge(predictions.layers[-1]), {}
+        *earlier, last = predictions.layers
+        named = {"": last}
+        if self.deep_supervision:
+            named |= {f"_{i}": logits for i, logits in enumerate(earlier)}
+        return None, {f"loss_sem_seg{suffix}": self._loss(x, targets) for suffix, x in named.items()}
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        enlarged = _enlarge(logits)[..., : targets.shape[1], : targets.shape[2]]
+        return self.loss_weight * F.cross_entropy(enlarged, targets, ignore_index=self.ignore_value)
+
+
+def _enlarge(logits: Tensor) -> Tensor:
+    return F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
+
+
+class HostPerPixelBaselineHead(SegmentorInterface, PerPixelBaselineHead):  # type: ignore[misc]
+    """The baseline with Detectron2's interface."""
+
+
+class HostPerPixelBaselinePlusHead(SegmentorInterface, PerPixelBaselinePlusHead):  # type: ignore[misc]
+    """The baseline with queries, with Detectron2's interface."""
+
+
+HOST_HEADS: dict[type[nn.Module], type[SegmentorInterface]] = {
+    PerPixelBaselineHead: HostPerPixelBaselineHead,
+    PerPixelBaselinePlusHead: HostPerPixelBaselinePlusHead,
+}
+
+
+def with_segmentor_interface(head: nn.Module, cfg: Any) -> nn.Module:
+    """Return a per-pixel head as Detectron2's model calls it, in place; other heads as they are."""
+    if type(head) not in HOST_HEADS:
+        return head
+    head.__class__ = HOST_HEADS[type(head)]  # modules and parameters keep their names
+    host: Any = head
+    host.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    host.loss_weight = cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT
+    host.deep_supervision = cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION
+    return host
