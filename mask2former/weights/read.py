@@ -7,14 +7,11 @@ The formats are those of `torch.save` (read as weights only), pickles of the Det
 
 import difflib
 import logging
-import pickle
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -35,17 +32,22 @@ from mask2former.utils.storage import (
     web_url,
 )
 from mask2former.weights import model_zoo
-from mask2former.weights.safe_pickle import PickleError, RefusedPickleError, check_keys, load_plain_pickle
+from mask2former.weights.safe_pickle import (
+    ZIP_START,
+    PickleError,
+    RefusedPickleError,
+    load_plain_pickle,
+    load_torch,
+    starts_as_zip,
+)
 
 logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 1024
 FINAL = "model_final.pth"  # the last checkpoint of a run
-ZIP_START = b"PK\x03\x04"
 OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number before torch 1.6
-OLD_TORCH_PICKLES = 5  # magic number, protocol, platform, the content, names of storages
-PICKLE_MEMBER = "data.pkl"  # of an archive
-MAX_EXPANSION = 10_000_000  # bytes that an archive may hold beyond its own size
+MAX_SHARING = 10  # times that a file's bytes may be used by its tensors
+MAX_UNSTORED = 10_000_000  # bytes of its tensors beyond that
 PICKLE_START = b"\x80"
 PICKLE_END = b"."
 OTHER_FILES = {
@@ -58,8 +60,8 @@ OTHER_FILES = {
 }  # pattern of the first bytes without white space -> error
 STATE_DICT_KEYS = ("model", "state_dict")
 HOLDS_CODE = (
-    "nothing was executed. Only tensors, numbers, strings and containers are read: if you trust the file, "
-    'load it yourself and save its state dict alone, as torch.save({"model": state_dict}, ...)'
+    "if you trust the file, load it yourself and save "
+    'its state dict alone, as torch.save({"model": state_dict}, ...)'
 )
 
 
@@ -157,12 +159,22 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     """
     file = local_file(source)
     try:
-        return _checkpoint(str(source), _read(file))
+        checkpoint = _checkpoint(str(source), _read(file))
+        _check_size(checkpoint, file.stat().st_size)
+        return checkpoint
     except WeightsError as error:
         if is_remote(source) and file.is_relative_to(get_cache_dir()):
             file.unlink()
             raise WeightsError(source, f"{error.reason} (the download was deleted)") from error
         raise
+
+
+def _check_size(checkpoint: Checkpoint, file_bytes: int) -> None:
+    """Refuse tensors that hold much more than their file, as a number repeated without end."""
+    needed = sum(tensor.nbytes for tensor in checkpoint.model.values())
+    if needed > MAX_SHARING * file_bytes + MAX_UNSTORED:
+        sizes = f"{needed / 1e6:.0f} MB in a file of {file_bytes / 1e6:.1f} MB"
+        raise WeightsError(checkpoint.file, f"holds tensors that repeat their values, {sizes}")
 
 
 def _read(file: Path) -> Any:
@@ -188,49 +200,15 @@ def _read(file: Path) -> Any:
 
 def _read_torch(file: Path) -> Any:
     """Read a file of `torch.save` as weights only; unused tensors, as an optimizer's, stay on disk."""
-    # Files from before torch 1.6 cannot be mapped, and torch takes a .safetensors name for the format
-    is_zip = zipfile.is_zipfile(file)
-    mapped = is_zip and file.suffix != ".safetensors"
-    (_check_archive if is_zip else _check_old_torch)(file)
     try:
         with file.open("rb") as stream:
-            source = str(file) if mapped else stream
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise WeightsError(file, f"holds code or objects ({asked[1][:100]}); {HOLDS_CODE}") from error
-        raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
+            # Files from before torch 1.6 cannot be mapped, and torch takes a .safetensors name for the format
+            is_mapped = starts_as_zip(stream) and file.suffix != ".safetensors"
+            return load_torch(stream, mapped=str(file) if is_mapped else None)
+    except RefusedPickleError as error:
+        raise WeightsError(file, f"holds code or objects: {error}; {HOLDS_CODE}") from error
     except Exception as error:  # torch reports damage by many kinds of errors
         raise WeightsError(file, f"is truncated, damaged or no checkpoint ({_first_line(error)})") from error
-
-
-def _check_archive(file: Path) -> None:
-    """Refuse a zip archive that expands (`torch.save` compresses nothing) or whose pickle may never end."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            expanded = sum(member.file_size for member in archive.infolist())
-            size = file.stat().st_size
-            if expanded > size + MAX_EXPANSION:
-                sizes = f"from {expanded / 1e6:.0f} to {size / 1e6:.1f} MB"
-                raise WeightsError(file, f"is compressed, {sizes}, which torch.save never does")
-            for member in archive.infolist():
-                if PurePosixPath(member.filename).name == PICKLE_MEMBER:
-                    with archive.open(member) as stream:
-                        check_keys(stream)  # type: ignore[arg-type]
-    except WeightsError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError, EOFError, RuntimeError) as error:
-        raise WeightsError(file, f"is truncated or damaged ({error})") from error
-
-
-def _check_old_torch(file: Path) -> None:
-    """Refuse a file of torch before 1.6 whose pickles may never end."""
-    try:
-        with file.open("rb") as stream:
-            for _ in range(OLD_TORCH_PICKLES):
-                check_keys(stream)
-    except PickleError as error:
-        raise WeightsError(file, f"is truncated or damaged ({error})") from error
 
 
 def _first_line(error: Exception) -> str:

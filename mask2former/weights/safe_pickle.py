@@ -3,11 +3,15 @@
 A pickle is a program that names functions and calls them. Here a name is looked up in `ALLOWED`, which holds
 constructors of plain values, and is never imported. Every other name is an error. Pickles of Python 2 are
 read as well.
+
+Files of `torch.save` are read by torch, whose own reader runs no code either, but which a small file can keep
+busy for ever or fill memory with. `load_torch` therefore reads their pickles here first, without the tensors.
 """
 
 import io
 import pickle
-from collections import OrderedDict
+import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from functools import partial
 from mmap import mmap
@@ -26,18 +30,24 @@ class RefusedPickleError(PickleError):
     """A pickle that names something other than arrays, numbers, strings and containers."""
 
 
-MAX_KEY_PARTS = 1_000
+MAX_KEY_PARTS = 100
 MAX_NAME = 100  # characters of a name in a message
+ZIP_START = b"PK\x03\x04"
+MAX_EXPANSION = 10_000_000  # bytes that an archive may hold beyond its own size
+MAX_REUSE = 10  # times that a byte of a pickle may be given to a function
+LEGACY_PICKLES = 5  # magic number, protocol, system, value and keys of the tensors that follow
+SIZED = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
+LATIN1 = ("latin1", "latin-1")
 
 
-def _check_key(key: Any) -> None:
+def _check_key(key: Any, containers: Any = (tuple, frozenset)) -> None:
     """Refuse a key or item of a set with too many nested parts: hashing it may never end."""
     pending, count = [key], 0
     while pending:
         part = pending.pop()
-        if isinstance(part, (tuple, frozenset)):
+        if isinstance(part, containers):
             count += len(part)
-            pending.extend(part)
+            pending.extend(part.values() if isinstance(part, dict) else part)
         if count > MAX_KEY_PARTS:
             raise PickleError("it has a key of too many nested parts")
 
@@ -54,10 +64,16 @@ def _ordered_dict(pairs: Any = ()) -> OrderedDict[Any, Any]:
     return OrderedDict(pairs)
 
 
-def _of_bytes(kind: type, content: Any = b"") -> Any:
-    if isinstance(content, int):  # a few bytes of a pickle would allocate as much as they say
-        raise RefusedPickleError(f"it asks for {kind.__name__} of {content} zeros")
-    return kind(content)
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding not in LATIN1:  # others can take time that grows with the square of the length
+        raise PickleError("it has bytes in an encoding other than Latin-1")
+    return text.encode("latin1")
+
+
+def _bytes(kind: type, data: Any = b"", encoding: str = "latin1") -> Any:
+    if isinstance(data, int):  # a few bytes of a pickle would allocate as much as they say
+        raise RefusedPickleError(f"it asks for {kind.__name__} of {data} zeros")
+    return kind(_latin1(data, encoding) if isinstance(data, str) else data)
 
 
 class _Dtype:
@@ -94,13 +110,13 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
 CONTAINERS = {
     "set": partial(_set, set),
     "frozenset": partial(_set, frozenset),
-    "bytes": partial(_of_bytes, bytes),
-    "bytearray": partial(_of_bytes, bytearray),
+    "bytes": partial(_bytes, bytes),
+    "bytearray": partial(_bytes, bytearray),
 }
 CORES = ("numpy.core", "numpy._core")
 ALLOWED: Mapping[str, Any] = {
     **{f"{module}.{name}": CONTAINERS[name] for module in ("builtins", "__builtin__") for name in CONTAINERS},
-    "_codecs.encode": lambda text, _: text.encode("latin1"),  # how Python 3 writes bytes for Python 2
+    "_codecs.encode": _latin1,  # how Python 3 writes bytes for Python 2
     "collections.OrderedDict": _ordered_dict,
     "numpy.dtype": _Dtype,
     "numpy.ndarray": _Array,
@@ -111,7 +127,39 @@ ALLOWED: Mapping[str, Any] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": lambda data, *_: data,
     # The memory of a tensor is a file of `torch.save` inside the pickle
-    "torch.storage._load_from_bytes": lambda raw: torch.load(io.BytesIO(raw), "cpu", weights_only=True),
+    "torch.storage._load_from_bytes": lambda raw: load_torch(io.BytesIO(raw)),
+}
+
+
+class _StandIn:
+    """A value of torch that is not made."""
+
+    def __init__(self, *arguments: Any) -> None:
+        _check_key(arguments, (tuple, frozenset, list, dict))  # torch reads nested lists as numbers
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+REBUILT = ("tensor", "tensor_v2", "tensor_v3", "sparse_tensor", "meta_tensor_no_storage")
+IN_TORCH_FILES: Mapping[str, Any] = {
+    **{name: value for name, value in ALLOWED.items() if not name.startswith(("numpy", "torch"))},
+    **{f"torch._utils._rebuild_{name}": _StandIn for name in REBUILT},
+    "torch._utils._rebuild_parameter": _StandIn,
+    "torch._utils._rebuild_parameter_with_state": _StandIn,
+    "torch.serialization._get_layout": _StandIn,
+    "torch.device": _StandIn,
+    "torch.Size": _StandIn,
+    "builtins.complex": _StandIn,
+    "__builtin__.complex": _StandIn,
+    "collections.Counter": partial(_set, Counter),
+    **{
+        f"torch.{name}": _StandIn
+        for name, value in vars(torch).items()
+        if isinstance(value, torch.dtype) or name.endswith("Storage")
+    },
+    "torch.storage.UntypedStorage": _StandIn,
+    "torch.storage.TypedStorage": _StandIn,
 }
 
 
@@ -119,6 +167,13 @@ class _Unpickler(pickle._Unpickler):  # in Python: a few bytes make the memo of 
     def __init__(self, file: BinaryIO | mmap, allowed: Mapping[str, Any]) -> None:
         super().__init__(file, encoding="latin1")
         self.allowed = allowed
+        self.position = file.tell
+        self.start = file.tell()
+        self.given = 0
+
+    def persistent_load(self, pid: Any) -> Any:
+        _check_key(pid)
+        return _StandIn()
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in self.allowed:
@@ -141,16 +196,35 @@ def _checked(code: bytes, keys: slice) -> Callable[[Any], None]:
     return load
 
 
+def _call(unpickler: Any) -> None:
+    """Run REDUCE, unless the arguments of all calls together are much longer than what was read."""
+    arguments = unpickler.stack[-1]
+    unpickler.given += sum(len(argument) for argument in arguments if isinstance(argument, SIZED))
+    if unpickler.given > MAX_REUSE * (unpickler.position() - unpickler.start):
+        raise PickleError("it uses the same long value again and again")
+    pickle._Unpickler.dispatch[pickle.REDUCE[0]](unpickler)
+
+
 _Unpickler.dispatch = pickle._Unpickler.dispatch | {
-    code[0]: _checked(code, keys)
-    for code, keys in {
-        pickle.SETITEM: slice(-2, -1),
-        pickle.SETITEMS: slice(0, None, 2),
-        pickle.DICT: slice(0, None, 2),
-        pickle.ADDITEMS: slice(None),
-        pickle.FROZENSET: slice(None),
-    }.items()
+    pickle.REDUCE[0]: _call,
+    pickle.SETITEM[0]: _checked(pickle.SETITEM, slice(-2, -1)),
+    pickle.SETITEMS[0]: _checked(pickle.SETITEMS, slice(0, None, 2)),
+    pickle.DICT[0]: _checked(pickle.DICT, slice(0, None, 2)),
+    pickle.ADDITEMS[0]: _checked(pickle.ADDITEMS, slice(None)),
+    pickle.FROZENSET[0]: _checked(pickle.FROZENSET, slice(None)),
 }
+
+
+def _load(file: BinaryIO | mmap, allowed: Mapping[str, Any]) -> Any:
+    try:
+        return _Unpickler(file, allowed).load()
+    except PickleError:
+        raise
+    except MemoryError as error:
+        raise PickleError("it asks for more memory than there is") from error
+    except Exception as error:  # a damaged pickle can fail in any of its instructions
+        name = "" if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__}: "
+        raise PickleError(f"{name}{error}") from error
 
 
 def load_plain_pickle(file: BinaryIO | mmap, extra: Mapping[str, Any] | None = None) -> Any:
@@ -162,49 +236,44 @@ def load_plain_pickle(file: BinaryIO | mmap, extra: Mapping[str, Any] | None = N
         RefusedPickleError: it names anything else; nothing is executed.
         PickleError: it is truncated, damaged, or not a pickle.
     """
-    try:
-        return _Unpickler(file, {**ALLOWED, **(extra or {})}).load()
-    except PickleError:
-        raise
-    except pickle.UnpicklingError as error:
-        if "Weights only" in str(error):  # torch refused the memory of a tensor
-            raise RefusedPickleError("a tensor in it asks for code") from error
-        raise PickleError(str(error)) from error
-    except MemoryError as error:
-        raise PickleError("it asks for more memory than there is") from error
-    except Exception as error:  # a damaged pickle can fail in any of its instructions
-        raise PickleError(f"{type(error).__name__}: {error}") from error
+    return _load(file, {**ALLOWED, **(extra or {})})
 
 
-class _Inert(dict[Any, Any]):
-    """Stand-in for any class or function that a pickle names."""
+def load_torch(file: BinaryIO, mapped: str | None = None) -> Any:
+    """Return what a file of `torch.save` holds, with tensors on the CPU.
 
-    def __init__(self, *arguments: Any) -> None:
-        for argument in arguments:
-            for item in argument if isinstance(argument, list) else [argument]:
-                _check_key(item)
-
-    def __setstate__(self, state: Any) -> None:
-        """Drop the state."""
-
-
-class _KeyChecker(_Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        return _Inert
-
-    def persistent_load(self, pid: Any) -> Any:
-        _check_key(pid)
-
-
-def check_keys(file: BinaryIO) -> None:
-    """Read the next pickle of a file for its keys only, before a reader that does not check them.
+    `mapped` is the path of the file where unused tensors may stay on disk.
 
     Raises:
-        PickleError: a key has too many nested parts. Whatever else is wrong is left to the reader.
+        RefusedPickleError: a pickle in it names anything but tensors and plain values; nothing is executed.
+        PickleError: a pickle in it is damaged, or would take too much time or memory to read.
+        Exception: torch reports damage by many kinds of errors.
     """
-    try:
-        _KeyChecker(file, {}).load()
-    except PickleError:
-        raise
-    except Exception:  # damage can fail in any way
-        return
+    if starts_as_zip(file):
+        _check_archive(file)
+    else:
+        for _ in range(LEGACY_PICKLES):
+            _load(file, IN_TORCH_FILES)
+    file.seek(0)
+    return torch.load(mapped or file, map_location="cpu", weights_only=True, mmap=mapped is not None)
+
+
+def starts_as_zip(file: BinaryIO) -> bool:
+    """Return True if torch reads the file as a zip archive, whatever else it may be."""
+    start = file.read(len(ZIP_START))
+    file.seek(0)
+    return start == ZIP_START
+
+
+def _check_archive(file: BinaryIO) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        size, expanded = file.seek(0, io.SEEK_END), sum(member.file_size for member in members)
+        if expanded > size + MAX_EXPANSION:
+            sizes = f"from {expanded / 1e6:.0f} to {size / 1e6:.1f} MB"
+            raise PickleError(f"it is compressed, {sizes}, which torch.save never does")
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise RefusedPickleError("it is a TorchScript program")
+        for member in members:
+            if member.filename.lower().endswith("data.pkl"):  # torch does not look at the case
+                _load(io.BytesIO(archive.read(member)), IN_TORCH_FILES)

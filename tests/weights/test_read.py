@@ -3,7 +3,9 @@
 import gzip
 import pickle
 import socket
+import struct
 import zipfile
+from collections import Counter
 
 import pytest
 import torch
@@ -243,11 +245,85 @@ def test_an_archive_that_expands_is_refused(tmp_path):
         read_checkpoint(tmp_path / "x.pth")
 
 
+def write_archive(path, pickled):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+        archive.writestr("a/version", "3")
+
+
+def write_legacy(path, pickled):
+    """Write a file as torch did before 1.6, whose value is `pickled`."""
+    heads = [pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})]
+    path.write_bytes(b"".join(heads) + pickled + pickle.dumps([], 2))
+
+
+NESTED = b"\x80\x02)q\x00" + b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(40))
+NESTED_LIST = b"\x80\x02]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(40))
+LONG = struct.pack("<I", 1_000_000) + b"a" * 1_000_000
+HOSTILE = {
+    "key": NESTED + b"}h\x28Ns.",
+    "keys": NESTED + b"}(h\x28Nu.",
+    "ordered dict": NESTED + b"ccollections\nOrderedDict\n]h\x28N\x86a\x85R.",
+    "set": NESTED + b"c__builtin__\nset\n]h\x28a\x85R.",
+    "counter": NESTED + b"ccollections\nCounter\n]h\x28a\x85R.",
+    "storage": NESTED + b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nh\x28X\x03\x00\x00\x00cpuK\x01tQ.",
+    "numbers": NESTED_LIST + b"ctorch._utils\n_rebuild_sparse_tensor\nh\x28h\x28\x86R.",
+    "called list": NESTED_LIST + b"h\x28)R.",
+    "bytes of a size": b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.",
+    "slow encoding": b"\x80\x02c_codecs\nencode\nX" + LONG + b"X\x08\x00\x00\x00punycode\x86R.",
+    "repeated": b"\x80\x02c_codecs\nencode\nq\x00X%bX\x06\x00\x00\x00latin1\x86q\x01(%bt."
+    % (LONG, b"h\x00h\x01R" * 100_000),
+}
+
+
+@pytest.mark.parametrize("pickled", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("write", [write_archive, write_legacy])
+def test_a_small_file_that_would_keep_torch_busy_is_refused_at_once(tmp_path, write, pickled):
+    write(tmp_path / "x.pth", pickled)
+    with pytest.raises(WeightsError, match=r"is truncated, damaged or no checkpoint|holds code or objects"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+def test_the_pickle_that_torch_reads_is_checked_beside_an_archive_and_in_capitals(tmp_path):
+    write_legacy(tmp_path / "x.pth", HOSTILE["key"])
+    with zipfile.ZipFile(tmp_path / "x.pth", "a") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}, 2))
+    with pytest.raises(WeightsError, match="too many nested parts"):
+        read_checkpoint(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("a/DATA.PKL", HOSTILE["key"])
+    with pytest.raises(WeightsError, match="too many nested parts"):
+        read_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_what_trainers_save_beside_the_weights_is_read(tmp_path, is_zip):
+    extra = {"milestones": Counter([3, 3, 8]), "seen": {1, 2}, "raw": b"ab", "blob": bytearray(b"cd")}
+    extra |= {"size": torch.Size([2, 3]), "type": torch.bfloat16, "device": torch.device("cpu"), "z": 1 + 2j}
+    extra["parameter"] = nn.Parameter(torch.ones(2))
+    saved = {"model": TENSORS, "steps": {(0, "a"): 1}, **extra}
+    torch.save(saved, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
+    checkpoint = read_checkpoint(tmp_path / "x.pth")
+    assert is_sample(checkpoint)
+    assert torch.equal(checkpoint.extra.pop("parameter"), extra.pop("parameter"))
+    assert checkpoint.extra == {"steps": {(0, "a"): 1}, **extra}
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_tensors_that_repeat_a_value_without_end_are_refused(tmp_path, is_zip):
+    repeated = {"model": {"a": torch.zeros(1).expand(10**11)}}
+    torch.save(repeated, tmp_path / "x.pth", _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(WeightsError, match=r"repeat their values, 400000 MB in a file of 0\.0 MB"):
+        read_checkpoint(tmp_path / "x.pth")
+    torch.save({"model": dict.fromkeys("abc", torch.ones(4_000_000))}, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth").model.keys() == {"a", "b", "c"}  # tied weights
+
+
 def test_no_message_advises_unsafe_loading(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("a/data.pkl", b"\x80\x02\xff")
         archive.writestr("a/version", "3")
-    with pytest.raises(WeightsError, match="is truncated or damaged") as error:
+    with pytest.raises(WeightsError, match="is truncated, damaged or no checkpoint") as error:
         read_checkpoint(tmp_path / "x.pth")
     assert "weights" not in str(error.value).lower().replace("holds no weights", "")
 
