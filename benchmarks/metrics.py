@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as cityscapes
+from faster_coco_eval import COCOeval_faster
 from measure import alternate, ratio, run_alone, table
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mask2former.evaluation.coco.ap import average_precision
-from mask2former.evaluation.coco.precisions import evaluation_of, garbage_collection_off
+from mask2former.evaluation.coco.precisions import MAX_RESULTS, garbage_collection_off
 from mask2former.evaluation.panoptic.quality import panoptic_quality
 from mask2former.utils.label_maps import write_segment_ids
 
@@ -177,7 +178,9 @@ def compare_instances() -> list[list[str]]:
     truth, results = draw_instances()
     found: Record = {}
     reference = official(truth, results)
-    ours = evaluation_of(reference.cocoGt, reference.cocoDt)
+    ours = COCOeval_faster(reference.cocoGt, reference.cocoDt, "segm")
+    ours.params.maxDets = [MAX_RESULTS]
+    ours.rle_iou_max_workers = 1
 
     def our_part() -> None:
         with garbage_collection_off():

@@ -22,6 +22,7 @@ from mask2former.utils.messages import brief
 FAR = 100  # times the image's longer side: the farthest point
 MAX_DIGITS = 7  # of a number in a compressed code: 35 bits, more than pycocotools stores
 MAX_PIXELS = 2**32 - 1  # of a mask in pycocotools
+CODES_AT_ONCE = 1024  # whose sums of 35-bit numbers fit into 64 bits for a million numbers each
 
 
 def is_polygon(points: Any) -> bool:
@@ -96,13 +97,45 @@ def count_pixels(counts: str | bytes) -> int:
     Raises:
         ValueError: these are no run lengths, or one is negative.
     """
-    text = counts.encode() if isinstance(counts, str) else counts
-    digits = np.frombuffer(text, np.uint8).astype(np.int64) - 48
-    is_last = digits & 32 == 0
-    if not digits.size or not is_last[-1] or digits.min() < 0 or digits.max() > 63:
+    text = _as_bytes(counts)
+    try:
+        return int(_sums_of_runs([text])[0])
+    except ValueError as error:
         listed = re.fullmatch(rb"[\s\[]*\d+([\s,]+\d+)+[\s\]]*", text)
         hint = " but numbers as text, which must be a list" if listed else ""
-        raise ValueError(f"the counts are no run lengths{hint}")
+        raise ValueError(f"{error}{hint}") from None
+
+
+def pixel_counts(codes: Sequence[str | bytes]) -> list[int]:
+    """Return the `count_pixels` of each code, -1 for what it refuses; ten times as fast for many codes."""
+    totals = []
+    for start in range(0, len(codes), CODES_AT_ONCE):
+        chunk = [_as_bytes(code) for code in codes[start : start + CODES_AT_ONCE]]
+        try:
+            totals += _sums_of_runs(chunk).tolist()
+        except ValueError:  # of some code; which one, is found one by one
+            totals += [_count_or_refuse(code) for code in chunk]
+    return totals
+
+
+def _count_or_refuse(code: bytes) -> int:
+    try:
+        return int(_sums_of_runs([code])[0])
+    except ValueError:
+        return -1
+
+
+def _as_bytes(counts: str | bytes) -> bytes:
+    return counts.encode() if isinstance(counts, str) else counts
+
+
+def _sums_of_runs(codes: Sequence[bytes]) -> np.ndarray:
+    """Return the sum of the runs of each code (n,) int64; raise ValueError if one is no valid code."""
+    digits = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - 48
+    lengths = np.array([len(code) for code in codes])
+    is_last = digits & 32 == 0
+    if not lengths.all() or not is_last[lengths.cumsum() - 1].all() or digits.min() < 0 or digits.max() > 63:
+        raise ValueError("the counts are no run lengths")
     ends = np.flatnonzero(is_last)
     starts = np.append(0, ends[:-1] + 1)
     places = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
@@ -110,7 +143,22 @@ def count_pixels(counts: str | bytes) -> int:
         raise ValueError("the counts hold a run that is too long")
     numbers = np.add.reduceat((digits & 31) << 5 * places, starts)
     numbers -= (digits[ends] >> 4 & 1) << 5 * (places[ends] + 1)
-    runs = [numbers[:1], np.cumsum(numbers[1::2]), np.cumsum(numbers[2::2])]
-    if any((run < 0).any() for run in runs):
+    runs, first = _runs_of_numbers(numbers, np.repeat(np.arange(len(codes)), lengths)[ends])
+    if (runs < 0).any():
         raise ValueError("the counts hold a negative run")
-    return sum(int(run.sum()) for run in runs)
+    return np.add.reduceat(runs, first)
+
+
+def _runs_of_numbers(numbers: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the runs, and the place of each code's first one, of numbers that belong to a `code` each.
+
+    From the fourth on, a number is the difference to the run before the previous one, so the runs at odd
+    places are cumulative sums, and those at even places from the third on too.
+    """
+    first = np.flatnonzero(np.diff(code, prepend=-1))
+    place = np.arange(numbers.size) - first[code]
+    runs = numbers.copy()
+    for chosen in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
+        sums = np.cumsum(np.where(chosen, numbers, 0))
+        runs = np.where(chosen, sums - sums[first][code], runs)
+    return runs, first

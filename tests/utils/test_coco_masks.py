@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_coco import compressed_rle
 
-from mask2former.utils.coco_masks import checked_rle, count_pixels
+from mask2former.utils.coco_masks import checked_rle, count_pixels, pixel_counts
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 40))
@@ -21,6 +21,19 @@ def test_a_code_has_as_many_pixels_as_its_mask(mask, scale):
 def test_invalid_codes_are_refused(code):
     with pytest.raises(ValueError, match="the counts"):
         count_pixels(code)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=12), st.text("0123456789NOPQ", max_size=12))))
+def test_many_codes_have_the_pixels_of_each_one(codes):
+    def alone(code):
+        try:
+            return count_pixels(code)
+        except ValueError:
+            return -1
+
+    valid = [compressed_rle(np.eye(n, 5, dtype=bool))["counts"] for n in (1, 3, 7)]
+    assert pixel_counts(codes) == [alone(code) for code in codes]
+    assert pixel_counts([*valid, *codes, *valid])[: len(valid)] == [5, 15, 35]
 
 
 SIZE = (4, 6)

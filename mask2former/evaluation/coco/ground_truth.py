@@ -5,13 +5,14 @@ annotations without a mask are left out.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
-from mask2former.utils.coco_masks import check_points, checked_rle
+from mask2former.utils.coco_masks import check_points, checked_rle, pixel_counts
 from mask2former.utils.coco_values import flag, segmentation
 from mask2former.utils.messages import brief
 
@@ -80,7 +81,18 @@ def checked_results(results: Sequence[Any], truth: GroundTruth, where: object) -
         ValueError: a key is missing, an image or category unknown, or a mask does not cover its image; the
             message names `where` and the item.
     """
-    return [_result(result, truth, f"{where}: item {place}") for place, result in enumerate(results)]
+    checked = [_result(result, truth, f"{where}: item {place}") for place, result in enumerate(results)]
+    totals = pixel_counts([result["segmentation"]["counts"] for result in checked])
+    for place, (result, total) in enumerate(zip(checked, totals, strict=True)):
+        size, mask = _size(truth.images[result["image_id"]]), result["segmentation"]
+        if total != math.prod(size) or mask.get("size") not in (list(size), size):
+            try:
+                checked_rle(mask, size)  # which says what is wrong
+            except ValueError as error:
+                image = brief(result["image_id"])
+                raise ValueError(f"{where}: item {place}, image {image}: {error}") from error
+        result["segmentation"] = {"size": list(size), "counts": mask["counts"]}
+    return checked
 
 
 def _annotation(
@@ -109,15 +121,12 @@ def _size(image: JsonObject) -> tuple[int, int]:
 
 
 def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
+    """Return the result with the ids of the ground truth; its mask is not checked yet."""
     ids = _known_ids(result, truth.images, truth.categories, where)
     score = get_value(result, "score", where, float)
     mask = get_value(result, "segmentation", where)
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
         raise ValueError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
-    try:
-        mask = checked_rle(mask, _size(truth.images[ids["image_id"]]))
-    except ValueError as error:
-        raise ValueError(f"{where}, image {brief(ids['image_id'])}: {error}") from error
     return {**ids, "score": score, "segmentation": mask}
 
 
