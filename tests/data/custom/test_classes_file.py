@@ -59,6 +59,7 @@ REFUSED = [
     ("c.json", '[{"id": 1.5, "name": "a"}]', "'1.5' is not a label value"),
     ("c.json", '[{"id": 1, "name": null}]', "the name of 1 is 'NoneType', not text"),
     ("c.json", "[" * 100_000, "nested too deeply"),
+    ("c.json", '{"labels": ["sky"], "version": 2}', "it has no 'names', only labels, version; expected"),
     ("c.yaml", "names: [a, [b]]", "expected a list of names"),
     ("c.yaml", "names: [a\n", "line 2, column 1: expected"),
     ("c.yaml", "names: {0: !!timestamp 1}", "a tag that does not fit its value"),
