@@ -253,6 +253,8 @@ def require_checkpoint(source: Any) -> str:
             f"Predictor takes a checkpoint's path or URL, or a config, not a value of type {kind}"
         )
     name = fspath(source)
+    if not name:
+        raise WeightsError("''", 'is no path; type Predictor("model_final.pth") or Predictor.from_zoo(NAME)')
     if PurePath(name).suffix.lower() in (".yaml", ".yml"):
         call = f'Predictor(load_config("{name}", ["MODEL.WEIGHTS", "model_final.pth"]))'
         model = model_of_config(name)

@@ -66,6 +66,12 @@ class Panoptic(NamedTuple):
     ids: Array
     segments: list[dict[str, Any]]
 
+    def __getattr__(self, name: str) -> Any:
+        here = {"segments_info": "segments", "segmentation": "ids", "panoptic_seg": "ids"}.get(name)
+        raise AttributeError(
+            f"Panoptic has no '{name}'; {f'type .{here}' if here else 'it has ids, segments'}"
+        )
+
     def __repr__(self) -> str:
         return f"Panoptic(ids of {self.ids.shape}, {len(self.segments)} segments)"
 

@@ -190,7 +190,9 @@ class Instances:
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__.get("_fields", {})
         if name not in fields:
-            raise AttributeError(f"no field '{name}' among {sorted(fields)}")
+            here = {"labels": "pred_classes", "bboxes": "pred_boxes"}.get(name, f"pred_{name}")
+            advice = f"; type .{here}" if here in fields else ""
+            raise AttributeError(f"no field '{name}' among {sorted(fields)}{advice}")
         return fields[name]
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -95,3 +95,12 @@ def test_another_name_of_a_task_is_an_error_that_says_the_right_one(result, call
 def test_another_name_of_what_to_save_is_an_error_that_says_the_right_one(result, tmp_path):
     with pytest.raises(ValueError, match=r"cannot save 'instance'; .*; type \"instances\"$"):
         result.save(tmp_path / "x.json", "instance")
+
+
+@pytest.mark.parametrize(("name", "here"), [("segments_info", "segments"), ("segmentation", "ids")])
+def test_other_names_of_panoptic_results_name_the_right_one(name, here):
+    panoptic = Panoptic(np.zeros((2, 2), np.int32), [])
+    with pytest.raises(AttributeError, match=f"Panoptic has no '{name}'; type .{here}"):
+        getattr(panoptic, name)
+    with pytest.raises(AttributeError, match="it has ids, segments"):
+        _ = panoptic.nothing

@@ -186,3 +186,12 @@ def test_boxes_are_a_tensor_that_has_detectron2s_attribute():
     for kept in (found[found.scores > 0.5], found[1], Instances.cat([found[1:], found[:0]]).to("cpu")):
         assert type(kept.pred_boxes.tensor) is torch.Tensor
         assert kept.pred_boxes.tensor.tolist() == kept.pred_boxes.tolist() == [[1, 1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("name", "here"), [("boxes", "pred_boxes"), ("bboxes", "pred_boxes"), ("labels", "pred_classes")]
+)
+def test_other_names_of_fields_name_the_right_one(name, here):
+    instances = Instances((4, 4), pred_boxes=torch.zeros(1, 4), pred_classes=torch.zeros(1))
+    with pytest.raises(AttributeError, match=f"type .{here}$"):
+        getattr(instances, name)

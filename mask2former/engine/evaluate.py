@@ -39,7 +39,7 @@ from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.utils.comm import is_main_process
 from mask2former.utils.messages import Block
-from mask2former.weights.load import load_weights, read_checkpoint
+from mask2former.weights.load import load_weights, read_checkpoint, restore_weights
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,8 @@ def evaluate_checkpoint(cfg: CfgNode, run: Run) -> Results:
     """
     model = build_model(cfg)
     if run.saved is not None:
-        model.load_state_dict(load_tensors(run.saved, model.state_dict())["model"])
+        weights = load_tensors(run.saved, model.state_dict())["model"]
+        restore_weights(model, weights, "the last checkpoint")
     else:
         load_trained_weights(cfg, model)
     return evaluate(cfg, model, run.folder.path / "inference", run.datasets)

@@ -34,7 +34,7 @@ from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process, world_size
 from mask2former.utils.messages import Block
-from mask2former.weights.load import load_weights, read_checkpoint
+from mask2former.weights.load import WeightsError, load_weights, read_checkpoint, restore_weights
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +141,10 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
     """Load a checkpoint; raise ValueError if it does not fit."""
     try:
         saved = load_tensors(saved, trainer.plain_model.state_dict(), trainer.parameters)
-        trainer.plain_model.load_state_dict(saved["model"])
+        restore_weights(trainer.plain_model, saved["model"], "the last checkpoint")
         trainer.load_state_dict(saved)
+    except WeightsError:
+        raise
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the run in OUTPUT_DIR does not fit this config: {error}") from error
 

@@ -138,8 +138,12 @@ def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
         stored = checkpoint.config is not None
         cfg = stored_config(checkpoint, args.opts) if stored else load_config(DEFAULT_CONFIG, args.opts)
     test = "MODEL.MASK_FORMER.TEST"
-    if args.task:
-        cfg = with_values(cfg, {f"{test}.{args.task.upper()}_ON": True}, "--task")
+    drawn = args.task or next(
+        (task for task in COUNTED if cfg.MODEL.MASK_FORMER.TEST[f"{task.upper()}_ON"]), None
+    )
+    if drawn:  # the others would be computed in vain
+        chosen = {f"{test}.{task.upper()}_ON": task == drawn for task in COUNTED}
+        cfg = with_values(cfg, chosen, "--task")
     if args.confidence_threshold is not None:
         threshold = {f"{test}.OBJECT_MASK_THRESHOLD": args.confidence_threshold}
         cfg = with_values(cfg, threshold, "--confidence-threshold")

@@ -24,7 +24,15 @@ from mask2former.utils.messages import Block, legible
 from mask2former.weights.read import Checkpoint, WeightsError, read_checkpoint
 from mask2former.weights.rename import translate
 
-__all__ = ["Checkpoint", "LoadReport", "Misfit", "WeightsError", "load_weights", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "LoadReport",
+    "Misfit",
+    "WeightsError",
+    "load_weights",
+    "read_checkpoint",
+    "restore_weights",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -140,6 +148,19 @@ def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | Non
             note = row.done.format(row.count(len(given)), row.count(len(wanted)))
             return None if value is None else (value, note)
     return None
+
+
+def restore_weights(model: nn.Module, values: Mapping[str, Tensor], file: str) -> None:
+    """Load the state dict of a checkpoint of this very model.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+        WeightsError: values are not finite floating-point numbers; the model is unchanged then.
+    """
+    wanted = model.state_dict()
+    for name in filter(wanted.__contains__, values):
+        _check_values(file, name, values[name], wanted[name])
+    model.load_state_dict(values)
 
 
 def _check_values(file: str, name: str, given: Tensor, wanted: Tensor) -> None:

@@ -115,6 +115,15 @@ def find_model(name: str) -> PublishedModel:
     models = published_models()
     if PurePath(name).suffix in (".pth", ".pkl", ".safetensors"):
         raise ValueError(f'{name}: is a file, not the name of a published model; type Predictor("{name}")')
+    if PurePath(name).suffix in (".yaml", ".yml"):
+        call = (
+            f'Predictor.from_zoo("{known}")'
+            if (known := published_name(name))
+            else "Predictor(load_config(...))"
+        )
+        raise ValueError(f"{name}: is a config, not the name of a published model; type {call}")
+    if name not in models and (known := published_name(name)):
+        raise ValueError(f'{name}: is called "{known}" here; type Predictor.from_zoo("{known}")')
     if name not in models:
         near = ", ".join(near_names(name)) or "none"
         raise ValueError(f"no published model '{name}'; near it: {near} (`mask2former zoo` lists all)")

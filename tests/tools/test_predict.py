@@ -12,7 +12,8 @@ from PIL import Image
 from tiny_checkpoint import TINY, save_tiny_checkpoint
 
 from mask2former.predictor import Predictor
-from mask2former.tools.predict import find_images, main, output_paths
+from mask2former.result import COUNTED
+from mask2former.tools.predict import choose_model, find_images, main, output_paths, parse_arguments
 
 ROOT = Path(__file__).parents[2]
 SCALE = 5  # 90 pixels five times are below 512
@@ -199,3 +200,11 @@ def test_the_script_runs_in_any_folder_and_under_its_own_name(images):
     assert run.returncode == 1
     assert run.stderr.startswith("error: MODEL.WEIGHTS is")
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(("flags", "task"), [([], "panoptic"), (["--task", "instance"], "instance")])
+def test_only_the_task_that_is_drawn_is_computed(checkpoint, flags, task):
+    args = parse_arguments(["--input", "a.png", *flags, "--opts", "MODEL.WEIGHTS", checkpoint])
+    cfg, _ = choose_model(args)
+    test = cfg.MODEL.MASK_FORMER.TEST
+    assert [name for name in COUNTED if test[f"{name.upper()}_ON"]] == [task]

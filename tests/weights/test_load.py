@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mask2former.config import load_config
 from mask2former.modeling import MaskFormer  # registers everything
 from mask2former.utils.registry import META_ARCH
-from mask2former.weights.load import WeightsError, load_weights
+from mask2former.weights.load import WeightsError, load_weights, restore_weights
 
 RESNET = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 SWIN = "coco/instance-segmentation/swin/maskformer2_swin_tiny_bs16_50ep.yaml"
@@ -345,3 +345,20 @@ def test_floating_point_weights_of_any_type_are_loaded(tmp_path, dtype):
     tensors[COUNTER] = torch.tensor(7)
     load_weights(model, saved(tmp_path, tensors))
     assert_filled(model, without(tensors, EMPTY_WEIGHT))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (torch.tensor([1.0, torch.inf]), r"last: 'bias' holds inf \(1 of 2 values are not finite\)"),
+        (torch.ones(2, dtype=torch.int64), r"last: 'bias' is of type torch\.int64; weights are floating"),
+    ],
+)
+def test_weights_of_a_resumed_run_are_checked_before_any_is_set(bad, message):
+    model = nn.Linear(3, 2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=message):
+        restore_weights(model, {"weight": torch.ones(2, 3), "bias": bad}, "last")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    restore_weights(model, {"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, "last")
+    assert model(torch.ones(3)).tolist() == [3, 3]

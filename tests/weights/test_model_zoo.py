@@ -82,7 +82,7 @@ def test_names_and_urls_are_unique():
 def test_names_of_the_hub_are_known(hub, name):
     assert zoo.published_name(hub) == name
     if name and hub != name:
-        with pytest.raises(ValueError, match=f"no published model '{hub}'; near it: {name} "):
+        with pytest.raises(ValueError, match=rf'type Predictor\.from_zoo\("{name}"\)'):
             zoo.find_model(hub)
 
 
@@ -151,3 +151,16 @@ def test_the_page_states_the_license_and_the_origin_of_every_backbone():
 def test_a_file_is_an_error_that_says_which_call_reads_it():
     with pytest.raises(ValueError, match=r'^m\.pth: is a file, .*; type Predictor\("m\.pth"\)$'):
         zoo.find_model("m.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("facebook/mask2former-swin-large-coco-panoptic", r'from_zoo\("coco-panoptic-swin-l"\)'),
+        ("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", r'from_zoo\("coco-panoptic-r50"\)'),
+        ("x.yaml", r"is a config.*Predictor\(load_config\(\.\.\.\)\)"),
+    ],
+)
+def test_a_hub_name_and_a_config_are_errors_with_the_right_call(name, call):
+    with pytest.raises(ValueError, match=call):
+        zoo.find_model(name)
