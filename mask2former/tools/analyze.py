@@ -27,7 +27,17 @@ from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.tools.flags import whole_number
-from mask2former.tools.flops import KINDS, PARTS, REST, Cost, Size, count_cost, padded, usual_sizes
+from mask2former.tools.flops import (
+    KINDS,
+    PARTS,
+    REST,
+    Cost,
+    Size,
+    count_cost,
+    mean_cost,
+    padded,
+    usual_images,
+)
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.output import print_error
 from mask2former.weights import model_zoo
@@ -137,8 +147,9 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
     device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
     notes = []
     if cost.published_flops:
-        published = cost.published_flops / GIGA
-        notes.append(f"as published, with mask logits at full size after every layer: {published:.2f} GFLOPs")
+        full_size, counted = cost.full_size_flops / GIGA, cost.published_flops / GIGA
+        notes.append(f"as published, with mask logits at full size after every layer: {full_size:.2f} GFLOPs")
+        notes.append(f"as the authors counted, with norms and post-processing: {counted:.2f} GFLOPs")
     if runs:
         seconds = time_parts(cast(MaskFormer, build_model(cfg).eval()), size, runs)
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -151,13 +162,10 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
 
 def published_row(config: str, backbone: str) -> list[str]:
     """Return a config's parameters and its mean flops over the dataset's usual images, published and here."""
-    cfg = load_config(config)
-    counted = [(share, count_cost(cfg, size)) for size, share in usual_sizes(cfg).items()]
-    parameters = sum(counted[0][1].parameters.values()) / MILLION
-    published = sum(share * (cost.published_flops or 0) for share, cost in counted) / GIGA
-    here = sum(share * cost.total_flops() for share, cost in counted) / GIGA
+    cost = mean_cost(load_config(config))
+    figures = (cost.parameters / MILLION, cost.full_size_masks / GIGA, cost.here / GIGA)
     title = config.removesuffix(".yaml").split("/", 1)[1]
-    return [f"[{title}](../configs/{config})", backbone, *(f"{x:.1f}" for x in (parameters, published, here))]
+    return [f"[{title}](../configs/{config})", backbone, *(f"{x:.1f}" for x in figures)]
 
 
 def published_tables() -> str:
@@ -179,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         cfg = with_dataset_facts(load_config(args.config_file, args.opts))
-        size = tuple(args.size) if args.size else next(iter(usual_sizes(cfg)))
+        size = tuple(args.size) if args.size else usual_images(cfg)[0].size
         print(analyze(cfg, size, args.runs))
     except (ValueError, OSError, RuntimeError) as error:
         print_error(error)

@@ -3,16 +3,19 @@
 The model runs on torch's fake tensors, which have shapes and no data, under torch's own counter of flops:
 counting takes a second and no memory, whatever the size. One multiply-add is one flop, as in fvcore, with
 which the figures of the paper were made. Convolutions, products of matrices, attention and the sampling of
-deformable attention count. Norms, resizing, activation functions and additions do not; fvcore counts norms
-with 5 flops an element and bilinear resizing with 4, which is 0.2 % of a model.
+deformable attention count. Norms, resizing, activation functions and additions do not.
 
-Shapes: `B` images, `Q` queries, `C` channels, `H, W` the padded image's sides.
+The papers' figures contain more, and one thing less: see `Cost`.
+
+Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `H, W` the padded image's sides, `h, w` those of
+the image before it is resized.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fvcore.common.config import CfgNode
@@ -26,6 +29,7 @@ from mask2former.engine.build import build_model
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.predictions import Predictions
 from mask2former.modeling.transformer_decoder.masked import MultiScaleMaskedTransformerDecoder
+from mask2former.modeling.transformer_decoder.standard import StandardTransformerDecoder
 
 Size = tuple[int, int]  # height, width in pixels
 
@@ -53,6 +57,22 @@ KINDS = {
     "attention": {CPU_ATTENTION},
     "sampling": {SAMPLING},
 }  # kind -> operators
+RESIZING = 4  # flops an element, as fvcore counts
+NORMS_AND_RESIZING = {
+    aten.native_layer_norm: 5,
+    aten.native_group_norm: 5,
+    aten.native_batch_norm: 2,
+    aten.upsample_bilinear2d: RESIZING,
+    aten.upsample_nearest2d: 1,
+}  # operator -> flops an element, as fvcore counts
+
+
+class UsualImage(NamedTuple):
+    """An image of a dataset: its sides when evaluated and in its file, and its share of the images."""
+
+    size: Size
+    original: Size
+    share: float
 
 
 def _sampling_flops(value: Any, shapes: Any, points: Any, *_: Any, **__: Any) -> int:
@@ -79,27 +99,51 @@ def count_activations() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=dict.fromkeys(operators, _elements))
 
 
+def count_norms_and_resizing() -> FlopCounterMode:
+    """Return torch's counter with fvcore's formulas for what `KINDS` leaves out; the unit is one flop."""
+    formulas = {
+        key: lambda *_, out_shape, flops=flops, **__: flops * _elements(out_shape=out_shape)
+        for operator, flops in NORMS_AND_RESIZING.items()
+        for key in (operator, operator.default)  # torch decomposes an operator if its overload is missing
+    }
+    return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
 @dataclass(frozen=True)
 class Cost:
     """Cost of one image: parameters, flops by kind, and activations in elements, of each part.
 
     Post-processing is the mask logits of the last prediction alone: the rest depends on the image's content.
-    `published_flops` is the network's total if mask logits are computed at their full size after every layer,
-    as in the published implementation; None if the model has another transformer decoder.
+    `published` is what the authors of Mask2Former and MaskFormer counted, with fvcore: operators here but for
+    the sampling of deformable attention; full-size mask logits after every layer, as their code computes
+    them; norms and resizing; and post-processing. It is empty for per-pixel models.
     """
 
     parameters: dict[str, int]
     flops: dict[str, Counter[str]]
     activations: dict[str, int]
-    published_flops: int | None
+    published: Counter[str]
+
+    @property
+    def published_flops(self) -> int:
+        """Return the flops as the authors counted them; 0 for per-pixel models."""
+        return self.published.total()
+
+    @property
+    def full_size_flops(self) -> int:
+        """Return the flops with mask logits at full size after every layer, as the authors' code has them."""
+        return self.total_flops() + self.published["full-size masks"]
 
     def total_flops(self) -> int:
         """Return the flops of all parts."""
         return sum(kinds.total() for kinds in self.flops.values())
 
 
-def count_cost(cfg: CfgNode, size: Size) -> Cost:
+def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     """Return the cost of the model of `cfg` for one image of `size`, padded as the model pads it.
+
+    `original` is the size of results, that of the image's file; by default `size`. Only `published`
+    depends on it.
 
     Raises:
         ValueError: the config is wrong, or its model has other parts.
@@ -116,23 +160,29 @@ def count_cost(cfg: CfgNode, size: Size) -> Cost:
         ) from error
     assert isinstance(model, MaskFormer)
     memory: list[Tensor] = []
-    predictor = parts["transformer decoder"]
-    predictor.register_forward_pre_hook(lambda _, inputs: memory.extend(inputs[0]))
+    parts["transformer decoder"].register_forward_pre_hook(lambda _, inputs: memory.extend(inputs[0]))
     # Gradients are enabled because without them a CPU works in chunks, here in thousands of steps
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
         model.to_empty(device="cpu")
         images = torch.empty(1, len(model.pixel_mean), *padded(size, model.size_divisibility))
-        with count_activations() as elements, count_flops() as counter:
+        with count_activations() as elements, count_flops() as counter, count_norms_and_resizing() as others:
             predictions = model.network(images)
             predictions.mask_logits()
     flops = _by_part(counter, model, unit=2)
-    total = sum(kinds.total() for kinds in flops.values())
-    as_published = isinstance(predictor, MultiScaleMaskedTransformerDecoder)
+    published = Counter[str]()
+    if isinstance(predictions, Predictions):
+        kinds = sum(flops.values(), Counter[str]())
+        elementwise = others.get_flop_counts()["Global"]
+        published["operators"] = kinds.total() - kinds["sampling"]
+        published["norms and resizing"] = sum(elementwise.get(op, 0) for op in NORMS_AND_RESIZING)
+        published["full-size masks"] = _full_size_masks(model, predictions, memory)
+        sides = images.shape[-2:]
+        published["post-processing"] = _post_processing(model, predictions, sides, original or size)
     return Cost(
         parameters={part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()},
         flops=flops,
         activations={part: kinds.total() for part, kinds in _by_part(elements, model, unit=1).items()},
-        published_flops=total + _full_size_masks(predictions, memory) if as_published else None,
+        published=published,
     )
 
 
@@ -152,14 +202,45 @@ def _by_kind(counts: dict[Any, int], unit: int) -> Counter[str]:
     return Counter({kind: sum(counts.get(op, 0) for op in ops) // unit for kind, ops in KINDS.items()})
 
 
-def _full_size_masks(predictions: Predictions, memory: list[Tensor]) -> int:
-    """Return what mask logits at full size cost more than at the size of the level (B, C, h, w) they guide.
+def _full_size_masks(model: MaskFormer, predictions: Predictions, memory: list[Tensor]) -> int:
+    """Return what the mask logits of the layers before the last cost more at full size than as computed here.
 
-    The logits are products of embeddings (B, Q, C) and features (B, C, H, W).
+    Logits are products of embeddings (B, Q, C) and features (B, C, H/4, W/4). Here they are computed at the
+    size of the level of memory that they guide, and not at all before a first layer that attends everywhere.
     """
-    full, *levels = (tensor.shape[-2:].numel() for tensor in (predictions.mask_features, *memory))
-    layers = predictions.layers[:-1]
-    return sum(layer.mask_embed.numel() * (full - levels[i % len(levels)]) for i, layer in enumerate(layers))
+    predictor = model.sem_seg_head.predictor
+    product = predictions.layers[-1].mask_embed.numel()
+    full = predictions.mask_features.shape[-2:].numel()
+    if isinstance(predictor, StandardTransformerDecoder):
+        # A fit: MaskFormer's figures for ADE20K have the last prediction's logits alone, those for COCO all
+        return 0 if model.tasks == ("semantic",) else (len(predictions.layers) - 1) * product * full
+    if not isinstance(predictor, MultiScaleMaskedTransformerDecoder) or not predictor.reads_masks:
+        return 0
+    levels = [memory[level].shape[-2:].numel() for level in predictor.levels]
+    if predictor.options.concatenate_levels:
+        levels = [sum(levels)]
+    layers = range(len(predictor.transformer_cross_attention_layers))
+    guided = layers if predictor.options.learned_queries else layers[1:]
+    return product * (len(layers) * full - sum(levels[layer % len(levels)] for layer in guided))
+
+
+def _post_processing(
+    model: MaskFormer, predictions: Predictions, padded_size: Sequence[int], original: Size
+) -> int:
+    """Return the flops of the published post-processing: resizing, and the products of semantic inference.
+
+    Mask logits (Q, H/4, W/4) are resized to (H, W). Then either they are resized to (h, w) before semantic
+    inference, their product with class probabilities (Q, K), or its result (K, h, w) is. MaskFormer's code
+    always computes the semantic result.
+    """
+    queries, classes = predictions.layers[-1].mask_embed.shape[1], model.num_classes
+    semantic = "semantic" in model.tasks or isinstance(
+        model.sem_seg_head.predictor, StandardTransformerDecoder
+    )
+    first = model.inference.resizes_logits
+    resized = queries * prod(padded_size) + (queries if first else classes) * prod(original)
+    product = queries * classes * prod(original if first else padded_size)
+    return RESIZING * resized + (product if semantic else 0)
 
 
 def padded(size: Size, divisor: int) -> Size:
@@ -168,15 +249,35 @@ def padded(size: Size, divisor: int) -> Size:
     return height, width
 
 
-def usual_sizes(cfg: CfgNode) -> dict[Size, float]:
-    """Return the sizes that evaluation resizes a dataset's images to, with their shares, the largest first.
+def usual_images(cfg: CfgNode) -> list[UsualImage]:
+    """Return images of a config's dataset, the most common first, with the sizes they are evaluated at.
 
     The dataset is known by the start of its name; images of other datasets count as 640 x 480.
     """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     images = IMAGES.get(names[0].split("_")[0], USUAL_IMAGE) if names else USUAL_IMAGE
-    sizes = {}
-    for image, share in images.items():
-        resized = resize_shortest_edge(image, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-        sizes[resized.height, resized.width] = share
-    return sizes
+    usual = []
+    for original, share in images.items():
+        resized = resize_shortest_edge(original, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        usual.append(UsualImage((resized.height, resized.width), original, share))
+    return usual
+
+
+class MeanCost(NamedTuple):
+    """Parameters, and a usual image's flops: as the authors counted, with full-size masks, and here."""
+
+    parameters: int
+    published: float
+    full_size_masks: float
+    here: float
+
+
+def mean_cost(cfg: CfgNode) -> MeanCost:
+    """Return the cost of a config's model, averaged over the usual images of its dataset."""
+    costs = [(image.share, count_cost(cfg, image.size, image.original)) for image in usual_images(cfg)]
+    return MeanCost(
+        parameters=sum(costs[0][1].parameters.values()),
+        published=sum(share * cost.published_flops for share, cost in costs),
+        full_size_masks=sum(share * cost.full_size_flops for share, cost in costs),
+        here=sum(share * cost.total_flops() for share, cost in costs),
+    )

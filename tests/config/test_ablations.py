@@ -60,6 +60,21 @@ def test_parameters(row, task):
     assert count_parameters(f"ablations/{row}_{task}.yaml") - count_parameters(R50[task]) == ROWS[row]
 
 
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        ("maskformer_own_coco_panoptic", 45_012_038),
+        ("maskformer_mask2former_parameters_coco_panoptic", 45_012_038),
+        ("maskformer_own_coco_instance", 45_012_038 - (133 - 80) * (WIDTH + 1)),
+        ("maskformer_mask2former_parameters_coco_instance", 45_012_038 - (133 - 80) * (WIDTH + 1)),
+        ("maskformer_mask2former_parameters_ade20k_semantic", 41_254_743),
+    ],
+)
+def test_parameters_of_maskformer(config, parameters):
+    """The counts of the published models, and without the classes that COCO's instances lack."""
+    assert count_parameters(f"ablations/table11/{config}.yaml") == parameters
+
+
 @pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("ablations/")])
 def test_a_row_reads_the_files_of_its_task(name):
     task = next(task for task in R50 if name.endswith(f"_{task}.yaml"))

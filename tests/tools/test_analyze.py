@@ -37,7 +37,8 @@ def test_a_report(capsys):
     assert milliseconds > 0
     assert re.search(r"[\d.]+ images per second, median of 2, on cpu", out)
     as_published = "as published, with mask logits at full size after every layer"
-    assert f"{as_published}: {cost.published_flops / 1e9:.2f}" in out
+    assert f"{as_published}: {cost.full_size_flops / 1e9:.2f}" in out
+    assert f"with norms and post-processing: {cost.published_flops / 1e9:.2f}" in out
 
 
 def test_without_runs_nothing_is_timed(capsys, monkeypatch):
