@@ -21,7 +21,7 @@ from iopath.common.file_io import get_cache_dir
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former.utils.messages import Block
+from mask2former.utils.messages import Block, shortened
 from mask2former.utils.storage import (
     is_remote,
     local_copy,
@@ -227,7 +227,8 @@ def _read_pickle(file: Path) -> Any:
     except RefusedPickleError as error:
         raise WeightsError(file, f"holds code or objects: {error}") from error
     except PickleError as error:
-        raise WeightsError(file, f"is truncated, damaged or no checkpoint ({error})") from error
+        reason = shortened(str(error), 200)
+        raise WeightsError(file, f"is truncated, damaged or no checkpoint ({reason})") from error
 
 
 def _read_safetensors(file: Path) -> Any:

@@ -20,7 +20,7 @@ from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
-from mask2former.utils.messages import brief
+from mask2former.utils.messages import brief, shortened
 from mask2former.utils.storage import PathLike, files_below, to_path
 
 logger = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _parse(line: str, classes: dict[int, str]) -> tuple[int, tuple[float, ...]]:
         raise ValueError(f"{brief(wrong[0])} is not a number")
     category, *fractions = map(float, words)
     if category not in classes:
-        raise ValueError(f"class {words[0]} is not among the classes {brief([*classes])}")
+        raise ValueError(f"class {shortened(words[0], 30)} is not among the classes {brief([*classes])}")
     if len(fractions) != 4 and (len(fractions) < 6 or len(fractions) % 2):
         raise ValueError(f"{len(fractions)} numbers after the class, expected x y of at least three points")
     if far := [value for value in fractions if not -SLACK <= value <= 1 + SLACK]:
