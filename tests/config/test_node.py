@@ -328,18 +328,18 @@ def test_a_misspelled_attribute_is_an_error_with_the_nearest_name():
     cfg = get_cfg()
     for changed in (cfg, cfg.clone(), with_values(cfg, {"SEED": 1}, "a test")):
         with pytest.raises(
-            AttributeError, match=r"^there is no key WIEGHTS; did you mean WEIGHTS\? \(to add a"
+            AttributeError, match=r"^there is no key WEIGHT; did you mean WEIGHTS\? \(to add a"
         ):
-            changed.MODEL.WIEGHTS = "x.pth"
+            changed.MODEL.WEIGHT = "x.pth"
         with pytest.raises(AttributeError, match=r"no key OUTPUT_DIRECTORY; did you mean OUTPUT_DIR\?"):
             changed.OUTPUT_DIRECTORY = "x"
-        with pytest.raises(AttributeError, match=r"^there is no key WIEGHTS; did you mean WEIGHTS\?$"):
-            changed.MODEL.WIEGHTS  # noqa: B018
-        assert not hasattr(changed.MODEL, "WIEGHTS") and getattr(changed, "NONE", 3) == 3
+        with pytest.raises(AttributeError, match=r"^there is no key WEIGHT; did you mean WEIGHTS\?$"):
+            changed.MODEL.WEIGHT  # noqa: B018
+        assert not hasattr(changed.MODEL, "WEIGHT") and getattr(changed, "NONE", 3) == 3
         changed.MODEL.WEIGHTS = "x.pth"
     cfg.freeze()
     with pytest.raises(AttributeError, match="immutable"):
-        cfg.MODEL.WIEGHTS = "x.pth"
+        cfg.MODEL.WEIGHT = "x.pth"
 
 
 def add_project_config(cfg):
