@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+from mask2former.modeling.predictions import enlarge_class_logits
 
 Losses = dict[str, Tensor]
 
@@ -29,7 +30,7 @@ class SegmentorInterface(nn.Module):
         """
         predictions = super().forward(features)
         if targets is None:
-            return _enlarge(predictions.layers[-1]), {}
+            return enlarge_class_logits(predictions.layers[-1]), {}
         *earlier, last = predictions.layers
         named = {"": last}
         if self.deep_supervision:
@@ -37,12 +38,8 @@ class SegmentorInterface(nn.Module):
         return None, {f"loss_sem_seg{suffix}": self._loss(x, targets) for suffix, x in named.items()}
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        enlarged = _enlarge(logits)[..., : targets.shape[1], : targets.shape[2]]
+        enlarged = enlarge_class_logits(logits)[..., : targets.shape[1], : targets.shape[2]]
         return self.loss_weight * F.cross_entropy(enlarged, targets, ignore_index=self.ignore_value)
-
-
-def _enlarge(logits: Tensor) -> Tensor:
-    return F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
 
 
 class HostPerPixelBaselineHead(SegmentorInterface, PerPixelBaselineHead):  # type: ignore[misc]

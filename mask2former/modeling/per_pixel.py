@@ -94,11 +94,6 @@ def build_semantic_segmentor(cfg: Any) -> MaskFormer:
                 f"MODEL.MASK_FORMER.TEST.{task} is True, but MODEL.META_ARCHITECTURE SemanticSegmentor "
                 "makes semantic output alone"
             )
-    return MaskFormer(**semantic_segmentor_parts(cfg))
-
-
-def semantic_segmentor_parts(cfg: Any) -> dict[str, Any]:
-    """Build the arguments of `MaskFormer` for a per-pixel head; raise ValueError for another head."""
     parts = mask_former_parts(cfg)
     if not getattr(parts["sem_seg_head"], "per_pixel", False):
         raise ValueError(
@@ -106,4 +101,5 @@ def semantic_segmentor_parts(cfg: Any) -> dict[str, Any]:
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME}, which needs MaskFormer"
         )
     inference = replace(parts["inference"], resize_first=True)
-    return parts | {"criterion": build_pixel_criterion(cfg), "inference": inference, "size_divisibility": 0}
+    own = {"criterion": build_pixel_criterion(cfg), "inference": inference, "size_divisibility": 0}
+    return MaskFormer(**(parts | own))

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+PIXEL_STRIDE = 4  # of the class logits of per-pixel baselines
 
 
 class Sizes(NamedTuple):
@@ -88,17 +91,25 @@ class PixelPredictions:
     def of_images(self, sizes: Sequence[Sizes], layer: int = -1) -> list[ImagePrediction]:
         """Return the prediction of one layer for each image, as `Predictions.of_images`.
 
-        Logits are enlarged four times, which exceeds a padded side that four does not divide.
+        Logits are those of images enlarged as by `enlarge_class_logits`.
         """
         check_layer(layer, len(self.layers))
         logits = self.mask_logits(layer)
         classes, height, width = logits.shape[1:]
         certain = torch.eye(classes, classes + 1, device=logits.device)
-        enlarged = (4 * height, 4 * width)
+        enlarged = (PIXEL_STRIDE * height, PIXEL_STRIDE * width)
         return [
             ImagePrediction(certain, image, size._replace(padded=enlarged), per_pixel=True)
             for image, size in zip(logits, sizes, strict=True)
         ]
+
+
+def enlarge_class_logits(logits: Tensor) -> Tensor:
+    """Return class logits (B, K, H/4, W/4) of a per-pixel baseline at full size, (B, K, H, W) float32.
+
+    Sides of the padded image that `PIXEL_STRIDE` does not divide are exceeded.
+    """
+    return F.interpolate(logits.float(), scale_factor=PIXEL_STRIDE, mode="bilinear", align_corners=False)
 
 
 def check_layer(layer: int, count: int) -> None:

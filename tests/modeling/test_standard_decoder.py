@@ -80,6 +80,16 @@ def test_equals_torchs_attention_layer_by_layer(encoder_layers, pre_norm):
         torch.testing.assert_close(prediction.mask_embed, decoder.mask_embed(normed), atol=1e-5, rtol=1e-4)
 
 
+def test_activation_checkpointing_of_the_encoder_changes_nothing():
+    gradients = []
+    for checkpointing in (False, True):
+        decoder = build(num_encoder_layers=2, activation_checkpointing=checkpointing)
+        decoder(*draw_inputs()).layers[-1].class_logits.square().sum().backward()
+        gradients.append([p.grad for p in decoder.transformer.encoder.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
 def test_masks_alone_have_no_class_logits():
     decoder = build(num_classes=None)
     assert not any(name.startswith("class_embed") for name in decoder.state_dict())

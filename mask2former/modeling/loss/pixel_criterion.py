@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mask2former.modeling.loss.criterion import name_layers
-from mask2former.modeling.predictions import PixelPredictions
+from mask2former.modeling.predictions import PixelPredictions, enlarge_class_logits
 from mask2former.structures import Instances
 from mask2former.utils.comm import all_reduce_sum, world_size
 from mask2former.utils.registry import CRITERION
@@ -75,8 +75,7 @@ def label_map(target: Instances, image_size: tuple[int, int]) -> Tensor:
 def _sum_of_losses(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of the cross-entropy of logits (1, K, H / 4, W / 4), enlarged, over labels (H, W)."""
     height, width = labels.shape
-    enlarged = F.interpolate(logits.float(), scale_factor=4, mode="bilinear", align_corners=False)
-    cropped = enlarged[..., :height, :width]
+    cropped = enlarge_class_logits(logits)[..., :height, :width]
     return F.cross_entropy(cropped, labels[None], ignore_index=IGNORED, reduction="sum")
 
 

@@ -112,7 +112,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     """Learned queries, refined by layers that attend to the memory's levels in turn, coarsest first.
 
     Args:
-        num_layers: decoder layers; there is one more prediction.
+        num_layers: decoder layers; there is one more prediction, before the first, unless `options` drop it.
         pre_norm: place norms before attention and feed-forward, not after the sums.
         enforce_input_proj: project the memory even if its width is already `hidden_dim`.
 

@@ -45,10 +45,17 @@ class DetrTransformer(nn.Module):
     With `pre_norm` the encoder's last norm exists and applies even without layers, as in the public project.
     """
 
-    def __init__(self, *, num_encoder_layers: int, num_decoder_layers: int, **layer: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_encoder_layers: int,
+        num_decoder_layers: int,
+        activation_checkpointing: bool,
+        **layer: Any,
+    ) -> None:
         super().__init__()
         self.encoder = TransformerEncoder(
-            num_layers=num_encoder_layers, activation_checkpointing=False, **layer
+            num_layers=num_encoder_layers, activation_checkpointing=activation_checkpointing, **layer
         )
         self.decoder = DetrDecoder(num_layers=num_decoder_layers, **layer)
 
@@ -61,6 +68,7 @@ class StandardTransformerDecoder(nn.Module):
         num_classes: K; None predicts masks alone, and class logits (B, Q, 0).
         num_layers: decoder layers, and predictions.
         num_encoder_layers: layers of an encoder of the map; 0 in all published configs.
+        activation_checkpointing: recompute the encoder's layers in the backward pass.
         enforce_input_proj: project the map even if its width is already `hidden_dim`.
 
     Raises:
@@ -78,6 +86,7 @@ class StandardTransformerDecoder(nn.Module):
         dim_feedforward: int,
         dropout: float,
         num_encoder_layers: int,
+        activation_checkpointing: bool = False,
         num_layers: int,
         mask_dim: int,
         pre_norm: bool,
@@ -86,6 +95,7 @@ class StandardTransformerDecoder(nn.Module):
         super().__init__()
         self.transformer = DetrTransformer(
             num_encoder_layers=num_encoder_layers,
+            activation_checkpointing=activation_checkpointing,
             num_decoder_layers=num_layers,
             width=hidden_dim,
             num_heads=num_heads,
@@ -139,6 +149,7 @@ def standard_arguments(cfg: Any, memory_shape: list[ShapeSpec]) -> dict[str, Any
         "dim_feedforward": decoder.DIM_FEEDFORWARD,
         "dropout": decoder.DROPOUT,
         "num_encoder_layers": decoder.ENC_LAYERS,
+        "activation_checkpointing": cfg.MODEL.ACTIVATION_CHECKPOINTING,
         "num_layers": decoder.DEC_LAYERS,
         "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
         "pre_norm": decoder.PRE_NORM,
