@@ -58,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
     "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder",  # the maps that it reads
-    "MODEL.MASK_FORMER.CRITERION_NAME": "SetCriterion",
+    "MODEL.MASK_FORMER.CRITERION_NAME": "SetCriterion",  # a per-pixel head then takes PixelCriterion
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 100,
     "MODEL.MASK_FORMER.HIDDEN_DIM": 256,
     "MODEL.MASK_FORMER.NHEADS": 8,

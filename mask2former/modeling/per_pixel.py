@@ -84,6 +84,8 @@ def build_per_pixel_baseline_plus_head(
 def build_semantic_segmentor(cfg: Any) -> MaskFormer:
     """Build a model with a per-pixel head; images are padded to the largest of a batch.
 
+    Its criterion is `PixelCriterion` unless the config names one of its own.
+
     Raises:
         ValueError: the head predicts masks, or an output other than the semantic one is on.
     """
@@ -100,6 +102,7 @@ def build_semantic_segmentor(cfg: Any) -> MaskFormer:
             f"MODEL.META_ARCHITECTURE SemanticSegmentor needs a head that gives each pixel a class, not "
             f"MODEL.SEM_SEG_HEAD.NAME {cfg.MODEL.SEM_SEG_HEAD.NAME}, which needs MaskFormer"
         )
-    inference = replace(parts["inference"], resize_first=True)
-    own = {"criterion": build_pixel_criterion(cfg), "inference": inference, "size_divisibility": 0}
-    return MaskFormer(**(parts | own))
+    parts |= {"inference": replace(parts["inference"], resize_first=True), "size_divisibility": 0}
+    if model.MASK_FORMER.CRITERION_NAME == "SetCriterion":  # the default, which is for masks
+        parts["criterion"] = build_pixel_criterion(cfg)
+    return MaskFormer(**parts)

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
+from mask2former.modeling.loss.pixel_criterion import PixelCriterion
 from mask2former.structures import Instances
+from mask2former.utils.registry import CRITERION
 
 SMALL = [
     *("DATASETS.TRAIN", (), "DATASETS.TEST", ()),
@@ -45,6 +48,18 @@ def test_training_gives_every_parameter_a_gradient(model):
     sum(losses.values()).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not missing
+
+
+@pytest.mark.parametrize("head", BASELINES)
+def test_the_criterion_is_for_pixels_unless_the_config_names_another(head, monkeypatch):
+    class Own(nn.Module):
+        pass
+
+    monkeypatch.setitem(CRITERION._obj_map, "Own", lambda cfg: Own())
+    assert isinstance(build(BASELINES[head]).criterion, PixelCriterion)
+    assert isinstance(build(BASELINES[head], "MODEL.MASK_FORMER.CRITERION_NAME", "Own").criterion, Own)
+    with pytest.raises(ValueError, match=r"CRITERION_NAME.*PixelCriterion"):
+        build(BASELINES[head], "MODEL.MASK_FORMER.CRITERION_NAME", "PixelCriteria")
 
 
 def test_results_are_enlarged_cropped_and_resized_logits(model):
