@@ -21,7 +21,7 @@ from mask2former.data.datasets.files import require_path
 from mask2former.data.loader import Loader, Samples, build_test_loader
 from mask2former.data.records import Datasets
 from mask2former.engine.build import build_model
-from mask2former.engine.checkpoint.sharded import load_tensors
+from mask2former.engine.checkpoint.sharded import PATH, load_tensors
 from mask2former.engine.hooks.standard import flatten_results
 from mask2former.engine.logger import RESULT
 from mask2former.engine.setup.begin import Run
@@ -208,7 +208,7 @@ def evaluate_checkpoint(cfg: CfgNode, run: Run) -> Results:
     model = build_model(cfg)
     if run.saved is not None:
         weights = load_tensors(run.saved, model.state_dict())["model"]
-        restore_weights(model, weights, "the last checkpoint")
+        restore_weights(model, weights, run.saved[PATH])
     else:
         load_trained_weights(cfg, model)
     return evaluate(cfg, model, run.folder.path / "inference", run.datasets)

@@ -12,7 +12,7 @@ from torch import nn
 from mask2former.data.loader import build_train_loader
 from mask2former.engine.build import construct_model, whole_model
 from mask2former.engine.checkpoint.run_identity import claim_run
-from mask2former.engine.checkpoint.sharded import load_tensors
+from mask2former.engine.checkpoint.sharded import PATH, load_tensors, optimizer_tensors
 from mask2former.engine.evaluate import Evaluation
 from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
@@ -34,7 +34,13 @@ from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process, world_size
 from mask2former.utils.messages import Block
-from mask2former.weights.load import WeightsError, load_weights, read_checkpoint, restore_weights
+from mask2former.weights.load import (
+    WeightsError,
+    check_values,
+    load_weights,
+    read_checkpoint,
+    restore_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +147,8 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
     """Load a checkpoint; raise ValueError if it does not fit."""
     try:
         saved = load_tensors(saved, trainer.plain_model.state_dict(), trainer.parameters)
-        restore_weights(trainer.plain_model, saved["model"], "the last checkpoint")
+        check_values(saved[PATH], {name: (t, t) for name, t in optimizer_tensors(saved).items()})
+        restore_weights(trainer.plain_model, saved["model"], saved[PATH])
         trainer.load_state_dict(saved)
     except WeightsError:
         raise

@@ -25,6 +25,11 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor that this process holds: all, unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def gather_to_main(content: Any) -> Any:
     """Gather the sharded tensors in nested dicts to the CPU of rank 0; they become None in other processes.
 

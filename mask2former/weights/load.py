@@ -20,7 +20,9 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mask2former.utils.comm import all_gather_object
 from mask2former.utils.messages import Block, legible
+from mask2former.utils.sharding import local_part
 from mask2former.weights.read import Checkpoint, WeightsError, read_checkpoint
 from mask2former.weights.rename import translate
 
@@ -29,6 +31,7 @@ __all__ = [
     "LoadReport",
     "Misfit",
     "WeightsError",
+    "check_values",
     "load_weights",
     "read_checkpoint",
     "restore_weights",
@@ -151,33 +154,49 @@ def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | Non
 
 
 def restore_weights(model: nn.Module, values: Mapping[str, Tensor], file: str) -> None:
-    """Load the state dict of a checkpoint of this very model.
+    """Load the state dict of a checkpoint of this very model; every process must call it.
 
     Raises:
         RuntimeError: names or shapes differ.
         WeightsError: values are not finite floating-point numbers; the model is unchanged then.
     """
     wanted = model.state_dict()
-    for name in filter(wanted.__contains__, values):
-        _check_values(file, name, values[name], wanted[name])
+    check_values(file, {name: (values[name], wanted[name]) for name in values if name in wanted})
     model.load_state_dict(values)
 
 
-def _check_values(file: str, name: str, given: Tensor, wanted: Tensor) -> None:
-    """Raise WeightsError for values that no trained model has; `name` is that of the model."""
+def check_values(file: str, tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    """Check given and wanted tensors, which may be sharded, by name; every process must call it.
+
+    Raises:
+        WeightsError: a tensor holds values that no trained model has. All processes raise the same one.
+    """
+    problems = ((i, _problem(name, *pair)) for i, (name, pair) in enumerate(tensors.items()))
+    found = next(((i, problem) for i, problem in problems if problem), None)
+    if first := min(filter(None, all_gather_object(found)), default=None):
+        raise WeightsError(file, first[1])
+
+
+def _check_tensor(file: str, name: str, given: Tensor, wanted: Tensor) -> None:
+    if problem := _problem(name, given, wanted):
+        raise WeightsError(file, problem)
+
+
+def _problem(name: str, given: Tensor, wanted: Tensor) -> str | None:
+    """Return why this process's part of a tensor cannot be used; `name` is that of the model."""
     if not wanted.is_floating_point():
-        if given.is_complex():
-            raise WeightsError(file, f"'{name}' is of type {given.dtype}, in the model {wanted.dtype}")
-        return
+        is_cut = given.is_complex()
+        return f"'{name}' is of type {given.dtype}, in the model {wanted.dtype}" if is_cut else None
     if not given.is_floating_point():
-        raise WeightsError(file, f"'{name}' is of type {given.dtype}; weights are floating-point numbers")
-    values = given.to(wanted.dtype)
+        return f"'{name}' is of type {given.dtype}; weights are floating-point numbers"
+    values = local_part(given).to(wanted.dtype)
     finite = values.isfinite()
     if not finite.all():
         first, share = float(values[~finite][0]), f"{int((~finite).sum())} of {values.numel()} values"
-        raise WeightsError(file, f"'{name}' holds {first} ({share} are not finite)")
+        return f"'{name}' holds {first} ({share} are not finite)"
     if VARIANCE.search(name) and (values < 0).any():
-        raise WeightsError(file, f"'{name}' holds {float(values.min()):g}; a variance is not negative")
+        return f"'{name}' holds {float(values.min()):g}; a variance is not negative"
+    return None
 
 
 def _fit(
@@ -192,7 +211,7 @@ def _fit(
             if not OPTIONAL.search(name):
                 report.problems.append(Misfit("unexpected", name, tuple(tensor.shape), None))
             continue
-        _check_values(report.file, name, tensor, wanted[name])
+        _check_tensor(report.file, name, tensor, wanted[name])
         if tensor.shape == wanted[name].shape:
             values[name] = tensor
             report.loaded.append(name)

@@ -38,6 +38,7 @@ from mask2former.weights.safe_pickle import (
     RefusedPickleError,
     load_plain_pickle,
     load_torch,
+    reason_of,
     starts_as_zip,
 )
 
@@ -208,15 +209,7 @@ def _read_torch(file: Path) -> Any:
     except RefusedPickleError as error:
         raise WeightsError(file, f"holds code or objects: {error}; {HOLDS_CODE}") from error
     except Exception as error:  # torch reports damage by many kinds of errors
-        raise WeightsError(file, f"is truncated, damaged or no checkpoint ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    if "weights_only" in str(error) or "Weights only" in str(error):  # torch advises to load it unsafely
-        return "TorchScript" if "TorchScript" in str(error) else "its pickle is not that of a state dict"
-    if isinstance(error, MemoryError):
-        return "it asks for more memory than there is"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise WeightsError(file, f"is truncated, damaged or no checkpoint ({reason_of(error)})") from error
 
 
 def _read_pickle(file: Path) -> Any:
@@ -238,7 +231,7 @@ def _read_safetensors(file: Path) -> Any:
             tensors = {name: stream.get_tensor(name) for name in names}
             return {**(stream.metadata() or {}), "model": tensors}
     except (SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(file, f"is truncated or damaged ({_first_line(error)})") from error
+        raise WeightsError(file, f"is truncated or damaged ({reason_of(error)})") from error
 
 
 def _checkpoint(source: str, contents: Any) -> Checkpoint:

@@ -258,6 +258,15 @@ def load_torch(file: BinaryIO, mapped: str | None = None) -> Any:
     return torch.load(mapped or file, map_location="cpu", weights_only=True, mmap=mapped is not None)
 
 
+def reason_of(error: Exception) -> str:
+    """Return in one line why `load_torch` failed, without torch's advice to load the file unsafely."""
+    if "weights_only" in str(error) or "Weights only" in str(error):
+        return "TorchScript" if "TorchScript" in str(error) else "its pickle is not that of a state dict"
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than there is"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 def starts_as_zip(file: BinaryIO) -> bool:
     """Return True if torch reads the file as a zip archive, whatever else it may be."""
     start = file.read(len(ZIP_START))

@@ -9,16 +9,20 @@ import torch
 from process_groups import Job, run_in_worlds
 from process_runs import curve
 from tiny_runs import tiny_config
+from torch.distributed.tensor import DTensor
 
-from mask2former.engine.build import build_model
+from mask2former.engine.build import build_model, construct_model
 from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.checkpoint.run_folder import FINAL, POINTER
+from mask2former.engine.checkpoint.sharded import PATH, load_tensors
 from mask2former.engine.evaluate import evaluate_checkpoint
+from mask2former.engine.parallel import parallelize
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.resolve import resolve_config
 from mask2former.engine.train import train
 from mask2former.predictor import Predictor
 from mask2former.utils.comm import is_main_process
+from mask2former.weights.load import WeightsError, restore_weights
 
 FIRST = "model_0000001"  # checkpoint after two steps of four
 DDP, FSDP = "ddp", "fsdp"
@@ -77,6 +81,22 @@ def evaluate_resumed(datasets, folder, file):
         file.write_text(json.dumps(results))
 
 
+def resume_with_nan(datasets, run, folder):
+    """Resume a sharded checkpoint in which one process's part of the weights has a NaN."""
+    if is_main_process():
+        copy_first_checkpoint(run, folder)
+    torch.distributed.barrier()
+    resumed = run_in(folder, resume=True)
+    cfg = config(folder, FSDP)
+    model = parallelize(cfg, construct_model(cfg))
+    weights = load_tensors(resumed.saved, model.state_dict())["model"]
+    name = next(name for name, tensor in weights.items() if isinstance(tensor, DTensor))
+    if not is_main_process():
+        weights[name].to_local().fill_(torch.nan)
+    with pytest.raises(WeightsError, match=rf"{FIRST}\.sharded: '{name}' holds nan"):
+        restore_weights(model, weights, resumed.saved[PATH])
+
+
 @pytest.fixture(scope="module")
 def runs(tiny_shapes, tmp_path_factory):
     """Folder of all runs: `one`, `two`, and the resumed ones."""
@@ -88,6 +108,7 @@ def runs(tiny_shapes, tmp_path_factory):
         folders = (root / source, root / name)
         if processes > 1:
             jobs.append(Job(processes, copy_and_resume, (tiny_shapes, *folders, strategy)))
+    jobs.append(Job(2, resume_with_nan, (tiny_shapes, root / "two", root / "NaN")))
     run_in_worlds(jobs, root)
     for name, (source, processes, strategy) in RESUMED.items():
         if processes == 1:

@@ -92,6 +92,27 @@ def test_expected_results_decide_the_exit_code(trained, tmp_path, capsys):
     assert f"sem_seg/mIoU is {value}, expected {value - 0.6} +- 0.5" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("part", "flags", "tensor"),
+    [
+        ("model", ["--resume"], r"[\w.]+"),
+        ("model", ["--resume", "--eval-only"], r"[\w.]+"),
+        ("optimizer", ["--resume"], "optimizer/0/exp_avg"),
+    ],
+)
+def test_resuming_from_values_that_are_not_finite_names_file_and_tensor(
+    trained, tmp_path, capsys, part, flags, tensor
+):
+    file = tmp_path / "model_0000001.pth"
+    saved = torch.load(trained / file.name, weights_only=True)
+    values = next(iter(saved["model"].values())) if part == "model" else saved[part]["state"][0]["exp_avg"]
+    values.flatten()[-1] = torch.nan
+    torch.save(saved, file)
+    assert main(arguments(tmp_path, *flags)) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "holds nan" in line]
+    assert re.search(rf"{file}: '{tensor}' holds nan \(1 of \d+ values are not finite\)$", line)
+
+
 def test_resume_continues_a_run_and_a_fresh_run_moves_it_aside(tiny_shapes, tmp_path):
     assert main(arguments(tmp_path, SOLVER__MAX_ITER=1)) == 0
     assert main(arguments(tmp_path, "--resume", SOLVER__MAX_ITER=2)) == 0

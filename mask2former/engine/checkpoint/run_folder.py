@@ -7,7 +7,6 @@ reading it cannot run code.
 
 import logging
 import os
-import pickle
 import re
 import shutil
 from pathlib import Path
@@ -17,10 +16,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from mask2former.engine.checkpoint.disk_space import write_errors_explained
-from mask2former.engine.checkpoint.sharded import read_sharded, write_sharded
+from mask2former.engine.checkpoint.sharded import PATH, read_sharded, write_sharded
 from mask2former.utils.atomic_files import UNFINISHED, atomic_write, sync_folder
 from mask2former.utils.comm import all_reduce_any, broadcast_object, is_main_process
 from mask2former.utils.sharding import gather_to_main
+from mask2former.weights.safe_pickle import load_torch, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,14 @@ FINAL = "model_final.pth"
 SUFFIXES = FILE, SHARDED, _ = ".pth", ".sharded", ".parts"  # .parts: sharded, by earlier versions
 CHECKPOINTS = "model_*"
 LOCK = ".lock"
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, pickle.UnpicklingError)
-RUN_STATE = {"model", "optimizer", "iteration", "window", "scaler", "seed"}
+RUN_STATE = {
+    "model": dict,
+    "optimizer": dict,
+    "iteration": int,
+    "window": dict,
+    "scaler": dict,
+    "seed": int,
+}  # key -> type
 RUN_FILES = (*(f"model_*{end}" for end in SUFFIXES), POINTER, "metrics.json", "events.out.tfevents.*")
 RUN_COMPANIONS = ("config.yaml", "images", "inference")  # do not make a run by themselves
 
@@ -106,7 +112,9 @@ class RunFolder:
             file.write(path.name.encode())
 
     def load_last(self) -> dict[str, Any] | None:
-        """Return the last checkpoint that can be read; None if there is none. `load_tensors` completes it.
+        """Return the last checkpoint that can be read, with its path; None if there is none.
+
+        `load_tensors` completes it.
 
         Raises:
             ValueError: no checkpoint is readable, or the processes found different ones.
@@ -128,13 +136,14 @@ class RunFolder:
         path = self._fetched(path)
         try:
             checkpoint = _load(path)
-        except UNREADABLE as error:
-            reason = str(error).split("\n")[0]
-            logger.warning("%s cannot be read (%s); trying the one before", path, reason)
+        except Exception as error:  # torch reports damage by many kinds of errors
+            logger.warning("%s cannot be read (%s); trying the one before", path, reason_of(error))
             return None
-        if isinstance(checkpoint, dict) and checkpoint.keys() >= RUN_STATE:
+        if isinstance(checkpoint, dict) and all(
+            isinstance(checkpoint.get(key), kind) for key, kind in RUN_STATE.items()
+        ):
             logger.info("resuming from %s", path)
-            return checkpoint
+            return {**checkpoint, PATH: str(path)}
         logger.warning("%s holds weights but no state of a run; trying the one before", path)
         return None
 
@@ -155,7 +164,7 @@ class RunFolder:
         try:
             step = step_in(name)
             return int(_load(self.path / name)["iteration"]) if step is None else step
-        except UNREADABLE:
+        except Exception:  # as in `_read`
             return -1
 
     def _fetched(self, path: Path) -> Path:
@@ -194,7 +203,8 @@ def acquire_lock(file: Path, folder: str) -> FileLock:
 def _load(path: Path) -> Any:
     if path.is_dir():
         return read_sharded(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with path.open("rb") as file:
+        return load_torch(file, mapped=str(path))
 
 
 def step_in(name: str) -> int | None:

@@ -24,14 +24,14 @@ from torch.serialization import _get_layout
 
 from mask2former.utils.comm import is_distributed, is_main_process
 from mask2former.utils.sharding import shard_like
-from mask2former.weights.safe_pickle import load_plain_pickle
+from mask2former.weights.safe_pickle import load_plain_pickle, load_torch
 
 # Logged whenever there is a single process
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 RUN = "run.pth"
 METADATA = ".metadata"
-FOLDER = "folder"  # key of a checkpoint whose tensors are still in that folder
+PATH = "path"  # key of a checkpoint that was read: its file, or the folder where its tensors still are
 WEIGHTS, STATES = "model", "optimizer"  # tensors are called model/NAME and optimizer/P/NAME
 
 _CLASSES = (c for c in vars(metadata).values() if isinstance(c, type) and c.__module__ == metadata.__name__)
@@ -67,22 +67,23 @@ def read_sharded(folder: Path) -> dict[str, Any]:
     """Return a checkpoint without its tensors, after a check that their files are complete.
 
     Raises:
-        ValueError, OSError, RuntimeError, pickle.UnpicklingError: the folder is damaged.
+        Exception: the folder is damaged, which torch reports by many kinds of errors.
     """
-    checkpoint: dict[str, Any] = torch.load(folder / RUN, weights_only=True)
+    with open(folder / RUN, "rb") as file:
+        checkpoint: dict[str, Any] = load_torch(file)
     ends: dict[str, int] = {}
     for place in (_read_index(folder).storage_data or {}).values():
         ends[place.relative_path] = max(ends.get(place.relative_path, 0), place.offset + place.length)
     for name, end in ends.items():
         if (folder / name).stat().st_size < end:
             raise ValueError(f"{name} is truncated")
-    return {**checkpoint, "model": {}, FOLDER: str(folder)}
+    return {**checkpoint, "model": {}}
 
 
 def load_tensors(
     checkpoint: dict[str, Any], model: Mapping[str, Tensor], parameters: Sequence[Tensor] | None = None
 ) -> dict[str, Any]:
-    """Return a checkpoint, from a file or from `read_sharded`, with this process's shards of its tensors.
+    """Return a checkpoint that `RunFolder.load_last` returned, with this process's shards of its tensors.
 
     They are sharded as the state dict `model` and the optimizer's `parameters`, by P, are; without
     `parameters` the optimizer's state is left out.
@@ -98,9 +99,9 @@ def load_tensors(
         number = int(key.split("/")[0])
         return parameters[number] if parameters and number < len(parameters) else None
 
-    if FOLDER not in checkpoint:
+    folder, tensors = Path(checkpoint[PATH]), dict[str, Tensor]()
+    if not folder.is_dir():
         return _with_tensors(checkpoint, {n: shard_like(t, like(n)) for n, t in _tensors(checkpoint).items()})
-    folder, tensors = Path(checkpoint[FOLDER]), dict[str, Tensor]()
     for name, entry in _read_index(folder).state_dict_metadata.items():
         if parameters is not None or name.startswith(WEIGHTS):
             assert isinstance(entry, TensorStorageMetadata)
@@ -117,11 +118,14 @@ def load_tensors(
 
 def _tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by their names in the index."""
+    weights = {f"{WEIGHTS}/{name}": tensor for name, tensor in checkpoint["model"].items()}
+    return weights | optimizer_tensors(checkpoint)
+
+
+def optimizer_tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of the optimizer's state by their names in the index."""
     states = checkpoint["optimizer"]["state"].items()
-    return {
-        **{f"{WEIGHTS}/{name}": tensor for name, tensor in checkpoint["model"].items()},
-        **{f"{STATES}/{number}/{name}": tensor for number, state in states for name, tensor in state.items()},
-    }
+    return {f"{STATES}/{number}/{name}": t for number, state in states for name, t in state.items()}
 
 
 def _with_tensors(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -65,12 +65,23 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def doubled_tuple():
+    """Return a tuple whose hash takes 2^24 steps here, and for ever in a file with more of them."""
+    value = ()
+    for _ in range(24):
+        value = (value, value)
+    return value
+
+
 EVIL = PickledCall(exec, "raise SystemExit('code in a checkpoint was run')")
 DAMAGE = {
     "truncated": truncate,
     "zeros": lambda path: path.write_bytes(b"\0" * path.stat().st_size),
     "empty": lambda path: path.write_bytes(b""),
     "other content": lambda path: torch.save([1, 2, 3], path),
+    "step as text": lambda path: torch.save({**content(9), "iteration": "9"}, path),
+    "zip of nothing": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+    "endless hash": lambda path: torch.save({**content(9), "seed": {doubled_tuple(): 1}}, path),
     "code": lambda path: torch.save({"model": EVIL, "optimizer": {}, "iteration": 1}, path),
 }
 SHARDED_DAMAGE = {
@@ -78,6 +89,7 @@ SHARDED_DAMAGE = {
     "lost shards": lambda path: next(path.glob("*.distcp")).unlink(),
     "truncated index": lambda path: truncate(path / METADATA),
     "zeros": lambda path: (path / RUN).write_bytes(b"\0" * 100),
+    "endless hash": lambda path: torch.save({doubled_tuple(): 1}, path / RUN),
     "code": lambda path: (path / METADATA).write_bytes(pickle.dumps(EVIL)),
     "code of torch": lambda path: (path / METADATA).write_bytes(pickle.dumps(PickledCall(torch.load, "x"))),
     "other content": lambda path: (path / METADATA).write_bytes(pickle.dumps([1, 2])),
