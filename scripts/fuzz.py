@@ -20,10 +20,13 @@ import os
 import random
 import re
 import resource
+import signal
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from math import ceil
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +42,7 @@ from mask2former.data.custom.dataset import forget, register_custom_dataset
 from mask2former.evaluation.coco.ap import average_precision
 from mask2former.evaluation.common.json_files import load_json
 from mask2former.evaluation.panoptic.quality import panoptic_quality
+from mask2former.utils import messages
 from mask2former.utils.image_io import read_header, read_image
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
 from mask2former.weights.read import read_checkpoint
@@ -46,7 +50,7 @@ from mask2former.weights.read import read_checkpoint
 MAX_SECONDS = 10.0
 MAX_BYTES = 2 * 2**30  # that an input may add to the memory of the process
 ADDRESS_BYTES = 2 * MAX_BYTES  # of address space, which stops what would take the machine's memory
-LONGEST = 500  # characters of a message
+LONGEST = messages.LONGEST + messages.SLACK  # characters of a message
 
 # --- the parsers ---
 
@@ -132,14 +136,22 @@ def judge(target: str, folder: Path) -> str | None:
     return f"it took {used / 1e6:.0f} MB" if used > MAX_BYTES else None
 
 
-def work(connection: Connection) -> None:
-    """Judge the inputs that arrive, in a process whose memory is limited."""
+def work(connection: Connection, others: Connection) -> None:
+    """Judge the inputs that arrive, in a process whose memory is limited, as long as the parent lives.
+
+    `others` is the parent's end of the connection: it is closed here, so that reading ends with the parent.
+    """
+    others.close()
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESS_BYTES, size + ADDRESS_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # warnings
-    while True:
-        connection.send(judge(*connection.recv()))
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            target, folder = connection.recv()
+            signal.alarm(ceil(2 * MAX_SECONDS))  # ends this process if nobody else does
+            connection.send(judge(target, folder))
+            signal.alarm(0)
 
 
 class Worker:
@@ -150,7 +162,9 @@ class Worker:
 
     def _start(self) -> None:
         self._connection, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("fork").Process(target=work, args=(theirs,), daemon=True)
+        self._process = multiprocessing.get_context("fork").Process(
+            target=work, args=(theirs, self._connection), daemon=True
+        )
         self._process.start()
         theirs.close()
 

@@ -171,7 +171,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
             raise ValueError(f"holds a {type(values).__name__}, not keys with values")
         return flatten(values or {})
     except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise ValueError(f"{source}: {str(error)[: 2 * SHOWN]}") from error
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mask2former.utils.image_io import UPRIGHT, read_header
+from mask2former.utils.messages import InputError, shortened
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """A dataset, or one record of it, is broken; the message names the file, the image and the value."""
 
 
@@ -27,4 +28,4 @@ def wrong_size(record: dict[str, Any], size: tuple[int, ...], expected: tuple[in
 def first_few(values: Sequence[Any], count: int = 3) -> str:
     """Return the first of some values for a message, and the number of all if there are more."""
     more = f", ... ({len(values)} in all)" if len(values) > count else ""
-    return ", ".join(map(str, values[:count])) + more
+    return ", ".join(shortened(str(value), 150) for value in values[:count]) + more

@@ -126,7 +126,7 @@ def _count_or_refuse(code: bytes) -> int:
 
 
 def _as_bytes(counts: str | bytes) -> bytes:
-    return counts.encode() if isinstance(counts, str) else counts
+    return counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts
 
 
 def _sums_of_runs(codes: Sequence[bytes]) -> np.ndarray:

@@ -7,6 +7,7 @@ the file and the image.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from numbers import Integral, Real
@@ -104,7 +105,7 @@ def category_id(row: Row, categories: Collection[int]) -> int:
     """Return the id of a known category; raise as `whole_number` does."""
     value = whole_number(row, "category_id")
     if value not in categories:
-        raise ValueError(f"category_id {value} is not among the categories {brief([*categories])}")
+        raise ValueError(f"category_id {brief(value)} is not among the categories {brief([*categories])}")
     return value
 
 
@@ -139,7 +140,7 @@ def _segment(row: Row, categories: Collection[int]) -> Row:
 
 def _area(value: Any) -> float:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:
+    if not is_number or not 0 <= value <= sys.float_info.max:
         raise wrong_value("area", value, "a number of pixels")
     return value
 

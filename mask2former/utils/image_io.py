@@ -19,6 +19,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from mask2former.utils.messages import InputError
 from mask2former.utils.storage import to_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,7 +52,7 @@ _limit = MAX_MEGAPIXELS  # of this process
 _pillow_limit = threading.Lock()  # held while Pillow's own limit of pixels is switched off
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """A source that is not a usable image; the message has the source and the reason."""
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
 from mask2former.utils.image_io import Array, ImageError, open_image
+from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, to_file
 
 VOID = 0
@@ -29,7 +30,7 @@ def read_label_map(path: PathLike) -> Array:
     """Read the label of each pixel, (H, W) integers: gray values of up to 16 bits, or palette indices.
 
     Raises:
-        ValueError: the file is missing, not a readable image, compressed as JPEG, or has color channels.
+        ImageError: the file is missing, not a readable image, compressed as JPEG, or has color channels.
     """
     image, scale = _open(path, LABEL_MODES)
     labels = np.asarray(image)
@@ -51,7 +52,7 @@ def relabel(labels: Array, table: Mapping[int, int]) -> Array:
     found = lookup[labels] if within else np.full(1, UNKNOWN, np.int32)
     if found.min(initial=0) == UNKNOWN:
         unknown = labels[~np.isin(labels, list(table))][0]
-        raise ValueError(f"label {unknown} is not among the known labels {sorted(table)}")
+        raise ValueError(f"label {unknown} is not among the known labels {brief(sorted(table))}")
     return found
 
 
@@ -59,7 +60,7 @@ def read_segment_ids(path: PathLike) -> Array:
     """Read the segment id of each pixel of a panoptic PNG, (H, W) uint32; 0 is void.
 
     Raises:
-        ValueError: the file is missing, not a readable image, compressed as JPEG, or not in color.
+        ImageError: the file is missing, not a readable image, compressed as JPEG, or not in color.
     """
     image, _ = _open(path, SEGMENT_MODES)
     if image.mode != "RGB":
@@ -97,16 +98,16 @@ def _open(path: PathLike, modes: tuple[str, ...]) -> tuple[Image.Image, int]:
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ImageError(f"{path}: no such file") from None
     except ImageError:
         raise
     except Exception as error:  # Pillow raises many kinds of error for damaged files
         reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: not a readable image ({reason})") from error
+        raise ImageError(f"{path}: not a readable image ({reason})") from error
     if any(kind in LOSSY for kind in kinds):
-        raise ValueError(f"{path}: is compressed as JPEG, which changes values; labels must be PNG")
+        raise ImageError(f"{path}: is compressed as JPEG, which changes values; labels must be PNG")
     if image.mode not in modes:
-        raise ValueError(f"{path}: the image's mode is {image.mode}, expected one of {', '.join(modes)}")
+        raise ImageError(f"{path}: the image's mode is {image.mode}, expected one of {', '.join(modes)}")
     return image, scale
 
 

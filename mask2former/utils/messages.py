@@ -11,6 +11,7 @@ from numbers import Number
 from typing import Any
 
 LONGEST = 500  # characters of a line of a message
+SLACK = 40  # further characters that are not worth leaving out
 CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
@@ -25,7 +26,10 @@ class Block(str):
 
 def brief(value: Any, limit: int = 100) -> str:
     """Return the beginning of a value's repr, at most `limit` characters."""
-    text = repr(value[:limit] if isinstance(value, list | str) else value)
+    try:
+        text = repr(value[:limit] if isinstance(value, list | str) else value)
+    except (RecursionError, ValueError):  # nested too deep, or a number of more digits than Python writes
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -42,7 +46,7 @@ def escaped(text: str, keep: str = "") -> str:
 
 def shortened(text: str, limit: int = LONGEST) -> str:
     """Return a text of at most about `limit` characters: its middle is replaced by its length."""
-    if len(text) <= limit:
+    if len(text) <= limit + SLACK:
         return text
     end = limit // 3
     start = limit - end
@@ -53,7 +57,15 @@ def legible(value: Any, limit: int = LONGEST) -> str:
     """Return a name, error or other value in one line (a `Block` in its lines), escaped and shortened."""
     single = value.args[0] if isinstance(value, BaseException) and len(value.args) == 1 else value
     lines = single.split("\n") if isinstance(single, Block) else [str(value)]
-    return "\n".join(shortened(escaped(line, keep="\t"), limit) for line in lines)
+    text = "\n".join(shortened(escaped(line, keep="\t"), limit) for line in lines)
+    return Block(text) if isinstance(single, Block) else text
+
+
+class InputError(ValueError):
+    """An error in what a user gave; its message is `legible`."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(legible(message))
 
 
 class MessageFormatter(logging.Formatter):

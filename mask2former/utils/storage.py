@@ -9,6 +9,7 @@ it keeps failing.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -178,9 +179,23 @@ def files_below(root: PathLike, extensions: Collection[str]) -> Iterator[Path]:
             yield from files_below(path, extensions)
 
 
+def is_file(path: Path) -> bool:
+    """Return True if there is such a file; a name longer than the file system allows is none."""
+    return _unless_too_long(path.is_file)
+
+
+def _unless_too_long(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 def names_in(folder: Path) -> set[str]:
     """Return the names in a folder; an empty set if the folder does not exist."""
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return {path.name for path in folder.iterdir()} if _unless_too_long(folder.is_dir) else set()
 
 
 def require_connection(url: str) -> None:

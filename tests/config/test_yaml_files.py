@@ -159,6 +159,7 @@ def test_a_long_value_is_shortened_in_the_message(tmp_path):
             "SEED: !!python/object/apply:os.system ['true']",
             "line 1, column 7: could not determine a constructor",
         ),
+        (f"SEED: !!python/object/apply:eval ['{'a' * 5000}']", "'aaa"),
         (f"? {'a' * 5000}\n: 1", "unknown key aaa"),
         (f"SEED: '{'-' * 5000}1'", "SEED is '---"),
         (

@@ -17,7 +17,7 @@ def test_a_code_has_as_many_pixels_as_its_mask(mask, scale):
     assert count_pixels(code) == count_pixels(code.encode()) == mask.size
 
 
-@pytest.mark.parametrize("code", ["", "P", "ab", "00O", "\u00e9", "  ", "P" * 13 + "0"])
+@pytest.mark.parametrize("code", ["", "P", "ab", "00O", "\u00e9", "\ud800", "  ", "P" * 13 + "0"])
 def test_invalid_codes_are_refused(code):
     with pytest.raises(ValueError, match="the counts"):
         count_pixels(code)

@@ -19,6 +19,7 @@ from mask2former.utils.image_io import (
     set_pixel_limit,
     write_image,
 )
+from mask2former.utils.messages import escaped
 
 __all__ = ["web"]
 
@@ -138,7 +139,7 @@ def test_errors_name_the_file(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError) as error:
         read_image(path)
-    assert str(error.value).startswith(f"{path}: {message}")
+    assert str(error.value).startswith(f"{escaped(path)}: {message}")
 
 
 @pytest.mark.parametrize("name", ["image.jpg", "image.png"])

@@ -1,12 +1,24 @@
 """Names and values in messages: escaped, short, and in one line."""
 
+import json
 import logging
+import pickle
 import sys
 
 import numpy as np
 import pytest
 
-from mask2former.utils.messages import LONGEST, Block, MessageFormatter, escaped, legible, shortened
+from mask2former.utils.messages import (
+    LONGEST,
+    SLACK,
+    Block,
+    InputError,
+    MessageFormatter,
+    brief,
+    escaped,
+    legible,
+    shortened,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +44,7 @@ def test_characters_to_keep_stay():
 def test_a_long_text_keeps_both_ends_and_tells_what_is_missing():
     text = "/folder/" * 50 + "x.json: " + ", ".join(map(str, range(1000))) + " are unknown"
     short = shortened(text)
-    assert len(short) < LONGEST + 40
+    assert len(short) <= LONGEST + SLACK and shortened(short) == short
     assert short.startswith(text[:200])
     assert short.endswith("are unknown")
     assert f"[... {len(text) - LONGEST} characters ...]" in short
@@ -44,6 +56,28 @@ def test_errors_and_names_are_one_line_and_blocks_keep_theirs():
     assert legible(ValueError(Block("a\nb\x1b"))) == "a\nb\\x1b"
     assert legible(OSError(28, "No space left")) == "[Errno 28] No space left"
     assert legible(7) == "7"
+
+
+def test_brief_values_are_no_longer_than_asked_for():
+    assert brief("a" * 5000, 10) == "'aaaaaa..."
+    assert brief([1] * 5000, 10) == "[1, 1, ..."
+    assert brief({"a": None}) == "{'a': None}"
+
+
+def test_brief_values_may_be_nested_or_have_too_many_digits():
+    assert brief({"a": json.loads("[" * 900 + "]" * 900)}).startswith("{'a': [[[")
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    assert brief(deep) == "<list>"
+    assert brief(10**5000) == "<int>"
+
+
+def test_the_message_of_an_error_is_legible_and_the_same_in_another_process():
+    error = InputError("a\n" + "b" * 5000)
+    assert str(error).startswith(r"a\nbbb") and len(str(error)) <= LONGEST + SLACK
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert legible(InputError(Block("a\nb"))) == "a\nb"
 
 
 def formatted(message, *arguments, **more):

@@ -31,7 +31,7 @@ from mask2former.data.mapper import record_image
 from mask2former.structures import runs
 from mask2former.utils.coco_values import require_areas
 from mask2former.utils.label_maps import VOID
-from mask2former.utils.storage import to_path
+from mask2former.utils.storage import is_file, to_path
 
 MAX_IDS = 5  # in one warning
 SLACK_PIXELS, SLACK_SHARE = 2, 0.1  # how far a box may differ from its mask's; of the longer side
@@ -140,7 +140,7 @@ def _summarize_panoptic(summary: RecordSummary, record: Record, metadata: Metada
         if ids:
             summary.warn(kind, f"ids {sorted(ids)[:MAX_IDS]}", png)
     label_map = record.get("sem_seg_file_name")
-    if label_map and to_path(label_map).is_file():
+    if label_map and is_file(to_path(label_map)):
         read_semantic(record, metadata, summary.size)  # raises if it is broken
         summary.forms["label PNG"] += 1
     elif label_map:

@@ -26,7 +26,7 @@ from mask2former.data.ground_truth.readers import panoptic_segments
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
 from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
-from mask2former.utils.storage import PathLike, files_below, names_in, to_path
+from mask2former.utils.storage import PathLike, files_below, is_file, names_in, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +76,7 @@ def _hint(missing: Path, image_root: Path) -> str:
         return ""
     candidate = image_root.parent / missing.relative_to(image_root)
     return (
-        f" ({candidate} does; 'file_name' is a path below the folder of images)"
-        if candidate.is_file()
-        else ""
+        f" ({candidate} does; 'file_name' is a path below the folder of images)" if is_file(candidate) else ""
     )
 
 

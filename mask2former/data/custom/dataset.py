@@ -33,11 +33,12 @@ from mask2former.data.datasets.coco import load_panoptic, register_coco_panoptic
 from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.registration import Facts, Load, register
 from mask2former.data.datasets.semantic import find_labels, load_semantic, register_semantic
-from mask2former.data.errors import DatasetError
+from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
 from mask2former.utils.coco_values import text
-from mask2former.utils.storage import to_path
+from mask2former.utils.messages import shortened
+from mask2former.utils.storage import is_file, to_path
 
 COCO_FORMATS = ("instance", "panoptic")
 MAPPERS_BY_TASK = {
@@ -267,6 +268,8 @@ def find_panoptic_root(panoptic_json: Path, context: LoadContext) -> str:
     folder = panoptic_json.absolute().parent
     candidates = [folder / panoptic_json.stem, folder.parent / panoptic_json.stem, folder]
     for candidate in candidates:
-        if (candidate / png).is_file():
+        if is_file(candidate / png):
             return str(candidate)
-    raise DatasetError(f"{panoptic_json}: its PNG {png} is in none of {', '.join(map(str, candidates))}")
+    raise DatasetError(
+        f"{panoptic_json}: its PNG {shortened(png, 100)} is in none of {first_few(candidates)}"
+    )

@@ -105,7 +105,7 @@ def _not_coco(content: Any) -> str | None:
     if absent := [key for key in LISTS if key not in content]:
         if kind := next((kind for key, kind in FOREIGN_KEYS.items() if key in content), None):
             return f"its format is {kind}"
-        return f"it has no '{absent[0]}', only {', '.join(sorted(map(str, content)))[:200] or 'nothing'}"
+        return f"it has no '{absent[0]}', only {', '.join(sorted(map(str, content)))[:100] or 'nothing'}"
     for key in LISTS:
         if not isinstance(content[key], list) or not all(isinstance(row, dict) for row in content[key]):
             return f"'{key}' is not a list of objects"

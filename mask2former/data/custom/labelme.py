@@ -29,7 +29,7 @@ from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import ImageError, open_image, pixel_limit, read_header
 from mask2former.utils.messages import brief
-from mask2former.utils.storage import files_below, to_path
+from mask2former.utils.storage import files_below, is_file, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _image_name(written: str, file: Path, root: Path, folder: Path) -> str:
     joined = Path(posixpath.normpath(file.parent.absolute() / path))
     candidates = [joined.relative_to(root.absolute())] if joined.is_relative_to(root.absolute()) else []
     candidates.append(file.parent.relative_to(folder) / posixpath.basename(path))
-    return next((name.as_posix() for name in candidates if (root / name).is_file()), written)
+    return next((name.as_posix() for name in candidates if is_file(root / name)), written)
 
 
 def _objects(content: Row, file: Path, size: Size, left_out: Counter[str]) -> list[tuple[str, Any]]:

@@ -23,7 +23,7 @@ from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.messages import brief
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike, is_file, to_path
 from mask2former.utils.visualize import class_colors
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def _file_name(row: Row) -> str:
 def _below(root: Path, name: str) -> Path:
     """Return a path below a folder; backslashes, as tools on Windows write them, separate folders."""
     path = root / name
-    return path if "\\" not in name or path.exists() else root / name.replace("\\", "/")
+    return path if "\\" not in name or is_file(path) else root / name.replace("\\", "/")
 
 
 def load_instances(

@@ -14,7 +14,7 @@ from typing import Any
 from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
 from mask2former.utils.coco_masks import check_points, checked_rle, pixel_counts
 from mask2former.utils.coco_values import flag, segmentation
-from mask2former.utils.messages import brief
+from mask2former.utils.messages import InputError, brief
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +51,13 @@ def checked_ground_truth(
         for key in ("height", "width"):
             side = get_value(image, key, f"{where}: image {id}", float)
             if isinstance(side, bool) or side <= 0 or side % 1:
-                raise ValueError(f"{where}: image {id}: '{key}' is {side}, expected a number of pixels")
+                raise InputError(f"{where}: image {id}: '{key}' is {side}, expected a number of pixels")
         for key in LVIS_KEYS if lvis_style else ():
             get_value(image, key, f"{where}: image {id}", list)
     for id, category in categories.items() if lvis_style else ():
         mark = get_value(category, "frequency", f"{where}: category {id}")
         if mark not in FREQUENCIES.values():
-            raise ValueError(f"{where}: category {id}: 'frequency' is {mark!r}, expected r, c or f")
+            raise InputError(f"{where}: category {id}: 'frequency' is {mark!r}, expected r, c or f")
     rows = get_value(truth, "annotations", where, list)
     assumed: Counter[str] = Counter()
     annotations = [
@@ -90,7 +90,7 @@ def checked_results(results: Sequence[Any], truth: GroundTruth, where: object) -
                 checked_rle(mask, size)  # which says what is wrong
             except ValueError as error:
                 image = brief(result["image_id"])
-                raise ValueError(f"{where}: item {place}, image {image}: {error}") from error
+                raise InputError(f"{where}: item {place}, image {image}: {error}") from error
         result["segmentation"] = {"size": list(size), "counts": mask["counts"]}
     return checked
 
@@ -110,7 +110,7 @@ def _annotation(
             check_points(mask, size)
         crowd = flag({"iscrowd": 0, **row}, "iscrowd")
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     assumed.update([form] if form else [])
     area = get_value(row, "area", where, float)
     return {**ids, "area": area, "iscrowd": crowd, "segmentation": mask}
@@ -126,7 +126,7 @@ def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
     score = get_value(result, "score", where, float)
     mask = get_value(result, "segmentation", where)
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
-        raise ValueError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
+        raise InputError(f"{where}: 'segmentation' is not a compressed RLE with 'size' and 'counts'")
     return {**ids, "score": score, "segmentation": mask}
 
 
@@ -136,6 +136,6 @@ def _known_ids(row: Any, images: Table, categories: Table, where: str) -> JsonOb
     for key, known in (("image_id", images), ("category_id", categories)):
         value = get_value(row, key, where)
         if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value not in known:
-            raise ValueError(f"{where}: {key} {brief(value)} is not in the ground truth")
+            raise InputError(f"{where}: {key} {brief(value)} is not in the ground truth")
         ids[key] = known[value]["id"]
     return ids

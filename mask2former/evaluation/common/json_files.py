@@ -1,11 +1,12 @@
 """JSON files of datasets and results, with errors that name file, key and value."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mask2former.utils.messages import brief
+from mask2former.utils.messages import InputError, brief
 from mask2former.utils.storage import PathLike, to_file
 
 JsonObject = dict[str, Any]
@@ -22,14 +23,14 @@ def load_json(path: PathLike, kind: type) -> Any:
     try:
         content = json.loads(to_file(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except RecursionError as error:
-        raise ValueError(f"{path}: not a usable JSON file (its brackets are nested too deep)") from error
+        raise InputError(f"{path}: not a usable JSON file (its brackets are nested too deep)") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         reason = str(error).removeprefix(f"{path}: ")
-        raise ValueError(f"{path}: not a readable JSON file ({reason})") from error
+        raise InputError(f"{path}: not a readable JSON file ({reason})") from error
     if not isinstance(content, kind):
-        raise ValueError(f"{path}: holds a {type(content).__name__} at the top, expected a {kind.__name__}")
+        raise InputError(f"{path}: holds a {type(content).__name__} at the top, expected a {kind.__name__}")
     return content
 
 
@@ -40,17 +41,18 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def get_value(record: Mapping[str, Any], key: str, where: object, kind: type = object) -> Any:
-    """Return `record[key]`, which must be a `kind`: anything, a `list`, or a `float` (or int) other than NaN.
+    """Return `record[key]`, which must be a `kind`: anything, a `list`, or a `float` (or int) that is finite.
 
     Raises:
         ValueError: the key is missing, or its value something else; the message names `where` and the key.
     """
     if not isinstance(record, Mapping) or key not in record:
-        raise ValueError(f"{where}: no key '{key}' in {brief(record)}")
+        raise InputError(f"{where}: no key '{key}' in {brief(record)}")
     value = record[key]
-    if not isinstance(value, (int, float) if kind is float else kind) or value != value:
+    is_number = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max  # NaN is not
+    if not (is_number if kind is float else isinstance(value, kind)):
         expected = "a number" if kind is float else f"a {kind.__name__}"
-        raise ValueError(f"{where}: '{key}' is {brief(value)}, expected {expected}")
+        raise InputError(f"{where}: '{key}' is {brief(value)}, expected {expected}")
     return value
 
 
@@ -61,8 +63,8 @@ def index_by(records: list[Any], key: str, where: object) -> dict[Any, Any]:
         value = get_value(record, key, where)
         whole = isinstance(value, float) and value.is_integer()
         if not (whole or isinstance(value, (int, str))):
-            raise ValueError(f"{where}: '{key}' is {brief(value)}, expected a whole number or a name")
+            raise InputError(f"{where}: '{key}' is {brief(value)}, expected a whole number or a name")
         if value in table:
-            raise ValueError(f"{where}: '{key}' {value!r} occurs twice")
+            raise InputError(f"{where}: '{key}' {brief(value)} occurs twice")
         table[value] = record
     return table

@@ -19,7 +19,7 @@ from mask2former.evaluation.evaluator import Metrics
 from mask2former.structures import runs
 from mask2former.utils import coco_values as values
 from mask2former.utils.label_maps import MAX_SEGMENT_ID, VOID, Array
-from mask2former.utils.messages import brief
+from mask2former.utils.messages import InputError, brief
 
 UNLISTED = MAX_SEGMENT_ID + 1  # an id that no segment has
 PREFIXES = ("", "boundary_")  # of the metrics' names, by version
@@ -70,7 +70,7 @@ def read_categories(content: JsonObject, where: object) -> Categories:
     try:
         rows = [values.category(row, "isthing") for row in values.rows(content, "categories")]
     except ValueError as error:
-        raise ValueError(f"{where}: categories: {error}") from error
+        raise InputError(f"{where}: categories: {error}") from error
     by_id = index_by(rows, "id", f"{where}: categories")
     places = {id: place for place, id in enumerate(by_id)}
     return Categories(places, [row["name"] for row in rows], np.array([row["isthing"] for row in rows], bool))
@@ -81,9 +81,9 @@ def listed_segments(annotation: JsonObject, categories: Categories, where: objec
     try:
         return values.segments(values.rows(annotation, "segments_info"), categories.places)
     except KeyError as key:
-        raise ValueError(f"{where}: no {key} in {brief(annotation)}") from None
+        raise InputError(f"{where}: no {key} in {brief(annotation)}") from None
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def read_segments(annotation: JsonObject, categories: Categories, where: object) -> SegmentList:
@@ -133,7 +133,7 @@ def count_matches(
         ValueError: the maps differ in size, or the predicted map and its list differ.
     """
     if gt_map.shape != pred_map.shape:
-        raise ValueError(
+        raise InputError(
             f"{where}: the prediction is {pred_map.shape} pixels, the ground truth {gt_map.shape}"
         )
     shared = overlaps(gt_map, gt.ids, pred_map, pred.ids)
@@ -227,9 +227,9 @@ def _check_list(shared: Array, pred_map: Array, pred: SegmentList, where: object
     """Raise ValueError unless the predicted map has exactly the ids of its list."""
     if shared[:, -1].any():
         unlisted = pred_map[places_of(pred_map, pred.ids) == len(pred.ids) + 1][0]
-        raise ValueError(f"{where}: segment id {unlisted} is in the predicted map, not in its segments_info")
+        raise InputError(f"{where}: segment id {unlisted} is in the predicted map, not in its segments_info")
     absent = pred.ids[shared[:, 1:-1].sum(0) == 0]
     if absent.size:
-        raise ValueError(
+        raise InputError(
             f"{where}: segment id {absent[0]} is in the prediction's segments_info, not in its map"
         )

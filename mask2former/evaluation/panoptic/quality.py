@@ -36,6 +36,7 @@ from mask2former.evaluation.panoptic.counts import (
 from mask2former.utils.coco_values import require_areas
 from mask2former.utils.comm import gather_objects
 from mask2former.utils.label_maps import Array, read_segment_ids, write_segment_ids
+from mask2former.utils.messages import InputError
 from mask2former.utils.record_cache import read_once_per_machine
 from mask2former.utils.storage import PathLike, to_path
 
@@ -60,7 +61,7 @@ class PanopticGroundTruth:
     def annotation(self, image_id: ImageId) -> JsonObject:
         """Return the image's annotation; raise ValueError if there is none."""
         if image_id not in self._places:
-            raise ValueError(f"{self.json_file}: no annotation has image_id {image_id!r}")
+            raise InputError(f"{self.json_file}: no annotation has image_id {image_id!r}")
         annotation: JsonObject = self._annotations[self._places[image_id]]
         return annotation
 
@@ -94,11 +95,11 @@ class PanopticGroundTruth:
     def check_complete(self, predicted: Sequence[ImageId], where: object) -> None:
         """Raise ValueError unless each annotated image was predicted, and none twice."""
         if len(set(predicted)) != len(predicted):
-            raise ValueError(f"{where}: an image was predicted more than once")
+            raise InputError(f"{where}: an image was predicted more than once")
         missing = self.image_ids - set(predicted)
         if missing:
             example = min(missing, key=str)
-            raise ValueError(f"{where}: {len(missing)} images have no prediction, among them {example!r}")
+            raise InputError(f"{where}: {len(missing)} images have no prediction, among them {example!r}")
 
 
 def _read_truth(
@@ -106,27 +107,29 @@ def _read_truth(
 ) -> tuple[list[JsonObject], tuple[Categories, list[ImageId]]]:
     """Return the annotations of a panoptic JSON file, its categories, and the image of each annotation.
 
-    Errors are found here, before a model is trained.
+    Errors are found here, before a model is trained. Of an annotation, what the metric needs is kept.
     """
     content = load_json(json_file, dict)
     for key in ("categories", "annotations"):
         get_value(content, key, json_file, list)
     categories = read_categories(content, json_file)
-    annotations = index_by(content["annotations"], "image_id", json_file)
-    for image_id, annotation in annotations.items():
+    annotations = []
+    by_image = index_by(content["annotations"], "image_id", json_file)
+    for image_id, annotation in by_image.items():
         where = f"{json_file}: image {image_id}"
-        png = png_dir / get_value(annotation, "file_name", where, str)
+        png = get_value(annotation, "file_name", where, str)
         segments = listed_segments(annotation, categories, where)
         if not rules.recount_areas:
-            _check_areas(segments, png, where)
-    return list(annotations.values()), (categories, list(annotations))
+            _check_areas(segments, png_dir / png, where)
+        annotations.append({"file_name": png, "segments_info": segments})
+    return annotations, (categories, list(by_image))
 
 
 def _check_areas(segments: list[JsonObject], png: Path, where: str) -> None:
     try:
         require_areas(segments, lambda: set(np.unique(read_segment_ids(png)).tolist()))
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def panoptic_quality(

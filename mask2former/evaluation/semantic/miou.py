@@ -31,7 +31,8 @@ from mask2former.utils.label_maps import (
     semantic_from_panoptic,
     write_label_map,
 )
-from mask2former.utils.storage import PathLike, files_below, to_path
+from mask2former.utils.messages import InputError
+from mask2former.utils.storage import PathLike, files_below, is_file, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -
     ignored = labels == ignore_label
     beyond = ~ignored & ((labels < 0) | (labels >= num_classes))
     if beyond.any():
-        raise ValueError(
+        raise InputError(
             f"{where}: label {labels[beyond][0]} is neither one of the {num_classes} classes "
             f"nor the ignored label {ignore_label}"
         )
@@ -54,7 +55,7 @@ def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -
 def confusion_matrix(truth: Array, pred: Array, num_classes: int, where: object = "image") -> Array:
     """Return the confusion matrix (K + 1, K + 1) of two maps (H, W) of `bins_of`."""
     if truth.shape != pred.shape:
-        raise ValueError(f"{where}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
+        raise InputError(f"{where}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
     side = num_classes + 1
     return np.bincount((truth * side + pred).ravel(), minlength=side * side).reshape(side, side)
 
@@ -110,14 +111,14 @@ def mean_iou_of_folders(
     pred_label_ids = label_ids if pred_label_ids is None else pred_label_ids
     for labels in (label_ids, pred_label_ids):
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"the classes are the labels {[*labels]}: expected 1 or more, and none twice")
+            raise InputError(f"the classes are the labels {[*labels]}: expected 1 or more, and none twice")
     if len(pred_label_ids) != len(label_ids):
-        raise ValueError(
+        raise InputError(
             f"the predictions have {len(pred_label_ids)} classes, the ground truth {len(label_ids)}"
         )
     names = sorted(path.relative_to(to_path(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
     if not names:
-        raise ValueError(f"{gt_dir}: no PNG or TIFF files")
+        raise InputError(f"{gt_dir}: no PNG or TIFF files")
     num_classes = len(label_ids)
     confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
     for name in tqdm(names, "mIoU", disable=None):
@@ -141,7 +142,7 @@ def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
     try:
         return relabel(read_label_map(file), table)
     except ValueError as error:
-        raise ValueError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+        raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 class SemSegEvaluator:
@@ -243,7 +244,7 @@ def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Arra
         ValueError: the image has neither file, or a label has no translation.
     """
     semantic, panoptic = record.get("sem_seg_file_name"), record.get("pan_seg_file_name")
-    if panoptic is None or (semantic is not None and to_path(semantic).is_file()):
+    if panoptic is None or (semantic is not None and is_file(to_path(semantic))):
         file = str(get_value(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
         table = record.get("sem_seg_label_ids")
         return file, read_label_map(file) if table is None else _read_relabeled(file, table)

@@ -209,6 +209,12 @@ def edit_truth(dataset, edit):
     file.write_text(json.dumps(truth))
 
 
+def test_keys_that_the_metric_does_not_need_may_hold_anything(dataset):
+    edit_truth(dataset, lambda rows: rows[0].update(note=json.loads("[" * 900 + "]" * 900)))
+    evaluator = COCOPanopticEvaluator(metadata=dataset.metadata)
+    assert metrics_of(evaluator, dataset.records(dataset.maps))["PQ"] == 100
+
+
 def test_recounted_areas_need_none_in_the_file(dataset):
     edit_truth(dataset, lambda rows: [row.pop("area") for row in rows])
     evaluator = COCOPanopticEvaluator(metadata=dataset.metadata, recount_areas=True)
