@@ -178,6 +178,7 @@ PANOPTIC_R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
     [
         ("my.yaml", 'my.yaml: is a config, not a checkpoint; type Predictor(load_config("my.yaml", ['),
         (PANOPTIC_R50, 'or Predictor.from_zoo("coco-panoptic-r50") for its published weights'),
+        ("", "'': is no path; type Predictor(\"model_final.pth\") or Predictor.from_zoo(NAME)"),
         ("coco-panoptic-r50", 'is a published model; type Predictor.from_zoo("coco-panoptic-r50")'),
         (
             "facebook/mask2former-swin-large-coco-panoptic",

@@ -277,6 +277,8 @@ def resolve_config_file(name: str | Path) -> Path:
         raise FileNotFoundError(f"{name}: is {kind}, not a config file; type a .yaml file")
     nearest = difflib.get_close_matches(str(relative), config_names(), n=1, cutoff=0.0)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    if not path.suffix:
+        hint += f' If it is a published model, type --model {name} or Predictor.from_zoo("{name}")'
     raise FileNotFoundError(f"no config file '{name}', here or among those of the project{hint}")
 
 

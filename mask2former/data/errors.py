@@ -25,7 +25,12 @@ def wrong_size(record: dict[str, Any], size: tuple[int, ...], expected: tuple[in
     return broken_record(record, what)
 
 
+def examples(values: Sequence[Any], count: int = 3) -> str:
+    """Return the first of some values for a message that has their number."""
+    shown = ", ".join(shortened(str(value), 150) for value in values[:count])
+    return shown + (", ..." if len(values) > count else "")
+
+
 def first_few(values: Sequence[Any], count: int = 3) -> str:
     """Return the first of some values for a message, and the number of all if there are more."""
-    more = f", ... ({len(values)} in all)" if len(values) > count else ""
-    return ", ".join(shortened(str(value), 150) for value in values[:count]) + more
+    return examples(values, count) + (f" ({len(values)} in all)" if len(values) > count else "")

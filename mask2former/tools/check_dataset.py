@@ -29,7 +29,7 @@ from mask2former.data.custom.checks import check_annotations
 from mask2former.data.custom.dataset import DatasetFiles, forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
-from mask2former.data.errors import first_few
+from mask2former.data.errors import examples
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
@@ -268,7 +268,7 @@ def _class_table(report: dict[str, Any]) -> str:
     length = max(1, -(-len(cells) // CLASS_COLUMNS))
     rows = [[cell for entry in cells[i::length] for cell in entry] for i in range(length)]
     heads = ["class", "images", "objects"] * min(CLASS_COLUMNS, len(cells))
-    never = f"never seen, {len(unseen)} of {len(classes)}: {first_few(unseen, SHOWN)}" if unseen else ""
+    never = f"never seen, {len(unseen)} of {len(classes)}: {examples(unseen, SHOWN)}" if unseen else ""
     return "\n".join(filter(None, [tabulate(rows, heads) if cells else "", never]))
 
 

@@ -6,6 +6,7 @@ others are drawn, and the exit code is 1.
 
 import argparse
 import glob
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from mask2former.config import load_config, with_values
+from mask2former.data.errors import examples
 from mask2former.engine.logger import setup_logger
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import (
@@ -37,6 +39,8 @@ from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
 from mask2former.weights.load import Checkpoint, read_checkpoint
 from mask2former.weights.model_zoo import license_notice, model_of_config
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 WEIGHTS = "MODEL.WEIGHTS"
@@ -73,18 +77,28 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def find_images(inputs: Iterable[str]) -> list[str]:
     """Return the images that files, folders, globs and URLs stand for, in order.
 
-    A folder or glob without images is returned as it is: reading it fails with a message that names it.
+    Other files of a folder are left out with a warning. A folder or glob without images is returned as it is:
+    reading it fails with a message that names it.
     """
     images = []
     for item in inputs:
         if Path(item).is_dir():
-            visible = [path for path in Path(item).iterdir() if not path.name.startswith(".")]
-            files = sorted(str(path) for path in visible if path.suffix.lower() in EXTENSIONS)
+            files = _images_in(Path(item))
         elif is_remote(item) or Path(item).exists():
             files = [item]
         else:
             files = sorted(glob.glob(item, recursive=True))
         images += files or [item]
+    return images
+
+
+def _images_in(folder: Path) -> list[str]:
+    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    images = sorted(str(path) for path in visible if path.suffix.lower() in EXTENSIONS)
+    others = [path.name for path in visible if path.is_file() and path.suffix.lower() not in EXTENSIONS]
+    if images and others:
+        message = "%s: left out %d files whose suffix is not that of an image: %s"
+        logger.warning(message, folder, len(others), examples(sorted(others)))
     return images
 
 

@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mask2former.utils.messages import InputError
-from mask2former.utils.storage import to_file
+from mask2former.utils.storage import contents_of, to_file
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ImageSource = str | PathLike[str] | Array | Tensor | Image.Image | bytes | BinaryIO
@@ -193,7 +193,7 @@ def _from_file(opened: Callable[[], Any], name: str, max_megapixels: float | Non
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
-        raise ImageError(f"{name}: is a folder, not an image") from None
+        raise ImageError(f"{name}: is a folder, not an image; {contents_of(name)}") from None
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not an image that Pillow can read") from None
     except ImageError:

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import suppress
 from pathlib import Path, PosixPath
@@ -36,6 +37,7 @@ CONNECT_SECONDS = 10.0  # in which a host must answer
 PERMANENT = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 MISTAKES = (AssertionError, AttributeError, NotImplementedError, TypeError, ValueError)
 PERMANENT_STATUS = (400, 401, 403, 404, 410)  # of HTTP
+MAX_KINDS, MAX_SUFFIX = 5, 20  # suffixes, and characters of one, that a message lists
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")  # at least two letters: `C:` is a drive
 FILE = "file:/"
 DETECTRON2, DETECTRON2_HOST = "detectron2://", "dl.fbaipublicfiles.com"
@@ -167,16 +169,36 @@ class RemotePath(PosixPath):
         return f"{self}/"
 
 
-def files_below(root: PathLike, extensions: Collection[str]) -> Iterator[Path]:
-    """Yield the files with one of the suffixes at any depth, without hidden files and folders."""
+def files_below(root: PathLike, extensions: Collection[str] | None = None) -> Iterator[Path]:
+    """Yield the files, or those with one of the suffixes, at any depth, without hidden files and folders.
+
+    Links to a folder above are not followed.
+    """
     folder = to_path(root)
-    for path in folder.iterdir() if folder.is_dir() else ():
+    if folder.is_dir():
+        yield from _files_below(folder, extensions, (os.path.realpath(folder),))
+
+
+def _files_below(folder: Path, extensions: Collection[str] | None, above: tuple[str, ...]) -> Iterator[Path]:
+    for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if path.suffix.lower() in extensions:
+        if extensions is not None and path.suffix.lower() in extensions:
             yield path
-        else:
-            yield from files_below(path, extensions)
+        elif path.is_dir():
+            if (real := os.path.realpath(path)) not in above:
+                yield from _files_below(path, extensions, (*above, real))
+        elif extensions is None:
+            yield path
+
+
+def contents_of(folder: PathLike) -> str:
+    """Return what lies below a folder, for a message, as "it holds 3 .heic, 1 .txt"."""
+    counts = Counter(path.suffix.lower()[:MAX_SUFFIX] for path in files_below(folder))
+    kinds = sorted(counts, key=lambda suffix: (-counts[suffix], suffix))
+    listed = [f"{counts[suffix]} {suffix or 'without a suffix'}" for suffix in kinds[:MAX_KINDS]]
+    more = f" and {len(kinds) - MAX_KINDS} other kinds" if len(kinds) > MAX_KINDS else ""
+    return f"it holds {', '.join(listed)}{more}" if listed else "it holds no file"
 
 
 def is_file(path: Path) -> bool:

@@ -362,6 +362,15 @@ def test_projects_add_keys_of_their_own_and_files_set_them(tmp_path):
     assert cfg.MODEL.MASK_FORMER.TEMPERATURE == 1.0 and cfg.MODEL.MASK_FORMER.NHEADS == 8
 
 
+def test_the_error_of_a_name_without_suffix_has_the_calls_for_published_models():
+    call = r'type --model coco-panoptic-r50 or Predictor\.from_zoo\("coco-panoptic-r50"\)'
+    with pytest.raises(FileNotFoundError, match=f"no config file 'coco-panoptic-r50'.*{call}"):
+        load_config("coco-panoptic-r50")
+    with pytest.raises(FileNotFoundError) as error:
+        load_config("maskformer2_R5.yaml")
+    assert "published" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -177,6 +177,22 @@ def test_images_are_found_in_folders_globs_and_urls(images):
     assert find_images(["[odd].png"]) == ["[odd].png"]
 
 
+def test_other_files_of_a_folder_are_left_out_with_their_number(images, caplog):
+    for name in ["a.json", "b.json", "c.heic"]:
+        Path("in", name).touch()
+    find_images(["in"])
+    (message,) = caplog.messages
+    assert message == "in: left out 4 files whose suffix is not that of an image: a.json, b.json, c.heic, ..."
+
+
+def test_a_folder_without_images_says_what_it_holds(images, checkpoint, capsys):
+    Path("other").mkdir()
+    for name in ["a.heic", "b.heic", "c.txt"]:
+        Path("other", name).touch()
+    assert main(["--input", "other", "--opts", "MODEL.WEIGHTS", checkpoint]) == 1
+    assert "error: other: is a folder, not an image; it holds 2 .heic, 1 .txt" in capsys.readouterr().err
+
+
 def test_overlays_have_different_names():
     images = ["x/a.jpg", "y/a.jpg", "z/a.jpg", "https://h/b.png?size=2", "https://h/image", "c.tiff"]
     names = ["a.jpg", "a_2.jpg", "a_3.jpg", "b.png", "image.png", "c.tiff"]

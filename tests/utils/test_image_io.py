@@ -125,7 +125,7 @@ def test_cmyk_becomes_rgb(tmp_path):
         ("image.jpg", b"not an image", "is not an image that Pillow can read"),
         ("image.jpg", b"", "is not an image that Pillow can read"),
         ("image.jpg", None, "no such file"),
-        ("", None, "is a folder, not an image"),
+        ("", None, "is a folder, not an image; it holds 1 .tiff"),
         ("a.ppm", b"P6\n4 x\n255\n", "cannot be read"),
         ("a.pgm", b"P5\n2 2\n70000\n", "cannot be read"),
         ("\0.png", None, "cannot be read"),

@@ -30,6 +30,7 @@ from mask2former.utils.label_maps import read_label_map
 from mask2former.utils.storage import (
     RemotePath,
     WebFiles,
+    contents_of,
     files_below,
     is_remote,
     path_manager,
@@ -40,6 +41,27 @@ from mask2former.utils.storage import (
 )
 from mask2former.weights.load import read_checkpoint
 from mask2former.weights.read import WeightsError
+
+
+def test_the_contents_of_a_folder_are_counted_by_suffix(tmp_path):
+    assert contents_of(tmp_path) == "it holds no file"
+    (tmp_path / "below").mkdir()
+    for name in ["b.txt", "below/1.HEIC", "below/2.heic", "README", ".hidden.txt"]:
+        (tmp_path / name).touch()
+    assert contents_of(tmp_path) == "it holds 2 .heic, 1 without a suffix, 1 .txt"
+    for number in range(5):
+        (tmp_path / f"x.{number}{'y' * 100}").touch()
+    assert contents_of(tmp_path).endswith(f"1 .1{'y' * 18}, 1 .2{'y' * 18} and 3 other kinds")
+
+
+def test_links_to_a_folder_above_are_not_followed(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "x.txt").touch()
+    for number in range(4):  # 4^40 paths
+        (tmp_path / "below" / f"link{number}").symlink_to(tmp_path)
+    (tmp_path / "other").symlink_to(tmp_path / "below")
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in files_below(tmp_path, {".txt"}))
+    assert found == ["below/x.txt", "other/x.txt"]
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import load_json
-from mask2former.data.errors import DatasetError, broken_record, first_few, wrong_size
+from mask2former.data.errors import DatasetError, broken_record, examples, first_few, wrong_size
 from mask2former.data.ground_truth.readers import panoptic_segments
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
 from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
-from mask2former.utils.storage import PathLike, files_below, is_file, names_in, to_path
+from mask2former.utils.storage import PathLike, contents_of, files_below, is_file, names_in, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +63,23 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
             contents[folder] = names_in(folder)
         if missing := [path for path in paths if path.name not in contents[path.parent]]:
             what = f"{len(missing)} of {len(paths)} files that the annotations name do not exist"
-            raise DatasetError(f"{what}: {first_few(missing)}{_hint(missing[0], to_path(image_root))}")
+            raise DatasetError(f"{what}: {examples(missing)}{_hint(missing[0], to_path(image_root))}")
     named = {to_path(record[key]) for record in records for key in FILE_KEYS if key in record}
     if unnamed := sorted(str(path) for path in files_below(image_root, EXTENSIONS) if path not in named):
         message = "%s: %d images have no annotations and are not used: %s"
-        logger.warning(message, image_root, len(unnamed), first_few(unnamed))
+        logger.warning(message, image_root, len(unnamed), examples(unnamed))
 
 
 def _hint(missing: Path, image_root: Path) -> str:
-    """Return where a missing image lies, if it is beside the folder of images."""
+    """Return where a missing image lies, if beside the folder, or what the folder holds but images."""
     if not missing.is_relative_to(image_root):
         return ""
     candidate = image_root.parent / missing.relative_to(image_root)
-    return (
-        f" ({candidate} does; 'file_name' is a path below the folder of images)" if is_file(candidate) else ""
-    )
+    if is_file(candidate):
+        return f" ({candidate} does; 'file_name' is a path below the folder of images)"
+    if not any(files_below(image_root, EXTENSIONS)):
+        return f" ({image_root}: there are no images; {contents_of(image_root)})"
+    return ""
 
 
 def check_sizes(records: Sequence[Record]) -> None:
@@ -174,7 +176,7 @@ def warn_of_unused_classes(path: PathLike, classes: Sequence[str], present: Coll
 def warn_of_overlap(train_images: Sequence[str], test_images: Sequence[str]) -> None:
     """Warn if images to test on are among those to train on, by path or by content."""
     if shared := shared_images(train_images, test_images):
-        pairs = first_few([f"{train} = {test}" for train, test in shared])
+        pairs = examples([f"{train} = {test}" for train, test in shared])
         logger.warning("%d images are both trained on and tested on: %s", len(shared), pairs)
 
 

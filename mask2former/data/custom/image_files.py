@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from mask2former.data.errors import DatasetError, first_few
+from mask2former.data.errors import DatasetError, examples, first_few
 from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import EXTENSIONS
@@ -41,7 +41,7 @@ def image_finder(rows: Iterable[Row], image_root: PathLike, json_file: PathLike)
         name: files[0] for name, files in candidates.items() if [claims[file] for file in files] == [1]
     }
     if assumed:
-        pairs = first_few([f"{brief(name)} = {file}" for name, file in assumed.items()])
+        pairs = examples([f"{brief(name)} = {file}" for name, file in assumed.items()])
         message = "%s: %d of %d images are taken for the only file of their name below %s: %s"
         logger.warning(message, json_file, len(assumed), len(names), image_root, pairs)
     found = {**present, **assumed}

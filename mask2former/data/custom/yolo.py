@@ -16,12 +16,12 @@ from pathlib import Path
 
 from mask2former.data.custom.classes_file import read_classes_file
 from mask2former.data.custom.label_classes import LOOKED_AT, existing, spread
-from mask2former.data.errors import DatasetError, first_few
+from mask2former.data.errors import DatasetError, examples
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
 from mask2former.utils.messages import brief, shortened
-from mask2former.utils.storage import PathLike, files_below, to_path
+from mask2former.utils.storage import PathLike, contents_of, files_below, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +85,10 @@ def read_yolo(images: str, annotations: str, classes: dict[int, str], context: L
     found = context.convert_each(read, [*enumerate(files, start=1)])
     present = {label for label in labels.values() if label.is_file()}
     if not present:
-        example = f"; {labels[files[0]]} was looked for" if files else f", and no images in {images}"
-        raise DatasetError(f"{annotations}: there are no labels of the images{example}")
+        if not files:
+            raise DatasetError(f"{images}: there are no images; {contents_of(images)}")
+        example = f"{labels[files[0]]} was looked for"
+        raise DatasetError(f"{annotations}: there are no labels of the images; {example}")
     _log(annotations, left_out, present, source)
     return {
         "images": [image for image, _ in found],
@@ -102,7 +104,7 @@ def _log(annotations: str, left_out: Counter[str], present: set[Path], source: P
         sorted(str(file) for file in _label_files(source) if file not in present) if source.is_dir() else []
     )
     if others:
-        logger.warning("%s: %d label files have no image: %s", annotations, len(others), first_few(others))
+        logger.warning("%s: %d label files have no image: %s", annotations, len(others), examples(others))
 
 
 def _label_files(folder: Path) -> Iterator[Path]:

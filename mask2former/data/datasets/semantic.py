@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import require_path
 from mask2former.data.datasets.registration import Facts, register
-from mask2former.data.errors import DatasetError, first_few
+from mask2former.data.errors import DatasetError, examples
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.label_maps import IGNORE_LABEL
-from mask2former.utils.storage import PathLike, files_below, to_path
+from mask2former.utils.storage import PathLike, contents_of, files_below, to_path
 
 logger = logging.getLogger(__name__)
 MASK = "_mask"  # end of the names of labels that lie beside their images
@@ -116,13 +116,13 @@ def paired_names(
     """
     for root, names, what in ((image_root, images, "images"), (label_root, labels, "label files")):
         if not names:
-            raise DatasetError(f"{root}: there are no {what}")
+            raise DatasetError(f"{root}: there are no {what}; {contents_of(root)}")
     if unpaired := [name for name in labels if name not in images]:
         what = f"{len(unpaired)} of {len(labels)} label files have no image in {image_root}"
-        examples = f"{first_few(unpaired)} (one that is there: {next(iter(images))})"
-        context.report(DatasetError(f"{label_root}: {what}: {examples}"))
+        there = f"(one that is there: {next(iter(images))})"
+        context.report(DatasetError(f"{label_root}: {what}: {examples(unpaired)} {there}"))
     if unlabeled := [name for name in images if name not in labels]:
         counts = f"{len(unlabeled)} of {len(images)} images"
         message = "%s: left out %s, which have no labels in %s: %s"
-        logger.warning(message, image_root, counts, label_root, first_few(unlabeled))
+        logger.warning(message, image_root, counts, label_root, examples(unlabeled))
     return [name for name in images if name in labels]

@@ -16,7 +16,7 @@ from mask2former.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.custom.checks import check_areas
 from mask2former.data.custom.dataset import CustomDataset, forget, register_as_found, register_custom_dataset
 from mask2former.data.custom.instance_json import instance_json
-from mask2former.data.errors import first_few
+from mask2former.data.errors import examples
 from mask2former.data.load_context import LoadContext
 from mask2former.data.records import Datasets
 from mask2former.utils.atomic_files import atomic_write
@@ -156,7 +156,7 @@ def _register(flags: DataFlags, datasets: Datasets) -> Registered:
         things = f", {len(data.thing_ids)} of them things" if data.task == "panoptic" else ""
         logger.info(
             "'%s': %s data, %d images, %d classes%s: %s",
-            *(data.name, data.task, len(data.images), len(data.classes), things, first_few(data.classes, 20)),
+            *(data.name, data.task, len(data.images), len(data.classes), things, examples(data.classes, 20)),
         )
     if val is None:
         logger.info("without --val-images and --val-annotations nothing is evaluated")

@@ -161,7 +161,8 @@ def _apply_overfit(cfg: CfgNode, datasets: Datasets, number: int) -> None:
 
 
 def _apply_schedule(cfg: CfgNode, datasets: Datasets) -> None:
-    _apply_choices(cfg, epoch_schedule(cfg, lambda: expected_epoch_size(cfg, datasets)), EPOCHS)
+    choices = epoch_schedule(cfg, lambda: expected_epoch_size(cfg, datasets))
+    _apply_choices(cfg, choices, f"the given {MAX_ITER}" if EPOCHS in choices else EPOCHS)
     if cfg.SOLVER.ACCUMULATION_STEPS == "auto":
         steps = accumulation_steps(cfg.SOLVER, world_size())
         shared = f"{cfg.SOLVER.IMS_PER_BATCH} images a step on {world_size()} processes"

@@ -30,7 +30,6 @@ def epoch_schedule(cfg: CfgNode, epoch_size: Callable[[], float]) -> dict[str, A
     if typed and cfg.is_typed(EPOCHS):
         raise ValueError(f"{EPOCHS} and {' and '.join(typed)} were given, but one decides the other")
     if MAX_ITER in typed:
-        logger.info("%s %g of the config has no effect: SOLVER.MAX_ITER was given", EPOCHS, solver.EPOCHS)
         return {EPOCHS: 0.0}
     if solver.IMS_PER_BATCH < 1:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}; it must be at least 1")

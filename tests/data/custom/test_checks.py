@@ -176,6 +176,24 @@ def test_missing_images_are_counted_with_a_likely_place(synthetic):
         register_custom_dataset(NAME, str(deeper), str(synthetic.instances_json))
 
 
+def test_a_folder_without_images_says_what_it_holds(synthetic, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ["0001.heic", "0002.heic", "notes.txt"]:
+        (other / name).touch()
+    with pytest.raises(DatasetError, match=r"other: there are no images; it holds 2 \.heic, 1 \.txt\)$"):
+        register_custom_dataset(NAME, str(other), str(synthetic.instances_json))
+
+
+def test_a_warning_has_its_number_once(synthetic, caplog):
+    for number in range(5):
+        shutil.copy(synthetic.images / "0001.png", synthetic.images / f"z{number}.png")
+    with caplog.at_level(logging.WARNING):
+        register(synthetic, crowds_as_objects=True)
+    (message,) = [text for text in caplog.messages if "have no annotations" in text]
+    assert "5 images have no annotations" in message and message.endswith("z2.png, ...")
+
+
 def test_paths_with_a_prefix_are_found(synthetic):
     def prefix(content):
         for image in content["images"]:

@@ -141,6 +141,14 @@ def test_labels_of_other_images_are_an_error(tmp_path):
         register_custom_dataset(NAME, images, labels)
 
 
+def test_a_folder_without_images_says_what_it_holds(tmp_path):
+    _, labels = write(tmp_path)
+    (tmp_path / "tga").mkdir()
+    (tmp_path / "tga/1.tga").touch()
+    with pytest.raises(DatasetError, match=r"tga: there are no images; it holds 1 \.tga$"):
+        register_custom_dataset(NAME, str(tmp_path / "tga"), labels)
+
+
 def test_some_labels_without_an_image_are_a_warning(tmp_path, caplog):
     images, labels = write(tmp_path)
     (tmp_path / "images/train/2.jpg").unlink()

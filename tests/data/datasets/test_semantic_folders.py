@@ -90,11 +90,16 @@ def test_images_given_as_their_own_labels_are_an_error(roots):
 
 
 @pytest.mark.parametrize(
-    ("which", "what"), [(0, "images: there are no images"), (1, "labels: there are no label files")]
+    ("which", "what"),
+    [
+        (0, r"images: there are no images; it holds 1 \.heic$"),
+        (1, r"labels: there are no label files; it holds 1 \.heic$"),
+    ],
 )
-def test_an_empty_folder_is_an_error(roots, which, what):
+def test_a_folder_without_images_or_labels_is_an_error(roots, which, what):
     for path in [path for path in roots[which].rglob("*") if path.is_file()]:
         path.unlink()
+    (roots[which] / "a.heic").touch()
     with pytest.raises(DatasetError, match=what):
         DatasetCatalog.get("folders")
 

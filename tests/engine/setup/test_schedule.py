@@ -49,9 +49,12 @@ def test_epochs_count_the_images_that_are_trained_on(tiny_shapes, monkeypatch):
     assert expected_epoch_size(cfg) == pytest.approx(9 + 2)  # class 1 on a tenth: the square root of 4
 
 
-def test_typed_steps_win_over_epochs_of_a_file(tiny_shapes):
-    cfg = resolve_config(config(MAX_ITER, 7, EPOCHS=5, STEPS=(3,)))
+def test_typed_steps_win_over_epochs_of_a_file(tiny_shapes, caplog):
+    with caplog.at_level(logging.INFO, "mask2former"):
+        cfg = resolve_config(config(MAX_ITER, 7, EPOCHS=5, STEPS=(3,)))
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.EPOCHS, cfg.SOLVER.STEPS) == (7, 0, (3,))
+    assert "SOLVER.EPOCHS: 0.0, as the given SOLVER.MAX_ITER says, instead of 5.0" in caplog.messages
+    assert cfg.source(EPOCHS) == "the given SOLVER.MAX_ITER"
     cfg = resolve_config(config(STEPS, (3,), EPOCHS=5, MAX_ITER=100))
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (15, (3,))
 
