@@ -14,7 +14,8 @@ R50 = {
     "coco_panoptic": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
     "ade20k_semantic": "ade20k/semantic-segmentation/maskformer2_R50_bs16_160k.yaml",
 }  # task -> the row "Mask2Former (ours)" of all tables
-OWN_SETTINGS = "ablations/table11/maskformer_own"
+MASKFORMERS = ("ablations/table11/maskformer_own", "ablations/maskformer_")  # they start from its files
+EPOCH = 7375  # steps of 16 images
 
 WIDTH, HEADS, QUERIES, LAYERS, FEEDFORWARD = 256, 8, 100, 9, 2048
 PROJECTION, NORM = WIDTH * WIDTH + WIDTH, 2 * WIDTH
@@ -75,9 +76,32 @@ def test_parameters_of_maskformer(config, parameters):
     assert count_parameters(f"ablations/table11/{config}.yaml") == parameters
 
 
+@pytest.mark.parametrize("queries", [20, 50, 150, 300, 1000])
+def test_parameters_of_maskformer_with_other_numbers_of_queries(queries):
+    """They start from zero, so that each has its position alone."""
+    config = f"ablations/maskformer_queries/queries_{queries}_ade20k_semantic.yaml"
+    assert count_parameters(config) == 41_254_743 + (queries - QUERIES) * WIDTH
+
+
 @pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("ablations/")])
 def test_a_row_reads_the_files_of_its_task(name):
-    task = next(task for task in R50 if name.endswith(f"_{task}.yaml"))
     own, bases = values_and_bases(name)
+    model, backbone, dataset = (path.stem for path in bases)
     assert own
-    assert bases == values_and_bases(R50[task])[1] or name.startswith(OWN_SETTINGS)
+    assert backbone == "R50"
+    assert name.endswith(f"_{dataset.removesuffix('_detr')}.yaml")
+    assert (model == "maskformer2") != name.startswith(MASKFORMERS)
+
+
+@pytest.mark.parametrize("task", ["coco_instance", "coco_panoptic"])
+@pytest.mark.parametrize("epochs", [12, 25, 50, 100])
+def test_schedules_of_figure_4_are_the_usual_one_stretched(epochs, task):
+    usual = load_config(R50[task])
+    length, steps = epochs * EPOCH, tuple(round(step * epochs / 50) for step in usual.SOLVER.STEPS)
+    names = [f"standard_{epochs}ep", *([f"lsj_{epochs}ep"] if epochs != 50 else [])]
+    for name in names:
+        cfg = load_config(f"ablations/figure4/{name}_{task}.yaml")
+        assert length == cfg.SOLVER.MAX_ITER
+        assert steps == cfg.SOLVER.STEPS
+        jitters = cfg.INPUT.DATASET_MAPPER_NAME == usual.INPUT.DATASET_MAPPER_NAME
+        assert (jitters, cfg.INPUT.CROP.ENABLED) == (("lsj" in name), ("standard" in name))
