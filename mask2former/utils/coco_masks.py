@@ -20,6 +20,8 @@ import numpy as np
 from mask2former.utils.messages import brief
 
 FAR = 100  # times the image's longer side: the farthest point
+LONGEST_BORDER = 1000  # times the image's longer side: the longest border of a polygon
+MAX_BORDER = 10_000_000  # pixels, of which pycocotools keeps 80 bytes each
 MAX_DIGITS = 7  # of a number in a compressed code: 35 bits, more than pycocotools stores
 MAX_PIXELS = 2**32 - 1  # of a mask in pycocotools
 CODES_AT_ONCE = 1024  # whose sums of 35-bit numbers fit into 64 bits for a million numbers each
@@ -35,11 +37,21 @@ def check_points(polygons: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
     """Return the corners (P, 2) of polygons of an image of `size` (H, W).
 
     Raises:
-        ValueError: a point is not a number, not finite or far outside.
+        ValueError: a point is not a number, not finite or far outside, or a border is so long that drawing it
+            would take too much memory.
     """
     corners = np.concatenate([np.fromiter(points, np.float64) for points in polygons]).reshape(-1, 2)
     if not (np.abs(corners) <= FAR * max(size)).all():
         raise ValueError(f"a point lies outside of {FAR} times the image's side")
+    limit = min(LONGEST_BORDER * max(size), MAX_BORDER)
+    steps = np.abs(np.diff(corners, axis=0)).max(axis=1)  # (P - 1,), also from a polygon to the next
+    if steps.sum() > limit:
+        ends = np.cumsum([len(points) // 2 for points in polygons])
+        steps = np.append(steps, 0)
+        steps[ends - 1] = 0
+        longest = np.add.reduceat(steps, np.append(0, ends[:-1])).max()
+        if longest > limit:
+            raise ValueError(f"a polygon's border is {longest:.3g} pixels long; the limit is {limit:.3g}")
     return corners
 
 

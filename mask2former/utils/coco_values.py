@@ -17,6 +17,7 @@ from PIL import ImageColor
 from pycocotools import mask as rle
 
 from mask2former.utils.coco_masks import checked_rle, is_polygon
+from mask2former.utils.image_io import LIMIT, pixel_limit
 from mask2former.utils.label_maps import MAX_SEGMENT_ID
 from mask2former.utils.messages import brief
 
@@ -52,6 +53,15 @@ def _is_whole(value: Any) -> bool:
 
 def _is_numpy_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def sides(row: Row, keys: tuple[str, str] = ("height", "width")) -> tuple[int, int]:
+    """Return height and width of an image; raise as `whole_number` does, also above the limit of pixels."""
+    height, width = (whole_number(row, key, least=1) for key in keys)
+    if height * width > pixel_limit() * 1e6:
+        what = f"'{keys[0]}' and '{keys[1]}' are {brief(height, 20)} and {brief(width, 20)}"
+        raise ValueError(f"{what}; the limit is {LIMIT.format(pixel_limit())}")
+    return height, width
 
 
 def text(row: Row, key: str) -> str:

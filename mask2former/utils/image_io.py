@@ -47,6 +47,7 @@ UPRIGHT = 1  # EXIF orientation of an image that needs no rotation
 SIDEWAYS = range(5, 9)  # EXIF orientations of images that are rotated by 90 degrees
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 MAX_MEGAPIXELS = 200.0  # default of INPUT.MAX_MEGAPIXELS
+LIMIT = "{:g} megapixels (INPUT.MAX_MEGAPIXELS or --max-megapixels)"  # in messages
 
 _limit = MAX_MEGAPIXELS  # of this process
 _pillow_limit = threading.Lock()  # held while Pillow's own limit of pixels is switched off
@@ -122,9 +123,7 @@ def _check_size(image: Image.Image, name: Any, max_megapixels: float | None) -> 
     limit = _limit if max_megapixels is None else max_megapixels
     if image.width * image.height > limit * 1e6:
         size = f"{image.width} x {image.height} pixels, {image.width * image.height / 1e6:g} megapixels"
-        raise ImageError(
-            f"{name}: is of {size}; the limit is {limit:g} (INPUT.MAX_MEGAPIXELS or --max-megapixels)"
-        )
+        raise ImageError(f"{name}: is of {size}; the limit is {LIMIT.format(limit)}")
 
 
 def read_image(source: ImageSource, channels: str = "RGB", max_megapixels: float | None = None) -> Array:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_coco import compressed_rle
 
-from mask2former.utils.coco_masks import checked_rle, count_pixels, pixel_counts
+from mask2former.utils.coco_masks import check_points, checked_rle, count_pixels, pixel_counts
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 40))
@@ -37,6 +37,22 @@ def test_many_codes_have_the_pixels_of_each_one(codes):
 
 
 SIZE = (4, 6)
+
+
+def zigzag(edges, length):
+    """Return a polygon that crosses the border of an image again and again."""
+    return [value for i in range(edges) for value in (length * (i % 2), i / edges)]
+
+
+def test_polygons_with_endless_borders_are_refused():
+    assert len(check_points([zigzag(100, 10), [0, 0, 6, 0, 6, 4]], SIZE)) == 103
+    assert len(check_points([zigzag(11, 590)] * 20, SIZE)) == 220  # 20 borders of 5,900 pixels each
+    with pytest.raises(
+        ValueError, match=r"a polygon's border is 6\.49e\+03 pixels long; the limit is 6e\+03"
+    ):
+        check_points([[0, 0, 6, 0, 6, 4], zigzag(12, 590)], SIZE)
+    with pytest.raises(ValueError, match=r"border is 4e\+08 pixels long; the limit is 1e\+07"):
+        check_points([[0, 0, 2e8, 0, 0, 1]], (1, 200_000_000))
 
 
 def test_whole_floats_are_read_as_run_lengths():

@@ -26,8 +26,9 @@ from mask2former.data.datasets.files import load_json
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils import coco_values as values
+from mask2former.utils.coco_masks import check_points, is_polygon
 from mask2former.utils.coco_values import Row
-from mask2former.utils.image_io import ImageError, open_image, pixel_limit, read_header
+from mask2former.utils.image_io import ImageError, open_image, read_header
 from mask2former.utils.messages import brief
 from mask2former.utils.storage import files_below, is_file, to_path
 
@@ -110,12 +111,7 @@ def _image(content: Row, file: Path, root: Path, folder: Path) -> Row:
         if content.get("imageHeight") is None or content.get("imageWidth") is None:
             height, width = read_header(root / name).upright
         else:
-            height, width = (
-                values.whole_number(content, key, least=1) for key in ("imageHeight", "imageWidth")
-            )
-        if height * width > pixel_limit() * 1e6:  # masks of this size are made
-            what = f"'imageHeight' and 'imageWidth' are {height} and {width}"
-            raise ValueError(f"{what}; the limit is {pixel_limit():g} megapixels")
+            height, width = values.sides(content, ("imageHeight", "imageWidth"))
     except KeyError as key:
         raise DatasetError(f"{file}: no {key}") from None
     except ValueError as error:
@@ -152,7 +148,10 @@ def _objects(content: Row, file: Path, size: Size, left_out: Counter[str]) -> li
             raise DatasetError(f"{file}, shapes[{place}]: no {key}") from None
         except (ValueError, TypeError, OverflowError) as error:
             raise DatasetError(f"{file}, shapes[{place}]: {error}") from error
-    return [(key[0], _joined(parts, size)) for key, parts in groups.items()]
+    try:
+        return [(key[0], _joined(parts, size)) for key, parts in groups.items()]
+    except ValueError as error:
+        raise DatasetError(f"{file}: {error}") from error
 
 
 def _joined(parts: list[Any], size: Size) -> Any:
@@ -160,7 +159,9 @@ def _joined(parts: list[Any], size: Size) -> Any:
     polygons = [part for part in parts if isinstance(part, list)]
     if len(polygons) == len(parts):
         return polygons
-    drawn = rle.frPyObjects([points for points in polygons if len(points) >= 6], *size) if polygons else []
+    if polygons := [points for points in polygons if is_polygon(points)]:
+        check_points(polygons, size)
+    drawn = rle.frPyObjects(polygons, *size) if polygons else []
     merged = rle.merge([*drawn, *(part for part in parts if not isinstance(part, list))])
     return {"size": [*size], "counts": merged["counts"].decode()}
 

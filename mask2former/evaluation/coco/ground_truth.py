@@ -13,7 +13,7 @@ from typing import Any
 
 from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
 from mask2former.utils.coco_masks import check_points, checked_rle, pixel_counts
-from mask2former.utils.coco_values import flag, segmentation
+from mask2former.utils.coco_values import flag, segmentation, sides
 from mask2former.utils.messages import InputError, brief
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,12 @@ def checked_ground_truth(
     images = index_by(get_value(truth, "images", where, list), "id", where)
     categories = index_by(get_value(truth, "categories", where, list), "id", where)
     for id, image in images.items():
-        for key in ("height", "width"):
-            side = get_value(image, key, f"{where}: image {id}", float)
-            if isinstance(side, bool) or side <= 0 or side % 1:
-                raise InputError(f"{where}: image {id}: '{key}' is {side}, expected a number of pixels")
+        try:
+            sides(image)
+        except KeyError as missing:
+            raise InputError(f"{where}: image {brief(id)}: no key {missing}") from None
+        except ValueError as error:
+            raise InputError(f"{where}: image {brief(id)}: {error}") from error
         for key in LVIS_KEYS if lvis_style else ():
             get_value(image, key, f"{where}: image {id}", list)
     for id, category in categories.items() if lvis_style else ():

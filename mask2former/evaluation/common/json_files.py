@@ -26,7 +26,7 @@ def load_json(path: PathLike, kind: type) -> Any:
         raise InputError(f"{path}: no such file") from None
     except RecursionError as error:
         raise InputError(f"{path}: not a usable JSON file (its brackets are nested too deep)") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise InputError(f"{path}: not a readable JSON file ({reason})") from error
     if not isinstance(content, kind):

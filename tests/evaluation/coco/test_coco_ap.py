@@ -270,8 +270,13 @@ def test_invalid_results_are_errors(change, message):
         ({"segmentation": [[0, 0, 9, 0, 9, 1e300]]}, r"\(id 0, image 1\): a point lies outside"),
         ({"iscrowd": 2}, r"\(id 0, image 1\): 'iscrowd' is 2, expected 0 or 1"),
         ({"iscrowd": "0"}, r"\(id 0, image 1\): 'iscrowd' is '0', expected 0 or 1"),
-        ({"images": [{"id": 1, "height": 20, "width": "20"}]}, "image 1: 'width' is '20', expected a number"),
-        ({"images": [{"id": 1, "height": 20, "width": -1}]}, "image 1: 'width' is -1, expected a number of"),
+        ({"images": [{"id": 1, "height": 20, "width": "20"}]}, "image 1: 'width' is '20', expected a whole"),
+        ({"images": [{"id": 1, "height": 20, "width": -1}]}, "image 1: 'width' is -1, expected a whole"),
+        ({"images": [{"id": 1, "height": 20}]}, "ground truth: image 1: no key 'width'$"),
+        (
+            {"images": [{"id": 1, "height": 60_000, "width": 60_000}]},
+            "image 1: 'height' and 'width' are 60000 and 60000; the limit is 200 megapixels",
+        ),
     ],
 )
 def test_invalid_ground_truth_is_an_error(change, message):

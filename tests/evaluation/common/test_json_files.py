@@ -12,6 +12,13 @@ def test_nesting_beyond_the_parser_is_an_error(tmp_path):
         load_json(path, list)
 
 
+def test_a_number_of_too_many_digits_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "digits.json"
+    path.write_text(f"[{'1' * 5000}]")
+    with pytest.raises(ValueError, match=r"digits\.json: not a readable JSON file \(Exceeds the limit"):
+        load_json(path, list)
+
+
 def test_a_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "marked.json"
     path.write_text("\ufeff[1]", encoding="utf-8")
