@@ -48,7 +48,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
-    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 1.0,  # of the per-pixel baselines
+    "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 1.0,  # of per-pixel models
+    "MODEL.SEM_SEG_HEAD.AUXILIARY_WEIGHT": 0.4,  # of the loss of UperNet's auxiliary head; 0: without it
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.NORM": "GN",
@@ -65,7 +66,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
     "MODEL.MASK_FORMER.ENC_LAYERS": 0,  # of MaskFormer's decoder, on the map that it reads
     "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than layers, in MaskFormer as many as layers
-    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder, and of MaskFormer's decoder
+    "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder, of MaskFormer's decoder, and of UperNet
     "MODEL.MASK_FORMER.DECODER.ATTENTION": "masked",  # to the memory; or "cross", "smca", "pooling"
     "MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE": 0,  # all layers attend to this level; 0: all levels in turn
     "MODEL.MASK_FORMER.DECODER.CONCATENATE_LEVELS": False,  # each layer attends to all levels at once

@@ -1,4 +1,4 @@
-"""MaskFormer's per-pixel heads in Detectron2's own SemanticSegmentor, the model that they were published in.
+"""MaskFormer's per-pixel heads and UperNet's, as Detectron2's own SemanticSegmentor calls heads.
 
 Shapes: `B` images, `K` classes, `C` channels, `h, w` the sides of a map, `H, W` those of the padded image.
 """
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
-from mask2former.modeling.predictions import enlarge_class_logits
+from mask2former.modeling.predictions import PIXEL_STRIDE, enlarge_class_logits
+from mask2former.modeling.upernet import UperNetHead
 
 Losses = dict[str, Tensor]
 
@@ -20,6 +21,7 @@ class SegmentorInterface(nn.Module):
     ignore_value: int
     loss_weight: float
     deep_supervision: bool
+    auxiliary_weight: float
 
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
@@ -35,10 +37,15 @@ class SegmentorInterface(nn.Module):
         named = {"": last}
         if self.deep_supervision:
             named |= {f"_{i}": logits for i, logits in enumerate(earlier)}
-        return None, {f"loss_sem_seg{suffix}": self._loss(x, targets) for suffix, x in named.items()}
+        losses = {f"loss_sem_seg{suffix}": self._loss(x, targets) for suffix, x in named.items()}
+        if predictions.auxiliary is not None:
+            losses["loss_sem_seg_auxiliary"] = self.auxiliary_weight * self._loss(
+                predictions.auxiliary.logits, targets, predictions.auxiliary.stride
+            )
+        return None, losses
 
-    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        enlarged = enlarge_class_logits(logits)[..., : targets.shape[1], : targets.shape[2]]
+    def _loss(self, logits: Tensor, targets: Tensor, stride: int = PIXEL_STRIDE) -> Tensor:
+        enlarged = enlarge_class_logits(logits, stride)[..., : targets.shape[1], : targets.shape[2]]
         return self.loss_weight * F.cross_entropy(enlarged, targets, ignore_index=self.ignore_value)
 
 
@@ -50,9 +57,14 @@ class HostPerPixelBaselinePlusHead(SegmentorInterface, PerPixelBaselinePlusHead)
     """The baseline with queries, with Detectron2's interface."""
 
 
+class HostUperNetHead(SegmentorInterface, UperNetHead):  # type: ignore[misc]
+    """UperNet with Detectron2's interface."""
+
+
 HOST_HEADS: dict[type[nn.Module], type[SegmentorInterface]] = {
     PerPixelBaselineHead: HostPerPixelBaselineHead,
     PerPixelBaselinePlusHead: HostPerPixelBaselinePlusHead,
+    UperNetHead: HostUperNetHead,
 }
 
 
@@ -64,5 +76,6 @@ def with_segmentor_interface(head: nn.Module, cfg: Any) -> nn.Module:
     host: Any = head
     host.ignore_value = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     host.loss_weight = cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT
+    host.auxiliary_weight = cfg.MODEL.SEM_SEG_HEAD.AUXILIARY_WEIGHT
     host.deep_supervision = cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION
     return host

@@ -1,6 +1,23 @@
 """The model; importing this package registers all its parts."""
 
-from mask2former.modeling import backbone, head, loss, per_pixel, pixel_decoder, transformer_decoder
+from mask2former.modeling import (
+    backbone,
+    head,
+    loss,
+    per_pixel,
+    pixel_decoder,
+    transformer_decoder,
+    upernet,
+)
 from mask2former.modeling.mask_former import MaskFormer
 
-__all__ = ["MaskFormer", "backbone", "head", "loss", "per_pixel", "pixel_decoder", "transformer_decoder"]
+__all__ = [
+    "MaskFormer",
+    "backbone",
+    "head",
+    "loss",
+    "per_pixel",
+    "pixel_decoder",
+    "transformer_decoder",
+    "upernet",
+]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-PIXEL_STRIDE = 4  # of the class logits of per-pixel baselines
+PIXEL_STRIDE = 4  # of the class logits of per-pixel models
 
 
 class Sizes(NamedTuple):
@@ -78,11 +78,19 @@ class Predictions:
         return [ImagePrediction(*image) for image in images]
 
 
+class AuxiliaryPrediction(NamedTuple):
+    """Logits of classes (B, K, h, w) at a stride of their own, which are for training alone."""
+
+    logits: Tensor
+    stride: int
+
+
 @dataclass
 class PixelPredictions:
-    """The predictions of a per-pixel baseline: logits of classes (B, K, H/4, W/4) after each layer."""
+    """The predictions of a per-pixel model: logits of classes (B, K, H/4, W/4) after each layer."""
 
     layers: list[Tensor]
+    auxiliary: AuxiliaryPrediction | None = None
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Return the class logits (B, K, H/4, W/4) of one layer in float32."""
@@ -104,12 +112,12 @@ class PixelPredictions:
         ]
 
 
-def enlarge_class_logits(logits: Tensor) -> Tensor:
-    """Return class logits (B, K, H/4, W/4) of a per-pixel baseline at full size, (B, K, H, W) float32.
+def enlarge_class_logits(logits: Tensor, stride: int = PIXEL_STRIDE) -> Tensor:
+    """Return class logits (B, K, h, w) of a per-pixel model at full size, (B, K, H, W) float32.
 
-    Sides of the padded image that `PIXEL_STRIDE` does not divide are exceeded.
+    Sides of the padded image that `stride` does not divide are exceeded.
     """
-    return F.interpolate(logits.float(), scale_factor=PIXEL_STRIDE, mode="bilinear", align_corners=False)
+    return F.interpolate(logits.float(), scale_factor=stride, mode="bilinear", align_corners=False)
 
 
 def check_layer(layer: int, count: int) -> None:

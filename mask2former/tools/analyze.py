@@ -31,6 +31,7 @@ from mask2former.tools.flops import (
     KINDS,
     PARTS,
     REST,
+    TRAINING,
     Cost,
     Size,
     count_cost,
@@ -119,11 +120,13 @@ def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
     for part in (*PARTS, REST):
         parameters, activations = cost.parameters.get(part, 0), cost.activations[part]
         rows.append([part, parameters / MILLION, cost.flops[part].total() / GIGA, activations / MILLION])
+    if TRAINING in cost.parameters:
+        rows.append([TRAINING, cost.parameters[TRAINING] / MILLION, 0.0, 0.0])
     rows.append(["all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])])
     heads = ["part", "parameters M", "GFLOPs", "activations M"]
     if seconds:
         rows.insert(0, [PADDING, 0.0, 0.0, 0.0])
-        rows = [[*row, seconds[str(row[0])] * 1000] for row in rows]
+        rows = [[*row, seconds.get(str(row[0]), 0.0) * 1000] for row in rows]
         heads.append("ms")
     return tabulate(rows, heads, floatfmt=("", ".2f", ".2f", ".1f", ".1f"))
 
@@ -146,8 +149,11 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
     title = f"an image of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
     device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
     notes = []
-    if cost.published_flops:
-        full_size, counted = cost.full_size_flops / GIGA, cost.published_flops / GIGA
+    counted, is_upernet = cost.published_flops / GIGA, "full-size masks" not in cost.published
+    if counted and is_upernet:
+        notes.append(f"as mmsegmentation counts, without attention: {counted:.2f} GFLOPs")
+    elif counted:
+        full_size = cost.full_size_flops / GIGA
         notes.append(f"as published, with mask logits at full size after every layer: {full_size:.2f} GFLOPs")
         notes.append(f"as the authors counted, with norms and post-processing: {counted:.2f} GFLOPs")
     if runs:

@@ -30,6 +30,7 @@ from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.predictions import Predictions
 from mask2former.modeling.transformer_decoder.masked import MultiScaleMaskedTransformerDecoder
 from mask2former.modeling.transformer_decoder.standard import StandardTransformerDecoder
+from mask2former.modeling.upernet import UperNetHead
 
 Size = tuple[int, int]  # height, width in pixels
 
@@ -39,6 +40,7 @@ PARTS = {
     "transformer decoder": "sem_seg_head.predictor",
 }  # name -> path of the module in the model
 REST = "post-processing"
+TRAINING = "training alone"  # modules that do not predict
 
 IMAGES: dict[str, dict[Size, float]] = {
     "coco": {(480, 640): 0.7, (427, 640): 0.3},
@@ -116,7 +118,8 @@ class Cost:
     Post-processing is the mask logits of the last prediction alone: the rest depends on the image's content.
     `published` is what the authors of Mask2Former and MaskFormer counted, with fvcore: operators here but for
     the sampling of deformable attention; full-size mask logits after every layer, as their code computes
-    them; norms and resizing; and post-processing. It is empty for per-pixel models.
+    them; norms and resizing; and post-processing. For UperNet it is what mmsegmentation counts: operators but
+    for attention. It is empty for the per-pixel baselines.
     """
 
     parameters: dict[str, int]
@@ -126,7 +129,7 @@ class Cost:
 
     @property
     def published_flops(self) -> int:
-        """Return the flops as the authors counted them; 0 for per-pixel models."""
+        """Return the flops as the authors counted them; 0 for the per-pixel baselines."""
         return self.published.total()
 
     @property
@@ -170,20 +173,29 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
             predictions.mask_logits()
     flops = _by_part(counter, model, unit=2)
     published = Counter[str]()
-    if isinstance(predictions, Predictions):
-        kinds = sum(flops.values(), Counter[str]())
+    kinds = sum(flops.values(), Counter[str]())
+    if isinstance(model.sem_seg_head, UperNetHead):
+        published["operators"] = kinds.total() - kinds["attention"]
+    elif isinstance(predictions, Predictions):
         elementwise = others.get_flop_counts()["Global"]
         published["operators"] = kinds.total() - kinds["sampling"]
         published["norms and resizing"] = sum(elementwise.get(op, 0) for op in NORMS_AND_RESIZING)
         published["full-size masks"] = _full_size_masks(model, predictions, memory)
         sides = images.shape[-2:]
         published["post-processing"] = _post_processing(model, predictions, sides, original or size)
+    parameters = {part: _count_parameters(module) for part, module in parts.items()}
+    if idle := _count_parameters(model) - sum(parameters.values()):
+        parameters[TRAINING] = idle
     return Cost(
-        parameters={part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()},
+        parameters=parameters,
         flops=flops,
         activations={part: kinds.total() for part, kinds in _by_part(elements, model, unit=1).items()},
         published=published,
     )
+
+
+def _count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _by_part(counter: FlopCounterMode, model: nn.Module, unit: int) -> dict[str, Counter[str]]:

@@ -199,8 +199,16 @@ def test_keys_that_only_detectron2s_resnet_reads_are_an_error_with_ours(host_cfg
     assert isinstance(build_model(host_cfg(**users)).backbone, UsersBackbone)  # does not read the key
 
 
-@pytest.mark.parametrize("head", ["PerPixelBaselineHead", "PerPixelBaselinePlusHead"])
+PER_PIXEL = {
+    "PerPixelBaselineHead": ("BasePixelDecoder", {"loss_sem_seg"}),
+    "PerPixelBaselinePlusHead": ("BasePixelDecoder", {"loss_sem_seg", "loss_sem_seg_0"}),
+    "UperNetHead": ("UperNetPixelDecoder", {"loss_sem_seg", "loss_sem_seg_auxiliary"}),
+}  # head -> its pixel decoder, and the losses
+
+
+@pytest.mark.parametrize("head", PER_PIXEL)
 def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head):
+    pixel_decoder, names = PER_PIXEL[head]
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     values = {
@@ -211,7 +219,7 @@ def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head
         "MODEL.RESNETS.OUT_FEATURES": RES_MAPS,
         "MODEL.SEM_SEG_HEAD.NAME": head,
         "MODEL.SEM_SEG_HEAD.IN_FEATURES": RES_MAPS,
-        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+        "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": pixel_decoder,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5,
         "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
         "MODEL.MASK_FORMER.DEC_LAYERS": 2,
@@ -220,9 +228,8 @@ def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head
     model = build_model(cfg)
     labels = torch.randint(5, (64, 90))
     losses = model([{"image": torch.rand(3, 64, 90) * 255, "sem_seg": labels}])
-    of_layers = {"loss_sem_seg_0"} if "Plus" in head else set()
-    assert losses.keys() == {"loss_sem_seg"} | of_layers
+    assert losses.keys() == names
     sum(losses.values()).backward()
-    assert model.sem_seg_head.pixel_decoder.layer_1.weight.grad.any()
+    assert all(p.grad.any() for p in model.sem_seg_head.pixel_decoder.parameters() if p.dim() > 1)
     (result,) = model.eval()([{"image": torch.rand(3, 64, 90) * 255, "height": 32, "width": 45}])
     assert result["sem_seg"].shape == (5, 32, 45)

@@ -21,7 +21,7 @@ SMALL = [
 BASELINES = {
     f"PerPixelBaseline{kind}Head": f"maskformer/ade20k-150/per_pixel_baseline{name}_R50_bs16_160k.yaml"
     for kind, name in (("", ""), ("Plus", "_plus"))
-}
+} | {"UperNetHead": "comparators/upernet/upernet_R50_bs16_160k.yaml"}
 MASKFORMER = "maskformer/ade20k-150/maskformer_R50_bs16_160k.yaml"
 
 
@@ -43,7 +43,7 @@ def test_training_gives_every_parameter_a_gradient(model):
     masks = torch.zeros(2, 50, 70, dtype=torch.bool)
     masks[0, :20], masks[1, 20:40] = True, True
     target = Instances((50, 70), gt_classes=torch.tensor([0, 4]), gt_masks=masks)
-    losses = model.train()([image(50, 70, instances=target)])
+    losses = model.train()([image(50, 70, instances=target)] * 2)
     assert "loss_sem_seg" in losses
     sum(losses.values()).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
@@ -76,6 +76,28 @@ def test_results_are_enlarged_cropped_and_resized_logits(model):
     best, second = result["sem_seg"].topk(2, dim=0).values
     sure = best - second > 1e-4
     assert torch.equal(compact["label_map"][sure], result["sem_seg"].argmax(0).int()[sure])
+
+
+def test_upernets_auxiliary_head_learns_with_its_weight_or_is_left_out():
+    masks = torch.ones(1, 50, 70, dtype=torch.bool)
+    target = Instances((50, 70), gt_classes=torch.tensor([3]), gt_masks=masks)
+    batch = [image(50, 70, instances=target), image(50, 70, instances=target)]
+    losses = {}
+    for weight in (0.4, 0.8, 0.0):
+        model = build(BASELINES["UperNetHead"], "MODEL.SEM_SEG_HEAD.AUXILIARY_WEIGHT", weight)
+        losses[weight] = {name: loss.item() for name, loss in model(batch).items()}
+        assert (model.sem_seg_head.auxiliary_head is None) == (weight == 0)
+    assert losses[0.4].keys() == {"loss_sem_seg", "loss_sem_seg_auxiliary"} > losses[0.0].keys()
+    half = losses[0.8]["loss_sem_seg_auxiliary"] / 2
+    assert losses[0.4]["loss_sem_seg_auxiliary"] == pytest.approx(half, rel=1e-5)
+
+
+def test_upernet_says_what_to_change_if_a_step_has_too_few_images_for_batch_norm():
+    target = Instances((50, 70), gt_classes=torch.zeros(0).long(), gt_masks=torch.zeros(0, 50, 70).bool())
+    batch = [image(50, 70, instances=target)]
+    with pytest.raises(ValueError, match=r"needs two images.*SOLVER.IMS_PER_BATCH.*NORM GN"):
+        build(BASELINES["UperNetHead"])(batch)
+    assert build(BASELINES["UperNetHead"], "MODEL.SEM_SEG_HEAD.NORM", "")(batch)
 
 
 def test_large_logits_do_not_tie():
@@ -119,6 +141,21 @@ def test_negative_logits_are_compared_like_others():
             BASELINES["PerPixelBaselinePlusHead"],
             ["MODEL.MASK_FORMER.DECODER.ATTENTION", "pooling"],
             "DECODER.ATTENTION is 'pooling', .*, but MODEL.SEM_SEG_HEAD.NAME is PerPixelBaselinePlusHead",
+        ),
+        (
+            BASELINES["UperNetHead"],
+            ["MODEL.MASK_FORMER.DECODER.LEARNED_QUERIES", False],
+            "DECODER.LEARNED_QUERIES is False, .*, but MODEL.SEM_SEG_HEAD.NAME is UperNetHead",
+        ),
+        (
+            BASELINES["UperNetHead"],
+            ["MODEL.META_ARCHITECTURE", "MaskFormer"],
+            "UperNetHead predicts no masks; it needs MODEL.META_ARCHITECTURE SemanticSegmentor",
+        ),
+        (
+            BASELINES["UperNetHead"],
+            ["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res5"]],
+            r"MODEL.SEM_SEG_HEAD.IN_FEATURES is \['res5'\]; a pyramid needs at least two maps",
         ),
         (
             MASKFORMER,

@@ -5,6 +5,7 @@ from mask2former.modeling.pixel_decoder.fapn import FaPNPixelDecoder
 from mask2former.modeling.pixel_decoder.fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
 from mask2former.modeling.pixel_decoder.semantic_fpn import SemanticFPNPixelDecoder
+from mask2former.modeling.pixel_decoder.upernet import UperNetPixelDecoder
 
 __all__ = [
     "BasePixelDecoder",
@@ -13,4 +14,5 @@ __all__ = [
     "MSDeformAttnPixelDecoder",
     "SemanticFPNPixelDecoder",
     "TransformerEncoderPixelDecoder",
+    "UperNetPixelDecoder",
 ]

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mask2former.modeling.loss.pixel_criterion import PixelCriterion
-from mask2former.modeling.predictions import PixelPredictions
+from mask2former.modeling.predictions import AuxiliaryPrediction, PixelPredictions
 from mask2former.structures import Instances
 
 SIZE = (10, 15)  # padded; four does not divide it
@@ -26,11 +26,13 @@ def targets_of(*label_maps):
     return made
 
 
-def slow_loss(logits, label_maps):
+def slow_loss(logits, label_maps, stride=4):
     """Return the mean of minus the logarithm of the class's probability over all pixels with a class."""
     losses = []
     for image, labels in zip(logits, label_maps, strict=True):
-        full = F.interpolate(image[None], scale_factor=4, mode="bilinear", align_corners=False)[0].softmax(0)
+        full = F.interpolate(image[None], scale_factor=stride, mode="bilinear", align_corners=False)[
+            0
+        ].softmax(0)
         for (y, x), label in zip(
             torch.cartesian_prod(*map(torch.arange, labels.shape)), labels.flatten(), strict=True
         ):
@@ -61,6 +63,18 @@ def test_gradients_equal_those_of_the_loop(drawn):
     (expected,) = torch.autograd.grad(slow_loss(layers[1], maps), layers[1])
     torch.testing.assert_close(layers[1].grad, expected)
     assert layers[0].grad is None or not layers[0].grad.any()
+
+
+def test_an_auxiliary_prediction_has_its_own_stride_and_weight(drawn):
+    layers, maps = drawn
+    auxiliary = AuxiliaryPrediction(layers[0][:, :, :2, :2], 8)
+    criterion = PixelCriterion(weight=2.0, auxiliary_weight=0.25)
+    losses = criterion(PixelPredictions(layers[1:], auxiliary), targets_of(*maps), SIZE)
+    assert losses.keys() == {"loss_sem_seg", "loss_sem_seg_auxiliary"}
+    expected = 0.5 * slow_loss(auxiliary.logits, maps, stride=8)
+    torch.testing.assert_close(losses["loss_sem_seg_auxiliary"], expected)
+    (gradient,) = torch.autograd.grad(losses["loss_sem_seg_auxiliary"], layers[0])
+    torch.testing.assert_close(gradient, *torch.autograd.grad(expected, layers[0]))
 
 
 def test_only_the_last_prediction_without_deep_supervision(drawn):

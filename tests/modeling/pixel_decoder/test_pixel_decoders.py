@@ -16,13 +16,15 @@ NAMES = (
     "SemanticFPNPixelDecoder",
     "BiFPNPixelDecoder",
     "FaPNPixelDecoder",
+    "UperNetPixelDecoder",
 )
+OWN_OPTIONS = {"UperNetPixelDecoder": {"MODEL__SEM_SEG_HEAD__NORM": ""}}  # a cell has one value a group here
 SHAPES = {f"res{i}": ShapeSpec(8 * i, 2**i) for i in (2, 3, 4, 5)}
 
 
 def build(name, **changes):
     torch.manual_seed(0)
-    return SEM_SEG_HEADS.get(name)(tiny_config(**changes), SHAPES)
+    return SEM_SEG_HEADS.get(name)(tiny_config(**OWN_OPTIONS.get(name, {}), **changes), SHAPES)
 
 
 def draw_features(height, width):
@@ -68,7 +70,7 @@ def test_an_image_alone_equals_itself_in_a_batch(name):
 def test_a_training_step_gives_every_parameter_a_finite_gradient(name):
     changes = {"MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": name, "MODEL__MASK_FORMER__DEC_LAYERS": 4}
     torch.manual_seed(0)
-    model = build_model(tiny_config(**changes))
+    model = build_model(tiny_config(**OWN_OPTIONS.get(name, {}), **changes))
     generator = torch.Generator().manual_seed(1)
     image = torch.randint(256, (3, 64, 90), generator=generator, dtype=torch.uint8)
     masks = torch.rand(2, 64, 90, generator=generator) > 0.5

@@ -1,0 +1,156 @@
+"""UperNet against transformers' UperNet with the same weights, and the published parameter counts."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from mask2former.config import load_config
+from mask2former.engine.build import build_model
+from mask2former.modeling.mask_former import mask_former_parts
+from mask2former.structures import Instances
+
+transformers = pytest.importorskip("transformers")
+
+FOLDER = "comparators/upernet/"
+TINY, SMALL, BASE, LARGE = (
+    f"{FOLDER}upernet_swin_{name}.yaml"
+    for name in (
+        "tiny_bs16_160k",
+        "small_bs16_160k",
+        "base_IN21k_384_bs16_160k_res640",
+        "large_IN21k_384_bs16_160k_res640",
+    )
+)
+MILLIONS = {TINY: 60, SMALL: 81, BASE: 121, LARGE: 234}  # in Table 1 of the MaskFormer paper
+SMALL_SWIN = [
+    *("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", (), "DATASETS.TEST", (), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5),
+    *("MODEL.SWIN.EMBED_DIM", 12, "MODEL.SWIN.DEPTHS", [1, 1, 2, 1], "MODEL.SWIN.WINDOW_SIZE", 3),
+    *("MODEL.SWIN.DROP_PATH_RATE", 0.0, "MODEL.MASK_FORMER.DROPOUT", 0.0),
+    *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "MODEL.SEM_SEG_HEAD.MASK_DIM", 16),
+]
+
+OUR_NAMES = {
+    r"decode_head\.classifier": "sem_seg_head.predictor",
+    r"decode_head\.": "sem_seg_head.pixel_decoder.",
+    r"auxiliary_head\.classifier": "sem_seg_head.auxiliary_head.conv_seg",
+    r"^auxiliary_head\.": "sem_seg_head.auxiliary_head.",
+    r"(head.*)\.conv\.": r"\1.",
+    "batch_norm": "norm",
+    r"backbone\.(swin\.)?embeddings\.patch_embeddings\.projection": "backbone.patch_embed.proj",
+    r"backbone\.(swin\.)?embeddings\.norm": "backbone.patch_embed.norm",
+    r"backbone\.(swin\.)?encoder\.layers": "backbone.layers",
+    r"attention\.o_proj": "attn.proj",
+    r"attention\.[qkv]_proj": "attn.qkv",
+    r"attention\.relative_position_bias\.": "attn.",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+}
+THEIRS_ALONE = re.compile(r"swin\.layernorm\.|num_batches_tracked$")
+
+
+def our_name(theirs):
+    for pattern, ours in OUR_NAMES.items():
+        theirs = re.sub(pattern, ours, theirs)
+    return re.sub(r"hidden_states_norms\.stage(\d)", lambda match: f"norm{int(match[1]) - 1}", theirs)
+
+
+def transformers_model(cfg):
+    swin = transformers.SwinConfig(
+        embed_dim=cfg.MODEL.SWIN.EMBED_DIM,
+        depths=list(cfg.MODEL.SWIN.DEPTHS),
+        num_heads=list(cfg.MODEL.SWIN.NUM_HEADS),
+        window_size=cfg.MODEL.SWIN.WINDOW_SIZE,
+        drop_path_rate=cfg.MODEL.SWIN.DROP_PATH_RATE,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    config = transformers.UperNetConfig(
+        backbone_config=swin,
+        hidden_size=head.CONVS_DIM,
+        num_labels=head.NUM_CLASSES,
+        auxiliary_in_channels=None,
+    )
+    return transformers.UperNetForSemanticSegmentation(config)
+
+
+@torch.no_grad()
+def copy_weights(ours, theirs):
+    """Give their model the weights of ours; each tensor of ours is taken, once or as three thirds."""
+    sources = {name: x for name, x in ours.state_dict().items() if "relative_position_index" not in name}
+    left = {name: x.numel() for name, x in sources.items() if not name.endswith("num_batches_tracked")}
+    for name, target in theirs.state_dict().items():
+        if THEIRS_ALONE.search(name):
+            continue
+        source = sources[our_name(name)]
+        if part := re.search(r"\.([qkv])_proj\.", name):
+            source = source.chunk(3)["qkv".index(part[1])]
+        assert source.shape == target.shape, name
+        target.copy_(source)
+        left[our_name(name)] -= target.numel()
+    assert not any(left.values()), left
+
+
+@pytest.fixture
+def both():
+    """Our model and theirs, with the same weights, which are drawn."""
+    torch.manual_seed(0)
+    cfg = load_config(TINY, SMALL_SWIN)
+    ours, theirs = build_model(cfg), transformers_model(cfg)
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+        for parameter in module.parameters(recurse=False):
+            nn.init.normal_(parameter, mean=float(isinstance(module, nn.BatchNorm2d)), std=0.3)
+    copy_weights(ours, theirs)
+    return ours, theirs
+
+
+def inputs_of(images, **more):
+    return [{"image": image, **more} for image in images]
+
+
+def test_scores_equal_those_of_transformers(both):
+    ours, theirs = (model.eval() for model in both)
+    images = torch.randint(256, (2, 3, 96, 132), dtype=torch.uint8)
+    expected = theirs((images - ours.pixel_mean) / ours.pixel_std).logits
+    found = torch.stack([result["sem_seg"] for result in ours(inputs_of(images))])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_of_a_step_and_its_gradients_equal_those_of_transformers(both):
+    ours, theirs = (model.train() for model in both)
+    images = torch.randint(256, (3, 3, 96, 128), dtype=torch.uint8)  # of two, batch norm leaves signs alone
+    labels = torch.randint(5, (3, 96, 128))
+    labels[:, :30] = 255
+    targets = [
+        Instances((96, 128), gt_classes=torch.arange(5), gt_masks=torch.stack([x == k for k in range(5)]))
+        for x in labels
+    ]
+    inputs = [{"image": i, "instances": t} for i, t in zip(images, targets, strict=True)]
+    losses = ours(inputs)
+    assert losses.keys() == {"loss_sem_seg", "loss_sem_seg_auxiliary"}
+    expected = theirs((images - ours.pixel_mean) / ours.pixel_std, labels=labels).loss
+    torch.testing.assert_close(sum(losses.values()), expected, rtol=1e-5, atol=1e-5)
+    sum(losses.values()).backward()
+    expected.backward()
+    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    heads = [name for name, _ in theirs.named_parameters() if "head" in name]
+    assert heads
+    for name in heads:
+        found, wanted = gradients[our_name(name)], theirs.get_parameter(name).grad
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("config", MILLIONS)
+def test_parameter_counts_equal_transformers_and_the_published_ones(config):
+    with torch.device("meta"):
+        cfg = load_config(config)
+        ours, theirs = mask_former_parts(cfg), transformers_model(cfg)
+    count = sum(p.numel() for part in ("backbone", "sem_seg_head") for p in ours[part].parameters())
+    used = (p.numel() for name, p in theirs.named_parameters() if not THEIRS_ALONE.search(name))
+    assert count == sum(used)
+    assert round(count / 1e6) == MILLIONS[config]
