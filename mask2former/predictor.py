@@ -5,6 +5,7 @@ Shapes: `H, W` the original image's sides in pixels, `h, w` those of the resized
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
@@ -17,7 +18,8 @@ from mask2former.config import config_from_text, load_config, with_values
 from mask2former.config.ranges import check_ranges
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.dataset_facts import dataset_metadata
+from mask2former.engine.setup.dataset_facts import THING_IDS, dataset_metadata
+from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
 from mask2former.engine.tta import AugmentedModel
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
@@ -35,10 +37,17 @@ from mask2former.weights.model_zoo import (
     published_name,
 )
 
+logger = logging.getLogger(__name__)
+
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 
 NUMBER = (int, float, np.integer, np.floating)
 SCORE_THRESHOLD = 0.5
+UNKNOWN_THINGS = (
+    "its labels are of no known dataset, so that it predicts semantic maps alone; to say which classes are "
+    f"things, convert it: mask2former convert FOLDER model.pth {THING_IDS} '[0, 1]' "
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
+)
 BACKBONE_FOLDER = "ImageNetPretrained"  # where Detectron2 keeps backbones
 
 
@@ -51,7 +60,8 @@ class Predictor:
 
     Args:
         cfg_or_checkpoint: a config whose MODEL.WEIGHTS is a trained model; or a checkpoint of this project,
-            by path or URL, which holds its config. To change that config, see `stored_config`.
+            by path or URL, which holds its config; or a folder in transformers' form (docs/hub.md). To change
+            that config, see `stored_config`.
         checkpoint: the contents of MODEL.WEIGHTS, if they have been read already.
         score_threshold: instances with a lower score are left out of results. (Evaluation has no such
             threshold: AP is measured over all instances.) Panoptic results depend on
@@ -79,6 +89,7 @@ class Predictor:
             checkpoint = checkpoint or read_checkpoint(cfg.MODEL.WEIGHTS)
         else:
             checkpoint = checkpoint or read_checkpoint(require_checkpoint(cfg_or_checkpoint))
+            checkpoint = with_known_classes(checkpoint)
             cfg = stored_config(checkpoint)
         check_ranges(cfg)
         if not (isinstance(score_threshold, NUMBER) and 0 <= score_threshold <= 1):
@@ -222,10 +233,10 @@ def zoo_model(name: str, opts: Sequence[Any] = ()) -> tuple[CfgNode, Checkpoint]
 
 
 def stored_config(checkpoint: Checkpoint, opts: Sequence[Any] = ()) -> CfgNode:
-    """Return the config that a checkpoint of this project holds, with MODEL.WEIGHTS set to its file.
+    """Return the config that a checkpoint of this project or a folder of transformers holds.
 
-    MODEL.DEVICE becomes "auto", and DATASETS empty, because the datasets may not be on this machine. `opts`,
-    KEY VALUE pairs, win over all of this.
+    MODEL.WEIGHTS is set to its file. MODEL.DEVICE becomes "auto", and DATASETS empty, because the datasets
+    may not be on this machine. `opts`, KEY VALUE pairs, win over all of this.
 
     Raises:
         WeightsError: it holds no config.
@@ -235,7 +246,11 @@ def stored_config(checkpoint: Checkpoint, opts: Sequence[Any] = ()) -> CfgNode:
         raise WeightsError(checkpoint.file, f"holds weights but no config; {advice}")
     no_data: dict[str, Any] = {"DATASETS.TRAIN": (), "DATASETS.TEST": ()}
     values = {"MODEL.WEIGHTS": checkpoint.file, "MODEL.DEVICE": "auto", **no_data}
+    checkpoint = with_known_classes(checkpoint)
+    assert checkpoint.config is not None
     cfg = config_from_text(checkpoint.config, checkpoint.file, opts)
+    if lacks_things(checkpoint) and not cfg.is_typed(THING_IDS):
+        logger.warning("%s: %s", checkpoint.file, UNKNOWN_THINGS)
     values = {key: value for key, value in values.items() if not cfg.is_typed(key)}
     return with_values(cfg, values, checkpoint.file)
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "check-dataset": "check that a dataset can be trained on, and summarize it",
     "doctor": "report what is installed on this machine, for an issue",
     "config": "print a config, and which file set each key",
+    "convert": "convert between a checkpoint and a folder of transformers",
     "zoo": "list the published models",
 }  # name -> summary; the module has "_" for "-"
 

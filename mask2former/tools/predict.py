@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mask2former.config import load_config, with_values
 from mask2former.data.errors import examples
 from mask2former.engine.logger import setup_logger
+from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import (
     SCORE_THRESHOLD,
@@ -148,7 +149,7 @@ def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
         cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
     else:
         require_trained_weights(weights)
-        checkpoint = read_checkpoint(weights)
+        checkpoint = with_known_classes(read_checkpoint(weights))
         stored = checkpoint.config is not None
         cfg = stored_config(checkpoint, args.opts) if stored else load_config(DEFAULT_CONFIG, args.opts)
     test = "MODEL.MASK_FORMER.TEST"

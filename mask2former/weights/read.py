@@ -21,6 +21,7 @@ from mask2former.utils.storage import (
 )
 from mask2former.weights import model_zoo
 from mask2former.weights.contents import Checkpoint, WeightsError, read_file
+from mask2former.weights.hub.folder import is_hub_folder, read_folder
 
 __all__ = ["Checkpoint", "WeightsError", "find_file", "local_file", "read_checkpoint"]
 
@@ -73,7 +74,7 @@ def _not_downloaded(source: str | Path, cached: Path, error: Exception) -> Weigh
 
 
 def _existing(file: Path) -> Path:
-    if file.is_file():
+    if file.is_file() or is_hub_folder(file):
         return file
     if file.is_dir():
         final = file / FINAL
@@ -90,7 +91,7 @@ def _existing(file: Path) -> Path:
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
-    """Read a file of weights from a path or a URL.
+    """Read a file of weights from a path or a URL, or a folder in transformers' form.
 
     Raises:
         WeightsError: the file does not exist, is empty, truncated or not a checkpoint, holds no weights, or
@@ -98,7 +99,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     """
     file = local_file(source)
     try:
-        return read_file(file, str(source))
+        return read_folder(file) if file.is_dir() else read_file(file, str(source))
     except WeightsError as error:
         if is_remote(source) and file.is_relative_to(get_cache_dir()):
             file.unlink()

@@ -1,0 +1,181 @@
+"""From transformers' config.json to our keys, and back.
+
+What transformers has no field for stands under one key of config.json, `mask2former`: in `config` the keys
+whose values the fields do not give, and in `metadata` the names, things and colors of the classes.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mask2former.config import CfgNode, get_cfg, with_values
+from mask2former.config.yaml_files import flatten
+from mask2former.utils.messages import brief
+from mask2former.weights.hub.fields import MAPS, MODELS
+from mask2former.weights.hub.processor import input_values
+
+MODEL_TYPE = "mask2former"
+EXTRA = "mask2former"
+NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+RESNET = "resnet"
+BATCH_NORMS = ("FrozenBN", "BN", "SyncBN")
+DEFAULT_LABELS = {"0": "LABEL_0", "1": "LABEL_1"}  # of a file that has none
+
+
+def model_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our keys and their values for a config.json, those under `mask2former` not included.
+
+    Raises:
+        ValueError: it is of another model, or has a value that this project does not know.
+    """
+    if config.get("model_type") != MODEL_TYPE:
+        raise ValueError(f"model_type is {brief(config.get('model_type'))}; only {MODEL_TYPE!r} is read")
+    flat = flatten(config)
+    kind = flat.get("backbone_config.model_type")
+    if kind not in MODELS:
+        known = " and ".join(map(repr, MODELS))
+        raise ValueError(f"backbone_config.model_type is {brief(kind)}; {known} are read")
+    table = MODELS[kind]
+    for name, value in table.theirs.items():
+        if flat.get(name, value) != value:
+            raise ValueError(f"{name} is {brief(flat[name])}; only {value!r} is read")
+    values = {field.key: flat.get(field.hub, field.default) for field in table.fields}
+    stages = _resnet_values(flat) if kind == RESNET else {}
+    return {**table.ours, **values, **stages, NUM_CLASSES: len(labels(config))}
+
+
+def _resnet_values(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that follow from the depths and widths of the stages.
+
+    Their batch norms are trained, ours are constants unless a config says otherwise.
+    """
+    depths = flat.get("backbone_config.depths", [3, 4, 6, 3])
+    widths = flat.get("backbone_config.hidden_sizes", [256, 512, 1024, 2048])
+    for name, numbers in (("depths", depths), ("hidden_sizes", widths)):
+        if not (isinstance(numbers, list) and len(numbers) == 4 and all(type(n) is int for n in numbers)):
+            raise ValueError(f"backbone_config.{name} is {brief(numbers)}; it must be four whole numbers")
+    if widths != [widths[0] * 2**i for i in range(4)]:
+        raise ValueError(f"backbone_config.hidden_sizes is {widths}; each must be twice the one before")
+    convolutions = 3 if flat.get("backbone_config.layer_type", "bottleneck") == "bottleneck" else 2
+    return {
+        "MODEL.RESNETS.DEPTH": convolutions * sum(depths) + 2,  # with the stem and the classifier
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": widths[0],
+        "MODEL.RESNETS.WIDTH_PER_GROUP": max(widths[0] // 4, 1),
+        "MODEL.RESNETS.NORM": "BN",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+    }
+
+
+def labels(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes.
+
+    Raises:
+        ValueError: they are not numbered from 0 on.
+    """
+    names = config.get("id2label") or DEFAULT_LABELS
+    if not isinstance(names, Mapping) or set(names) != {str(k) for k in range(len(names))}:
+        raise ValueError(f"id2label is {brief(names)}; it must have a name for each number from 0 on")
+    return [str(names[str(k)]) for k in range(len(names))]
+
+
+def class_names(metadata: Mapping[str, Any], count: int) -> list[str]:
+    """Return the names of a model's classes by the metadata of its checkpoint, or numbers if it has none."""
+    for kind in ("stuff_classes", "thing_classes"):
+        if len(metadata.get(kind, ())) == count:
+            return list(metadata[kind])
+    return [f"class {k}" for k in range(count)]
+
+
+def hub_config(
+    cfg: CfgNode, metadata: Mapping[str, Any], names: Collection[str], saved: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the config.json of a model, whose tensors have these names of ours.
+
+    `saved` is the config.json that the model came with, whose other fields are kept; it may be empty.
+
+    Raises:
+        ValueError: transformers has no model like this; the message names the key.
+    """
+    kind = _backbone_type(cfg)
+    table, values = MODELS[kind], flatten(cfg)
+    for key, value in table.ours.items():
+        if values[key] != value:
+            raise ValueError(f"{key} is {values[key]!r}; transformers has only {value!r}")
+    fields = {"backbone_config.model_type": kind, **table.theirs}
+    fields |= {field.hub: values[field.key] for field in reversed(table.fields)}
+    fields |= _resnet_fields(values, names) if kind == RESNET else {}
+    classes = class_names(metadata, values[NUM_CLASSES])
+    config = {
+        "architectures": ["Mask2FormerForUniversalSegmentation"],
+        "model_type": MODEL_TYPE,
+        **{name: value for name, value in saved.items() if name != EXTRA},
+    }
+    if "id2label" not in config or labels(config) != classes:
+        config["id2label"] = {str(k): name for k, name in enumerate(classes)}
+        config["label2id"] = {name: k for k, name in enumerate(classes)}
+    implied = {**table.theirs, **{field.hub: field.default for field in table.fields}} if saved else {}
+    return _with_fields(config, fields, implied)
+
+
+def _backbone_type(cfg: CfgNode) -> str:
+    for kind, table in MODELS.items():
+        if table.ours["MODEL.BACKBONE.NAME"] == cfg.MODEL.BACKBONE.NAME:
+            return kind
+    raise ValueError(f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; transformers has Swin and ResNet")
+
+
+def _resnet_fields(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    norm, width = values["MODEL.RESNETS.NORM"], values["MODEL.RESNETS.RES2_OUT_CHANNELS"]
+    if norm not in BATCH_NORMS:
+        raise ValueError(f"MODEL.RESNETS.NORM is {norm!r}; transformers has only batch norms")
+    bottleneck = "backbone.res2.0.conv3.weight" in names
+    if bottleneck and values["MODEL.RESNETS.WIDTH_PER_GROUP"] != width // 4:
+        group = values["MODEL.RESNETS.WIDTH_PER_GROUP"]
+        raise ValueError(f"MODEL.RESNETS.WIDTH_PER_GROUP is {group}; transformers has only {width // 4}")
+    blocks = [{name.split(".")[2] for name in names if name.startswith(f"backbone.{map}.")} for map in MAPS]
+    return {
+        "backbone_config.depths": [len(numbers) for numbers in blocks],
+        "backbone_config.hidden_sizes": [width * 2**i for i in range(4)],
+        "backbone_config.layer_type": "bottleneck" if bottleneck else "basic",
+    }
+
+
+def _with_fields(
+    config: Mapping[str, Any], fields: Mapping[str, Any], implied: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a config with other values. A field that has the value, or is left out and implied, stays."""
+    changed = {**config, "backbone_config": dict(config.get("backbone_config") or {})}
+    flat = {**implied, **flatten(changed)}
+    for name, value in fields.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if name not in flat or flat[name] != value:
+            section, _, field = name.rpartition(".")
+            (changed[section] if section else changed)[field] = value
+    return changed
+
+
+def extra(
+    cfg: CfgNode, metadata: Mapping[str, Any], config: Mapping[str, Any], processor: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what stands under `mask2former`: the keys that the two files do not give, and the metadata."""
+    given = flatten(with_values(get_cfg(), model_values(config) | input_values(processor), "fields"))
+    rest = {key: value for key, value in flatten(cfg).items() if given[key] != value}
+    return {"config": rest, "metadata": {"thing_ids": list(cfg.MODEL.MASK_FORMER.THING_IDS), **metadata}}
+
+
+def extra_of(config: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the keys and the metadata under `mask2former`; None if they are missing.
+
+    They count as missing if the classes have other names by now, as after training in transformers.
+
+    Raises:
+        ValueError: they are not as this project writes them.
+    """
+    given = config.get(EXTRA)
+    if given is None:
+        return None
+    parts = [given.get(part) if isinstance(given, Mapping) else None for part in ("config", "metadata")]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{EXTRA} is {brief(given)}; it must have `config` and `metadata`, with keys each")
+    values, metadata = parts
+    assert values is not None and metadata is not None
+    return (values, metadata) if class_names(metadata, len(names)) == list(names) else None

@@ -1,0 +1,165 @@
+"""config.json and our keys: the values of real files, lossless round trips, and models that do not fit."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from mask2former.config import get_cfg, load_config, with_values
+from mask2former.config.yaml_files import flatten
+from mask2former.weights.hub.config import (
+    EXTRA,
+    class_names,
+    extra,
+    extra_of,
+    hub_config,
+    labels,
+    model_values,
+)
+from mask2former.weights.hub.processor import hub_processor, input_values
+
+MANIFEST = json.loads(
+    gzip.decompress((Path(__file__).parents[2] / "golden_files/state_dicts.json.gz").read_bytes())
+)
+R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+NAMES = ["road", "car"]
+SMALL_SWIN = {  # fields that a file of the hub has; it leaves out those with transformers' defaults
+    "architectures": ["Mask2FormerForUniversalSegmentation"],
+    "model_type": "mask2former",
+    "backbone_config": {
+        "model_type": "swin",
+        "depths": [2, 2, 18, 2],
+        "drop_path_rate": 0.3,
+        "out_features": STAGES,
+        "path_norm": True,
+    },
+    "id2label": {"0": "road", "1": "car"},
+    "label2id": {"road": 0, "car": 1},
+    "num_queries": 200,
+    "init_std": 0.03,
+    "activation_function": "relu",
+}
+
+
+def ours(config, processor=None):
+    """Return the config that two files give."""
+    values = model_values(config) | input_values(processor or {})
+    return with_values(get_cfg(), values | (extra_of(config, labels(config)) or ({},))[0], "config.json")
+
+
+def test_a_swin_of_the_hub():
+    model = ours(SMALL_SWIN).MODEL
+    assert model.BACKBONE.NAME == "D2SwinTransformer"
+    assert (model.SWIN.EMBED_DIM, model.SWIN.DEPTHS, model.SWIN.DROP_PATH_RATE) == (96, [2, 2, 18, 2], 0.3)
+    assert (model.SEM_SEG_HEAD.NUM_CLASSES, model.MASK_FORMER.NUM_OBJECT_QUERIES) == (2, 200)
+    published = load_config("coco/panoptic-segmentation/swin/maskformer2_swin_small_bs16_50ep.yaml").MODEL
+    for key in ("CONVS_DIM", "MASK_DIM", "TRANSFORMER_ENC_LAYERS", "TRANSFORMER_ENC_DIM_FEEDFORWARD"):
+        assert model.SEM_SEG_HEAD[key] == published.SEM_SEG_HEAD[key]
+    for key in ("HIDDEN_DIM", "DEC_LAYERS", "NHEADS", "DIM_FEEDFORWARD", "DROPOUT", "CLASS_WEIGHT"):
+        assert model.MASK_FORMER[key] == published.MASK_FORMER[key]
+    assert (model.PIXEL_MEAN, model.PIXEL_STD) == (published.PIXEL_MEAN, published.PIXEL_STD)
+
+
+@pytest.mark.parametrize(
+    ("depths", "kind", "depth"),
+    [
+        ([2, 2, 2, 2], "basic", 18),
+        ([3, 4, 6, 3], "basic", 34),
+        ([3, 4, 6, 3], "bottleneck", 50),
+        ([3, 4, 23, 3], "bottleneck", 101),
+        ([3, 8, 36, 3], "bottleneck", 152),
+    ],
+)
+def test_a_resnet_is_known_by_its_blocks(depths, kind, depth):
+    backbone = {"model_type": "resnet", "depths": depths, "layer_type": kind, "out_features": STAGES}
+    assert depth == ours({**SMALL_SWIN, "backbone_config": backbone}).MODEL.RESNETS.DEPTH
+
+
+@pytest.mark.parametrize("config", sorted(MANIFEST["configs"]))
+def test_every_published_config_comes_back_with_every_value(config):
+    cfg = load_config(config, ["MODEL.MASK_FORMER.THING_IDS", [1], "SEED", 5])
+    metadata = {
+        "stuff_classes": [f"c{k}" for k in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)],
+        "thing_ids": [1],
+    }
+    names = MANIFEST["tables"][MANIFEST["configs"][config]["table"]]
+    theirs, processor = hub_config(cfg, metadata, names, {}), hub_processor(cfg, {})
+    theirs[EXTRA] = extra(cfg, metadata, theirs, processor)
+    theirs, processor = json.loads(json.dumps([theirs, processor]))
+    assert flatten(ours(theirs, processor)) == flatten(cfg)
+    assert extra_of(theirs, labels(theirs))[1] == metadata
+    fields = {key.rpartition(".")[2] for key in theirs[EXTRA]["config"] if key.startswith("MODEL.SWIN")}
+    assert not fields, "transformers has a field for each of them"
+
+
+def test_a_config_of_the_hub_comes_back_unchanged():
+    cfg = ours(SMALL_SWIN)
+    again = hub_config(cfg, {"stuff_classes": NAMES}, [], SMALL_SWIN)
+    assert again == SMALL_SWIN
+    cfg = with_values(cfg, {"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 7, "MODEL.SWIN.WINDOW_SIZE": 5}, "test")
+    backbone = {**SMALL_SWIN["backbone_config"], "window_size": 5}
+    changed = {**SMALL_SWIN, "num_queries": 7, "backbone_config": backbone}
+    assert hub_config(cfg, {"stuff_classes": NAMES}, [], SMALL_SWIN) == changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "detr"}, "model_type is 'detr'; only 'mask2former' is read"),
+        ({"model_type": None}, "model_type is None"),
+        ({"activation_function": "gelu"}, "activation_function is 'gelu'; only 'relu'"),
+        ({"backbone_config": {"model_type": "convnext"}}, "backbone_config.model_type is 'convnext'; 'swin'"),
+        ({"backbone_config": None}, "backbone_config.model_type is None"),
+        (
+            {"backbone_config": {"model_type": "swin", "out_features": ["stage4"]}},
+            "backbone_config.out_features is",
+        ),
+        ({"backbone_config": {"model_type": "resnet", "depths": "many"}}, "backbone_config.depths is 'many'"),
+        (
+            {"backbone_config": {"model_type": "resnet", "hidden_sizes": [64, 64, 64, 64]}},
+            "hidden_sizes is .*; each must be twice the one before",
+        ),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label is .*; it must have a name for each number"),
+        ({"id2label": ["a", "b"]}, "id2label is"),
+    ],
+)
+def test_a_config_that_is_not_of_this_model_is_an_error_that_names_the_field(changes, message):
+    with pytest.raises(ValueError, match=message):
+        model_values({**SMALL_SWIN, **changes})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BiFPN"),
+        ("MODEL.SEM_SEG_HEAD.NORM", ""),
+        ("MODEL.MASK_FORMER.DECODER.ATTENTION", "cross"),
+        ("MODEL.MASK_FORMER.DECODER.LEARNED_QUERIES", False),
+        ("MODEL.BACKBONE.NAME", "build_resnet_deeplab_backbone"),
+        ("MODEL.RESNETS.NUM_GROUPS", 32),
+        ("MODEL.RESNETS.NORM", "GN"),
+        ("MODEL.RESNETS.WIDTH_PER_GROUP", 4),
+        ("INPUT.FORMAT", "BGR"),
+    ],
+)
+def test_a_model_that_transformers_lacks_is_an_error_that_names_the_key(key, value):
+    with pytest.raises(ValueError, match=f"{key} is '?{value}"):
+        hub_config(load_config(R50, [key, value]), {}, ["backbone.res2.0.conv3.weight"], {})
+
+
+def test_our_key_does_not_count_once_the_classes_are_others():
+    config = {**SMALL_SWIN, EXTRA: {"config": {"SEED": 1}, "metadata": {"stuff_classes": NAMES}}}
+    assert extra_of(config, NAMES) == ({"SEED": 1}, {"stuff_classes": NAMES})
+    assert extra_of(config, ["road", "bus"]) is None
+    assert extra_of(SMALL_SWIN, NAMES) is None
+    for broken in ([], {"config": {}}, {"config": {}, "metadata": "x"}):
+        with pytest.raises(ValueError, match=r"mask2former is .*; it must have `config` and `metadata`"):
+            extra_of({EXTRA: broken}, NAMES)
+
+
+def test_class_names_are_those_of_the_list_of_the_right_length():
+    assert class_names({"thing_classes": ["a"], "stuff_classes": ["a", "b"]}, 2) == ["a", "b"]
+    assert class_names({"thing_classes": ["a"]}, 1) == ["a"]
+    assert class_names({}, 2) == ["class 0", "class 1"]

@@ -1,0 +1,157 @@
+"""Folders of transformers: weights in one file or in shards, and what is wrong with a folder."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+from hub_folders import save_small_checkpoint
+from safetensors.torch import load_file, save_file
+
+from mask2former.predictor import Predictor
+from mask2former.tools.convert import main
+from mask2former.weights.hub.folder import CONFIG, PICKLE, PROCESSOR, SAFETENSORS
+from mask2former.weights.load import WeightsError, read_checkpoint
+
+INDEX = f"{SAFETENSORS}.index.json"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with a small Swin."""
+    folder = tmp_path_factory.mktemp("hub")
+    assert main([str(save_small_checkpoint(folder / "model.pth", "swin")), str(folder / "swin")]) == 0
+    return folder / "swin"
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy to change."""
+    return shutil.copytree(written, tmp_path / "swin")
+
+
+def change(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def split(folder):
+    """Replace the file of weights by two shards, as save_pretrained does for large models."""
+    tensors = load_file(folder / SAFETENSORS)
+    (folder / SAFETENSORS).unlink()
+    names = sorted(tensors)
+    shards = {
+        "model-00001-of-00002.safetensors": names[:200],
+        "model-00002-of-00002.safetensors": names[200:],
+    }
+    for file, part in shards.items():
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
+    places = {name: file for file, part in shards.items() for name in part}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def same_tensors(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_shards_and_pickles_hold_the_same_as_one_file(written, folder):
+    expected = read_checkpoint(written).model
+    split(folder)
+    assert same_tensors(read_checkpoint(folder).model, expected)
+    for file in folder.glob("model*"):
+        file.unlink()
+    torch.save(load_file(written / SAFETENSORS), folder / PICKLE)
+    assert same_tensors(read_checkpoint(folder).model, expected)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path):
+    class Touch:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    (folder / SAFETENSORS).unlink()
+    (folder / PICKLE).write_bytes(pickle.dumps({"a": Touch()}))
+    with pytest.raises(WeightsError, match=rf"{PICKLE}: holds code or objects"):
+        read_checkpoint(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_safetensors_come_before_a_pickle(folder):
+    (folder / PICKLE).write_bytes(b"not read")
+    read_checkpoint(folder)
+
+
+def without(name):
+    def remove(folder):
+        tensors = load_file(folder / SAFETENSORS)
+        del tensors[name]
+        save_file(tensors, folder / SAFETENSORS)
+
+    return remove
+
+
+QUERY = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self.query.bias"
+BREAK = {
+    "no weights": (lambda folder: (folder / SAFETENSORS).unlink(), f"{SAFETENSORS}: no such file"),
+    "text": (lambda folder: (folder / CONFIG).write_text("{"), f"{CONFIG}: is not JSON"),
+    "list": (lambda folder: (folder / CONFIG).write_text("[]"), f"{CONFIG}: holds a list"),
+    "bytes": (lambda folder: (folder / PROCESSOR).write_bytes(b"\xff\xfe"), f"{PROCESSOR}: is not JSON"),
+    "deep": (lambda folder: (folder / CONFIG).write_text("[" * 100_000), f"{CONFIG}: is not JSON"),
+    "another model": (
+        lambda folder: change(folder / CONFIG, model_type="oneformer"),
+        f"{CONFIG}: model_type is 'oneformer'",
+    ),
+    "a field": (
+        lambda folder: change(folder / CONFIG, feature_strides=[4, 8]),
+        rf"{CONFIG}: feature_strides is \[4, 8\]",
+    ),
+    "a mean": (
+        lambda folder: change(folder / PROCESSOR, image_mean=None),
+        f"{PROCESSOR}: image_mean is None",
+    ),
+    "our key": (lambda folder: change(folder / CONFIG, mask2former=3), f"{CONFIG}: mask2former is 3"),
+    "a third of a tensor": (without(QUERY), f"{SAFETENSORS}: {QUERY} is missing"),
+    "cut off": (
+        lambda folder: (folder / SAFETENSORS).write_bytes((folder / SAFETENSORS).read_bytes()[:-9]),
+        f"{SAFETENSORS}: is truncated",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BREAK)
+def test_a_broken_folder_is_an_error_that_names_file_and_key(folder, case):
+    damage, message = BREAK[case]
+    damage(folder)
+    with pytest.raises(WeightsError, match=message) as error:
+        read_checkpoint(folder)
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        (None, "weight_map must name a file of this folder"),
+        ({"a": "../model.safetensors"}, "weight_map must name a file of this folder"),
+        ({"a": 3}, "weight_map must name"),
+        ({"a": "lost.safetensors"}, f"lost.safetensors: no such file, which {INDEX} names"),
+        ({"a": "one.safetensors"}, "names 'a', which one.safetensors does not hold"),
+    ],
+)
+def test_a_broken_index_is_an_error(folder, weight_map, message):
+    (folder / SAFETENSORS).rename(folder / "one.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(folder)
+
+
+def test_a_folder_without_a_processor_is_read_with_transformers_defaults(folder, caplog):
+    (folder / PROCESSOR).unlink()
+    assert read_checkpoint(folder).config is not None
+    assert f"has no {PROCESSOR}" in caplog.text
+
+
+def test_a_missing_tensor_is_an_error_of_the_model(folder):
+    without("model.transformer_module.queries_features.weight")(folder)
+    with pytest.raises(WeightsError, match=r"missing +sem_seg_head.predictor.query_feat.weight"):
+        Predictor(folder)
