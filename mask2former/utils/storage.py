@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import suppress
@@ -213,6 +214,11 @@ def _unless_too_long(check: Callable[[], bool]) -> bool:
         if error.errno != errno.ENAMETOOLONG:
             raise
         return False
+
+
+def alike(name: str) -> str:
+    """Return a name without what file systems and tools change: letter case, and the form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def names_in(folder: Path) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from mask2former.data.custom.checks import (
 from mask2former.data.custom.classes_file import IGNORE, read_classes_file
 from mask2former.data.custom.documents import Source, load_instances, read_document, register_instances
 from mask2former.data.custom.formats import find_format
-from mask2former.data.custom.image_files import image_finder
+from mask2former.data.custom.image_files import image_finder, is_below
 from mask2former.data.custom.label_classes import LabelClasses, existing, find_label_classes
 from mask2former.data.custom.labelme import NO_OBJECTS
 from mask2former.data.custom.yolo import find_classes
@@ -239,8 +240,11 @@ def register_as_found(dataset: CustomDataset, facts: Facts) -> None:
 
 
 def _load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
-    images = load_json(metadata.panoptic_json, "images", context=context)["images"]
-    return load_panoptic(metadata, context, image_finder(images, metadata.image_root, metadata.panoptic_json))
+    path = metadata.panoptic_json
+    content = load_json(path, "images", "annotations", context=context)
+    image_file = image_finder(content["images"], metadata.image_root, path)
+    png_file = image_finder(content["annotations"], metadata.panoptic_root, path, anywhere=False)
+    return load_panoptic(metadata, context, image_file, png_file)
 
 
 def forget(name: str) -> None:
@@ -267,9 +271,10 @@ def find_panoptic_root(panoptic_json: Path, context: LoadContext) -> str:
         raise DatasetError(f"{panoptic_json}: its first annotation: {error}") from None
     folder = panoptic_json.absolute().parent
     candidates = [folder / panoptic_json.stem, folder.parent / panoptic_json.stem, folder]
-    for candidate in candidates:
-        if is_file(candidate / png):
-            return str(candidate)
+    exact = (candidate for candidate in candidates if is_file(candidate / png))
+    similar = (candidate for candidate in candidates if is_below(candidate, png))
+    if found := next(chain(exact, similar), None):
+        return str(found)
     raise DatasetError(
         f"{panoptic_json}: its PNG {shortened(png, 100)} is in none of {first_few(candidates)}"
     )

@@ -1,7 +1,8 @@
 """Images that a COCO JSON names, found below the folder of images.
 
 Annotation tools write paths of their own: `../media/upload/4/1.png`, `project/images/1.png`, `s3://bucket/1.png`.
-Such a path is taken for the file of its name, if there is one only. No path leads out of the folder.
+Such a path is taken for the file of its name, if there is one only, whatever its letter case. No path leads
+out of the folder.
 """
 
 from __future__ import annotations
@@ -18,32 +19,36 @@ from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.messages import brief
-from mask2former.utils.storage import PathLike, files_below, names_in, to_path
+from mask2former.utils.storage import PathLike, alike, files_below, names_in, to_path
 
 logger = logging.getLogger(__name__)
 
 FOLDERS = ("", ".", "..")
+PATH, NAME, ALIKE = "path", "name", "alike"  # by what a file is found
 
 
-def image_finder(rows: Iterable[Row], image_root: PathLike, json_file: PathLike) -> Callable[[Row], str]:
-    """Return a function from a row of a JSON's `images` to the path of its file below `image_root`.
+def image_finder(
+    rows: Iterable[Row], image_root: PathLike, json_file: PathLike, *, anywhere: bool = True
+) -> Callable[[Row], str]:
+    """Return a function from a row with a `file_name` to the path of its file below `image_root`.
 
-    It raises DatasetError if several files may be meant; a file that does not exist is no error here. Warns
-    of paths that are not there as they are written.
+    With `anywhere` a path may have a prefix that is not there; without, only its letter case may differ. It
+    raises DatasetError if several files may be meant; a file that does not exist is no error here. Warns of
+    paths that are not there as they are written.
     """
     root = to_path(image_root)
     names = dict.fromkeys(row["file_name"] for row in rows if isinstance(row.get("file_name"), str))
     present = _present(root, [*names])
-    absent = [name for name in names if name not in present]
-    candidates = _files_of_names(root, absent)
+    candidates = _candidates(root, [name for name in names if name not in present], anywhere)
     claims = Counter([*present.values(), *(files[0] for files in candidates.values() if len(files) == 1)])
     assumed = {
         name: files[0] for name, files in candidates.items() if [claims[file] for file in files] == [1]
     }
     if assumed:
         pairs = examples([f"{brief(name)} = {file}" for name, file in assumed.items()])
-        message = "%s: %d of %d images are taken for the only file of their name below %s: %s"
-        logger.warning(message, json_file, len(assumed), len(names), image_root, pairs)
+        what = "are taken for the only file of their name, in any letter case"
+        message = "%s: %d of %d files %s, below %s: %s"
+        logger.warning(message, json_file, len(assumed), len(names), what, image_root, pairs)
     found = {**present, **assumed}
 
     def find(row: Row) -> str:
@@ -51,12 +56,17 @@ def image_finder(rows: Iterable[Row], image_root: PathLike, json_file: PathLike)
         if _last_part(name) in FOLDERS:
             raise DatasetError(f"'file_name' is {brief(name)}, which is a folder")
         if name not in found and (files := candidates.get(name)):
-            what = "files of its name there" if len(files) > 1 else "the file of its name is another image's"
+            what = "files of its name there" if len(files) > 1 else "the file of its name is another one's"
             where = f"'file_name' {brief(name)} does not exist below {image_root}"
             raise DatasetError(f"{where}; {what}: {first_few(files)}")
         return found.get(name) or _inside(root, name) or _last_part(name)
 
     return find
+
+
+def is_below(root: Path, name: str) -> bool:
+    """Return True if there is a file of that path below the folder, in any letter case."""
+    return bool(_present(root, [name]) or _candidates(root, [name], anywhere=False))
 
 
 def _present(root: Path, names: Iterable[str]) -> dict[str, str]:
@@ -89,14 +99,31 @@ def _inside(root: Path, name: str) -> str | None:
     return None if normal == "." or normal.split("/")[0] == ".." else normal
 
 
-def _files_of_names(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return for each name the files at any depth below the folder with the same last part, if there are."""
+def _candidates(root: Path, names: Iterable[str], anywhere: bool) -> dict[str, list[str]]:
+    """Return for each name the files below the folder that it may mean, if there are.
+
+    These are the files of the same path in another letter case; or else, with `anywhere`, those with the same
+    last part at any depth; or else those with the same last part in another letter case.
+    """
     names = [*names]
-    files = defaultdict(list)
+    files = defaultdict(list)  # by each of the three
     for path in files_below(root, EXTENSIONS) if names else ():
-        files[path.name].append(path.relative_to(root).as_posix())
-    found = {name: next((files[part] for part in _last_parts(name) if part in files), []) for name in names}
+        relative = path.relative_to(root).as_posix()
+        for key in {(PATH, alike(relative)), (NAME, path.name), (ALIKE, alike(path.name))}:
+            files[key].append(relative)
+    keys = {name: _keys(root, name, anywhere) for name in names}
+    found = {name: next((files[key] for key in keys[name] if key in files), []) for name in names}
     return {name: sorted(paths) for name, paths in found.items() if paths}
+
+
+def _keys(root: Path, name: str, anywhere: bool) -> list[tuple[str, str]]:
+    """Return the keys of the files that a name may mean, the likeliest first."""
+    path, parts = _inside(root, _with_slashes(name)), _last_parts(name) if anywhere else []
+    return [
+        *([(PATH, alike(path))] if path else []),
+        *((NAME, part) for part in parts),
+        *((ALIKE, alike(part)) for part in parts),
+    ]
 
 
 def _last_parts(name: str) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
 from mask2former.utils.messages import brief, shortened
-from mask2former.utils.storage import PathLike, contents_of, files_below, to_path
+from mask2former.utils.storage import PathLike, alike, contents_of, files_below, names_in, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def read_yolo(images: str, annotations: str, classes: dict[int, str], context: L
     """
     root, source = to_path(images), to_path(annotations)
     files = sorted(files_below(root, EXTENSIONS))
-    labels = {file: _label_file(file, root, source) for file in files}
+    labels = _as_on_disk({file: _label_file(file, root, source) for file in files}, annotations)
     left_out: Counter[str] = Counter()
 
     def read(numbered: tuple[int, Path]) -> tuple[Row, list[Row]]:
@@ -95,6 +95,29 @@ def read_yolo(images: str, annotations: str, classes: dict[int, str], context: L
         "annotations": [row for _, rows in found for row in rows],
         "categories": [{"id": index, "name": name} for index, name in classes.items()],
     }
+
+
+def _as_on_disk(labels: dict[Path, Path], annotations: str) -> dict[Path, Path]:
+    """Return the label file of each image in the letter case that it has, and warn of those that differ."""
+    claimed = set(labels.values())
+    folders: dict[Path, dict[str, list[Path]]] = {}
+    found = {}
+    for image, label in labels.items():
+        if label.is_file():
+            continue
+        if label.parent not in folders:
+            names: defaultdict[str, list[Path]] = defaultdict(list)
+            for name in names_in(label.parent):
+                names[alike(name)].append(label.with_name(name))
+            folders[label.parent] = names
+        similar = folders[label.parent].get(alike(label.name), [])
+        if len(similar) == 1 and similar[0] not in claimed:
+            found[image] = similar[0]
+    if found:
+        pairs = examples([f"{file.name} of {image.name}" for image, file in found.items()])
+        message = "%s: %d label files differ from their images in letter case: %s"
+        logger.warning(message, annotations, len(found), pairs)
+    return labels | found
 
 
 def _log(annotations: str, left_out: Counter[str], present: set[Path], source: Path) -> None:

@@ -262,11 +262,15 @@ def instance_records(
 
 
 def load_panoptic(
-    metadata: Metadata, context: LoadContext, image_file: Callable[[Row], str] = _file_name
+    metadata: Metadata,
+    context: LoadContext,
+    image_file: Callable[[Row], str] = _file_name,
+    png_file: Callable[[Row], str] = _file_name,
 ) -> list[Record]:
     """Return the records of `panoptic_json`, `panoptic_root` and `image_root`, one for each annotated image.
 
-    They name label maps in `sem_seg_root` where that folder exists. `image_file` is that of `load_instances`.
+    They name label maps in `sem_seg_root` where that folder exists. `image_file` is that of `load_instances`,
+    and `png_file` returns the path below `panoptic_root` from a row of `annotations`.
 
     Raises:
         DatasetError: a file or folder is missing, or the JSON is broken.
@@ -288,7 +292,7 @@ def load_panoptic(
 
     def convert(row: Row) -> Record:
         image = images[_known_image(row, images)]
-        png = values.text(row, "file_name")
+        png = png_file(row)
         return {
             **image,
             "pan_seg_file_name": str(panoptic_root / png),

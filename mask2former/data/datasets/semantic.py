@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 
 from mask2former.data.catalog import Metadata, Record
@@ -13,7 +14,7 @@ from mask2former.data.errors import DatasetError, examples
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.label_maps import IGNORE_LABEL
-from mask2former.utils.storage import PathLike, contents_of, files_below, to_path
+from mask2former.utils.storage import PathLike, alike, contents_of, files_below, to_path
 
 logger = logging.getLogger(__name__)
 MASK = "_mask"  # end of the names of labels that lie beside their images
@@ -59,12 +60,32 @@ def load_semantic(
     images = files_by_name(metadata.image_root, EXTENSIONS)
     if is_same_folder(metadata.image_root, metadata.sem_seg_root):
         images = {name: file for name, file in images.items() if not name.endswith(MASK)}
+    labels = _named_as_images(labels, images, metadata.sem_seg_root)
     names = paired_names(images, labels, metadata.image_root, metadata.sem_seg_root, context)
     table = {} if label_ids is None else {"sem_seg_label_ids": dict(label_ids)}
     return [
         {"file_name": images[name], "image_id": name, "sem_seg_file_name": labels[name], **table}
         for name in names
     ]
+
+
+def _named_as_images(labels: dict[str, str], images: Collection[str], label_root: PathLike) -> dict[str, str]:
+    """Return the labels under the names of their images, from which they may differ in letter case.
+
+    Warns of those that do. A name that several images or labels may mean stays as it is.
+    """
+    lone = [name for name in labels if name not in images]
+    counts, free = Counter(map(alike, lone)), defaultdict(list)
+    for image in (name for name in images if name not in labels) if lone else ():
+        free[alike(image)].append(image)
+    renamed = {
+        name: free[alike(name)][0] for name in lone if counts[alike(name)] == len(free[alike(name)]) == 1
+    }
+    if renamed:
+        pairs = examples([f"{name} = {image}" for name, image in renamed.items()])
+        message = "%s: %d label files are taken for those of images of another letter case: %s"
+        logger.warning(message, label_root, len(renamed), pairs)
+    return {renamed.get(name, name): file for name, file in labels.items()}
 
 
 def find_labels(image_root: PathLike, label_root: PathLike) -> dict[str, str]:

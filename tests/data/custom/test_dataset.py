@@ -71,6 +71,20 @@ def test_panoptic_without_things_or_without_stuff(synthetic, isthing, things):
     )
 
 
+def test_panoptic_pngs_may_differ_from_the_json_in_letter_case(synthetic, caplog):
+    register_custom_dataset("exact", str(synthetic.images), str(synthetic.panoptic_json))
+    for file in synthetic.panoptic_root.iterdir():
+        file.rename(file.with_suffix(".PNG"))
+    with caplog.at_level(logging.WARNING):
+        register_custom_dataset(NAME, str(synthetic.images), str(synthetic.panoptic_json))
+    assert "files are taken for the only file of their name, in any letter case" in caplog.text
+    pngs = [[record["pan_seg_file_name"] for record in DatasetCatalog.get(name)] for name in ("exact", NAME)]
+    assert pngs[1] == [png.replace(".png", ".PNG") for png in pngs[0]]
+    (synthetic.panoptic_root / "0001.PNG").unlink()  # its image of the same name is no PNG of segments
+    with pytest.raises(DatasetError, match=r"is in none of|do not exist"):
+        register_custom_dataset("without", str(synthetic.images), str(synthetic.panoptic_json))
+
+
 def test_panoptic_pngs_are_found_where_coco_has_them(synthetic):
     (synthetic.root / "annotations").mkdir()
     moved = str(synthetic.panoptic_json.rename(synthetic.root / "annotations/panoptic.json"))

@@ -52,8 +52,37 @@ PREFIXED = [
 def test_a_prefix_is_ignored_where_one_file_has_the_name(folder, caplog, name):
     with caplog.at_level(logging.WARNING):
         assert found(folder, name, "a.png") == "sub/b.png"
-    assert "set.json: 1 of 2 images are taken for the only file of their name" in caplog.text
+    assert "set.json: 1 of 2 files are taken for the only file of their name" in caplog.text
     assert "= sub/b.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("A.PNG", "a.png"),
+        ("SUB/b.Png", "sub/b.png"),
+        ("x/B.PNG", "sub/b.png"),
+        ("Left/C.png", "left/c.png"),  # there is a right/c.png too
+        ("e\u0301.png", "\u00e9.png"),  # an accent of its own, as macOS writes it
+    ],
+)
+def test_names_in_another_letter_case_are_found_with_a_warning(folder, caplog, name, path):
+    (folder / "\u00e9.png").touch()
+    with caplog.at_level(logging.WARNING):
+        assert found(folder, name, "a.png" if path != "a.png" else "sub/b.png") == path
+    (message,) = caplog.messages
+    assert "set.json: 1 of 2 files are taken" in message and "in any letter case" in message
+
+
+def test_names_that_differ_in_letter_case_alone_are_several_files(folder, caplog):
+    (folder / "A.png").touch()
+    with caplog.at_level(logging.WARNING):
+        assert found(folder, "A.png", "a.png") == "A.png"
+    assert not caplog.text
+    with pytest.raises(DatasetError, match=r"files of its name there: A\.png, a\.png"):
+        found(folder, "a.PNG")
+    with pytest.raises(DatasetError, match=r"is another one's: sub/b\.png"):
+        found(folder, "sub/B.png", "sub/b.png")
 
 
 @pytest.mark.parametrize("name", ["x/c.png", "/data/c.png", "c.png", "../c.png"])
@@ -64,7 +93,7 @@ def test_several_files_of_a_name_are_an_error_that_lists_them(folder, name):
 
 @pytest.mark.parametrize("others", [["sub/b.png"], ["y/b.png"]])
 def test_no_file_is_two_images(folder, others):
-    with pytest.raises(DatasetError, match=r"'x/b\.png' does not exist .* is another image's: sub/b\.png"):
+    with pytest.raises(DatasetError, match=r"'x/b\.png' does not exist .* is another one's: sub/b\.png"):
         found(folder, "x/b.png", *others)
 
 

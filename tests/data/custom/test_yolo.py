@@ -149,6 +149,19 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
         register_custom_dataset(NAME, str(tmp_path / "tga"), labels)
 
 
+def test_labels_may_differ_from_their_images_in_letter_case(tmp_path, caplog):
+    images, labels = write(tmp_path)
+    expected = register_custom_dataset("expected", images, labels)
+    (tmp_path / "images/train/1.jpg").rename(tmp_path / "images/train/A.JPG")
+    (tmp_path / "labels/train/1.txt").rename(tmp_path / "labels/train/a.TXT")
+    with caplog.at_level(logging.WARNING):
+        dataset = register_custom_dataset(NAME, images, labels)
+    counts = [[len(r["annotations"]) for r in DatasetCatalog.get(d.name)] for d in (expected, dataset)]
+    assert sorted(counts[0]) == sorted(counts[1])
+    assert "1 label files differ from their images in letter case: a.TXT of A.JPG" in caplog.text
+    assert "have no image" not in caplog.text
+
+
 def test_some_labels_without_an_image_are_a_warning(tmp_path, caplog):
     images, labels = write(tmp_path)
     (tmp_path / "images/train/2.jpg").unlink()

@@ -55,6 +55,23 @@ def test_images_without_labels_are_left_out_with_a_warning(roots, caplog):
     assert "left out 1 of 4 images, which have no labels" in caplog.text and "lone" in caplog.text
 
 
+def test_labels_may_differ_from_their_images_in_letter_case(roots, caplog):
+    images, labels = roots
+    touch(images, "IMG_1.JPG", "Two.png", "two.png")
+    touch(labels, "img_1.PNG", "TWO.png")
+    with caplog.at_level(logging.WARNING), pytest.raises(DatasetError, match=r"no image in .*: TWO "):
+        DatasetCatalog.get("folders")
+    assert (
+        "labels: 1 label files are taken for those of images of another letter case: img_1 = IMG_1"
+        in (caplog.messages[0])
+    )
+    touch(labels, "Two.png", "two.png")
+    (labels / "TWO.png").unlink()
+    records = {record["image_id"]: record for record in DatasetCatalog.get("folders")}
+    assert records["IMG_1"]["sem_seg_file_name"] == str(labels / "img_1.PNG")
+    assert records["two"]["sem_seg_file_name"] == str(labels / "two.png")
+
+
 def test_labels_without_an_image_are_an_error(roots):
     _, labels = roots
     touch(labels, *(f"z{i}.png" for i in range(5)))
