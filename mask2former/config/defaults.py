@@ -65,7 +65,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.NHEADS": 8,
     "MODEL.MASK_FORMER.DIM_FEEDFORWARD": 2048,  # of the transformer decoder
     "MODEL.MASK_FORMER.ENC_LAYERS": 0,  # of MaskFormer's decoder, on the map that it reads
-    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than layers, in MaskFormer as many as layers
+    "MODEL.MASK_FORMER.DEC_LAYERS": 6,  # predictions: one more than layers, in MaskFormer and K-Net as many
     "MODEL.MASK_FORMER.DROPOUT": 0.1,  # of the pixel decoder, of MaskFormer's decoder, and of UperNet
     "MODEL.MASK_FORMER.DECODER.ATTENTION": "masked",  # to the memory; or "cross", "smca", "pooling"
     "MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE": 0,  # all layers attend to this level; 0: all levels in turn
@@ -97,6 +97,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
     "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": 256,  # masks are upsampled in chunks of this size
+    "MODEL.KNET.RANK_WEIGHT": 0.1,  # of its loss over all kernels of a pixel
+    "MODEL.KNET.SEG_WEIGHT": 1.0,  # of its loss of each pixel's class
     "INPUT.FORMAT": "BGR",
     "INPUT.MIN_SIZE_TRAIN": (800,),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",

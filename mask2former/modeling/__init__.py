@@ -3,6 +3,7 @@
 from mask2former.modeling import (
     backbone,
     head,
+    knet,
     loss,
     per_pixel,
     pixel_decoder,
@@ -15,6 +16,7 @@ __all__ = [
     "MaskFormer",
     "backbone",
     "head",
+    "knet",
     "loss",
     "per_pixel",
     "pixel_decoder",

@@ -41,14 +41,25 @@ def build_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]) -> Any:
     Raises:
         ValueError: it is not registered, or the backbone lacks a map.
     """
-    head = cfg.MODEL.SEM_SEG_HEAD
-    missing = [name for name in head.IN_FEATURES if name not in input_shape]
+    maps = select_maps(cfg, input_shape)
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    build = find_builder(SEM_SEG_HEADS, name, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME")
+    return build(cfg, maps)
+
+
+def select_maps(cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, ShapeSpec]:
+    """Return those of the backbone's maps that the config names.
+
+    Raises:
+        ValueError: the backbone lacks one.
+    """
+    names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
+    missing = [name for name in names if name not in input_shape]
     if missing:
         raise ValueError(
             f"MODEL.SEM_SEG_HEAD.IN_FEATURES has {missing}, but the backbone has {list(input_shape)}"
         )
-    build = find_builder(SEM_SEG_HEADS, head.PIXEL_DECODER_NAME, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME")
-    return build(cfg, {name: input_shape[name] for name in head.IN_FEATURES})
+    return {name: input_shape[name] for name in names}
 
 
 def memory_shape(cfg: Any, pixel_decoder: Any, input_shape: dict[str, ShapeSpec]) -> list[ShapeSpec]:

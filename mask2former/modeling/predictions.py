@@ -33,7 +33,7 @@ class ImagePrediction(NamedTuple):
     True if the network saw the image mirrored left to right (test-time augmentation).
 
     If `per_pixel`, mask logits are the logits of classes, Q = K, and compared with each other; each query has
-    its class with probability 1.
+    its class with probability 1. `all_compete` asks for K-Net's panoptic rules; see `panoptic_segments`.
     """
 
     probabilities: Tensor
@@ -41,6 +41,7 @@ class ImagePrediction(NamedTuple):
     sizes: Sizes
     flipped: bool = False
     per_pixel: bool = False
+    all_compete: bool = False
 
     @property
     def num_classes(self) -> int:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 FOCAL_ALPHA = 0.25  # weight of cells inside the target; 1 - alpha is that of cells outside
 FOCAL_GAMMA = 2
+DICE_FLOOR = 1e-3  # added to each sum of squares in `squared_dice`
 
 
 def cell_cross_entropy(logits: Tensor, values: Tensor) -> Tensor:
@@ -76,3 +77,14 @@ def pairwise_mask_terms(logits: Tensor, values: Tensor, mask_loss: str) -> tuple
     probabilities = logits.sigmoid()
     total = probabilities.sum(-1, keepdim=True) + values.sum(-1)[:, None]
     return loss, 1 - (2 * (probabilities @ transposed) + 1) / (total + 1)
+
+
+def squared_dice(logits: Tensor, values: Tensor) -> Tensor:
+    """Return the dice loss (*) of mask logits and target values (*, P), with squares in its denominator.
+
+    That of V-Net (Milletari et al., 2016), which K-Net uses. Unlike the dice of `mask_terms` it is not
+    smoothed, and an empty target costs 1.
+    """
+    probabilities = logits.sigmoid()
+    squares = probabilities.square().sum(-1) + values.square().sum(-1) + 2 * DICE_FLOOR
+    return 1 - 2 * (probabilities * values).sum(-1) / squares

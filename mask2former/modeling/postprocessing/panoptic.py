@@ -28,9 +28,16 @@ def panoptic_segments(
 
     The result is a map (H, W) int32 of segment ids, 0 where there is none, and for each segment "id",
     "isthing" and "category_id". Stuff of one class is one segment.
+
+    Queries below the threshold get no pixels, and a segment has pixels inside of its query's mask alone. If
+    the prediction's queries `all_compete`, the rules are those of K-Net's public code: all queries get
+    pixels; the threshold then drops things with theirs, stuff never; and a segment has all pixels that its
+    query won. (That code resizes mask probabilities. Here logits are resized, as for all models.)
     """
+    all_compete = prediction.all_compete
     probability, label = prediction.probabilities.max(-1)
-    kept = (label != prediction.num_classes) & (probability > object_mask_threshold)
+    sure = (label != prediction.num_classes) & (probability > object_mask_threshold)
+    kept = torch.ones_like(sure) if all_compete else sure
     probability, label, mask_logits = probability[kept], label[kept], prediction.mask_logits[kept]
     sizes = prediction.sizes
     ids = torch.zeros(sizes.output, dtype=torch.int32, device=mask_logits.device)
@@ -38,8 +45,11 @@ def panoptic_segments(
         return ids, []
     tiles = tiles_within(memory_budget, sizes.output, len(label), mask_logits.device)
     counts = _assign_pixels(probability, mask_logits, sizes, tiles, owner=ids)
+    if all_compete:
+        is_stuff = ~torch.isin(label, label.new_tensor(thing_ids))
+        counts *= (sure | is_stuff)[:, None]
     rows = torch.cat([label[:, None], counts], dim=1).tolist()  # the only copy of them to the host
-    numbers, segments = _number_segments(rows, set(thing_ids), overlap_threshold)
+    numbers, segments = _number_segments(rows, set(thing_ids), overlap_threshold, all_compete)
     table = torch.tensor(numbers, dtype=torch.int32, device=ids.device)
     for tile in tiles:
         tile.of(ids)[:] = table[tile.of(ids)]
@@ -79,23 +89,25 @@ def _assign_pixels(
 
 
 def _number_segments(
-    rows: list[list[int]], thing_ids: set[int], overlap_threshold: float
+    rows: list[list[int]], thing_ids: set[int], overlap_threshold: float, keep_outside: bool
 ) -> tuple[list[int], list[SegmentInfo]]:
     """Return the segment ids of the pixels that each query won, outside its mask and inside; the segments.
 
     `rows` are each query's class, its mask's area, and the pixels it won outside and inside its mask.
+    `keep_outside` gives a segment also those outside.
     """
     ids: list[int] = []
     segments: list[SegmentInfo] = []
     stuff: dict[int, int] = {}
     for label, mask_area, won_outside, won_inside in rows:
-        segment_id = 0
-        if won_inside > 0 and (won_outside + won_inside) / mask_area >= overlap_threshold:
+        segment_id, won = 0, won_outside + won_inside
+        counted = won if keep_outside else won_inside
+        if counted > 0 and mask_area > 0 and won / mask_area >= overlap_threshold:
             segment_id = stuff.get(label, len(segments) + 1)
             if segment_id > len(segments):
                 is_thing = label in thing_ids
                 segments.append({"id": segment_id, "isthing": is_thing, "category_id": label})
                 if not is_thing:
                     stuff[label] = segment_id
-        ids += [0, segment_id]
+        ids += [segment_id if keep_outside else 0, segment_id]
     return ids, segments
