@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mask2former.utils.image_io import UPRIGHT, read_header
+from mask2former.utils.image_io import UPRIGHT, ImageError, read_header
 from mask2former.utils.messages import InputError, shortened
 
 
@@ -18,11 +18,27 @@ def broken_record(record: dict[str, Any], what: str, file: str | None = None) ->
 
 def wrong_size(record: dict[str, Any], size: tuple[int, ...], expected: tuple[int, int]) -> DatasetError:
     """Return the error of an image whose `size` (H, W) is not the one that its annotations say."""
-    header = read_header(record["file_name"])
     what = f"(height, width) is {size}, the annotations say {expected}"
-    if header.orientation != UPRIGHT:
-        what += f"; its pixels are stored as {header.stored} with the EXIF orientation {header.orientation}"
-    return broken_record(record, what)
+    return broken_record(record, what + _orientation(record, "its"))
+
+
+def wrong_map_size(
+    record: dict[str, Any], file: str, size: tuple[int, ...], expected: tuple[int, int]
+) -> DatasetError:
+    """Return the error of a label or panoptic PNG whose `size` (H, W) is not that of the image."""
+    what = f"(height, width) is {size}, the image's is {expected}"
+    return broken_record(record, what + _orientation(record, "the image's"), file)
+
+
+def _orientation(record: dict[str, Any], whose: str) -> str:
+    """Return how an image is stored, as part of a message, if it is rotated by its tags."""
+    try:
+        header = read_header(record["file_name"])
+    except (ImageError, KeyError):
+        return ""
+    if header.orientation == UPRIGHT:
+        return ""
+    return f"; {whose} pixels are stored as {header.stored} with the EXIF orientation {header.orientation}"
 
 
 def examples(values: Sequence[Any], count: int = 3) -> str:

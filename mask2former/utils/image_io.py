@@ -69,6 +69,38 @@ class Header(NamedTuple):
         return self.stored[::-1] if self.orientation in SIDEWAYS else self.stored
 
 
+class Turn(NamedTuple):
+    """How stored pixels become upright: rows and columns are swapped first, then each is reversed or not."""
+
+    swaps: bool
+    flips_x: bool
+    flips_y: bool
+
+    def points(self, xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Return points (n, 2) of the stored image in the upright image of `size` (H, W)."""
+        turned = xy[:, ::-1].copy() if self.swaps else xy.copy()
+        for axis, flips in enumerate((self.flips_x, self.flips_y)):
+            if flips:
+                turned[:, axis] = size[1 - axis] - turned[:, axis]
+        return turned
+
+    def mask(self, stored: np.ndarray) -> np.ndarray:
+        """Return the mask (H, W) of a mask of the stored pixels."""
+        turned = stored.T if self.swaps else stored
+        return turned[:: -1 if self.flips_y else 1, :: -1 if self.flips_x else 1]
+
+
+TURNS = {  # by EXIF orientation
+    2: Turn(False, True, False),
+    3: Turn(False, True, True),
+    4: Turn(False, False, True),
+    5: Turn(True, False, False),
+    6: Turn(True, True, False),
+    7: Turn(True, True, True),
+    8: Turn(True, False, True),
+}
+
+
 def set_pixel_limit(megapixels: float) -> None:
     """Set the most megapixels of images and label maps that this process decodes."""
     global _limit

@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
-from mask2former.utils.image_io import Array, ImageError, open_image
+from mask2former.utils.image_io import TURNS, UPRIGHT, Array, ImageError, open_image
 from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, to_file
 
 VOID = 0
 UNKNOWN = -1  # no label is negative
+LABEL_ORIENTATION = "label_orientation"  # key of records whose PNGs show the stored pixels: EXIF's value
 IGNORE_LABEL = 255  # of label maps by default
 MAX_SEGMENT_ID = 256**3 - 1
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
@@ -67,6 +68,14 @@ def read_segment_ids(path: PathLike) -> Array:
         image = image.convert("RGB")  # drops alpha
     four_bytes = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4")
     return four_bytes.reshape(image.height, image.width) & np.uint32(MAX_SEGMENT_ID)
+
+
+def upright(labels: Array, record: Mapping[str, Any]) -> Array:
+    """Return the labels or ids of a record's PNG as the upright image shows them."""
+    orientation = record.get(LABEL_ORIENTATION, UPRIGHT)
+    if orientation == UPRIGHT:
+        return labels
+    return np.ascontiguousarray(TURNS[orientation].mask(labels))
 
 
 def semantic_from_panoptic(ids: Array, segments: Sequence[Mapping[str, Any]], ignore_label: int) -> Array:

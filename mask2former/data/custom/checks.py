@@ -21,11 +21,19 @@ from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.data.datasets.coco import Row
 from mask2former.data.datasets.files import load_json
-from mask2former.data.errors import DatasetError, broken_record, examples, first_few, wrong_size
+from mask2former.data.errors import (
+    DatasetError,
+    broken_record,
+    examples,
+    first_few,
+    wrong_map_size,
+    wrong_size,
+)
 from mask2former.data.ground_truth.readers import panoptic_segments
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
-from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
+from mask2former.utils.image_io import EXTENSIONS, SIDEWAYS, ImageError, read_header
+from mask2former.utils.label_maps import LABEL_ORIENTATION
 from mask2former.utils.storage import PathLike, contents_of, files_below, is_file, names_in, to_path
 
 logger = logging.getLogger(__name__)
@@ -94,9 +102,12 @@ def check_sizes(records: Sequence[Record]) -> None:
         if size != expected:
             raise wrong_size(record, size, expected)
         for key in FILE_KEYS[1:]:
-            if key in record and (other := _upright_size(record, key)) != size:
-                what = f"(height, width) is {other}, the image's is {size}"
-                raise broken_record(record, what, record[key])
+            if key not in record:
+                continue
+            other = _upright_size(record, key)
+            other = other[::-1] if record.get(LABEL_ORIENTATION) in SIDEWAYS else other
+            if other != size:
+                raise wrong_map_size(record, record[key], other, size)
 
 
 def check_panoptic(records: Sequence[Record], num_classes: int) -> None:

@@ -6,7 +6,7 @@ the same name; folders of label PNGs, of labelme's JSONs, of YOLO's labels. See 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -29,6 +29,7 @@ from mask2former.data.custom.formats import find_format
 from mask2former.data.custom.image_files import image_finder, is_below
 from mask2former.data.custom.label_classes import LabelClasses, existing, find_label_classes
 from mask2former.data.custom.labelme import NO_OBJECTS
+from mask2former.data.custom.orientation import with_turned_labels
 from mask2former.data.custom.yolo import find_classes
 from mask2former.data.datasets.coco import load_panoptic, register_coco_panoptic
 from mask2former.data.datasets.files import load_json
@@ -202,7 +203,7 @@ def register_files(
         "official_label_ids": label_classes.values,
         "thing_dataset_id_to_contiguous_id": {},
     }
-    register_semantic(name, facts, images, annotations, label_classes.table)
+    register_semantic(name, facts, images, annotations, label_classes.table, load=_load_semantic)
     return task, label_classes, None
 
 
@@ -235,7 +236,7 @@ def register_as_found(dataset: CustomDataset, facts: Facts) -> None:
     if dataset.source is not None:
         load = partial(load_instances, source=dataset.source)
     elif dataset.label_classes is not None:
-        load = partial(load_semantic, label_ids=dataset.label_classes.table)
+        load = partial(_load_semantic, label_ids=dataset.label_classes.table)
     register(dataset.name, facts, lambda context: {}, load)
 
 
@@ -244,7 +245,11 @@ def _load_panoptic(metadata: Metadata, context: LoadContext) -> list[Record]:
     content = load_json(path, "images", "annotations", context=context)
     image_file = image_finder(content["images"], metadata.image_root, path)
     png_file = image_finder(content["annotations"], metadata.panoptic_root, path, anywhere=False)
-    return load_panoptic(metadata, context, image_file, png_file)
+    return with_turned_labels(load_panoptic(metadata, context, image_file, png_file), path)
+
+
+def _load_semantic(metadata: Metadata, context: LoadContext, label_ids: Mapping[int, int]) -> list[Record]:
+    return with_turned_labels(load_semantic(metadata, context, label_ids), metadata.sem_seg_root)
 
 
 def forget(name: str) -> None:

@@ -1,8 +1,9 @@
-"""Instance annotations made on the stored pixels of images that EXIF or TIFF tags rotate.
+"""Annotations made on the stored pixels of images that EXIF or TIFF tags rotate.
 
 Images are read upright, as viewers show them. Some tools ignore the tag, as the sizes that they write show.
-Their annotations are turned with the image here. An image rotated by 180 degrees, mirrored, or square has the
-same size either way: then the other images of the dataset decide.
+Their annotations are turned with the image here, and their label and panoptic PNGs marked to be turned. An
+image rotated by 180 degrees, mirrored, or square has the same size either way: then the other images of the
+dataset decide.
 
 Shapes: `H, W` the upright image's sides in pixels.
 """
@@ -14,51 +15,21 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
+from mask2former.data.catalog import Record
 from mask2former.data.custom.label_classes import LOOKED_AT, spread
 from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
-from mask2former.utils.image_io import UPRIGHT, Header, ImageError, read_header
-from mask2former.utils.storage import PathLike, is_remote
+from mask2former.utils.image_io import TURNS, UPRIGHT, Header, ImageError, Turn, read_header
+from mask2former.utils.label_maps import LABEL_ORIENTATION
+from mask2former.utils.storage import PathLike, is_remote, to_path
 
 logger = logging.getLogger(__name__)
 THREADS = 8
-
-
-class Turn(NamedTuple):
-    """How stored pixels become upright: rows and columns are swapped first, then each is reversed or not."""
-
-    swaps: bool
-    flips_x: bool
-    flips_y: bool
-
-    def points(self, xy: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Return points (n, 2) of the stored image in the upright image of `size` (H, W)."""
-        turned = xy[:, ::-1].copy() if self.swaps else xy.copy()
-        for axis, flips in enumerate((self.flips_x, self.flips_y)):
-            if flips:
-                turned[:, axis] = size[1 - axis] - turned[:, axis]
-        return turned
-
-    def mask(self, stored: np.ndarray) -> np.ndarray:
-        """Return the mask (H, W) of a mask of the stored pixels."""
-        turned = stored.T if self.swaps else stored
-        return turned[:: -1 if self.flips_y else 1, :: -1 if self.flips_x else 1]
-
-
-TURNS = {  # by EXIF orientation
-    2: Turn(False, True, False),
-    3: Turn(False, True, True),
-    4: Turn(False, False, True),
-    5: Turn(True, False, False),
-    6: Turn(True, True, False),
-    7: Turn(True, True, True),
-    8: Turn(True, False, True),
-}
 
 
 def turned_upright(content: Row, files: Mapping[Any, Path], json_file: PathLike) -> Row:
@@ -91,6 +62,31 @@ def turned_upright(content: Row, files: Mapping[Any, Path], json_file: PathLike)
     return {**content, "images": images, "annotations": annotations}
 
 
+def with_turned_labels(records: list[Record], labels: PathLike) -> list[Record]:
+    """Return the records, marked where a label or panoptic PNG is of the stored pixels, in upright sizes.
+
+    `labels`, a JSON or a folder, is named in the warning. A PNG with an orientation of its own is upright.
+    """
+    headers = rotated_headers({i: to_path(record["file_name"]) for i, record in enumerate(records)})
+    if not headers:
+        return records
+    maps = {
+        i: to_path(records[i].get("pan_seg_file_name") or records[i]["sem_seg_file_name"]) for i in headers
+    }
+    sizes = {i: header.stored for i, header in _headers(maps).items() if header.orientation == UPRIGHT}
+    stored = _drawn_on_stored_pixels(headers, sizes)
+    turned = [*records]
+    for i, header in headers.items():
+        if i in stored:
+            turned[i] = {**turned[i], LABEL_ORIENTATION: header.orientation}
+        if (records[i].get("height"), records[i].get("width")) == header.stored:
+            turned[i] = _upright_row(turned[i], header)
+    if changed := [i for i in headers if turned[i] != records[i]]:
+        message = "%s: labels of %d images are of the stored pixels, and are turned upright by EXIF's tag"
+        logger.warning(message, labels, len(changed))
+    return turned
+
+
 def rotated_headers(files: Mapping[Any, Path]) -> dict[Any, Header]:
     """Return the headers of the images that are not stored upright.
 
@@ -99,7 +95,10 @@ def rotated_headers(files: Mapping[Any, Path]) -> dict[Any, Header]:
     remote = any(map(is_remote, files.values()))
     if remote and len(files) > LOOKED_AT and not rotated_headers(dict(spread([*files.items()], LOOKED_AT))):
         return {}
+    return {id_: header for id_, header in _headers(files).items() if header.orientation != UPRIGHT}
 
+
+def _headers(files: Mapping[Any, Path]) -> dict[Any, Header]:
     def read(file: Path) -> Header | None:
         with suppress(ImageError):
             return read_header(file)
@@ -107,7 +106,7 @@ def rotated_headers(files: Mapping[Any, Path]) -> dict[Any, Header]:
 
     with ThreadPoolExecutor(THREADS) as pool:
         headers = zip(files, pool.map(read, files.values()), strict=True)
-        return {id_: header for id_, header in headers if header and header.orientation != UPRIGHT}
+        return {id_: header for id_, header in headers if header}
 
 
 def _drawn_on_stored_pixels(headers: Mapping[Any, Header], sizes: Mapping[Any, Any]) -> set[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.datasets.files import require_path
@@ -28,6 +29,8 @@ def register_semantic(
     image_root: PathLike,
     label_root: PathLike,
     label_ids: Mapping[int, int] | None = None,
+    *,
+    load: Callable[..., list[Record]] | None = None,
 ) -> None:
     """Register a folder of images and a folder of label PNGs as `name`.
 
@@ -42,10 +45,12 @@ def register_semantic(
         image_root: images, also in folders below it.
         label_root: PNGs or TIFFs of up to 16 bits: gray values or indices of a palette.
         label_ids: value -> contiguous id or ignore label; None: the values are contiguous ids.
+        load: reads the records; the default is `load_semantic`.
     """
+    read = partial(load or load_semantic, label_ids=label_ids)
     roots = {"image_root": str(image_root), "sem_seg_root": str(label_root)}
     facts = {**roots, **SEMANTIC_FACTS, **metadata}
-    register(name, facts, lambda context: {}, lambda known, context: load_semantic(known, context, label_ids))
+    register(name, facts, lambda context: {}, read)
 
 
 def load_semantic(

@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from mask2former.data.catalog import Metadata, Record
-from mask2former.data.errors import broken_record, first_few
+from mask2former.data.errors import broken_record, first_few, wrong_map_size
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.polygons import Patch, draw_polygons
 from mask2former.structures import runs
@@ -30,6 +30,7 @@ from mask2former.utils.label_maps import (
     read_segment_ids,
     relabel,
     semantic_from_panoptic,
+    upright,
 )
 from mask2former.utils.messages import brief
 
@@ -207,11 +208,11 @@ def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size:
     """Return `read(path)` as (H, W) int32 for the path `record[key]`."""
     path = _value(record, key)
     try:
-        values = read(path)
+        values = upright(read(path), record)
     except ValueError as error:
         raise broken_record(record, str(error).removeprefix(f"{path}: "), path) from error
     if values.shape != size:
-        raise broken_record(record, f"(height, width) is {values.shape}, the image's is {size}", path)
+        raise wrong_map_size(record, path, values.shape, size)
     return values.astype(np.int32)
 
 

@@ -35,10 +35,10 @@ from mask2former.evaluation.panoptic.counts import (
 )
 from mask2former.utils.coco_values import require_areas
 from mask2former.utils.comm import gather_objects
-from mask2former.utils.label_maps import Array, read_segment_ids, write_segment_ids
+from mask2former.utils.label_maps import Array, read_segment_ids, upright, write_segment_ids
 from mask2former.utils.messages import InputError
 from mask2former.utils.record_cache import read_once_per_machine
-from mask2former.utils.storage import PathLike, to_path
+from mask2former.utils.storage import PathLike, alike, to_path
 
 ImageId = int | str
 
@@ -69,13 +69,24 @@ class PanopticGroundTruth:
         """Return the name of the image's PNG, relative to the folder."""
         return str(self.annotation(image_id)["file_name"])
 
-    def score(self, image_id: ImageId, pred_map: Array, segments: list[JsonObject], pred: PathLike) -> Array:
+    def score(
+        self,
+        image_id: ImageId,
+        pred_map: Array,
+        segments: list[JsonObject],
+        pred: PathLike,
+        record: Mapping[str, Any] | None = None,
+    ) -> Array:
         """Return the counts (V, 4, C) of a prediction: its map (H, W) of segment ids, and `segments_info`.
+
+        The image's record, if given, has the letter case of its PNG's path, and whether it is to be turned.
 
         Raises:
             ValueError: ground truth or prediction is invalid; the message calls the prediction `pred`.
         """
-        gt_map = read_segment_ids(self.png_dir / self.png_name(image_id))
+        record, png = record or {}, str(self.png_dir / self.png_name(image_id))
+        on_disk = str(record.get("pan_seg_file_name"))
+        gt_map = upright(read_segment_ids(on_disk if alike(on_disk) == alike(png) else png), record)
         gt_name, pred_name = f"{self.json_file}: image {image_id}", f"{pred}: image {image_id}"
         return count_matches(
             gt_map,
@@ -216,7 +227,7 @@ class COCOPanopticEvaluator:
             # In one flat folder: names of folders become part of the file's name, and no name leads out of it
             name = self._truth.png_name(image_id).strip("/").replace("/", "_")
             png = f"{Path(name).stem}.png"
-            self._counts += self._truth.score(image_id, pred_map, infos, "model's result")
+            self._counts += self._truth.score(image_id, pred_map, infos, "model's result", record)
             self._annotations.append({"image_id": image_id, "file_name": png, "segments_info": infos})
             for folder in self._folders:
                 folder.mkdir(parents=True, exist_ok=True)

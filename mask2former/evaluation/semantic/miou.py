@@ -29,6 +29,7 @@ from mask2former.utils.label_maps import (
     read_segment_ids,
     relabel,
     semantic_from_panoptic,
+    upright,
     write_label_map,
 )
 from mask2former.utils.messages import InputError
@@ -247,6 +248,7 @@ def true_labels(record: Mapping[str, Any], ignore_label: int) -> tuple[str, Arra
     if panoptic is None or (semantic is not None and is_file(to_path(semantic))):
         file = str(get_value(record, "sem_seg_file_name", f"image {record.get('image_id')}"))
         table = record.get("sem_seg_label_ids")
-        return file, read_label_map(file) if table is None else _read_relabeled(file, table)
+        return file, upright(read_label_map(file) if table is None else _read_relabeled(file, table), record)
     segments = get_value(record, "segments_info", panoptic)
-    return str(panoptic), semantic_from_panoptic(read_segment_ids(panoptic), segments, ignore_label)
+    ids = upright(read_segment_ids(panoptic), record)
+    return str(panoptic), semantic_from_panoptic(ids, segments, ignore_label)

@@ -5,15 +5,19 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_mask
 from synthetic_coco import compressed_rle, uncompressed_rle, write_json
 
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_custom_dataset
+from mask2former.data.checks.record import summarize_record
 from mask2former.data.custom.instance_json import instance_json
 from mask2former.data.ground_truth.geometry import Geometry
-from mask2former.data.ground_truth.readers import read_instances
-from mask2former.data.mapper import record_image
+from mask2former.data.ground_truth.readers import read_instances, read_panoptic, read_semantic
+from mask2former.data.mapper import TestMapper, record_image
+from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
+from mask2former.evaluation.semantic.miou import SemSegEvaluator
 
 NAME = "custom_data_of_a_test"
 SIZE = (12, 20)  # of the stored pixels
@@ -153,3 +157,92 @@ def test_pillow_turns_the_same_way(tmp_path):
     write(tmp_path, [6])
     with Image.open(tmp_path / "images/1.jpg") as image:
         assert ImageOps.exif_transpose(image).size == SIZE
+
+
+def write_labels(folder, kind, orientations, upright=(), size=SIZE):
+    """Write a rotated image for each orientation, and its label or panoptic PNG in stored pixels.
+
+    PNGs of images whose number is in `upright` are upright.
+    """
+    write(folder, orientations, size=size)
+    (folder / "labels").mkdir()
+    content = json.loads((folder / "set.json").read_text())
+    annotations = []
+    for number, orientation in enumerate(orientations, start=1):
+        ids = stored_mask(size).astype(np.uint8)
+        image = Image.fromarray(ids if kind == "semantic" else np.stack([ids + 1, 0 * ids, 0 * ids], axis=2))
+        if number in upright:
+            image.getexif()[0x0112] = orientation
+            ImageOps.exif_transpose(image, in_place=True)
+        image.save(folder / "labels" / f"{number}.png")
+        segments = [{"id": i + 1, "category_id": i, "area": int((ids == i).sum())} for i in (0, 1)]
+        annotations.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
+    categories = [{"id": 0, "name": "rest", "isthing": 0}, {"id": 1, "name": "box", "isthing": 1}]
+    write_json(folder / "labels.json", {**content, "annotations": annotations, "categories": categories})
+    return str(folder / ("labels" if kind == "semantic" else "labels.json"))
+
+
+LABELS = {  # kind -> its reader in training, its evaluator, and the output of a perfect model
+    "semantic": (
+        read_semantic,
+        SemSegEvaluator,
+        lambda box: {"label_map": torch.from_numpy(box.astype(np.int64))},
+    ),
+    "panoptic": (
+        read_panoptic,
+        COCOPanopticEvaluator,
+        lambda box: {
+            "panoptic_seg": (
+                torch.from_numpy(box.astype(np.int32) + 1),
+                [{"id": i + 1, "category_id": i, "isthing": i == 1} for i in (0, 1)],
+            )
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_label_pngs_of_stored_pixels_are_turned_for_training_checks_and_evaluation(tmp_path, caplog, kind):
+    read, evaluator, output = LABELS[kind]
+    labels = write_labels(tmp_path, kind, range(1, 9))
+    with caplog.at_level(logging.WARNING):
+        register_custom_dataset(NAME, str(tmp_path / "images"), labels)
+    assert caplog.text.count("labels of 7 images are of the stored pixels") == 1
+    metadata = MetadataCatalog.get(NAME)
+    mapper, measured = TestMapper(edges=(12,), max_size=99, image_format="RGB"), evaluator(metadata=metadata)
+    for record in DatasetCatalog.get(NAME):
+        image = record_image(record)
+        box = image[..., 0] > 128
+        truth = read(record, metadata, image.shape[:2])
+        masks = truth.visible(Geometry.identity(*image.shape[:2]))[1]
+        np.testing.assert_array_equal(masks[truth.classes.tolist().index(1)], box)
+        assert summarize_record(record, metadata).error is None
+        measured.process([mapper(record)], [output(box)])
+    (metrics,) = measured.evaluate().values()
+    assert metrics["mIoU" if kind == "semantic" else "PQ"] == 100
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_upright_label_pngs_stay_as_they_are(tmp_path, caplog, kind):
+    labels = write_labels(tmp_path, kind, [3, 6, 8], upright=(1, 2, 3))
+    if kind == "panoptic":  # its sizes are those of the stored pixels
+        content = json.loads((tmp_path / "labels.json").read_text())
+        for row in content["images"][1:]:
+            row.update(height=SIZE[1], width=SIZE[0])
+        write_json(tmp_path / "labels.json", content)
+    with caplog.at_level(logging.WARNING):
+        register_custom_dataset(NAME, str(tmp_path / "images"), labels)
+    assert "stored" not in caplog.text
+    assert not any("label_orientation" in record for record in DatasetCatalog.get(NAME))
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_label_png_that_fits_neither_way_is_an_error_that_names_the_orientation(tmp_path, kind):
+    labels = write_labels(tmp_path, kind, [6])
+    with Image.open(tmp_path / "labels/1.png") as image:
+        image.crop((0, 0, 19, 12)).save(tmp_path / "labels/1.png")
+    message = (
+        r"1\.png.*is \(12, 19\), the image's is \(20, 12\); .*stored as \(12, 20\) with .* orientation 6"
+    )
+    with pytest.raises(DatasetError, match=message):
+        register_custom_dataset(NAME, str(tmp_path / "images"), labels)
