@@ -3,15 +3,16 @@
 If the same dataset exists already, nothing is done.
 """
 
-import argparse
 from pathlib import Path
 
 from mask2former.data.datasets.shapes import SPLITS, write_shapes
+from mask2former.utils.output import Parser, tolerant_output
 
 
+@tolerant_output()
 def main() -> None:
     """Parse the command line and make the dataset."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("datasets"), help="the folder of all datasets")
     for split, count in SPLITS.items():
         parser.add_argument(f"--{split}", type=int, default=count, help=f"images in {split}")

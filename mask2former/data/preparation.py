@@ -28,6 +28,7 @@ from mask2former.data.datasets.files import ROOT_VARIABLE, datasets_root
 from mask2former.data.errors import DatasetError
 from mask2former.utils.atomic_files import UNFINISHED, atomic_path
 from mask2former.utils.messages import MessageFormatter, legible
+from mask2former.utils.output import Parser, tolerant_output
 
 logger = logging.getLogger(__name__)
 Job = TypeVar("Job")
@@ -39,7 +40,7 @@ CHUNK = 8  # jobs that a process takes at once
 
 def argument_parser(description: str | None) -> ArgumentParser:
     """Return a parser with the options of all scripts; `description` is the script's docstring."""
-    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter)
     root = datasets_root()
     parser.add_argument(
         "--root", type=Path, default=root, help=f"the folder of all datasets (default: {root})"
@@ -50,6 +51,7 @@ def argument_parser(description: str | None) -> ArgumentParser:
     return parser
 
 
+@tolerant_output()
 def run(
     parser: ArgumentParser, prepare: Callable[[Namespace], None], arguments: Sequence[str] | None
 ) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy
@@ -12,8 +13,30 @@ import torch
 from mask2former.utils.messages import Block, MessageFormatter
 from mask2former.version import __version__, commit
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "[%(asctime)s] %(levelname)s %(message)s"
 RESULT = {"is_result": True}  # `extra` of records that are results of the command, and not about its progress
+
+
+class LogFile(logging.FileHandler):
+    """File of log lines that may get lost, as on a full disk: a warning says so once, and the run goes on."""
+
+    _is_broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Warn of the first line that cannot be written."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_broken:
+            self._is_broken = True
+            logger.warning("%s is incomplete: it cannot be written (%s)", self.baseFilename, error)
+
+    def close(self) -> None:
+        """Close the file, perhaps without its last lines."""
+        with suppress(OSError):
+            super().close()
 
 
 def setup_logger(output_dir: str | Path | None = None, rank: int = 0) -> None:
@@ -38,7 +61,7 @@ def setup_logger(output_dir: str | Path | None = None, rank: int = 0) -> None:
         root.addHandler(handler)
     if output_dir and rank == 0:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(Path(output_dir) / "log.txt", encoding="utf-8")
+        file = LogFile(Path(output_dir) / "log.txt", encoding="utf-8")
         file.setFormatter(MessageFormatter(FORMAT))
         root.addHandler(file)
 

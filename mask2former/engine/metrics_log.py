@@ -3,11 +3,14 @@
 import json
 import math
 import os
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from mask2former.engine.checkpoint.disk_space import write_errors_explained
 from mask2former.utils.atomic_files import atomic_write
 
 METRICS_FILE = "metrics.json"
@@ -22,7 +25,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Metrics of a run that continues at step `start`, on rank 0 only.
 
-    Earlier lines of that step and later are dropped, since these steps run again.
+    Earlier lines of that step and later are dropped, since these steps run again. Methods raise TrainingError
+    if a file cannot be written, as on a full disk.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
@@ -30,9 +34,11 @@ class MetricsLog:
         path = folder / METRICS_FILE
         kept = [line for line in read_metrics(path) if line["iteration"] < start]
         self._evaluated = {line["iteration"] for line in kept if any("/" in name for name in line)}
-        with atomic_write(path) as file:
-            file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
-        self._file = open(path, "a")  # noqa: SIM115  (open until `close`)
+        self._explained = partial(write_errors_explained, path)
+        with self._explained():
+            with atomic_write(path) as file:
+                file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
+            self._file = open(path, "a")  # noqa: SIM115  (open until `close`)
         self._events: Any = None
 
     @property
@@ -42,16 +48,18 @@ class MetricsLog:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
             from torch.utils.tensorboard import SummaryWriter
 
+            threading.excepthook = _without_write_errors
             self._events = SummaryWriter(str(self.folder), purge_step=self.start or None)
         return self._events
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
         """Write and flush one line for step `iteration`; non-finite values become null: JSON has no NaN."""
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"iteration": iteration, **line}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self.events.add_scalar(name, value, iteration)
+        with self._explained():
+            self._file.write(json.dumps({"iteration": iteration, **line}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self.events.add_scalar(name, value, iteration)
 
     def has_results(self, iteration: int) -> bool:
         """Return True if the resumed run already had the evaluation results of step `iteration`."""
@@ -59,10 +67,19 @@ class MetricsLog:
 
     def write_image(self, iteration: int, name: str, image: NDArray[Any]) -> None:
         """Write an image (H, W, 3) uint8 for TensorBoard."""
-        self.events.add_image(name, image, iteration, dataformats="HWC")
+        with self._explained():
+            self.events.add_image(name, image, iteration, dataformats="HWC")
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        with self._explained():
+            self._file.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def _without_write_errors(arguments: threading.ExceptHookArgs) -> None:
+    """Print the error that ends a thread; TensorBoard's thread raises those of writing in `write`, too."""
+    is_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
+    if not (is_tensorboard and isinstance(arguments.exc_value, OSError)):
+        threading.__excepthook__(arguments)

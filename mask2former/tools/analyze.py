@@ -40,7 +40,7 @@ from mask2former.tools.flops import (
     usual_images,
 )
 from mask2former.utils.aliases import run_alias
-from mask2former.utils.output import print_error
+from mask2former.utils.output import Parser, print_error
 from mask2former.weights import model_zoo
 
 PADDING = "normalize and pad"
@@ -49,7 +49,7 @@ MILLION, GIGA = 1e6, 1e9
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags: one config with its keys, or all published configs."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former analyze",
         description="Report parameters, multiply-adds, activations and times of the parts of a model.",
         epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --runs 0",

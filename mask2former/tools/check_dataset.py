@@ -38,7 +38,7 @@ from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
 from mask2former.utils.messages import legible
-from mask2former.utils.output import print_error
+from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.utils.visualize import (
     class_colors,
     draw_regions,
@@ -58,7 +58,7 @@ CUSTOM = "custom"  # the name of a dataset given by --images and --annotations
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags: the dataset, by its name or by its files, and how to check it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former check-dataset",
         description="Read a dataset as training does, summarize it, report what is broken and draw samples.",
         epilog="Exit code 0: no record is broken; 1: records are broken; 2: no such dataset, or wrong flags.",
@@ -278,6 +278,7 @@ def _listed(title: str, examples: dict[str, Any]) -> str:
     return "\n  ".join([title, *examples["first"], *([f"and {others} more"] if others else [])])
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see its `--help`."""
     args = parse_arguments(argv)

@@ -52,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-@tolerant_output()
 def _run(command: str, arguments: Sequence[str]) -> int:
     code: int = import_module(f"mask2former.tools.{command.replace('-', '_')}").main(arguments)
     return code

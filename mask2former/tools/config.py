@@ -10,12 +10,12 @@ from tabulate import tabulate
 from mask2former.config import CfgNode, get_cfg, load_config
 from mask2former.config.node import CONFIG_ROOTS
 from mask2former.config.yaml_files import flatten
-from mask2former.utils.output import print_error
+from mask2former.utils.output import Parser, print_error, tolerant_output
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the config file, its overrides and `--all`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former config",
         description="Print every key that differs from its default, with its value and the file that set it.",
         epilog="Example: coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1",
@@ -45,6 +45,7 @@ def shortened(source: str) -> str:
     return source
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Return exit code 0: printed; 1: the config is wrong; 2: wrong flags."""
     args = parse_arguments(argv)

@@ -3,7 +3,6 @@
 It works in a broken installation, even without torch: a check that fails is a line of the report.
 """
 
-import argparse
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mask2former.utils.aliases import run_alias
+from mask2former.utils.output import Parser
 from mask2former.version import __version__, commit
 
 Facts = Iterator[tuple[str, str]]  # (name, value) pairs
@@ -29,7 +29,7 @@ CUDA_PARTS = "get NVRTC (pip install nvidia-cuda-nvrtc), or nvcc and install aga
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    argparse.ArgumentParser(
+    Parser(
         prog="mask2former doctor",
         description="Report what is installed on this machine, to paste into an issue.",
     ).parse_args(argv)

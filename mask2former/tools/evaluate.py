@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from mask2former.tools.train import add_config_arguments, add_data_arguments, run_command
+from mask2former.utils.output import Parser, tolerant_output
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags of evaluation, and complete them to those of training with `--eval-only`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former evaluate",
         description="Evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR, on DATASETS.TEST.",
         epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml "
@@ -22,6 +23,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)  # flags may also follow keys
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code, as `--help` explains it."""
     return run_command(parse_arguments(argv))

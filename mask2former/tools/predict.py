@@ -35,7 +35,7 @@ from mask2former.tools.flags import add_max_megapixels, probability
 from mask2former.utils.image_io import EXTENSIONS, Array, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.messages import legible
-from mask2former.utils.output import print_error
+from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
 from mask2former.weights.load import Checkpoint, read_checkpoint
@@ -49,7 +49,7 @@ WEIGHTS = "MODEL.WEIGHTS"
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the flags, which are those of the published demo and `--model`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former predict",
         description="Segment images with a trained model and draw the results.",
         epilog=f"Examples: --model coco-panoptic-r50 --input a.jpg; --input a.jpg --opts {WEIGHTS} model.pth",
@@ -203,6 +203,7 @@ def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Pat
     return failed
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if all images were drawn, 1 if some or all were not, 2 for wrong flags."""
     args = parse_arguments(argv)

@@ -19,14 +19,15 @@ from mask2former.evaluation.semantic.miou import mean_iou_of_folders
 from mask2former.tools.flags import add_max_megapixels
 from mask2former.utils.image_io import set_pixel_limit
 from mask2former.utils.label_maps import IGNORE_LABEL
-from mask2former.utils.output import print_error
+from mask2former.utils.output import Parser, print_error, tolerant_output
 
 Compute = Callable[[argparse.Namespace], Metrics]
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="mask2former score", description=__doc__)
+    parser = Parser(prog="mask2former score", description=__doc__)
     commands = parser.add_subparsers(metavar="METRIC", required=True)
     for name, (summary, define) in METRICS.items():
         command = commands.add_parser(name, help=summary, description=f"Compute {summary}.")

@@ -20,7 +20,7 @@ from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.train import train
 from mask2former.utils.comm import is_main_process
-from mask2former.utils.output import print_error, tolerant_output
+from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.read import find_file
 
 logger = logging.getLogger("mask2former")
@@ -28,7 +28,7 @@ logger = logging.getLogger("mask2former")
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags of Detectron2's `train_net.py`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former train",
         description="Train or evaluate a model; the run is kept in OUTPUT_DIR.",
         epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1. "
@@ -93,12 +93,12 @@ def work(args: argparse.Namespace, device: str) -> int:
     return 0 if not is_main_process() or verify_results(cfg, results) else 1
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code, as `--help` explains it."""
     return run_command(parse_arguments(argv))
 
 
-@tolerant_output()
 def run_command(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:

@@ -1,11 +1,11 @@
 """The command `mask2former zoo`: list the published models."""
 
-import argparse
 import json
 from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from mask2former.utils.output import Parser
 from mask2former.weights.model_zoo import license_notice, published_models
 
 FIGURES = ("PQ", "AP", "mIoU")
@@ -13,7 +13,7 @@ FIGURES = ("PQ", "AP", "mIoU")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former zoo",
         description="List the published models, with the figures that their authors report.",
         epilog='Use a NAME as in `mask2former predict --model NAME` or `Predictor.from_zoo("NAME")`.',

@@ -3,7 +3,10 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from mask2former.utils.output import tolerant_output
 
+
+@tolerant_output()
 def run_alias(
     old: str, new: str, main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None
 ) -> int:

@@ -1,12 +1,13 @@
 """Standard output and standard error of commands, which may be closed, full, or lack characters."""
 
+import argparse
 import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from mask2former.utils.messages import MessageFormatter, escaped, legible
 
@@ -46,6 +47,14 @@ class _Terminal(io.TextIOWrapper):
 def print_error(error: object) -> None:
     """Print the error that ends a command, or a part of its work, on stderr in one line."""
     print(f"error: {legible(error)}", file=sys.stderr)  # noqa: T201
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors, which repeat what was typed, are `legible`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, and exit with code 2."""
+        super().error(legible(message))
 
 
 @contextmanager

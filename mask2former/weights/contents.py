@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mask2former.utils.messages import Block, shortened
+from mask2former.utils.messages import Block, InputError, shortened
 from mask2former.weights.safe_pickle import (
     ZIP_START,
     PickleError,
@@ -48,7 +48,7 @@ HOLDS_CODE = (
 )
 
 
-class WeightsError(ValueError):
+class WeightsError(InputError):
     """A file of weights that cannot be used; the message has the file and the reason."""
 
     def __init__(self, file: str | Path, reason: str) -> None:

@@ -21,8 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mask2former.utils.messages import InputError
 
-class PickleError(ValueError):
+
+class PickleError(InputError):
     """A pickle that is truncated or damaged, or a file that is not a pickle."""
 
 

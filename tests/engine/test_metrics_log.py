@@ -1,7 +1,12 @@
-"""metrics.json across resumes."""
+"""metrics.json across resumes, and on a full disk."""
 
 import json
 
+import numpy as np
+import pytest
+from full_disk import files_no_larger_than
+
+from mask2former.engine.errors import TrainingError
 from mask2former.engine.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 
 
@@ -40,3 +45,27 @@ def test_evaluations_are_remembered_by_step(tmp_path):
     log = MetricsLog(tmp_path, 10)
     assert log.has_results(4) and not log.has_results(9)
     log.close()
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_earlier_lines_stay(tmp_path, capfd):
+    log = MetricsLog(tmp_path, 0)
+    log.write(0, {"total_loss": 1.0})
+    message = r"metrics\.json cannot be written .*Is the disk full"
+    with files_no_larger_than(0), pytest.raises(TrainingError, match=message):
+        log.write(1, {"total_loss": 2.0})
+    log.close()
+    assert read_metrics(tmp_path / METRICS_FILE)[0] == {"iteration": 0, "total_loss": 1.0}
+    with files_no_larger_than(0), pytest.raises(TrainingError, match=message):
+        MetricsLog(tmp_path, 1)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_full_disk_for_events_is_the_same_error_without_a_traceback_of_the_thread(tmp_path, capfd):
+    log = MetricsLog(tmp_path, 0)
+    log.write(0, {"total_loss": 1.0})
+    (events,) = tmp_path.glob("events.out*")
+    with files_no_larger_than(events.stat().st_size), pytest.raises(TrainingError, match="Is the disk full"):
+        for step in range(1, 1000):
+            log.write(step, {})  # into a file that is smaller
+            log.write_image(step, "x", np.zeros((64, 64, 3), np.uint8))
+    assert "Traceback" not in capfd.readouterr().err

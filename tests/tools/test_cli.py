@@ -36,6 +36,47 @@ def test_every_command_describes_its_flags(capsys, command):
     assert capsys.readouterr().out.startswith(f"usage: mask2former {command} ")
 
 
+LONG = "\x1b[31m" + "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--input", "a", "--task", LONG],
+        ["predict", "--input", "a", "--confidence-threshold", LONG],
+        ["train", "--config-file", "a", f"--{LONG}"],
+        ["train", "--config-file", "a", "--num-gpus", LONG],
+        ["evaluate", "--config-file", "a", "--host", LONG],
+        ["score", LONG],
+        ["score", "semantic", "--gt-dir", "a", "--pred-dir", "a", "--label-ids", LONG],
+        ["analyze", "--config-file", "a", "--runs", LONG],
+        ["check-dataset", "a", f"--{LONG}"],
+        ["doctor", LONG],
+        ["config", "a", f"--{LONG}"],
+        ["zoo", LONG],
+        [LONG],
+    ],
+    ids=lambda arguments: arguments[0][:20],
+)
+def test_wrong_flags_are_repeated_in_short_and_escaped(capsys, arguments):
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert "error: " in message and r"\x1b[31mxxx" in message.replace("\\\\", "\\") and len(message) < 650
+
+
+@pytest.mark.parametrize("script", ["train_net.py", "demo/demo.py", "datasets/prepare_shapes.py"])
+def test_scripts_end_as_commands_do_if_output_is_lost(script):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, ROOT / script, "--help"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.stderr == "error: standard output is incomplete ([Errno 28] No space left on device)\n"
+    assert result.returncode == 1
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"mask2former {__version__}\n"

@@ -196,7 +196,10 @@ def _work_launched(work: Work, args: argparse.Namespace, device: str, preempted:
     """Run `work` in a process of torch's launcher, which ignores return values after a SIGTERM."""
     if preempted.is_set():  # the launcher took the preempted process for a failed one and restarted it
         return PREEMPTED
-    code = _join_and_work(work, args, device)
+    try:
+        code = _join_and_work(work, args, device)
+    except SystemExit as stop:  # output is lost, which has been said; the launcher would see a crash
+        code = int(stop.code or 0)
     if code == PREEMPTED:
         preempted.set()
         sys.exit(PREEMPTED)

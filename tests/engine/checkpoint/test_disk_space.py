@@ -1,14 +1,12 @@
 """A full or read-only disk is reported early, and earlier checkpoints survive it."""
 
 import collections
-import contextlib
 import errno
-import resource
 import shutil
-import signal
 
 import pytest
 import torch
+from full_disk import files_no_larger_than
 from tiny_runs import run_train, tiny_config
 
 from mask2former.engine.build import build_model
@@ -20,19 +18,6 @@ from mask2former.engine.train import build_trainer
 
 def run(folder, *flags, **changes):
     return run_train(folder, *flags, SOLVER__CHECKPOINT_PERIOD=1, **changes)
-
-
-@contextlib.contextmanager
-def files_no_larger_than(size):
-    """Make larger files fail, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_earlier_checkpoints_survive_a_full_disk(tiny_shapes, tmp_path, capsys):
