@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
     "MODEL.RESNETS.STEM_TYPE": "deeplab",  # of build_resnet_deeplab_backbone; or "basic"
     "MODEL.RESNETS.RES5_MULTI_GRID": [1, 2, 4],  # its dilations of the blocks of res5
+    "MODEL.RESNETS.RES5_STRIDE": 2,  # its stride of res5, or 1: DETR's DC5
     "MODEL.SWIN.PATCH_SIZE": 4,
     "MODEL.SWIN.EMBED_DIM": 96,
     "MODEL.SWIN.DEPTHS": [2, 2, 6, 2],
@@ -99,6 +100,11 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": 256,  # masks are upsampled in chunks of this size
     "MODEL.KNET.RANK_WEIGHT": 0.1,  # of its loss over all kernels of a pixel
     "MODEL.KNET.SEG_WEIGHT": 1.0,  # of its loss of each pixel's class
+    "MODEL.DETR.STAGE": "masks",  # train the mask head of a frozen detector; or "boxes": train the detector
+    "MODEL.DETR.L1_WEIGHT": 5.0,  # of boxes, in the matching cost and the loss
+    "MODEL.DETR.GIOU_WEIGHT": 2.0,
+    "MODEL.DETR.CATEGORY_IDS": [],  # the class head's output of each class; empty: the first, one a class
+    "MODEL.DETR.NUM_IDS": 0,  # its outputs besides "no object"; 0: as many as are used
     "INPUT.FORMAT": "BGR",
     "INPUT.MIN_SIZE_TRAIN": (800,),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",

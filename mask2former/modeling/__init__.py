@@ -2,6 +2,7 @@
 
 from mask2former.modeling import (
     backbone,
+    detr,
     head,
     knet,
     loss,
@@ -15,6 +16,7 @@ from mask2former.modeling.mask_former import MaskFormer
 __all__ = [
     "MaskFormer",
     "backbone",
+    "detr",
     "head",
     "knet",
     "loss",

@@ -33,6 +33,11 @@ Inputs = Sequence[Mapping[str, Any]]
 class MaskFormer(nn.Module):
     """Mask2Former (paper §3): one set of mask predictions serves every segmentation task.
 
+    Every meta-architecture of this project is this class with other parts, or a subclass with another
+    `network`. The engine, `Predictor` and the tools use `losses`, `predict`, `predict_images`, `network`,
+    `tasks`, `device`, `precision`, and the attributes `backbone`, `sem_seg_head`, `inference`, `num_classes`,
+    `size_divisibility` and `pixel_mean`.
+
     The input is a list of dicts, one per image: "image" (3, h, w), RGB in 0..255; optionally "height" and
     "width" of the result (default h, w); in training "instances", and optionally "seed" for the image's
     random points.
@@ -98,7 +103,8 @@ class MaskFormer(nn.Module):
         seeds = [inputs["seed"] for inputs in batched_inputs if "seed" in inputs]
         padded = (images.shape[2], images.shape[3])
         seeded = len(seeds) == len(targets)
-        return self.criterion(self.network(images), targets, padded, seeds if seeded else None)
+        predictions = self.network(images, _sizes(batched_inputs))
+        return self.criterion(predictions, targets, padded, seeds if seeded else None)
 
     @torch.no_grad()
     def predict(self, batched_inputs: Inputs, *, compact: bool = False) -> list[dict[str, Any]]:
@@ -125,16 +131,18 @@ class MaskFormer(nn.Module):
         images = self._images(batched_inputs)
         in_float32 = self.precision == torch.float32  # then autocast is left to the caller
         with nullcontext() if in_float32 else torch.autocast(self.device.type, self.precision):
-            predictions = self.network(images)
+            predictions = self.network(images, _sizes(batched_inputs))
         sizes = []
-        for inputs in batched_inputs:
-            height, width = inputs["image"].shape[1:]
-            output = (inputs.get("height", height), inputs.get("width", width))
-            sizes.append(Sizes((images.shape[2], images.shape[3]), (height, width), output))
+        for inputs, size in zip(batched_inputs, _sizes(batched_inputs), strict=True):
+            output = (inputs.get("height", size[0]), inputs.get("width", size[1]))
+            sizes.append(Sizes((images.shape[2], images.shape[3]), size, output))
         return predictions.of_images(sizes, self.inference.layer)
 
-    def network(self, images: Tensor) -> Predictions:
-        """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone."""
+    def network(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Predictions:
+        """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone.
+
+        `sizes` (h, w) are those of the images before padding, which this network does not need.
+        """
         return self.sem_seg_head(self.backbone(images))
 
     @property
@@ -175,6 +183,11 @@ class MaskFormer(nn.Module):
             )
         _check_range(f"{_name(inputs)}: gt_classes", targets.gt_classes.tolist(), self.num_classes)
         return targets.to(self.device)
+
+
+def _sizes(batched_inputs: Inputs) -> list[tuple[int, int]]:
+    """Return the sides (h, w) of each image before padding."""
+    return [(inputs["image"].shape[1], inputs["image"].shape[2]) for inputs in batched_inputs]
 
 
 def _name(inputs: Mapping[str, Any]) -> str:

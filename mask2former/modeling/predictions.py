@@ -34,6 +34,8 @@ class ImagePrediction(NamedTuple):
 
     If `per_pixel`, mask logits are the logits of classes, Q = K, and compared with each other; each query has
     its class with probability 1. `all_compete` asks for K-Net's panoptic rules; see `panoptic_segments`.
+
+    DETR also predicts `boxes` (Q, 4), corners (left, top, right, bottom) in [0, 1] of the image.
     """
 
     probabilities: Tensor
@@ -42,6 +44,7 @@ class ImagePrediction(NamedTuple):
     flipped: bool = False
     per_pixel: bool = False
     all_compete: bool = False
+    boxes: Tensor | None = None
 
     @property
     def num_classes(self) -> int:

@@ -171,7 +171,9 @@ def how_to_get_weights(config_file: str) -> str:
     """Return what to add to the command, with the checkpoint published for that config if there is one."""
     model = model_of_config(config_file)
     line = f"Add to the command:\n  --opts {WEIGHTS} {model.weights if model else 'path/to/model_final.pth'}"
-    return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice()}" if model else line
+    if model is None:
+        return line
+    return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice(model.weights)}"
 
 
 def draw(predictor: Predictor, image: str, task: str | None) -> tuple[Array, str]:

@@ -34,5 +34,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     heads = ["name", "dataset", "task", "backbone", *FIGURES, "config", "weights"]
     print(tabulate(rows, heads, floatfmt=".1f", missingval="-"))
-    print(f"\n{license_notice()}")
+    print("", *dict.fromkeys(license_notice(model.weights) for model in models), sep="\n")
     return 0

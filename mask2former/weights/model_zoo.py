@@ -16,6 +16,7 @@ HUB_NAME = re.compile(
 HUB_DATASETS = {"ade": "ade20k", "mapillary": "mapillary-vistas"}
 MASKFORMER_HUB_NAME = re.compile(r"/maskformer-swin-(?P<size>tiny|small|base|large)-(?P<dataset>ade|coco)$")
 MASKFORMER_HUB_MODELS = {"ade": "ade20k-semantic", "coco": "coco-panoptic"}
+DETR_HUB_NAME = re.compile(r"/detr-resnet-(?P<backbone>50|50-dc5|101)-panoptic$")
 METHODS = {  # start of a MaskFormer config's file name, the longest first
     "per_pixel_baseline_plus": "PerPixelBaseline+",
     "per_pixel_baseline": "PerPixelBaseline",
@@ -24,10 +25,10 @@ METHODS = {  # start of a MaskFormer config's file name, the longest first
 
 
 class PublishedModel(NamedTuple):
-    """A model that the authors of Mask2Former or MaskFormer trained; `figures` are those that they report."""
+    """A model that the authors of `method` trained; `figures` are those that they report."""
 
     name: str
-    method: str  # "Mask2Former", or one of METHODS
+    method: str  # "Mask2Former", "DETR", or one of METHODS
     dataset: str
     task: str
     backbone: str
@@ -40,21 +41,26 @@ class PublishedModel(NamedTuple):
 def table() -> dict[str, Any]:
     """Return the whole table: `license`, `backbones`, and Mask2Former's `root` and, by config file, `models`.
 
-    MaskFormer's root and models are below `maskformer`.
+    MaskFormer's root and models are below `maskformer`, those of DETR, with its license, below `detr`.
     """
     return json.loads(resources.files("mask2former.weights").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
 def is_published(url: str) -> bool:
     """Return True if a URL is that of published weights."""
-    return url.startswith((table()["root"], table()["maskformer"]["root"]))
+    return url.startswith(
+        tuple(family["root"] for family in (table(), table()["maskformer"], table()["detr"]))
+    )
 
 
 def published_models() -> dict[str, PublishedModel]:
     """Return the published models by name, such as "coco-panoptic-swin-l"."""
-    mask2former = table()["models"].items()
-    maskformer = table()["maskformer"]["models"].items()
-    models = [_of_mask2former(*row) for row in mask2former] + [_of_maskformer(*row) for row in maskformer]
+    families = (
+        (table(), _of_mask2former),
+        (table()["maskformer"], _of_maskformer),
+        (table()["detr"], _of_detr),
+    )
+    models = [of(*row) for family, of in families for row in family["models"].items()]
     return {model.name: model for model in models}
 
 
@@ -73,6 +79,11 @@ def _of_maskformer(config: str, row: dict[str, Any]) -> PublishedModel:
     return PublishedModel(name, METHODS[word], dataset, task, row["backbone"], row["figures"], config, url)
 
 
+def _of_detr(config: str, row: dict[str, Any]) -> PublishedModel:
+    name, url = f"detr-coco-panoptic-{row['backbone'].lower()}", table()["detr"]["root"] + row["weights"]
+    return PublishedModel(name, "DETR", "coco", "panoptic", row["backbone"], row["figures"], config, url)
+
+
 def _backbone_word(row: dict[str, Any]) -> str:
     """Return the backbone as names have it; Swin-L's does not say IN21k, on which alone it was pretrained."""
     return row["backbone"].lower().replace(" (in21k)", "-in21k").replace("swin-l-in21k", "swin-l")
@@ -81,8 +92,8 @@ def _backbone_word(row: dict[str, Any]) -> str:
 def published_name(name: str) -> str | None:
     """Return the published model that is called `name` here or on the Hugging Face hub, or has that config.
 
-    The hub has "facebook/mask2former-swin-large-coco-panoptic" and "facebook/maskformer-swin-large-coco", for
-    example.
+    The hub has "facebook/mask2former-swin-large-coco-panoptic", "facebook/maskformer-swin-large-coco" and
+    "facebook/detr-resnet-50-panoptic", for example.
     """
     if model := model_of_config(name):
         return model.name
@@ -95,6 +106,8 @@ def published_name(name: str) -> str | None:
     elif match := MASKFORMER_HUB_NAME.search(name):
         hub_name = f"maskformer-{MASKFORMER_HUB_MODELS[match['dataset']]}-swin-{match['size'][0]}"
         wanted = [hub_name, f"{hub_name}-in21k"]
+    elif match := DETR_HUB_NAME.search(name):
+        wanted = [f"detr-coco-panoptic-r{match['backbone']}"]
     else:
         wanted = [name]
     return next((candidate for candidate in wanted if candidate in names), None)
@@ -136,12 +149,14 @@ def model_of_config(config_file: str) -> PublishedModel | None:
     return next((model for model in published_models().values() if file.match(model.config)), None)
 
 
-def license_notice() -> str:
-    """Return the notice that a download of published weights logs."""
-    license = table()["license"]
+def license_notice(url: str) -> str:
+    """Return the notice that a download of the published weights at `url` logs."""
+    is_detr = url.startswith(table()["detr"]["root"])
+    license = (table()["detr"] if is_detr else table())["license"]
+    models, terms = ("DETR", "") if is_detr else ("MaskFormer and Mask2Former", ": non-commercial use only")
     return (
-        f"These weights are published by the authors of MaskFormer and Mask2Former under {license['name']} "
-        f"({license['url']}): non-commercial use only. The license of this program does not cover them."
+        f"The weights of {models} are published by their authors under {license['name']} "
+        f"({license['url']}){terms}. The license of this program does not cover them."
     )
 
 

@@ -39,8 +39,9 @@ def local_file(source: str | Path) -> Path:
     file = find_file(source)
     if not is_remote(source):
         return file
-    if model_zoo.is_published(web_url(str(source))) and not file.is_file():
-        logger.warning("%s", model_zoo.license_notice())
+    url = web_url(str(source))
+    if model_zoo.is_published(url) and not file.is_file():
+        logger.warning("%s", model_zoo.license_notice(url))
     try:
         return local_copy(source)
     except (OSError, ValueError) as error:

@@ -1,8 +1,8 @@
 """Translation of parameter names in files to this project's: one row of `SCHEMES` for each naming scheme.
 
 The names of this project are those of the published Mask2Former and MaskFormer checkpoints, so schemes are
-needed only for backbones trained elsewhere and for early checkpoints. A rename depends on the name alone, not
-on a version number in the file: current names stay as they are.
+needed only for DETR's, for backbones trained elsewhere and for early checkpoints. A rename depends on the
+name alone, not on a version number in the file: current names stay as they are.
 """
 
 import re
@@ -34,8 +34,37 @@ class Scheme(NamedTuple):
 
 INTO_BACKBONE = (r"^", "backbone.")
 OUTSIDE_BACKBONE = r"^(?!backbone\.)"
+DETRS_BACKBONE = r"^(detr\.)?backbone\.0\.body\."  # torchvision's ResNet inside
+DETRS_BOXES = r"^sem_seg_head\.bbox_embed\."
+DETRS_MASKS = r"^sem_seg_head\.(bbox_attention|mask_head)\."
+
+RESNET_PARTS: Renames = (  # of torchvision's names
+    (r"\bbn(\d)\.", r"conv\1.norm."),
+    (r"\bdownsample\.0\.", "shortcut."),
+    (r"\bdownsample\.1\.", "shortcut.norm."),
+)
+DETR: Renames = (
+    (DETRS_BACKBONE + r"(?=conv1\.|bn1\.)", "backbone.stem."),
+    *((rf"{DETRS_BACKBONE}layer{stage}\.", f"backbone.res{stage + 1}.") for stage in (1, 2, 3, 4)),
+    *RESNET_PARTS,
+    (r"^detr\.", ""),
+    (OUTSIDE_BACKBONE, "sem_seg_head."),
+)
 
 SCHEMES = (
+    Scheme(title="DETR checkpoint", evidence=(DETRS_BOXES, DETRS_MASKS)),
+    Scheme(title="DETR checkpoint without masks", evidence=(DETRS_BOXES,), untrained=DETRS_MASKS),
+    Scheme(
+        title="DETR checkpoint (the authors' names)",
+        evidence=(DETRS_BACKBONE, r"^bbox_attention\.", r"^mask_head\."),
+        renames=DETR,
+    ),
+    Scheme(
+        title="DETR checkpoint without masks (the authors' names)",
+        evidence=(DETRS_BACKBONE, r"^(detr\.)?bbox_embed\."),
+        renames=DETR,
+        untrained=DETRS_MASKS,
+    ),
     Scheme(
         title="Mask2Former or MaskFormer checkpoint",
         evidence=(r"^sem_seg_head\.",),
@@ -58,9 +87,7 @@ SCHEMES = (
         renames=(
             (r"^(?=conv1\.|bn1\.)", "stem."),
             *((rf"^layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4)),
-            (r"\bbn(\d)\.", r"conv\1.norm."),
-            (r"\bdownsample\.0\.", "shortcut."),
-            (r"\bdownsample\.1\.", "shortcut.norm."),
+            *RESNET_PARTS,
             INTO_BACKBONE,
         ),
         ignored=r"^fc\.",

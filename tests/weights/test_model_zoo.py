@@ -28,8 +28,8 @@ def rows():
 
 
 def table_rows():
-    """Return the table's row of each config, of both projects."""
-    return zoo.table()["models"] | zoo.table()["maskformer"]["models"]
+    """Return the table's row of each config, of all projects."""
+    return zoo.table()["models"] | zoo.table()["maskformer"]["models"] | zoo.table()["detr"]["models"]
 
 
 def test_exactly_the_published_configs_have_weights():
@@ -54,7 +54,7 @@ def test_other_configs_have_no_published_model(given):
 def test_names_and_urls_are_unique():
     models = zoo.published_models()
     assert [model.config for model in models.values()] == list(table_rows())
-    assert len({model.weights for model in models.values()}) == len(models) == 77
+    assert len({model.weights for model in models.values()}) == len(models) == 80
     assert all(re.fullmatch("[a-z0-9-]+", name) for name in models)
     swin = zoo.find_model("ade20k-semantic-swin-b-in21k")
     assert (swin.dataset, swin.task, swin.backbone) == ("ade20k", "semantic", "Swin-B (IN21k)")
@@ -77,6 +77,8 @@ def test_names_and_urls_are_unique():
         ("facebook/maskformer-swin-tiny-ade", "maskformer-ade20k-semantic-swin-t"),
         ("maskformer/coco-panoptic/maskformer_panoptic_R50_bs64_554k.yaml", "maskformer-coco-panoptic-r50"),
         ("facebook/maskformer-swin-large-coco-extra", None),
+        ("facebook/detr-resnet-50-dc5-panoptic", "detr-coco-panoptic-r50-dc5"),
+        ("facebook/detr-resnet-50", None),
     ],
 )
 def test_names_of_the_hub_are_known(hub, name):
@@ -120,7 +122,17 @@ def test_maskformers_models_by_name():
     assert (swin.figures, swin.weights) == ({"PQ": 52.7}, f"{root}panoptic-coco/model_final_7505c4.pkl")
 
 
-@pytest.mark.parametrize("name", ["coco-panoptic-r50", "maskformer-coco-panoptic-r50"])
+def test_detrs_models_by_name():
+    """Compare with a row copied from the authors' page."""
+    dc5 = zoo.find_model("detr-coco-panoptic-r50-dc5")
+    assert dc5.figures == {"PQ": 44.6, "AP": 31.9, "box AP": 40.2}
+    assert dc5.weights == "https://dl.fbaipublicfiles.com/detr/detr-r50-dc5-panoptic-da08f1b1.pth"
+    assert "DETR" in zoo.license_notice(dc5.weights) and "Apache-2.0" in zoo.license_notice(dc5.weights)
+
+
+@pytest.mark.parametrize(
+    "name", ["coco-panoptic-r50", "maskformer-coco-panoptic-r50", "detr-coco-panoptic-r50"]
+)
 def test_urls_of_published_weights_are_known(name):
     assert zoo.is_published(zoo.find_model(name).weights)
     assert not zoo.is_published("https://dl.fbaipublicfiles.com/detectron2/R-50.pkl")
@@ -143,7 +155,9 @@ def test_the_page_shows_the_table():
 def test_the_page_states_the_license_and_the_origin_of_every_backbone():
     license = zoo.table()["license"]
     assert license["name"] in PAGE and license["url"] in PAGE
-    assert license["name"] in zoo.license_notice()
+    for model in zoo.published_models().values():
+        named = "Apache-2.0" if model.method == "DETR" else license["name"]
+        assert named in PAGE and named in zoo.license_notice(model.weights)
     for name, origin in zoo.table()["backbones"].items():
         assert f"| `{name}` | {origin} |" in PAGE
 

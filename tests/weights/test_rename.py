@@ -19,6 +19,7 @@ def published_tables(file):
     return {config: list(manifest["tables"][row["table"]]) for config, row in manifest["configs"].items()}
 
 
+MASK2FORMER = next(scheme for scheme in SCHEMES if scheme.title.startswith("Mask2Former"))
 MASKFORMER = published_tables("maskformer_state_dicts.json.gz")
 PUBLISHED = published_tables("state_dicts.json.gz") | MASKFORMER
 
@@ -90,6 +91,40 @@ def test_backbones_trained_elsewhere_are_renamed(title):
     assert found == {f"backbone.{ours}": theirs for theirs, ours in FILES[title].items() if ours}
 
 
+BACKBONE = {
+    "conv1.weight": "stem.conv1.weight",
+    "bn1.running_var": "stem.conv1.norm.running_var",
+    "layer1.0.conv1.weight": "res2.0.conv1.weight",
+    "layer3.22.bn2.bias": "res4.22.conv2.norm.bias",
+    "layer4.0.downsample.0.weight": "res5.0.shortcut.weight",
+    "layer4.0.downsample.1.weight": "res5.0.shortcut.norm.weight",
+}
+DETECTOR = [
+    "transformer.encoder.layers.0.self_attn.in_proj_weight",
+    "transformer.decoder.layers.5.multihead_attn.out_proj.bias",
+    "transformer.decoder.norm.weight",
+    *("class_embed.bias", "bbox_embed.layers.2.weight", "query_embed.weight", "input_proj.weight"),
+]
+MASK_HEAD = ["bbox_attention.q_linear.weight", "mask_head.lay1.weight", "mask_head.out_lay.bias"]
+
+
+@pytest.mark.parametrize("prefix", ["detr.", ""], ids=["panoptic", "detection"])
+def test_detrs_names_are_renamed(prefix):
+    """Names copied from detr-r50-panoptic-00ce5173.pth, and, without masks, detr-r50-e632da11.pth."""
+    masks = MASK_HEAD if prefix else []
+    files = {f"backbone.{ours}": f"{prefix}backbone.0.body.{theirs}" for theirs, ours in BACKBONE.items()}
+    files |= {f"sem_seg_head.{name}": prefix + name for name in DETECTOR}
+    files |= {f"sem_seg_head.{name}": name for name in masks}
+    scheme, found = translated(files.values())
+    assert found == files
+    assert "DETR" in scheme.title and ("without masks" in scheme.title) == (not masks)
+    again, kept = translated(found)
+    assert kept == {name: name for name in found}
+    for each in (scheme, again):
+        untrained = [name for name in MASK_HEAD if re.search(each.untrained, f"sem_seg_head.{name}")]
+        assert untrained == ([] if masks else MASK_HEAD)
+
+
 OLD = {
     "sem_seg_head.adapter_1.weight": "sem_seg_head.pixel_decoder.adapter_1.weight",
     "sem_seg_head.input_proj.0.0.weight": "sem_seg_head.pixel_decoder.input_proj.0.0.weight",
@@ -132,4 +167,5 @@ def test_renaming_twice_adds_no_prefix_twice():
     for scheme in SCHEMES:
         for theirs in ("layer1.0.bn1.weight", "stem.conv1.weight", "sem_seg_head.x.static_query.weight"):
             ours = rename(theirs, scheme.renames)
-            assert not re.search(r"(backbone\.){2}|(pixel_decoder\.){2}", rename(ours, SCHEMES[0].renames))
+            twice = rename(ours, MASK2FORMER.renames)
+            assert not re.search(r"(backbone\.){2}|(pixel_decoder\.){2}", twice)

@@ -158,7 +158,7 @@ def _stage(inputs: int, outputs: int, *, stride: int, dilations: Sequence[int], 
 
 
 class ResNet(Backbone):
-    """ResNet with the maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32.
+    """ResNet with the maps `stem`, `res2` .. `res5`, at strides 4, 4, 8, 16, 32 (or 16).
 
     Stages after the last requested one are not built.
 
@@ -169,6 +169,7 @@ class ResNet(Backbone):
         freeze_at: 0 freezes nothing, 1 the stem, 2 the stem and res2, and so on.
         stem: one of `STEMS`.
         res5_dilations: of the three bottlenecks of res5.
+        res5_stride: 2, or 1 for a map res5 as large as res4.
 
     Raises:
         ValueError: an unknown depth or stem, or dilations that do not fit the blocks.
@@ -190,6 +191,7 @@ class ResNet(Backbone):
         checkpointing: bool = False,
         stem: str = "basic",
         res5_dilations: Sequence[int] = (1, 1, 1),
+        res5_stride: int = 2,
     ) -> None:
         if depth not in BLOCKS_PER_STAGE:
             raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; known are {list(BLOCKS_PER_STAGE)}")
@@ -198,6 +200,7 @@ class ResNet(Backbone):
         widths = [res2_channels * 2**i for i in range(len(STAGES))]
         shapes = {"stem": ShapeSpec(stem_channels, 4)}
         shapes |= {name: ShapeSpec(widths[i], 4 * 2**i) for i, name in enumerate(STAGES)}
+        shapes["res5"] = ShapeSpec(widths[3], shapes["res4"].stride * res5_stride)
         super().__init__(shapes, out_features)
         self.checkpointing = checkpointing
         self.stem = STEMS[stem](in_channels, stem_channels, norm=norm)
@@ -212,7 +215,7 @@ class ResNet(Backbone):
             dilations = [1] * BLOCKS_PER_STAGE[depth][i]
             if name == "res5" and depth not in BASIC_DEPTHS:
                 dilations = _checked_dilations(res5_dilations, len(dilations))
-            stride = 1 if i == 0 else 2
+            stride = (1, 2, 2, res5_stride)[i]
             self.add_module(name, _stage(inputs, widths[i], stride=stride, dilations=dilations, **kind))
             inputs = widths[i]
         for name in ("stem", *self.stages)[: max(freeze_at, 0)]:
@@ -240,7 +243,7 @@ def _checked_dilations(dilations: Sequence[int], count: int) -> list[int]:
 
 @BACKBONE.register()
 def build_resnet_deeplab_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
-    """Build DeepLab's ResNet, with its stem and dilated res5: MaskFormer's R101c.
+    """Build DeepLab's ResNet, with its stem and dilated res5: MaskFormer's R101c, and DETR's DC5.
 
     Raises:
         ValueError: as `build_resnet_backbone`, or the depth has no bottlenecks to dilate.
@@ -251,7 +254,8 @@ def build_resnet_deeplab_backbone(cfg: Any, input_shape: ShapeSpec) -> ResNet:
             f"MODEL.RESNETS.DEPTH is {keys.DEPTH}, without bottlenecks, which MODEL.BACKBONE.NAME "
             "build_resnet_deeplab_backbone dilates"
         )
-    return build_resnet_backbone(cfg, input_shape, stem=keys.STEM_TYPE, res5_dilations=keys.RES5_MULTI_GRID)
+    deeplab = {"stem": keys.STEM_TYPE, "res5_dilations": keys.RES5_MULTI_GRID}
+    return build_resnet_backbone(cfg, input_shape, **deeplab, res5_stride=keys.RES5_STRIDE)
 
 
 @BACKBONE.register()

@@ -118,7 +118,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """Attend: query (B, Q, C), key and value (B, N, C) -> (B, Q, C).
 
-        `blocked` (B, Q, N) bool is True where a query may not attend; each query must keep at least one key.
+        `blocked` (B, Q, N), or (B, 1, N) for all queries, bool is True where a query may not attend; each
+        query must keep at least one key.
         Without it, `bias` (B, heads, Q, N) is added to the logits.
         """
         projections = zip(

@@ -3,7 +3,8 @@
 Unlike Mask2Former's layers they have dropout: on attention weights, inside of the feed-forward network, and
 on every residual update.
 
-Shapes: `B` images, `S` tokens of a sequence, `C` channels.
+Shapes: `B` images, `S` tokens of a sequence, `C` channels. Positions are those of all images, or (B, ...) of
+each. `blocked` is True for tokens that no token attends to, such as those of padding.
 """
 
 from collections.abc import Callable
@@ -46,9 +47,9 @@ class TransformerLayer(nn.Module):
             return x + self.dropout(update(norm(x)))
         return norm(x + self.dropout(update(x)))
 
-    def attend_to_itself(self, x: Tensor, position: Tensor) -> Tensor:
+    def attend_to_itself(self, x: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
         """Return the self-attention of x (B, S, C); position (S, C) is added to queries and keys alone."""
-        return self.self_attn(x + position, x + position, x)
+        return self.self_attn(x + position, x + position, x, blocked)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Apply the feed-forward network to x (B, S, C)."""
@@ -58,9 +59,9 @@ class TransformerLayer(nn.Module):
 class TransformerEncoderLayer(TransformerLayer):
     """Self-attention, then a feed-forward network."""
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """Update tokens x (B, S, C) with position (S, C)."""
-        x = self.add(x, self.norm1, lambda tokens: self.attend_to_itself(tokens, position))
+    def forward(self, x: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Update tokens x (B, S, C) with position (S, C) and `blocked` (B, 1, S)."""
+        x = self.add(x, self.norm1, lambda tokens: self.attend_to_itself(tokens, position, blocked))
         return self.add(x, self.norm2, self.feed_forward)
 
 
@@ -75,10 +76,12 @@ class TransformerDecoderLayer(TransformerLayer):
         self.multihead_attn = MultiHeadAttention(width, num_heads, dropout)
         self.norm3 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Update queries x (B, Q, C) with position (Q, C), key and value (B, N, C)."""
+    def forward(
+        self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None
+    ) -> Tensor:
+        """Update queries x (B, Q, C) with position (Q, C), key and value (B, N, C), `blocked` (B, 1, N)."""
         x = self.add(x, self.norm1, lambda query: self.attend_to_itself(query, position))
-        x = self.add(x, self.norm2, lambda query: self.multihead_attn(query + position, key, value))
+        x = self.add(x, self.norm2, lambda query: self.multihead_attn(query + position, key, value, blocked))
         return self.add(x, self.norm3, self.feed_forward)
 
 
@@ -110,11 +113,11 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(width) if pre_norm else None
         self.activation_checkpointing = activation_checkpointing
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        """Apply all layers to tokens x (B, S, C) with position (S, C)."""
+    def forward(self, x: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Apply all layers to tokens x (B, S, C) with position (S, C) and `blocked` (B, 1, S)."""
         for layer in self.layers:
             if self.activation_checkpointing:
-                x = checkpoint_activations(layer, x, position)
+                x = checkpoint_activations(layer, x, position, blocked)
             else:
-                x = layer(x, position)
+                x = layer(x, position, blocked)
         return x if self.norm is None else self.norm(x)

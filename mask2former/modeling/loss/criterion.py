@@ -80,9 +80,9 @@ class SetCriterion(nn.Module):
         deep_supervision: bool = True,
     ) -> None:
         super().__init__()
-        _check_word("MATCH_ON", match_on, WHERE)
-        _check_word("LOSS_ON", loss_on, WHERE)
-        _check_word("MASK_LOSS", mask_loss, tuple(MASK_LOSSES))
+        check_word("MATCH_ON", match_on, WHERE)
+        check_word("LOSS_ON", loss_on, WHERE)
+        check_word("MASK_LOSS", mask_loss, tuple(MASK_LOSSES))
         if num_points < 1 or oversample_ratio < 1 or not 0 <= importance_sample_ratio <= 1:
             raise ValueError(
                 "MODEL.MASK_FORMER: TRAIN_NUM_POINTS and OVERSAMPLE_RATIO must be at least 1 and "
@@ -128,12 +128,8 @@ class SetCriterion(nn.Module):
                 seeded_generators(seeds, len(targets), features.device),
             )
             queries = self._match(inputs)
-            classes = self._target_classes(queries, inputs)
-            class_total, target_total = self._normalizers(classes, targets)
-            ce = F.cross_entropy(
-                inputs.class_logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none"
-            )
-            ce = ce.view(len(classes), -1).sum(1) / class_total
+            labels = [target.gt_classes for target in targets]
+            ce, target_total = class_loss(inputs.class_logits, queries, labels, self.empty_weight)
             mask, dice = self._mask_losses(inputs, queries)
         terms = {
             "loss_ce": self.weights.classes * ce,
@@ -163,25 +159,6 @@ class SetCriterion(nn.Module):
         features = inputs.features.contiguous(memory_format=torch.channels_last)  # a point reads all channels
         for layer in range(len(inputs.mask_embed)):  # one at a time: sampled features are B C P numbers
             yield sample_maps(features, points[:, layer, None])[:, :, 0], padded[:, :, layer]
-
-    def _target_classes(self, queries: Tensor, inputs: _Inputs) -> Tensor:
-        """Return the target class (L, B, Q) of each query: that of its target, or "no object"."""
-        num_layers, num_images, num_queries, _ = inputs.class_logits.shape
-        labels = pad_sequence([target.gt_classes for target in inputs.targets], batch_first=True)
-        classes = queries.new_full((num_layers, num_images, num_queries + 1), self.num_classes)
-        column = queries.where(queries != UNMATCHED, num_queries)  # the last column takes unmatched targets
-        return classes.scatter(2, column, labels.expand(num_layers, -1, -1))[..., :num_queries]
-
-    def _normalizers(self, classes: Tensor, targets: list[Instances]) -> tuple[Tensor, Tensor]:
-        """Return the class weights (L,) and the number of targets (), averaged over processes.
-
-        The mean of the processes' gradients is then the gradient of one process with all images.
-        """
-        class_total = self.empty_weight[classes].sum((1, 2))
-        num_targets = class_total.new_full((1,), sum(len(target) for target in targets))
-        totals = all_reduce_sum(torch.cat([class_total, num_targets]))
-        smallest = torch.finfo(totals.dtype).tiny  # for NO_OBJECT_WEIGHT 0 without any target
-        return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 
     def _mask_losses(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mask loss and dice of the matched queries, summed over targets: (L,) each."""
@@ -222,6 +199,38 @@ class SetCriterion(nn.Module):
         return mask, dice
 
 
+def class_loss(
+    class_logits: Tensor, queries: Tensor, labels: list[Tensor], empty_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropy (L,) of class logits (L, B, Q, K+1), and the number of targets ().
+
+    `queries` (L, B, N) are those that match targets with `labels` (N,); all others shall be "no object". Both
+    results are normalized by averages over processes: the mean of the processes' gradients is then the
+    gradient of one process with all images.
+    """
+    classes = _target_classes(queries, labels, class_logits.shape[2], len(empty_weight) - 1)
+    class_total, target_total = _normalizers(classes, labels, empty_weight)
+    ce = F.cross_entropy(class_logits.flatten(0, 2), classes.flatten(), empty_weight, reduction="none")
+    return ce.view(len(classes), -1).sum(1) / class_total, target_total
+
+
+def _target_classes(queries: Tensor, labels: list[Tensor], num_queries: int, no_object: int) -> Tensor:
+    """Return the target class (L, B, Q) of each query: that of its target, or "no object"."""
+    classes = queries.new_full((*queries.shape[:2], num_queries + 1), no_object)
+    column = queries.where(queries != UNMATCHED, num_queries)  # the last column takes unmatched targets
+    of_targets = pad_sequence(labels, batch_first=True).expand(len(queries), -1, -1)
+    return classes.scatter(2, column, of_targets)[..., :num_queries]
+
+
+def _normalizers(classes: Tensor, labels: list[Tensor], empty_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the class weights (L,) and the number of targets (), averaged over processes."""
+    class_total = empty_weight[classes].sum((1, 2))
+    num_targets = class_total.new_full((1,), sum(len(label) for label in labels))
+    totals = all_reduce_sum(torch.cat([class_total, num_targets]))
+    smallest = torch.finfo(totals.dtype).tiny  # for NO_OBJECT_WEIGHT 0 without any target
+    return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
+
+
 def _matched(inputs: _Inputs, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the matched queries' embeddings (L, N, C) and the features (1, C, h, w) of each image.
 
@@ -243,7 +252,8 @@ def _cells_of_masks(inputs: _Inputs) -> Iterator[tuple[Tensor, Tensor]]:
         yield inputs.features.flatten(2), values
 
 
-def _check_word(key: str, word: str, words: tuple[str, ...]) -> None:
+def check_word(key: str, word: str, words: tuple[str, ...]) -> None:
+    """Raise ValueError if a key of MODEL.MASK_FORMER has a word that is none of `words`."""
     if word not in words:
         raise ValueError(f"MODEL.MASK_FORMER.{key} is {word!r}; it must be one of {', '.join(words)}")
 

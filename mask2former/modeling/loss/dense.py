@@ -39,7 +39,7 @@ def dense_mask_terms(
     """
     num_layers, num_targets = mask_embed.shape[:2]
     target = torch.arange(num_targets, device=masks.device).repeat(num_layers)
-    step = max(1, PIXELS_AT_ONCE // (padded_size[0] * padded_size[1]))
+    step = _masks_at_once(padded_size)
     chunks = [
         checkpoint(_chunk_terms, embed, mask_features, masks[of], padded_size, mask_loss, use_reentrant=False)
         for embed, of in zip(mask_embed.flatten(0, 1).split(step), target.split(step), strict=True)
@@ -53,5 +53,30 @@ def _chunk_terms(
 ) -> tuple[Tensor, Tensor]:
     """Return the terms (M,) of embeddings (M, C) and masks (M, h, w)."""
     logits = (embed @ features.flatten(1)).unflatten(1, features.shape[1:])
+    return _full_size_terms(logits, masks, padded_size, mask_loss)
+
+
+def enlarged_mask_terms(
+    logits: Tensor, masks: Tensor, padded_size: tuple[int, int], mask_loss: str
+) -> tuple[Tensor, Tensor]:
+    """Return both terms of `mask_terms` (N,) over all pixels, of mask logits and masks (N, h, w) bool."""
+    step = _masks_at_once(padded_size)
+    chunks = [
+        checkpoint(_full_size_terms, some, own, padded_size, mask_loss, use_reentrant=False)
+        for some, own in zip(logits.split(step), masks.split(step), strict=True)
+    ]
+    loss, dice = (torch.cat(terms) for terms in zip(*chunks, strict=True))
+    return loss, dice
+
+
+def _masks_at_once(padded_size: tuple[int, int]) -> int:
+    """Return the number of masks of a chunk."""
+    return max(1, PIXELS_AT_ONCE // (padded_size[0] * padded_size[1]))
+
+
+def _full_size_terms(
+    logits: Tensor, masks: Tensor, padded_size: tuple[int, int], mask_loss: str
+) -> tuple[Tensor, Tensor]:
+    """Return the terms (M,) of mask logits and masks (M, h, w)."""
     enlarged = F.interpolate(logits[:, None], padded_size, mode="bilinear", align_corners=False)
     return mask_terms(enlarged.flatten(1), pad_masks(masks, padded_size).flatten(1).float(), mask_loss)

@@ -30,11 +30,13 @@ class DetrDecoder(nn.Module):
         self.layers = nn.ModuleList(TransformerDecoderLayer(width=width, **layer) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    def forward(
+        self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None = None
+    ) -> list[Tensor]:
         """Return the normed queries (B, Q, C) after each layer; arguments as of the layers."""
         outputs = []
         for layer in self.layers:
-            x = layer(x, position, key, value)
+            x = layer(x, position, key, value, blocked)
             outputs.append(self.norm(x))
         return outputs
 

@@ -1,0 +1,87 @@
+"""DETR with panoptic masks, trained in two stages: boxes, then masks of a detector that is frozen.
+
+    images (B, 3, H, W)     normalized, and padded to the largest of the batch
+    -> backbone             feature maps by name, at strides 4 to 32
+    -> sem_seg_head         DetrHead: classes, boxes and masks, without attention to the padding
+    -> criterion            weighted losses, in training
+    -> detr_results         panoptic results and instances, in evaluation
+
+Shapes: `B` images, `H, W` the padded image's sides, `h, w` those of an image before padding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mask2former.modeling.detr.criterion import NAME
+from mask2former.modeling.detr.head import ARCHITECTURE, HEAD, DetrHead, reads_masks
+from mask2former.modeling.detr.postprocessing import detr_results
+from mask2former.modeling.detr.predictions import DetrPredictions
+from mask2former.modeling.layers.norm import freeze
+from mask2former.modeling.loss.criterion import SetCriterion
+from mask2former.modeling.mask_former import Inputs, MaskFormer, mask_former_parts
+from mask2former.utils.registry import META_ARCH
+
+
+class Detr(MaskFormer):
+    """DETR (ECCV 2020). Its network reads the sizes of images, its results follow its own rules."""
+
+    def network(  # type: ignore[override]
+        self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> DetrPredictions:
+        """Predict from normalized images (B, 3, H, W) of `sizes` (h, w), padded at the bottom and right.
+
+        By default there is no padding.
+        """
+        padded = (images.shape[2], images.shape[3])
+        return self.sem_seg_head(self.backbone(images), padded, sizes or [padded] * len(images))
+
+    @torch.no_grad()
+    def predict(self, batched_inputs: Inputs, *, compact: bool = False) -> list[dict[str, Any]]:
+        """Return "panoptic_seg" and "instances" of each image, as `MaskFormer.predict`, by DETR's rules."""
+        predictions = self.predict_images(batched_inputs)
+        return [detr_results(prediction, self.inference, compact=compact) for prediction in predictions]
+
+
+@META_ARCH.register_as(ARCHITECTURE)
+def build_detr(cfg: Any) -> Detr:
+    """Build the model of a config; in the stage of masks, all but the mask head is frozen.
+
+    Raises:
+        ValueError: the head is another one, or an option is on that DETR does not have.
+    """
+    _refuse_other_results(cfg)
+    parts = mask_former_parts(cfg)
+    if not isinstance(parts["sem_seg_head"], DetrHead):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {ARCHITECTURE} needs MODEL.SEM_SEG_HEAD.NAME {HEAD}, not "
+            f"{cfg.MODEL.SEM_SEG_HEAD.NAME}"
+        )
+    if isinstance(parts["criterion"], SetCriterion):  # the default
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {ARCHITECTURE} needs MODEL.MASK_FORMER.CRITERION_NAME {NAME}, not "
+            f"{cfg.MODEL.MASK_FORMER.CRITERION_NAME}, which compares no boxes"
+        )
+    model = Detr(**parts)
+    if reads_masks(cfg):
+        freeze(model.backbone)
+        parts["sem_seg_head"].freeze_detector()
+    return model
+
+
+def _refuse_other_results(cfg: Any) -> None:
+    """Raise ValueError for keys of results that DETR does not make."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    refused = {
+        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": (test.SEMANTIC_ON, "makes panoptic and instance output alone"),
+        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": (
+            test.OVERLAP_THRESHOLD,
+            "does not compare masks",
+        ),
+        "TEST.PROPOSALS": (cfg.TEST.PROPOSALS, "has one instance a query, with its class"),
+    }
+    for key, (value, what) in refused.items():
+        if value:
+            raise ValueError(f"{key} is {value}, but MODEL.META_ARCHITECTURE {ARCHITECTURE} {what}")
