@@ -70,12 +70,10 @@ class Theirs:
     """transformers' model, with our weights or random ones, and its step."""
 
     def __init__(self, side: int, ours: Ours | None = None) -> None:
-        from transformers_side import copy_weights, transformers_model
+        from transformers_side import transformers_model, with_weights_of
 
         cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
-        self.model = transformers_model(cfg)
-        if ours is not None:
-            copy_weights(ours.model, self.model)
+        self.model = transformers_model(cfg) if ours is None else with_weights_of(ours.model, cfg)
         self.model.train()
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -112,16 +112,14 @@ SIDES: dict[str, Callable[[Path], Any]] = {
 
 def save_both(folder: Path) -> None:
     """Create the same weights as our checkpoint and as transformers' model."""
-    from transformers_side import copy_weights, transformers_model
+    from transformers_side import save_for_transformers
 
     cfg = load_config(CONFIG, OPTIONS)
     cfg.MODEL.MASK_FORMER.THING_IDS = list(COCO_THINGS)
     ours = fill(build_model(cfg))
     ours.sem_seg_head.predictor.class_embed.weight *= SHARPNESS
     torch.save({"model": ours.state_dict(), "config": cfg.dump()}, folder / "ours.pth")
-    theirs = transformers_model(cfg)
-    copy_weights(ours, theirs)
-    theirs.save_pretrained(folder / "theirs")
+    save_for_transformers(ours, cfg, folder / "theirs")
 
 
 def read_image(path: str | None) -> np.ndarray:
