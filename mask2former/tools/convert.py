@@ -23,10 +23,12 @@ from mask2former.modeling.backbone.swin import relative_position_index
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.output import print_error
 from mask2former.weights.contents import Checkpoint, WeightsError
-from mask2former.weights.hub.config import EXTRA, extra, hub_config
+from mask2former.weights.hub.config import EXTRA, extra, hub_config, model_type
+from mask2former.weights.hub.fields import MODELS
 from mask2former.weights.hub.folder import CONFIG, FILES, PROCESSOR, write_folder
-from mask2former.weights.hub.names import COMPUTED, COUNTER, hub_names, to_hub
+from mask2former.weights.hub.names import NAMES
 from mask2former.weights.hub.processor import hub_processor
+from mask2former.weights.hub.translate import COMPUTED, COUNTER, hub_names, to_hub
 from mask2former.weights.read import find_file, read_checkpoint
 from mask2former.weights.rename import translate
 
@@ -106,7 +108,7 @@ def fitting_tensors(checkpoint: Checkpoint, cfg: CfgNode) -> dict[str, Tensor]:
             tensors[name] = relative_position_index(cfg.MODEL.SWIN.WINDOW_SIZE)
         elif name.endswith(COUNTER):
             tensors[name] = torch.zeros((), dtype=tensor.dtype)
-    shown = partial(_name_in_source, checkpoint)
+    shown = partial(_name_in_source, checkpoint, model_type(cfg))
     misfits = [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]
     problems = [
         *(f"lacks {shown(name)}" for name in expected if name not in tensors),
@@ -123,10 +125,10 @@ def _is_expected(name: str, expected: Collection[str]) -> bool:
     return name in expected or name.endswith(COUNTER)
 
 
-def _name_in_source(checkpoint: Checkpoint, name: str) -> str:
-    return (
-        (hub_names(name) or [name])[0] if HUB in checkpoint.extra and Path(checkpoint.file).is_dir() else name
-    )
+def _name_in_source(checkpoint: Checkpoint, model: str, name: str) -> str:
+    if not Path(checkpoint.file).is_dir():
+        return name
+    return (hub_names(name, NAMES[model]) or [name])[0]
 
 
 def write_checkpoint(
@@ -156,11 +158,12 @@ def write_hub(target: Path, checkpoint: Checkpoint, cfg: CfgNode, tensors: Mappi
         config = hub_config(cfg, metadata, tensors, saved.get(CONFIG, {}))
     except ValueError as error:
         raise WeightsError(checkpoint.file, str(error)) from error
-    processor = hub_processor(cfg, saved.get(PROCESSOR, {}))
+    model = model_type(cfg)
+    processor = hub_processor(cfg, MODELS[model].processor, saved.get(PROCESSOR, {}))
     if not saved:
         config["dtype"] = str(next(t.dtype for t in tensors.values() if t.is_floating_point()))[6:]
     config[EXTRA] = extra(cfg, metadata, config, processor)
-    write_folder(target, to_hub(tensors), config, processor)
+    write_folder(target, to_hub(tensors, NAMES[model]), config, processor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

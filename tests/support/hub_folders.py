@@ -9,6 +9,8 @@ from mask2former.engine.build import construct_model
 CONFIGS = {
     "resnet": "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml",
     "swin": "coco/panoptic-segmentation/swin/maskformer2_swin_tiny_bs16_50ep.yaml",
+    "maskformer, resnet": "maskformer/ade20k-150/maskformer_R50_bs16_160k.yaml",
+    "maskformer, swin": "maskformer/coco-panoptic/swin/maskformer_panoptic_swin_tiny_bs64_554k.yaml",
 }
 SMALL = {
     **TINY,
@@ -23,7 +25,7 @@ SMALL = {
 
 
 def small_config(backbone, **values):
-    """Return the config of a small model; `backbone` is "swin" or "resnet"."""
+    """Return the config of a small model; `backbone` is one of `CONFIGS`."""
     opts = [part for item in {**SMALL, **values}.items() for part in item]
     return load_config(CONFIGS[backbone], opts)
 
@@ -52,4 +54,5 @@ def class_and_mask_logits(model, images):
     """Return the last prediction of our model for normalized images (B, 3, H, W)."""
     with torch.no_grad():
         predictions = model.sem_seg_head(model.backbone(images))
-        return predictions.layers[-1].class_logits, predictions.mask_logits(-1)
+        last = predictions.layers[-1]
+        return last.class_logits, torch.einsum("bqc,bchw->bqhw", last.mask_embed, predictions.mask_features)

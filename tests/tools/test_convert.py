@@ -19,6 +19,11 @@ VARIANTS = {
     "swin": ("swin", {}),
     "basic blocks": ("resnet", {}),
     "bottlenecks": ("resnet", {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.WIDTH_PER_GROUP": 4}),
+    "MaskFormer": (
+        "maskformer, resnet",
+        {"MODEL.MASK_FORMER.TEST.INSTANCE_ON": True, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON": True},
+    ),
+    "MaskFormer on Swin": ("maskformer, swin", {"MODEL.MASK_FORMER.TEST.INSTANCE_ON": True}),
     "trained norms": ("resnet", {"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 1}),
     "projections": (
         "swin",

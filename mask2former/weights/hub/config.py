@@ -10,10 +10,9 @@ from typing import Any
 from mask2former.config import CfgNode, get_cfg, with_values
 from mask2former.config.yaml_files import flatten
 from mask2former.utils.messages import brief
-from mask2former.weights.hub.fields import MAPS, MODELS
+from mask2former.weights.hub.fields import MAPS, MODELS, Table
 from mask2former.weights.hub.processor import input_values
 
-MODEL_TYPE = "mask2former"
 EXTRA = "mask2former"
 NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 RESNET = "resnet"
@@ -27,27 +26,27 @@ def model_values(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: it is of another model, or has a value that this project does not know.
     """
-    if config.get("model_type") != MODEL_TYPE:
-        raise ValueError(f"model_type is {brief(config.get('model_type'))}; only {MODEL_TYPE!r} is read")
     flat = flatten(config)
-    kind = flat.get("backbone_config.model_type")
-    if kind not in MODELS:
-        known = " and ".join(map(repr, MODELS))
-        raise ValueError(f"backbone_config.model_type is {brief(kind)}; {known} are read")
-    table = MODELS[kind]
+    tables = MODELS[_known(MODELS, flat, "model_type")].tables
+    kind = _known(tables, flat, "backbone_config.model_type")
+    table = tables[kind]
     for name, value in table.theirs.items():
         if flat.get(name, value) != value:
             raise ValueError(f"{name} is {brief(flat[name])}; only {value!r} is read")
     values = {field.key: flat.get(field.hub, field.default) for field in table.fields}
     stages = _resnet_values(flat) if kind == RESNET else {}
-    return {**table.ours, **values, **stages, NUM_CLASSES: len(labels(config))}
+    return {**table.ours, **table.implied, **values, **stages, NUM_CLASSES: len(labels(config))}
+
+
+def _known(known: Mapping[str, Any], flat: Mapping[str, Any], name: str) -> str:
+    """Return the value of a field, which must be one of the known."""
+    if flat.get(name) not in known:
+        raise ValueError(f"{name} is {brief(flat.get(name))}; it must be {' or '.join(map(repr, known))}")
+    return str(flat[name])
 
 
 def _resnet_values(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys that follow from the depths and widths of the stages.
-
-    Their batch norms are trained, ours are constants unless a config says otherwise.
-    """
+    """Return the keys that follow from the depths and widths of the stages."""
     depths = flat.get("backbone_config.depths", [3, 4, 6, 3])
     widths = flat.get("backbone_config.hidden_sizes", [256, 512, 1024, 2048])
     for name, numbers in (("depths", depths), ("hidden_sizes", widths)):
@@ -60,8 +59,6 @@ def _resnet_values(flat: Mapping[str, Any]) -> dict[str, Any]:
         "MODEL.RESNETS.DEPTH": convolutions * sum(depths) + 2,  # with the stem and the classifier
         "MODEL.RESNETS.RES2_OUT_CHANNELS": widths[0],
         "MODEL.RESNETS.WIDTH_PER_GROUP": max(widths[0] // 4, 1),
-        "MODEL.RESNETS.NORM": "BN",
-        "MODEL.BACKBONE.FREEZE_AT": 0,
     }
 
 
@@ -95,8 +92,9 @@ def hub_config(
     Raises:
         ValueError: transformers has no model like this; the message names the key.
     """
-    kind = _backbone_type(cfg)
-    table, values = MODELS[kind], flatten(cfg)
+    values = flatten(cfg)
+    model = model_type(cfg)
+    kind, table = _backbone(cfg, model, saved)
     for key, value in table.ours.items():
         if values[key] != value:
             raise ValueError(f"{key} is {values[key]!r}; transformers has only {value!r}")
@@ -105,8 +103,8 @@ def hub_config(
     fields |= _resnet_fields(values, names) if kind == RESNET else {}
     classes = class_names(metadata, values[NUM_CLASSES])
     config = {
-        "architectures": ["Mask2FormerForUniversalSegmentation"],
-        "model_type": MODEL_TYPE,
+        "architectures": [MODELS[model].architecture],
+        "model_type": model,
         **{name: value for name, value in saved.items() if name != EXTRA},
     }
     if "id2label" not in config or labels(config) != classes:
@@ -116,11 +114,21 @@ def hub_config(
     return _with_fields(config, fields, implied)
 
 
-def _backbone_type(cfg: CfgNode) -> str:
-    for kind, table in MODELS.items():
-        if table.ours["MODEL.BACKBONE.NAME"] == cfg.MODEL.BACKBONE.NAME:
-            return kind
-    raise ValueError(f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; transformers has Swin and ResNet")
+def model_type(cfg: CfgNode) -> str:
+    """Return transformers' name for the model of a config, by its decoder; Mask2Former's if it is neither."""
+    decoder = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    return "maskformer" if decoder == "StandardTransformerDecoder" else "mask2former"
+
+
+def _backbone(cfg: CfgNode, model: str, saved: Mapping[str, Any]) -> tuple[str, Table]:
+    """Return the type of the backbone, if possible as `saved` names it, and the table."""
+    name, tables = cfg.MODEL.BACKBONE.NAME, MODELS[model].tables
+    kinds = [kind for kind, table in tables.items() if table.ours["MODEL.BACKBONE.NAME"] == name]
+    if not kinds:
+        raise ValueError(f"MODEL.BACKBONE.NAME is {name!r}; transformers has Swin and ResNet")
+    before = (saved.get("backbone_config") or {}).get("model_type")
+    kind = before if before in kinds else kinds[0]
+    return kind, tables[kind]
 
 
 def _resnet_fields(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -143,7 +151,8 @@ def _with_fields(
     config: Mapping[str, Any], fields: Mapping[str, Any], implied: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return a config with other values. A field that has the value, or is left out and implied, stays."""
-    changed = {**config, "backbone_config": dict(config.get("backbone_config") or {})}
+    sections = {name.partition(".")[0] for name in fields if "." in name}
+    changed = {**config, **{name: dict(config.get(name) or {}) for name in sections}}
     flat = {**implied, **flatten(changed)}
     for name, value in fields.items():
         value = list(value) if isinstance(value, tuple) else value

@@ -20,12 +20,14 @@ class Field(NamedTuple):
 class Table(NamedTuple):
     """Fields of a model or a backbone, and the values that other fields and keys must have for it.
 
-    A file that leaves out a field of `theirs` means this value.
+    A file that leaves out a field of `theirs` means this value. `implied` are our keys for how transformers
+    trains it, which may have other values.
     """
 
     fields: tuple[Field, ...]
     theirs: dict[str, Any]
     ours: dict[str, Any]
+    implied: dict[str, Any]
 
 
 HEAD, QUERY = "MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER."
@@ -71,6 +73,37 @@ MASK2FORMER = Table(
         f"{QUERY}DECODER.SELF_ATTENTION_FIRST": False,
         "INPUT.FORMAT": "RGB",
     },
+    implied={},
+)
+MASKFORMER = Table(  # without use_auxiliary_loss, with which transformers 5 cannot predict
+    fields=(
+        Field("fpn_feature_size", f"{HEAD}CONVS_DIM", 256),
+        Field("mask_feature_size", f"{HEAD}MASK_DIM", 256),
+        Field("no_object_weight", f"{QUERY}NO_OBJECT_WEIGHT", 0.1),
+        Field("cross_entropy_weight", f"{QUERY}CLASS_WEIGHT", 1.0),
+        Field("mask_weight", f"{QUERY}MASK_WEIGHT", 20.0),
+        Field("dice_weight", f"{QUERY}DICE_WEIGHT", 1.0),
+        Field("decoder_config.d_model", f"{QUERY}HIDDEN_DIM", 256),
+        Field("decoder_config.num_queries", f"{QUERY}NUM_OBJECT_QUERIES", 100),
+        Field("decoder_config.decoder_layers", f"{QUERY}DEC_LAYERS", 6),
+        Field("decoder_config.decoder_attention_heads", f"{QUERY}NHEADS", 8),
+        Field("decoder_config.decoder_ffn_dim", f"{QUERY}DIM_FEEDFORWARD", 2048),
+        Field("decoder_config.dropout", f"{QUERY}DROPOUT", 0.1),
+    ),
+    theirs={"decoder_config.model_type": "detr", "decoder_config.activation_function": "relu"},
+    ours={
+        "MODEL.META_ARCHITECTURE": "MaskFormer",
+        f"{HEAD}NAME": "MaskFormerHead",
+        f"{HEAD}PIXEL_DECODER_NAME": "BasePixelDecoder",
+        f"{HEAD}NORM": "GN",
+        f"{HEAD}IN_FEATURES": MAPS,
+        f"{QUERY}TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
+        f"{QUERY}TRANSFORMER_IN_FEATURE": "res5",
+        f"{QUERY}ENC_LAYERS": 0,
+        f"{QUERY}PRE_NORM": False,
+        "INPUT.FORMAT": "RGB",
+    },
+    implied={f"{QUERY}MATCH_ON": "masks", f"{QUERY}LOSS_ON": "masks", f"{QUERY}MASK_LOSS": "focal"},
 )
 SWIN = Table(
     fields=tuple(
@@ -104,6 +137,7 @@ SWIN = Table(
         "MODEL.SWIN.QK_SCALE": None,
         "MODEL.SWIN.OUT_FEATURES": MAPS,
     },
+    implied={},
 )
 RESNET = Table(  # depths and widths: `config.py`
     fields=(
@@ -121,13 +155,40 @@ RESNET = Table(  # depths and widths: `config.py`
         "MODEL.RESNETS.NUM_GROUPS": 1,
         "MODEL.RESNETS.OUT_FEATURES": MAPS,
     },
+    implied={"MODEL.RESNETS.NORM": "BN", "MODEL.BACKBONE.FREEZE_AT": 0},
 )
 
 
 def _joined(model: Table, backbone: Table) -> Table:
     return Table(
-        model.fields + backbone.fields, {**model.theirs, **backbone.theirs}, {**model.ours, **backbone.ours}
+        model.fields + backbone.fields,
+        {**model.theirs, **backbone.theirs},
+        {**model.ours, **backbone.ours},
+        {**model.implied, **backbone.implied},
     )
 
 
-MODELS = {"swin": _joined(MASK2FORMER, SWIN), "resnet": _joined(MASK2FORMER, RESNET)}  # by type of backbone
+class Model(NamedTuple):
+    """A model of transformers: its classes, and its tables by the type of its backbone."""
+
+    architecture: str
+    processor: str
+    tables: dict[str, Table]
+
+
+MODELS = {  # by model_type
+    "mask2former": Model(
+        "Mask2FormerForUniversalSegmentation",
+        "Mask2FormerImageProcessor",
+        {"swin": _joined(MASK2FORMER, SWIN), "resnet": _joined(MASK2FORMER, RESNET)},
+    ),
+    "maskformer": Model(
+        "MaskFormerForInstanceSegmentation",
+        "MaskFormerImageProcessor",
+        {
+            "swin": _joined(MASKFORMER, SWIN),
+            "maskformer-swin": _joined(MASKFORMER, SWIN),  # as it is named once transformers has built it
+            "resnet": _joined(MASKFORMER, RESNET),
+        },
+    ),
+}

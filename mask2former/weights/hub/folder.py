@@ -16,8 +16,9 @@ from mask2former.utils.atomic_files import atomic_path, atomic_write
 from mask2former.utils.messages import brief
 from mask2former.weights.contents import Checkpoint, WeightsError, read_file
 from mask2former.weights.hub.config import extra_of, labels, model_values
-from mask2former.weights.hub.names import to_ours
+from mask2former.weights.hub.names import NAMES, Names
 from mask2former.weights.hub.processor import input_values
+from mask2former.weights.hub.translate import to_ours
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def read_folder(folder: Path) -> Checkpoint:
     own_values, metadata = own or ({}, {"stuff_classes": names})
     return Checkpoint(
         file=str(folder),
-        model=_read_weights(folder),
+        model=_read_weights(folder, NAMES[config["model_type"]]),
         config=json.dumps(values | own_values),
         metadata=metadata,
         extra={"hub": {CONFIG: config, PROCESSOR: processor}},
@@ -84,13 +85,13 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def _read_weights(folder: Path, names: Names) -> dict[str, Tensor]:
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
         raise WeightsError(folder / SAFETENSORS, f"no such file, nor {', '.join(WEIGHTS[1:])}")
     tensors = _read_shards(file) if file.name.endswith(INDEX) else read_file(file, str(file)).model
     try:
-        return to_ours(tensors)
+        return to_ours(tensors, names)
     except ValueError as error:
         raise WeightsError(file, str(error)) from error
 

@@ -1,17 +1,12 @@
-"""Names of tensors in transformers' files and in ours, as one table that is read in both directions.
+"""Names of tensors in transformers' files and in ours, as tables that are read in both directions.
 
 The names are those of the files: transformers 5 has others in memory, and translates when it saves and loads.
 A row is a pair of templates. In a template `{i}` stands for a number and `{i+1}` for the next one, `*` for
 the rest of the name, and `<a|b|c>` for tensors that this project keeps joined, in this order of rows.
 """
 
-import functools
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from collections.abc import Iterable
+from typing import NamedTuple
 
 
 class Row(NamedTuple):
@@ -19,6 +14,18 @@ class Row(NamedTuple):
 
     hub: str
     ours: str
+
+
+class Names(NamedTuple):
+    """The names of a model, on any backbone.
+
+    `unused` starts the names of a norm of Swin's classifier, which is as wide as the tensors that `last_norm`
+    starts: transformers has it in files, and reports if it is missing, but no backbone reads it.
+    """
+
+    rows: tuple[Row, ...]
+    unused: str
+    last_norm: str
 
 
 PIXEL, QUERY = "model.pixel_level_module.", "model.transformer_module."
@@ -89,140 +96,65 @@ QUERY_DECODER = (
     ("decoder.layers.{i}.fc{k}.*", "transformer_ffn_layers.{i}.linear{k}.*"),
     ("decoder.layers.{i}.final_layer_norm.*", "transformer_ffn_layers.{i}.norm.*"),
 )
-ROWS = (
-    *_below(BACKBONE, "backbone.", SWIN),
-    Row(f"{BACKBONE}hidden_states_norms.stage{{i+1}}.*", "backbone.norm{i}.*"),
+FEATURE_PYRAMID = (
+    ("fpn.stem.0.weight", "layer_4.weight"),
+    ("fpn.stem.1.*", "layer_4.norm.*"),
+    *(
+        (f"fpn.layers.{i}.{theirs}", f"{ours.format(level=3 - i)}")
+        for i in (0, 1, 2)
+        for theirs, ours in (
+            ("proj.0.weight", "adapter_{level}.weight"),
+            ("proj.1.*", "adapter_{level}.norm.*"),
+            ("block.0.weight", "layer_{level}.weight"),
+            ("block.1.*", "layer_{level}.norm.*"),
+        )
+    ),
+    ("mask_projection.*", "mask_features.*"),
+)
+DETR_LAYER, OUR_LAYER = "decoder.layers.{i}.", "transformer.decoder.layers.{i}."
+DETR_DECODER = (
+    ("queries_embedder.weight", "query_embed.weight"),
+    ("input_projection.*", "input_proj.*"),
+    ("decoder.layernorm.*", "transformer.decoder.norm.*"),
+    (f"{DETR_LAYER}self_attn.<q_proj|k_proj|v_proj>.*", f"{OUR_LAYER}self_attn.in_proj_*"),
+    (f"{DETR_LAYER}self_attn.out_proj.*", f"{OUR_LAYER}self_attn.out_proj.*"),
+    (f"{DETR_LAYER}self_attn_layer_norm.*", f"{OUR_LAYER}norm1.*"),
+    (f"{DETR_LAYER}encoder_attn.<q_proj|k_proj|v_proj>.*", f"{OUR_LAYER}multihead_attn.in_proj_*"),
+    (f"{DETR_LAYER}encoder_attn.out_proj.*", f"{OUR_LAYER}multihead_attn.out_proj.*"),
+    (f"{DETR_LAYER}encoder_attn_layer_norm.*", f"{OUR_LAYER}norm2.*"),
+    (f"{DETR_LAYER}fc{{k}}.*", f"{OUR_LAYER}linear{{k}}.*"),
+    (f"{DETR_LAYER}final_layer_norm.*", f"{OUR_LAYER}norm3.*"),
+)
+SHARED = (
     *_below(BACKBONE, "backbone.", RESNET),
-    *_below(DECODER, OURS_PIXEL, PIXEL_DECODER),
-    *_below(QUERY, OURS_QUERY, QUERY_DECODER),
     Row("class_predictor.*", f"{OURS_QUERY}class_embed.*"),
     Row("criterion.empty_weight", "criterion.empty_weight"),
 )
-
-COMPUTED = re.compile(r"\.relative_position_index$")  # of Swin's windows; in ours, and in old files of theirs
-# transformers has this norm of a classifier, which a backbone does not use, and says if a file lacks it
-UNUSED = f"{BACKBONE}swin.layernorm."
-COUNTER = "num_batches_tracked"  # of batch norms; frozen ones have none, and nothing reads it
-
-_TOKEN = re.compile(r"\{(\w)(?:\+(\d))?\}|<([\w|]+)>|(\*)")
-PART, REST = "part", "rest"
-
-
-@functools.cache
-def _pattern(template: str) -> re.Pattern[str]:
-    def group(token: re.Match[str]) -> str:
-        number, _, parts, _ = token.groups()
-        if number:
-            return rf"(?P<{number}>\d+)"
-        return f"(?P<{PART}>{parts})" if parts else f"(?P<{REST}>.+)"
-
-    literals = [re.escape(text) for text in _TOKEN.sub("\0", template).split("\0")]
-    groups = [group(token) for token in _TOKEN.finditer(template)]
-    return re.compile("".join(f"{a}{b}" for a, b in zip(literals, [*groups, ""], strict=True)))
-
-
-def _values(template: str, name: str) -> dict[str, Any] | None:
-    """Return what the placeholders of a template stand for in a name; None if it is not of this form."""
-    match = _pattern(template).fullmatch(name)
-    if match is None:
-        return None
-    values: dict[str, Any] = match.groupdict()
-    for number, offset, parts, _ in _TOKEN.findall(template):
-        if number:
-            values[number] = int(values[number]) - int(offset or 0)
-        elif parts:
-            values[PART] = parts.split("|").index(values[PART])
-    return values
-
-
-def _filled(template: str, values: Mapping[str, Any]) -> str:
-    def text(token: re.Match[str]) -> str:
-        number, offset, parts, _ = token.groups()
-        if number:
-            return str(values[number] + int(offset or 0))
-        return str(parts.split("|")[values[PART]] if parts else values[REST])
-
-    return _TOKEN.sub(text, template)
-
-
-def our_name(name: str) -> tuple[str, int | None] | None:
-    """Return our name for one of transformers', and which part of it that is, if it is one of several.
-
-    A tensor without a counterpart has none.
-    """
-    for row in ROWS:
-        values = _values(row.hub, name)
-        if values is not None:
-            return _filled(row.ours, values), values.get(PART)
-    return None
-
-
-def hub_names(name: str) -> list[str]:
-    """Return transformers' names for one of ours, in the order of the rows; none if it has no counterpart."""
-    for row in ROWS:
-        values = _values(row.ours, name)
-        if values is not None:
-            parts = re.findall(r"<([\w|]+)>", row.hub)
-            count = len(parts[0].split("|")) if parts else 1
-            return [_filled(row.hub, {**values, PART: part}) for part in range(count)]
-    return []
-
-
-def to_ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a file of transformers' under our names, without those that nothing reads.
-
-    Tensors without a counterpart keep their names, to be reported as unexpected when they are loaded.
-
-    Raises:
-        ValueError: a part of a tensor is missing, or its parts have different shapes.
-    """
-    ours: dict[str, Tensor] = {}
-    joined: dict[str, dict[int, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if COMPUTED.search(name) or name.startswith(UNUSED):
-            continue
-        new, part = our_name(name) or (name, None)
-        if part is None:
-            ours[new] = tensor
-        else:
-            joined.setdefault(new, {})[part] = tensor
-    for name, parts in joined.items():
-        names = hub_names(name)
-        if missing := [names[i] for i in range(len(names)) if i not in parts]:
-            raise ValueError(f"{missing[0]} is missing")
-        shapes = [tuple(parts[i].shape) for i in range(len(names))]
-        for theirs, shape in zip(names, shapes, strict=True):
-            if shape != shapes[0]:
-                raise ValueError(f"{theirs} has shape {shape}, but {names[0]} {shapes[0]}")
-        ours[name] = torch.cat([parts[i] for i in range(len(names))])
-    return ours
-
-
-def to_hub(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return our tensors under transformers' names, in memory of their own, and what theirs have in excess.
-
-    Raises:
-        ValueError: a tensor has no counterpart.
-    """
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if COMPUTED.search(name):
-            continue
-        names = hub_names(name)
-        if not names:
-            raise ValueError(f"{name} has no counterpart in transformers")
-        parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
-        theirs |= {new: part.clone() for new, part in zip(names, parts, strict=True)}
-    return {**_excess(theirs), **theirs}
-
-
-def _excess(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return transformers' tensors that have no counterpart here, as they are in a new model."""
-    excess: dict[str, Tensor] = {}
-    for name, tensor in theirs.items():
-        module, _, leaf = name.rpartition(".")
-        if leaf == "running_var":
-            excess[f"{module}.{COUNTER}"] = torch.zeros((), dtype=torch.int64, device=tensor.device)
-        elif module == f"{BACKBONE}hidden_states_norms.stage4":
-            excess[UNUSED + leaf] = torch.full_like(tensor, 1.0 if leaf == "weight" else 0.0)
-    return excess
+MASK2FORMER = Names(
+    rows=(
+        *_below(BACKBONE, "backbone.", SWIN),
+        Row(f"{BACKBONE}hidden_states_norms.stage{{i+1}}.*", "backbone.norm{i}.*"),
+        *_below(DECODER, OURS_PIXEL, PIXEL_DECODER),
+        *_below(QUERY, OURS_QUERY, QUERY_DECODER),
+        *SHARED,
+    ),
+    unused=f"{BACKBONE}swin.layernorm.",
+    last_norm=f"{BACKBONE}hidden_states_norms.stage4.",
+)
+MASKFORMER = Names(
+    rows=(
+        *_below(f"{BACKBONE}model.", "backbone.", SWIN),
+        Row(
+            f"{BACKBONE}model.{BLOCK}attention.self.relative_position_index",
+            "backbone.layers.{i}.blocks.{j}.attn.relative_position_index",
+        ),
+        Row(f"{BACKBONE}hidden_states_norms.{{i}}.*", "backbone.norm{i}.*"),
+        *_below(DECODER, OURS_PIXEL, FEATURE_PYRAMID),
+        *_below(QUERY, OURS_QUERY, DETR_DECODER),
+        Row("mask_embedder.{i}.0.*", f"{OURS_QUERY}mask_embed.layers.{{i}}.*"),
+        *SHARED,
+    ),
+    unused=f"{BACKBONE}model.layernorm.",
+    last_norm=f"{BACKBONE}hidden_states_norms.3.",
+)
+NAMES = {"mask2former": MASK2FORMER, "maskformer": MASKFORMER}  # by transformers' model_type

@@ -62,15 +62,15 @@ def fixed_side(processor: Mapping[str, Any]) -> int | None:
     return None if size.get("shortest_edge") else min(sides, default=None)
 
 
-def hub_processor(cfg: CfgNode, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the preprocessor_config.json of a model.
+def hub_processor(cfg: CfgNode, kind: str, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocessor_config.json of a model, for the image processor `kind` of transformers.
 
     `saved` is the one that the model came with, whose other fields are kept; it may be empty.
     """
     size = {"shortest_edge": cfg.INPUT.MIN_SIZE_TEST or SHORTEST, "longest_edge": cfg.INPUT.MAX_SIZE_TEST}
     divisor = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
     fresh = {
-        "image_processor_type": "Mask2FormerImageProcessor",
+        "image_processor_type": kind,
         "do_resize": True,
         "size": size,
         "size_divisor": divisor if divisor > 0 else DIVISOR,

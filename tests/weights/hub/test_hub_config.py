@@ -15,12 +15,32 @@ from mask2former.weights.hub.config import (
     extra_of,
     hub_config,
     labels,
+    model_type,
     model_values,
 )
 from mask2former.weights.hub.processor import hub_processor, input_values
 
-MANIFEST = json.loads(
-    gzip.decompress((Path(__file__).parents[2] / "golden_files/state_dicts.json.gz").read_bytes())
+GOLDEN = Path(__file__).parents[2] / "golden_files"
+PARTS = {  # what transformers has a model for, among the published parts
+    "BACKBONE.NAME": ("build_resnet_backbone", "D2SwinTransformer"),
+    "SEM_SEG_HEAD.NAME": ("MaskFormerHead",),
+    "SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("MSDeformAttnPixelDecoder", "BasePixelDecoder"),
+}
+
+
+def published(file, model):
+    """Return model and tensors of each published config that transformers has a model for."""
+    manifest = json.loads(gzip.decompress((GOLDEN / file).read_bytes()))
+    found = {}
+    for config, row in manifest["configs"].items():
+        keys = flatten(load_config(config).MODEL)
+        if all(keys[part] in known for part, known in PARTS.items()):
+            found[config] = model, list(manifest["tables"][row["table"]])
+    return found
+
+
+PUBLISHED = published("state_dicts.json.gz", "mask2former") | published(
+    "maskformer_state_dicts.json.gz", "maskformer"
 )
 R50 = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -77,15 +97,17 @@ def test_a_resnet_is_known_by_its_blocks(depths, kind, depth):
     assert depth == ours({**SMALL_SWIN, "backbone_config": backbone}).MODEL.RESNETS.DEPTH
 
 
-@pytest.mark.parametrize("config", sorted(MANIFEST["configs"]))
+@pytest.mark.parametrize("config", sorted(PUBLISHED))
 def test_every_published_config_comes_back_with_every_value(config):
+    model, names = PUBLISHED[config]
     cfg = load_config(config, ["MODEL.MASK_FORMER.THING_IDS", [1], "SEED", 5])
     metadata = {
         "stuff_classes": [f"c{k}" for k in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)],
         "thing_ids": [1],
     }
-    names = MANIFEST["tables"][MANIFEST["configs"][config]["table"]]
-    theirs, processor = hub_config(cfg, metadata, names, {}), hub_processor(cfg, {})
+    theirs = hub_config(cfg, metadata, names, {})
+    assert theirs["model_type"] == model_type(cfg) == model
+    processor = hub_processor(cfg, "Mask2FormerImageProcessor", {})
     theirs[EXTRA] = extra(cfg, metadata, theirs, processor)
     theirs, processor = json.loads(json.dumps([theirs, processor]))
     assert flatten(ours(theirs, processor)) == flatten(cfg)
@@ -107,10 +129,13 @@ def test_a_config_of_the_hub_comes_back_unchanged():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "detr"}, "model_type is 'detr'; only 'mask2former' is read"),
+        ({"model_type": "detr"}, "model_type is 'detr'; it must be 'mask2former' or 'maskformer'"),
         ({"model_type": None}, "model_type is None"),
         ({"activation_function": "gelu"}, "activation_function is 'gelu'; only 'relu'"),
-        ({"backbone_config": {"model_type": "convnext"}}, "backbone_config.model_type is 'convnext'; 'swin'"),
+        (
+            {"backbone_config": {"model_type": "convnext"}},
+            "backbone_config.model_type is 'convnext'; it must be 'swin' or 'resnet'",
+        ),
         ({"backbone_config": None}, "backbone_config.model_type is None"),
         (
             {"backbone_config": {"model_type": "swin", "out_features": ["stage4"]}},

@@ -14,6 +14,7 @@ SQUEEZED = {  # as in the folders of Meta on the hub
     "image_std": [0.2290000021457672, 0.2239999920129776, 0.22499999403953552],
     "size_divisor": 32,
 }
+KIND = "Mask2FormerImageProcessor"
 COCO = load_config("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml")
 
 
@@ -50,15 +51,18 @@ def test_a_size_is_a_shortest_side_or_fixed():
 def test_a_file_of_the_hub_comes_back_unchanged_unless_a_value_is_another():
     cfg = with_values(get_cfg(), input_values(SQUEEZED), "test")
     assert cfg.MODEL.PIXEL_MEAN == COCO.MODEL.PIXEL_MEAN
-    assert hub_processor(cfg, SQUEEZED) == SQUEEZED
-    changed = hub_processor(with_values(cfg, {"MODEL.PIXEL_MEAN": [51.0, 102.0, 0.0]}, "test"), SQUEEZED)
+    assert hub_processor(cfg, KIND, SQUEEZED) == SQUEEZED
+    changed = hub_processor(
+        with_values(cfg, {"MODEL.PIXEL_MEAN": [51.0, 102.0, 0.0]}, "test"), KIND, SQUEEZED
+    )
     assert changed["image_mean"] == [0.2, 0.4, 0]
     assert changed["feature_extractor_type"] == SQUEEZED["feature_extractor_type"]
 
 
 def test_the_file_of_a_config():
-    processor = hub_processor(COCO, {})
+    processor = hub_processor(COCO, KIND, {})
     assert processor["image_mean"] == [0.485, 0.456, 0.406]
+    assert processor["image_processor_type"] == KIND
     assert processor["size"] == {"shortest_edge": 800, "longest_edge": 1333}
     assert (processor["num_labels"], processor["ignore_index"]) == (133, 255)
     assert input_values(processor)["MODEL.PIXEL_STD"] == COCO.MODEL.PIXEL_STD
