@@ -1,4 +1,4 @@
-"""The small MaskFormer from the command line: it trains, resumes, evaluates and predicts."""
+"""The small MaskFormer and K-Net from the command line: they train, resume, evaluate and predict."""
 
 import shutil
 
@@ -13,7 +13,9 @@ from mask2former.tools.train import main as train
 
 __all__ = ["tiny_shapes"]
 
-CONFIG = "shapes/panoptic-segmentation/maskformer_R18_bs8_shapes.yaml"
+MASKFORMER, KNET = (
+    f"shapes/panoptic-segmentation/{model}_R18_bs8_shapes.yaml" for model in ("maskformer", "knet")
+)
 DETRS_INPUT = {  # that of MaskFormer's COCO models
     "INPUT.DATASET_MAPPER_NAME": "detr_panoptic",
     "INPUT.MIN_SIZE_TRAIN": [48, 64],
@@ -29,34 +31,38 @@ ENCODER = {
 
 
 METRICS = [("sem_seg", "mIoU"), ("segm", "AP"), ("panoptic_seg", "PQ")]
-KINDS = {"large-scale jitter": {}, "DETR's input and encoder": DETRS_INPUT | ENCODER}
+KINDS = {
+    "large-scale jitter": (MASKFORMER, {}),
+    "DETR's input and encoder": (MASKFORMER, DETRS_INPUT | ENCODER),
+    "K-Net": (KNET, {}),
+}
 
 
-def run(command, folder, *flags, **changes):
-    """Run `mask2former train` or `evaluate` on the config, made tiny."""
+def run(command, config, folder, *flags, **changes):
+    """Run `mask2former train` or `evaluate` on a config, made tiny."""
     values = {**OPTIONS, "OUTPUT_DIR": folder, **changes}
     return command(
-        ["--config-file", CONFIG, *flags, *(str(part) for item in values.items() for part in item)]
+        ["--config-file", config, *flags, *(str(part) for item in values.items() for part in item)]
     )
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_it_resumes_evaluates_and_predicts(kind, tiny_shapes, tmp_path):
+@pytest.mark.parametrize(("config", "kind"), KINDS.values(), ids=KINDS)
+def test_it_resumes_evaluates_and_predicts(config, kind, tiny_shapes, tmp_path):
     """The resumed run ends as the undisturbed one, with dropout: its random numbers are those of the step."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     kind = {**kind, "SOLVER.CHECKPOINT_PERIOD": 2}
-    assert run(train, whole, **kind) == 0
+    assert run(train, config, whole, **kind) == 0
     resumed.mkdir()
     shutil.copy(whole / "model_0000001.pth", resumed)
     (resumed / "last_checkpoint").write_text("model_0000001.pth")
-    assert run(train, resumed, "--resume", **kind) == 0
+    assert run(train, config, resumed, "--resume", **kind) == 0
     assert_same_weights(resumed, whole)
 
     results = read_metrics(whole / "metrics.json")[-1]
     expected = [[*name, results["/".join(name)], 1e-6] for name in METRICS]
     weights = str(whole / "model_final.pth")
     checked = {"MODEL.WEIGHTS": weights, "TEST.EXPECTED_RESULTS": expected}
-    assert run(evaluate, tmp_path / "evaluated", **kind, **checked) == 0
+    assert run(evaluate, config, tmp_path / "evaluated", **kind, **checked) == 0
 
     result = Predictor(weights)(random_sample(0, 1)["image"].permute(1, 2, 0).numpy())
     assert result.semantic.shape == result.panoptic.ids.shape == (64, 64)
