@@ -132,6 +132,11 @@ ADAPTATIONS = (
         "re-initialized: class head ({} -> {} classes)",
         lambda rows: rows - 1,  # the last is "no object"
     ),
+    Adaptation(
+        r"\.(fc_cls|conv_seg)\.(weight|bias)$",  # of K-Net
+        lambda given, wanted: wanted,
+        "re-initialized: class head ({} -> {} classes)",
+    ),
     Adaptation(r"\.query_feat\.weight$", _resize_queries, "resized: query features ({} -> {})"),
     Adaptation(r"\.query_embed\.weight$", _resize_queries, "resized: query positions ({} -> {})"),
     Adaptation(

@@ -1,8 +1,8 @@
 """Translation of parameter names in files to this project's: one row of `SCHEMES` for each naming scheme.
 
 The names of this project are those of the published Mask2Former and MaskFormer checkpoints, so schemes are
-needed only for DETR's, for backbones trained elsewhere and for early checkpoints. A rename depends on the
-name alone, not on a version number in the file: current names stay as they are.
+needed only for DETR's and K-Net's, for backbones trained elsewhere and for early checkpoints. A rename
+depends on the name alone, not on a version number in the file: current names stay as they are.
 """
 
 import re
@@ -34,21 +34,37 @@ class Scheme(NamedTuple):
 
 INTO_BACKBONE = (r"^", "backbone.")
 OUTSIDE_BACKBONE = r"^(?!backbone\.)"
-DETRS_BACKBONE = r"^(detr\.)?backbone\.0\.body\."  # torchvision's ResNet inside
+DETRS_BACKBONE = r"^(detr\.)?backbone\.0\.body\."
 DETRS_BOXES = r"^sem_seg_head\.bbox_embed\."
 DETRS_MASKS = r"^sem_seg_head\.(bbox_attention|mask_head)\."
 
-RESNET_PARTS: Renames = (  # of torchvision's names
-    (r"\bbn(\d)\.", r"conv\1.norm."),
-    (r"\bdownsample\.0\.", "shortcut."),
-    (r"\bdownsample\.1\.", "shortcut.norm."),
-)
+
+def torchvision_resnet(prefix: str) -> Renames:
+    """Return the renames of a ResNet of torchvision below a prefix, a pattern that begins with ^."""
+    return (
+        (rf"{prefix}(?=conv1\.|bn1\.)", "backbone.stem."),
+        *((rf"{prefix}layer{stage}\.", f"backbone.res{stage + 1}.") for stage in (1, 2, 3, 4)),
+        (r"\bbn(\d)\.", r"conv\1.norm."),
+        (r"\bdownsample\.0\.", "shortcut."),
+        (r"\bdownsample\.1\.", "shortcut.norm."),
+    )
+
+
 DETR: Renames = (
-    (DETRS_BACKBONE + r"(?=conv1\.|bn1\.)", "backbone.stem."),
-    *((rf"{DETRS_BACKBONE}layer{stage}\.", f"backbone.res{stage + 1}.") for stage in (1, 2, 3, 4)),
-    *RESNET_PARTS,
+    *torchvision_resnet(DETRS_BACKBONE),
     (r"^detr\.", ""),
     (OUTSIDE_BACKBONE, "sem_seg_head."),
+)
+KNET: Renames = (
+    *torchvision_resnet(r"^backbone\."),
+    (r"^(neck|rpn_head\.localization_fpn)\.", "sem_seg_head.pixel_decoder."),
+    (r"^rpn_head\.", "sem_seg_head.predictor."),
+    (r"^roi_head\.mask_head\.", "sem_seg_head.predictor.stages."),
+    (r"\.attention\.attn\.", ".attention."),
+    (r"\.ffn\.layers\.0\.0\.", ".linear1."),
+    (r"\.ffn\.layers\.1\.", ".linear2."),
+    (r"\.conv\.", "."),
+    (r"\.gn\.", ".norm."),
 )
 
 SCHEMES = (
@@ -64,6 +80,11 @@ SCHEMES = (
         evidence=(DETRS_BACKBONE, r"^(detr\.)?bbox_embed\."),
         renames=DETR,
         untrained=DETRS_MASKS,
+    ),
+    Scheme(
+        title="K-Net checkpoint (the authors' names)",
+        evidence=(r"^rpn_head\.init_kernels\.", r"^roi_head\.mask_head\.0\.fc_mask\."),
+        renames=KNET,
     ),
     Scheme(
         title="Mask2Former or MaskFormer checkpoint",
@@ -84,12 +105,7 @@ SCHEMES = (
     Scheme(
         title="ImageNet ResNet (torchvision's names)",
         evidence=(r"^bn1\.weight$", r"^layer1\.0\.conv1\.weight$"),
-        renames=(
-            (r"^(?=conv1\.|bn1\.)", "stem."),
-            *((rf"^layer{stage}\.", f"res{stage + 1}.") for stage in (1, 2, 3, 4)),
-            *RESNET_PARTS,
-            INTO_BACKBONE,
-        ),
+        renames=torchvision_resnet("^"),
         ignored=r"^fc\.",
         untrained=OUTSIDE_BACKBONE,
     ),
