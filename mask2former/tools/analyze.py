@@ -19,7 +19,6 @@ import torch
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor
-from tqdm import tqdm
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
@@ -28,27 +27,37 @@ from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.tools.flags import whole_number
 from mask2former.tools.flops import (
+    GIGA,
     KINDS,
+    MILLION,
     PARTS,
     REST,
     TRAINING,
     Cost,
     Size,
     count_cost,
-    mean_cost,
     padded,
     usual_images,
 )
+from mask2former.tools.kept_costs import read_costs, recount
+from mask2former.tools.paper_tables import counted_configs, markdown, page, read_tables
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.output import Parser, print_error
 from mask2former.weights import model_zoo
 
 PADDING = "normalize and pad"
-MILLION, GIGA = 1e6, 1e9
+PUBLISHED_COLUMNS = [
+    "config",
+    "backbone",
+    "parameters M",
+    "GFLOPs as the authors counted",
+    "GFLOPs with full-size masks",
+    "GFLOPs here",
+]
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the flags: one config with its keys, or all published configs."""
+    """Return the flags: one config with its keys, all published configs, or the papers' tables."""
     parser = Parser(
         prog="mask2former analyze",
         description="Report parameters, multiply-adds, activations and times of the parts of a model.",
@@ -57,6 +66,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag = parser.add_argument
     flag("--config-file", metavar="FILE", help="a YAML file, or the name of one of the project's")
     flag("--published", action="store_true", help="print the tables of all published configs, untimed")
+    flag("--tables", action="store_true", help="print the papers' tables, with the costs and configs here")
+    flag(
+        "--recount",
+        nargs="?",
+        const="",
+        metavar="TEXT",
+        help="first count all configs of both tables anew, or those with TEXT in their name; takes minutes",
+    )
     flag(
         "--size",
         nargs=2,
@@ -69,10 +86,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_intermixed_args(argv)
-    if args.published == bool(args.config_file):
-        parser.error("give either --config-file or --published")
-    if args.published and (args.size or args.opts):
-        parser.error("--published takes no --size and no keys: it shows the configs as they are")
+    if [args.published, args.tables, bool(args.config_file)].count(True) != 1:
+        parser.error("give either --config-file or --published or --tables")
+    if not args.config_file and (args.size or args.opts):
+        parser.error("--size and keys need --config-file: the tables show the configs as they are")
+    if args.config_file and args.recount is not None:
+        parser.error("--recount needs --published or --tables")
     return args
 
 
@@ -166,35 +185,46 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
     return "\n\n".join((title, part_table(cost, seconds), kind_table(cost), "\n".join(notes)))
 
 
-def published_row(config: str, backbone: str) -> list[str]:
-    """Return a config's parameters and its mean flops over the dataset's usual images, published and here."""
-    cost = mean_cost(load_config(config))
-    figures = (cost.parameters / MILLION, cost.full_size_masks / GIGA, cost.here / GIGA)
-    title = config.removesuffix(".yaml").split("/", 1)[1]
-    return [f"[{title}](../configs/{config})", backbone, *(f"{x:.1f}" for x in figures)]
-
-
 def published_tables() -> str:
-    """Return one Markdown table for each folder of published configs."""
+    """Return one Markdown table for each folder of published configs.
+
+    Raises:
+        ValueError: a config has not been counted.
+    """
     models = model_zoo.table()["models"]
-    tables: dict[str, list[str]] = {}
-    for config in tqdm(models, unit="config"):
-        rows = tables.setdefault(config.split("/")[0], [])
-        rows.append(f"| {' | '.join(published_row(config, models[config]['backbone']))} |")
-    head = "| config | backbone | parameters M | published GFLOPs | GFLOPs here |\n|---|---|---:|---:|---:|"
-    return "\n\n".join("\n".join((f"### {folder}\n", head, *rows)) for folder, rows in tables.items())
+    costs = read_costs(list(models))
+    tables: dict[str, list[list[str]]] = {}
+    for config, cost in costs.items():
+        folder, title = config.removesuffix(".yaml").split("/", 1)
+        flops = (cost.published / GIGA, cost.full_size_masks / GIGA, cost.here / GIGA)
+        figures = [f"{figure:.1f}" for figure in (cost.parameters / MILLION, *flops)]
+        row = [f"[{title}](../configs/{config})", models[config]["backbone"], *figures]
+        tables.setdefault(folder, [PUBLISHED_COLUMNS]).append(row)
+    return "\n\n".join(f"### {folder}\n\n{markdown(rows)}" for folder, rows in tables.items())
+
+
+def report(args: argparse.Namespace) -> str:
+    """Return what the flags ask for.
+
+    Raises:
+        ValueError: the config is wrong, or its model has other parts.
+        OSError: a file cannot be read or written.
+        RuntimeError: the device cannot run the model.
+    """
+    if args.recount is not None:
+        configs = dict.fromkeys([*model_zoo.table()["models"], *counted_configs(read_tables())])
+        recount(list(configs), args.recount)
+    if args.published or args.tables:
+        return page() if args.tables else published_tables()
+    cfg = with_dataset_facts(load_config(args.config_file, args.opts))
+    return analyze(cfg, tuple(args.size) if args.size else usual_images(cfg)[0].size, args.runs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if done, 1 if the config is wrong or cannot run, 2 for wrong flags."""
     args = parse_arguments(argv)
-    if args.published:
-        print(published_tables())
-        return 0
     try:
-        cfg = with_dataset_facts(load_config(args.config_file, args.opts))
-        size = tuple(args.size) if args.size else usual_images(cfg)[0].size
-        print(analyze(cfg, size, args.runs))
+        print(report(args))
     except (ValueError, OSError, RuntimeError) as error:
         print_error(error)
         return 1

@@ -33,6 +33,7 @@ from mask2former.modeling.transformer_decoder.standard import StandardTransforme
 from mask2former.modeling.upernet import UperNetHead
 
 Size = tuple[int, int]  # height, width in pixels
+MILLION, GIGA = 1e6, 1e9
 
 PARTS = {
     "backbone": "backbone",
@@ -282,6 +283,11 @@ class MeanCost(NamedTuple):
     published: float
     full_size_masks: float
     here: float
+
+    @property
+    def as_authors(self) -> float:
+        """Return the flops as the authors counted, or those here of models that they did not count."""
+        return self.published or self.here
 
 
 def mean_cost(cfg: CfgNode) -> MeanCost:

@@ -1,0 +1,177 @@
+"""The page docs/tables.md: each row of the papers' tables, with its config, its cost and what runs here.
+
+Published figures, configs and prose are data, in `paper/tables.yaml`, whose head describes a row. What
+benchmarks/ablations.py measured is in `paper/ablations.json`.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mask2former.tools.flops import GIGA, MILLION, MeanCost
+from mask2former.tools.kept_costs import read_costs
+
+TABLES, ABLATIONS = (Path(__file__).parent / "paper" / name for name in ("tables.yaml", "ablations.json"))
+FLOPS = "FLOPs"  # the column of a table that has published ones
+OWN_COLUMNS = ["params here", "FLOPs here", "config", "state"]
+TOLERANCE = 0.01  # of counted FLOPs, relative to published ones
+NONE = "-"
+
+
+class Row(NamedTuple):
+    """A row of a table: published cells, and what of it is here; `configs` are by the title of their link.
+
+    Parameters are those of the `first` config, FLOPs those of the `counted` one: "" without a config.
+    """
+
+    cells: list[str]
+    configs: dict[str, str]
+    first: str
+    counted: str
+    differs: str
+    state: str
+
+
+class Table(NamedTuple):
+    """A table of a paper; `source` and `note` are Markdown."""
+
+    title: str
+    source: str
+    note: str
+    columns: list[str]
+    rows: list[Row]
+
+    def published_flops(self, row: Row) -> float | None:
+        """Return the published GFLOPs of a row, or None if the paper has none."""
+        cell = row.cells[self.columns.index(FLOPS)] if FLOPS in self.columns else NONE
+        return None if cell == NONE else float(cell.removesuffix("G"))
+
+
+def read_data() -> dict[str, Any]:
+    """Return the content of `tables.yaml`, with all scalars as they are written there."""
+    data: dict[str, Any] = yaml.load(TABLES.read_text(encoding="utf-8"), yaml.BaseLoader)
+    return data
+
+
+def read_tables() -> list[Table]:
+    """Return the tables in the order of the page."""
+    data = read_data()
+    states = {method["name"]: method["state"] for method in data["methods"]}
+    return [
+        Table(
+            title=table["title"],
+            source=data["papers"][table["source"]],
+            note=table.get("note", ""),
+            columns=table["columns"],
+            rows=[_read_row(entry, data["tasks"], states) for entry in table["rows"]],
+        )
+        for table in data["tables"]
+    ]
+
+
+def _read_row(entry: Any, tasks: dict[str, str], states: dict[str, str]) -> Row:
+    if isinstance(entry, list):
+        return Row(entry, {}, "", "", "", "")
+    configs = entry.get("config", {})
+    if isinstance(configs, str):
+        titles = tasks if "{task}" in configs else {"config": ""}
+        configs = {title: configs.format(task=task) for title, task in titles.items()}
+    state = "trains here" if configs else states.get(entry["cells"][0], "")
+    first = next(iter(configs.values()), "")
+    return Row(
+        cells=entry["cells"],
+        configs=configs,
+        first=first,
+        counted=entry.get("count", first),
+        differs=entry.get("differs", ""),
+        state=entry.get("state", state),
+    )
+
+
+def counted_configs(tables: Iterable[Table]) -> list[str]:
+    """Return the configs whose parameters or FLOPs are on the page, each once."""
+    rows = [row for table in tables for row in table.rows if row.configs]
+    return list(dict.fromkeys(config for row in rows for config in (row.first, row.counted)))
+
+
+def markdown(rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is the head."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, re.sub(r"[^|]+", "---", head), *body])
+
+
+def _own_cells(row: Row, published: float | None, costs: dict[str, MeanCost]) -> list[str]:
+    """Return the cells of `OWN_COLUMNS`."""
+    if not row.configs:
+        return [NONE, NONE, NONE, row.state]
+    links = " ".join(f"[{title}](../configs/{config})" for title, config in row.configs.items())
+    parameters, gflops = costs[row.first].parameters / MILLION, costs[row.counted].as_authors / GIGA
+    flops, error = f"{gflops:.1f}G", gflops / published - 1 if published else 0.0
+    if abs(error) > TOLERANCE:
+        flops += f" ({error:+.1%}: {row.differs})"
+    return [f"{parameters:.1f}M", flops, links, row.state]
+
+
+def table_section(table: Table, costs: dict[str, MeanCost]) -> str:
+    """Return the section of a table; it has columns of our own if there is something to say in them."""
+    own = any(row.state for row in table.rows)
+    body = [
+        [*row.cells, *(_own_cells(row, table.published_flops(row), costs) if own else [])]
+        for row in table.rows
+    ]
+    text = markdown([[*table.columns, *(OWN_COLUMNS if own else [])], *body])
+    return f"## {table.title}\n\n{' '.join(f'Source: {table.source}. {table.note}'.split())}\n\n{text}"
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def ablation_section(title: str, prose: str, results: dict[str, Any]) -> str:
+    """Return the section with means and sample standard deviations of benchmarks/ablations.py."""
+    metrics = ["PQ", "AP", "mIoU"]
+    body = [
+        [row["title"], row["paper"], str(len(row["seed"])), *(_mean_and_spread(row[key]) for key in metrics)]
+        for row in results["variants"]
+    ]
+    text = markdown([["model", "paper's table", "seeds", *metrics], *body])
+    return f"## {title}\n\n{prose.format(**results)}\n\n{text}"
+
+
+def _method_section(title: str, prose: str, methods: Iterable[dict[str, str]]) -> str:
+    rows = [
+        [f"[{m['name']}]({m['paper']})" if m["paper"] else m["name"], m["state"], m["nearest"]]
+        for m in methods
+    ]
+    return f"## {title}\n\n{prose}\n\n{markdown([['method', 'state', 'nearest here'], *rows])}"
+
+
+def _contents(sections: Iterable[str]) -> Iterator[str]:
+    for section in sections:
+        title = section.splitlines()[0].removeprefix("## ")
+        anchor = re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        yield f"- [{title}](#{anchor})"
+
+
+def page() -> str:
+    """Return the page in Markdown.
+
+    Raises:
+        ValueError: a config has not been counted.
+    """
+    data, tables = read_data(), read_tables()
+    costs = read_costs(counted_configs(tables))
+    sections = [table_section(table, costs) for table in tables]
+    if ABLATIONS.exists():
+        results = json.loads(ABLATIONS.read_text(encoding="utf-8"))
+        sections.append(ablation_section(data["ablations"]["title"], data["ablations"]["prose"], results))
+    sections.append(
+        _method_section(data["other_methods"]["title"], data["other_methods"]["prose"], data["methods"])
+    )
+    return "\n\n".join((data["intro"].strip(), "\n".join(_contents(sections)), *sections))

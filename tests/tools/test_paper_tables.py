@@ -1,0 +1,156 @@
+"""The papers' tables: the page is current, each config has a row, costs are those published."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mask2former.config import config_names
+from mask2former.tools import paper_tables
+from mask2former.tools.analyze import main
+from mask2former.tools.flops import GIGA, MILLION, MeanCost
+from mask2former.tools.kept_costs import read_costs
+from mask2former.tools.paper_tables import (
+    ablation_section,
+    counted_configs,
+    read_data,
+    read_tables,
+    table_section,
+)
+
+PAGE = Path(__file__).parents[2] / "docs" / "tables.md"
+TABLES = read_tables()
+COSTS = read_costs(counted_configs(TABLES))
+ROWS = [(table, row) for table in TABLES for row in table.rows]
+OTHER_FOLDERS = ("_base_/", "comparators/", "finetune/", "shapes/")  # of which not all are rows
+
+
+def test_the_page_is_what_the_command_prints(capsys):
+    assert main(["--tables"]) == 0
+    assert capsys.readouterr().out == PAGE.read_text(encoding="utf-8")
+
+
+def test_rows_link_configs_and_every_experiment_of_the_papers_has_a_row():
+    linked = {config for _, row in ROWS for config in (*row.configs.values(), row.counted) if config}
+    experiments = {name for name in config_names() if "/Base-" not in name}
+    assert experiments >= linked >= {name for name in experiments if not name.startswith(OTHER_FOLDERS)}
+
+
+def test_links_lead_to_files_and_sections():
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", PAGE.read_text(encoding="utf-8"))
+    titles = {
+        re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^## (.*)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert {anchor for file, anchor in links if not file} == titles
+    assert not [file for file, _ in links if file and not (PAGE.parent / file).exists()]
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.title)
+def test_rows_fill_the_columns_and_say_what_is_here(table):
+    assert {len(row.cells) for row in table.rows} == {len(table.columns)}
+    assert len({bool(row.state) for row in table.rows}) == 1
+    for row in table.rows:
+        assert row.configs or not row.state.startswith("trains here")
+
+
+def test_every_method_is_in_a_table_and_has_a_paper():
+    first_cells = {row.cells[0] for _, row in ROWS}
+    for method in read_data()["methods"]:
+        assert method["name"] in first_cells
+        assert method["paper"].startswith("https://arxiv.org/abs/") or method["name"] == "Megvii"
+
+
+PARAMETERS = [
+    (row.cells[table.columns.index("params")], row.first)
+    for table, row in ROWS
+    if "params" in table.columns and row.configs
+]
+FLOPS = [
+    (table.published_flops(row), row) for table, row in ROWS if row.configs and table.published_flops(row)
+]
+
+
+@pytest.mark.parametrize(("published", "config"), PARAMETERS)
+def test_parameters_are_the_published_ones_rounded(published, config):
+    assert f"{COSTS[config].parameters / MILLION:.0f}M" == published
+
+
+@pytest.mark.parametrize(("published", "row"), FLOPS, ids=lambda value: getattr(value, "counted", str(value)))
+def test_flops_are_the_published_ones(published, row):
+    """Within 1 %, unless the row says why not; no row says so without a reason."""
+    assert bool(row.differs) == (abs(COSTS[row.counted].as_authors / GIGA / published - 1) > 0.01)
+
+
+def test_all_kinds_of_published_figures_are_compared():
+    assert len(PARAMETERS) > 30
+    assert len(FLOPS) > 50
+
+
+def test_counts_of_a_table(monkeypatch):
+    """A config counted on another one, FLOPs that differ, and a row without a config."""
+    data = {
+        "papers": {"p": "[A paper](https://example.org)"},
+        "tasks": {"AP": "instance", "PQ": "panoptic"},
+        "methods": [{"name": "Other", "paper": "", "state": "figures only: boxes", "nearest": "this"}],
+        "tables": [
+            {
+                "title": "Table 1",
+                "source": "p",
+                "note": "A note.",
+                "columns": ["method", "FLOPs"],
+                "rows": [
+                    {"cells": ["Ours", "101G"], "config": "a_{task}.yaml", "count": "b.yaml"},
+                    {"cells": ["Large", "100G"], "config": "b.yaml", "differs": "not known"},
+                    {"cells": ["Other", "-"]},
+                ],
+            },
+            {"title": "Table 2", "source": "p", "columns": ["key", "value"], "rows": [["layers", "9"]]},
+        ],
+    }
+    monkeypatch.setattr(paper_tables, "read_data", lambda: data)
+    first, second = read_tables()
+    assert counted_configs([first, second]) == ["a_instance.yaml", "b.yaml"]
+    costs = {
+        "a_instance.yaml": MeanCost(44_040_000, 5e9, 6e9, 7e9),
+        "b.yaml": MeanCost(9_000_000, 101.1e9, 99e9, 88e9),
+    }
+    assert table_section(first, costs).splitlines() == [
+        "## Table 1",
+        "",
+        "Source: [A paper](https://example.org). A note.",
+        "",
+        "| method | FLOPs | params here | FLOPs here | config | state |",
+        "|---|---|---|---|---|---|",
+        "| Ours | 101G | 44.0M | 101.1G | "
+        "[AP](../configs/a_instance.yaml) [PQ](../configs/a_panoptic.yaml) | trains here |",
+        "| Large | 100G | 9.0M | 101.1G (+1.1%: not known) | [config](../configs/b.yaml) | trains here |",
+        "| Other | - | - | - | - | figures only: boxes |",
+    ]
+    assert table_section(second, {}).splitlines()[4:] == ["| key | value |", "|---|---|", "| layers | 9 |"]
+
+
+def test_means_and_spreads_of_the_ablations():
+    """By hand: 1, 2 and 3 have the mean 2 and the standard deviation 1; one seed has none."""
+    variants = [
+        {
+            "title": "all",
+            "paper": "4a",
+            "seed": [1, 2, 3],
+            "PQ": [1, 2, 3],
+            "AP": [5, 5, 5],
+            "mIoU": [0, 0, 3],
+        },
+        {"title": "less", "paper": "5", "seed": [1], "PQ": [7.06], "AP": [1], "mIoU": [2]},
+    ]
+    section = ablation_section("A title", "For {steps} steps.", {"steps": 9, "variants": variants})
+    assert section.splitlines() == [
+        "## A title",
+        "",
+        "For 9 steps.",
+        "",
+        "| model | paper's table | seeds | PQ | AP | mIoU |",
+        "|---|---|---|---|---|---|",
+        "| all | 4a | 3 | 2.0 ± 1.0 | 5.0 ± 0.0 | 1.0 ± 1.7 |",
+        "| less | 5 | 1 | 7.1 | 1.0 | 2.0 |",
+    ]
