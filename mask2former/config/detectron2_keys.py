@@ -1,10 +1,13 @@
-"""Keys of Detectron2 and of the published files that have no effect here, as prefixes with the reason.
+"""Keys and models of Detectron2 that have no effect here, keys as prefixes with the reason.
 
 A key is listed by its full name, or by the start of its name, which ends with a dot or an underscore. Such a
 key is accepted with a warning; there is none for the values of `PUBLISHED`, which the published files set.
 """
 
 from typing import Any
+
+# Models of Detectron2 that it trains on our data, with `--host detectron2`; they read its keys.
+HOST_MODELS = ("GeneralizedRCNN",)
 
 _NO_BOXES = "Mask2Former has no box or keypoint stage"
 _CLASS_COUNT = "Mask2Former has no box stage; the number of classes is MODEL.SEM_SEG_HEAD.NUM_CLASSES"

@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode as _FvcoreCfgNode
 from mask2former.config.defaults import DEFAULTS, WORDS
 from mask2former.config.detectron2_keys import (
     ALIASES,
+    HOST_MODELS,
     IGNORED,
     PUBLISHED,
     REMOVED,
@@ -125,12 +126,16 @@ class CfgNode(_FvcoreCfgNode):
             return value
 
     def _merge(self, values: Mapping[str, Any], source: str) -> None:
+        own = self.get("MODEL", {}).get("META_ARCHITECTURE", "")
+        reads_all = values.get("MODEL.META_ARCHITECTURE", own) in HOST_MODELS
         for key, raw in values.items():
             value = self._decode_cfg_value(raw)
             if key in ALIASES:
                 if _converted(key, value, False, source):
                     self.set_value(ALIASES[key], True, source)
             elif _locate(self, key)[0] is None and ignored_reason(key):
+                if reads_all:
+                    continue
                 check_refused(key, value, source)
                 if warning := warning_about(key, value):
                     logger.warning("%s: %s", source, warning)

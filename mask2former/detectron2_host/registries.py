@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from detectron2.layers import ShapeSpec as HostShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detectron2.modeling import Backbone as HostBackbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from mask2former import modeling  # noqa: F401  (registers all our builders)
 from mask2former.detectron2_host.model import build_host_mask_former
@@ -15,6 +16,7 @@ from mask2former.modeling.backbone.base import Backbone
 from mask2former.utils.registry import BACKBONE, SEM_SEG_HEADS, Builder
 
 MODEL = "MaskFormer"
+SWIN_FPN = "build_swin_fpn_backbone"
 
 
 class HostBackbones:
@@ -56,6 +58,8 @@ def join_registries() -> None:
     for name, build in BACKBONE:
         if name not in BACKBONE_REGISTRY:
             BACKBONE_REGISTRY._do_register(name, _for_detectron2(build))
+    if SWIN_FPN not in BACKBONE_REGISTRY:
+        BACKBONE_REGISTRY._do_register(SWIN_FPN, build_swin_fpn_backbone)
     BACKBONE.host, SEM_SEG_HEADS.host = HostBackbones(), SEM_SEG_HEADS_REGISTRY
 
 
@@ -68,6 +72,18 @@ def _for_detectron2(build: Builder) -> Any:
         return backbone
 
     return build_there
+
+
+def build_swin_fpn_backbone(cfg: Any, input_shape: HostShapeSpec) -> FPN:
+    """Build our Swin under Detectron2's pyramid, as its `build_resnet_fpn_backbone` does with its ResNet."""
+    return FPN(
+        bottom_up=BACKBONE_REGISTRY.get("D2SwinTransformer")(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=LastLevelMaxPool(),
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
 
 
 def _head_for_detectron2(build: Builder) -> Any:

@@ -6,7 +6,10 @@ launcher, loop and checkpointer then use it.
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -16,7 +19,8 @@ from detectron2.engine import default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from mask2former.config import CfgNode, add_maskformer2_config, load_config, with_values
+from mask2former.config import CfgNode, add_maskformer2_config, load_config, resolve_config_file, with_values
+from mask2former.config.detectron2_keys import HOST_MODELS
 from mask2former.config.yaml_files import flatten
 from mask2former.detectron2_host.trainer import Trainer, check_output_dir
 from mask2former.engine.evaluate import Evaluation, load_trained_weights
@@ -72,7 +76,8 @@ def work(args: Namespace, device: str) -> None:
     cfg = resolve_arguments(given, args, device, run)
     Evaluation(cfg, cfg.OUTPUT_DIR, run.datasets)  # report missing files before training, not after it
     # Detectron2's trainer chooses a random seed itself, or takes the seed of the run that it continues.
-    node = host_config(with_values(cfg, {"SEED": given.SEED}, given.source("SEED")))
+    cfg = with_values(cfg, {"SEED": given.SEED}, given.source("SEED"))
+    node = host_config(cfg, args.config_file, args.opts)
     # Without the file's name, which default_setup would open: it may be the name of one of our configs.
     default_setup(node, Namespace(**{**vars(args), "config_file": ""}))
     if args.eval_only:
@@ -93,6 +98,8 @@ def evaluate(cfg: HostCfgNode, resume: bool) -> None:
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     if resume and checkpointer.has_checkpoint():
         checkpointer.resume_or_load("", resume=True)
+    elif cfg.MODEL.WEIGHTS and cfg.MODEL.META_ARCHITECTURE in HOST_MODELS:
+        checkpointer.load(cfg.MODEL.WEIGHTS)
     else:
         load_trained_weights(cfg, model)
     results = Trainer.test(cfg, model)
@@ -100,9 +107,17 @@ def evaluate(cfg: HostCfgNode, resume: bool) -> None:
         verify_results(cfg, results)
 
 
-def host_config(cfg: CfgNode) -> HostCfgNode:
-    """Return a config of ours as Detectron2's, with a concrete MODEL.DEVICE and Detectron2's other keys."""
+def host_config(cfg: CfgNode, config_file: str | Path, opts: Sequence[Any] = ()) -> HostCfgNode:
+    """Return a config of ours as Detectron2's, with a concrete MODEL.DEVICE and Detectron2's other keys.
+
+    Those are at their defaults under our model. A model of Detectron2 takes them from `config_file` and
+    `opts`, which `cfg` was read from, and the number of classes from `cfg`.
+    """
     node = get_cfg()
     add_maskformer2_config(node)
     values = {**flatten(cfg), "MODEL.DEVICE": str(resolve_device(cfg.MODEL.DEVICE))}
+    if cfg.MODEL.META_ARCHITECTURE in HOST_MODELS:
+        node.merge_from_file(str(resolve_config_file(config_file)))
+        node.merge_from_list(list(opts))
+        values["MODEL.ROI_HEADS.NUM_CLASSES"] = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     return with_values(node, values, "the standalone host's config")

@@ -13,10 +13,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mask2former.config import with_values
+from mask2former.config.detectron2_keys import HOST_MODELS
 from mask2former.data import MetadataCatalog, build_test_loader, build_train_loader
 from mask2former.data.loader import Loader
 from mask2former.data.records import Datasets
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
+from mask2former.detectron2_host.type_conversion import inputs_to_detectron2
 from mask2former.engine import evaluate
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.setup.resolve import with_schedule
@@ -68,7 +70,7 @@ def build_evaluator(cfg: Any, dataset_name: str, output_dir: str | Path) -> Host
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's trainer for a config of Mask2Former.
+    """Detectron2's trainer for a config of Mask2Former, or of a model of Detectron2 on our data.
 
     The loop, hooks, checkpoints and logs are Detectron2's. Data, optimization and metrics are those of the
     standalone host.
@@ -106,6 +108,8 @@ class Trainer(DefaultTrainer):
             self._trainer.reset_data_loader(
                 lambda: build_train_loader(self.cfg, self.start_iter, datasets=self.datasets)
             )
+        elif self.cfg.MODEL.META_ARCHITECTURE in HOST_MODELS:
+            super().resume_or_load(resume=False)
         elif self.cfg.MODEL.WEIGHTS:
             load_weights(unwrapped(self.model), self.cfg.MODEL.WEIGHTS, strict=self.cfg.MODEL.WEIGHTS_STRICT)
 
@@ -119,6 +123,14 @@ class Trainer(DefaultTrainer):
         if self._seed_is_random:
             seed = state_dict.get("seed", self.cfg.SEED)
             self.cfg = with_values(self.cfg, {"SEED": seed}, "the run that is continued")
+
+    @classmethod
+    def build_model(cls, cfg: Any) -> nn.Module:
+        """Build the model; one of Detectron2 gets the targets of our loader as its types."""
+        model = super().build_model(cfg)
+        if cfg.MODEL.META_ARCHITECTURE in HOST_MODELS:
+            model.register_forward_pre_hook(_with_host_targets)
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: Any) -> Loader:
@@ -161,6 +173,10 @@ class Trainer(DefaultTrainer):
         if cfg.TEST.AUG.ENABLED and not isinstance(model, SemanticSegmentorWithTTA):
             model = SemanticSegmentorWithTTA(cfg, model)
         return super().test(cfg, model, evaluators)
+
+
+def _with_host_targets(_: nn.Module, inputs: tuple[Sequence[Mapping[str, Any]]]) -> tuple[Any, ...]:
+    return ([inputs_to_detectron2(image) for image in inputs[0]], *inputs[1:])
 
 
 def check_output_dir(cfg: Any) -> None:

@@ -58,6 +58,14 @@ def inputs_from_detectron2(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {**inputs, "instances": instances_from_detectron2(targets)}
 
 
+def inputs_to_detectron2(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the targets in one image's input, unless there are none or they are Detectron2's already."""
+    targets = inputs.get("instances")
+    if not isinstance(targets, Instances):
+        return dict(inputs)
+    return {**inputs, "instances": instances_to_detectron2(targets)}
+
+
 def output_to_detectron2(output: Mapping[str, Any]) -> dict[str, Any]:
     """Convert the instances in one image's output; scores and panoptic maps have the same form."""
     if "instances" not in output:

@@ -5,6 +5,7 @@ import logging
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mask2former.config.detectron2_keys import HOST_MODELS
 from mask2former.engine.setup.dataset_facts import THING_IDS, with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling import mask_former  # noqa: F401  (registers the model and all its parts)
@@ -30,8 +31,19 @@ def construct_model(cfg: CfgNode) -> nn.Module:
     """Build the model of a resolved config; see `build_model`."""
     if cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON and not cfg.MODEL.MASK_FORMER.THING_IDS:
         logger.warning("%s is empty: panoptic results treat every class as stuff", THING_IDS)
+    check_host(cfg)
     build = find_builder(META_ARCH, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     return build(cfg).to(resolve_device(cfg.MODEL.DEVICE))
+
+
+def check_host(cfg: CfgNode) -> None:
+    """Raise ValueError if the model of a config is one of Detectron2, which has to train it."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name in HOST_MODELS:
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {name}, a model of Detectron2: install Detectron2 and add "
+            "--host detectron2 to `mask2former train` or `evaluate` (docs/detectron2.md)"
+        )
 
 
 def whole_model(cfg: CfgNode, model: nn.Module) -> nn.Module:

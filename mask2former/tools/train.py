@@ -11,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mask2former.config import load_config
+from mask2former.engine.build import check_host
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.evaluate import evaluate_checkpoint, verify_results
 from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_deferred
@@ -76,6 +77,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, *splits: str) -> Callabl
 def work(args: argparse.Namespace, device: str) -> int:
     """Train or evaluate in this process, and return the exit code."""
     cfg = load_config(args.config_file, args.opts)
+    check_host(cfg)
     run = begin_run(cfg.OUTPUT_DIR, training=not args.eval_only, resume=args.resume)
     if run.saved is None and cfg.MODEL.WEIGHTS and is_main_process():
         find_file(cfg.MODEL.WEIGHTS)  # a missing file must show before the data is read

@@ -246,6 +246,14 @@ def test_ignored_keys_warn_except_for_published_values(caplog):
     assert "ROI_HEADS" not in cfg.MODEL
 
 
+def test_a_model_of_detectron2_reads_all_keys_of_detectron2(caplog):
+    cfg = load_config("comparators/mask_rcnn/mask_rcnn_R50_bs64_400ep.yaml")
+    cfg.merge_from_list(["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "8", "MODEL.RESNETS.RES5_DILATION", "2"])
+    assert not caplog.records and "ROI_HEADS" not in cfg.MODEL
+    with pytest.raises(ValueError, match=r"unknown key MODEL\.ROY_HEADS\.NAME"):
+        cfg.merge_from_list(["MODEL.ROY_HEADS.NAME", "a"])
+
+
 def test_swins_published_switch_switches_activation_checkpointing_on_and_never_off(tmp_path):
     base = write(tmp_path, "base.yaml", "MODEL: {SWIN: {USE_CHECKPOINT: True}}\n")
     leaf = write(tmp_path, "leaf.yaml", "_BASE_: base.yaml\nMODEL: {SWIN: {USE_CHECKPOINT: False}}\n")

@@ -18,6 +18,7 @@ FILES = sorted(
     for path in CONFIGS.rglob("*.yaml")
     if not {"_base_", "finetune"} & {*path.parts} and not path.name.startswith("Base-")
 )
+NOT_OF_MASK_RCNN = {f"MODEL.SEM_SEG_HEAD.{key}" for key in ("NAME", "IN_FEATURES")}  # these defaults differ
 
 
 def test_keys_of_detectron2_keep_their_defaults():
@@ -39,8 +40,9 @@ def test_deeplabs_keys_may_be_added_first_or_last():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_our_files_give_the_same_values_in_both_hosts(file, differing_keys):
-    assert not differing_keys(file)
+    unread = NOT_OF_MASK_RCNN if file.parent.name == "mask_rcnn" else set()
+    assert not differing_keys(file) - unread
     ours = flatten(load_config(file))
-    converted = flatten(host_config(load_config(file)))
+    converted = flatten(host_config(load_config(file), file))
     del ours["MODEL.DEVICE"]
     assert {key: converted[key] for key in ours} == ours

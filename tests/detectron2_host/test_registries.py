@@ -1,8 +1,5 @@
 """Our parts in Detectron2's models, and its parts in ours."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -25,8 +22,6 @@ from tiny_runs import random_sample
 from mask2former import add_maskformer2_config
 from mask2former.detectron2_host import HostMaskFormer, instances_to_detectron2
 from mask2former.modeling.backbone.swin import SwinTransformer
-
-PAGE = Path(__file__).parents[2] / "docs" / "detectron2.md"
 
 
 @BACKBONE_REGISTRY.register()
@@ -84,14 +79,6 @@ RESNET18_FPN = {
 }
 
 
-@pytest.fixture(scope="module")
-def swin_under_fpn():
-    """Run the recipe of docs/detectron2.md, which registers `build_swin_fpn_backbone`."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (recipe,) = [block for block in blocks if "build_swin_fpn_backbone" in block]
-    exec(compile(recipe, str(PAGE), "exec"), {"__name__": "page"})
-
-
 def in_detectron2(*samples):
     """Return samples with targets of Detectron2's type."""
     return [{**sample, "instances": instances_to_detectron2(sample["instances"])} for sample in samples]
@@ -136,7 +123,7 @@ def test_batches_are_padded_as_the_backbone_needs(host_cfg, monkeypatch, asked, 
 
 
 @pytest.fixture
-def mask_rcnn(swin_under_fpn):
+def mask_rcnn():
     """Return a config of Detectron2's Mask R-CNN on our Swin."""
     cfg = get_cfg()
     add_maskformer2_config(cfg)

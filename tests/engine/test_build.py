@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_runs import tiny_config
 
-from mask2former.config import get_cfg
+from mask2former.config import get_cfg, load_config
 from mask2former.data import DatasetCatalog, MetadataCatalog, register_coco_instances
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import (
@@ -18,7 +18,15 @@ from mask2former.engine.setup.dataset_facts import (
 )
 from mask2former.engine.setup.device import launched_device, resolve_device
 
+MASK_RCNN = "comparators/mask_rcnn/mask_rcnn_R50_bs16_36ep.yaml"
 CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
+
+
+def test_a_model_of_detectron2_is_an_error_that_says_how_to_train_it():
+    with pytest.raises(
+        ValueError, match=r"GeneralizedRCNN, a model of Detectron2: install .*--host detectron2"
+    ):
+        build_model(load_config(MASK_RCNN))
 
 
 def register(name, **facts):

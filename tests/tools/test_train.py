@@ -179,6 +179,14 @@ def test_a_missing_config_file_is_named(capsys):
     assert "coco/nothing.yaml" in capsys.readouterr().err
 
 
+def test_a_config_of_detectron2s_model_is_one_line_that_says_how_to_train_it(tmp_path, capsys):
+    file = "comparators/mask_rcnn/mask_rcnn_R50_bs64_400ep.yaml"
+    assert main(["--config-file", file, "OUTPUT_DIR", str(tmp_path / "run"), "MODEL.DEVICE", "cpu"]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert "GeneralizedRCNN, a model of Detectron2" in line and "--host detectron2" in line
+    assert not (tmp_path / "run").exists()
+
+
 def test_flags_can_precede_and_follow_keys():
     args = parse_arguments(["--config-file", "x", "SEED", "-1", "--resume", "OUTPUT_DIR", "y"])
     assert args.resume and args.opts == ["SEED", "-1", "OUTPUT_DIR", "y"]
