@@ -121,8 +121,9 @@ def test_scores_equal_those_of_transformers(both):
 
 
 def test_the_loss_of_a_step_and_its_gradients_equal_those_of_transformers(both):
-    ours, theirs = (model.train() for model in both)
-    images = torch.randint(256, (3, 3, 96, 128), dtype=torch.uint8)  # of two, batch norm leaves signs alone
+    """In float64, where rounding switches no ReLU; of two images, batch norm would leave signs alone."""
+    ours, theirs = (model.train().double() for model in both)
+    images = torch.randint(256, (3, 3, 96, 128), dtype=torch.uint8)
     labels = torch.randint(5, (3, 96, 128))
     labels[:, :30] = 255
     targets = [
@@ -133,7 +134,7 @@ def test_the_loss_of_a_step_and_its_gradients_equal_those_of_transformers(both):
     losses = ours(inputs)
     assert losses.keys() == {"loss_sem_seg", "loss_sem_seg_auxiliary"}
     expected = theirs((images - ours.pixel_mean) / ours.pixel_std, labels=labels).loss
-    torch.testing.assert_close(sum(losses.values()), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sum(losses.values()).double(), expected, rtol=1e-5, atol=1e-5)
     sum(losses.values()).backward()
     expected.backward()
     gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
@@ -142,7 +143,7 @@ def test_the_loss_of_a_step_and_its_gradients_equal_those_of_transformers(both):
     assert heads
     for name in heads:
         found, wanted = gradients[our_name(name)], theirs.get_parameter(name).grad
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("config", MILLIONS)
