@@ -22,30 +22,17 @@ from torch.utils.checkpoint import checkpoint
 from mask2former.modeling.knet.head import CRITERION_NAME, check_pair
 from mask2former.modeling.knet.matcher import match
 from mask2former.modeling.knet.predictions import MASK_SCALE, KNetPredictions, enlarge
+from mask2former.modeling.knet.targets import Targets, paint, reduce_targets
 from mask2former.modeling.loss.criterion import name_layers
-from mask2former.modeling.loss.dense import PIXELS_AT_ONCE, pad_masks
 from mask2former.modeling.loss.mask_terms import cell_focal_loss, squared_dice
 from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights
-from mask2former.modeling.loss.pixel_criterion import IGNORED, label_map
+from mask2former.modeling.loss.pixel_criterion import IGNORED
 from mask2former.structures import Instances
 from mask2former.utils.comm import all_reduce_sum, world_size
 from mask2former.utils.registry import CRITERION
 
 # Keys of MODEL.MASK_FORMER that have one value for K-Net
 FIXED = {"MATCH_ON": "masks", "LOSS_ON": "masks", "MASK_LOSS": "cross_entropy", "DEEP_SUPERVISION": True}
-
-
-class Targets(NamedTuple):
-    """Targets of an image at stride 4: stuff, one target a class, then things.
-
-    Masks (n, 2h, 2w) are float, in [0, 1]; classes (n,); labels (2h, 2w) are the class of each cell that a
-    mask touches, IGNORED elsewhere.
-    """
-
-    masks: Tensor
-    classes: Tensor
-    num_stuff: int
-    labels: Tensor
 
 
 class Sums(NamedTuple):
@@ -93,9 +80,11 @@ class KNetCriterion(nn.Module):
             seeds: not used; it draws nothing.
         """
         with torch.autocast(predictions.mask_features.device.type, enabled=False):
-            size = tuple(MASK_SCALE * side for side in predictions.mask_features.shape[2:])
-            reduced = [self._reduce(target, image_size, size) for target in targets]
-            kernels = self._kernels(predictions, reduced)
+            height, width = (MASK_SCALE * side for side in predictions.mask_features.shape[2:])
+            reduced = [
+                reduce_targets(target, self.thing_ids, image_size, (height, width)) for target in targets
+            ]
+            kernels = match(predictions, reduced, self.weights)
             num_things, num_targets, num_labeled, num_cells = self._totals(kernels[0], reduced)
             first = self._mask_sums(predictions.first_masks, kernels[0], reduced, things_only=True)
             stages = [
@@ -119,29 +108,6 @@ class KNetCriterion(nn.Module):
             "dice": self.weights.dice * sums.dice / num_targets,
             "rank": self.rank_weight * sums.rank / num_cells,
         }
-
-    def _reduce(self, target: Instances, image_size: tuple[int, int], size: tuple[int, ...]) -> Targets:
-        """Return an image's targets on the grid of the masks, `size`."""
-        classes = target.gt_classes
-        is_thing = torch.isin(classes, classes.new_tensor(self.thing_ids))
-        stuff = classes[~is_thing].unique()
-        merged = [target.gt_masks[classes == label].any(0, keepdim=True) for label in stuff]
-        masks = reduce_smoothly(torch.cat([*merged, target.gt_masks[is_thing]]), image_size, size)
-        ordered = torch.cat([stuff, classes[is_thing]])
-        return Targets(masks, ordered, len(stuff), _paint(masks, ordered))
-
-    def _kernels(self, predictions: KNetPredictions, targets: list[Targets]) -> list[list[Tensor]]:
-        """Return the kernel (n,) of each target, or UNMATCHED, by stage and image."""
-        num_kernels = predictions.first_masks.shape[1]
-        things = [
-            (target.masks[target.num_stuff :], target.classes[target.num_stuff :]) for target in targets
-        ]
-        own = predictions.allowed[num_kernels:].int().argmax(1)  # the class of each stuff kernel
-        stuff = [
-            num_kernels + torch.searchsorted(own, target.classes[: target.num_stuff]) for target in targets
-        ]
-        matched = match(predictions, things, self.weights)
-        return [[torch.cat(pair) for pair in zip(stuff, images, strict=True)] for images in matched]
 
     def _totals(self, kernels: list[Tensor], targets: list[Targets]) -> Tensor:
         """Return the numbers that losses are divided by, averaged over processes.
@@ -170,7 +136,7 @@ class KNetCriterion(nn.Module):
                 counted[: target.num_stuff] = False
             values, index = target.masks[counted], kernel[counted]
             order = index.argsort()  # where targets overlap, the last kernel counts
-            labels = _paint(values[order], index[order])
+            labels = paint(values[order], index[order])
             images.append(Sums(*checkpoint(_image_sums, masks, index, values, labels, use_reentrant=False)))
         return Sums(*(torch.stack(term).sum(0) for term in zip(*images, strict=True)))
 
@@ -192,22 +158,6 @@ class KNetCriterion(nn.Module):
             for logits, target in zip(seg_logits.split(1), targets, strict=True)
         ]
         return torch.stack(sums).sum()
-
-
-def reduce_smoothly(masks: Tensor, padded_size: tuple[int, int], size: tuple[int, ...]) -> Tensor:
-    """Return boolean masks (n, h, w), padded, on a grid by bilinear interpolation: (n, *size) in [0, 1]."""
-    step = max(1, PIXELS_AT_ONCE // (padded_size[0] * padded_size[1]))
-    parts = [
-        F.interpolate(pad_masks(some, padded_size)[:, None].float(), size, mode="bilinear")
-        for some in masks.split(step)
-    ]
-    return torch.cat(parts).squeeze(1)
-
-
-def _paint(masks: Tensor, numbers: Tensor) -> Tensor:
-    """Return the number of the last mask (n, 2h, 2w) that touches each cell, IGNORED where there is none."""
-    size = (masks.shape[1], masks.shape[2])
-    return label_map(Instances(size, gt_classes=numbers, gt_masks=masks > 0), size)
 
 
 def _image_sums(small_masks: Tensor, kernel: Tensor, values: Tensor, labels: Tensor) -> Sums:

@@ -3,43 +3,46 @@
 Costs are those of the public code: focal loss of the class, the share of cells that agree, and dice with
 squares. Their weights are those of the loss.
 
-Shapes: `L` stages, `B` images, `N` instance kernels, `K` classes, `n` things of an image, `P` cells of a
-mask, `h, w` the sides of the features, at stride 8.
+Shapes: `N` instance kernels, `K` classes, `n` targets or things of an image, `P` cells of a mask.
 """
 
 import torch
 from torch import Tensor
 
 from mask2former.modeling.knet.predictions import KNetPredictions, enlarge
+from mask2former.modeling.knet.targets import Targets
 from mask2former.modeling.loss.mask_terms import DICE_FLOOR, cell_focal_loss
 from mask2former.modeling.loss.matcher import LossWeights, assign
 
 
 @torch.no_grad()
-def match(
-    predictions: KNetPredictions, things: list[tuple[Tensor, Tensor]], weights: LossWeights
-) -> list[list[Tensor]]:
-    """Return the kernel (n,) of each thing, or UNMATCHED, for each stage and image.
+def match(predictions: KNetPredictions, targets: list[Targets], weights: LossWeights) -> list[list[Tensor]]:
+    """Return the kernel (n,) of each target, or UNMATCHED, for each stage and image.
 
     The first stage has the matching of the first masks, which have no classes; each other stage that of the
-    stage before it. `things` are the masks (n, 2h, 2w) and classes (n,) of each image.
+    stage before it. Stuff has its own kernel.
     """
-    counts = [len(classes) for _, classes in things]
     count = predictions.first_masks.shape[1]
-    costs = predictions.first_masks.new_zeros(
-        len(predictions.layers), len(things), count, max(counts), dtype=torch.float32
-    )
-    for stage, costs_of_stage in enumerate(costs):
-        classes = predictions.layers[stage - 1].class_logits[:, :count] if stage else None
+    own = predictions.allowed[count:].int().argmax(1)  # the class of each stuff kernel, ascending
+    stuff = [count + torch.searchsorted(own, target.classes[: target.num_stuff]) for target in targets]
+    numbers = [len(target.classes) - target.num_stuff for target in targets]
+    shape = (len(predictions.layers), len(targets), count, max(numbers))
+    costs = predictions.first_masks.new_zeros(shape)
+    for stage, stage_costs in enumerate(costs):
+        classes = predictions.layers[stage - 1].class_logits[:, :count].float() if stage else None
         masks = predictions.small_masks(stage - 1)[:, :count] if stage else predictions.first_masks
-        for image, (values, labels) in enumerate(things):
+        for image, target in enumerate(targets):
+            values, labels = target.masks[target.num_stuff :], target.classes[target.num_stuff :]
             cost = mask_costs(enlarge(masks[image : image + 1])[0].flatten(1), values.flatten(1), weights)
             if classes is not None:
-                cost += weights.classes * class_costs(classes[image].float(), labels)
-            costs_of_stage[image, :, : len(labels)] = cost
+                cost += weights.classes * class_costs(classes[image], labels)
+            stage_costs[image, :, : len(labels)] = cost
     return [
-        [kernels[:number] for kernels, number in zip(images, counts, strict=True)]
-        for images in assign(costs, counts)
+        [
+            torch.cat([own, kernels[:number]])
+            for own, kernels, number in zip(stuff, images, numbers, strict=True)
+        ]
+        for images in assign(costs, numbers)
     ]
 
 

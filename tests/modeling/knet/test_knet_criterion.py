@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mask2former.modeling.knet.criterion import KNetCriterion, reduce_smoothly
+from mask2former.modeling.knet.criterion import KNetCriterion
 from mask2former.modeling.knet.predictions import KNetPredictions
+from mask2former.modeling.knet.targets import reduce_smoothly
 from mask2former.modeling.loss.matcher import LossWeights
 from mask2former.modeling.predictions import Prediction
 from mask2former.structures import Instances
@@ -247,8 +248,36 @@ def test_images_without_targets_have_mask_losses_of_zero_with_gradients():
     assert predictions.first_masks.grad is not None and predictions.layers[0].mask_embed.grad is not None
 
 
+def test_the_mean_over_processes_is_the_loss_of_one_process_with_all_images(monkeypatch):
+    whole = criterion()(draw(), TARGETS, PADDED)
+    layers = draw()
+    parts = [
+        KNetPredictions(
+            [Prediction(*(x[i : i + 1] for x in layer)) for layer in layers.layers],
+            *(x[i : i + 1] for x in (layers.mask_features, layers.first_masks, layers.seg_logits)),
+            layers.allowed,
+        )
+        for i in range(2)
+    ]
+    module = "mask2former.modeling.knet.criterion"
+    counts = []
+
+    def record(totals):
+        counts.append(totals)
+        return totals
+
+    monkeypatch.setattr(f"{module}.all_reduce_sum", record)
+    for part, image in zip(parts, TARGETS, strict=True):
+        criterion()(part, [image], PADDED)
+    monkeypatch.setattr(f"{module}.all_reduce_sum", lambda _: sum(counts))
+    monkeypatch.setattr(f"{module}.world_size", lambda: 2)
+    each = [criterion()(part, [image], PADDED) for part, image in zip(parts, TARGETS, strict=True)]
+    for name, value in whole.items():
+        torch.testing.assert_close((each[0][name] + each[1][name]) / 2, value)
+
+
 def test_masks_are_reduced_in_chunks_as_at_once(monkeypatch):
     masks = torch.rand(5, 14, 20, generator=torch.Generator().manual_seed(0)) > 0.5
     whole = reduce_smoothly(masks, PADDED, GRID)
-    monkeypatch.setattr("mask2former.modeling.knet.criterion.PIXELS_AT_ONCE", 2 * PADDED[0] * PADDED[1])
+    monkeypatch.setattr("mask2former.modeling.knet.targets.PIXELS_AT_ONCE", 2 * PADDED[0] * PADDED[1])
     assert torch.equal(reduce_smoothly(masks, PADDED, GRID), whole)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from mask2former.modeling.loss.mask_terms import MASK_LOSSES, mask_terms, pairwise_mask_terms
+from mask2former.modeling.loss.mask_terms import MASK_LOSSES, mask_terms, pairwise_mask_terms, squared_dice
 
 
 def terms_slowly(logits, targets, mask_loss):
@@ -39,3 +39,14 @@ def test_the_terms_of_matched_masks_equal_those_of_their_pairs(mask_loss):
     targets = (torch.rand(1, 4, 30, generator=random) > 0.5).float()
     pairs = torch.stack(pairwise_mask_terms(logits, targets, mask_loss)).diagonal(dim1=2, dim2=3)
     assert torch.allclose(torch.stack(mask_terms(logits, targets, mask_loss)), pairs, rtol=1e-4)
+
+
+def test_dice_with_squares_equals_a_loop():
+    random = torch.Generator().manual_seed(2)
+    logits, targets = torch.randn(3, 11, generator=random) * 3, torch.rand(3, 11, generator=random)
+    targets[2] = 0
+    for found, image, target in zip(squared_dice(logits, targets), logits, targets, strict=True):
+        p = [1 / (1 + math.exp(-logit)) for logit in image.tolist()]
+        squares = sum(a * a for a in p) + sum(b * b for b in target.tolist()) + 0.002
+        both = sum(a * b for a, b in zip(p, target.tolist(), strict=True))
+        assert found.item() == pytest.approx(1 - 2 * both / squares, rel=1e-5)
