@@ -17,7 +17,7 @@ from PIL import ImageColor
 from pycocotools import mask as rle
 
 from mask2former.utils.coco_masks import checked_rle, is_polygon
-from mask2former.utils.image_io import LIMIT, pixel_limit
+from mask2former.utils.image_io import LIMIT_NAMES, pixel_limit
 from mask2former.utils.label_maps import MAX_SEGMENT_ID
 from mask2former.utils.messages import brief
 
@@ -60,7 +60,7 @@ def sides(row: Row, keys: tuple[str, str] = ("height", "width")) -> tuple[int, i
     height, width = (whole_number(row, key, least=1) for key in keys)
     if height * width > pixel_limit() * 1e6:
         what = f"'{keys[0]}' and '{keys[1]}' are {brief(height, 20)} and {brief(width, 20)}"
-        raise ValueError(f"{what}; the limit is {LIMIT.format(pixel_limit())}")
+        raise ValueError(f"{what}; the limit is {pixel_limit():g} megapixels {LIMIT_NAMES}")
     return height, width
 
 

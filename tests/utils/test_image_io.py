@@ -1,6 +1,8 @@
 """Reading of images of all kinds, and of files that are not images."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -119,6 +121,23 @@ def test_cmyk_becomes_rgb(tmp_path):
     assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 12
 
 
+def test_a_png_too_short_for_its_pixels_is_an_error_before_it_is_decoded():
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 12, 14_500_000, 8, 4, 0, 0, 0)  # gray and alpha
+    rows = zlib.compress(bytes(4 * 25))  # the first four
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError, match=r"is truncated: 69 bytes cannot hold 12 x 14500000 pixels"):
+        read_image(content)
+
+
+@pytest.mark.parametrize("size", [(12, 300_000), (300_000, 12), (2000, 2000)])
+def test_the_best_compressed_pngs_are_read(tmp_path, size):
+    path = saved(tmp_path, Image.new("1", size), "black.png", compress_level=9)
+    assert not read_image(path).any()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -208,7 +227,7 @@ def test_an_image_above_the_limit_is_refused_by_its_header(tmp_path, recwarn):
         read_image(path.read_bytes())
     with pytest.raises(ImageError, match=f"the given image: {size}"):
         read_image(Image.new("1", (20_001, 10_000)))
-    with pytest.raises(ImageError, match=r"huge.png: cannot be read"):  # its pixels are missing
+    with pytest.raises(ImageError, match=r"huge.png: is truncated"):  # its pixels are missing
         read_image(path, max_megapixels=201)
     assert not recwarn  # of Pillow, whose own limit is lower
 

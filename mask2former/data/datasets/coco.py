@@ -317,8 +317,11 @@ def load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list
 
 
 def _image_record(image: Row, file: Path) -> Record:
-    image_id, (height, width) = values.image_key(image, "id"), values.sides(image)
-    return {"file_name": str(file), "image_id": image_id, "height": height, "width": width}
+    return {
+        "file_name": str(file),
+        "image_id": values.image_key(image, "id"),
+        **{key: values.whole_number(image, key, least=1) for key in ("height", "width")},
+    }
 
 
 def _instance(

@@ -102,7 +102,7 @@ ERRORS = [  # task, change of the JSON, message
         lambda c: c["annotations"][1].update(file_name="a" * 5000),
         r"1 of 4 files .*not exist: .*aaa",
     ),
-    ("instance", lambda c: c["images"][0].update(width=10**400), "are 24 and 10000.*; the limit is 200 mega"),
+    ("instance", lambda c: c["images"][0].update(width=10**400), r"for an image of \(24, 1000.*characters"),
     (
         "panoptic",
         lambda c: c["annotations"][0]["segments_info"][0].update(category_id=10**400),
