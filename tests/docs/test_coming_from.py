@@ -15,6 +15,7 @@ from tiny_checkpoint import save_tiny_checkpoint, tiny_config
 
 from mask2former import Predictor, load_config
 from mask2former.result import Result
+from mask2former.tools.convert import main as convert
 from mask2former.weights.model_zoo import published_models
 
 PAGE = (Path(__file__).parents[2] / "docs" / "coming_from.md").read_text(encoding="utf-8")
@@ -43,6 +44,7 @@ def names(tmp_path, monkeypatch):
     """Return the names that the lines use, in a folder with the files that they use."""
     monkeypatch.chdir(tmp_path)
     save_tiny_checkpoint(tmp_path / "model_final.pth")
+    assert convert(["model_final.pth", "my_folder"]) == 0
     (tmp_path / "my.yaml").write_text(tiny_config().dump())
     Image.effect_noise((64, 48), 99).convert("RGB").save("img.jpg")
     monkeypatch.setattr(Predictor, "from_zoo", {name: Predictor for name in published_models()}.__getitem__)

@@ -6,13 +6,15 @@ import shutil
 
 import pytest
 import torch
-from hub_folders import save_small_checkpoint
+from hub_folders import save_small_checkpoint, small_config
 from safetensors.torch import load_file, save_file
 
+from mask2former.engine.build import construct_model
 from mask2former.predictor import Predictor
 from mask2former.tools.convert import main
 from mask2former.weights.hub.folder import CONFIG, PICKLE, PROCESSOR, SAFETENSORS
-from mask2former.weights.load import WeightsError, read_checkpoint
+from mask2former.weights.load import WeightsError, load_weights, read_checkpoint
+from mask2former.weights.read import find_file
 
 INDEX = f"{SAFETENSORS}.index.json"
 
@@ -149,6 +151,18 @@ def test_a_folder_without_a_processor_is_read_with_transformers_defaults(folder,
     (folder / PROCESSOR).unlink()
     assert read_checkpoint(folder).config is not None
     assert f"has no {PROCESSOR}" in caplog.text
+
+
+def test_weights_of_a_folder_start_a_model_with_other_classes(folder):
+    """As MODEL.WEIGHTS does it in training: the class head starts afresh, everything else is loaded."""
+    cfg = small_config("swin", **{"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 9})
+    model = construct_model(cfg)
+    assert find_file(folder) == folder
+    report = load_weights(model, str(folder))
+    assert not report.problems
+    assert {name.rpartition(".")[0] for name in report.adapted} == {"sem_seg_head.predictor.class_embed"}
+    expected = read_checkpoint(folder).model["backbone.layers.1.blocks.1.attn.qkv.weight"]
+    assert torch.equal(model.backbone.layers[1].blocks[1].attn.qkv.weight, expected)
 
 
 def test_a_missing_tensor_is_an_error_of_the_model(folder):
