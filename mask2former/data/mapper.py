@@ -33,6 +33,7 @@ from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import Reader, read_instances, read_panoptic, read_semantic
 from mask2former.structures import Instances
 from mask2former.utils.image_io import ImageError, read_image
+from mask2former.utils.messages import reason
 
 
 class Recipe(NamedTuple):
@@ -171,7 +172,7 @@ def record_image(record: Record) -> np.ndarray:
     try:
         image = read_image(path)
     except ImageError as error:
-        raise broken_record(record, str(error).removeprefix(f"{path}: ")) from error
+        raise broken_record(record, reason(error, path)) from error
     expected = record.get("height", image.shape[0]), record.get("width", image.shape[1])
     if image.shape[:2] != expected:
         raise wrong_size(record, image.shape[:2], expected)

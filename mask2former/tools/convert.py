@@ -21,7 +21,7 @@ from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.modeling.backbone.swin import relative_position_index
 from mask2former.utils.atomic_files import atomic_write
-from mask2former.utils.output import print_error
+from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.contents import Checkpoint, WeightsError
 from mask2former.weights.hub.config import EXTRA, extra, hub_config, model_type
 from mask2former.weights.hub.fields import MODELS
@@ -38,7 +38,7 @@ HUB = "hub"  # key of our checkpoint: the files of the folder that it came from
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mask2former convert",
         description="Convert a folder in the form of transformers to a checkpoint, or a checkpoint to such a "
         "folder (docs/hub.md). Weights stay as they are, bit for bit.",
@@ -166,6 +166,7 @@ def write_hub(target: Path, checkpoint: Checkpoint, cfg: CfgNode, tensors: Mappi
     write_folder(target, to_hub(tensors, NAMES[model]), config, processor)
 
 
+@tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if TARGET was written, else 1."""
     args = parse_arguments(argv)

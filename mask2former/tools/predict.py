@@ -34,7 +34,7 @@ from mask2former.result import COUNTED, FIELDS
 from mask2former.tools.flags import add_max_megapixels, probability
 from mask2former.utils.image_io import EXTENSIONS, Array, write_image
 from mask2former.utils.memory import is_out_of_memory
-from mask2former.utils.messages import legible
+from mask2former.utils.messages import legible, reason
 from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
@@ -196,10 +196,10 @@ def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Pat
             write_image(path, overlay)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
-            reason = str(error).removeprefix(f"{image}: ")
+            why = reason(error, image)
             if is_out_of_memory(error):
-                reason = "not enough memory; try a smaller INPUT.MIN_SIZE_TEST"
-            progress.write(f"error: {legible(image)}: {legible(reason)}", file=sys.stderr)
+                why = "not enough memory; try a smaller INPUT.MIN_SIZE_TEST"
+            progress.write(f"error: {legible(image)}: {why}", file=sys.stderr)
         else:
             progress.write(f"{legible(image)}: {found} -> {legible(path)}")
     return failed

@@ -61,6 +61,11 @@ def legible(value: Any, limit: int = LONGEST) -> str:
     return Block(text) if isinstance(single, Block) else text
 
 
+def reason(error: BaseException, name: object) -> str:
+    """Return the message of an error without the name of the file or image that it begins with."""
+    return legible(error).removeprefix(f"{legible(name)}: ")
+
+
 class InputError(ValueError):
     """An error in what a user gave; its message is `legible`."""
 

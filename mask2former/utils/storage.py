@@ -217,7 +217,12 @@ def _unless_too_long(check: Callable[[], bool]) -> bool:
 
 
 def alike(name: str) -> str:
-    """Return a name without what file systems and tools change: letter case, and the form of accents."""
+    """Return a name without what differs between tools and systems: letter case, and the form of accents.
+
+    Where the locale is not UTF-8, as in C, Python reads the bytes of a name as half characters.
+    """
+    with suppress(UnicodeEncodeError):  # half characters that are no bytes
+        name = name.encode(errors="surrogateescape").decode(errors="surrogateescape")
     return unicodedata.normalize("NFC", name).casefold()
 
 

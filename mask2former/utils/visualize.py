@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from mask2former.structures import Instances, RunLengthMasks
 from mask2former.utils.label_maps import Array
+from mask2former.utils.messages import legible
 
 Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two exclusive
@@ -26,6 +27,7 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last 
 OPACITY = 0.5
 GOLDEN_RATIO = 0.618034
 MIN_LETTER = 10  # height of letters in pixels
+LABEL_LENGTH = 60  # characters of a label
 LETTERS_PER_SIDE = 45  # letters that fit along the image's side
 SHADES = (1.0, 0.75, 1.25, 0.6, 1.4)  # brightness of the first, second, ... instance of a class
 LEGIBLE_SIDE = 512  # pixels; smaller images are enlarged by a whole factor, up to this side
@@ -261,11 +263,12 @@ def _write(canvas: Array, anchors: Sequence[tuple[Region, tuple[int, int]]], let
     limits = canvas.shape[1], canvas.shape[0]
     taken: list[Box] = []
     for region, anchor in anchors:
-        size = (round(ruler.textlength(region.text, font)) + letter // 2, letter + letter // 2)
+        text = legible(region.text, LABEL_LENGTH)
+        size = (round(ruler.textlength(text, font)) + letter // 2, letter + letter // 2)
         box = _free_box(anchor, size, limits, taken)
         if box is not None and region.shape.inside(box).any():
             taken.append(box)
-            _write_label(canvas, box, region.text, shade(region.color, 3), letter)
+            _write_label(canvas, box, text, shade(region.color, 3), letter)
 
 
 def _write_label(canvas: Array, box: Box, text: str, color: Color, letter: int) -> None:

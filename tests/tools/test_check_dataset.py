@@ -1,8 +1,11 @@
 """`mask2former check-dataset`: the report against annotation files, broken records, samples, wrong flags."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -364,3 +367,28 @@ def test_custom_data_that_training_refuses_is_reported(shapes, capsys, change, m
     assert message in report["broken"]["first"][0]
     if change is set_crowds:
         assert report_of(capsys, *files, "--crowds-as-objects")["crowd_regions"] == 0
+
+
+def test_names_of_any_characters_are_read_and_escaped_where_the_locale_has_none_of_them(tmp_path):
+    images = ["a\U0001f600\u00e9.png", "b\x1b[31m\n.png"]
+    (tmp_path / "images").mkdir()
+    for name in images:
+        Image.new("RGB", (64, 48)).save(tmp_path / "images" / name)
+    square = [[5, 5, 45, 5, 45, 45, 5, 45]]
+    content = {
+        "images": [{"id": i, "file_name": name, "height": 48, "width": 64} for i, name in enumerate(images)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": i, "area": 1600, "segmentation": square} for i in (0, 1)
+        ],
+        "categories": [{"id": 0, "name": "cat\U0001f600"}, {"id": 1, "name": "dog\x1b[31m\n"}],
+    }
+    annotations = tmp_path / "set\U0001f600.json"
+    annotations.write_text(json.dumps(content))
+    command = [sys.executable, "-m", "mask2former", "check-dataset", "--output", tmp_path / "drawn\U0001f600"]
+    command += ["--images", tmp_path / "images", "--annotations", annotations, "--workers", "1"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "", "PYTHONCOERCECLOCALE": "0"}
+    result = subprocess.run(command, capture_output=True, env={**os.environ, **locale})
+    out, err = result.stdout.decode("ascii"), result.stderr.decode("ascii")
+    assert result.returncode == 0, err
+    assert r"cat\U0001f600" in out and r"dog\x1b[31m\n" in out and "\x1b" not in out + err
+    assert len([*(tmp_path / "drawn\U0001f600").iterdir()]) == 2

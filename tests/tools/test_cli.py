@@ -53,6 +53,7 @@ LONG = "\x1b[31m" + "x" * 5000
         ["check-dataset", "a", f"--{LONG}"],
         ["doctor", LONG],
         ["config", "a", f"--{LONG}"],
+        ["convert", "a", "b", f"--{LONG}"],
         ["zoo", LONG],
         [LONG],
     ],

@@ -47,7 +47,7 @@ def test_an_error_of_several_lines_is_printed_in_one(monkeypatch):
 def test_a_map_above_the_limit_of_pixels_is_an_error(tmp_path):
     arguments = panoptic_arguments(SyntheticDataset(tmp_path))
     error = score_error("panoptic", *arguments, "--max-megapixels", "1e-6")
-    assert "megapixels; the limit is 1e-06 (INPUT.MAX_MEGAPIXELS or --max-megapixels)" in error
+    assert "megapixels; the limit is 1e-06 megapixels (INPUT.MAX_MEGAPIXELS or --max-megapixels)" in error
     set_pixel_limit(MAX_MEGAPIXELS)
 
 

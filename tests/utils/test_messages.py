@@ -17,6 +17,7 @@ from mask2former.utils.messages import (
     brief,
     escaped,
     legible,
+    reason,
     shortened,
 )
 
@@ -100,3 +101,10 @@ def test_tracebacks_stay_whole():
     except ValueError:
         lines = formatted("failed", exc_info=sys.exc_info()).splitlines()
     assert lines[0] == "INFO failed" and lines[1].startswith("Traceback") and len(lines[-1]) > 2000
+
+
+@pytest.mark.parametrize("name", ["a.png", "a\n.png"])
+@pytest.mark.parametrize("kind", [InputError, ValueError])
+def test_a_reason_does_not_repeat_the_name(name, kind):
+    assert reason(kind(f"{name}: no such\nfile"), name) == r"no such\nfile"
+    assert reason(kind("no such file"), name) == "no such file"

@@ -30,9 +30,12 @@ from mask2former.utils.label_maps import read_label_map
 from mask2former.utils.storage import (
     RemotePath,
     WebFiles,
+    alike,
     contents_of,
     files_below,
+    is_file,
     is_remote,
+    names_in,
     path_manager,
     retry,
     to_file,
@@ -217,6 +220,16 @@ def test_a_named_pipe_is_refused_instead_of_waited_for(tmp_path, read):
 def test_a_device_is_refused():
     with pytest.raises(ValueError, match=r"/dev/zero: cannot be read .*not a regular file"):
         read_image("/dev/zero")
+
+
+@pytest.mark.parametrize("name", ["a😀É.png", "A😀e\u0301.png", "a\udcf0\udc9f\udc98\udc80\udcc3\udc89.png"])
+def test_names_are_alike_in_any_case_form_of_accents_and_locale(name):
+    assert alike(name) == alike("a😀é.PNG") != alike("b😀é.png")
+    assert alike("\ud800") == "\ud800"
+
+
+def test_a_name_longer_than_the_file_system_allows_is_no_file(tmp_path):
+    assert not is_file(tmp_path / ("a" * 5000)) and not names_in(tmp_path / ("a" * 5000))
 
 
 def test_a_file_url_is_a_local_path(tmp_path):

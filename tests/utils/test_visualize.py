@@ -123,6 +123,16 @@ def test_labels_are_legible_and_inside_at_every_size(side, texts):
     assert mask[int(y), int(x)]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a\nb\x1b[31m", r"a\nb\x1b[31m"), ("\ud800", r"\ud800"), ("c" * 5000, "ccc")]
+)
+def test_names_of_classes_may_be_anything(texts, name, shown):
+    mask = square_mask(900, 0, 0, 900)
+    draw_regions(np.zeros((900, 900, 3), np.uint8), [Region(mask_shape(mask), (255, 0, 0), name)])
+    ((text, _, _),) = texts
+    assert text.startswith(shown) and len(text) <= 100
+
+
 def test_labels_do_not_cover_each_other(texts):
     masks = [square_mask(200, 70, left, 60) for left in (60, 64, 68, 72)]
     regions = [Region(mask_shape(mask), (255, 0, 0), "dog") for mask in masks]

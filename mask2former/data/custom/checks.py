@@ -34,6 +34,7 @@ from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_masks import FAR
 from mask2former.utils.image_io import EXTENSIONS, SIDEWAYS, ImageError, read_header
 from mask2former.utils.label_maps import LABEL_ORIENTATION
+from mask2former.utils.messages import reason
 from mask2former.utils.storage import PathLike, contents_of, files_below, is_file, names_in, to_path
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def _upright_size(record: Record, key: str) -> tuple[int, int]:
     try:
         return read_header(record[key]).upright
     except ImageError as error:
-        raise broken_record(record, str(error).removeprefix(f"{record[key]}: "), record[key]) from error
+        raise broken_record(record, reason(error, record[key]), record[key]) from error
 
 
 def check_annotations(records: Sequence[Record], classes: Sequence[str], path: PathLike) -> None:

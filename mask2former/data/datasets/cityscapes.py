@@ -39,6 +39,7 @@ from mask2former.structures import runs
 from mask2former.utils.cityscapes_labels import INSTANCES_PER_LABEL, label_ids_of, label_table
 from mask2former.utils.image_io import ImageError, open_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array, read_label_map
+from mask2former.utils.messages import reason
 from mask2former.utils.storage import to_file
 
 SPLITS = ("train", "val", "test")
@@ -217,7 +218,7 @@ def _instance_record(frame: Frame) -> Record:
     except KeyError as key:
         raise DatasetError(f"{file}: an object has no {key}") from key
     except (ValueError, TypeError) as error:
-        raise DatasetError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+        raise DatasetError(f"{file}: {reason(error, file)}") from error
 
 
 def draw_instance_ids(content: Row) -> Array:

@@ -32,7 +32,7 @@ from mask2former.utils.label_maps import (
     semantic_from_panoptic,
     upright,
 )
-from mask2former.utils.messages import brief
+from mask2former.utils.messages import brief, reason
 
 Size = tuple[int, int]
 
@@ -210,7 +210,7 @@ def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size:
     try:
         values = upright(read(path), record)
     except ValueError as error:
-        raise broken_record(record, str(error).removeprefix(f"{path}: "), path) from error
+        raise broken_record(record, reason(error, path), path) from error
     if values.shape != size:
         raise wrong_map_size(record, path, values.shape, size)
     return values.astype(np.int32)

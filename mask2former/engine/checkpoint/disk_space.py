@@ -22,6 +22,11 @@ FULL = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\]|une
 def check_writable(folder: Path) -> None:
     """Create `folder` and a temporary file in it; an OSError names the folder."""
     try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        advice = "give another one, or set PYTHONUTF8=1 if the locale is not UTF-8"
+        raise OSError(f"OUTPUT_DIR {folder}: TensorBoard writes to UTF-8 names only; {advice}") from error
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix="probe_", suffix=UNFINISHED) as file:
             file.write(bytes(1 << 16))

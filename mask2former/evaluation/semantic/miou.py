@@ -32,7 +32,7 @@ from mask2former.utils.label_maps import (
     upright,
     write_label_map,
 )
-from mask2former.utils.messages import InputError
+from mask2former.utils.messages import InputError, reason
 from mask2former.utils.storage import PathLike, files_below, is_file, to_path
 
 logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
     try:
         return relabel(read_label_map(file), table)
     except ValueError as error:
-        raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+        raise InputError(f"{file}: {reason(error, file)}") from error
 
 
 class SemSegEvaluator:

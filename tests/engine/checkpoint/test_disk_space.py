@@ -77,6 +77,12 @@ def test_check_writable_leaves_files_alone_and_names_the_folder(tmp_path):
             check_writable(tmp_path / name)
 
 
+def test_a_name_that_tensorboard_cannot_write_to_is_an_error_before_the_first_step(tmp_path):
+    with pytest.raises(OSError, match=r"OUTPUT_DIR .*new.* give another one, or set PYTHONUTF8=1"):
+        check_writable(tmp_path / "new\udcf0")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_read_only_folder_is_reported_before_anything_else(tmp_path, capsys):
     with files_no_larger_than(0):
         assert run(tmp_path / "new", MODEL__WEIGHTS="nowhere.pth") == 1
