@@ -25,7 +25,7 @@ from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.contents import Checkpoint, WeightsError
 from mask2former.weights.hub.config import EXTRA, extra, hub_config, model_type
 from mask2former.weights.hub.fields import MODELS
-from mask2former.weights.hub.folder import CONFIG, FILES, PROCESSOR, write_folder
+from mask2former.weights.hub.folder import CONFIG, FILES, HUB, PROCESSOR, write_folder
 from mask2former.weights.hub.names import NAMES
 from mask2former.weights.hub.processor import hub_processor
 from mask2former.weights.hub.translate import COMPUTED, COUNTER, hub_names, to_hub
@@ -33,7 +33,6 @@ from mask2former.weights.read import find_file, read_checkpoint
 from mask2former.weights.rename import translate
 
 SUFFIX = ".pth"
-HUB = "hub"  # key of our checkpoint: the files of the folder that it came from
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -16,7 +16,7 @@ from mask2former.engine.setup.dataset_facts import (
     dataset_metadata,
     with_dataset_facts,
 )
-from mask2former.weights.hub.folder import PROCESSOR
+from mask2former.weights.hub.folder import HUB, PROCESSOR
 from mask2former.weights.hub.processor import fixed_side
 from mask2former.weights.read import Checkpoint
 
@@ -36,24 +36,25 @@ SAME_NAMES = 0.8  # share of the classes whose names are equal: some have other 
 
 
 def lacks_things(checkpoint: Checkpoint) -> bool:
-    """Return True for a checkpoint with class names that does not say which of them are things."""
-    return checkpoint.metadata is not None and "thing_ids" not in checkpoint.metadata
+    """Return True for a folder of transformers that does not say which classes are things."""
+    return HUB in checkpoint.extra and "thing_ids" not in (checkpoint.metadata or {})
 
 
 def with_known_classes(checkpoint: Checkpoint) -> Checkpoint:
     """Return a checkpoint with the things, colors, tasks and thresholds of the dataset that its labels name.
 
     Labels of no known dataset leave it for semantic segmentation, and it still `lacks_things`. One that does
-    not lack them, or that holds no config, is returned as it is.
+    not lack them is returned as it is.
     """
-    if not lacks_things(checkpoint) or checkpoint.config is None:
+    if not lacks_things(checkpoint):
         return checkpoint
+    assert checkpoint.config is not None
     values = parse_yaml(checkpoint.config, checkpoint.file)
     labels = class_names(checkpoint.metadata or {})
     known = next((name for name in KNOWN if _are_same(labels, _classes(name))), None)
     metadata = checkpoint.metadata
     if known is None:
-        side = fixed_side(checkpoint.extra.get("hub", {}).get(PROCESSOR, {}))
+        side = fixed_side(checkpoint.extra[HUB][PROCESSOR])
         values |= {"INPUT.MIN_SIZE_TEST": side} if side else {}
         cfg = load_config(UNKNOWN)
     else:

@@ -40,9 +40,10 @@ def model_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _known(known: Mapping[str, Any], flat: Mapping[str, Any], name: str) -> str:
     """Return the value of a field, which must be one of the known."""
-    if flat.get(name) not in known:
-        raise ValueError(f"{name} is {brief(flat.get(name))}; it must be {' or '.join(map(repr, known))}")
-    return str(flat[name])
+    value = flat.get(name)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} is {brief(value)}; it must be {' or '.join(map(repr, known))}")
+    return value
 
 
 def _resnet_values(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +78,9 @@ def labels(config: Mapping[str, Any]) -> list[str]:
 def class_names(metadata: Mapping[str, Any], count: int) -> list[str]:
     """Return the names of a model's classes by the metadata of its checkpoint, or numbers if it has none."""
     for kind in ("stuff_classes", "thing_classes"):
-        if len(metadata.get(kind, ())) == count:
-            return list(metadata[kind])
+        names = metadata.get(kind)
+        if isinstance(names, list | tuple) and len(names) == count:
+            return list(names)
     return [f"class {k}" for k in range(count)]
 
 

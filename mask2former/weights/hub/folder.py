@@ -15,13 +15,14 @@ from torch import Tensor
 from mask2former.utils.atomic_files import atomic_path, atomic_write
 from mask2former.utils.messages import brief
 from mask2former.weights.contents import Checkpoint, WeightsError, read_file
-from mask2former.weights.hub.config import extra_of, labels, model_values
+from mask2former.weights.hub.config import EXTRA, extra_of, labels, model_values
 from mask2former.weights.hub.names import NAMES, Names
 from mask2former.weights.hub.processor import input_values
 from mask2former.weights.hub.translate import to_ours
 
 logger = logging.getLogger(__name__)
 
+HUB = "hub"  # what a checkpoint keeps of the folder that it comes from: the two JSON files
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"  # after the name of the file that was split
@@ -39,7 +40,7 @@ def read_folder(folder: Path) -> Checkpoint:
     """Read a folder: weights under our names, and as `config` the keys that its files give.
 
     `metadata` has what a checkpoint of ours has, or only the class names where the folder comes from
-    elsewhere. `extra["hub"]` holds the two JSON files.
+    elsewhere. `extra[HUB]` holds the two JSON files.
 
     Raises:
         WeightsError: a file is missing, damaged or of another model, or a part of a tensor is missing.
@@ -61,13 +62,16 @@ def read_folder(folder: Path) -> Checkpoint:
         values |= input_values(processor)
     except ValueError as error:
         raise WeightsError(folder / PROCESSOR, str(error)) from error
+    if own is None and config.get(EXTRA) is not None:
+        message = "%s: its key %s is of other classes than id2label, and is ignored"
+        logger.warning(message, folder / CONFIG, EXTRA)
     own_values, metadata = own or ({}, {"stuff_classes": names})
     return Checkpoint(
         file=str(folder),
         model=_read_weights(folder, NAMES[config["model_type"]]),
         config=json.dumps(values | own_values),
         metadata=metadata,
-        extra={"hub": {CONFIG: config, PROCESSOR: processor}},
+        extra={HUB: {CONFIG: config, PROCESSOR: processor}},
     )
 
 

@@ -33,7 +33,7 @@ def input_values(processor: Mapping[str, Any]) -> dict[str, Any]:
     for key, name, numbers in (("MEAN", "image_mean", mean), ("STD", "image_std", std)):
         try:
             values[f"MODEL.PIXEL_{key}"] = [round(number / factor, PIXEL_DIGITS) for number in numbers]
-        except (TypeError, ZeroDivisionError) as error:
+        except (TypeError, ArithmeticError) as error:
             raise ValueError(f"{name} is {brief(numbers)}, rescale_factor {brief(factor)}: {error}") from None
     size = _size(processor)
     if size.get("shortest_edge"):

@@ -1,5 +1,6 @@
 """config.json and our keys: the values of real files, lossless round trips, and models that do not fit."""
 
+import contextlib
 import gzip
 import json
 from pathlib import Path
@@ -153,6 +154,23 @@ def test_a_config_of_the_hub_comes_back_unchanged():
 def test_a_config_that_is_not_of_this_model_is_an_error_that_names_the_field(changes, message):
     with pytest.raises(ValueError, match=message):
         model_values({**SMALL_SWIN, **changes})
+
+
+FIELDS = [name for name, _ in flatten(SMALL_SWIN).items() if not name.startswith(("id2", "label2"))]
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 10**400, 1e400, "x", [], {}, [[]], [None] * 4], ids=repr)
+@pytest.mark.parametrize(
+    "name", [*FIELDS, "id2label", "backbone_config", "backbone_config.hidden_sizes", EXTRA]
+)
+def test_a_wrong_value_of_any_field_is_a_value_error_or_read(name, value):
+    for kind in ("swin", "resnet"):
+        config = json.loads(json.dumps(SMALL_SWIN))
+        config["backbone_config"]["model_type"] = kind
+        section, _, field = name.rpartition(".")
+        (config[section] if section else config)[field] = value
+        with contextlib.suppress(ValueError):
+            ours(config)
 
 
 @pytest.mark.parametrize(

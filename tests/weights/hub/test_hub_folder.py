@@ -9,6 +9,7 @@ import torch
 from hub_folders import save_small_checkpoint, small_config
 from safetensors.torch import load_file, save_file
 
+from mask2former.data import MetadataCatalog
 from mask2former.engine.build import construct_model
 from mask2former.predictor import Predictor
 from mask2former.tools.convert import main
@@ -163,6 +164,29 @@ def test_weights_of_a_folder_start_a_model_with_other_classes(folder):
     assert {name.rpartition(".")[0] for name in report.adapted} == {"sem_seg_head.predictor.class_embed"}
     expected = read_checkpoint(folder).model["backbone.layers.1.blocks.1.attn.qkv.weight"]
     assert torch.equal(model.backbone.layers[1].blocks[1].attn.qkv.weight, expected)
+
+
+def test_a_folder_trained_on_other_classes_forgets_our_key(folder, caplog):
+    change(folder / CONFIG, id2label={str(k): f"new {k}" for k in range(4)})
+    checkpoint = read_checkpoint(folder)
+    assert f"{CONFIG}: its key mask2former is of other classes than id2label, and is ignored" in caplog.text
+    assert checkpoint.metadata == {"stuff_classes": [f"new {k}" for k in range(4)]}
+    assert Predictor(folder).cfg.MODEL.MASK_FORMER.THING_IDS == []
+
+
+def test_labels_of_a_known_dataset_are_enough_for_a_predictor(tmp_path):
+    cityscapes = MetadataCatalog.get("cityscapes_fine_instance_seg_val").thing_classes
+    metadata = {"thing_classes": cityscapes}
+    keys = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 8, "MODEL.MASK_FORMER.THING_IDS": [1]}
+    path = save_small_checkpoint(tmp_path / "model.pth", "swin", metadata, **keys)
+    assert main([str(path), str(tmp_path / "hub")]) == 0
+    change(tmp_path / "hub" / CONFIG, mask2former=None)
+    predictor = Predictor(tmp_path / "hub")
+    assert predictor.class_names == cityscapes
+    assert predictor.colors[0] == (220, 20, 60)  # a person in the official colors
+    keys = predictor.cfg.MODEL.MASK_FORMER
+    assert list(range(8)) == keys.THING_IDS
+    assert (keys.TEST.SEMANTIC_ON, keys.TEST.INSTANCE_ON, keys.TEST.PANOPTIC_ON) == (False, True, False)
 
 
 def test_a_missing_tensor_is_an_error_of_the_model(folder):

@@ -73,6 +73,7 @@ def test_the_file_of_a_config():
     [
         ({"image_mean": "gray"}, "image_mean is 'gray'"),
         ({"image_std": [1, None, 1]}, "image_std is"),
+        ({"image_mean": [10**400] * 3}, "image_mean is"),
         ({"rescale_factor": 0}, "rescale_factor 0"),
         ({"size": "large"}, "size is 'large'"),
     ],
