@@ -11,7 +11,7 @@ image before padding.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -128,15 +128,24 @@ class MaskFormer(nn.Module):
 
         It is the last one, unless `inference` names another layer.
         """
+        predictions, sizes = self._predict_batch(batched_inputs)
+        return predictions.of_images(sizes, self.inference.layer)
+
+    def _predict_batch(self, batched_inputs: Inputs) -> tuple[Any, list[Sizes]]:
+        """Return what the network predicts, in the model's precision, and the sizes of each image."""
         images = self._images(batched_inputs)
-        in_float32 = self.precision == torch.float32  # then autocast is left to the caller
-        with nullcontext() if in_float32 else torch.autocast(self.device.type, self.precision):
+        with self._autocast():
             predictions = self.network(images, _sizes(batched_inputs))
         sizes = []
         for inputs, size in zip(batched_inputs, _sizes(batched_inputs), strict=True):
             output = (inputs.get("height", size[0]), inputs.get("width", size[1]))
             sizes.append(Sizes((images.shape[2], images.shape[3]), size, output))
-        return predictions.of_images(sizes, self.inference.layer)
+        return predictions, sizes
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of prediction in the model's precision; in float32 it is left to the caller."""
+        in_float32 = self.precision == torch.float32
+        return nullcontext() if in_float32 else torch.autocast(self.device.type, self.precision)
 
     def network(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Predictions:
         """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone.

@@ -98,6 +98,12 @@ def write_label_map(path: PathLike, labels: Array) -> None:
     Image.fromarray(labels).save(path)
 
 
+def nearest_pixels(size: int, new_size: int) -> Array:
+    """Return the indices (new_size,) that Pillow's NEAREST takes when it resizes a line of `size` pixels."""
+    line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+    return np.asarray(line.resize((new_size, 1), Image.Resampling.NEAREST))[0]
+
+
 def _open(path: PathLike, modes: tuple[str, ...]) -> tuple[Image.Image, int]:
     """Return an image, rotated according to EXIF as images are, and the factor that scales its values."""
     try:

@@ -14,7 +14,8 @@ from transform_chains import transform_chains
 from mask2former.config import get_cfg
 from mask2former.data import augmentation as aug
 from mask2former.data.augmentation import Crop, FastResize, Flip, Pad, Resize, Scene, augment
-from mask2former.data.ground_truth.geometry import Geometry, nearest_pixels
+from mask2former.data.ground_truth.geometry import Geometry
+from mask2former.utils.label_maps import nearest_pixels
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+
+from mask2former.utils.label_maps import nearest_pixels
 
 PADDING = -1
 
@@ -86,9 +87,3 @@ class Geometry(NamedTuple):
         mapped = np.zeros(self.size, original.dtype)
         mapped[visible] = shown
         return mapped
-
-
-def nearest_pixels(size: int, new_size: int) -> np.ndarray:
-    """Return the indices (new_size,) that Pillow's NEAREST takes when it resizes a line of `size` pixels."""
-    line = Image.fromarray(np.arange(size, dtype=np.int32)[None])
-    return np.asarray(line.resize((new_size, 1), Image.Resampling.NEAREST))[0]

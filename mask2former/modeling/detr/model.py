@@ -10,6 +10,7 @@ Shapes: `B` images, `H, W` the padded image's sides, `h, w` those of an image be
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from mask2former.modeling.detr.criterion import NAME
 from mask2former.modeling.detr.head import ARCHITECTURE, HEAD, DetrHead, reads_masks
-from mask2former.modeling.detr.postprocessing import detr_results
+from mask2former.modeling.detr.postprocessing import detr_results, needed_queries
 from mask2former.modeling.detr.predictions import DetrPredictions
 from mask2former.modeling.layers.norm import freeze
 from mask2former.modeling.loss.criterion import SetCriterion
 from mask2former.modeling.mask_former import Inputs, MaskFormer, mask_former_parts
+from mask2former.modeling.predictions import ImagePrediction
 from mask2former.utils.registry import META_ARCH
 
 
@@ -43,6 +45,14 @@ class Detr(MaskFormer):
         """Return "panoptic_seg" and "instances" of each image, as `MaskFormer.predict`, by DETR's rules."""
         predictions = self.predict_images(batched_inputs)
         return [detr_results(prediction, self.inference, compact=compact) for prediction in predictions]
+
+    @torch.no_grad()
+    def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:
+        """Return the prediction for each image, of those queries alone that results are made of."""
+        predictions, sizes = self._predict_batch(batched_inputs)
+        needed = partial(needed_queries, options=self.inference)
+        with self._autocast():  # masks are computed here
+            return predictions.of_images(sizes, self.inference.layer, needed)
 
 
 @META_ARCH.register_as(ARCHITECTURE)

@@ -1,7 +1,7 @@
 """Results of DETR, by the rules of its released code, which differ from Mask2Former's.
 
 A query has one class, and a score: that class's probability. Masks are compared and cut off at the image's
-size; what comes out is resized to the output by nearest pixels.
+size; what comes out is resized to the output by the nearest pixels.
 
 Shapes: `Q` queries, `K` classes, `n` queries kept, `N` instances, `h, w` the sides of the mask logits, `H, W`
 those of the output in pixels.
@@ -19,6 +19,7 @@ from mask2former.modeling.postprocessing.semantic import semantic_label_map
 from mask2former.modeling.postprocessing.tiles import resizing
 from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.structures import Boxes, Instances, RunLengthMasks
+from mask2former.utils.label_maps import nearest_pixels
 
 SMALLEST_SEGMENT = 5  # pixels of the output
 
@@ -44,6 +45,32 @@ def detr_results(
     return results
 
 
+def needed_queries(probabilities: Tensor, options: InferenceOptions) -> Tensor:
+    """Return the queries (n,), in order, that results are made of: of class probabilities (Q, K+1)."""
+    needed = torch.zeros(len(probabilities), dtype=torch.bool, device=probabilities.device)
+    needed[probabilities[:, :-1].amax(1).argmax()] = True  # of "best_query_score"
+    if "panoptic" in options.tasks:
+        needed |= _segments(probabilities, options)[0]
+    if "instance" in options.tasks:
+        needed |= _objects(probabilities, options)[0]
+    return needed.nonzero()[:, 0]
+
+
+def _segments(probabilities: Tensor, options: InferenceOptions) -> tuple[Tensor, Tensor]:
+    """Return which queries may be panoptic segments, and the most probable output of each, (Q,)."""
+    score, label = probabilities.max(-1)
+    is_object = label != probabilities.shape[1] - 1
+    return is_object & (score > options.object_mask_threshold), label
+
+
+def _objects(probabilities: Tensor, options: InferenceOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which queries may be instances, and score and class of each, (Q,)."""
+    scores, labels = probabilities[:, :-1].max(-1)
+    if not options.things_only:
+        return torch.ones_like(labels, dtype=torch.bool), scores, labels
+    return torch.isin(labels, labels.new_tensor(options.thing_ids)), scores, labels
+
+
 def detr_panoptic(prediction: ImagePrediction, options: InferenceOptions) -> tuple[Tensor, list[SegmentInfo]]:
     """Assign each pixel to the query with the largest mask logit, among those above the threshold.
 
@@ -55,10 +82,9 @@ def detr_panoptic(prediction: ImagePrediction, options: InferenceOptions) -> tup
         A map (H, W) int32 of segment ids, 0 where there is none, and for each segment "id", "isthing" and
         "category_id".
     """
-    score, label = prediction.probabilities.max(-1)
-    kept = (label != prediction.num_classes) & (score > options.object_mask_threshold)
-    label, logits, sizes = label[kept], prediction.mask_logits[kept], prediction.sizes
-    labels, things = label.tolist(), set(options.thing_ids)
+    kept, label = _segments(prediction.probabilities, options)
+    logits, sizes = prediction.mask_logits[kept], prediction.sizes
+    labels, things = label[kept].tolist(), set(options.thing_ids)
     merged = torch.tensor(_first_of_stuff(labels, things), dtype=torch.int64, device=logits.device)
     rivals = torch.arange(len(labels), device=logits.device)
     while len(rivals):
@@ -103,18 +129,16 @@ def detr_instances(prediction: ImagePrediction, options: InferenceOptions) -> In
     The fields are those of `predict_instances`. A mask may be empty, whatever its score.
     """
     assert prediction.boxes is not None
-    scores, labels = prediction.probabilities[:, :-1].max(-1)
-    if options.things_only:
-        scores = scores.where(torch.isin(labels, labels.new_tensor(options.thing_ids)), -1)
-    scores, order = scores.sort(descending=True, stable=True)
-    order = order[scores >= 0][: options.max_instances]
+    objects, scores, labels = _objects(prediction.probabilities, options)
+    best = scores[objects].sort(descending=True, stable=True).indices[: options.max_instances]
+    order = objects.nonzero()[best, 0]
     height, width = prediction.sizes.output
     scale = prediction.boxes.new_tensor([width, height, width, height])
     return Instances(
         prediction.sizes.output,
         pred_masks=_masks(prediction.mask_logits[order], prediction.sizes),
         pred_boxes=(prediction.boxes[order].clamp(0, 1) * scale).as_subclass(Boxes),
-        scores=scores[: len(order)],
+        scores=scores[order],
         pred_classes=labels[order],
     )
 
@@ -134,9 +158,9 @@ def _runs(mask: Tensor) -> Tensor:
 
 
 def nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return maps (h, w) at `size` (H, W), each pixel as the nearest one, in whole numbers."""
+    """Return maps (h, w) at `size` (H, W), each pixel the one that Pillow takes for the nearest."""
     rows, columns = (
-        (2 * torch.arange(new, device=maps.device) + 1) * old // (2 * new)
+        torch.tensor(nearest_pixels(old, new), device=maps.device)
         for old, new in zip(maps.shape, size, strict=True)
     )
     return maps[rows][:, columns]

@@ -4,7 +4,7 @@ Shapes: `L` predictions, `B` images, `Q` queries, `n` chosen queries, `K` classe
 head besides "no object", `C` channels, `H, W` the padded image's sides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,18 +51,30 @@ class DetrPredictions:
         """Return the mask logits (B, Q, H/4, W/4) of one layer in float32."""
         return torch.stack([self.masks(image, layer=layer) for image in range(len(self.sizes))])
 
-    def of_images(self, sizes: Sequence[Sizes], layer: int = -1) -> list[ImagePrediction]:
+    def of_images(
+        self,
+        sizes: Sequence[Sizes],
+        layer: int = -1,
+        needed: Callable[[Tensor], Tensor] | None = None,
+    ) -> list[ImagePrediction]:
         """Return the prediction of one layer for each image, as `Predictions.of_images`, with boxes.
 
         A probability is the share among all outputs of the class head, also those that stand for no class.
+        `needed` tells from the probabilities (Q, K+1) of an image which queries (n,) to return; masks of the
+        others are not computed.
         """
         check_layer(layer, len(self.boxes))
         probabilities = self.class_logits[layer].float().softmax(-1)[..., self.outputs]
         corners = corners_of(self.boxes[layer].float())
-        return [
-            ImagePrediction(probabilities[image], self.masks(image, layer=layer), size, boxes=corners[image])
-            for image, size in enumerate(sizes)
-        ]
+        found = []
+        for image, size in enumerate(sizes):
+            of_image = probabilities[image]
+            index = (
+                torch.arange(len(of_image), device=of_image.device) if needed is None else needed(of_image)
+            )
+            masks = self.masks(image, index, layer)
+            found.append(ImagePrediction(of_image[index], masks, size, boxes=corners[image][index]))
+        return found
 
 
 def depths_in_boxes(boxes: Tensor, size: tuple[int, int], padded_size: tuple[int, int]) -> Tensor:

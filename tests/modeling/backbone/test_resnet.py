@@ -47,6 +47,19 @@ def test_stride_in_1x1_selects_the_strided_convolution(in_1x1, strides):
     assert (block.conv1.stride[0], block.conv2.stride[0], block.shortcut.stride[0]) == (*strides, 2)
 
 
+@pytest.mark.parametrize("sides", [(64, 96), (70, 101)])
+def test_res5_at_stride_16_holds_the_map_at_stride_32(sides):
+    """Dilation keeps what strided convolutions compute (DETR's DC5): every second cell is the usual one."""
+    usual = small_resnet(norm="FrozenBN").double()
+    dense = small_resnet(norm="FrozenBN", res5_stride=1, res5_dilations=(1, 2, 2)).double()
+    dense.load_state_dict(usual.state_dict())
+    images = torch.randn(1, 3, *sides, dtype=torch.float64)
+    maps, expected = dense(images), usual(images)
+    assert maps["res5"].shape[2:] == maps["res4"].shape[2:]
+    torch.testing.assert_close(maps["res5"][..., ::2, ::2], expected["res5"])
+    assert [shape.stride for shape in dense.output_shape().values()] == [4, 8, 16, 16]
+
+
 def test_a_block_with_a_zero_branch_equals_its_shortcut():
     block = Bottleneck(16, 16, stride=1, norm="BN", width=4, groups=1, stride_in_1x1=False).eval()
     nn.init.zeros_(block.conv3.norm.weight)
