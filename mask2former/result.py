@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageShow
 
 from mask2former.evaluation.common.rle import encode_masks
-from mask2former.structures import Instances
+from mask2former.structures import Instances, equal
 from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import write_segment_ids
 from mask2former.utils.visualize import (
@@ -72,11 +72,17 @@ class Panoptic(NamedTuple):
             f"Panoptic has no '{name}'; {f'type .{here}' if here else 'it has ids, segments'}"
         )
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Panoptic) and equal(tuple(self), tuple(other))
+
+    def __ne__(self, other: object) -> bool:  # a tuple has its own
+        return not self == other
+
     def __repr__(self) -> str:
         return f"Panoptic(ids of {self.ids.shape}, {len(self.segments)} segments)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
     """Prediction for one image at its original size; tasks that the model is not set to are None.
 
@@ -91,7 +97,8 @@ class Result:
         colors: RGB of each class.
         empty_reasons: for each task without a find, the reason.
 
-    A notebook shows the overlay of a result that is a cell's last line.
+    A notebook shows the overlay of a result that is a cell's last line. Results are equal if all their values
+    are.
     """
 
     image: Array
@@ -101,6 +108,11 @@ class Result:
     instances: Instances | None = None
     colors: Sequence[Color] = ()
     empty_reasons: dict[str, str] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        return equal(vars(self), vars(other))
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

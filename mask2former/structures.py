@@ -35,6 +35,19 @@ def runs(*values: np.ndarray) -> np.ndarray:
     return np.stack([np.append(0, edges), np.append(edges, size)], axis=1)[:size]
 
 
+def equal(first: Any, second: Any) -> bool:
+    """Return True if two values, also arrays, tensors and containers of them, hold the same."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and bool((first.cpu() == second.cpu()).all())
+    if isinstance(first, Tensor | np.ndarray) or isinstance(second, Tensor | np.ndarray):
+        return type(first) is type(second) and np.array_equal(first, second)
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(equal(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return bool(first == second)
+
+
 class Boxes(Tensor):
     """Boxes (N, 4), float XYXY in pixels: a tensor that also has the attribute of Detectron2's class."""
 
@@ -70,6 +83,11 @@ class RunLengthMasks:
 
     def __len__(self) -> int:
         return len(self.runs)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RunLengthMasks):
+            return NotImplemented
+        return equal([self.size, self.runs], [other.size, other.runs])
 
     def __repr__(self) -> str:
         return f"RunLengthMasks({len(self)} of {self.size})"
@@ -151,6 +169,11 @@ class Instances:
         self._fields: dict[str, Any] = {}
         for name, value in fields.items():
             self.set(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Instances):
+            return NotImplemented
+        return equal([self._image_size, self._fields], [other._image_size, other._fields])
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """A result in the interpreter and in a notebook, and names of other libraries."""
 
+import copy
+import dataclasses
 import io
 import pickle
 
@@ -33,6 +35,35 @@ def test_repr_is_one_line(result):
     )
     assert repr(Result(result.image, ["cup"])) == "Result(2x3 pixels)"
     assert repr(result.panoptic) == "Panoptic(ids of (2, 3), 2 segments)"
+
+
+def test_results_are_equal_if_all_their_values_are(result):
+    other = copy.deepcopy(result)
+    assert (result == other) is True and (result != other) is False
+    assert (result.panoptic == other.panoptic) is True and (result.instances == other.instances) is True
+    assert [result].index(other) == 0 and other in [None, result]
+    assert (result == "cup") is False and (result.panoptic == result.semantic) is False
+
+
+CHANGES = {  # of a copied result
+    "image": lambda r: r.image.__setitem__((0, 0, 0), 1),
+    "semantic": lambda r: r.semantic.__setitem__((0, 0), 0),
+    "segment": lambda r: r.panoptic.ids.__setitem__((0, 0), 2),
+    "segments": lambda r: r.panoptic.segments.pop(),
+    "score": lambda r: r.instances.scores.fill_(0.8),
+    "field": lambda r: r.instances.set("track", [5]),
+    "mask": lambda r: r.instances.pred_masks.runs[0].add_(1),
+    "masks": lambda r: r.instances.pred_masks.runs.append(torch.tensor([[3, 4]])),
+    "names": lambda r: r.class_names.append("box"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_results_with_a_different_value_are_not_equal(result, change):
+    other = copy.deepcopy(result)
+    CHANGES[change](other)
+    assert (result == other) is False and (result != other) is True
+    assert (result == dataclasses.replace(result, semantic=None)) is False
 
 
 def test_a_notebook_shows_the_overlay(result):

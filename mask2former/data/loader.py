@@ -40,26 +40,32 @@ Batch = list[dict[str, Any]]
 T = TypeVar("T")
 
 
-class Samples(Dataset[dict[str, Any]]):
-    """Samples that a mapper makes of records; a key is a record's index, and in training a seed."""
+class Samples(Dataset[dict[str, Any] | DatasetError]):
+    """Samples that a mapper makes of records; a key is a record's index, and in training a seed.
+
+    A `DatasetError` is returned, not raised: torch would put a worker's traceback into its message.
+    """
 
     def __init__(self, records: Sequence[Record], mapper: Callable[..., dict[str, Any]]) -> None:
         self.records = records
         self.mapper = mapper
 
-    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, ...]) -> dict[str, Any] | DatasetError:
         index, *seed = key
-        return self.mapper(self.records[index], *seed)
+        try:
+            return self.mapper(self.records[index], *seed)
+        except DatasetError as error:
+            return error
 
 
 class Loader(DataLoader[Any]):
-    """A `DataLoader` that raises a worker's `DatasetError` without the worker's traceback in its message."""
+    """A `DataLoader` of `Samples` that raises the `DatasetError` that a sample is."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        try:
-            yield from super().__iter__()
-        except DatasetError as error:
-            raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
+        for batch in super().__iter__():
+            if error := next((sample for sample in batch if isinstance(sample, DatasetError)), None):
+                raise error
+            yield batch
 
 
 @dataclass(frozen=True)

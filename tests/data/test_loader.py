@@ -124,8 +124,9 @@ def test_samples_do_not_depend_on_workers(cfg):
     assert all(same(a, b) for a, b in zip(alone, take(build_train_loader(cfg), 5), strict=True))
 
 
-def test_errors_of_workers_are_raised_with_their_own_message(cfg, synthetic):
-    cfg.DATALOADER.NUM_WORKERS = 1
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_workers_are_raised_with_their_own_message(cfg, synthetic, workers):
+    cfg.DATALOADER.NUM_WORKERS = workers
     batches = build_train_loader(cfg)
     for image in synthetic.images.iterdir():
         image.unlink()
