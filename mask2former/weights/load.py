@@ -133,7 +133,7 @@ ADAPTATIONS = (
         lambda rows: rows - 1,  # the last is "no object"
     ),
     Adaptation(
-        r"\.(fc_cls|conv_seg)\.(weight|bias)$",  # of K-Net
+        r"(\.fc_cls|\.conv_seg|^sem_seg_head\.predictor)\.(weight|bias)$",  # of K-Net and per-pixel models
         lambda given, wanted: wanted,
         "re-initialized: class head ({} -> {} classes)",
     ),

@@ -1,8 +1,8 @@
 """Translation of parameter names in files to this project's: one row of `SCHEMES` for each naming scheme.
 
 The names of this project are those of the published Mask2Former and MaskFormer checkpoints, so schemes are
-needed only for DETR's and K-Net's, for backbones trained elsewhere and for early checkpoints. A rename
-depends on the name alone, not on a version number in the file: current names stay as they are.
+needed only for DETR's, K-Net's and UperNet's, for backbones trained elsewhere and for early checkpoints. A
+rename depends on the name alone, not on a version number in the file: current names stay as they are.
 """
 
 import re
@@ -22,7 +22,8 @@ class Scheme(NamedTuple):
 
     A file follows it if each pattern of `evidence` is found in some name. `renames` apply in order. Names
     that match `ignored` have no counterpart in a segmentation model. Names of the model that match
-    `untrained` cannot be in a file of this scheme.
+    `untrained` cannot be in a file of this scheme. Tensors whose names match `unfolded` have the channels of
+    merged patches in another order than here, see `_in_order_of_patches`.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Scheme(NamedTuple):
     renames: Renames = ()
     ignored: str = NOTHING
     untrained: str = NOTHING
+    unfolded: str = NOTHING
 
 
 INTO_BACKBONE = (r"^", "backbone.")
@@ -66,6 +68,22 @@ KNET: Renames = (
     (r"\.conv\.", "."),
     (r"\.gn\.", ".norm."),
 )
+MMDETECTIONS_SWIN: Renames = (  # also mmsegmentation's; files of Swin's authors have our names
+    (r"^backbone\.patch_embed\.projection\.", "backbone.patch_embed.proj."),
+    (r"^backbone\.stages\.", "backbone.layers."),
+    (r"\.attn\.w_msa\.", ".attn."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+)
+MMDETECTIONS_MERGING = r"^backbone\.stages\.\d\.downsample\."
+UPERNET: Renames = (
+    *MMDETECTIONS_SWIN,
+    (r"^decode_head\.conv_seg\.", "sem_seg_head.predictor."),
+    (r"^decode_head\.", "sem_seg_head.pixel_decoder."),
+    (r"^auxiliary_head\.", "sem_seg_head.auxiliary_head."),
+    (r"^(sem_seg_head\..*)\.conv\.", r"\1."),
+    (r"^(sem_seg_head\..*)\.bn\.", r"\1.norm."),
+)
 
 SCHEMES = (
     Scheme(title="DETR checkpoint", evidence=(DETRS_BOXES, DETRS_MASKS)),
@@ -86,6 +104,13 @@ SCHEMES = (
         evidence=(r"^rpn_head\.init_kernels\.", r"^roi_head\.mask_head\.0\.fc_mask\."),
         renames=KNET,
     ),
+    Scheme(
+        title="UperNet checkpoint (mmsegmentation's names)",
+        evidence=(r"^decode_head\.psp_modules\.", r"^backbone\."),
+        renames=UPERNET,
+        unfolded=MMDETECTIONS_MERGING,
+    ),
+    Scheme(title="UperNet checkpoint", evidence=(r"^sem_seg_head\.pixel_decoder\.psp_modules\.",)),
     Scheme(
         title="Mask2Former or MaskFormer checkpoint",
         evidence=(r"^sem_seg_head\.",),
@@ -147,5 +172,18 @@ def translate(tensors: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]
     for name, tensor in bare.items():
         if not re.search(scheme.ignored, name):
             renamed = rename(name, scheme.renames)
-            translated[name if renamed in bare else renamed] = tensor
+            unfolded = re.search(scheme.unfolded, name)
+            translated[name if renamed in bare else renamed] = (
+                _in_order_of_patches(tensor) if unfolded else tensor
+            )
     return scheme, translated
+
+
+def _in_order_of_patches(tensor: Tensor) -> Tensor:
+    """Return a tensor (..., 4 C) of mmdetection's patch merging with the four patches one after another.
+
+    It has channels outside and patches within, in rows, as nn.Unfold does; Swin's authors have patches
+    outside, in columns.
+    """
+    by_patch = tensor.unflatten(-1, (-1, 4)).transpose(-1, -2)
+    return by_patch[..., [0, 2, 1, 3], :].flatten(-2)

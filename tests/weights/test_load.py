@@ -189,6 +189,23 @@ def test_a_whole_checkpoint_is_loaded(tmp_path, dtype, old, wrapper):
     assert report.summary().endswith("(Mask2Former or MaskFormer checkpoint): loaded 100 % of parameters")
 
 
+UPERNET = "comparators/upernet/upernet_swin_tiny_bs16_160k.yaml"
+UPERNETS_CLASSES = {
+    f"sem_seg_head.{layer}.{name}"
+    for layer in ("predictor", "auxiliary_head.conv_seg")
+    for name in ("weight", "bias")
+}
+
+
+def test_the_class_layers_of_upernet_keep_their_initial_values_for_other_classes(tmp_path):
+    other, tensors = build(UPERNET, {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2}), weights_of(build(UPERNET))
+    report = load_weights(other, saved(tmp_path, tensors))
+    assert report.adapted.keys() == UPERNETS_CLASSES and not report.has_trained_head
+    kept = dict(other.named_parameters()).keys() - UPERNETS_CLASSES
+    assert_filled(other, {name: tensors[name] for name in kept})
+    assert load_weights(build(UPERNET), saved(tmp_path, tensors)).has_trained_head
+
+
 def test_the_class_head_keeps_its_initial_values_for_other_classes(tmp_path, caplog):
     other = build(RESNET, {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 2})
     tensors = weights_of(build())

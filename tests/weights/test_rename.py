@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from mask2former.config import load_config
+from mask2former.modeling.backbone.swin import PatchMerging
+from mask2former.utils.registry import META_ARCH
 from mask2former.weights.rename import SCHEMES, rename, translate
 
 GOLDEN = Path(__file__).parents[1] / "golden_files"
@@ -123,6 +127,66 @@ def test_detrs_names_are_renamed(prefix):
     for each in (scheme, again):
         untrained = [name for name in MASK_HEAD if re.search(each.untrained, f"sem_seg_head.{name}")]
         assert untrained == ([] if masks else MASK_HEAD)
+
+
+UPERNET = {  # upernet_swin_tiny_patch4_window7_512x512_160k_ade20k_pretrain_224x224_1K_...pth
+    "backbone.patch_embed.projection.weight": "backbone.patch_embed.proj.weight",
+    "backbone.patch_embed.norm.bias": "backbone.patch_embed.norm.bias",
+    "backbone.stages.0.blocks.0.norm1.weight": "backbone.layers.0.blocks.0.norm1.weight",
+    "backbone.stages.2.blocks.5.attn.w_msa.qkv.bias": "backbone.layers.2.blocks.5.attn.qkv.bias",
+    "backbone.stages.0.blocks.0.attn.w_msa.relative_position_bias_table": (
+        "backbone.layers.0.blocks.0.attn.relative_position_bias_table"
+    ),
+    "backbone.stages.3.blocks.1.ffn.layers.0.0.weight": "backbone.layers.3.blocks.1.mlp.fc1.weight",
+    "backbone.stages.3.blocks.1.ffn.layers.1.bias": "backbone.layers.3.blocks.1.mlp.fc2.bias",
+    "backbone.norm3.weight": "backbone.norm3.weight",
+    "decode_head.conv_seg.weight": "sem_seg_head.predictor.weight",
+    "decode_head.psp_modules.3.1.conv.weight": "sem_seg_head.pixel_decoder.psp_modules.3.1.weight",
+    "decode_head.psp_modules.3.1.bn.running_mean": (
+        "sem_seg_head.pixel_decoder.psp_modules.3.1.norm.running_mean"
+    ),
+    "decode_head.bottleneck.conv.weight": "sem_seg_head.pixel_decoder.bottleneck.weight",
+    "decode_head.lateral_convs.0.bn.weight": "sem_seg_head.pixel_decoder.lateral_convs.0.norm.weight",
+    "decode_head.fpn_convs.2.conv.weight": "sem_seg_head.pixel_decoder.fpn_convs.2.weight",
+    "decode_head.fpn_bottleneck.bn.bias": "sem_seg_head.pixel_decoder.fpn_bottleneck.norm.bias",
+    "auxiliary_head.conv_seg.bias": "sem_seg_head.auxiliary_head.conv_seg.bias",
+    "auxiliary_head.convs.0.conv.weight": "sem_seg_head.auxiliary_head.convs.0.weight",
+    "auxiliary_head.convs.0.bn.num_batches_tracked": (
+        "sem_seg_head.auxiliary_head.convs.0.norm.num_batches_tracked"
+    ),
+}
+
+
+def test_mmsegmentations_names_of_upernet_are_renamed_to_names_of_the_model():
+    scheme, found = translated(UPERNET)
+    assert "UperNet" in scheme.title
+    assert found == {ours: theirs for theirs, ours in UPERNET.items()}
+    with torch.device("meta"):
+        cfg = load_config("comparators/upernet/upernet_swin_tiny_bs16_160k.yaml")
+        assert found.keys() <= META_ARCH.get("SemanticSegmentor")(cfg).state_dict().keys()
+    assert translated(found)[1] == {name: name for name in found}
+    swin = {theirs: theirs for theirs in found if theirs.startswith("backbone.")}  # as of Swin's authors
+    assert translated([*swin, *(name for name in UPERNET if "head" in name)])[1].items() >= swin.items()
+
+
+def test_merged_patches_of_mmsegmentations_swin_come_in_our_order():
+    """mmsegmentation merges patches by nn.Unfold."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 6, 8, 5, generator=generator)
+    theirs = {
+        "norm.weight": torch.randn(20, generator=generator),
+        "norm.bias": torch.randn(20, generator=generator),
+        "reduction.weight": torch.randn(10, 20, generator=generator),
+    }
+    unfolded = F.unfold(x.permute(0, 3, 1, 2), kernel_size=2, stride=2).transpose(1, 2)
+    normed = F.layer_norm(unfolded, (20,), theirs["norm.weight"], theirs["norm.bias"])
+    expected = normed @ theirs["reduction.weight"].T
+
+    prefix, evidence = "backbone.stages.1.downsample.", "decode_head.psp_modules.0.1.bn.bias"
+    _, found = translate({evidence: x} | {prefix + name: tensor for name, tensor in theirs.items()})
+    ours = PatchMerging(5)
+    ours.load_state_dict({name: found[f"backbone.layers.1.downsample.{name}"] for name in theirs})
+    torch.testing.assert_close(ours(x).flatten(1, 2), expected)
 
 
 OLD = {
