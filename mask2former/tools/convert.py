@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.contents import Checkpoint, WeightsError
 from mask2former.weights.hub.config import EXTRA, extra, hub_config, model_type
 from mask2former.weights.hub.fields import MODELS
-from mask2former.weights.hub.folder import CONFIG, FILES, HUB, PROCESSOR, write_folder
+from mask2former.weights.hub.folder import FILES, HUB, saved_files, write_folder
 from mask2former.weights.hub.names import NAMES
 from mask2former.weights.hub.processor import hub_processor
 from mask2former.weights.hub.translate import COMPUTED, COUNTER, hub_names, to_hub
@@ -63,9 +62,12 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
         raise ValueError(f"{source} is a folder of transformers, so TARGET must end with {SUFFIX}: {target}")
     if not source.is_dir() and to_checkpoint:
         raise ValueError(f"{source} is a checkpoint, so TARGET must be a folder, not {target}")
-    files = [target] if to_checkpoint else [target, *(target / name for name in FILES)]
-    taken = [file for file in files if file.exists() and (to_checkpoint or not file.is_dir())]
-    if taken and (not overwrite or target.is_dir() == to_checkpoint):
+    if target.is_dir() if to_checkpoint else target.is_file():
+        kind = "folder, where a checkpoint" if to_checkpoint else "file, where a folder"
+        raise ValueError(f"{target} is a {kind} would be written; type another TARGET")
+    files = [target] if to_checkpoint else [target / name for name in FILES]
+    taken = [file for file in files if file.exists()]
+    if taken and not overwrite:
         raise ValueError(f"{taken[0]} exists; --overwrite replaces it, or type another TARGET")
 
 
@@ -111,7 +113,7 @@ def fitting_tensors(checkpoint: Checkpoint, cfg: CfgNode) -> dict[str, Tensor]:
     misfits = [name for name, tensor in tensors.items() if tensor.shape != expected[name].shape]
     problems = [
         *(f"lacks {shown(name)}" for name in expected if name not in tensors),
-        *(f"holds {name}, which its config has not" for name in given if not _is_expected(name, expected)),
+        *(f"holds {shown(n)}, which its config has not" for n in given if not _is_expected(n, expected)),
         *(f"{shown(n)} is {[*tensors[n].shape]}; by its config {[*expected[n].shape]}" for n in misfits),
     ]
     if problems:
@@ -151,15 +153,15 @@ def write_hub(target: Path, checkpoint: Checkpoint, cfg: CfgNode, tensors: Mappi
     Raises:
         ValueError: transformers has no model like this; the message names the key.
     """
-    saved: dict[str, Any] = checkpoint.extra.get(HUB, {})
+    saved_config, saved_processor = saved_files(checkpoint)
     metadata = checkpoint.metadata or {}
     try:
-        config = hub_config(cfg, metadata, tensors, saved.get(CONFIG, {}))
+        config = hub_config(cfg, metadata, tensors, saved_config)
     except ValueError as error:
         raise WeightsError(checkpoint.file, str(error)) from error
     model = model_type(cfg)
-    processor = hub_processor(cfg, MODELS[model].processor, saved.get(PROCESSOR, {}))
-    if not saved:
+    processor = hub_processor(cfg, MODELS[model].processor, saved_processor)
+    if not saved_config:
         config["dtype"] = str(next(t.dtype for t in tensors.values() if t.is_floating_point()))[6:]
     config[EXTRA] = extra(cfg, metadata, config, processor)
     write_folder(target, to_hub(tensors, NAMES[model]), config, processor)

@@ -157,11 +157,13 @@ def test_nothing_is_replaced_unless_asked(model, tmp_path, capsys):
     [
         (1, "folder", "is a folder of transformers, so TARGET must end with .pth"),
         (0, "other.pth", "is a checkpoint, so TARGET must be a folder"),
-        (0, "file.txt", "file.txt exists"),
+        (0, "file.txt", "file.txt is a file, where a folder would be written; type another TARGET"),
+        (1, "folder.pth", "folder.pth is a folder, where a checkpoint would be written"),
     ],
 )
 def test_the_target_is_of_the_other_kind(model, tmp_path, capsys, source, target, message):
     (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "folder.pth").mkdir()
     assert main([str(model[source]), str(tmp_path / target), "--overwrite"]) == 1
     assert message in capsys.readouterr().err
     assert (tmp_path / "file.txt").read_text() == "mine"
@@ -178,6 +180,10 @@ MISFITS = {
     "unexpected": (
         lambda t: t.update({"model.new.weight": torch.zeros(2)}),
         "holds model.new.weight, which its config has not",
+    ),
+    "of another layer": (
+        lambda t: t.update({"model.transformer_module.input_projections.0.bias": torch.zeros(2)}),
+        "holds model.transformer_module.input_projections.0.bias, which its config has not",
     ),
     "shape": (
         lambda t: t.update({"class_predictor.bias": torch.zeros(9)}),

@@ -16,7 +16,7 @@ from mask2former.engine.setup.dataset_facts import (
     dataset_metadata,
     with_dataset_facts,
 )
-from mask2former.weights.hub.folder import HUB, PROCESSOR
+from mask2former.weights.hub.folder import saved_files
 from mask2former.weights.hub.processor import fixed_side
 from mask2former.weights.read import Checkpoint
 
@@ -37,7 +37,8 @@ SAME_NAMES = 0.8  # share of the classes whose names are equal: some have other 
 
 def lacks_things(checkpoint: Checkpoint) -> bool:
     """Return True for a folder of transformers that does not say which classes are things."""
-    return HUB in checkpoint.extra and "thing_ids" not in (checkpoint.metadata or {})
+    config, _ = saved_files(checkpoint)
+    return bool(config) and "thing_ids" not in (checkpoint.metadata or {})
 
 
 def with_known_classes(checkpoint: Checkpoint) -> Checkpoint:
@@ -46,15 +47,14 @@ def with_known_classes(checkpoint: Checkpoint) -> Checkpoint:
     Labels of no known dataset leave it for semantic segmentation, and it still `lacks_things`. One that does
     not lack them is returned as it is.
     """
-    if not lacks_things(checkpoint):
+    if not lacks_things(checkpoint) or checkpoint.config is None:
         return checkpoint
-    assert checkpoint.config is not None
     values = parse_yaml(checkpoint.config, checkpoint.file)
     labels = class_names(checkpoint.metadata or {})
     known = next((name for name in KNOWN if _are_same(labels, _classes(name))), None)
     metadata = checkpoint.metadata
     if known is None:
-        side = fixed_side(checkpoint.extra[HUB][PROCESSOR])
+        side = fixed_side(saved_files(checkpoint)[1])
         values |= {"INPUT.MIN_SIZE_TEST": side} if side else {}
         cfg = load_config(UNKNOWN)
     else:

@@ -75,6 +75,14 @@ def read_folder(folder: Path) -> Checkpoint:
     )
 
 
+def saved_files(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return config.json and preprocessor_config.json of the folder that it comes from; empty without one."""
+    saved = checkpoint.extra.get(HUB)
+    files = [saved.get(name) if isinstance(saved, dict) else None for name in (CONFIG, PROCESSOR)]
+    config, processor = (file if isinstance(file, dict) else {} for file in files)
+    return config, processor
+
+
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_JSON:

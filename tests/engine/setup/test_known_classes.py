@@ -22,7 +22,7 @@ def folder(labels, processor=None, **values):
         model={"a": torch.zeros(1)},
         config=json.dumps(values),
         metadata={"stuff_classes": labels},
-        extra={"hub": {"preprocessor_config.json": processor or {}}},
+        extra={"hub": {"config.json": {"model_type": "mask2former"}, "preprocessor_config.json": processor}},
     )
 
 
