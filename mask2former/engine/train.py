@@ -88,14 +88,13 @@ def train(cfg: CfgNode, run: Run) -> Results:
         metrics=metrics,
         whole=whole,
     )
-    per_pixel = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"  # one query a class, if any
-    queries = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES if per_pixel else cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
-    overflow = QueryOverflowHook(queries)
+    per_pixel = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"  # learns any number of objects
+    overflow = [] if per_pixel else [QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)]
     extra = {"config": config, "metadata": saved_metadata}
     checkpoints = CheckpointHook(run.folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     measure = partial(_evaluate, evaluation, whole, model)
     evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics)
-    hooks = [ProgressHook(metrics), checkpoints, images, overflow, evaluations, PreemptionHook(checkpoints)]
+    hooks = [ProgressHook(metrics), checkpoints, images, *overflow, evaluations, PreemptionHook(checkpoints)]
     trainer.train(batches, hooks)
     if metrics is not None:
         metrics.close()
