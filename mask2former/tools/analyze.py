@@ -30,13 +30,13 @@ from mask2former.tools.flops import (
     GIGA,
     KINDS,
     MILLION,
-    PARTS,
     REST,
     TRAINING,
     Cost,
     Size,
     count_cost,
     padded,
+    parts_of,
     usual_images,
 )
 from mask2former.tools.kept_costs import read_costs, recount
@@ -101,7 +101,8 @@ def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
     pixels = torch.randint(0, 256, (len(model.pixel_mean), *size), generator=torch.Generator().manual_seed(0))
     image = pixels.to(model.device, torch.uint8)
     timed = [_time_once(model, image) for _ in range(1 + runs)][1:]
-    parts = {part: statistics.median(seconds[part] for seconds in timed) for part in (PADDING, *PARTS, REST)}
+    names = (PADDING, *parts_of(model), REST)
+    parts = {part: statistics.median(seconds[part] for seconds in timed) for part in names}
     return {**parts, "all": statistics.median(sum(seconds.values()) for seconds in timed)}
 
 
@@ -113,8 +114,7 @@ def _time_once(model: MaskFormer, image: Tensor) -> dict[str, float]:
         marks.append((part, _now(model.device)))
 
     hooks = []
-    for part, path in PARTS.items():
-        module = model.get_submodule(path)
+    for part, module in parts_of(model).items():
         hooks.append(module.register_forward_pre_hook(lambda *_, part=part: enter(part)))
         hooks.append(module.register_forward_hook(lambda *_: enter(REST)))
     model.predict([{"image": image}])
@@ -136,7 +136,7 @@ def _now(device: torch.device) -> float:
 def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
     """Return a table with a row for each part and one for all; times only if there are any."""
     rows = []
-    for part in (*PARTS, REST):
+    for part in cost.flops:
         parameters, activations = cost.parameters.get(part, 0), cost.activations[part]
         rows.append([part, parameters / MILLION, cost.flops[part].total() / GIGA, activations / MILLION])
     if TRAINING in cost.parameters:
@@ -152,7 +152,7 @@ def part_table(cost: Cost, seconds: Mapping[str, float]) -> str:
 
 def kind_table(cost: Cost) -> str:
     """Return a table of the GFLOPs of each part by kind."""
-    rows = [[part, *(cost.flops[part][kind] / GIGA for kind in KINDS)] for part in (*PARTS, REST)]
+    rows = [[part, *(flops[kind] / GIGA for kind in KINDS)] for part, flops in cost.flops.items()]
     return tabulate(rows, ["GFLOPs", *KINDS], floatfmt=".2f")
 
 

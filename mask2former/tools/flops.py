@@ -13,6 +13,7 @@ the image before it is resized.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ PARTS = {
     "pixel decoder": "sem_seg_head.pixel_decoder",
     "transformer decoder": "sem_seg_head.predictor",
 }  # name -> path of the module in the model
+UNDIVIDED = {"backbone": "backbone", "head": "sem_seg_head"}  # of a model without those, such as DETR
 REST = "post-processing"
 TRAINING = "training alone"  # modules that do not predict
 
@@ -155,16 +157,11 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     cfg = with_values(cfg, {"MODEL.DEVICE": "meta"}, "count_cost")
     with torch.device("meta"):
         model = build_model(cfg).eval().requires_grad_(False)
-    try:
-        parts = {part: model.get_submodule(path) for part, path in PARTS.items()}
-    except AttributeError as error:
-        wanted = ", ".join(PARTS.values())
-        raise ValueError(
-            f"MODEL.META_ARCHITECTURE gives a {type(model).__name__} without one of {wanted} ({error})"
-        ) from error
+    parts = parts_of(model)
     assert isinstance(model, MaskFormer)
     memory: list[Tensor] = []
-    parts["transformer decoder"].register_forward_pre_hook(lambda _, inputs: memory.extend(inputs[0]))
+    if "transformer decoder" in parts:
+        parts["transformer decoder"].register_forward_pre_hook(lambda _, inputs: memory.extend(inputs[0]))
     # Gradients are enabled because without them a CPU works in chunks, here in thousands of steps
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
         model.to_empty(device="cpu")
@@ -172,7 +169,7 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
         with count_activations() as elements, count_flops() as counter, count_norms_and_resizing() as others:
             predictions = model.network(images)
             predictions.mask_logits()
-    flops = _by_part(counter, model, unit=2)
+    flops = _by_part(counter, model, parts, unit=2)
     published = Counter[str]()
     kinds = sum(flops.values(), Counter[str]())
     if isinstance(model.sem_seg_head, UperNetHead):
@@ -190,25 +187,40 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     return Cost(
         parameters=parameters,
         flops=flops,
-        activations={part: kinds.total() for part, kinds in _by_part(elements, model, unit=1).items()},
+        activations={part: kinds.total() for part, kinds in _by_part(elements, model, parts, unit=1).items()},
         published=published,
     )
+
+
+def parts_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the parts of a model by name.
+
+    Raises:
+        ValueError: it has others.
+    """
+    for paths in (PARTS, UNDIVIDED):
+        with suppress(AttributeError):
+            return {part: model.get_submodule(path) for part, path in paths.items()}
+    wanted = ", ".join(PARTS.values())
+    raise ValueError(f"MODEL.META_ARCHITECTURE gives a {type(model).__name__} without one of {wanted}")
 
 
 def _count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _by_part(counter: FlopCounterMode, model: nn.Module, unit: int) -> dict[str, Counter[str]]:
+def _by_part(
+    counter: FlopCounterMode, model: nn.Module, parts: dict[str, nn.Module], unit: int
+) -> dict[str, Counter[str]]:
     """Return the counts of each part by kind, in `unit`s; torch names a module by its path from the first."""
-    counts = counter.get_flop_counts()
-    parts = {}
-    for part, path in PARTS.items():
-        first, _, rest = path.partition(".")
+    counts, found = counter.get_flop_counts(), {}
+    paths = {module: path for path, module in model.named_modules()}
+    for part, module in parts.items():
+        first, _, rest = paths[module].partition(".")
         name = type(model.get_submodule(first)).__name__
-        parts[part] = _by_kind(counts.get(f"{name}.{rest}" if rest else name, {}), unit)
-    counted = sum(parts.values(), Counter[str]())
-    return {**parts, REST: _by_kind(counts["Global"], unit) - counted}
+        found[part] = _by_kind(counts.get(f"{name}.{rest}" if rest else name, {}), unit)
+    counted = sum(found.values(), Counter[str]())
+    return {**found, REST: _by_kind(counts["Global"], unit) - counted}
 
 
 def _by_kind(counts: dict[Any, int], unit: int) -> Counter[str]:

@@ -48,5 +48,7 @@ def lay_out_cells(
 
 def _shown(side: int, padded_side: int, cells: int) -> int:
     """Return how many cells of an axis show the image: those whose pixel, chosen as by DETR, is inside."""
+    if side == padded_side:
+        return cells
     inside = (torch.arange(padded_side) < side).float()
     return int(F.interpolate(inside[None, None], size=cells, mode="nearest").sum())
