@@ -26,13 +26,15 @@ NONE = "-"
 class Row(NamedTuple):
     """A row of a table: published cells, and what of it is here; `configs` are by the title of their link.
 
-    Parameters are those of the `first` config, FLOPs those of the `counted` one: "" without a config.
+    Parameters are those of the `first` config, FLOPs those of the `counted` one. Both are "" if nothing is
+    counted; `parameters` are then what is known.
     """
 
     cells: list[str]
     configs: dict[str, str]
     first: str
     counted: str
+    parameters: str
     differs: str
     state: str
 
@@ -76,18 +78,19 @@ def read_tables() -> list[Table]:
 
 def _read_row(entry: Any, tasks: dict[str, str], states: dict[str, str]) -> Row:
     if isinstance(entry, list):
-        return Row(entry, {}, "", "", "", "")
+        return Row(entry, {}, "", "", NONE, "", "")
     configs = entry.get("config", {})
     if isinstance(configs, str):
         titles = tasks if "{task}" in configs else {"config": ""}
         configs = {title: configs.format(task=task) for title, task in titles.items()}
     state = "trains here" if configs else states.get(entry["cells"][0], "")
-    first = next(iter(configs.values()), "")
+    first = "" if "parameters" in entry else next(iter(configs.values()), "")
     return Row(
         cells=entry["cells"],
         configs=configs,
         first=first,
         counted=entry.get("count", first),
+        parameters=entry.get("parameters", NONE),
         differs=entry.get("differs", ""),
         state=entry.get("state", state),
     )
@@ -95,7 +98,7 @@ def _read_row(entry: Any, tasks: dict[str, str], states: dict[str, str]) -> Row:
 
 def counted_configs(tables: Iterable[Table]) -> list[str]:
     """Return the configs whose parameters or FLOPs are on the page, each once."""
-    rows = [row for table in tables for row in table.rows if row.configs]
+    rows = [row for table in tables for row in table.rows if row.first]
     return list(dict.fromkeys(config for row in rows for config in (row.first, row.counted)))
 
 
@@ -107,9 +110,9 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
 
 def _own_cells(row: Row, published: float | None, costs: dict[str, MeanCost]) -> list[str]:
     """Return the cells of `OWN_COLUMNS`."""
-    if not row.configs:
-        return [NONE, NONE, NONE, row.state]
-    links = " ".join(f"[{title}](../configs/{config})" for title, config in row.configs.items())
+    links = " ".join(f"[{title}](../configs/{config})" for title, config in row.configs.items()) or NONE
+    if not row.first:
+        return [row.parameters, NONE, links, row.state]
     parameters, gflops = costs[row.first].parameters / MILLION, costs[row.counted].as_authors / GIGA
     flops, error = f"{gflops:.1f}G", gflops / published - 1 if published else 0.0
     if abs(error) > TOLERANCE:
