@@ -17,9 +17,7 @@ from mask2former.tools.flops import GIGA, MILLION, MeanCost
 from mask2former.tools.kept_costs import read_costs
 
 TABLES, ABLATIONS = (Path(__file__).parent / "paper" / name for name in ("tables.yaml", "ablations.json"))
-FLOPS = "FLOPs"  # the column of a table that has published ones
 OWN_COLUMNS = ["params here", "FLOPs here", "config", "state"]
-TOLERANCE = 0.01  # of counted FLOPs, relative to published ones
 NONE = "-"
 
 
@@ -35,7 +33,6 @@ class Row(NamedTuple):
     first: str
     counted: str
     parameters: str
-    differs: str
     state: str
 
 
@@ -47,11 +44,6 @@ class Table(NamedTuple):
     note: str
     columns: list[str]
     rows: list[Row]
-
-    def published_flops(self, row: Row) -> float | None:
-        """Return the published GFLOPs of a row, or None if the paper has none."""
-        cell = row.cells[self.columns.index(FLOPS)] if FLOPS in self.columns else NONE
-        return None if cell == NONE else float(cell.removesuffix("G"))
 
 
 def read_data() -> dict[str, Any]:
@@ -78,7 +70,7 @@ def read_tables() -> list[Table]:
 
 def _read_row(entry: Any, tasks: dict[str, str], states: dict[str, str]) -> Row:
     if isinstance(entry, list):
-        return Row(entry, {}, "", "", NONE, "", "")
+        return Row(entry, {}, "", "", NONE, "")
     configs = entry.get("config", {})
     if isinstance(configs, str):
         titles = tasks if "{task}" in configs else {"config": ""}
@@ -91,7 +83,6 @@ def _read_row(entry: Any, tasks: dict[str, str], states: dict[str, str]) -> Row:
         first=first,
         counted=entry.get("count", first),
         parameters=entry.get("parameters", NONE),
-        differs=entry.get("differs", ""),
         state=entry.get("state", state),
     )
 
@@ -108,25 +99,19 @@ def markdown(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([head, re.sub(r"[^|]+", "---", head), *body])
 
 
-def _own_cells(row: Row, published: float | None, costs: dict[str, MeanCost]) -> list[str]:
+def _own_cells(row: Row, costs: dict[str, MeanCost]) -> list[str]:
     """Return the cells of `OWN_COLUMNS`."""
     links = " ".join(f"[{title}](../configs/{config})" for title, config in row.configs.items()) or NONE
     if not row.first:
         return [row.parameters, NONE, links, row.state]
-    parameters, gflops = costs[row.first].parameters / MILLION, costs[row.counted].as_authors / GIGA
-    flops, error = f"{gflops:.1f}G", gflops / published - 1 if published else 0.0
-    if abs(error) > TOLERANCE:
-        flops += f" ({error:+.1%}: {row.differs})"
-    return [f"{parameters:.1f}M", flops, links, row.state]
+    parameters, flops = costs[row.first].parameters / MILLION, costs[row.counted].as_authors / GIGA
+    return [f"{parameters:.1f}M", f"{flops:.1f}G", links, row.state]
 
 
 def table_section(table: Table, costs: dict[str, MeanCost]) -> str:
     """Return the section of a table; it has columns of our own if there is something to say in them."""
     own = any(row.state for row in table.rows)
-    body = [
-        [*row.cells, *(_own_cells(row, table.published_flops(row), costs) if own else [])]
-        for row in table.rows
-    ]
+    body = [[*row.cells, *(_own_cells(row, costs) if own else [])] for row in table.rows]
     text = markdown([[*table.columns, *(OWN_COLUMNS if own else [])], *body])
     return f"## {table.title}\n\n{' '.join(f'Source: {table.source}. {table.note}'.split())}\n\n{text}"
 
