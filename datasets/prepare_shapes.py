@@ -6,6 +6,7 @@ If the same dataset exists already, nothing is done.
 from pathlib import Path
 
 from mask2former.data.datasets.shapes import SPLITS, write_shapes
+from mask2former.utils.messages import legible
 from mask2former.utils.output import Parser, tolerant_output
 
 
@@ -19,7 +20,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     counts = {split: getattr(arguments, split) for split in SPLITS}
-    folder = write_shapes(arguments.root, counts, arguments.seed)
+    try:
+        folder = write_shapes(arguments.root, counts, arguments.seed)
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: {legible(error)}\n")
     print(f"{folder}: {', '.join(f'{count} images in {split}' for split, count in counts.items())}")
 
 

@@ -61,7 +61,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(
         prog="mask2former check-dataset",
         description="Read a dataset as training does, summarize it, report what is broken and draw samples.",
-        epilog="Exit code 0: no record is broken; 1: records are broken; 2: no such dataset, or wrong flags.",
+        epilog="Exit code 0: no record is broken; 1: records are broken, or samples cannot be written; "
+        "2: no such dataset, or wrong flags.",
     )
     flag = parser.add_argument
     queries = DEFAULTS["MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"]
@@ -202,7 +203,12 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     report = summarize_dataset(found, names, **facts, errors=map(str, errors), warnings=warnings)
     folder = args.output or Path("output") / "check_dataset" / name.replace("/", "_")
     with_objects = [record for record, summary in zip(records, found, strict=True) if summary.classes]
-    return {"dataset": name, **report, "samples": draw_samples(with_objects, metadata, folder)}
+    report = {"dataset": name, **report, "samples": []}
+    try:
+        report["samples"] = draw_samples(with_objects, metadata, folder)
+    except OSError as error:  # the report is not lost
+        report["samples_error"] = str(error)
+    return report
 
 
 def report_text(report: dict[str, Any]) -> str:
@@ -297,7 +303,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report_text(report) + "\n")
         samples = map(legible, report["samples"])
         print("\n  ".join([f"samples drawn: {len(report['samples'])}", *samples]))
-    return int(report["broken"]["count"] > 0)
+    if lost := report.get("samples_error"):
+        print_error(lost)
+    return int(report["broken"]["count"] > 0 or bool(lost))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,17 @@ UNFINISHED = ".unfinished"  # part of the name of a file or a folder that is bei
 
 
 @contextmanager
+def write_errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors of the operating system in the block name the file; those of a full disk do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path for a file that replaces `path` after the block, or is deleted if the block raises.
 
@@ -17,7 +28,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     unfinished = path.with_name(f"{UNFINISHED}-{path.name}")
     try:
-        yield unfinished
+        with write_errors_named(path):
+            yield unfinished
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

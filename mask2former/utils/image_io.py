@@ -19,6 +19,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from mask2former.utils.atomic_files import write_errors_named
 from mask2former.utils.messages import InputError
 from mask2former.utils.storage import contents_of, to_file
 
@@ -225,7 +226,8 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        Image.fromarray(image).save(path, quality=95, compress_level=PNG_LEVEL)
+        with write_errors_named(path):
+            Image.fromarray(image).save(path, quality=95, compress_level=PNG_LEVEL)
     except (ValueError, KeyError) as error:
         raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
 

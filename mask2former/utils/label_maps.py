@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
+from mask2former.utils.atomic_files import write_errors_named
 from mask2former.utils.image_io import TURNS, UPRIGHT, Array, ImageError, open_image
 from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, to_file
@@ -90,12 +91,14 @@ def write_segment_ids(path: PathLike, ids: Array) -> None:
     """Write a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
     assert np.all((ids >= 0) & (ids <= MAX_SEGMENT_ID))
     channels = np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
-    Image.fromarray(np.ascontiguousarray(channels)).save(path)
+    with write_errors_named(path):
+        Image.fromarray(np.ascontiguousarray(channels)).save(path)
 
 
 def write_label_map(path: PathLike, labels: Array) -> None:
     """Write labels (H, W), uint8 or uint16, as a gray PNG or TIFF of the same depth."""
-    Image.fromarray(labels).save(path)
+    with write_errors_named(path):
+        Image.fromarray(labels).save(path)
 
 
 def nearest_pixels(size: int, new_size: int) -> Array:

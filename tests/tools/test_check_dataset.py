@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import script_runs
 from catalogs import restored_catalogs
+from full_disk import files_no_larger_than
 from PIL import Image
 from pycocotools.coco import COCO
 from synthetic_datasets import cityscapes
@@ -392,3 +393,11 @@ def test_names_of_any_characters_are_read_and_escaped_where_the_locale_has_none_
     assert result.returncode == 0, err
     assert r"cat\U0001f600" in out and r"dog\x1b[31m\n" in out and "\x1b" not in out + err
     assert len([*(tmp_path / "drawn\U0001f600").iterdir()]) == 2
+
+
+def test_a_full_disk_for_samples_leaves_the_report(shapes, capsys):
+    with files_no_larger_than(0):
+        assert main([TRAIN, "--limit", "1", "--workers", "1"]) == 1
+    out, err = capsys.readouterr()
+    assert "no record is broken" in out and "samples drawn: 0" in out
+    assert re.search(r"^error: \[Errno 27\] File too large: '.*sample_1_000001\.png'$", err, re.MULTILINE)

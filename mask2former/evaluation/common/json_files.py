@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mask2former.utils.atomic_files import write_errors_named
 from mask2former.utils.messages import InputError, brief
 from mask2former.utils.storage import PathLike, to_file
 
@@ -37,7 +38,8 @@ def load_json(path: PathLike, kind: type) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    with write_errors_named(path):
+        path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def get_value(record: Mapping[str, Any], key: str, where: object, kind: type = object) -> Any:

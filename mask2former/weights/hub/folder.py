@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -135,7 +136,10 @@ def write_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SAFETENSORS) as path:
-        save_file(dict(tensors), path, metadata={"format": "pt"})
+        try:
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(f"{folder / SAFETENSORS}: cannot be written ({error})") from error
     for name, content in ((PROCESSOR, processor), (CONFIG, config)):  # the last marks the folder as complete
         with atomic_write(folder / name) as file:
             file.write(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n")

@@ -1,6 +1,7 @@
 """Launch flags and launched processes."""
 
 import argparse
+import sys
 
 import pytest
 import torch
@@ -71,12 +72,15 @@ def test_a_missing_gpu_is_printed_in_one_line(capsys):
 
 def report_place(args, device):
     (args.folder / str(rank())).write_text(f"{device} {world_size()}")
+    if args.exits and is_main_process():
+        sys.exit(7)  # as after output that is lost
     return 7 if is_main_process() else 0
 
 
-def test_launch_runs_every_process_and_returns_the_code_of_the_first(tmp_path):
+@pytest.mark.parametrize("exits", [False, True])
+def test_launch_runs_every_process_and_returns_the_code_of_the_first(tmp_path, exits):
     args = flags("--num-processes", "2")
-    args.folder = tmp_path
+    args.folder, args.exits = tmp_path, exits
     assert launch(report_place, args) == 7
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"0": "cpu 2", "1": "cpu 2"}
 
