@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mask2former.modeling.detr.boxes import boxes_of_masks, corners_of, generalized_iou
-from mask2former.modeling.detr.head import check_architecture, class_outputs, reads_masks
+from mask2former.modeling.detr.options import (
+    CRITERION_NAME,
+    check_architecture,
+    class_outputs,
+    reads_masks,
+)
 from mask2former.modeling.detr.predictions import DetrPredictions
 from mask2former.modeling.loss.criterion import check_word, class_loss, name_layers
 from mask2former.modeling.loss.dense import enlarged_mask_terms
@@ -25,8 +30,6 @@ from mask2former.modeling.loss.mask_terms import MASK_LOSSES
 from mask2former.modeling.loss.matcher import UNMATCHED, assign, class_costs
 from mask2former.structures import Instances
 from mask2former.utils.registry import CRITERION
-
-NAME = "DetrCriterion"
 
 
 class DetrWeights(NamedTuple):
@@ -154,10 +157,10 @@ def box_losses(found: Tensor, queries: Tensor, boxes: Tensor) -> tuple[Tensor, T
     return l1.where(counted, 0).sum((1, 2)), giou.where(counted, 0).sum((1, 2))
 
 
-@CRITERION.register_as(NAME)
+@CRITERION.register_as(CRITERION_NAME)
 def build_detr_criterion(cfg: Any) -> DetrCriterion:
     """Build the criterion of a config; raise ValueError if the model is another one, or as its head's."""
-    check_architecture(cfg, f"MODEL.MASK_FORMER.CRITERION_NAME {NAME}")
+    check_architecture(cfg, f"MODEL.MASK_FORMER.CRITERION_NAME {CRITERION_NAME}")
     loss = cfg.MODEL.MASK_FORMER
     return DetrCriterion(
         num_outputs=class_outputs(cfg)[1],

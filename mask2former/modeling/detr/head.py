@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mask2former.modeling.detr.mask_head import MaskHeadSmallConv, MaskSource, MHAttentionMap
+from mask2former.modeling.detr.options import HEAD, check_architecture, class_outputs, reads_masks
 from mask2former.modeling.detr.padding import Size, lay_out_cells
 from mask2former.modeling.detr.predictions import DetrPredictions
 from mask2former.modeling.layers.mlp import MLP
@@ -24,8 +25,6 @@ from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS
 
 MAPS = 4  # that the mask head reads
-STAGES = ("boxes", "masks")
-ARCHITECTURE, HEAD = "DETR", "DetrHead"
 MASK_PARTS = ("bbox_attention", "mask_head")
 
 
@@ -106,28 +105,6 @@ class DetrHead(nn.Module):
                 freeze(part)
 
 
-def class_outputs(cfg: Any) -> tuple[list[int], int]:
-    """Return the class head's output of each class, and the number of its outputs besides "no object".
-
-    Raises:
-        ValueError: MODEL.DETR.CATEGORY_IDS does not give each class an output of its own.
-    """
-    detr, num_classes = cfg.MODEL.DETR, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    ids = list(detr.CATEGORY_IDS or range(num_classes))
-    if len(set(ids)) != len(ids) or len(ids) != num_classes:
-        raise ValueError(
-            f"MODEL.DETR.CATEGORY_IDS has {len(set(ids))} different ids, but MODEL.SEM_SEG_HEAD.NUM_CLASSES "
-            f'is {num_classes}; for other classes type MODEL.DETR.CATEGORY_IDS "[]" MODEL.DETR.NUM_IDS 0'
-        )
-    num_outputs = detr.NUM_IDS or max(ids) + 1
-    if max(ids) >= num_outputs:
-        raise ValueError(
-            f"MODEL.DETR.NUM_IDS is {num_outputs}, but the largest of "
-            f"{'MODEL.DETR.CATEGORY_IDS' if detr.CATEGORY_IDS else 'the classes'} is {max(ids)}"
-        )
-    return ids, num_outputs
-
-
 def read_maps(cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, int]:
     """Return names and channels of the maps of IN_FEATURES; raise ValueError if the mask head lacks one."""
     names = cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES
@@ -139,21 +116,6 @@ def read_maps(cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, int]:
             f"maps, finest first, of the backbone's {', '.join(input_shape)}"
         )
     return {name: input_shape[name].channels for name in names}
-
-
-def reads_masks(cfg: Any) -> bool:
-    """Return True in the stage of masks; raise ValueError if MODEL.DETR.STAGE is unknown."""
-    stage = cfg.MODEL.DETR.STAGE
-    if stage not in STAGES:
-        raise ValueError(f"MODEL.DETR.STAGE is {stage!r}; it must be one of {', '.join(STAGES)}")
-    return stage == "masks"
-
-
-def check_architecture(cfg: Any, part: str) -> None:
-    """Raise ValueError if `part`, a key and its value, is not in a config of DETR."""
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture != ARCHITECTURE:
-        raise ValueError(f"{part} needs MODEL.META_ARCHITECTURE {ARCHITECTURE}, not {architecture}")
 
 
 @SEM_SEG_HEADS.register_as(HEAD)

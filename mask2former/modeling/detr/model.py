@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mask2former.modeling.detr.criterion import NAME
-from mask2former.modeling.detr.head import ARCHITECTURE, HEAD, DetrHead, reads_masks
+from mask2former.modeling.detr.head import DetrHead
+from mask2former.modeling.detr.options import ARCHITECTURE, CRITERION_NAME, HEAD, reads_masks
 from mask2former.modeling.detr.postprocessing import detr_results, needed_queries
 from mask2former.modeling.detr.predictions import DetrPredictions
 from mask2former.modeling.layers.norm import freeze
@@ -71,8 +71,8 @@ def build_detr(cfg: Any) -> Detr:
         )
     if isinstance(parts["criterion"], SetCriterion):  # the default
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE {ARCHITECTURE} needs MODEL.MASK_FORMER.CRITERION_NAME {NAME}, not "
-            f"{cfg.MODEL.MASK_FORMER.CRITERION_NAME}, which compares no boxes"
+            f"MODEL.META_ARCHITECTURE {ARCHITECTURE} needs MODEL.MASK_FORMER.CRITERION_NAME {CRITERION_NAME}, "
+            f"not {cfg.MODEL.MASK_FORMER.CRITERION_NAME}, which compares no boxes"
         )
     model = Detr(**parts)
     if reads_masks(cfg):
@@ -83,13 +83,10 @@ def build_detr(cfg: Any) -> Detr:
 
 def _refuse_other_results(cfg: Any) -> None:
     """Raise ValueError for keys of results that DETR does not make."""
-    test = cfg.MODEL.MASK_FORMER.TEST
+    keys, test = "MODEL.MASK_FORMER.TEST", cfg.MODEL.MASK_FORMER.TEST
     refused = {
-        "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": (test.SEMANTIC_ON, "makes panoptic and instance output alone"),
-        "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": (
-            test.OVERLAP_THRESHOLD,
-            "does not compare masks",
-        ),
+        f"{keys}.SEMANTIC_ON": (test.SEMANTIC_ON, "makes panoptic and instance output alone"),
+        f"{keys}.OVERLAP_THRESHOLD": (test.OVERLAP_THRESHOLD, "does not compare overlaps"),
         "TEST.PROPOSALS": (cfg.TEST.PROPOSALS, "has one instance a query, with its class"),
     }
     for key, (value, what) in refused.items():
