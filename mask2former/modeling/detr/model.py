@@ -71,8 +71,8 @@ def build_detr(cfg: Any) -> Detr:
         )
     if isinstance(parts["criterion"], SetCriterion):  # the default
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE {ARCHITECTURE} needs MODEL.MASK_FORMER.CRITERION_NAME {CRITERION_NAME}, "
-            f"not {cfg.MODEL.MASK_FORMER.CRITERION_NAME}, which compares no boxes"
+            f"MODEL.META_ARCHITECTURE {ARCHITECTURE} needs MODEL.MASK_FORMER.CRITERION_NAME "
+            f"{CRITERION_NAME}, not {cfg.MODEL.MASK_FORMER.CRITERION_NAME}, which compares no boxes"
         )
     model = Detr(**parts)
     if reads_masks(cfg):
