@@ -33,7 +33,7 @@ from mask2former.data.errors import examples
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
-from mask2former.tools.flags import add_max_megapixels, whole_number
+from mask2former.tools.flags import MAX_WORKERS, add_max_megapixels, whole_number
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
@@ -82,7 +82,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag(
         "--workers",
         metavar="N",
-        type=whole_number(1),
+        type=whole_number(1, MAX_WORKERS),
         default=os.cpu_count() or 1,
         help="processes that read images",
     )

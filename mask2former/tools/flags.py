@@ -1,17 +1,24 @@
 """Flags and types of values that several commands share."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 from mask2former.config.defaults import DEFAULTS
+from mask2former.utils.messages import brief
+
+MAX_DIGITS = 20
+MAX_WORKERS = 1024
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return a parser of whole numbers from `least` on, for argparse."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `least` on, perhaps up to `most`, for argparse."""
+    limits = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, not '{text}'")
+        is_number = text.isdecimal() and len(text) <= MAX_DIGITS
+        if not is_number or not least <= int(text) <= (most or math.inf):
+            raise argparse.ArgumentTypeError(f"expected a whole number {limits}, not {brief(text, 30)}")
         return int(text)
 
     return parse

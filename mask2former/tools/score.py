@@ -4,6 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from mask2former.evaluation.cityscapes import ap as cityscapes_ap
@@ -16,11 +17,13 @@ from mask2former.evaluation.evaluator import Metrics
 from mask2former.evaluation.panoptic.counts import Rules
 from mask2former.evaluation.panoptic.quality import panoptic_quality
 from mask2former.evaluation.semantic.miou import mean_iou_of_folders
-from mask2former.tools.flags import add_max_megapixels
+from mask2former.tools.flags import MAX_WORKERS, add_max_megapixels, whole_number
 from mask2former.utils.image_io import set_pixel_limit
 from mask2former.utils.label_maps import IGNORE_LABEL
+from mask2former.utils.messages import brief
 from mask2former.utils.output import Parser, print_error, tolerant_output
 
+MAX_CLASSES = 10_000  # whose confusion matrix takes 800 MB
 Compute = Callable[[argparse.Namespace], Metrics]
 
 
@@ -84,7 +87,8 @@ def _semantic(parser: argparse.ArgumentParser) -> Compute:
     flag("--gt-dir", required=True, help="folder of the ground-truth label maps")
     flag("--pred-dir", required=True, help="folder of the predictions, with the same names")
     classes = parser.add_mutually_exclusive_group(required=True).add_argument
-    classes("--num-classes", metavar="K", type=int, help="the classes are 0 to K - 1")
+    number = whole_number(0, MAX_CLASSES)
+    classes("--num-classes", metavar="K", type=number, help="the classes are 0 to K - 1")
     ids: dict[str, Any] = {"metavar": "IDS", "type": _labels}
     classes("--label-ids", **ids, help="labels that are classes, such as 1-150 or 7,8,11-13")
     flag("--pred-label-ids", **ids, help="their labels in the predictions, if they differ")
@@ -133,7 +137,8 @@ def _add_boundary(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=1, help="threads that score images")
+    number = whole_number(1, MAX_WORKERS)
+    parser.add_argument("--workers", type=number, default=1, metavar="N", help="threads that score images")
 
 
 def _add_cityscapes_folders(parser: argparse.ArgumentParser, predictions: str) -> None:
@@ -143,11 +148,16 @@ def _add_cityscapes_folders(parser: argparse.ArgumentParser, predictions: str) -
 
 
 def _labels(text: str) -> list[int]:
-    """Parse "1-3,7" into [1, 2, 3, 7]."""
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 1-150 or 7,8,11-13")
-    ends = [[int(end) for end in part.split("-")] for part in text.split(",")]
-    return [label for first, *last in ends for label in range(first, (last or [first])[0] + 1)]
+    """Parse "1-3,7" into [1, 2, 3, 7]; labels have at most six digits."""
+    if not re.fullmatch(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{brief(text)} is not like 1-150 or 7,8,11-13")
+    parts = [[int(end) for end in part.split("-")] for part in text.split(",")]
+    ranges = [range(ends[0], ends[-1] + 1) for ends in parts]
+    if not all(ranges):
+        raise argparse.ArgumentTypeError(f"{brief(text)} has a range that ends before it begins")
+    if sum(map(len, ranges)) > MAX_CLASSES:
+        raise argparse.ArgumentTypeError(f"{brief(text)} has more than {MAX_CLASSES} labels")
+    return list(chain(*ranges))
 
 
 if __name__ == "__main__":

@@ -47,8 +47,32 @@ def test_an_error_of_several_lines_is_printed_in_one(monkeypatch):
 def test_a_map_above_the_limit_of_pixels_is_an_error(tmp_path):
     arguments = panoptic_arguments(SyntheticDataset(tmp_path))
     error = score_error("panoptic", *arguments, "--max-megapixels", "1e-6")
-    assert "megapixels; the limit is 1e-06 megapixels (INPUT.MAX_MEGAPIXELS or --max-megapixels)" in error
+    assert "megapixels; the limit is 1e-06 (INPUT.MAX_MEGAPIXELS or --max-megapixels)" in error
     set_pixel_limit(MAX_MEGAPIXELS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "flags", "message"),
+    [
+        ("semantic", ["--label-ids", "0-3000000000"], "'0-3000000000' is not like 1-150 or 7,8,11-13"),
+        ("semantic", ["--label-ids", "0-999999"], "'0-999999' has more than 10000 labels"),
+        ("semantic", ["--label-ids", "5-1"], "'5-1' has a range that ends before it begins"),
+        (
+            "semantic",
+            ["--num-classes", "1000000000"],
+            "from 0 to 10000, not '1000000000'",
+        ),
+        ("semantic", ["--num-classes", "9" * 5000], "expected a whole number from 0 to 10000, not '99"),
+        ("panoptic", ["--workers", "100000000"], "expected a whole number from 1 to 1024, not '100000000'"),
+        ("panoptic", ["--workers", "0"], "expected a whole number from 1 to 1024, not '0'"),
+    ],
+)
+def test_numbers_that_no_machine_has_are_refused(capsys, metric, flags, message):
+    with pytest.raises(SystemExit) as error:
+        main([metric, *flags])
+    assert error.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert message in line and len(line) < 300
 
 
 def test_help_lists_the_metrics(capsys):
