@@ -80,9 +80,14 @@ def find_images(inputs: Iterable[str]) -> list[str]:
 
     Other files of a folder are left out with a warning. A folder or glob without images is returned as it is:
     reading it fails with a message that names it.
+
+    Raises:
+        ValueError: an input is empty, as an unset variable of the shell.
     """
     images = []
     for item in inputs:
+        if not item:
+            raise ValueError("--input is '', which is no path")
         if Path(item).is_dir():
             files = _images_in(Path(item))
         elif is_remote(item) or Path(item).exists():

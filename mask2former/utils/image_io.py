@@ -121,7 +121,7 @@ def open_image(file: Any, name: Any, max_megapixels: float | None = None) -> Ite
     The limit is `max_megapixels`, or that of the process. It stands in for Pillow's, which warns and advises.
 
     Raises:
-        ImageError: the image is larger.
+        ImageError: the image is larger, or PostScript, which Pillow would let Ghostscript run.
     """
     with _pillow_limit:
         pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -130,6 +130,8 @@ def open_image(file: Any, name: Any, max_megapixels: float | None = None) -> Ite
         finally:
             Image.MAX_IMAGE_PIXELS = pillow_limit
     with image:
+        if image.format == "EPS":
+            raise ImageError(f"{name}: is PostScript, a program that would have to be run; save it as PNG")
         _check_size(image, name, max_megapixels)
         _check_length(image, name)
         yield image

@@ -48,8 +48,10 @@ def relabel(labels: Array, table: Mapping[int, int]) -> Array:
         ValueError: the table lacks a label.
     """
     assert min(table) >= 0  # else it would be counted from the end
-    lookup = np.full(max(table) + 1, UNKNOWN, np.int32)
-    lookup[list(table)] = list(table.values())
+    top = max(0, min(max(table), int(labels.max(initial=0))))  # a larger key may be larger than memory
+    shown = {label: value for label, value in table.items() if label <= top}
+    lookup = np.full(top + 1, UNKNOWN, np.int32)
+    lookup[list(shown)] = list(shown.values())
     within = labels.min(initial=0) >= 0 and labels.max(initial=0) < len(lookup)
     found = lookup[labels] if within else np.full(1, UNKNOWN, np.int32)
     if found.min(initial=0) == UNKNOWN:

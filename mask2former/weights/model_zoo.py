@@ -127,7 +127,8 @@ def find_model(name: str) -> PublishedModel:
     """
     models = published_models()
     if PurePath(name).suffix in (".pth", ".pkl", ".safetensors"):
-        raise ValueError(f'{name}: is a file, not the name of a published model; type Predictor("{name}")')
+        call = f'Predictor("{name}") or --opts MODEL.WEIGHTS {name}'
+        raise ValueError(f"{name}: is a file, not the name of a published model; type {call}")
     if PurePath(name).suffix in (".yaml", ".yml"):
         call = (
             f'Predictor.from_zoo("{known}")'

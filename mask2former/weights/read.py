@@ -86,6 +86,9 @@ def _existing(file: Path) -> Path:
     reason = "no such file"
     if near := difflib.get_close_matches(file.name, names_in(file.parent), n=3):
         reason += f"; in {file.parent} there is {', '.join(near)}"
+    if published := model_zoo.published_name(file.as_posix()):
+        url = model_zoo.find_model(published).weights
+        reason += f"; of the published model '{published}', the weights are {url}"
     if origin := model_zoo.backbone_origin(file.name):
         reason += f"; it is converted from {origin}, which can be read itself: set MODEL.WEIGHTS to {origin}"
     raise WeightsError(file, reason)

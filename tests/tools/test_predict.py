@@ -173,6 +173,8 @@ def test_images_are_found_in_folders_globs_and_urls(images):
     assert find_images(["in/*.png", "in/b.JPG"]) == ["in/a.png", "in/b.JPG"]
     assert find_images(["**/*.png"]) == ["in/a.png"]
     assert find_images(["none*.png", "https://host/x.png?a=*"]) == ["none*.png", "https://host/x.png?a=*"]
+    with pytest.raises(ValueError, match="--input is '', which is no path"):
+        find_images(["in", ""])
     Path("[odd].png").touch()
     assert find_images(["[odd].png"]) == ["[odd].png"]
 

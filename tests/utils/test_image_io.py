@@ -148,6 +148,7 @@ def test_the_best_compressed_pngs_are_read(tmp_path, size):
         ("a.ppm", b"P6\n4 x\n255\n", "cannot be read"),
         ("a.pgm", b"P5\n2 2\n70000\n", "cannot be read"),
         ("\0.png", None, "cannot be read"),
+        ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "is PostScript"),
         ("float.tiff", None, "holds floats"),
     ],
 )

@@ -164,3 +164,9 @@ def test_relabel_replaces_each_value(kind):
 def test_labels_that_the_table_lacks_are_errors(label):
     with pytest.raises(ValueError, match=f"label {label} is not among"):
         relabel(np.array([[0, 8, label]], np.int32), {0: 0, 8: 1})
+
+
+def test_keys_beyond_all_labels_take_no_memory():
+    assert relabel(np.array([[0, 8]], np.uint8), {0: 0, 8: 1, 10**12: 2}).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match=r"label 3 is not among the known labels"):
+        relabel(np.array([[0, 3]], np.uint8), {10**12: 2, 0: 0})

@@ -163,7 +163,10 @@ def test_the_page_states_the_license_and_the_origin_of_every_backbone():
 
 
 def test_a_file_is_an_error_that_says_which_call_reads_it():
-    with pytest.raises(ValueError, match=r'^m\.pth: is a file, .*; type Predictor\("m\.pth"\)$'):
+    with pytest.raises(
+        ValueError,
+        match=r'^m\.pth: is a file, .*; type Predictor\("m\.pth"\) or --opts MODEL\.WEIGHTS m\.pth$',
+    ):
         zoo.find_model("m.pth")
 
 

@@ -159,6 +159,12 @@ def test_a_missing_file_is_an_error_with_similar_names(tmp_path):
         read_checkpoint(tmp_path)
 
 
+def test_a_published_name_is_an_error_with_the_url_of_its_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"no such file; of the published .* are https://\S+\.pkl$"):
+        read_checkpoint("coco-panoptic-r50")
+
+
 def test_a_missing_backbone_is_an_error_with_its_origin(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"https://download\.pytorch\.org/models/resnet101-\w+\.pth"):

@@ -136,7 +136,8 @@ def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array
     if isinstance(label_ids, range):
         return bins_of(read_label_map(file), len(label_ids), ignore_label, file)
     places = {label: place for place, label in enumerate(label_ids)}
-    return _read_relabeled(file, {**places, ignore_label: len(label_ids)})
+    ignored = {ignore_label: len(label_ids)} if ignore_label >= 0 else {}  # no pixel has a negative label
+    return _read_relabeled(file, {**places, **ignored})
 
 
 def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:

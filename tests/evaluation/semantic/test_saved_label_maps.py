@@ -124,3 +124,10 @@ def test_a_malformed_list_of_labels_is_refused(ids, capsys):
     with pytest.raises(SystemExit):
         score("semantic", *["--gt-dir", "x", "--pred-dir", "y", "--label-ids", ids])
     assert "is not like 1-150 or 7,8,11-13" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ignored", [-1, 9, 10**12])
+def test_any_number_may_be_ignored(tmp_path, ignored):
+    Image.fromarray(np.array([[1, 4]], np.uint8)).save(tmp_path / "a.png")
+    folders = ["--gt-dir", tmp_path, "--pred-dir", tmp_path]
+    assert score("semantic", *folders, "--label-ids", "1,4", "--ignore-label", ignored)["mIoU"] == 100
