@@ -88,4 +88,5 @@ def test_the_sdist_is_enough_to_build_from(clone: Path) -> None:
     assert {f"mask2former/ops/csrc/{name}" for name in C_SOURCES} <= names
     assert {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml")} <= names
     assert "mask2former/weights/model_zoo.json" in names
+    assert {f"mask2former/tools/paper/{name}" for name in ("tables.yaml", "costs.json")} <= names
     assert not {name for name in names if name.endswith((".so", ".fatbin"))}
