@@ -91,4 +91,7 @@ def _refuse_other_results(cfg: Any) -> None:
     }
     for key, (value, what) in refused.items():
         if value:
-            raise ValueError(f"{key} is {value}, but MODEL.META_ARCHITECTURE {ARCHITECTURE} {what}")
+            off = type(value)(0)
+            raise ValueError(
+                f"{key} is {value}, but MODEL.META_ARCHITECTURE {ARCHITECTURE} {what}; type {key} {off}"
+            )

@@ -200,9 +200,12 @@ def test_weights_of_the_authors_names_give_the_same_predictions(tmp_path):
         ),
         (
             ["MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0.8],
-            "OVERLAP_THRESHOLD is 0.8, but MODEL.META_ARCHITECTURE DETR",
+            r"OVERLAP_THRESHOLD is 0.8, but MODEL.META_ARCHITECTURE DETR .*; type \S+OVERLAP_THRESHOLD 0\.0$",
         ),
-        (["TEST.PROPOSALS", True], "TEST.PROPOSALS is True, but MODEL.META_ARCHITECTURE DETR"),
+        (
+            ["TEST.PROPOSALS", True],
+            "TEST.PROPOSALS is True, but MODEL.META_ARCHITECTURE DETR .* type TEST.PROPOSALS False$",
+        ),
         (["MODEL.MASK_FORMER.TEST.LAYER", 6], "TEST.LAYER is 6, but the model makes 2 predictions"),
         (["MODEL.MASK_FORMER.DECODER.DROPOUT", 0.1], "DECODER.DROPOUT is 0.1, .*NAME is DetrHead"),
     ],
