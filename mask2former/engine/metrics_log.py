@@ -12,14 +12,29 @@ from numpy.typing import NDArray
 
 from mask2former.engine.checkpoint.disk_space import write_errors_explained
 from mask2former.utils.atomic_files import atomic_write
+from mask2former.utils.messages import InputError, brief
 
 METRICS_FILE = "metrics.json"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, without a last line cut off by a kill."""
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    """Return the lines of a metrics file, without a last line cut off by a kill.
+
+    Raises:
+        ValueError: a line is something else; the message has the file and the line.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return [_metrics(line, f"{path}, line {n}") for n, line in enumerate(text.split("\n")[:-1], start=1)]
+
+
+def _metrics(line: str, where: str) -> dict[str, Any]:
+    try:
+        metrics = json.loads(line)
+        if isinstance(metrics["iteration"], int):
+            return metrics
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise InputError(f"{where}: {brief(line)} is no line of metrics; delete it, or the file")
 
 
 class MetricsLog:

@@ -30,6 +30,14 @@ def test_an_unfinished_last_line_is_ignored(tmp_path):
     assert [line["iteration"] for line in write(tmp_path, 20, (24, {"x": 1.0}))] == [4, 24]
 
 
+@pytest.mark.parametrize("line", [b"", b"[4]", b'{"iteration": "4"}', b"{}", b"\xff\x00", b"[" * 100_000])
+def test_a_line_of_another_kind_is_an_error_that_names_file_and_line(tmp_path, line):
+    (tmp_path / METRICS_FILE).write_bytes(b'{"iteration": 4}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=r"metrics\.json, line 2: '.* is no line of metrics") as error:
+        MetricsLog(tmp_path, 10)
+    assert len(str(error.value)) < 300 + len(str(tmp_path))
+
+
 def test_non_finite_values_are_null(tmp_path):
     write(tmp_path, 0, (0, {"segm/APl": float("nan"), "segm/AP": 1.0}))
 

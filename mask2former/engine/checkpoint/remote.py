@@ -159,7 +159,7 @@ class RemoteRunFolder(RunFolder):
         pointer = self.path / POINTER
         if not pointer.is_file():
             return []
-        names, pointed = names_in(self.url), pointer.read_text().strip()
+        names, pointed = names_in(self.url), pointer.read_text(errors="replace").strip()
         newest = step_in(pointed) if pointed in names else None
         found = fnmatch.filter(names, CHECKPOINTS)
         return [name for name in found if newest is None or (step_in(name) or 0) <= newest]

@@ -150,7 +150,7 @@ class RunFolder:
     def _candidates(self) -> list[Path]:
         """Return the checkpoint that the pointer names, then the others, latest step first."""
         pointer = self.path / POINTER
-        pointed = pointer.read_text().strip() if pointer.is_file() else None
+        pointed = pointer.read_text(errors="replace").strip() if pointer.is_file() else None
         found = [name for name in self._names() if name.endswith(SUFFIXES)]
         found.sort(key=lambda name: (name == pointed, self._step(name)), reverse=True)
         return [self.path / name for name in found]

@@ -31,7 +31,7 @@ def claim_run(folder: Path) -> None:
 def is_own_run(folder: Path) -> bool:
     """Return True if an earlier attempt of this launch started the run in `folder`, as rank 0 sees it."""
     file, job = folder / JOB_FILE, _job()
-    own = bool(broadcast_object(bool(job) and file.is_file() and file.read_text() == job))
+    own = bool(broadcast_object(bool(job) and file.is_file() and file.read_text(errors="replace") == job))
     if own:
         logger.info("restarted: continuing the run in %s from its last checkpoint", folder)
     return own

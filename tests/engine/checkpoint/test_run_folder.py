@@ -126,13 +126,13 @@ def test_no_checkpoint_is_none_and_only_damaged_ones_are_an_error(folder):
         folder.load_last()
 
 
-@pytest.mark.parametrize("pointer", ["model_0000099.pth", "", None])
+@pytest.mark.parametrize("pointer", ["model_0000099.pth", "../../x", "", "\xff\x00", None])
 def test_without_a_valid_pointer_the_latest_step_is_loaded(folder, pointer):
     for step in (9, 4, 19):
         folder.save(f"model_{step:07d}.pth", content(step))
     (folder.path / POINTER).unlink()
     if pointer is not None:
-        (folder.path / POINTER).write_text(pointer)
+        (folder.path / POINTER).write_bytes(pointer.encode("latin1"))
     assert folder.load_last()["iteration"] == 19
     folder.save(FINAL, content(24))
     (folder.path / POINTER).unlink()
