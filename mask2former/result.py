@@ -17,7 +17,7 @@ from PIL import Image, ImageShow
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances, equal
 from mask2former.utils.image_io import write_image
-from mask2former.utils.label_maps import write_segment_ids
+from mask2former.utils.label_maps import write_label_map, write_segment_ids
 from mask2former.utils.visualize import (
     Array,
     Color,
@@ -211,7 +211,7 @@ def _advice(name: str) -> str:
 
 def _write_semantic(result: Result, path: Path) -> None:
     kind = np.uint8 if len(result.class_names) < 256 else np.uint16
-    Image.fromarray(result._get("semantic").astype(kind)).save(path)
+    write_label_map(path, result._get("semantic").astype(kind))
 
 
 def _write_panoptic(result: Result, path: Path) -> None:

@@ -98,7 +98,7 @@ def write_segment_ids(path: PathLike, ids: Array) -> None:
 
 
 def write_label_map(path: PathLike, labels: Array) -> None:
-    """Write labels (H, W), uint8 or uint16, as a gray PNG or TIFF of the same depth."""
+    """Write labels (H, W), bool, uint8 or uint16, as a gray PNG or TIFF of the same depth."""
     with write_errors_named(path):
         Image.fromarray(labels).save(path)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from mask2former.data.mapper import CHANNEL_ORDER
+from mask2former.engine.checkpoint.disk_space import write_errors_explained
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, is_due
 from mask2former.utils.label_maps import Array
@@ -89,5 +90,7 @@ class VisualizationHook(Hook):
         assert trainer.last is not None
         drawn = draw_sample(model, trainer.last.batch[0], self.names, self.image_format)
         self.folder.mkdir(exist_ok=True)
-        Image.fromarray(drawn).save(self.folder / f"step_{trainer.done - 1:07d}.jpg")
+        path = self.folder / f"step_{trainer.done - 1:07d}.jpg"
+        with write_errors_explained(path):
+            Image.fromarray(drawn).save(path)
         self.metrics.write_image(trainer.done - 1, "target, prediction", drawn)

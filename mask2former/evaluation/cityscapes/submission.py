@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mask2former.evaluation.cityscapes.ground_truth import LABELS, InstanceMap, check_size
@@ -53,7 +52,7 @@ def write_objects(folder: Path, image_id: object, objects: FoundObjects) -> None
         old.unlink()
     for number, (mask, label_id, score) in enumerate(zip(*objects, strict=True)):
         file = f"{name}/{number:03d}.png"
-        Image.fromarray(mask.numpy()).save(folder / file)
+        write_label_map(folder / file, mask.numpy())
         lines.append(f"{file} {label_id} {score}\n")
     (folder / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
 

@@ -1,11 +1,15 @@
 """Visualizations of a run: colors as in the file, targets to the left, predictions to the right."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from full_disk import files_no_larger_than
 from torch import nn
 
-from mask2former.engine.hooks.visualization import draw_sample
+from mask2former.engine.errors import TrainingError
+from mask2former.engine.hooks.visualization import VisualizationHook, draw_sample
 from mask2former.structures import Instances
 from mask2former.utils.visualize import class_colors
 
@@ -75,3 +79,18 @@ def test_targets_and_predictions_are_drawn_over_the_image(task, image_format):
     assert np.abs(right[3, 33].astype(int) - (np.array(BLUE) + sky) // 2).max() <= 1
     assert (right[:10, :20] == RED).all()
     assert (left[:10, 20:] == BLUE).all()
+
+
+def test_a_full_disk_is_an_error_that_names_the_image(tmp_path):
+    hook = VisualizationHook(
+        period=1,
+        names=NAMES,
+        image_format="RGB",
+        folder=tmp_path,
+        metrics=object(),
+        whole=lambda model: model,
+    )
+    last = SimpleNamespace(batch=[sample("RGB")])
+    trainer = SimpleNamespace(done=1, plain_model=Fixed(OUTPUTS["semantic"]), last=last)
+    with files_no_larger_than(0), pytest.raises(TrainingError, match=r"step_0000000\.jpg cannot be written"):
+        hook.after_step(trainer)
