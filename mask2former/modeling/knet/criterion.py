@@ -85,14 +85,15 @@ class KNetCriterion(nn.Module):
                 reduce_targets(target, self.thing_ids, image_size, (height, width)) for target in targets
             ]
             kernels = match(predictions, reduced, self.weights)
-            num_things, num_targets, num_labeled, num_cells = self._totals(kernels[0], reduced)
+            labels = [_cell_classes(*pair) for pair in zip(reduced, kernels[0], strict=True)]
+            num_things, num_targets, num_labeled, num_cells = self._totals(reduced, kernels[0], labels)
             first = self._mask_sums(predictions.first_masks, kernels[0], reduced, things_only=True)
             stages = [
                 self._mask_sums(predictions.small_masks(stage), matched, reduced)
                 for stage, matched in enumerate(kernels)
             ]
             focal = self._class_sums(predictions, kernels, reduced)
-            seg = self._seg_sum(predictions.seg_logits, reduced)
+            seg = _seg_sum(predictions.seg_logits, labels)
             last = self._weigh(_stack(stages), num_targets, num_cells)
             before = self._weigh(first, num_things, num_cells)
         return {
@@ -109,15 +110,15 @@ class KNetCriterion(nn.Module):
             "rank": self.rank_weight * sums.rank / num_cells,
         }
 
-    def _totals(self, kernels: list[Tensor], targets: list[Targets]) -> Tensor:
+    def _totals(self, targets: list[Targets], kernels: list[Tensor], labels: list[Tensor]) -> Tensor:
         """Return the numbers that losses are divided by, averaged over processes.
 
         They are those of matched things, of matched targets, of labeled cells and of all cells; at least 1.
         """
         matched = sum((kernel != UNMATCHED).sum() for kernel in kernels)
         stuff = sum(target.num_stuff for target in targets)
-        labeled = sum((target.labels != IGNORED).sum() for target in targets)
-        cells = sum(target.labels.numel() for target in targets)
+        labeled = sum((image != IGNORED).sum() for image in labels)
+        cells = sum(image.numel() for image in labels)
         totals = targets[0].masks.new_tensor([matched - stuff, matched, labeled, cells])
         return all_reduce_sum(totals).clamp(min=1) / world_size()
 
@@ -152,12 +153,25 @@ class KNetCriterion(nn.Module):
                 wanted[stage, image, kernel[counted], target.classes[counted]] = 1
         return (cell_focal_loss(logits, wanted) * predictions.allowed).flatten(1).sum(1)
 
-    def _seg_sum(self, seg_logits: Tensor, targets: list[Targets]) -> Tensor:
-        sums = [
-            checkpoint(_focal_sum, logits, target.labels, use_reentrant=False)
-            for logits, target in zip(seg_logits.split(1), targets, strict=True)
-        ]
-        return torch.stack(sums).sum()
+
+def _cell_classes(target: Targets, kernels: Tensor) -> Tensor:
+    """Return the class of each cell (2h, 2w): that of the last thing there by kernel, else of the last stuff.
+
+    Things without a kernel (n,) do not count.
+    """
+    stuff, things = kernels.split([target.num_stuff, len(kernels) - target.num_stuff])
+    order = torch.cat([stuff.argsort(), target.num_stuff + things.argsort()])
+    order = order[kernels[order] != UNMATCHED]
+    return paint(target.masks[order], target.classes[order])
+
+
+def _seg_sum(seg_logits: Tensor, labels: list[Tensor]) -> Tensor:
+    """Return the focal loss over classes of logits (B, K, h, w), summed over cells and images."""
+    sums = [
+        checkpoint(_focal_sum, logits, image, use_reentrant=False)
+        for logits, image in zip(seg_logits.split(1), labels, strict=True)
+    ]
+    return torch.stack(sums).sum()
 
 
 def _image_sums(small_masks: Tensor, kernel: Tensor, values: Tensor, labels: Tensor) -> Sums:

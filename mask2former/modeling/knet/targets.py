@@ -20,13 +20,12 @@ Size = tuple[int, int]
 class Targets(NamedTuple):
     """Targets of an image at stride 4: stuff, one target a class in their order, then things.
 
-    Masks (n, 2h, 2w) are float, in [0, 1]; classes (n,); labels (2h, 2w) are the class of each cell.
+    Masks (n, 2h, 2w) are float, in [0, 1]; classes (n,).
     """
 
     masks: Tensor
     classes: Tensor
     num_stuff: int
-    labels: Tensor
 
 
 def reduce_targets(target: Instances, thing_ids: Sequence[int], image_size: Size, mask_size: Size) -> Targets:
@@ -36,8 +35,7 @@ def reduce_targets(target: Instances, thing_ids: Sequence[int], image_size: Size
     stuff = classes[~is_thing].unique()
     merged = [target.gt_masks[classes == label].any(0, keepdim=True) for label in stuff]
     masks = reduce_smoothly(torch.cat([*merged, target.gt_masks[is_thing]]), image_size, mask_size)
-    ordered = torch.cat([stuff, classes[is_thing]])
-    return Targets(masks, ordered, len(stuff), paint(masks, ordered))
+    return Targets(masks, torch.cat([stuff, classes[is_thing]]), len(stuff))
 
 
 def reduce_smoothly(masks: Tensor, image_size: Size, mask_size: Size) -> Tensor:

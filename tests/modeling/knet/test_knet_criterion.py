@@ -172,6 +172,9 @@ def slow_losses(predictions, targets):
         counts["targets"] += len(things) + len(stuff)
         own = [(KERNELS + STUFF.index(label), (mask, label)) for mask, label in stuff]
         kernels = slow_match(first[image], None, things)
+        by_kernel = [
+            thing for _, thing in sorted(zip(kernels, things, strict=True), key=lambda pair: pair[0])
+        ]
         add_terms("first_", "", slow_mask_terms(first[image], list(zip(kernels, things, strict=True))))
         for stage, layer in enumerate(predictions.layers):
             suffix = f"_{stage}" if stage < len(predictions.layers) - 1 else ""
@@ -184,7 +187,7 @@ def slow_losses(predictions, targets):
             for kernel, label in predictions.allowed.nonzero().tolist():
                 value = float(layer.class_logits[image, kernel, label])
                 add(f"loss_ce{suffix}", focal(value, (kernel, label) in right))
-        value, labeled = slow_seg(seg[image], [*stuff, *things])
+        value, labeled = slow_seg(seg[image], [*stuff, *by_kernel])
         add("loss_seg", value)
         counts["labeled"] += labeled
         counts["cells"] += GRID[0] * GRID[1]
