@@ -25,7 +25,7 @@ from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCat
 from mask2former.data.catalog import Record
 from mask2former.data.checks.record import DataWarning, RecordSummary, annotation_kind, summarize_record
 from mask2former.data.checks.summary import SHOWN, repeated, summarize_dataset
-from mask2former.data.custom.checks import check_annotations
+from mask2former.data.custom.checks import check_annotations, require_images
 from mask2former.data.custom.dataset import DatasetFiles, forget, register_files
 from mask2former.data.custom.duplicates import shared_images
 from mask2former.data.custom.label_classes import spread
@@ -185,6 +185,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         register_files(CUSTOM, files, context=context)
         errors.clear()  # the records will show what is broken
     records = DatasetCatalog.get(name, context)[: args.limit]
+    if not args.name:
+        require_images(records, args.images)
     del context  # it holds the parsed JSON
     metadata = MetadataCatalog.get(name).snapshot()
     metadata.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)

@@ -249,6 +249,16 @@ def test_a_custom_dataset_is_checked_by_its_files(shapes, capsys, kind):
     assert sum(entry["objects"] for entry in report["classes"]) == len(segments)
 
 
+def test_a_folder_without_images_is_one_error_that_says_what_it_holds(shapes, tmp_path, capsys):
+    for name in ["000001.heic", "000002.heic", "a.txt"]:
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / name).touch()
+    annotations = shapes / "annotations" / "instances_train.json"
+    flags = ["--images", str(tmp_path / "other"), "--annotations", str(annotations), "--workers", "1"]
+    assert main(flags) == 2
+    assert capsys.readouterr().err.endswith("other: there are no images; it holds 2 .heic, 1 .txt\n")
+
+
 def test_custom_label_maps_are_checked(shapes, capsys):
     """One file is no image, and one holds a label that has no name."""
     (shapes / "labels").mkdir()

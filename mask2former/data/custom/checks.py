@@ -79,6 +79,17 @@ def check_files(records: Sequence[Record], image_root: PathLike) -> None:
         logger.warning(message, image_root, len(unnamed), examples(unnamed))
 
 
+def require_images(records: Sequence[Record], image_root: PathLike) -> None:
+    """Check that one of the images that the records name exists, or any image at all.
+
+    Raises:
+        DatasetError: there are only other files.
+    """
+    exist = any(is_file(to_path(record["file_name"])) for record in records)
+    if records and not exist and not any(files_below(image_root, EXTENSIONS)):
+        raise DatasetError(f"{image_root}: there are no images; {contents_of(image_root)}")
+
+
 def _hint(missing: Path, image_root: Path) -> str:
     """Return where a missing image lies, if beside the folder, or what the folder holds but images."""
     if not missing.is_relative_to(image_root):
