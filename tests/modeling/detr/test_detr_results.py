@@ -101,6 +101,15 @@ def test_small_segments_are_dropped_and_their_pixels_given_to_others():
     assert len(large[1]) == 3
 
 
+@pytest.mark.parametrize(("pixels", "segments"), [(4, 1), (5, 2)])
+def test_a_segment_has_at_least_five_pixels(pixels, segments):
+    small = torch.full((8, 16), -10.0)
+    small[3, 2 : 2 + pixels] = 10
+    ids, found = detr_panoptic(prediction([0, 1], torch.stack([-small, small]), (8, 16)), OPTIONS)
+    assert len(found) == segments
+    assert (ids == 2).sum() == (pixels if segments == 2 else 0)
+
+
 @pytest.mark.parametrize("labels", [[4, 4], [0, 1]], ids=["no object", "unsure"])
 def test_no_query_above_the_threshold(labels):
     ids, segments = detr_panoptic(prediction(labels, stripes(0, 8), (8, 16), score=0.4), OPTIONS)
