@@ -57,17 +57,6 @@ DETR: Renames = (
     (r"^detr\.", ""),
     (OUTSIDE_BACKBONE, "sem_seg_head."),
 )
-KNET: Renames = (
-    *torchvision_resnet(r"^backbone\."),
-    (r"^(neck|rpn_head\.localization_fpn)\.", "sem_seg_head.pixel_decoder."),
-    (r"^rpn_head\.", "sem_seg_head.predictor."),
-    (r"^roi_head\.mask_head\.", "sem_seg_head.predictor.stages."),
-    (r"\.attention\.attn\.", ".attention."),
-    (r"\.ffn\.layers\.0\.0\.", ".linear1."),
-    (r"\.ffn\.layers\.1\.", ".linear2."),
-    (r"\.conv\.", "."),
-    (r"\.gn\.", ".norm."),
-)
 MMDETECTIONS_SWIN: Renames = (  # also mmsegmentation's; files of Swin's authors have our names
     (r"^backbone\.patch_embed\.projection\.", "backbone.patch_embed.proj."),
     (r"^backbone\.stages\.", "backbone.layers."),
@@ -76,6 +65,18 @@ MMDETECTIONS_SWIN: Renames = (  # also mmsegmentation's; files of Swin's authors
     (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 )
 MMDETECTIONS_MERGING = r"^backbone\.stages\.\d\.downsample\."
+KNET: Renames = (
+    *torchvision_resnet(r"^backbone\."),
+    (r"^(neck|rpn_head\.localization_fpn)\.", "sem_seg_head.pixel_decoder."),
+    (r"^rpn_head\.", "sem_seg_head.predictor."),
+    (r"^roi_head\.mask_head\.", "sem_seg_head.predictor.stages."),
+    (r"\.attention\.attn\.", ".attention."),
+    (r"^(sem_seg_head\..*)\.ffn\.layers\.0\.0\.", r"\1.linear1."),
+    (r"^(sem_seg_head\..*)\.ffn\.layers\.1\.", r"\1.linear2."),
+    *MMDETECTIONS_SWIN,
+    (r"\.conv\.", "."),
+    (r"\.gn\.", ".norm."),
+)
 UPERNET: Renames = (
     *MMDETECTIONS_SWIN,
     (r"^decode_head\.conv_seg\.", "sem_seg_head.predictor."),
@@ -103,6 +104,7 @@ SCHEMES = (
         title="K-Net checkpoint (the authors' names)",
         evidence=(r"^rpn_head\.init_kernels\.", r"^roi_head\.mask_head\.0\.fc_mask\."),
         renames=KNET,
+        unfolded=MMDETECTIONS_MERGING,
     ),
     Scheme(
         title="UperNet checkpoint (mmsegmentation's names)",

@@ -1,5 +1,7 @@
 """The names and shapes of the authors' checkpoints, as their public code builds them, and ours."""
 
+import re
+
 import pytest
 import torch
 
@@ -123,6 +125,29 @@ def test_a_published_file_loads_for_other_classes(published):
     report = load_weights(model, Checkpoint("knet.pth", published))
     assert set(report.adapted.values()) == {"re-initialized: class head (133 -> 7 classes)"}
     assert len(report.adapted) == 2 + 3 * 2 and not report.problems
+
+
+SWIN = {  # names of mmdetection's Swin beside those of the stages
+    "backbone.patch_embed.projection.weight": "backbone.patch_embed.proj.weight",
+    "backbone.stages.2.blocks.17.attn.w_msa.qkv.bias": "backbone.layers.2.blocks.17.attn.qkv.bias",
+    "backbone.stages.3.blocks.1.ffn.layers.0.0.weight": "backbone.layers.3.blocks.1.mlp.fc1.weight",
+    "backbone.stages.3.blocks.1.ffn.layers.1.bias": "backbone.layers.3.blocks.1.mlp.fc2.bias",
+    "backbone.stages.0.downsample.reduction.weight": "backbone.layers.0.downsample.reduction.weight",
+    "backbone.norm3.weight": "backbone.norm3.weight",
+    "neck.fpn_convs.3.conv.bias": "sem_seg_head.pixel_decoder.fpn_convs.3.bias",
+    "rpn_head.init_kernels.weight": "sem_seg_head.predictor.init_kernels.weight",
+    "roi_head.mask_head.0.fc_mask.weight": "sem_seg_head.predictor.stages.0.fc_mask.weight",
+    "roi_head.mask_head.2.ffn.layers.1.bias": "sem_seg_head.predictor.stages.2.linear2.bias",
+}
+
+
+def test_names_with_a_swin_are_those_of_our_model():
+    scheme, found = translate({name: torch.zeros(4, 8) for name in SWIN})
+    assert scheme.title.startswith("K-Net") and list(found) == list(SWIN.values())
+    config = "comparators/knet/knet_swin_large_IN21k_224_bs32_36ep.yaml"
+    model = build_model(load_config(config, ["MODEL.DEVICE", "meta"]))
+    assert found.keys() <= model.state_dict().keys()
+    assert re.search(scheme.unfolded, "backbone.stages.0.downsample.reduction.weight")
 
 
 def test_parameters_of_the_public_model_are_37_5_million(published):
