@@ -140,7 +140,7 @@ def _segment(row: Row, categories: Collection[int]) -> Row:
             "id": whole_number(row, "id", least=1, most=MAX_SEGMENT_ID),
             "category_id": category_id(row, categories),
             "iscrowd": flag({"iscrowd": 0, **row}, "iscrowd"),
-            **({} if row.get("area") is None else {"area": _area(row["area"])}),
+            **({} if row.get("area") is None else {"area": area(row["area"])}),
         }
     except KeyError as key:
         raise ValueError(f"no {key} in the segment {brief(row)}") from None
@@ -148,7 +148,8 @@ def _segment(row: Row, categories: Collection[int]) -> Row:
         raise ValueError(f"segment {brief(row['id'])}: {error}") from None
 
 
-def _area(value: Any) -> float:
+def area(value: Any) -> float:
+    """Return the area of a segment or mask; raise ValueError if it is no number of at least 0."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= sys.float_info.max:
         raise wrong_value("area", value, "a number of pixels")
@@ -162,9 +163,9 @@ def require_areas(segments: Iterable[Row], shown: Callable[[], Collection[int]])
         ValueError: a segment has no area, or 0 though it has pixels.
     """
     for segment in segments:
-        area, number = segment.get("area"), segment["id"]
-        if area is None or (area == 0 and number in shown()):
-            what = "no 'area'" if area is None else "the 'area' 0 though it has pixels"
+        pixels, number = segment.get("area"), segment["id"]
+        if pixels is None or (pixels == 0 and number in shown()):
+            what = "no 'area'" if pixels is None else "the 'area' 0 though it has pixels"
             raise ValueError(
                 f"segment {number} has {what}; PQ needs it, unless TEST.RECOUNT_AREAS True (of `mask2former "
                 "score panoptic`: --recount-areas) counts the pixels"

@@ -10,12 +10,13 @@ from typing import Any
 
 from mask2former.data.custom.label_classes import existing
 from mask2former.data.custom.labelme import is_labelme_folder
-from mask2former.data.custom.yolo import YAML, is_yolo_folder
+from mask2former.data.custom.yolo import YAML, is_yolo_folder, lines_of
 from mask2former.data.datasets.files import load_json
 from mask2former.data.datasets.semantic import LABEL_EXTENSIONS, MASK, files_by_name, is_same_folder
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
+from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, files_below, to_path
 
 logger = logging.getLogger(__name__)
@@ -94,8 +95,12 @@ def _found_instead(folder: Path) -> str:
     if len(jsons) == 1:
         return f", but one JSON, which may be meant: {jsons[0]}"
     found = {file.suffix.lower() for file in files_below(folder, FOREIGN_SUFFIXES)}
-    what = next((name for suffix, name in FOREIGN_SUFFIXES.items() if suffix in found), None)
-    return f", but files of {what}" if what else ""
+    suffix = next((suffix for suffix in FOREIGN_SUFFIXES if suffix in found), None)
+    if suffix == ".txt":
+        file = min(files_below(folder, (".txt",)))
+        line = next((line for line in lines_of(file) if line.strip()), "")
+        return f", but text whose lines are not YOLO's (class x y x y x y ...): {file}: {brief(line, 40)}"
+    return f", but files of {FOREIGN_SUFFIXES[suffix]}" if suffix else ""
 
 
 def _not_coco(content: Any) -> str | None:

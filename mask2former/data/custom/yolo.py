@@ -37,7 +37,7 @@ BOXES, REPEATED = "boxes without a polygon", "repeated lines"
 def is_yolo_folder(folder: Path) -> bool:
     """Return True if text files in a folder hold YOLO's lines; some of many are looked at."""
     files = sorted(_label_files(folder))
-    return any(LINE.fullmatch(line) for file in spread(files, LOOKED_AT) for line in _lines(file)[:1])
+    return any(LINE.fullmatch(line) for file in spread(files, LOOKED_AT) for line in lines_of(file)[:1])
 
 
 def find_classes(annotations: PathLike) -> dict[int, str]:
@@ -159,7 +159,7 @@ def _read_image(
     name = file.relative_to(root).as_posix()
     image = {"id": number, "file_name": name, "height": height, "width": width}
     rows = []
-    for place, line in enumerate(_lines(label) if label.is_file() else (), start=1):
+    for place, line in enumerate(lines_of(label) if label.is_file() else (), start=1):
         try:
             rows += [_parse(line, classes)] if line.strip() else []
         except ValueError as error:
@@ -167,7 +167,8 @@ def _read_image(
     return image, _annotations(rows, number, (width, height), left_out)
 
 
-def _lines(file: Path) -> list[str]:
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text file; raise DatasetError if it is not readable text."""
     try:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:

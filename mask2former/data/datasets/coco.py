@@ -332,6 +332,8 @@ def _instance(
     mask, form = values.segmentation(row.get("segmentation"), sizes[image_id])
     assumed.update([form] if form else [])
     box = values.box(row)
+    if row.get("area") is not None:
+        values.area(row["area"])  # which AP reads
     return {
         "image_id": image_id,
         "category_id": ids[values.category_id(row, ids)],

@@ -102,6 +102,12 @@ ERRORS = [  # task, change of the JSON, message
         lambda c: c["annotations"][1].update(file_name="a" * 5000),
         r"1 of 4 files .*not exist: .*aaa",
     ),
+    (
+        "instance",
+        lambda c: c["annotations"][0].update(area="9"),
+        "id 1: 'area' is '9', expected a number",
+    ),
+    ("instance", lambda c: c["annotations"][0].update(area=-1), "'area' is -1, expected a number of pixels"),
     ("instance", lambda c: c["images"][0].update(width=10**400), r"for an image of \(24, 1000.*characters"),
     (
         "panoptic",
@@ -220,7 +226,7 @@ FOREIGN = [  # files, content of each, message
     ("a.xml", {}, "its format is Pascal VOC's"),
     ("a.txt", {}, "its format is text; YOLO's labels are given as"),
     ("folder/a.xml", {}, "no label PNGs, but files of Pascal VOC's"),
-    ("folder/a.txt", {}, "no label PNGs, but files of text"),
+    ("folder/a.txt", {}, r"no label PNGs, but text .* not YOLO's .*folder/a\.txt: "),
     ("folder/a.json", {}, "no label PNGs, but one JSON, which may be meant: .*folder/a.json"),
     ("a.json", {"images": [], "categories": [], "annotations": None}, "'annotations' is not a list"),
     ("a.json", {"images": [3], "categories": [], "annotations": []}, "'images' is not a list of objects"),
