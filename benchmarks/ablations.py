@@ -8,15 +8,14 @@ is not repeated; an interrupted one continues from its last checkpoint. So the c
 background, be stopped at any time (Ctrl-C or SIGTERM) and started again. All variants of a seed run before
 those of the next seed.
 
-The table shows the mean over the seeds and, after ±, the standard deviation of a single run. The configs of
-these variants at full size are in `configs/ablations/`.
+The configs of these variants at full size are in `configs/ablations/`. The table in docs/tables.md is made of
+the figures in mask2former/tools/paper/ablations.json, which is a file of `--results`.
 """
 
 import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -24,11 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measure import machine, table
+from measure import machine
 
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.engine.metrics_log import METRICS_FILE, read_metrics
 from mask2former.tools.flags import whole_number
+from mask2former.tools.paper_tables import ablation_table
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.version import commit
 
@@ -40,7 +40,7 @@ OPTIONS: dict[str, object] = {  # of all runs
     "SOLVER.CHECKPOINT_PERIOD": 100,
 }
 IMAGES: dict[str, int] | None = None  # of each split; None: the dataset's own
-METRICS = {"PQ": "panoptic_seg/PQ", "AP": "segm/AP", "mIoU": "sem_seg/mIoU"}
+METRICS = {"PQ": "panoptic_seg/PQ", "AP": "segm/AP", "mIoU": "sem_seg/mIoU"}  # names in metrics.json
 Row = dict[str, Any]
 
 
@@ -57,7 +57,7 @@ VARIANTS = {
     "baseline": Variant("Mask2Former", "4a", {}),
     "cross_attention": Variant("- masked attention", "4a, 4c", {f"{DECODER}.ATTENTION": "cross"}),
     "stride32": Variant("- high-resolution features", "4a, 4d", {f"{DECODER}.MEMORY_STRIDE": 32}),
-    "zero_queries": Variant("- learned queries", "4b", {f"{DECODER}.LEARNED_QUERIES": False}),
+    "zero_queries": Variant("- learnable query features", "4b", {f"{DECODER}.LEARNED_QUERIES": False}),
     "fpn": Variant(
         "- MSDeformAttn (FPN)",
         "4e",
@@ -126,24 +126,8 @@ def collect(steps: int, folder: Path) -> Row:
         figures = {key: [row[key] for row in own] for key in ("seed", *METRICS)}
         if own:
             variants.append({"name": name, "title": title, "paper": paper, "options": options, **figures})
-    facts = {key: sorted({row[key] for row in rows}) for key in ("commit", "machine")}
+    facts = {key: "; ".join(sorted({row[key] for row in rows})) for key in ("commit", "machine")}
     return {"config": CONFIG, "steps": steps, **facts, "variants": variants}
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Format the mean and the sample standard deviation, which needs two values: "71.3 ± 0.6"."""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
-def markdown(results: Row) -> str:
-    """Return the table of means and spreads."""
-    head = ["", "paper's table", "seeds", *METRICS]
-    body = [
-        [row["title"], row["paper"], str(len(row["seed"])), *(mean_and_spread(row[key]) for key in METRICS)]
-        for row in results["variants"]
-    ]
-    return table([head, *body])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -178,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = collect(args.steps, runs)
     if args.results:
         args.results.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"\n{markdown(results)}")
+    print(f"\n{ablation_table(results)}")
     return int(stopped)
 
 

@@ -121,15 +121,19 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f}{spread}"
 
 
-def ablation_section(title: str, prose: str, results: dict[str, Any]) -> str:
-    """Return the section with means and sample standard deviations of benchmarks/ablations.py."""
+def ablation_table(results: dict[str, Any]) -> str:
+    """Return means and sample standard deviations of what benchmarks/ablations.py measured."""
     metrics = ["PQ", "AP", "mIoU"]
     body = [
         [row["title"], row["paper"], str(len(row["seed"])), *(_mean_and_spread(row[key]) for key in metrics)]
         for row in results["variants"]
     ]
-    text = markdown([["model", "paper's table", "seeds", *metrics], *body])
-    return f"## {title}\n\n{prose.format(**results)}\n\n{text}"
+    return markdown([["model", "paper's table", "seeds", *metrics], *body])
+
+
+def ablation_section(title: str, prose: str, results: dict[str, Any]) -> str:
+    """Return the section of the drawn dataset; `prose` names facts of `results` in braces."""
+    return f"## {title}\n\n{prose.format(**results)}\n\n{ablation_table(results)}"
 
 
 def _method_section(title: str, prose: str, methods: Iterable[dict[str, str]]) -> str:

@@ -13,13 +13,14 @@ from tiny_runs import OPTIONS as TINY
 from tiny_runs import restored_log
 
 from mask2former.engine.metrics_log import read_metrics
+from mask2former.tools.paper_tables import ABLATIONS
 from mask2former.tools.train import main as train
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
 import ablations  # noqa: E402
-from ablations import METRICS, VARIANTS, main, mean_and_spread  # noqa: E402
+from ablations import METRICS, VARIANTS, Variant, main  # noqa: E402
 
 __all__ = ["restored_log"]
 ABLATED = sorted(VARIANTS.keys() - {"baseline"})
@@ -126,24 +127,10 @@ def test_an_interrupted_command_reports_what_is_done_and_continues(tiny, monkeyp
     assert started == [("baseline", 1), ("fpn", 1), ("baseline", 2), ("baseline", 2), ("fpn", 2)]
 
 
-def test_the_spread_is_the_standard_deviation_of_a_run():
-    assert mean_and_spread([1.0, 2.0, 3.0]) == "2.0 ± 1.0"
-    assert mean_and_spread([71.26]) == "71.3"
-
-
-def test_the_table_says_how_many_seeds_a_row_has():
-    variants = [
-        {
-            "title": "all",
-            "paper": "4a",
-            "seed": [1, 2, 3],
-            "PQ": [1, 2, 3],
-            "AP": [0, 0, 0],
-            "mIoU": [5, 6, 7],
-        },
-        {"title": "less", "paper": "5", "seed": [1], "PQ": [1], "AP": [2], "mIoU": [3]},
-    ]
-    assert ablations.markdown({"variants": variants}).splitlines()[2:] == [
-        "| all | 4a | 3 | 2.0 ± 1.0 | 0.0 ± 0.0 | 6.0 ± 1.0 |",
-        "| less | 5 | 1 | 1.0 | 2.0 | 3.0 |",
-    ]
+def test_the_kept_figures_are_of_these_variants():
+    """Each has a figure for each of its seeds."""
+    kept = json.loads(ABLATIONS.read_text(encoding="utf-8"))
+    named = {row["name"]: Variant(row["title"], row["paper"], row["options"]) for row in kept["variants"]}
+    assert named == VARIANTS and kept["config"] == ablations.CONFIG
+    for row in kept["variants"]:
+        assert all(len(row[metric]) == len(set(row["seed"])) for metric in METRICS)
