@@ -95,7 +95,7 @@ def predictor_of(task: str, resize_first: bool, class_logits: Tensor, mask_logit
     with tempfile.TemporaryDirectory() as folder:
         cfg.MODEL.WEIGHTS = str(Path(folder) / "model.pth")
         torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
-        predictor = Predictor(cfg, score_threshold=0.0)
+        predictor = Predictor(cfg, score_threshold=0.0, duplicate_iou=1.0)
 
     class Fixed(Predictions):
         def mask_logits(self, layer: int = -1) -> Tensor:

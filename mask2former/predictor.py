@@ -21,6 +21,7 @@ from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import THING_IDS, dataset_metadata
 from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
 from mask2former.engine.tta import AugmentedModel
+from mask2former.evaluation.common.rle import distinct_masks
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
@@ -43,6 +44,7 @@ Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 
 NUMBER = (int, float, np.integer, np.floating)
 SCORE_THRESHOLD = 0.5
+DUPLICATE_IOU = 0.5
 UNKNOWN_THINGS = (
     "its labels are of no known dataset, so that it predicts semantic maps alone; to say which classes are "
     f"things, convert it: mask2former convert FOLDER model.pth {THING_IDS} '[0, 1]' "
@@ -66,13 +68,15 @@ class Predictor:
         score_threshold: instances with a lower score are left out of results. (Evaluation has no such
             threshold: AP is measured over all instances.) Panoptic results depend on
             MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD instead, and TEST.AUG applies to semantic ones.
+        duplicate_iou: of instances whose masks have an IoU above this, of one class or several, only the one
+            with the best score is in results; 1 keeps all. (Evaluation keeps all.)
         precision: "fp32", or "bf16", which is faster on processors that multiply it (on x86: AMX or
             AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little.
 
     Raises:
         UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
         WeightsError: the file cannot be read, does not fit, or holds no config where one is needed.
-        ValueError: the config, `score_threshold` or `precision` is wrong.
+        ValueError: the config, `score_threshold`, `duplicate_iou` or `precision` is wrong.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Predictor:
         *,
         checkpoint: Checkpoint | None = None,
         score_threshold: float = SCORE_THRESHOLD,
+        duplicate_iou: float = DUPLICATE_IOU,
         precision: str = "fp32",
     ) -> None:
         if isinstance(cfg_or_checkpoint, CfgNode):
@@ -92,10 +97,10 @@ class Predictor:
             checkpoint = with_known_classes(checkpoint)
             cfg = stored_config(checkpoint)
         check_ranges(cfg)
-        if not (isinstance(score_threshold, NUMBER) and 0 <= score_threshold <= 1):
-            raise ValueError(f"score_threshold is {score_threshold!r}; it must be from 0 to 1")
+        _require_fraction(score_threshold, "score_threshold")
+        _require_fraction(duplicate_iou, "duplicate_iou")
         self.cfg = cfg
-        self.score_threshold = score_threshold
+        self.score_threshold, self.duplicate_iou = score_threshold, duplicate_iou
         self.mapper = build_test_mapper(cfg)
         self.model = cast(MaskFormer, build_model(cfg).eval())
         report = load_weights(self.model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
@@ -109,7 +114,12 @@ class Predictor:
 
     @classmethod
     def from_zoo(
-        cls, name: str, *, score_threshold: float = SCORE_THRESHOLD, precision: str = "fp32"
+        cls,
+        name: str,
+        *,
+        score_threshold: float = SCORE_THRESHOLD,
+        duplicate_iou: float = DUPLICATE_IOU,
+        precision: str = "fp32",
     ) -> Predictor:
         """Return a predictor with a published model, such as "coco-panoptic-swin-l".
 
@@ -120,7 +130,13 @@ class Predictor:
             WeightsError: the weights cannot be downloaded or read.
         """
         cfg, checkpoint = zoo_model(name)
-        return cls(cfg, checkpoint=checkpoint, score_threshold=score_threshold, precision=precision)
+        return cls(
+            cfg,
+            checkpoint=checkpoint,
+            score_threshold=score_threshold,
+            duplicate_iou=duplicate_iou,
+            precision=precision,
+        )
 
     @classmethod
     def from_pretrained(cls, name: str) -> NoReturn:
@@ -190,7 +206,8 @@ class Predictor:
         if "instances" in output:
             candidates = output["instances"].to("cpu")
             visible = candidates.pred_masks.areas() > 0
-            fields["instances"] = candidates[visible & (candidates.scores >= self.score_threshold)]
+            found = candidates[visible & (candidates.scores >= self.score_threshold)]
+            fields["instances"] = found[distinct_masks(found.pred_masks, self.duplicate_iou)]
             if not len(fields["instances"]):
                 fields["empty_reasons"]["instance"] = self._no_instances(candidates)
         return Result(image, self.class_names, colors=self.colors, **fields)
@@ -329,6 +346,11 @@ def _items(
         if not is_valid(item):
             raise ValueError(f"{source}: {key}[{number}] is {repr(item)[:100]}; expected {expected}")
     return value
+
+
+def _require_fraction(value: Any, name: str) -> None:
+    if not (isinstance(value, NUMBER) and 0 <= value <= 1):
+        raise ValueError(f"{name} is {value!r}; it must be from 0 to 1")
 
 
 def _is_color(value: Any) -> bool:

@@ -46,7 +46,8 @@ def random_image(height=90, width=140, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_a_checkpoint_suffices_for_the_results_of_its_model_at_the_original_size(checkpoint, predictor):
+def test_a_checkpoint_suffices_for_the_results_of_its_model_at_the_original_size(checkpoint):
+    predictor = Predictor(checkpoint, duplicate_iou=1)
     assert predictor.class_names == NAMES
     assert predictor.colors == [tuple(color) for color in METADATA["stuff_colors"]]
     assert Path(predictor.cfg.MODEL.WEIGHTS) == checkpoint
@@ -113,7 +114,7 @@ def test_wrong_sources_and_batch_sizes_are_errors(predictor, tmp_path):
 
 
 def test_instances_below_the_score_threshold_are_left_out(checkpoint):
-    candidates = Predictor(checkpoint, score_threshold=0.0)(random_image()).instances
+    candidates = Predictor(checkpoint, score_threshold=0.0, duplicate_iou=1)(random_image()).instances
     assert len(candidates) == 10 * 2  # queries times thing classes
     strict = Predictor(checkpoint, score_threshold=0.99)(random_image())
     assert len(strict.instances) == 0
@@ -123,6 +124,28 @@ def test_instances_below_the_score_threshold_are_left_out(checkpoint):
     )
     assert strict.why_empty("panoptic") is None
     np.testing.assert_array_equal(strict.draw("instance"), strict.image)
+
+
+def test_of_overlapping_instances_of_any_class_the_best_is_kept(checkpoint):
+    every, some = (
+        Predictor(checkpoint, score_threshold=0.0, duplicate_iou=iou)(random_image()).instances
+        for iou in (1, 0.999)
+    )
+    masks = every.pred_masks.dense().flatten(1)
+    ious = (masks[:, None] & masks).sum(2) / (masks[:, None] | masks).sum(2)
+    kept: list[int] = []
+    for i in range(len(every)):
+        if all(ious[i, k] <= 0.999 for k in kept):
+            kept.append(i)
+    assert 1 < len(kept) <= len(every) / 2  # a query's two thing classes have one mask
+    assert some == every[kept]
+
+
+@pytest.mark.parametrize("name", ["score_threshold", "duplicate_iou"])
+@pytest.mark.parametrize("value", [-0.1, 1.5, "0.5", None])
+def test_thresholds_are_from_0_to_1(checkpoint, name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; it must be from 0 to 1"):
+        Predictor(checkpoint, **{name: value})
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import (
+    DUPLICATE_IOU,
     SCORE_THRESHOLD,
     Predictor,
     UntrainedModelError,
@@ -67,6 +68,14 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="P",
         help=f"draw instances scored P or more (default: {SCORE_THRESHOLD}) and panoptic segments above P "
         "(default: the config's)",
+    )
+    flag(
+        "--duplicate-iou",
+        type=probability,
+        default=DUPLICATE_IOU,
+        metavar="P",
+        help="of instances whose masks have an IoU above P, draw the one with the best score "
+        f"(default: {DUPLICATE_IOU}; 1 draws all)",
     )
     add_max_megapixels(parser)
     parser.set_defaults(max_megapixels=None)  # the config's
@@ -220,7 +229,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = find_images(args.input)
         paths = output_paths(images, args.output)
         cfg, checkpoint = choose_model(args)
-        predictor = Predictor(cfg, checkpoint=checkpoint, score_threshold=threshold, precision=args.precision)
+        predictor = Predictor(
+            cfg,
+            checkpoint=checkpoint,
+            score_threshold=threshold,
+            duplicate_iou=args.duplicate_iou,
+            precision=args.precision,
+        )
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             print_error("not enough memory for a model of this config")

@@ -49,6 +49,12 @@ def predict(images, checkpoint):
         ("", {}, "panoptic", "output/a.png"),
         ("--precision bf16", {"precision": "bf16"}, "panoptic", "output/a.png"),
         ("--task instance --confidence-threshold .55", {"score_threshold": 0.55}, "instance", "output/a.png"),
+        (
+            "--task instance --confidence-threshold 0 --duplicate-iou .999",
+            {"score_threshold": 0.0, "duplicate_iou": 0.999},
+            "instance",
+            "output/a.png",
+        ),
         ("--output drawn.png", {}, "panoptic", "drawn.png"),
     ],
 )

@@ -25,6 +25,20 @@ def encode_masks(masks: Tensor | RunLengthMasks) -> list[dict[str, Any]]:
     return [{"size": list(code["size"]), "counts": code["counts"].decode("ascii")} for code in codes]
 
 
+def distinct_masks(masks: Tensor | RunLengthMasks, max_iou: float) -> list[int]:
+    """Return the indices of the masks (N, H, W) with an IoU of at most `max_iou` with each earlier one kept.
+
+    An empty mask has an IoU of 0 with any other. Work and memory grow with the runs, not with the pixels.
+    """
+    codes = encode_masks(masks)
+    kept: list[int] = []
+    for i, code in enumerate(codes):
+        earlier = [codes[k] for k in kept]
+        if not kept or mask_utils.iou([code], earlier, [False] * len(earlier)).max() <= max_iou:
+            kept.append(i)
+    return kept
+
+
 def _counts(runs: Tensor, size: tuple[int, int]) -> dict[str, Any]:
     """Return an uncompressed code: lengths of the alternating runs outside and inside the mask."""
     ends = torch.cat([runs.new_zeros(1), runs.flatten().cpu(), runs.new_full((1,), size[0] * size[1])])
