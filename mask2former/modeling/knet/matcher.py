@@ -39,8 +39,8 @@ def match(predictions: KNetPredictions, targets: list[Targets], weights: LossWei
             stage_costs[image, :, : len(labels)] = cost
     return [
         [
-            torch.cat([own, kernels[:number]])
-            for own, kernels, number in zip(stuff, images, numbers, strict=True)
+            torch.cat([fixed, kernels[:number]])
+            for fixed, kernels, number in zip(stuff, images, numbers, strict=True)
         ]
         for images in assign(costs, numbers)
     ]
