@@ -151,6 +151,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.WARMUP_FACTOR": 0.001,
     "SOLVER.WARMUP_ITERS": 1000,
     "SOLVER.CHECKPOINT_PERIOD": 5000,
+    "SOLVER.EMA_DECAY": 0.0,  # average the weights, as 0.9998, and evaluate and save that model; 0: do not
     "SOLVER.CLIP_GRADIENTS.ENABLED": False,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "value",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 1.0,

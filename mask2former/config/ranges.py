@@ -81,6 +81,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.WEIGHT_DECAY_EMBED": _FACTOR,
     "SOLVER.GAMMA": _FACTOR,
     "SOLVER.WARMUP_FACTOR": _FACTOR,
+    "SOLVER.EMA_DECAY": (0, 0.999999),
     "TEST.EVAL_PERIOD": (0, math.inf),
 }
 

@@ -193,6 +193,7 @@ def _checked_dtype(cfg: Any) -> torch.dtype | None:
     for key, supported, reason in (
         ("ACCUMULATION_STEPS", 1, "Detectron2's loop does not accumulate gradients"),
         ("STRATEGY", "ddp", "in Detectron2 each process holds all weights"),
+        ("EMA_DECAY", 0.0, "Detectron2's loop does not average weights"),
     ):
         if (value := cfg.SOLVER[key]) != supported:
             raise ValueError(f"SOLVER.{key} is {value!r}: {reason}; without --host detectron2 it works")

@@ -12,7 +12,7 @@ from torch import nn
 from mask2former.data.loader import build_train_loader
 from mask2former.engine.build import construct_model, whole_model
 from mask2former.engine.checkpoint.run_identity import claim_run
-from mask2former.engine.checkpoint.sharded import PATH, load_tensors, optimizer_tensors
+from mask2former.engine.checkpoint.sharded import PATH, UNAVERAGED, load_tensors, optimizer_tensors
 from mask2former.engine.evaluate import Evaluation
 from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
@@ -29,6 +29,7 @@ from mask2former.engine.setup.dataset_facts import (
     warn_of_other_classes,
 )
 from mask2former.engine.trainer import Trainer, autocast_dtype
+from mask2former.engine.weight_average import WeightAverage
 from mask2former.evaluation.evaluator import Results
 from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
@@ -92,7 +93,7 @@ def train(cfg: CfgNode, run: Run) -> Results:
     overflow = [] if per_pixel else [QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)]
     extra = {"config": config, "metadata": saved_metadata}
     checkpoints = CheckpointHook(run.folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
-    measure = partial(_evaluate, evaluation, whole, model)
+    measure = partial(_evaluate, evaluation, whole, model, trainer.average)
     evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics)
     hooks = [ProgressHook(metrics), checkpoints, images, *overflow, evaluations, PreemptionHook(checkpoints)]
     trainer.train(batches, hooks)
@@ -129,6 +130,7 @@ def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:
         dtype=autocast_dtype(cfg, next(model.parameters()).device),
         accumulation=solver.ACCUMULATION_STEPS,
         seed=cfg.SEED,
+        ema_decay=solver.EMA_DECAY,
     )
 
 
@@ -148,6 +150,10 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
         saved = load_tensors(saved, trainer.plain_model.state_dict(), trainer.parameters)
         check_values(saved[PATH], {name: (t, t) for name, t in optimizer_tensors(saved).items()})
         restore_weights(trainer.plain_model, saved["model"], saved[PATH])
+        trainer.average.restart()
+        if UNAVERAGED in saved:
+            trained = saved["model"] | saved[UNAVERAGED]
+            restore_weights(trainer.plain_model, trained, saved[PATH])
         trainer.load_state_dict(saved)
     except WeightsError:
         raise
@@ -171,10 +177,16 @@ def _open_folder(run: Run, config: str, trainer: Trainer) -> MetricsLog:
     return MetricsLog(folder, trainer.done)
 
 
-def _evaluate(evaluation: Evaluation, whole: Callable[[nn.Module], nn.Module], model: nn.Module) -> Results:
-    """Measure the model with the main process's buffers: batch-norm statistics differ between processes."""
-    model = whole(model)
-    if world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
-    return evaluation(model)
+def _evaluate(
+    evaluation: Evaluation,
+    whole: Callable[[nn.Module], nn.Module],
+    model: nn.Module,
+    average: WeightAverage,
+) -> Results:
+    """Measure the averaged model with the main process's buffers: processes have different statistics."""
+    with average.in_model():
+        model = whole(model)
+        if world_size() > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        return evaluation(model)

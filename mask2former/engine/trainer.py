@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mask2former.data.loader import Batch
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
+from mask2former.engine.weight_average import WeightAverage
 from mask2former.modeling.precision import PRECISIONS
 from mask2former.utils.comm import all_reduce_sum, gather_objects, rank, set_status, world_size
 from mask2former.utils.memory import is_out_of_memory
@@ -136,11 +137,13 @@ class Trainer:
         dtype: torch.dtype | None = None,
         accumulation: int = 1,
         seed: int = 0,
+        ema_decay: float = 0.0,
     ) -> None:
         self.model, self.optimizer, self.scheduler, self.clip = model, optimizer, scheduler, clip
         self.max_iter, self.dtype, self.accumulation, self.seed = max_iter, dtype, accumulation, seed
         self.device = next(model.parameters()).device
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype is torch.float16)
+        self.average = WeightAverage(self.plain_model, ema_decay)
         self.done = 0
         self.window = Window()
         self.last: StepRecord | None = None
@@ -262,6 +265,7 @@ class Trainer:
             self._skip(batch, [*terms, "the gradient"], local.tolist())
         else:
             self.scaler.step(self.optimizer)
+            self.average.add(self.done + 1)
             self._consecutive_skips = 0
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

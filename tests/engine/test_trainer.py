@@ -218,3 +218,13 @@ def test_a_resumed_trainer_continues_as_an_uninterrupted_one(tmp_path):
     second.train(batches[3:])
     assert torch.equal(second.model.weight, whole.model.weight)
     assert second.window == whole.window
+
+
+def test_a_skipped_step_does_not_count_in_the_average_of_the_weights():
+    trainer = make_trainer(max_iter=1, ema_decay=0.5)
+    trainer.train([[sample("good.jpg")]])
+    (average,) = [tensor.clone() for tensor in trainer.average.tensors()]
+    assert not torch.equal(average, torch.tensor([1.0, -2.0, 3.0]))
+    trainer.max_iter = 2
+    trainer.train([[sample("bad.jpg", NAN)]])
+    assert torch.equal(trainer.average.tensors()[0], average)

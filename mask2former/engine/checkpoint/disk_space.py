@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from mask2former.engine.errors import TrainingError
@@ -36,20 +36,20 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"OUTPUT_DIR {folder} cannot be written to: {error}") from error
 
 
-def check_space(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Raise TrainingError if a checkpoint does not fit on the disk."""
-    free, needed = shutil.disk_usage(folder).free, checkpoint_bytes(model, optimizer)
+def check_space(folder: Path, model: nn.Module, optimizer: Optimizer, others: Iterable[Tensor]) -> None:
+    """Raise TrainingError if a checkpoint, with `others` in it, does not fit on the disk."""
+    free, needed = shutil.disk_usage(folder).free, checkpoint_bytes(model, optimizer, others)
     if free < needed:
         raise TrainingError(
             f"OUTPUT_DIR {folder} has {free / 1e9:.3g} GB free, but a checkpoint takes {needed / 1e9:.3g} GB"
         )
 
 
-def checkpoint_bytes(model: nn.Module, optimizer: Optimizer) -> int:
-    """Return the size of the weights and of the optimizer's state, one or two numbers per parameter."""
+def checkpoint_bytes(model: nn.Module, optimizer: Optimizer, others: Iterable[Tensor] = ()) -> int:
+    """Return the size of weights, other tensors, and optimizer state, one or two numbers per parameter."""
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states = trained * (1 if isinstance(optimizer, SGD) else 2)
-    return sum(t.numel() * t.element_size() for t in (*model.state_dict().values(), *states))
+    return sum(t.numel() * t.element_size() for t in (*model.state_dict().values(), *others, *states))
 
 
 @contextmanager

@@ -32,7 +32,9 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 RUN = "run.pth"
 METADATA = ".metadata"
 PATH = "path"  # key of a checkpoint that was read: its file, or the folder where its tensors still are
-WEIGHTS, STATES = "model", "optimizer"  # tensors are called model/NAME and optimizer/P/NAME
+# Tensors are called model/NAME, unaveraged/NAME and optimizer/P/NAME. With SOLVER.EMA_DECAY, "model" is the
+# averaged model, and UNAVERAGED has the trained values of its parameters.
+WEIGHTS, UNAVERAGED, STATES = "model", "unaveraged", "optimizer"
 
 _CLASSES = (c for c in vars(metadata).values() if isinstance(c, type) and c.__module__ == metadata.__name__)
 INDEX_NAMES: dict[str, Any] = {
@@ -94,7 +96,7 @@ def load_tensors(
 
     def like(name: str) -> Tensor | None:
         kind, key = name.split("/", 1)
-        if kind == WEIGHTS:
+        if kind != STATES:
             return model.get(key)
         number = int(key.split("/")[0])
         return parameters[number] if parameters and number < len(parameters) else None
@@ -118,7 +120,8 @@ def load_tensors(
 
 def _tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of a checkpoint by their names in the index."""
-    weights = {f"{WEIGHTS}/{name}": tensor for name, tensor in checkpoint["model"].items()}
+    kinds = (WEIGHTS, UNAVERAGED)
+    weights = {f"{kind}/{name}": t for kind in kinds for name, t in checkpoint.get(kind, {}).items()}
     return weights | optimizer_tensors(checkpoint)
 
 
@@ -130,16 +133,16 @@ def optimizer_tensors(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 def _with_tensors(checkpoint: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Return `checkpoint` with the tensors that `_tensors` named."""
-    model: dict[str, Tensor] = {}
+    weights: dict[str, dict[str, Tensor]] = {k: {} for k in (WEIGHTS, UNAVERAGED) if k in checkpoint}
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, key = name.split("/", 1)
-        if kind == WEIGHTS:
-            model[key] = tensor
-        else:
+        if kind == STATES:
             number, key = key.split("/")
             state.setdefault(int(number), {})[key] = tensor
-    return {**checkpoint, "model": model, "optimizer": {**checkpoint["optimizer"], "state": state}}
+        else:
+            weights[kind][key] = tensor
+    return {**checkpoint, **weights, "optimizer": {**checkpoint["optimizer"], "state": state}}
 
 
 def _causes(error: CheckpointException) -> str:

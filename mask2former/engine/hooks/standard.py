@@ -106,7 +106,8 @@ class CheckpointHook(Hook):
 
     def before_train(self, trainer: Trainer) -> None:
         if is_main_process():
-            check_space(self.folder.path, trainer.plain_model, trainer.optimizer)
+            averages = trainer.average.tensors()
+            check_space(self.folder.path, trainer.plain_model, trainer.optimizer, averages)
 
     def after_step(self, trainer: Trainer) -> None:
         if is_due(trainer.done, self.period):
@@ -122,9 +123,10 @@ class CheckpointHook(Hook):
             self._saved_step = trainer.done
 
     def _write(self, trainer: Trainer, name: str) -> None:
-        content = {"model": trainer.plain_model.state_dict(), **trainer.state_dict(), **self.extra}
         sharded = is_sharded(trainer.model) and name != FINAL  # users want the final weights in one file
-        self.folder.save(name, content, sharded)
+        with trainer.average.in_model() as trained:
+            model = {"model": trainer.plain_model.state_dict(), **trained}
+            self.folder.save(name, {**model, **trainer.state_dict(), **self.extra}, sharded)
 
 
 class EvaluationHook(Hook):
