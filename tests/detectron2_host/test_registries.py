@@ -186,16 +186,18 @@ def test_keys_that_only_detectron2s_resnet_reads_are_an_error_with_ours(host_cfg
     assert isinstance(build_model(host_cfg(**users)).backbone, UsersBackbone)  # does not read the key
 
 
-PER_PIXEL = {
-    "PerPixelBaselineHead": ("BasePixelDecoder", {"loss_sem_seg"}),
-    "PerPixelBaselinePlusHead": ("BasePixelDecoder", {"loss_sem_seg", "loss_sem_seg_0"}),
-    "UperNetHead": ("UperNetPixelDecoder", {"loss_sem_seg", "loss_sem_seg_auxiliary"}),
-}  # head -> its pixel decoder, and the losses
+PER_PIXEL = (  # head, pixel decoder, losses
+    ("PerPixelBaselineHead", "BasePixelDecoder", {"loss_sem_seg"}),
+    ("PerPixelBaselineHead", "TransformerEncoderPixelDecoder", {"loss_sem_seg"}),
+    ("PerPixelBaselinePlusHead", "BasePixelDecoder", {"loss_sem_seg", "loss_sem_seg_0"}),
+    ("UperNetHead", "UperNetPixelDecoder", {"loss_sem_seg", "loss_sem_seg_auxiliary"}),
+)
 
 
-@pytest.mark.parametrize("head", PER_PIXEL)
-def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head):
-    pixel_decoder, names = PER_PIXEL[head]
+@pytest.mark.parametrize(
+    ("head", "pixel_decoder", "names"), PER_PIXEL, ids=[f"{head}-{decoder}" for head, decoder, _ in PER_PIXEL]
+)
+def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head, pixel_decoder, names):
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     values = {

@@ -101,8 +101,8 @@ class TransformerEncoderPixelDecoder(FeaturePyramid):
         self, *, input_shape: dict[str, ShapeSpec], conv_dim: int, mask_dim: int, norm: str, **encoder: Any
     ) -> None:
         coarsest = coarsest_first(input_shape)[0]
-        channels, stride = input_shape[coarsest]
-        encoded_shape = ShapeSpec(conv_dim, stride)
+        shape = input_shape[coarsest]  # maybe Detectron2's, which is a tuple of four
+        encoded_shape = ShapeSpec(conv_dim, shape.stride)
         super().__init__(
             input_shape={**input_shape, coarsest: encoded_shape},
             conv_dim=conv_dim,
@@ -111,7 +111,7 @@ class TransformerEncoderPixelDecoder(FeaturePyramid):
         )
         self.coarsest = coarsest
         self.encoded_shape = encoded_shape
-        self.input_proj = init_c2_xavier(nn.Conv2d(channels, conv_dim, 1))
+        self.input_proj = init_c2_xavier(nn.Conv2d(shape.channels, conv_dim, 1))
         self.transformer = MapTransformer(width=conv_dim, **encoder)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
