@@ -1,19 +1,22 @@
-"""Result of a prediction for an image: label map, segments and instances, to be drawn and saved.
+"""Result of a prediction for an image: label map, segments and instances, to be drawn, saved and passed on.
 
 Shapes: `H, W` the original image's sides in pixels, `K` classes, `N` instances.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageShow
 
+from mask2former import result_formats
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances, equal
 from mask2former.utils.image_io import write_image
@@ -27,6 +30,9 @@ from mask2former.utils.visualize import (
     enlarged,
     result_regions,
 )
+
+if TYPE_CHECKING:
+    import supervision
 
 # Task -> field of `Result`
 FIELDS = {"panoptic": "panoptic", "instance": "instances", "semantic": "semantic"}
@@ -195,11 +201,66 @@ class Result:
         path.parent.mkdir(parents=True, exist_ok=True)
         _WRITERS[what](self, path)
 
+    def to_coco(self, file_name: str, task: str | None = None, *, rle: bool = False) -> dict[str, Any]:
+        """Return the objects as the content of a COCO instance file; see `to_coco` for several images."""
+        return to_coco({file_name: self}, task, rle=rle)
+
+    def to_supervision(self, task: str | None = None) -> supervision.Detections:
+        """Return the objects of "panoptic" or "instance", by default the first, as supervision's Detections.
+
+        They have `xyxy`, `mask` (N, H, W), `class_id`, `data["class_name"]` and, if they are instances,
+        `confidence`.
+
+        Raises:
+            ImportError: supervision is not installed.
+            ValueError: there is no such result.
+        """
+        return result_formats.supervision_detections(self._objects(task), self._size, self.class_names)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width, _ = self.image.shape
+        return height, width
+
+    def _objects(self, task: str | None) -> list[result_formats.Found]:
+        task = TASK_OF.get(task or self.tasks[0], task or self.tasks[0])
+        if task == "semantic":
+            raise ValueError('a semantic result has no objects; type result.save("map.png", "semantic")')
+        return result_formats.found_objects(task, self._get(task))
+
     def _get(self, task: str) -> Any:
         if task not in self.tasks:
             advice = f'; type "{TASK_OF[task]}"' if task in TASK_OF else ""
             raise ValueError(f"there is no {task} result; there is: {', '.join(self.tasks)}{advice}")
         return getattr(self, FIELDS[task])
+
+
+def to_coco(
+    results: Mapping[str, Result] | Iterable[tuple[str, Result]],
+    task: str | None = None,
+    *,
+    rle: bool = False,
+) -> dict[str, Any]:
+    """Return the objects of several images as the content of one COCO instance file, ready for JSON.
+
+    CVAT, Label Studio, FiftyOne and this project's training read it. A category's id is its position in
+    `class_names` plus 1. Instances have a "score".
+
+    Args:
+        results: each image's file name and result, all of one model: pairs, which are not kept, or a dict.
+        task: "panoptic" or "instance"; by default the first that the model is set to.
+        rle: write exact masks, as run-length codes. Otherwise they are polygons within half a pixel, which
+            people can edit and Label Studio needs; holes are lost.
+
+    Raises:
+        ValueError: there is no such result, or class names differ.
+    """
+    pairs = results.items() if isinstance(results, Mapping) else results
+    images = (
+        result_formats.Image(file_name, result._size, result._objects(task), result.class_names)
+        for file_name, result in pairs
+    )
+    return result_formats.coco_file(images, rle=rle)
 
 
 def _advice(name: str) -> str:

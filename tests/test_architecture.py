@@ -28,9 +28,10 @@ LAYERS: dict[str, set[str]] = {
     "weights": {"structures", "config", "utils"},
 }
 LAYERS["engine"] = {*LAYERS}
+LAYERS["result_formats"] = {*LAYERS}
 LAYERS["result"] = {*LAYERS}
 LAYERS["predictor"] = {*LAYERS}
-LAYERS["detectron2_host"] = {*LAYERS} - {"result", "predictor"}
+LAYERS["detectron2_host"] = {*LAYERS} - {"result_formats", "result", "predictor"}
 LAYERS["tools"] = {*LAYERS}
 LAYERS["__init__"] = {"config", "engine", "predictor", "detectron2_host", "version"}
 LAYERS["__main__"] = {"tools"}

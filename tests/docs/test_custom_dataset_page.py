@@ -16,9 +16,8 @@ COMMAND = ["mask2former", "train"]
 
 
 def test_all_blocks_of_the_page_run(elsewhere):
-    assert [language for language, _ in BLOCKS] == ["python", "sh", "python"] * 3 + ["python", "sh"] * 2 + [
-        "python"
-    ]
+    languages = ["python", "sh", "python"] * 3 + ["python", "sh"] * 2 + ["python"] * 2
+    assert [language for language, _ in BLOCKS] == languages
     for number, (language, code) in enumerate(BLOCKS, 1):
         if language == "python":
             exec(compile(code, f"docs/custom_datasets.md, block {number}", "exec"), {"__name__": "page"})
