@@ -152,6 +152,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.WARMUP_ITERS": 1000,
     "SOLVER.CHECKPOINT_PERIOD": 5000,
     "SOLVER.EMA_DECAY": 0.0,  # average the weights, as 0.9998, and evaluate and save that model; 0: do not
+    "SOLVER.EARLY_STOPPING": 0,  # end after so many evaluations without a better TEST.BEST_METRIC; 0: do not
     "SOLVER.CLIP_GRADIENTS.ENABLED": False,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "value",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 1.0,
@@ -159,6 +160,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.AMP.ENABLED": False,
     "SOLVER.AMP.DTYPE": "auto",
     "TEST.EVAL_PERIOD": 0,
+    "TEST.BEST_METRIC": "",  # as "panoptic_seg/PQ": model_best.pth is the model with its highest value
     "TEST.EXPECTED_RESULTS": [],
     "TEST.DETECTIONS_PER_IMAGE": 100,
     "TEST.BOUNDARY": False,  # also measure boundary AP and boundary PQ

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -191,12 +192,14 @@ def check_output_dir(cfg: Any) -> None:
 def _checked_dtype(cfg: Any) -> torch.dtype | None:
     """Return the dtype of mixed precision; None for float32. Raise ValueError for unsupported keys."""
     for key, supported, reason in (
-        ("ACCUMULATION_STEPS", 1, "Detectron2's loop does not accumulate gradients"),
-        ("STRATEGY", "ddp", "in Detectron2 each process holds all weights"),
-        ("EMA_DECAY", 0.0, "Detectron2's loop does not average weights"),
+        ("SOLVER.ACCUMULATION_STEPS", 1, "Detectron2's loop does not accumulate gradients"),
+        ("SOLVER.STRATEGY", "ddp", "in Detectron2 each process holds all weights"),
+        ("SOLVER.EMA_DECAY", 0.0, "Detectron2's loop does not average weights"),
+        ("TEST.BEST_METRIC", "", "Detectron2's BestCheckpointer is not used"),
+        ("SOLVER.EARLY_STOPPING", 0, "Detectron2's loop does not end early"),
     ):
-        if (value := cfg.SOLVER[key]) != supported:
-            raise ValueError(f"SOLVER.{key} is {value!r}: {reason}; without --host detectron2 it works")
+        if (value := attrgetter(key)(cfg)) != supported:
+            raise ValueError(f"{key} is {value!r}: {reason}; without --host detectron2 it works")
     device = torch.device(cfg.MODEL.DEVICE)
     dtype = autocast_dtype(cfg, device)
     if dtype is not None and device.type != "cuda":

@@ -48,6 +48,7 @@ class MetricsLog:
         self.folder, self.start = folder, start
         path = folder / METRICS_FILE
         kept = [line for line in read_metrics(path) if line["iteration"] < start]
+        self._earlier = kept
         self._evaluated = {line["iteration"] for line in kept if any("/" in name for name in line)}
         self._explained = partial(write_errors_explained, path)
         with self._explained():
@@ -79,6 +80,10 @@ class MetricsLog:
     def has_results(self, iteration: int) -> bool:
         """Return True if the resumed run already had the evaluation results of step `iteration`."""
         return iteration in self._evaluated
+
+    def earlier(self, name: str) -> list[tuple[int, float | None]]:
+        """Return step and value (None: not finite) of a metric in the lines of the run that is resumed."""
+        return [(line["iteration"], line[name]) for line in self._earlier if name in line]
 
     def write_image(self, iteration: int, name: str, image: NDArray[Any]) -> None:
         """Write an image (H, W, 3) uint8 for TensorBoard."""

@@ -14,9 +14,11 @@ from mask2former.engine.build import construct_model, whole_model
 from mask2former.engine.checkpoint.run_identity import claim_run
 from mask2former.engine.checkpoint.sharded import PATH, UNAVERAGED, load_tensors, optimizer_tensors
 from mask2former.engine.evaluate import Evaluation
+from mask2former.engine.hooks.best import BestModel
+from mask2former.engine.hooks.evaluation import EvaluationHook
 from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
-from mask2former.engine.hooks.standard import CheckpointHook, EvaluationHook, ProgressHook
+from mask2former.engine.hooks.standard import CheckpointHook, ProgressHook
 from mask2former.engine.hooks.visualization import VisualizationHook
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
@@ -94,7 +96,11 @@ def train(cfg: CfgNode, run: Run) -> Results:
     extra = {"config": config, "metadata": saved_metadata}
     checkpoints = CheckpointHook(run.folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     measure = partial(_evaluate, evaluation, whole, model, trainer.average)
-    evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics)
+    best = None
+    if metric := cfg.TEST.BEST_METRIC:
+        patience = cfg.SOLVER.EARLY_STOPPING
+        best = BestModel(metric=metric, patience=patience, folder=run.folder, extra=extra, metrics=metrics)
+    evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics, best)
     hooks = [ProgressHook(metrics), checkpoints, images, *overflow, evaluations, PreemptionHook(checkpoints)]
     trainer.train(batches, hooks)
     if metrics is not None:

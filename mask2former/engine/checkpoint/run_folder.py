@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 POINTER = "last_checkpoint"
 FINAL = "model_final.pth"
+BEST = "model_best.pth"  # weights alone, which no run is resumed from
 SUFFIXES = FILE, SHARDED, _ = ".pth", ".sharded", ".parts"  # .parts: sharded, by earlier versions
 CHECKPOINTS = "model_*"
 LOCK = ".lock"
@@ -69,7 +70,7 @@ class RunFolder:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def save(self, name: str, checkpoint: dict[str, Any], sharded: bool = False) -> Path:
-        """Write `checkpoint`, whose tensors may be sharded, and point to it as the one to resume from.
+        """Write `checkpoint`, whose tensors may be sharded, as the one to resume from, unless it is BEST.
 
         `sharded` writes a folder of shards, NAME.sharded, instead of the file NAME.pth.
 
@@ -85,7 +86,8 @@ class RunFolder:
                 if is_main_process():
                     with atomic_write(path) as file:
                         torch.save(checkpoint, file)
-                    self._point_to(path)
+                    if name != BEST:
+                        self._point_to(path)
         logger.info("saved %s", path)
         return path
 
@@ -151,7 +153,7 @@ class RunFolder:
         """Return the checkpoint that the pointer names, then the others, latest step first."""
         pointer = self.path / POINTER
         pointed = pointer.read_text(errors="replace").strip() if pointer.is_file() else None
-        found = [name for name in self._names() if name.endswith(SUFFIXES)]
+        found = [name for name in self._names() if name.endswith(SUFFIXES) and name != BEST]
         found.sort(key=lambda name: (name == pointed, self._step(name)), reverse=True)
         return [self.path / name for name in found]
 

@@ -1,4 +1,4 @@
-"""Hooks of every run: progress and metrics, checkpoints, evaluation.
+"""Hooks of every run: progress and metrics, checkpoints; those of evaluation are in `evaluation.py`.
 
 Their order matters. Metrics are written before the checkpoint of the same step, so that a resumed run neither
 misses nor repeats a line. The checkpoint comes before the evaluation, which may take long or fail.
@@ -9,8 +9,6 @@ import logging
 import math
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +17,7 @@ from mask2former.engine.checkpoint.disk_space import check_space
 from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, Window, is_due
-from mask2former.evaluation.evaluator import Results
-from mask2former.utils.comm import all_reduce_any, is_main_process, set_status
+from mask2former.utils.comm import is_main_process
 from mask2former.utils.sharding import is_sharded
 
 logger = logging.getLogger(__name__)
@@ -127,33 +124,6 @@ class CheckpointHook(Hook):
         with trainer.average.in_model() as trained:
             model = {"model": trainer.plain_model.state_dict(), **trained}
             self.folder.save(name, {**model, **trainer.state_dict(), **self.extra}, sharded)
-
-
-class EvaluationHook(Hook):
-    """Evaluation every `period` steps (0: none) and at the end of the run; keeps the last results."""
-
-    def __init__(self, period: int, evaluate: Callable[[], Results], metrics: MetricsLog | None) -> None:
-        self.period, self.evaluate, self.metrics = period, evaluate, metrics
-        self.results: Results = OrderedDict()
-
-    def before_train(self, trainer: Trainer) -> None:
-        """Repeat an evaluation in which the run was killed, after its checkpoint."""
-        if all_reduce_any(self.metrics is not None and not self.metrics.has_results(trainer.done - 1)):
-            self.after_step(trainer)
-
-    def after_step(self, trainer: Trainer) -> None:
-        """Evaluate when due, but not after the last step: see `after_train`."""
-        if is_due(trainer.done, self.period) and trainer.done < trainer.max_iter:
-            self._run(trainer.done - 1)
-
-    def after_train(self, trainer: Trainer) -> None:
-        self._run(trainer.done - 1)
-
-    def _run(self, iteration: int) -> None:
-        set_status(f"evaluating after step {iteration}")
-        self.results = self.evaluate()
-        if self.metrics is not None and self.results and not self.metrics.has_results(iteration):
-            self.metrics.write(iteration, flatten_results(self.results))
 
 
 def flatten_results(results: dict[str, Any], prefix: str = "") -> dict[str, float]:

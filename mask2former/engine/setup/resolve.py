@@ -87,6 +87,7 @@ def resolve_config(
         datasets.load(names[0])  # its files also hold facts
         _apply_facts(cfg, dataset_facts(dataset_metadata(cfg)), f"dataset '{names[0]}'")
     if not eval_only:
+        _check_best_metric(cfg)
         _apply_schedule(cfg, datasets)
     if cfg.SEED < 0:
         seed = broadcast_object(secrets.randbelow(2**31)) if resumed_seed is None else resumed_seed
@@ -158,6 +159,23 @@ def _apply_overfit(cfg: CfgNode, datasets: Datasets, number: int) -> None:
     _apply_choices(cfg, overfit_choices(cfg, images, world_size()), source)
     for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
         cfg.set_value(key, (name,), source)
+
+
+def _check_best_metric(cfg: CfgNode) -> None:
+    """Raise ValueError if TEST.BEST_METRIC or SOLVER.EARLY_STOPPING would do nothing."""
+    metric, patience = cfg.TEST.BEST_METRIC, cfg.SOLVER.EARLY_STOPPING
+    if patience and not metric:
+        raise ValueError(
+            f"SOLVER.EARLY_STOPPING is {patience}, but TEST.BEST_METRIC is empty: name the metric that is to "
+            "improve, as panoptic_seg/PQ"
+        )
+    if metric and not cfg.DATASETS.TEST:
+        raise ValueError(f"TEST.BEST_METRIC is '{metric}', but DATASETS.TEST is empty: nothing is measured")
+    if metric and not cfg.TEST.EVAL_PERIOD:
+        raise ValueError(
+            f"TEST.BEST_METRIC is '{metric}', but TEST.EVAL_PERIOD is 0, and only the final model would be "
+            "measured: set it to a number of steps"
+        )
 
 
 def _apply_schedule(cfg: CfgNode, datasets: Datasets) -> None:
