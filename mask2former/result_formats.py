@@ -92,7 +92,8 @@ def _annotations(found: list[Found], size: tuple[int, int], rle: bool) -> Iterat
 
 
 def _code(shape: Shape, box: Box, size: tuple[int, int]) -> dict[str, Any]:
-    mask = np.zeros((1, *size), bool)
+    columns = np.zeros((1, *size[::-1]), np.uint8)  # in the order of COCO's codes, so that nothing is copied
+    mask = columns.swapaxes(1, 2)
     _fill(mask[0], shape, box)
     return encode_masks(torch.from_numpy(mask))[0]
 
