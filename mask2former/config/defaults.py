@@ -174,6 +174,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTPUT_DIR": "./output",
     "SEED": -1,
     "VIS_PERIOD": 0,
+    "LOGGERS": ["tensorboard"],  # or "wandb", "mlflow", several, or none: who gets what is in metrics.json
 }
 
 # Words that a key takes besides values of its default's type.

@@ -196,6 +196,7 @@ def _checked_dtype(cfg: Any) -> torch.dtype | None:
         ("SOLVER.STRATEGY", "ddp", "in Detectron2 each process holds all weights"),
         ("SOLVER.EMA_DECAY", 0.0, "Detectron2's loop does not average weights"),
         ("TEST.BEST_METRIC", "", "Detectron2's BestCheckpointer is not used"),
+        ("LOGGERS", ["tensorboard"], "Detectron2 writes to TensorBoard alone"),
         ("SOLVER.EARLY_STOPPING", 0, "Detectron2's loop does not end early"),
     ):
         if (value := attrgetter(key)(cfg)) != supported:

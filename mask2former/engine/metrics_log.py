@@ -1,9 +1,8 @@
-"""Metrics over time: `metrics.json` (one JSON object per line) and TensorBoard events."""
+"""Metrics over time: `metrics.json` (one JSON object per line), and what LOGGERS adds."""
 
 import json
 import math
-import os
-import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mask2former.engine.checkpoint.disk_space import write_errors_explained
+from mask2former.engine.loggers import MetricsLogger
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.messages import InputError, brief
 
@@ -44,8 +44,8 @@ class MetricsLog:
     if a file cannot be written, as on a full disk.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
-        self.folder, self.start = folder, start
+    def __init__(self, folder: Path, start: int, loggers: Sequence[MetricsLogger] = ()) -> None:
+        self.loggers = loggers
         path = folder / METRICS_FILE
         kept = [line for line in read_metrics(path) if line["iteration"] < start]
         self._earlier = kept
@@ -55,18 +55,6 @@ class MetricsLog:
             with atomic_write(path) as file:
                 file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
             self._file = open(path, "a")  # noqa: SIM115  (open until `close`)
-        self._events: Any = None
-
-    @property
-    def events(self) -> Any:
-        """Return the TensorBoard writer, created on first use: its import takes a second."""
-        if self._events is None:
-            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-            from torch.utils.tensorboard import SummaryWriter
-
-            threading.excepthook = _without_write_errors
-            self._events = SummaryWriter(str(self.folder), purge_step=self.start or None)
-        return self._events
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
         """Write and flush one line for step `iteration`; non-finite values become null: JSON has no NaN."""
@@ -74,8 +62,8 @@ class MetricsLog:
         with self._explained():
             self._file.write(json.dumps({"iteration": iteration, **line}) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                self.events.add_scalar(name, value, iteration)
+            for logger in self.loggers:
+                logger.write(iteration, values)
 
     def has_results(self, iteration: int) -> bool:
         """Return True if the resumed run already had the evaluation results of step `iteration`."""
@@ -86,20 +74,14 @@ class MetricsLog:
         return [(line["iteration"], line[name]) for line in self._earlier if name in line]
 
     def write_image(self, iteration: int, name: str, image: NDArray[Any]) -> None:
-        """Write an image (H, W, 3) uint8 for TensorBoard."""
+        """Write an image (H, W, 3) uint8 RGB."""
         with self._explained():
-            self.events.add_image(name, image, iteration, dataformats="HWC")
+            for logger in self.loggers:
+                logger.write_image(iteration, name, image)
 
     def close(self) -> None:
         """Flush and close the files."""
         with self._explained():
             self._file.close()
-            if self._events is not None:
-                self._events.close()
-
-
-def _without_write_errors(arguments: threading.ExceptHookArgs) -> None:
-    """Print the error that ends a thread; TensorBoard's thread raises those of writing in `write`, too."""
-    is_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
-    if not (is_tensorboard and isinstance(arguments.exc_value, OSError)):
-        threading.__excepthook__(arguments)
+            for logger in self.loggers:
+                logger.close()

@@ -20,6 +20,7 @@ from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
 from mask2former.engine.hooks.standard import CheckpointHook, ProgressHook
 from mask2former.engine.hooks.visualization import VisualizationHook
+from mask2former.engine.loggers import build_loggers
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.parallel import parallelize
@@ -81,7 +82,7 @@ def train(cfg: CfgNode, run: Run) -> Results:
         run.saved = None  # its tensors would stay in memory in addition to the trainer's
     barrier()  # all processes have read the files that the main process may move now
     config = cfg.dump()
-    metrics = _open_folder(run, config, trainer) if is_main_process() else None
+    metrics = _open_folder(cfg, run, trainer) if is_main_process() else None
     whole = partial(whole_model, cfg)
     images = VisualizationHook(
         period=cfg.VIS_PERIOD,
@@ -167,9 +168,9 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
         raise ValueError(f"the run in OUTPUT_DIR does not fit this config: {error}") from error
 
 
-def _open_folder(run: Run, config: str, trainer: Trainer) -> MetricsLog:
+def _open_folder(cfg: CfgNode, run: Run, trainer: Trainer) -> MetricsLog:
     """Prepare the run folder for this run, and return the log of its metrics; main process only."""
-    folder = run.folder.path
+    folder, config = run.folder.path, cfg.dump()
     folder.mkdir(parents=True, exist_ok=True)
     if not run.is_continued:
         run.folder.set_earlier_run_aside()
@@ -180,7 +181,7 @@ def _open_folder(run: Run, config: str, trainer: Trainer) -> MetricsLog:
     logger.info(
         "steps %d to %d, seed %d, folder %s", trainer.done, trainer.max_iter, trainer.seed, run.folder
     )
-    return MetricsLog(folder, trainer.done)
+    return MetricsLog(folder, trainer.done, build_loggers(cfg, folder, trainer.done))
 
 
 def _evaluate(

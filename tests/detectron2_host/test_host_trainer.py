@@ -113,6 +113,7 @@ def test_gradients_are_unscaled_before_they_are_clipped(host_cfg):
         ({"SOLVER__STRATEGY": "fsdp"}, "STRATEGY is 'fsdp'"),
         ({"SOLVER__EMA_DECAY": 0.5}, "SOLVER.EMA_DECAY is 0.5"),
         ({"TEST__BEST_METRIC": "segm/AP"}, "TEST.BEST_METRIC is 'segm/AP'"),
+        ({"LOGGERS": ["mlflow"]}, r"LOGGERS is \['mlflow'\]"),
         ({"SOLVER__EARLY_STOPPING": 2}, "SOLVER.EARLY_STOPPING is 2"),
         ({"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16"}, "needs a GPU"),
         ({"OUTPUT_DIR": "shelf://run"}, "OUTPUT_DIR is shelf://run: in Detectron2 it must be a local folder"),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from full_disk import files_no_larger_than
 
+from mask2former.config import get_cfg
 from mask2former.engine.errors import TrainingError
+from mask2former.engine.loggers import build_loggers
 from mask2former.engine.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 
 
@@ -69,7 +71,7 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_earlier_lines_stay(tmp_
 
 
 def test_a_full_disk_for_events_is_the_same_error_without_a_traceback_of_the_thread(tmp_path, capfd):
-    log = MetricsLog(tmp_path, 0)
+    log = MetricsLog(tmp_path, 0, build_loggers(get_cfg(), tmp_path, 0))
     log.write(0, {"total_loss": 1.0})
     (events,) = tmp_path.glob("events.out*")
     with files_no_larger_than(events.stat().st_size), pytest.raises(TrainingError, match="Is the disk full"):

@@ -31,6 +31,7 @@ from mask2former.engine.checkpoint.run_folder import (
     step_in,
 )
 from mask2former.engine.checkpoint.run_identity import JOB_FILE
+from mask2former.engine.loggers import IDS_FILE, MLFLOW_DATABASE
 from mask2former.engine.metrics_log import METRICS_FILE
 from mask2former.utils.atomic_files import UNFINISHED
 from mask2former.utils.comm import barrier, gather_objects, is_main_process, rank
@@ -38,7 +39,14 @@ from mask2former.utils.storage import download, is_remote, names_in, remove, to_
 
 logger = logging.getLogger(__name__)
 
-RESUMED = {JOB_FILE, METRICS_FILE, "log.txt", POINTER}  # files that a resumed run reads or appends to
+RESUMED = {
+    JOB_FILE,
+    METRICS_FILE,
+    IDS_FILE,
+    MLFLOW_DATABASE,
+    "log.txt",
+    POINTER,
+}  # files that a resumed run reads or appends to
 SKIPPED = re.compile(rf"{re.escape(UNFINISHED)}|{re.escape(LOCK)}$")
 PROBE = "probe"
 

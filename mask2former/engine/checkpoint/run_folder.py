@@ -39,7 +39,8 @@ RUN_STATE = {
     "seed": int,
 }  # key -> type
 RUN_FILES = (*(f"model_*{end}" for end in SUFFIXES), POINTER, "metrics.json", "events.out.tfevents.*")
-RUN_COMPANIONS = ("config.yaml", "images", "inference")  # do not make a run by themselves
+LOGGER_FILES = ("loggers.json", "wandb", "mlflow.db", "mlflow")  # see engine/loggers.py
+RUN_COMPANIONS = ("config.yaml", "images", "inference", *LOGGER_FILES)  # do not make a run by themselves
 
 
 class RunFolder:

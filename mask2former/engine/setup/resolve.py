@@ -19,6 +19,7 @@ from mask2former.data import DatasetCatalog, DatasetError
 from mask2former.data.loader import accumulation_steps, expected_epoch_size
 from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.remote import run_folder
+from mask2former.engine.loggers import check_loggers
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.custom_data import (
     NO_DATA,
@@ -88,6 +89,7 @@ def resolve_config(
         _apply_facts(cfg, dataset_facts(dataset_metadata(cfg)), f"dataset '{names[0]}'")
     if not eval_only:
         _check_best_metric(cfg)
+        check_loggers(cfg.LOGGERS)
         _apply_schedule(cfg, datasets)
     if cfg.SEED < 0:
         seed = broadcast_object(secrets.randbelow(2**31)) if resumed_seed is None else resumed_seed
