@@ -102,7 +102,7 @@ class WandbLogger:
             )
         except wandb.Error as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"LOGGERS: wandb: {reason}; `wandb login`, or set WANDB_MODE=offline") from error
+            raise ValueError(f"LOGGERS: wandb: {reason}. Or set WANDB_MODE=offline") from error
         # Not W&B's own step, which must not go back in a resumed run
         self.run.define_metric("*", step_metric="iteration")
         self._image = wandb.Image
