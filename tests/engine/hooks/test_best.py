@@ -150,9 +150,13 @@ def test_keys_that_would_do_nothing_are_an_error(tiny_shapes, tmp_path, changes,
 
 
 @pytest.mark.slow
-def test_processes_end_early_together(server, tmp_path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_end_early_together(server, tmp_path, strategy):
     """Without learning, the first evaluation is the best."""
-    run = {**STOPPED, "SOLVER__BASE_LR": 0.0}
+    run = {**STOPPED, "SOLVER__BASE_LR": 0.0, "SOLVER__STRATEGY": strategy, "SOLVER__EMA_DECAY": 0.3}
     log = server.start(tmp_path, "--num-processes", "2", **run).finish(seconds=120)
     assert log.count("after step 2 of 6: panoptic_seg/PQ has not improved in 2 evaluations") >= 1
-    assert read(tmp_path / FINAL)["iteration"] == 2 and read(tmp_path / BEST)["iteration"] == 0
+    final, best = read(tmp_path / FINAL), read(tmp_path / BEST)
+    assert final["iteration"] == 2 and best["iteration"] == 0
+    for name, tensor in best["model"].items():
+        torch.testing.assert_close(final["model"][name], tensor, msg=name)
