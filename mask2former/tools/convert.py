@@ -156,15 +156,15 @@ def write_hub(target: Path, checkpoint: Checkpoint, cfg: CfgNode, tensors: Mappi
     saved_config, saved_processor = saved_files(checkpoint)
     metadata = checkpoint.metadata or {}
     try:
-        config = hub_config(cfg, metadata, tensors, saved_config)
+        content = hub_config(cfg, metadata, tensors, saved_config)
     except ValueError as error:
         raise WeightsError(checkpoint.file, str(error)) from error
     model = model_type(cfg)
     processor = hub_processor(cfg, MODELS[model].processor, saved_processor)
     if not saved_config:
-        config["dtype"] = str(next(t.dtype for t in tensors.values() if t.is_floating_point()))[6:]
-    config[EXTRA] = extra(cfg, metadata, config, processor)
-    write_folder(target, to_hub(tensors, NAMES[model]), config, processor)
+        content["dtype"] = str(next(t.dtype for t in tensors.values() if t.is_floating_point()))[6:]
+    content[EXTRA] = extra(cfg, metadata, content, processor)
+    write_folder(target, to_hub(tensors, NAMES[model]), content, processor)
 
 
 @tolerant_output()

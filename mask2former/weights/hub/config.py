@@ -104,16 +104,16 @@ def hub_config(
     fields |= {field.hub: values[field.key] for field in reversed(table.fields)}
     fields |= _resnet_fields(values, names) if kind == RESNET else {}
     classes = class_names(metadata, values[NUM_CLASSES])
-    config = {
+    content = {
         "architectures": [MODELS[model].architecture],
         "model_type": model,
         **{name: value for name, value in saved.items() if name != EXTRA},
     }
-    if "id2label" not in config or labels(config) != classes:
-        config["id2label"] = {str(k): name for k, name in enumerate(classes)}
-        config["label2id"] = {name: k for k, name in enumerate(classes)}
+    if "id2label" not in content or labels(content) != classes:
+        content["id2label"] = {str(k): name for k, name in enumerate(classes)}
+        content["label2id"] = {name: k for k, name in enumerate(classes)}
     implied = {**table.theirs, **{field.hub: field.default for field in table.fields}} if saved else {}
-    return _with_fields(config, fields, implied)
+    return _with_fields(content, fields, implied)
 
 
 def model_type(cfg: CfgNode) -> str:

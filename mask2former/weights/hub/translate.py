@@ -85,15 +85,15 @@ def to_ours(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     Raises:
         ValueError: a part of a tensor is missing, or its parts have different shapes.
     """
-    ours: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     joined: dict[str, dict[int, Tensor]] = {}
     for name, tensor in tensors.items():
         new, part = our_name(name, names) or (name, None)
         if part is not None:
             joined.setdefault(new, {})[part] = tensor
         elif new != name or not (COMPUTED.search(name) or name.startswith(names.unused)):
-            ours[new] = tensor
-    return ours | {name: _joined(parts, hub_names(name, names)) for name, parts in joined.items()}
+            renamed[new] = tensor
+    return renamed | {name: _joined(parts, hub_names(name, names)) for name, parts in joined.items()}
 
 
 def _joined(parts: Mapping[int, Tensor], names: Sequence[str]) -> Tensor:
