@@ -5,6 +5,7 @@ those of the model that the config describes.
 """
 
 import argparse
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -185,3 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{args.source} -> {target}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

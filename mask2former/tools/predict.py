@@ -251,3 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if failed:
         print_error(f"{failed} of {len(images)} images could not be drawn")
     return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

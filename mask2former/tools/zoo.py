@@ -1,6 +1,7 @@
 """The command `mask2former zoo`: list the published models."""
 
 import json
+import sys
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -36,3 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(tabulate(rows, heads, floatfmt=".1f", missingval="-"))
     print("", *dict.fromkeys(license_notice(model.weights) for model in models), sep="\n")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

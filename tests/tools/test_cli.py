@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,15 @@ ROOT = Path(__file__).parents[2]
 
 def run(*arguments):
     return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules.*:RuntimeWarning")
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_module_of_a_command_runs_it(capsys, monkeypatch, command):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"mask2former.tools.{command.replace('-', '_')}", run_name="__main__")
+    assert not end.value.code and "usage: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
