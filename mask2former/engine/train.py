@@ -92,8 +92,7 @@ def train(cfg: CfgNode, run: Run) -> Results:
         metrics=metrics,
         whole=whole,
     )
-    per_pixel = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"  # learns any number of objects
-    overflow = [] if per_pixel else [QueryOverflowHook(cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)]
+    overflow = _overflow_hooks(cfg)
     extra = {"config": config, "metadata": saved_metadata}
     checkpoints = CheckpointHook(run.folder, cfg.SOLVER.CHECKPOINT_PERIOD, extra)
     measure = partial(_evaluate, evaluation, whole, model, trainer.average)
@@ -107,6 +106,15 @@ def train(cfg: CfgNode, run: Run) -> Results:
     if metrics is not None:
         metrics.close()
     return evaluations.results
+
+
+def _overflow_hooks(cfg: CfgNode) -> list[QueryOverflowHook]:
+    """Return the hook that warns of too few queries, if objects compete for queries."""
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+        return []
+    queries = cfg.MODEL.MASK_FORMER
+    own_for_stuff = cfg.MODEL.SEM_SEG_HEAD.NAME == "KNetHead"  # each of its stuff classes has a kernel
+    return [QueryOverflowHook(queries.NUM_OBJECT_QUERIES, queries.THING_IDS if own_for_stuff else None)]
 
 
 def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:

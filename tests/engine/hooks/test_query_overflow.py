@@ -29,6 +29,19 @@ def test_the_first_image_with_too_many_objects_is_named_and_all_are_counted(capl
     assert all("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES" in text for text in (first, last))
 
 
+def test_only_classes_that_share_the_queries_count(caplog):
+    sample = random_sample(0, 5)
+    sample["instances"].gt_classes = torch.tensor([0, 0, 1, 2, 0])
+    for allowed, class_ids in ((3, [0]), (2, [1, 2])):
+        hook = QueryOverflowHook(allowed, class_ids)
+        hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[sample])))
+        assert (hook.overfull, hook.most) == (0, allowed)
+    assert not caplog.records
+    hook = QueryOverflowHook(2, [0])
+    hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[sample])))
+    assert "has 3 objects, but the model has 2 queries" in caplog.text
+
+
 def test_only_rank_0_warns(caplog, monkeypatch):
     monkeypatch.setattr(query_overflow, "is_main_process", lambda: False)
     monkeypatch.setattr(query_overflow, "gather_objects", lambda item: [])  # as on other ranks
