@@ -100,7 +100,7 @@ setup(
         CONFIG_PACKAGE: config_files(),
         "mask2former.weights": ["model_zoo.json"],
         "mask2former.data.datasets": ["metadata/*"],
-        "mask2former.tools": ["paper/*"],
+        "mask2former.tools.paper": ["*.json", "*.yaml"],
         "mask2former.utils": ["cityscapes_labels.json", "LICENSE.cityscapesScripts.txt"],
         "mask2former.ops": ["csrc/*"],  # NVRTC reads the .cu
     },

@@ -28,7 +28,7 @@ from measure import machine
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.engine.metrics_log import METRICS_FILE, read_metrics
 from mask2former.tools.flags import whole_number
-from mask2former.tools.paper_tables import ablation_table
+from mask2former.tools.paper.tables import ablation_table
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.version import commit
 

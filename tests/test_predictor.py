@@ -15,7 +15,8 @@ from web_server import web
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.predictor import Predictor, UntrainedModelError, class_names_and_colors, stored_config
+from mask2former.engine.setup.trained_model import UntrainedModelError, class_names_and_colors, stored_config
+from mask2former.predictor import Predictor
 from mask2former.utils.image_io import ImageError
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
 from mask2former.utils.visualize import class_colors
@@ -325,7 +326,7 @@ def test_a_published_model_is_downloaded_once_by_its_name(web, monkeypatch, capl
     (folder / "coco.pkl").write_bytes(pickle.dumps({"model": state, "__author__": "the authors"}))
     (tmp_path / "tiny.yaml").write_text(cfg.dump())
     model = model._replace(config=str(tmp_path / "tiny.yaml"), weights=f"{root}coco.pkl")
-    monkeypatch.setattr("mask2former.predictor.find_model", {model.name: model}.get)
+    monkeypatch.setattr("mask2former.engine.setup.trained_model.find_model", {model.name: model}.get)
     monkeypatch.setitem(model_zoo.table(), "root", root)
     first, second = (Predictor.from_zoo(model.name, score_threshold=0.1) for _ in range(2))
     names = first.class_names  # from the metadata of the dataset

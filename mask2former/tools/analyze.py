@@ -39,8 +39,8 @@ from mask2former.tools.flops import (
     parts_of,
     usual_images,
 )
-from mask2former.tools.kept_costs import read_costs, recount
-from mask2former.tools.paper_tables import counted_configs, markdown, page, read_tables
+from mask2former.tools.paper.costs import read_costs, recount
+from mask2former.tools.paper.tables import counted_configs, markdown, page, read_tables
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.output import Parser, print_error
 from mask2former.weights import model_zoo

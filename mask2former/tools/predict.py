@@ -21,16 +21,14 @@ from mask2former.config import load_config, with_values
 from mask2former.data.errors import examples
 from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
-from mask2former.modeling.precision import PREDICTION_PRECISIONS
-from mask2former.predictor import (
-    DUPLICATE_IOU,
-    SCORE_THRESHOLD,
-    Predictor,
+from mask2former.engine.setup.trained_model import (
     UntrainedModelError,
     require_trained_weights,
     stored_config,
     zoo_model,
 )
+from mask2former.modeling.precision import PREDICTION_PRECISIONS
+from mask2former.predictor import DUPLICATE_IOU, SCORE_THRESHOLD, Predictor
 from mask2former.result import COUNTED, FIELDS
 from mask2former.tools.flags import add_max_megapixels, probability
 from mask2former.utils.image_io import EXTENSIONS, Array, write_image

@@ -13,7 +13,7 @@ from tiny_runs import OPTIONS as TINY
 from tiny_runs import restored_log
 
 from mask2former.engine.metrics_log import read_metrics
-from mask2former.tools.paper_tables import ABLATIONS
+from mask2former.tools.paper.tables import ABLATIONS
 from mask2former.tools.train import main as train
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,9 @@ from mask2former.data.loader import build_test_loader
 from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import Evaluation, compact_predict, evaluate
 from mask2former.engine.hooks.standard import flatten_results
+from mask2former.engine.setup.trained_model import stored_config
 from mask2former.engine.tta import AugmentedModel, check_augmentation
-from mask2former.predictor import Predictor, stored_config
+from mask2former.predictor import Predictor
 from mask2former.weights.load import read_checkpoint
 
 SEMANTIC = {"MODEL__MASK_FORMER__TEST__INSTANCE_ON": False, "MODEL__MASK_FORMER__TEST__PANOPTIC_ON": False}

@@ -8,7 +8,7 @@ import torch
 from mask2former.config import load_config
 from mask2former.data import MetadataCatalog
 from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
-from mask2former.predictor import stored_config
+from mask2former.engine.setup.trained_model import stored_config
 from mask2former.weights.load import Checkpoint
 
 THING_IDS = "MODEL.MASK_FORMER.THING_IDS"

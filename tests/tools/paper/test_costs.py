@@ -9,11 +9,11 @@ import torch
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.tools import kept_costs
 from mask2former.tools.analyze import main
 from mask2former.tools.flops import MeanCost
-from mask2former.tools.kept_costs import COSTS, count, read_costs, recount
-from mask2former.tools.paper_tables import counted_configs, read_tables
+from mask2former.tools.paper import costs as kept_costs
+from mask2former.tools.paper.costs import COSTS, count, read_costs, recount
+from mask2former.tools.paper.tables import counted_configs, read_tables
 from mask2former.weights import model_zoo
 
 CONFIGS = list(dict.fromkeys([*model_zoo.table()["models"], *counted_configs(read_tables())]))

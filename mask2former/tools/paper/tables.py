@@ -1,7 +1,7 @@
 """The page docs/tables.md: each row of the papers' tables, with its config, its cost and what runs here.
 
-Published figures, configs and prose are data, in `paper/tables.yaml`, whose head describes a row. What
-benchmarks/ablations.py measured is in `paper/ablations.json`.
+Published figures, configs and prose are data, in `tables.yaml`, whose head describes a row. What
+benchmarks/ablations.py measured is in `ablations.json`.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from mask2former.tools.flops import GIGA, MILLION, MeanCost
-from mask2former.tools.kept_costs import read_costs
+from mask2former.tools.paper.costs import read_costs
 
-TABLES, ABLATIONS = (Path(__file__).parent / "paper" / name for name in ("tables.yaml", "ablations.json"))
+TABLES, ABLATIONS = (Path(__file__).parent / name for name in ("tables.yaml", "ablations.json"))
 OWN_COLUMNS = ["params here", "FLOPs here", "config", "state"]
 NONE = "-"
 

@@ -1,4 +1,4 @@
-"""Costs of the configs that docs/costs.md and docs/tables.md show, kept in `paper/costs.json`.
+"""Costs of the configs that docs/costs.md and docs/tables.md show, kept in `costs.json`.
 
 Counting all of them takes many minutes; `mask2former analyze --recount` does it.
 """
@@ -13,7 +13,7 @@ from mask2former.config import load_config
 from mask2former.tools.flops import MeanCost, mean_cost
 from mask2former.utils.atomic_files import atomic_write
 
-COSTS = Path(__file__).parent / "paper" / "costs.json"
+COSTS = Path(__file__).parent / "costs.json"
 
 
 def read_costs(configs: Sequence[str]) -> dict[str, MeanCost]:

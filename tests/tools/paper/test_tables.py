@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from mask2former.config import config_names
-from mask2former.tools import paper_tables
 from mask2former.tools.analyze import main
 from mask2former.tools.flops import GIGA, MILLION, MeanCost
-from mask2former.tools.kept_costs import read_costs
-from mask2former.tools.paper_tables import (
+from mask2former.tools.paper import tables as paper_tables
+from mask2former.tools.paper.costs import read_costs
+from mask2former.tools.paper.tables import (
     NONE,
     Row,
     ablation_section,
@@ -20,7 +20,7 @@ from mask2former.tools.paper_tables import (
     table_section,
 )
 
-PAGE = Path(__file__).parents[2] / "docs" / "tables.md"
+PAGE = Path(__file__).parents[3] / "docs" / "tables.md"
 TABLES = read_tables()
 COSTS = read_costs(counted_configs(TABLES))
 ROWS = [(table, row) for table in TABLES for row in table.rows]

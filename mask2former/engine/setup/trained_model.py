@@ -1,0 +1,161 @@
+"""A trained model that the user names: its config, checkpoint and classes, or what to type instead."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from fvcore.common.config import CfgNode
+
+from mask2former.config import config_from_text, load_config, with_values
+from mask2former.engine.setup.dataset_facts import THING_IDS
+from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
+from mask2former.utils.storage import is_remote, to_path
+from mask2former.utils.visualize import Color, class_colors
+from mask2former.weights.load import Checkpoint, WeightsError, read_checkpoint
+from mask2former.weights.model_zoo import (
+    backbone_origin,
+    find_model,
+    model_of_config,
+    near_names,
+    published_name,
+)
+
+logger = logging.getLogger(__name__)
+
+NUMBER = (int, float, np.integer, np.floating)
+UNKNOWN_THINGS = (
+    "its labels are of no known dataset, so that it predicts semantic maps alone; to say which classes are "
+    f"things, convert it: mask2former convert FOLDER model.pth {THING_IDS} '[0, 1]' "
+    "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
+)
+BACKBONE_FOLDER = "ImageNetPretrained"  # where Detectron2 keeps backbones
+
+
+class UntrainedModelError(ValueError):
+    """A model without trained weights, whose predictions would be noise."""
+
+
+def zoo_model(name: str, opts: Sequence[Any] = ()) -> tuple[CfgNode, Checkpoint]:
+    """Return the config of a published model, with `opts` (KEY VALUE ...) merged, and its downloaded weights.
+
+    Raises:
+        ValueError: no published model has that name, or a key or value is wrong.
+        WeightsError: the weights cannot be downloaded or read.
+    """
+    model = find_model(name)
+    cfg = load_config(model.config, ["MODEL.WEIGHTS", model.weights, *opts])
+    try:
+        return cfg, read_checkpoint(cfg.MODEL.WEIGHTS)
+    except WeightsError as error:
+        raise WeightsError(name, str(error)) from error
+
+
+def stored_config(checkpoint: Checkpoint, opts: Sequence[Any] = ()) -> CfgNode:
+    """Return the config that a checkpoint of this project or a folder of transformers holds.
+
+    MODEL.WEIGHTS is set to its file. MODEL.DEVICE becomes "auto", and DATASETS empty, because the datasets
+    may not be on this machine. `opts`, KEY VALUE pairs, win over all of this.
+
+    Raises:
+        WeightsError: it holds no config.
+    """
+    if checkpoint.config is None:
+        advice = "give a config whose MODEL.WEIGHTS is this file: Predictor(load_config(...))"
+        raise WeightsError(checkpoint.file, f"holds weights but no config; {advice}")
+    no_data: dict[str, Any] = {"DATASETS.TRAIN": (), "DATASETS.TEST": ()}
+    values = {"MODEL.WEIGHTS": checkpoint.file, "MODEL.DEVICE": "auto", **no_data}
+    checkpoint = with_known_classes(checkpoint)
+    assert checkpoint.config is not None
+    cfg = config_from_text(checkpoint.config, checkpoint.file, opts)
+    if lacks_things(checkpoint) and not cfg.is_typed(THING_IDS):
+        logger.warning("%s: %s", checkpoint.file, UNKNOWN_THINGS)
+    values = {key: value for key, value in values.items() if not cfg.is_typed(key)}
+    return with_values(cfg, values, checkpoint.file)
+
+
+def require_checkpoint(source: Any) -> str:
+    """Return the path or URL of a checkpoint.
+
+    Raises:
+        TypeError: it is neither a string nor a path.
+        WeightsError: it names a config, or no file; the message has the call that takes such a name.
+    """
+    if not isinstance(source, str | PathLike):
+        kind = type(source).__name__
+        raise TypeError(
+            f"Predictor takes a checkpoint's path or URL, or a config, not a value of type {kind}"
+        )
+    name = fspath(source)
+    if not name:
+        raise WeightsError("''", 'is no path; type Predictor("model_final.pth") or Predictor.from_zoo(NAME)')
+    if PurePath(name).suffix.lower() in (".yaml", ".yml"):
+        call = f'Predictor(load_config("{name}", ["MODEL.WEIGHTS", "model_final.pth"]))'
+        model = model_of_config(name)
+        zoo = f', or Predictor.from_zoo("{model.name}") for its published weights' if model else ""
+        raise WeightsError(name, f"is a config, not a checkpoint; type {call}{zoo}")
+    if PurePath(name).suffix or (not is_remote(name) and to_path(name).exists()):
+        return name
+    if published := published_name(name):
+        raise WeightsError(name, f'is a published model; type Predictor.from_zoo("{published}")')
+    if not is_remote(name):
+        near = "".join(f'; do you mean Predictor.from_zoo("{model}")?' for model in near_names(name)[:1])
+        raise WeightsError(name, f"no such file, and no published model{near} (`mask2former zoo` lists all)")
+    return name
+
+
+def require_trained_weights(weights: str) -> None:
+    """Check that the value of MODEL.WEIGHTS can be a trained model, by its name alone.
+
+    Raises:
+        UntrainedModelError: it is empty or a backbone trained on ImageNet.
+    """
+    noise = "its predictions would be noise"
+    if not weights:
+        raise UntrainedModelError(f"MODEL.WEIGHTS is empty: the model is untrained, {noise}")
+    if BACKBONE_FOLDER in weights or backbone_origin(PurePath(weights).name):
+        raise UntrainedModelError(
+            f"MODEL.WEIGHTS is {weights}, a backbone trained on ImageNet: the head is untrained, {noise}"
+        )
+
+
+def class_names_and_colors(
+    metadata: Mapping[str, Any], num_classes: int, source: str = "metadata"
+) -> tuple[list[str], list[Color]]:
+    """Return the K names and RGB colors of a model's classes, or generic ones if the metadata has not K.
+
+    Raises:
+        ValueError: names are not strings, or colors not three numbers from 0 to 255; it names `source`.
+    """
+    for kind in ("stuff", "thing"):
+        names = _items(metadata, f"{kind}_classes", lambda name: isinstance(name, str), "names", source)
+        if len(names) == num_classes:
+            colors = _items(metadata, f"{kind}_colors", _is_color, "colors [R, G, B] from 0 to 255", source)
+            known = len(colors) == num_classes
+            return list(names), [tuple(color) for color in (colors if known else class_colors(num_classes))]
+    return [f"class {k}" for k in range(num_classes)], class_colors(num_classes)
+
+
+def _items(
+    metadata: Mapping[str, Any], key: str, is_valid: Callable[[Any], bool], expected: str, source: str
+) -> Sequence[Any]:
+    value = metadata.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{source}: {key} is a {type(value).__name__}; expected a list of {expected}")
+    for number, item in enumerate(value):
+        if not is_valid(item):
+            raise ValueError(f"{source}: {key}[{number}] is {repr(item)[:100]}; expected {expected}")
+    return value
+
+
+def _is_color(value: Any) -> bool:
+    """Return True for three numbers from 0 to 255 in a list, tuple or array."""
+    parts = value.tolist() if isinstance(value, np.ndarray) else value
+    is_triple = isinstance(parts, (list, tuple)) and len(parts) == 3
+    return is_triple and all(isinstance(part, NUMBER) and 0 <= part <= 255 for part in parts)
