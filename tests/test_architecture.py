@@ -28,10 +28,11 @@ LAYERS: dict[str, set[str]] = {
     "weights": {"structures", "config", "utils"},
 }
 LAYERS["engine"] = {*LAYERS}
-LAYERS["result_formats"] = {*LAYERS}
+LAYERS["export"] = {*LAYERS}
+LAYERS["result_formats"] = {*LAYERS} - {"export"}
 LAYERS["result"] = {*LAYERS}
 LAYERS["predictor"] = {*LAYERS}
-LAYERS["detectron2_host"] = {*LAYERS} - {"result_formats", "result", "predictor"}
+LAYERS["detectron2_host"] = {*LAYERS} - {"export", "result_formats", "result", "predictor"}
 LAYERS["tools"] = {*LAYERS}
 LAYERS["__init__"] = {"config", "engine", "predictor", "detectron2_host", "version"}
 LAYERS["__main__"] = {"tools"}
