@@ -79,7 +79,10 @@ def test_wrong_flags_are_repeated_in_short_and_escaped(capsys, arguments):
     assert "error: " in message and r"\x1b[31mxxx" in message.replace("\\\\", "\\") and len(message) < 650
 
 
-@pytest.mark.parametrize("script", ["train_net.py", "demo/demo.py", "datasets/prepare_shapes.py"])
+@pytest.mark.parametrize(
+    "script",
+    ["train_net.py", "demo/demo.py", "datasets/prepare_films.py", "datasets/prepare_shapes.py"],
+)
 def test_scripts_end_as_commands_do_if_output_is_lost(script):
     with open("/dev/full", "w") as full:
         command = [sys.executable, ROOT / script, "--help"]

@@ -23,6 +23,7 @@ PREPARED = {  # beginnings of paths below the root -> the script that makes thes
     "cityscapes/gtFine/cityscapes_panoptic_": "prepare_cityscapes.py",
     "coco/coco_stuff_10k/annotations_detectron2": "prepare_coco_stuff.py",
     "coco/coco_stuff_10k/images_detectron2": "prepare_coco_stuff.py",
+    "films": "prepare_films.py",
     "shapes": "prepare_shapes.py",
 }
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -79,14 +80,14 @@ FORMS = {"circle": (48, 1.0), "square": (4, 1.25), "triangle": (3, 1.45)}
 TEXTURES = {"stripes": _stripes, "checks": _checks}
 
 
-def _paint(rng: Rng, image: Array, where: Array, colors: Array) -> None:
+def paint(rng: Rng, image: Array, where: Array, colors: Array) -> None:
     """Fill the pixels `where` with `colors` (3,) or (n, 3) and noise of random strength."""
     noise = rng.normal(0, rng.uniform(8, 28), (int(where.sum()), 3))
     image[where] = colors + noise
 
 
-def draw_image(rng: Rng, side: int = SIDE) -> SyntheticImage:
-    """Draw two textures, one on each side of a line, and three to seven shapes that may hide one another."""
+def draw_background(rng: Rng, side: int) -> SyntheticImage:
+    """Draw two textures, one on each side of a line; the image is float64, not yet clipped to 0..255."""
     image = np.zeros((side, side, 3))
     ids = np.zeros((side, side), dtype=np.int64)
     y, x = np.mgrid[:side, :side]
@@ -96,19 +97,35 @@ def draw_image(rng: Rng, side: int = SIDE) -> SyntheticImage:
     for category, where in zip(stuff, (half, ~half), strict=True):
         two_colors = np.array(category["color"]) * [[1.0], [0.55]] + rng.uniform(-60, 60, (2, 3))
         pattern = TEXTURES[category["name"]](rng, side).astype(np.int64)
-        _paint(rng, image, where, two_colors[pattern[where]])
+        paint(rng, image, where, two_colors[pattern[where]])
         ids[where] = category["id"] * LABEL_DIVISOR
+    return SyntheticImage(image, ids)
+
+
+def form_mask(name: str, center: Array, radius: float, rotation: float, side: int) -> Array:
+    """Return the mask (H, W) bool of a form at `center` (x, y), in pixels.
+
+    The radius is a share of the side, the rotation in radians.
+    """
+    corners, size = FORMS[name]
+    angles = np.pi / 2 - np.pi / corners + rotation + 2 * np.pi * np.arange(corners) / corners
+    corner = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (corners, 2) xy
+    vertices = center + size * radius * side * corner
+    inside = np.zeros((side, side), dtype=np.uint8)
+    cv2.fillPoly(inside, [np.rint(vertices).astype(np.int32)], 1)
+    return inside > 0
+
+
+def draw_image(rng: Rng, side: int = SIDE) -> SyntheticImage:
+    """Draw two textures, one on each side of a line, and three to seven shapes that may hide one another."""
+    image, ids = draw_background(rng, side)
     for number in range(1, 1 + int(rng.integers(3, 8))):
         category = THINGS[rng.integers(len(THINGS))]
-        corners, size = FORMS[category["name"]]
-        center, radius = rng.uniform(0.08, 0.92, 2) * side, size * rng.uniform(0.07, 0.18) * side
-        start = np.pi / 2 - np.pi / corners + rng.uniform(-MAX_ROTATION, MAX_ROTATION)
-        angles = start + 2 * np.pi * np.arange(corners) / corners
-        vertices = center + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (corners, 2) xy
-        inside = np.zeros((side, side), dtype=np.uint8)
-        cv2.fillPoly(inside, [np.rint(vertices).astype(np.int32)], 1)
-        _paint(rng, image, inside > 0, rng.uniform(0, 255, 3))
-        ids[inside > 0] = category["id"] * LABEL_DIVISOR + number
+        center, radius = rng.uniform(0.08, 0.92, 2) * side, rng.uniform(0.07, 0.18)
+        rotation = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
+        inside = form_mask(category["name"], center, radius, rotation, side)
+        paint(rng, image, inside, rng.uniform(0, 255, 3))
+        ids[inside] = category["id"] * LABEL_DIVISOR + number
     return SyntheticImage(np.clip(image, 0, 255).astype(np.uint8), ids)
 
 
@@ -157,19 +174,28 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
 
 
 def write_shapes(root: Path, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
-    """Draw the dataset into `root`/shapes unless the same dataset is there already; return that folder.
+    """Draw the dataset into `root`/shapes unless the same dataset is there already; return that folder."""
+    counts = counts or SPLITS
+
+    def write(folder: Path) -> None:
+        for split, count in counts.items():
+            _write_split(folder, split, count, seed)
+
+    return write_once(root / "shapes", {"version": 1, "counts": counts, "seed": seed, "side": SIDE}, write)
+
+
+def write_once(target: Path, facts: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """Let `write` fill the folder `target` unless the same dataset, by its `facts`, is there; return it.
 
     The folder appears whole or not at all: an interrupted run leaves nothing that looks like the dataset.
     """
-    counts = counts or SPLITS
-    target, stamp = root / "shapes", json.dumps({"version": 1, "counts": counts, "seed": seed, "side": SIDE})
-    stamp_file = target / "stamp.json"
+    stamp, stamp_file = json.dumps(facts), target / "stamp.json"
     if stamp_file.exists() and stamp_file.read_text() == stamp:
         return target
-    unfinished = root / "shapes.unfinished"
+    unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    for split, count in counts.items():
-        _write_split(unfinished, split, count, seed)
+    unfinished.mkdir(parents=True)
+    write(unfinished)
     (unfinished / "stamp.json").write_text(stamp)
     shutil.rmtree(target, ignore_errors=True)
     unfinished.rename(target)
