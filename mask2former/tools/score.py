@@ -17,6 +17,7 @@ from mask2former.evaluation.evaluator import Metrics
 from mask2former.evaluation.panoptic.counts import Rules
 from mask2former.evaluation.panoptic.quality import panoptic_quality
 from mask2former.evaluation.semantic.miou import mean_iou_of_folders
+from mask2former.evaluation.video.ap import track_average_precision
 from mask2former.tools.flags import MAX_WORKERS, add_max_megapixels, whole_number
 from mask2former.utils.image_io import set_pixel_limit
 from mask2former.utils.label_maps import IGNORE_LABEL
@@ -116,12 +117,22 @@ def _cityscapes_semantic(parser: argparse.ArgumentParser) -> Compute:
     return lambda args: cityscapes_iou.score_folders(args.gt_dir, args.pred_dir)
 
 
+def _video(parser: argparse.ArgumentParser) -> Compute:
+    flag = parser.add_argument
+    flag("--gt", required=True, help="JSON file of the ground truth, in YouTube-VIS' format")
+    flag("--results", required=True, help="JSON file of results, in YouTube-VIS' format")
+    return lambda args: track_average_precision(
+        load_json(args.gt, dict), load_json(args.results, list), gt_file=args.gt, results_file=args.results
+    )
+
+
 METRICS = {  # name -> summary, and the function that adds the flags
     "panoptic": ("panoptic quality: COCO, ADE20K, Cityscapes, Mapillary", _panoptic),
     "instances": ("average precision of instance masks: COCO, ADE20K, LVIS", _instances),
     "semantic": ("mean IoU of label maps", _semantic),
     "cityscapes-instances": ("Cityscapes' average precision of instance masks", _cityscapes_instances),
     "cityscapes-semantic": ("Cityscapes' IoU of label maps", _cityscapes_semantic),
+    "video": ("average precision of tracks: YouTube-VIS, OVIS", _video),
 }
 
 

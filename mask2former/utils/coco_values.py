@@ -16,7 +16,7 @@ from typing import Any
 from PIL import ImageColor
 from pycocotools import mask as rle
 
-from mask2former.utils.coco_masks import checked_rle, is_polygon
+from mask2former.utils.coco_masks import check_points, checked_rle, is_polygon
 from mask2former.utils.image_io import LIMIT_NAMES, pixel_limit
 from mask2former.utils.label_maps import MAX_SEGMENT_ID
 from mask2former.utils.messages import brief
@@ -226,6 +226,55 @@ def segmentation(value: Any, size: tuple[int, int]) -> tuple[Any, str | None]:
             what = f"an odd number of coordinates, {len(points)}: {brief(points)}"
             raise ValueError(f"'segmentation' has a polygon with {what}")
     return [points for points in polygons if is_polygon(points)] or None, assumed
+
+
+def frame_names(video: Row) -> list[str]:
+    """Return the names of a video's frames in YouTube-VIS' JSON, its `file_names`.
+
+    Raises:
+        KeyError: it is missing.
+        ValueError: it is no list of texts, is empty, or has another length than `length` says.
+    """
+    names = video["file_names"]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise wrong_value("file_names", names, "a list of texts")
+    if "length" in video and whole_number(video, "length") != len(names):
+        raise ValueError(f"'length' is {brief(video['length'])}, but 'file_names' has {len(names)} entries")
+    return names
+
+
+def per_frame(row: Row, key: str, frames: int) -> list[Any]:
+    """Return a track's list of one value a frame; raise as `whole_number` does."""
+    values = row[key]
+    if not isinstance(values, list) or len(values) != frames:
+        found = f"{len(values)} entries" if isinstance(values, list) else brief(values)
+        raise ValueError(f"'{key}' has {found}, expected one for each of the video's {frames} frames")
+    return values
+
+
+def track_masks(row: Row, size: tuple[int, int], frames: int) -> tuple[list[Any], list[str]]:
+    """Return the mask of each frame, and what was assumed, as `segmentation` does for an image.
+
+    Args:
+        row: a track, with `segmentations`.
+        size: height and width of the video.
+        frames: number of the video's frames.
+
+    Raises:
+        KeyError: `segmentations` is missing.
+        ValueError: the number of entries is another one, or a mask is broken; the message names the frame.
+    """
+    masks, assumed = [], []
+    for frame, value in enumerate(per_frame(row, "segmentations", frames)):
+        try:
+            mask, form = segmentation(value, size)
+            if isinstance(mask, list):
+                check_points(mask, size)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"frame {frame}: {error}") from error
+        masks.append(mask)
+        assumed += [form] if form else []
+    return masks, assumed
 
 
 def _polygons(value: list[Any]) -> tuple[list[list[float]], str | None]:

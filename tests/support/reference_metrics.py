@@ -1,4 +1,4 @@
-"""Reference implementations of boundaries, average precision and panoptic quality, rule by rule."""
+"""Reference implementations of boundaries, average precision, also of tracks, and panoptic quality."""
 
 import itertools
 import math
@@ -9,6 +9,7 @@ import numpy as np
 from pycocotools import mask as mask_utils
 
 AREAS = {"": (0, 1e10), "s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
+TRACK_AREAS = {"": (0, 1e10), "s": (0, 128**2), "m": (128**2, 256**2), "l": (256**2, 1e10)}
 Record = dict[str, Any]
 Segmentation = tuple[np.ndarray, list[Record]]  # map of ids, segments_info
 Iou = Callable[[np.ndarray, np.ndarray, bool], float]
@@ -69,6 +70,66 @@ def reference_average_precision(truth, results, iou=mask_iou, *, lvis=False):
     return scores | {f"AP-{name}": ap([c]) for c, name in names.items()}
 
 
+def reference_track_metrics(truth, results):
+    """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10 and AP of each category, on dense masks (T, H, W)."""
+    names = {c["id"]: c["name"] for c in truth["categories"]}
+    order = sorted(video["id"] for video in truth["videos"])
+    videos = {video["id"]: video for video in truth["videos"]}
+    pairs = {(v, c): compare_tracks(truth, results, videos[v], c) for v in order for c in names}
+    thresholds = np.linspace(0.5, 0.95, 10)
+
+    def mean(score, categories, thresholds, area, most=100):
+        known = []
+        for c, t in itertools.product(categories, thresholds):
+            value = score([match(pairs[v, c], t, TRACK_AREAS[area], False, most) for v in order])
+            known += [] if value is None else [100 * value]
+        return float(np.mean(known)) if known else float("nan")
+
+    def precision(shares):
+        points = curve(shares)
+        return None if points is None else points.mean()
+
+    def recall(shares):
+        total = sum(wanted for _, wanted in shares)
+        return sum(good for share, _ in shares for _, good in share) / total if total else None
+
+    scores = {"AP": mean(precision, names, thresholds, "")}
+    scores |= {"AP50": mean(precision, names, [0.5], ""), "AP75": mean(precision, names, [0.75], "")}
+    scores |= {f"AP{area}": mean(precision, names, thresholds, area) for area in "sml"}
+    scores |= {f"AR{most}": mean(recall, names, thresholds, "", most) for most in (1, 10)}
+    return scores | {f"AP-{name}": mean(precision, [c], thresholds, "") for c, name in names.items()}
+
+
+def compare_tracks(truth, results, video, category):
+    """Return what `compare` does for the tracks of a video and category."""
+    size = video["height"], video["width"]
+
+    def mask(code):
+        if not code:
+            return np.zeros(size, bool)
+        if isinstance(code, list):
+            code = mask_utils.merge(mask_utils.frPyObjects(code, *size))
+        elif isinstance(code["counts"], list):
+            code = mask_utils.frPyObjects(code, *size)
+        return mask_utils.decode(code).astype(bool)
+
+    def own(records):
+        return [r for r in records if r["video_id"] == video["id"] and r["category_id"] == category]
+
+    def volume(record):
+        return np.stack([mask(code) for code in record["segmentations"]])
+
+    def mean_area(areas):
+        shown = [area for area in areas if area]
+        return sum(shown) / len(shown) if shown else 0
+
+    objects = [{**record, "area": mean_area(record["areas"])} for record in own(truth["annotations"])]
+    found = sorted(own(results), key=lambda result: -result["score"])
+    table = [[mask_iou(volume(f), volume(o), bool(o["iscrowd"])) for o in objects] for f in found]
+    areas = [mean_area(volume(f).sum((1, 2)).tolist()) for f in found]
+    return objects, found, table, areas, video, category
+
+
 def reference_panoptic_counts(gt, pred, categories, boundary_ratio=None):
     """Return the sum of IoUs, TP, FP and FN of each category, (4, C), for (map, segments) of one image."""
     (gt_map, gt_infos), (pred_map, pred_infos) = gt, pred
@@ -127,13 +188,13 @@ def compare(truth, results, image, category, iou):
     return objects, found, table, [mask(f).sum() for f in found], image, category
 
 
-def match(compared, threshold, area, lvis):
-    """Return (score, is right) of each result that counts, and the number of objects to find."""
+def match(compared, threshold, area, lvis, most=100):
+    """Return (score, is right) of each of the best `most` results that counts, and the number of objects."""
     objects, found, ious, areas, image, category = compared
     wanted = [not o.get("iscrowd", 0) and area[0] <= o["area"] <= area[1] for o in objects]
     free = [True] * len(objects)
     counted = []
-    for place in range(len(found) if lvis else min(len(found), 100)):
+    for place in range(len(found) if lvis else min(len(found), most)):
         fitting = [
             o
             for o in range(len(objects))

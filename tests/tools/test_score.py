@@ -82,7 +82,7 @@ def test_help_lists_the_metrics(capsys):
     assert words[:3] == ["usage:", "mask2former", "score"] and METRICS.keys() <= set(words)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", FORMER_NAMES)
 def test_former_names_run_the_command(name, tmp_path, capsys):
     former = importlib.import_module(f"mask2former.evaluation.{FORMER_NAMES[name]}")
     if name == "panoptic":

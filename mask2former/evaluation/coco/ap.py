@@ -101,7 +101,7 @@ def _score(
         numbered = with_numbers(truth, results)
         table = precisions(*numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style)
     categories = [truth.categories[id] for id in sorted(truth.categories, key=id_order)]
-    return _metrics_of(table, categories, lvis_style)
+    return metrics_of(table, categories, lvis_style=lvis_style)
 
 
 def with_boundary(
@@ -231,7 +231,7 @@ class LVISEvaluator(COCOEvaluator):
     lvis_style = True
 
 
-def _metrics_of(table: Array, categories: Sequence[JsonObject], lvis_style: bool) -> Metrics:
+def metrics_of(table: Array, categories: Sequence[JsonObject], *, lvis_style: bool = False) -> Metrics:
     """Return the metrics of a table of precisions (T, R, K, A), with the categories (K,) in order."""
     metrics = {name: mean_percent(table[t, :, :, a]) for name, (t, a) in METRICS.items()}
     for name, mark in FREQUENCIES.items() if lvis_style else ():

@@ -7,7 +7,8 @@ annotations without a mask are left out.
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +49,8 @@ def checked_ground_truth(
     images = index_by(get_value(truth, "images", where, list), "id", where)
     categories = index_by(get_value(truth, "categories", where, list), "id", where)
     for id, image in images.items():
-        try:
+        with errors_named(f"{where}: image {brief(id)}"):
             sides(image)
-        except KeyError as missing:
-            raise InputError(f"{where}: image {brief(id)}: no key {missing}") from None
-        except ValueError as error:
-            raise InputError(f"{where}: image {brief(id)}: {error}") from error
         for key in LVIS_KEYS if lvis_style else ():
             get_value(image, key, f"{where}: image {id}", list)
     for id, category in categories.items() if lvis_style else ():
@@ -101,18 +98,16 @@ def _annotation(
     row: Any, images: Table, categories: Table, where: str, assumed: Counter[str]
 ) -> JsonObject | None:
     """Return the annotation with a mask that the library takes; None without a mask."""
-    ids = _known_ids(row, images, categories, where)
+    ids = known_ids(row, {"image_id": images, "category_id": categories}, where)
     where += f" (id {brief(row.get('id'))}, image {brief(ids['image_id'])})"
     size = _size(images[ids["image_id"]])
-    try:
+    with errors_named(where):
         mask, form = segmentation(row.get("segmentation"), size)
         if mask is None:
             return None
         if isinstance(mask, list):
             check_points(mask, size)
         crowd = flag({"iscrowd": 0, **row}, "iscrowd")
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"{where}: {error}") from error
     assumed.update([form] if form else [])
     area = get_value(row, "area", where, float)
     return {**ids, "area": area, "iscrowd": crowd, "segmentation": mask}
@@ -124,7 +119,7 @@ def _size(image: JsonObject) -> tuple[int, int]:
 
 def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
     """Return the result with the ids of the ground truth; its mask is not checked yet."""
-    ids = _known_ids(result, truth.images, truth.categories, where)
+    ids = known_ids(result, {"image_id": truth.images, "category_id": truth.categories}, where)
     score = get_value(result, "score", where, float)
     mask = get_value(result, "segmentation", where)
     if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), (str, bytes)):
@@ -132,12 +127,32 @@ def _result(result: Any, truth: GroundTruth, where: str) -> JsonObject:
     return {**ids, "score": score, "segmentation": mask}
 
 
-def _known_ids(row: Any, images: Table, categories: Table, where: str) -> JsonObject:
-    """Return the ids of image and category as the ground truth writes them."""
+def known_ids(row: Any, tables: Mapping[str, Table], where: str) -> JsonObject:
+    """Return the ids of an annotation or result as the ground truth writes them.
+
+    Args:
+        row: an object with the keys of `tables`.
+        tables: for each key, such as `image_id`, what it can refer to.
+        where: the beginning of messages.
+
+    Raises:
+        ValueError: a key is missing, or an id is not in its table.
+    """
     ids = {}
-    for key, known in (("image_id", images), ("category_id", categories)):
+    for key, known in tables.items():
         value = get_value(row, key, where)
         if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value not in known:
             raise InputError(f"{where}: {key} {brief(value)} is not in the ground truth")
         ids[key] = known[value]["id"]
     return ids
+
+
+@contextmanager
+def errors_named(where: str) -> Iterator[None]:
+    """Put `where` in front of the message of a ValueError or KeyError about an entry of a JSON."""
+    try:
+        yield
+    except KeyError as missing:
+        raise InputError(f"{where}: no key {missing}") from None
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{where}: {error}") from error

@@ -1,0 +1,1 @@
+"""Average precision of tracks by the rules of YouTube-VIS."""
