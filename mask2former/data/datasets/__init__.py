@@ -6,6 +6,7 @@ from mask2former.data.datasets.coco import register_coco
 from mask2former.data.datasets.coco_stuff import register_coco_stuff
 from mask2former.data.datasets.lvis import register_lvis
 from mask2former.data.datasets.mapillary import register_mapillary
+from mask2former.data.datasets.scenes import SCENES
 from mask2former.data.datasets.shapes import register_shapes
 
 for _register in (
@@ -16,5 +17,6 @@ for _register in (
     register_coco_stuff,
     register_lvis,
     register_shapes,
+    SCENES.register,
 ):
     _register()

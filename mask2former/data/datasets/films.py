@@ -27,17 +27,8 @@ from pycocotools import mask as rle
 from tqdm import tqdm
 
 from mask2former.data.datasets.coco import Row
-from mask2former.data.datasets.shapes import (
-    LABEL_DIVISOR,
-    MAX_ROTATION,
-    SIDE,
-    THINGS,
-    Rng,
-    SyntheticImage,
-    draw_background,
-    form_mask,
-    write_once,
-)
+from mask2former.data.datasets.drawn import LABEL_DIVISOR, Rng, SyntheticImage, write_once
+from mask2former.data.datasets.shapes import MAX_ROTATION, SIDE, THINGS, draw_background, form_mask
 from mask2former.utils.label_maps import Array
 
 LENGTH = 30  # frames of a film

@@ -26,7 +26,9 @@ from mask2former.evaluation.coco.ground_truth import (
     checked_results,
 )
 from mask2former.evaluation.coco.precisions import (
+    COCO_AREA_LIMITS,
     MAX_LVIS_RESULTS,
+    AreaLimits,
     class_agnostic_recall,
     garbage_collection_off,
     id_order,
@@ -68,6 +70,7 @@ def average_precision(
     boundary_ratio: float | None = None,
     lvis_style: bool = False,
     crowds_as_objects: bool = False,
+    area_limits: AreaLimits = COCO_AREA_LIMITS,
     gt_file: object = "ground truth",
     results_file: object = "results",
 ) -> Metrics:
@@ -82,6 +85,7 @@ def average_precision(
         lvis_style: follow LVIS' rules; images need `neg_category_ids` and `not_exhaustive_category_ids`,
             categories need `frequency`.
         crowds_as_objects: ignore `iscrowd` of the ground truth.
+        area_limits: in pixels, between small and medium, and between medium and large objects.
         gt_file, results_file: names of ground truth and results in messages.
 
     Raises:
@@ -89,17 +93,24 @@ def average_precision(
     """
     check_ratio(boundary_ratio)
     checked = checked_ground_truth(truth, gt_file, lvis_style=lvis_style, crowds_as_objects=crowds_as_objects)
-    return _score(checked, checked_results(results, checked, results_file), boundary_ratio, lvis_style)
+    found = checked_results(results, checked, results_file)
+    return _score(checked, found, boundary_ratio, lvis_style, area_limits)
 
 
 def _score(
-    truth: GroundTruth, results: list[JsonObject], boundary_ratio: float | None, lvis_style: bool
+    truth: GroundTruth,
+    results: list[JsonObject],
+    boundary_ratio: float | None,
+    lvis_style: bool,
+    area_limits: AreaLimits,
 ) -> Metrics:
     if lvis_style:
         results = _lvis_results(results, truth.images, truth.annotations)
     with garbage_collection_off():
         numbered = with_numbers(truth, results)
-        table = precisions(*numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style)
+        table = precisions(
+            *numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style, area_limits=area_limits
+        )
     categories = [truth.categories[id] for id in sorted(truth.categories, key=id_order)]
     return metrics_of(table, categories, lvis_style=lvis_style)
 
@@ -111,6 +122,7 @@ def with_boundary(
     *,
     lvis_style: bool = False,
     crowds_as_objects: bool = False,
+    area_limits: AreaLimits = COCO_AREA_LIMITS,
     gt_file: object = "ground truth",
     results_file: object = "results",
 ) -> Metrics:
@@ -118,9 +130,9 @@ def with_boundary(
     check_ratio(boundary_ratio)
     checked = checked_ground_truth(truth, gt_file, lvis_style=lvis_style, crowds_as_objects=crowds_as_objects)
     found = checked_results(results, checked, results_file)
-    metrics = _score(checked, found, None, lvis_style)
+    metrics = _score(checked, found, None, lvis_style, area_limits)
     if boundary_ratio is not None:
-        by_boundary = _score(checked, found, boundary_ratio, lvis_style)
+        by_boundary = _score(checked, found, boundary_ratio, lvis_style, area_limits)
         metrics.update((f"boundary_{name}", value) for name, value in by_boundary.items())
     return metrics
 
@@ -146,7 +158,8 @@ class COCOEvaluator:
     """Evaluator of a model's `instances` by COCO's AP; writes `coco_instances_results.json`.
 
     Args:
-        metadata: has `json_file` (COCO's instance JSON) and `thing_dataset_id_to_contiguous_id`.
+        metadata: has `json_file` (COCO's instance JSON), `thing_dataset_id_to_contiguous_id`, and may have
+            `crowds_as_objects` and `area_limits`, as `average_precision` has them.
         output_dir: folder of the results file; None writes no files.
         save_predictions: also write the results to `submission/instance.json`.
         boundary: also compute boundary AP.
@@ -170,6 +183,7 @@ class COCOEvaluator:
             "lvis_style": self.lvis_style,
             "crowds_as_objects": bool(getattr(metadata, "crowds_as_objects", False)),
         }
+        self._area_limits = getattr(metadata, "area_limits", COCO_AREA_LIMITS)
         # Errors are reported before the model is trained. The file is read again by each evaluation: kept, it
         # would stay in memory through the training.
         if is_main_process():
@@ -219,7 +233,8 @@ class COCOEvaluator:
             logger.info("%s has no annotations: the results are saved, not scored", self._gt_file)
             return {}
         names = {"gt_file": self._gt_file, "results_file": "model's result"}
-        metrics = with_boundary(truth, results, self._ratio, **self._rules, **names)
+        limits = self._area_limits
+        metrics = with_boundary(truth, results, self._ratio, **self._rules, area_limits=limits, **names)
         if self._proposals:
             metrics["AR@100"] = average_recall(truth, results, **self._rules, **names)
         return {"segm": metrics}

@@ -19,6 +19,8 @@ from mask2former.evaluation.common.boundary import boundary_distance
 from mask2former.evaluation.common.json_files import JsonObject
 from mask2former.utils.label_maps import Array
 
+AreaLimits = tuple[float, float]  # pixels: small below the first, large from the second
+COCO_AREA_LIMITS: AreaLimits = (32**2, 96**2)
 MAX_RESULTS = 100  # per image and category
 MAX_LVIS_RESULTS = 300  # per image
 BOUNDARY_THREADS = 4
@@ -67,11 +69,16 @@ def _image(image: JsonObject, images: Mapping[Any, int], categories: Mapping[Any
 
 
 def precisions(
-    truth: COCO, found: COCO, *, boundary_ratio: float | None = None, lvis_style: bool = False
+    truth: COCO,
+    found: COCO,
+    *,
+    boundary_ratio: float | None = None,
+    lvis_style: bool = False,
+    area_limits: AreaLimits = COCO_AREA_LIMITS,
 ) -> Array:
     """Return the table of precisions (T, R, K, A) of masks or, with a ratio, of masks and boundaries.
 
-    It is NaN where the ground truth has no object.
+    It is NaN where the ground truth has no object. `area_limits` divide small, medium and large objects.
     """
     if boundary_ratio is None:
         evaluation = COCOeval_faster(truth, found, "segm", lvis_style=lvis_style)
@@ -80,6 +87,9 @@ def precisions(
         evaluation = BoundaryEvaluation(truth, found, "boundary", **options)
     params = evaluation.params
     params.maxDets = [MAX_LVIS_RESULTS if lvis_style else MAX_RESULTS]
+    small, medium = area_limits
+    whole = params.areaRng[0]
+    params.areaRng = [whole, [whole[0], small], [small, medium], [medium, whole[1]]]
     # Later versions compute IoUs in threads, which does not pay for the few masks of an image and category
     evaluation.rle_iou_max_workers = 1
     if not truth.imgs or not truth.cats:

@@ -8,7 +8,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mask2former.data.datasets import films
-from mask2former.data.datasets.shapes import LABEL_DIVISOR
+from mask2former.data.datasets.drawn import LABEL_DIVISOR
 
 
 def ids_of(scene, seed=0, length=21):

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as rle
 from synthetic_datasets.drawing import check_segments, read_ids
 
-from mask2former.data.datasets import shapes
+from mask2former.data.datasets import drawn, shapes
 
 COUNTS = {"train": 3, "val": 2}
 
@@ -28,7 +28,7 @@ def test_every_pixel_belongs_to_a_known_category_and_both_textures_show():
     known = {category["id"] for category in shapes.CATEGORIES}
     for seed in range(20):
         ids = np.unique(shapes.draw_image(np.random.default_rng(seed)).segment_ids)
-        categories = set((ids // shapes.LABEL_DIVISOR).tolist())
+        categories = set((ids // drawn.LABEL_DIVISOR).tolist())
         assert {4, 5} <= categories <= known
         assert len(ids) <= 9  # two textures, at most seven shapes
 
@@ -49,7 +49,7 @@ def test_instance_masks_equal_the_thing_segments(folder):
         ids = read_ids(folder / "panoptic_val" / f"{image['id']:06d}.png")
         rows = [row for row in instances["annotations"] if row["image_id"] == image["id"]]
         covered = sum(rle.decode(row["segmentation"]).astype(int) for row in rows)
-        assert np.array_equal(covered, ids // shapes.LABEL_DIVISOR <= 3)
+        assert np.array_equal(covered, ids // drawn.LABEL_DIVISOR <= 3)
 
 
 def test_train_and_val_differ(folder):
@@ -70,7 +70,7 @@ def test_an_interrupted_run_leaves_no_dataset(tmp_path, monkeypatch):
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, "_write_image", fail)
+    monkeypatch.setattr(drawn, "_write_image", fail)
     with pytest.raises(KeyboardInterrupt):
         shapes.write_shapes(tmp_path, COUNTS)
     assert not (tmp_path / "shapes").exists()

@@ -27,8 +27,8 @@ def test_published_figures(shared):
     assert [round(scores[name] / 100, 3) for name in METRICS] == figures and len(figures) == 6
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_equals_pycocotools(tmp_path, seed):
+@pytest.mark.parametrize(("seed", "limits"), [(0, (32**2, 96**2)), (1, (32**2, 96**2)), (2, (60, 150))])
+def test_equals_pycocotools(tmp_path, seed, limits):
     dataset = SyntheticDataset(
         tmp_path, image_ids=np.random.default_rng(seed).permutation(40)[:15].tolist(), seed=seed
     )
@@ -38,12 +38,14 @@ def test_equals_pycocotools(tmp_path, seed):
     for number, annotation in enumerate(truth["annotations"], 1):
         annotation["id"] = number
     results = results_of([*dataset.disturbed, *dataset.maps], np.random.default_rng(seed))
-    scores = average_precision(json.loads(json.dumps(truth)), json.loads(json.dumps(results)))
+    copies = json.loads(json.dumps([truth, results]))
+    scores = average_precision(*copies, area_limits=limits)
 
     official_truth = COCO()
     official_truth.dataset = truth
     official_truth.createIndex()
     official = COCOeval(official_truth, official_truth.loadRes(results), "segm")
+    official.params.areaRng = [[0, 1e10], [0, limits[0]], [*limits], [limits[1], 1e10]]
     official.evaluate()
     official.accumulate()
     official.summarize()
@@ -313,6 +315,13 @@ def test_crowds_are_objects_if_the_metadata_says_so(dataset):
     assert np.isnan(COCOEvaluator(metadata=dataset.metadata).evaluate()["segm"]["AP"])
     dataset.metadata.crowds_as_objects = True
     assert COCOEvaluator(metadata=dataset.metadata).evaluate()["segm"]["AP"] == 0
+
+
+def test_the_metadata_may_say_what_is_small(dataset):
+    dataset.metadata.area_limits = (1, 2)  # no object has an area of one pixel
+    evaluator = COCOEvaluator(metadata=dataset.metadata)
+    metrics = metrics_of(evaluator, dataset.records(dataset.maps))
+    assert math.isnan(metrics["APs"]) and metrics["APl"] == pytest.approx(100)
 
 
 def test_a_missing_ground_truth_is_an_error_before_the_model_runs(tmp_path):
