@@ -14,12 +14,11 @@ from fvcore.common.config import CfgNode
 from mask2former.config.ranges import check_ranges
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
+from mask2former.engine.setup.class_names import NUMBER, class_names_and_colors
 from mask2former.engine.setup.dataset_facts import dataset_metadata
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import (
-    NUMBER,
     UntrainedModelError,
-    class_names_and_colors,
     require_checkpoint,
     require_trained_weights,
     stored_config,
@@ -27,12 +26,14 @@ from mask2former.engine.setup.trained_model import (
 )
 from mask2former.engine.tta import AugmentedModel
 from mask2former.evaluation.common.rle import distinct_masks
+from mask2former.export.exported_model import exported_model, read_trained
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
 from mask2former.utils.image_io import Array, ImageSource, read_image
-from mask2former.weights.load import Checkpoint, load_weights, read_checkpoint
+from mask2former.weights.contents import is_exported
+from mask2former.weights.load import Checkpoint, load_weights
 from mask2former.weights.model_zoo import (
     published_name,
 )
@@ -48,8 +49,8 @@ class Predictor:
 
     Args:
         cfg_or_checkpoint: a config whose MODEL.WEIGHTS is a trained model; or a checkpoint of this project,
-            by path or URL, which holds its config; or a folder in transformers' form (docs/hub.md). To change
-            that config, see `stored_config`.
+            by path or URL, which holds its config; or a folder in transformers' form (docs/hub.md); or a
+            file of `mask2former export` (docs/export.md). To change that config, see `stored_config`.
         checkpoint: the contents of MODEL.WEIGHTS, if they have been read already.
         score_threshold: instances with a lower score are left out of results. (Evaluation has no such
             threshold: AP is measured over all instances.) Panoptic results depend on
@@ -57,7 +58,8 @@ class Predictor:
         duplicate_iou: of instances whose masks have an IoU above this, of one class or several, only the one
             with the best score is in results; 1 keeps all. (Evaluation keeps all.)
         precision: "fp32", or "bf16", which is faster on processors that multiply it (on x86: AMX or
-            AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little.
+            AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little. Of exported files, those
+            for OpenVINO take it.
 
     Raises:
         UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
@@ -77,9 +79,9 @@ class Predictor:
         if isinstance(cfg_or_checkpoint, CfgNode):
             cfg = cfg_or_checkpoint.clone()
             require_trained_weights(cfg.MODEL.WEIGHTS)
-            checkpoint = checkpoint or read_checkpoint(cfg.MODEL.WEIGHTS)
+            checkpoint = checkpoint or read_trained(cfg.MODEL.WEIGHTS)
         else:
-            checkpoint = checkpoint or read_checkpoint(require_checkpoint(cfg_or_checkpoint))
+            checkpoint = checkpoint or read_trained(require_checkpoint(cfg_or_checkpoint))
             checkpoint = with_known_classes(checkpoint)
             cfg = stored_config(checkpoint)
         check_ranges(cfg)
@@ -88,11 +90,8 @@ class Predictor:
         self.cfg = cfg
         self.score_threshold, self.duplicate_iou = score_threshold, duplicate_iou
         self.mapper = build_test_mapper(cfg)
-        self.model = cast(MaskFormer, build_model(cfg).eval())
-        report = load_weights(self.model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
-        if not report.has_trained_head:
-            raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
-        set_precision(self.model, precision)
+        build = exported_model if is_exported(checkpoint.file) else _trained_model
+        self.model = build(cfg, checkpoint, precision)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
         metadata = checkpoint.metadata or dataset_metadata(cfg)
         source = f"{checkpoint.file}, metadata" if checkpoint.metadata else "metadata of the dataset"
@@ -218,6 +217,16 @@ class Predictor:
             f"none of {len(candidates)} instances has a score of {self.score_threshold:g} or more "
             f"(score threshold); the best has {best:.2f}"
         )
+
+
+def _trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str) -> MaskFormer:
+    """Return the model of a config with the weights of a checkpoint."""
+    model = cast(MaskFormer, build_model(cfg).eval())
+    report = load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
+    if not report.has_trained_head:
+        raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
+    set_precision(model, precision)
+    return model
 
 
 def _require_fraction(value: Any, name: str) -> None:

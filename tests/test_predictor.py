@@ -15,7 +15,8 @@ from web_server import web
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.trained_model import UntrainedModelError, class_names_and_colors, stored_config
+from mask2former.engine.setup.class_names import class_names_and_colors
+from mask2former.engine.setup.trained_model import UntrainedModelError, stored_config
 from mask2former.predictor import Predictor
 from mask2former.utils.image_io import ImageError
 from mask2former.utils.label_maps import read_label_map, read_segment_ids

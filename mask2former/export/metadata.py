@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 import numpy as np
 from fvcore.common.config import CfgNode
 
-from mask2former.engine.setup.trained_model import class_names_and_colors
+from mask2former.engine.setup.class_names import class_names_and_colors
 from mask2former.modeling.postprocessing.inference import build_inference_options
 from mask2former.utils.messages import brief
 from mask2former.weights.contents import WeightsError

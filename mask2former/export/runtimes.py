@@ -20,7 +20,7 @@ from torch.export.passes import move_to_device_pass
 from mask2former.engine.setup.device import resolve_device
 from mask2former.export.metadata import KEY, ExportMetadata, parse_metadata
 from mask2former.utils.messages import shortened
-from mask2former.weights.contents import WeightsError
+from mask2former.weights.contents import WeightsError, is_exported
 from mask2former.weights.read import local_file
 
 INPUT, OUTPUTS = "images", ("class_logits", "mask_logits")
@@ -231,11 +231,6 @@ RUNTIMES = {
     ".xml": Runtime("OpenVINO", _openvino_text, _open_openvino, lambda: False),
     ".pt2": Runtime("torch.export", _torch_text, _open_torch, lambda: True),
 }
-
-
-def is_exported(source: str | Path) -> bool:
-    """Return True for the path or URL of a file that a runtime opens, by its suffix."""
-    return Path(source).suffix.lower() in RUNTIMES
 
 
 def _runtime(file: Path) -> Runtime:

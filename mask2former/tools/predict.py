@@ -27,6 +27,7 @@ from mask2former.engine.setup.trained_model import (
     stored_config,
     zoo_model,
 )
+from mask2former.export.exported_model import read_trained
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import DUPLICATE_IOU, SCORE_THRESHOLD, Predictor
 from mask2former.result import COUNTED, FIELDS
@@ -37,7 +38,7 @@ from mask2former.utils.messages import legible, reason
 from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.utils.storage import is_remote
 from mask2former.utils.visualize import legible_scale
-from mask2former.weights.load import Checkpoint, read_checkpoint
+from mask2former.weights.load import Checkpoint
 from mask2former.weights.model_zoo import license_notice, model_of_config
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
         cfg = load_config(args.config_file or DEFAULT_CONFIG, args.opts)
     else:
         require_trained_weights(weights)
-        checkpoint = with_known_classes(read_checkpoint(weights))
+        checkpoint = with_known_classes(read_trained(weights))
         stored = checkpoint.config is not None
         cfg = stored_config(checkpoint, args.opts) if stored else load_config(DEFAULT_CONFIG, args.opts)
     test = "MODEL.MASK_FORMER.TEST"

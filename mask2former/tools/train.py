@@ -20,8 +20,10 @@ from mask2former.engine.launch.launcher import add_arguments, launch
 from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.train import train
+from mask2former.export.exported_model import evaluate_exported
 from mask2former.utils.comm import is_main_process
 from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.weights.contents import is_exported
 from mask2former.weights.read import find_file
 
 logger = logging.getLogger("mask2former")
@@ -84,7 +86,8 @@ def work(args: argparse.Namespace, device: str) -> int:
     cfg = resolve_arguments(cfg, args, device, run)
     with run.folder:
         if args.eval_only:
-            results = evaluate_checkpoint(cfg, run)
+            exported = run.saved is None and is_exported(cfg.MODEL.WEIGHTS)
+            results = (evaluate_exported if exported else evaluate_checkpoint)(cfg, run)
         else:
             try:
                 with sigterm_deferred():

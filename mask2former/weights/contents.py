@@ -28,6 +28,7 @@ from mask2former.weights.safe_pickle import (
 )
 
 HEAD_BYTES = 1024
+EXPORTED = (".onnx", ".xml", ".pt2")  # suffixes of files that `mask2former export` writes
 OLD_TORCH_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number before torch 1.6
 MAX_SHARING = 10  # times that a file's bytes may be used by its tensors
 MAX_UNSTORED = 10_000_000  # bytes of its tensors beyond that
@@ -80,9 +81,19 @@ def read_file(file: Path, source: str) -> Checkpoint:
         WeightsError: the file is empty, truncated or not a checkpoint, holds no weights, or holds code or
             objects (nothing of which is executed).
     """
+    if is_exported(source):
+        advice = "give the checkpoint that it was exported from"
+        raise WeightsError(
+            source, f"is an exported file, which predicts, but holds no weights to load; {advice}"
+        )
     checkpoint = _checkpoint(source, _read(file))
     _check_size(checkpoint, file.stat().st_size)
     return checkpoint
+
+
+def is_exported(source: str | Path) -> bool:
+    """Return True for the path or URL of a file for another runtime, by its suffix."""
+    return Path(source).suffix.lower() in EXPORTED
 
 
 def _check_size(checkpoint: Checkpoint, file_bytes: int) -> None:

@@ -1,21 +1,19 @@
-"""A trained model that the user names: its config, checkpoint and classes, or what to type instead."""
+"""A trained model that the user names: its config and checkpoint, or what to type instead."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 from fvcore.common.config import CfgNode
 
 from mask2former.config import config_from_text, load_config, with_values
 from mask2former.engine.setup.dataset_facts import THING_IDS
 from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
 from mask2former.utils.storage import is_remote, to_path
-from mask2former.utils.visualize import Color, class_colors
 from mask2former.weights.load import Checkpoint, WeightsError, read_checkpoint
 from mask2former.weights.model_zoo import (
     backbone_origin,
@@ -27,7 +25,6 @@ from mask2former.weights.model_zoo import (
 
 logger = logging.getLogger(__name__)
 
-NUMBER = (int, float, np.integer, np.floating)
 UNKNOWN_THINGS = (
     "its labels are of no known dataset, so that it predicts semantic maps alone; to say which classes are "
     f"things, convert it: mask2former convert FOLDER model.pth {THING_IDS} '[0, 1]' "
@@ -121,41 +118,3 @@ def require_trained_weights(weights: str) -> None:
         raise UntrainedModelError(
             f"MODEL.WEIGHTS is {weights}, a backbone trained on ImageNet: the head is untrained, {noise}"
         )
-
-
-def class_names_and_colors(
-    metadata: Mapping[str, Any], num_classes: int, source: str = "metadata"
-) -> tuple[list[str], list[Color]]:
-    """Return the K names and RGB colors of a model's classes, or generic ones if the metadata has not K.
-
-    Raises:
-        ValueError: names are not strings, or colors not three numbers from 0 to 255; it names `source`.
-    """
-    for kind in ("stuff", "thing"):
-        names = _items(metadata, f"{kind}_classes", lambda name: isinstance(name, str), "names", source)
-        if len(names) == num_classes:
-            colors = _items(metadata, f"{kind}_colors", _is_color, "colors [R, G, B] from 0 to 255", source)
-            known = len(colors) == num_classes
-            return list(names), [tuple(color) for color in (colors if known else class_colors(num_classes))]
-    return [f"class {k}" for k in range(num_classes)], class_colors(num_classes)
-
-
-def _items(
-    metadata: Mapping[str, Any], key: str, is_valid: Callable[[Any], bool], expected: str, source: str
-) -> Sequence[Any]:
-    value = metadata.get(key)
-    if value is None:
-        return ()
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{source}: {key} is a {type(value).__name__}; expected a list of {expected}")
-    for number, item in enumerate(value):
-        if not is_valid(item):
-            raise ValueError(f"{source}: {key}[{number}] is {repr(item)[:100]}; expected {expected}")
-    return value
-
-
-def _is_color(value: Any) -> bool:
-    """Return True for three numbers from 0 to 255 in a list, tuple or array."""
-    parts = value.tolist() if isinstance(value, np.ndarray) else value
-    is_triple = isinstance(parts, (list, tuple)) and len(parts) == 3
-    return is_triple and all(isinstance(part, NUMBER) and 0 <= part <= 255 for part in parts)
