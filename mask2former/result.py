@@ -17,19 +17,13 @@ import numpy as np
 from PIL import Image, ImageShow
 
 from mask2former import result_formats
+from mask2former.drawing.colors import Color, class_colors
+from mask2former.drawing.overlay import draw_regions
+from mask2former.drawing.regions import Region, result_regions
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances, equal
 from mask2former.utils.image_io import write_image
-from mask2former.utils.label_maps import write_label_map, write_segment_ids
-from mask2former.utils.visualize import (
-    Array,
-    Color,
-    class_colors,
-    draw_regions,
-    enlarge,
-    enlarged,
-    result_regions,
-)
+from mask2former.utils.label_maps import Array, write_label_map, write_segment_ids
 
 if TYPE_CHECKING:
     import supervision
@@ -158,19 +152,29 @@ class Result:
         """Return the reason that nothing was found (best score and threshold); None if something was."""
         return self.empty_reasons.get(task or self.tasks[0])
 
-    def draw(self, task: str | None = None, *, scale: int = 1) -> Array:
+    def draw(
+        self, task: str | None = None, *, scale: int = 1, ids: Sequence[int | None] | None = None
+    ) -> Array:
         """Return (scale * H, scale * W, 3) uint8 RGB: a task's result, by default the first, over the image.
 
-        A `scale` above 1 keeps labels from covering a tiny image.
+        A `scale` above 1 keeps labels from covering a tiny image. `ids`, such as those of tracks, are one for
+        each segment or instance (None: it has none). They are shown in the labels, and each id has one shade
+        of its class's color in all images; without them, neighbors have different shades.
 
         Raises:
-            ValueError: the model is not set to that task.
+            ValueError: the model is not set to that task, or `ids` do not fit its result.
+        """
+        return draw_regions(self.image, self.regions(task, ids), scale)
+
+    def regions(self, task: str | None = None, ids: Sequence[int | None] | None = None) -> list[Region]:
+        """Return what `draw` draws: the shape, color, class and label of each class or object found.
+
+        Raises:
+            ValueError: as `draw`.
         """
         task = task or self.tasks[0]
         colors = self.colors or class_colors(len(self.class_names))
-        regions = result_regions(task, self._get(task), self.class_names, colors)
-        regions = [region._replace(shape=enlarged(region.shape, scale)) for region in regions]
-        return draw_regions(enlarge(self.image, scale), regions)
+        return result_regions(task, self._get(task), self.class_names, colors, ids)
 
     def show(self, task: str | None = None) -> None:
         """Open the overlay in the image viewer of this machine.

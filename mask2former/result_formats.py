@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import torch
 
+from mask2former.drawing.shapes import Box, Shape, enlarge, label_shapes, run_length_shapes
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.utils.label_maps import Array
-from mask2former.utils.visualize import Box, Shape, enlarge, label_shapes, run_length_shapes
 
 if TYPE_CHECKING:
     import supervision

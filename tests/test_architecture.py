@@ -22,8 +22,9 @@ LAYERS: dict[str, set[str]] = {
     "config": set(),
     "ops": {"structures"},
     "utils": {"structures", "version"},
+    "drawing": {"structures", "utils"},
     "modeling": {"structures", "ops", "utils"},
-    "data": {"structures", "config", "utils"},
+    "data": {"structures", "config", "utils", "drawing"},
     "evaluation": {"structures", "config", "utils"},
     "weights": {"structures", "config", "utils"},
 }

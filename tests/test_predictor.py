@@ -14,13 +14,13 @@ from tiny_checkpoint import METADATA, NAMES, TINY, save_tiny_checkpoint, tiny_co
 from web_server import web
 
 from mask2former.config import load_config
+from mask2former.drawing.colors import class_colors
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.class_names import class_names_and_colors
 from mask2former.engine.setup.trained_model import UntrainedModelError, stored_config
 from mask2former.predictor import Predictor
 from mask2former.utils.image_io import ImageError
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
-from mask2former.utils.visualize import class_colors
 from mask2former.weights import model_zoo
 from mask2former.weights.load import WeightsError, read_checkpoint
 from mask2former.weights.model_zoo import find_model

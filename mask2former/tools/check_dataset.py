@@ -33,21 +33,16 @@ from mask2former.data.errors import examples
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.load_context import LoadContext
 from mask2former.data.mapper import record_image
+from mask2former.drawing.colors import class_colors
+from mask2former.drawing.overlay import draw_regions, legible_scale
+from mask2former.drawing.regions import shape_regions
+from mask2former.drawing.shapes import mask_shape
 from mask2former.tools.flags import MAX_WORKERS, add_max_megapixels, whole_number
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
 from mask2former.utils.messages import legible
 from mask2former.utils.output import Parser, print_error, tolerant_output
-from mask2former.utils.visualize import (
-    class_colors,
-    draw_regions,
-    enlarge,
-    enlarged,
-    legible_scale,
-    mask_shape,
-    shape_regions,
-)
 
 SAMPLES = 8
 CHUNK = 16  # records that a process fetches at once
@@ -145,10 +140,9 @@ def draw_ground_truth(record: Record, metadata: Metadata) -> Array:
     colors = [tuple(color) for color in given] if len(given) == len(names) else class_colors(len(names))
     segments = kind.reader(record, metadata, image.shape[:2])
     which, masks = segments.visible(Geometry.identity(*image.shape[:2]))
-    scale = legible_scale(image)
-    shapes = [enlarged(mask_shape(mask), scale) for mask in masks]
+    shapes = [mask_shape(mask) for mask in masks]
     regions = shape_regions(shapes, segments.classes[which].tolist(), names, colors)
-    return draw_regions(enlarge(image, scale), regions)
+    return draw_regions(image, regions, legible_scale(image))
 
 
 def draw_samples(records: Sequence[Record], metadata: Metadata, folder: Path) -> list[str]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from mask2former.config import load_config, with_values
 from mask2former.data.errors import examples
+from mask2former.drawing.overlay import legible_scale
 from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import (
@@ -37,7 +38,6 @@ from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.messages import legible, reason
 from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.utils.storage import is_remote
-from mask2former.utils.visualize import legible_scale
 from mask2former.weights.load import Checkpoint
 from mask2former.weights.model_zoo import license_notice, model_of_config
 

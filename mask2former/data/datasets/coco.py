@@ -19,12 +19,12 @@ from mask2former.data.datasets.files import load_json, require_path, table
 from mask2former.data.datasets.registration import Facts, Load, register, register_below_root
 from mask2former.data.errors import DatasetError, first_few
 from mask2former.data.load_context import LoadContext
+from mask2former.drawing.colors import class_colors
 from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
 from mask2former.utils.label_maps import IGNORE_LABEL
 from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, is_file, to_path
-from mask2former.utils.visualize import class_colors
 
 logger = logging.getLogger(__name__)
 XYWH = 1  # Detectron2's BoxMode.XYWH_ABS

@@ -13,18 +13,14 @@ from PIL import Image
 from torch import nn
 
 from mask2former.data.mapper import CHANNEL_ORDER
+from mask2former.drawing.colors import class_colors
+from mask2former.drawing.overlay import draw_regions, legible_scale
+from mask2former.drawing.regions import Region, result_regions, shape_regions
+from mask2former.drawing.shapes import mask_shape
 from mask2former.engine.checkpoint.disk_space import write_errors_explained
 from mask2former.engine.metrics_log import MetricsLog
 from mask2former.engine.trainer import Hook, Trainer, is_due
 from mask2former.utils.label_maps import Array
-from mask2former.utils.visualize import (
-    Region,
-    class_colors,
-    draw_regions,
-    mask_shape,
-    result_regions,
-    shape_regions,
-)
 
 FOLDER = "images"
 MIN_SCORE = 0.5  # of instances to draw
@@ -46,9 +42,9 @@ def predicted_regions(output: dict[str, Any], names: Sequence[str]) -> list[Regi
 
 
 def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], image_format: str) -> Array:
-    """Draw the image with its targets, and to the right with the predictions: (H, 2W, 3) uint8 RGB.
+    """Draw the image with its targets, and to the right with the predictions: (s H, 2 s W, 3) uint8 RGB.
 
-    `image_format` is the channel order of the sample, "RGB" or "BGR".
+    A tiny image is drawn at scale s, others at 1. `image_format`, "RGB" or "BGR", is that of the sample.
     """
     image = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
     model.eval()
@@ -59,7 +55,8 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], 
     shapes = [mask_shape(mask.cpu().numpy()) for mask in targets.gt_masks]
     true_regions = shape_regions(shapes, targets.gt_classes.tolist(), names, class_colors(len(names)))
     both = (true_regions, predicted_regions(output, names))
-    return np.concatenate([draw_regions(image, regions) for regions in both], axis=1)
+    scale = legible_scale(image)
+    return np.concatenate([draw_regions(image, regions, scale) for regions in both], axis=1)
 
 
 class VisualizationHook(Hook):

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2former.utils.visualize import Color, class_colors
+from mask2former.drawing.colors import Color, class_colors
 
 NUMBER = (int, float, np.integer, np.floating)
 

@@ -8,14 +8,15 @@ import torch
 from full_disk import files_no_larger_than
 from torch import nn
 
+from mask2former.drawing.colors import class_colors
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.hooks.visualization import VisualizationHook, draw_sample
 from mask2former.structures import Instances
-from mask2former.utils.visualize import class_colors
 
 NAMES = ["cat", "sky"]
 RED, BLUE = (200, 10, 20), (20, 10, 200)
 SIZE = (30, 40)
+SCALE = 12  # 40 pixels twelve times are below 512
 
 
 class Fixed(nn.Module):
@@ -69,14 +70,15 @@ def test_targets_and_predictions_are_drawn_over_the_image(task, image_format):
     model = Fixed(OUTPUTS[task]).train()
     drawn = draw_sample(model, sample(image_format), NAMES, image_format)
     assert model.training
-    assert drawn.shape == (30, 80, 3)
+    assert drawn.shape == (SCALE * 30, SCALE * 80, 3)
+    drawn = drawn[SCALE // 2 :: SCALE, SCALE // 2 :: SCALE]
     cat, sky = np.array(class_colors(2))
     left, right = drawn[:, :40], drawn[:, 40:]
     for half in (left, right):
-        assert (half[10:, :20] == RED).all()
-        assert (half[10:, 20:] == BLUE).all()
-    assert np.abs(left[3, 3].astype(int) - (np.array(RED) + cat) // 2).max() <= 1
-    assert np.abs(right[3, 33].astype(int) - (np.array(BLUE) + sky) // 2).max() <= 1
+        assert (half[12:, :20] == RED).all()
+        assert (half[12:, 20:] == BLUE).all()
+    assert np.abs(left[1, 1].astype(int) - (np.array(RED) + cat) // 2).max() <= 1
+    assert np.abs(right[1, 31].astype(int) - (np.array(BLUE) + sky) // 2).max() <= 1
     assert (right[:10, :20] == RED).all()
     assert (left[:10, 20:] == BLUE).all()
 
