@@ -1,7 +1,7 @@
 """The page docs/tables.md: each row of the papers' tables, with its config, its cost and what runs here.
 
 Published figures, configs and prose are data, in `tables.yaml`, whose head describes a row. What
-benchmarks/ablations.py measured is in `ablations.json`.
+benchmarks/study.py measured is in `ablations.json`.
 """
 
 import json
@@ -117,23 +117,30 @@ def table_section(table: Table, costs: dict[str, MeanCost]) -> str:
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+    """Return both with one decimal, or with two where the mean is below 1."""
+    digits = 2 if statistics.mean(values) < 1 else 1
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def ablation_table(results: dict[str, Any]) -> str:
-    """Return means and sample standard deviations of what benchmarks/ablations.py measured."""
-    metrics = ["PQ", "AP", "mIoU"]
+def study_table(results: dict[str, Any]) -> str:
+    """Return means and sample standard deviations of what benchmarks/study.py measured."""
+    labels = list(results["rows"][0].get("labels", {})) if results["rows"] else []
     body = [
-        [row["title"], row["paper"], str(len(row["seed"])), *(_mean_and_spread(row[key]) for key in metrics)]
-        for row in results["variants"]
+        [
+            row["title"],
+            *(row["labels"][label] for label in labels),
+            str(len(row["seed"])),
+            *(_mean_and_spread(row[column]) for column in results["columns"]),
+        ]
+        for row in results["rows"]
     ]
-    return markdown([["model", "paper's table", "seeds", *metrics], *body])
+    return markdown([["model", *labels, "seeds", *results["columns"]], *body])
 
 
 def ablation_section(title: str, prose: str, results: dict[str, Any]) -> str:
     """Return the section of the drawn dataset; `prose` names facts of `results` in braces."""
-    return f"## {title}\n\n{prose.format(**results)}\n\n{ablation_table(results)}"
+    return f"## {title}\n\n{prose.format(**results)}\n\n{study_table(results)}"
 
 
 def _method_section(title: str, prose: str, methods: Iterable[dict[str, str]]) -> str:

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "tables.md"
 TABLES = read_tables()
 COSTS = read_costs(counted_configs(TABLES))
 ROWS = [(table, row) for table in TABLES for row in table.rows]
-OTHER_FOLDERS = ("_base_/", "comparators/", "finetune/", "shapes/")  # of which not all are rows
+OTHER_FOLDERS = ("_base_/", "comparators/", "finetune/", "scenes/", "shapes/")  # of which not all are rows
 
 
 def test_the_page_is_what_the_command_prints(capsys):
@@ -144,25 +144,27 @@ def test_counts_of_a_table(monkeypatch):
 
 def test_means_and_spreads_of_the_ablations():
     """By hand: 1, 2 and 3 have the mean 2 and the standard deviation 1; one seed has none."""
-    variants = [
+    figures = {"seed": [1, 2, 3], "PQ": [1, 2, 3], "AP": [5, 5, 5], "s/step": [0.25, 0.25, 0.25]}
+    rows = [
+        {"title": "all", "labels": {"paper's table": "4a"}, **figures},
         {
-            "title": "all",
-            "paper": "4a",
-            "seed": [1, 2, 3],
-            "PQ": [1, 2, 3],
-            "AP": [5, 5, 5],
-            "mIoU": [0, 0, 3],
+            "title": "less",
+            "labels": {"paper's table": "5"},
+            "seed": [1],
+            "PQ": [7.06],
+            "AP": [1],
+            "s/step": [2],
         },
-        {"title": "less", "paper": "5", "seed": [1], "PQ": [7.06], "AP": [1], "mIoU": [2]},
     ]
-    section = ablation_section("A title", "For {steps} steps.", {"steps": 9, "variants": variants})
+    results = {"steps": 9, "columns": ["PQ", "AP", "s/step"], "rows": rows}
+    section = ablation_section("A title", "For {steps} steps.", results)
     assert section.splitlines() == [
         "## A title",
         "",
         "For 9 steps.",
         "",
-        "| model | paper's table | seeds | PQ | AP | mIoU |",
+        "| model | paper's table | seeds | PQ | AP | s/step |",
         "|---|---|---|---|---|---|",
-        "| all | 4a | 3 | 2.0 ± 1.0 | 5.0 ± 0.0 | 1.0 ± 1.7 |",
+        "| all | 4a | 3 | 2.0 ± 1.0 | 5.0 ± 0.0 | 0.25 ± 0.00 |",
         "| less | 5 | 1 | 7.1 | 1.0 | 2.0 |",
     ]
