@@ -119,6 +119,10 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
     "INPUT.COLOR_AUG_SSD": False,
     "INPUT.DATASET_MAPPER_NAME": "mask_former_semantic",
+    "INPUT.SAMPLING_FRAME_NUM": 2,  # frames of a training clip
+    "INPUT.SAMPLING_FRAME_RANGE": 20,  # the most frames between the one drawn first and another of the clip
+    "INPUT.SAMPLING_FRAME_SHUFFLE": False,
+    "INPUT.AUGMENTATIONS": [],  # of clips: brightness, contrast, saturation, rotation
     "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training images are padded to; -1: no padding
     "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop; the scales follow
     "INPUT.MIN_SCALE": 0.1,

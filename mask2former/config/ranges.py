@@ -21,6 +21,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.MIN_SIZE_TEST": (0, _SIDE),
     "INPUT.MAX_SIZE_TRAIN": (1, math.inf),
     "INPUT.MAX_SIZE_TEST": (1, math.inf),
+    "INPUT.SAMPLING_FRAME_NUM": (1, 1_024),
+    "INPUT.SAMPLING_FRAME_RANGE": (0, math.inf),
     "INPUT.SIZE_DIVISIBILITY": (-1, _SIDE),
     "INPUT.IMAGE_SIZE": (1, _SIDE),
     "INPUT.MAX_MEGAPIXELS": (0, math.inf),

@@ -7,6 +7,7 @@ from mask2former.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.data.custom.dataset import register_custom_dataset
 from mask2former.data.datasets.coco import register_coco_instances, register_coco_panoptic
 from mask2former.data.datasets.semantic import register_semantic
+from mask2former.data.datasets.youtube_vis import register_ytvis_instances
 from mask2former.data.errors import DatasetError
 from mask2former.data.loader import build_test_loader, build_train_loader
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
@@ -27,4 +28,5 @@ __all__ = [
     "register_custom_dataset",
     "register_own_data",
     "register_semantic",
+    "register_ytvis_instances",
 ]

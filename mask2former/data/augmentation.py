@@ -20,16 +20,15 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mask2former.data.ground_truth.geometry import Geometry
-from mask2former.data.ground_truth.readers import GroundTruth
+from mask2former.data.ground_truth.geometry import Geometry, GroundTruth
 
 GRAY = 128
 CROP_ATTEMPTS = 10  # draws before a crop dominated by one category is accepted
 ZOOM_EDGES = (400, 500, 600)  # shorter sides, in pixels, of the images that DETR crops
 ZOOM_MAX_SIZE = 32_768  # longer side; DETR has no limit, but only broken images are that long
 Rng = np.random.Generator
-FLIP_AXES = {"none": None, "vertical": 0, "horizontal": 1}
-SAMPLING_IS_RANGED = {"choice": False, "range": True}
+FLIP_AXES = {"none": None, "vertical": 0, "horizontal": 1, "flip_by_clip": 1}
+SAMPLING_IS_RANGED = {"choice": False, "range": True, "choice_by_clip": False, "range_by_clip": True}
 
 
 class Scene(NamedTuple):
@@ -283,24 +282,25 @@ def _is_mixed(scene: Scene, crop: Crop, max_category_area: float) -> bool:
     return bool(np.count_nonzero(areas) > 1 and areas.max() < max_category_area * areas.sum())
 
 
-def _linear(values: np.ndarray, gain: float = 1, offset: float = 0) -> np.ndarray:
+def linear(values: np.ndarray, gain: float = 1, offset: float | np.ndarray = 0) -> np.ndarray:
+    """Return `gain * values + offset` as uint8, cut off at 0 and 255."""
     return np.clip(values.astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
 
 
 def change_brightness(image: np.ndarray, offset: float) -> np.ndarray:
     """Add `offset` to an image (H, W, 3) uint8."""
-    return _linear(image, offset=offset)
+    return linear(image, offset=offset)
 
 
 def change_contrast(image: np.ndarray, gain: float) -> np.ndarray:
     """Multiply an image (H, W, 3) uint8 by `gain`."""
-    return _linear(image, gain=gain)
+    return linear(image, gain=gain)
 
 
 def change_saturation(image: np.ndarray, gain: float) -> np.ndarray:
     """Multiply the saturation of an image (H, W, 3) uint8 RGB by `gain`."""
     hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
-    hsv[..., 1] = _linear(hsv[..., 1], gain=gain)
+    hsv[..., 1] = linear(hsv[..., 1], gain=gain)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
 
 
@@ -333,7 +333,7 @@ def large_scale_jitter(cfg: Any) -> list[Augmentation]:
     """Return COCO's recipe: flip, rescale, crop, pad to INPUT.IMAGE_SIZE (Ghiasi et al., 2021)."""
     size = cfg.INPUT.IMAGE_SIZE
     return [
-        _flip_step(cfg),
+        flip_step(cfg),
         partial(random_scale, size=size, min_scale=cfg.INPUT.MIN_SCALE, max_scale=cfg.INPUT.MAX_SCALE),
         partial(random_window, size=size),
         partial(pad_to, size=size),
@@ -342,12 +342,12 @@ def large_scale_jitter(cfg: Any) -> list[Augmentation]:
 
 def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
     """Return the recipe of the other datasets: resize the shorter side, crop, recolor, flip, pad."""
-    steps = [_shortest_edge_step(cfg)]
+    steps = [shortest_edge_step(cfg)]
     if cfg.INPUT.CROP.ENABLED:
-        steps.append(_crop_step(cfg))
+        steps.append(crop_step(cfg))
     if cfg.INPUT.COLOR_AUG_SSD:
         steps.append(random_color)
-    steps.append(_flip_step(cfg))
+    steps.append(flip_step(cfg))
     if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # despite its name the side of a square that images are padded to
         steps.append(partial(pad_to, size=cfg.INPUT.SIZE_DIVISIBILITY))
     return steps
@@ -360,26 +360,31 @@ def zoom_and_crop(cfg: Any) -> list[Augmentation]:
     crop and, if so, the side to resize to, the crop's height, width, top and left; at last the shorter side
     (Carion et al., 2020, "random crop augmentation").
     """
-    steps = [_flip_step(cfg)]
+    steps = [flip_step(cfg)]
     if cfg.INPUT.CROP.ENABLED:
         zoom = partial(random_shortest_edge, sizes=ZOOM_EDGES, max_size=ZOOM_MAX_SIZE)
-        steps.append(partial(random_chain, augmentations=(zoom, _crop_step(cfg))))
-    return [*steps, _shortest_edge_step(cfg)]
+        steps.append(partial(random_chain, augmentations=(zoom, crop_step(cfg))))
+    return [*steps, shortest_edge_step(cfg)]
 
 
-def _flip_step(cfg: Any) -> Augmentation:
+def flip_step(cfg: Any) -> Augmentation:
+    """Return the random flip of INPUT.RANDOM_FLIP."""
     return partial(random_flip, axis=choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIP_AXES))
 
 
-def _shortest_edge_step(cfg: Any) -> Augmentation:
+def shortest_edge_step(cfg: Any) -> Augmentation:
+    """Return the random resizing of INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TRAIN_SAMPLING."""
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     ranged = choice("INPUT.MIN_SIZE_TRAIN_SAMPLING", sampling, SAMPLING_IS_RANGED)
     if ranged and len(sizes) != 2:
-        raise ValueError(f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling 'range', not {tuple(sizes)}")
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN must be two sizes for sampling '{sampling}', not {tuple(sizes)}"
+        )
     return partial(random_shortest_edge, sizes=tuple(sizes), max_size=cfg.INPUT.MAX_SIZE_TRAIN, ranged=ranged)
 
 
-def _crop_step(cfg: Any) -> Augmentation:
+def crop_step(cfg: Any) -> Augmentation:
+    """Return the random crop of INPUT.CROP."""
     crop = cfg.INPUT.CROP
     what, fits = choice("INPUT.CROP.TYPE", crop.TYPE, CROP_RULES)
     if len(crop.SIZE) != 2 or not fits(*crop.SIZE):

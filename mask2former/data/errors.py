@@ -8,12 +8,13 @@ from mask2former.utils.messages import InputError, shortened
 
 
 class DatasetError(InputError):
-    """A dataset, or one record of it, is broken; the message names the file, the image and the value."""
+    """A dataset, or one record of it, is broken; the message names file, image or video, and value."""
 
 
 def broken_record(record: dict[str, Any], what: str, file: str | None = None) -> DatasetError:
     """Return the error of one record; `file` is the broken file if that is not the image itself."""
-    return DatasetError(f"{file or record.get('file_name')}, image id {record.get('image_id')!r}: {what}")
+    kind = "video" if "video_id" in record else "image"
+    return DatasetError(f"{file or record.get('file_name')}, {kind} id {record.get(f'{kind}_id')!r}: {what}")
 
 
 def wrong_size(record: dict[str, Any], size: tuple[int, ...], expected: tuple[int, int]) -> DatasetError:

@@ -26,7 +26,8 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from mask2former.data.augmentation import choice
-from mask2former.data.catalog import Record
+from mask2former.data.catalog import Metadata, MetadataCatalog, Record
+from mask2former.data.clips import ClipTestMapper, build_clip_train_mapper, holds_videos
 from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
 from mask2former.data.records import Datasets, LoadedDataset
@@ -168,7 +169,22 @@ def build_train_loader(
         world_size=processes,
         micro_batches=accumulation_steps(cfg.SOLVER, processes),
     )
-    return _loader(cfg, Samples(trained.records, build_train_mapper(cfg, trained.metadata)), batches)
+    return _loader(cfg, Samples(trained.records, _train_mapper(cfg, trained.metadata)), batches)
+
+
+def _train_mapper(cfg: Any, metadata: Metadata) -> Callable[..., dict[str, Any]]:
+    """Return the mapper of the training datasets, which hold videos or images.
+
+    Raises:
+        DatasetError: some hold videos, others images.
+    """
+    of_videos = [name for name in cfg.DATASETS.TRAIN if holds_videos(MetadataCatalog.get(name))]
+    if of_videos and len(of_videos) < len(cfg.DATASETS.TRAIN):
+        others = sorted({*cfg.DATASETS.TRAIN} - {*of_videos})
+        raise DatasetError(
+            f"'{of_videos[0]}' holds videos, '{others[0]}' images; DATASETS.TRAIN takes one kind at a time"
+        )
+    return (build_clip_train_mapper if of_videos else build_train_mapper)(cfg, metadata)
 
 
 def build_test_loader(
@@ -178,12 +194,15 @@ def build_test_loader(
 
     All processes must call this together. `datasets` are those that the run has read so far.
     """
-    records = (datasets or Datasets()).load(dataset_name).records
+    records, metadata, *_ = (datasets or Datasets()).load(dataset_name)
     bounds = np.linspace(0, len(records), world_size() + 1).astype(int)
     share = records.select(slice(*bounds[rank() : rank() + 2]))
     keys = [(index,) for index in range(len(share))]
     batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
-    return _loader(cfg, Samples(share, build_test_mapper(cfg)), batches)
+    mapper = build_test_mapper(cfg)
+    return _loader(
+        cfg, Samples(share, ClipTestMapper(frames=mapper) if holds_videos(metadata) else mapper), batches
+    )
 
 
 def load_training_data(cfg: Any, datasets: Datasets) -> LoadedDataset:

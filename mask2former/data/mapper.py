@@ -141,7 +141,7 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
         reader=recipe.reader,
         augmentations=recipe.augmentations(cfg),
         metadata=facts,
-        image_format=_image_format(cfg),
+        image_format=image_format_of(cfg),
         keep_empty=recipe.keep_empty,
     )
 
@@ -155,7 +155,7 @@ def build_test_mapper(cfg: Any) -> TestMapper:
     return TestMapper(
         edges=tuple(cfg.TEST.AUG.MIN_SIZES) if augmented else (cfg.INPUT.MIN_SIZE_TEST,),
         max_size=cfg.TEST.AUG.MAX_SIZE if augmented else cfg.INPUT.MAX_SIZE_TEST,
-        image_format=_image_format(cfg),
+        image_format=image_format_of(cfg),
         as_views=augmented,
     )
 
@@ -201,6 +201,7 @@ def all_instances(scene: Scene) -> Instances:
     return Instances(scene.size, gt_classes=classes, gt_masks=torch.from_numpy(masks))
 
 
-def _image_format(cfg: Any) -> str:
+def image_format_of(cfg: Any) -> str:
+    """Return the order of the channels, INPUT.FORMAT."""
     choice("INPUT.FORMAT", cfg.INPUT.FORMAT, CHANNEL_ORDER)
     return cfg.INPUT.FORMAT

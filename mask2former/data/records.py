@@ -104,10 +104,16 @@ def _read(name: str, records: list[Record] | None) -> tuple[list[Any], tuple[np.
     return [*records, *map(_categories, records)], (is_empty, sent)
 
 
+def record_annotations(record: Record) -> list[dict[str, Any]]:
+    """Return the annotations of an image, or those of all frames of a video."""
+    listed = record.get("annotations") or ()
+    return [*itertools.chain.from_iterable(listed)] if "file_names" in record else [*listed]
+
+
 def _categories(record: Record) -> tuple[Any, ...]:
-    listed = record.get("annotations") or record.get("segments_info") or ()
+    listed = record_annotations(record) or record.get("segments_info") or ()
     return tuple({annotation.get("category_id") for annotation in listed})
 
 
 def _has_only_crowds(record: Record) -> bool:
-    return "annotations" in record and all(a.get("iscrowd", 0) for a in record["annotations"] or ())
+    return "annotations" in record and all(a.get("iscrowd", 0) for a in record_annotations(record))

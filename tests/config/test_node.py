@@ -185,7 +185,7 @@ def test_overrides_take_the_type_of_the_key():
     [
         ("SOLVER.BASE_LRR", "1", r"unknown key SOLVER\.BASE_LRR .*did you mean SOLVER\.BASE_LR\?"),
         ("MODEL.MASK_FORMER.NUM_QUERIES", "9", "did you mean MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"),
-        ("INPUT.AUGMENTATIONS", "[]", "unknown key INPUT.AUGMENTATIONS"),
+        ("INPUT.AUGMENTATION", "[]", "unknown key INPUT.AUGMENTATION .*did you mean INPUT.AUGMENTATIONS"),
         ("MODEL.WEIGHTS.PATH", "x", "did you mean MODEL.WEIGHTS"),
         ("MODEL.RESNETS", "50", "MODEL.RESNETS is a section of keys"),
         ("_BASE_", "x.yaml", "_BASE_ belongs at the top of a file"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 from synthetic_coco import compressed_rle
+from synthetic_datasets.youtube_vis import run_lengths
 
 CATEGORIES = [{"id": 7, "name": "box"}, {"id": 2, "name": "kite"}, {"id": 5, "name": "absent"}]
 
@@ -37,13 +38,6 @@ def annotation(rng, number, video, category, boxes):
         "bboxes": [box and [box[1], box[0], box[3] - box[1], box[2] - box[0]] for box in boxes],
         "areas": [int(mask.sum()) or None for mask in masks],
     }
-
-
-def run_lengths(mask):
-    """Return the mask as an RLE with a list of counts, the first of which is of zeros."""
-    columns = np.concatenate([[False], mask.ravel(order="F")])
-    edges = np.flatnonzero(np.diff(columns))
-    return {"size": list(mask.shape), "counts": np.diff([0, *edges, mask.size]).tolist()}
 
 
 def polygon_of(mask):

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mask2former.data.ground_truth.geometry import AxisGeometry, Geometry
+from mask2former.data.ground_truth.geometry import AxisGeometry, Geometry, GroundTruth
 from mask2former.data.ground_truth.polygons import Patch
-from mask2former.data.ground_truth.readers import DrawnGroundTruth, GroundTruth
+from mask2former.data.ground_truth.readers import DrawnGroundTruth
 
 # Category ids with gaps, and one that is 0. Contiguous: donut 0, box 1, sky 2, ground 3.
 CATEGORIES = [

@@ -8,6 +8,7 @@ from mask2former.data.datasets.lvis import register_lvis
 from mask2former.data.datasets.mapillary import register_mapillary
 from mask2former.data.datasets.scenes import SCENES
 from mask2former.data.datasets.shapes import register_shapes
+from mask2former.data.datasets.youtube_vis import register_videos
 
 for _register in (
     register_coco,
@@ -18,5 +19,6 @@ for _register in (
     register_lvis,
     register_shapes,
     SCENES.register,
+    register_videos,
 ):
     _register()

@@ -202,7 +202,7 @@ def _file_name(row: Row) -> str:
     return values.text(row, "file_name")
 
 
-def _below(root: Path, name: str) -> Path:
+def below(root: Path, name: str) -> Path:
     """Return a path below a folder; backslashes, as tools on Windows write them, separate folders."""
     path = root / name
     return path if "\\" not in name or is_file(path) else root / name.replace("\\", "/")
@@ -238,15 +238,15 @@ def instance_records(
     """
     ids = metadata.thing_dataset_id_to_contiguous_id
     root = require_path(metadata.image_root)  # after the JSON: a script may have to make that
-    records = _convert_rows(
-        path, content, "images", lambda row: _image_record(row, _below(root, image_file(row))), context
+    records = convert_rows(
+        path, content, "images", lambda row: _image_record(row, below(root, image_file(row))), context
     )
     if "annotations" not in content:
         return records
     sizes = {record["image_id"]: (record["height"], record["width"]) for record in records}
     assumed: Counter[str] = Counter()
     convert = partial(_instance, sizes=sizes, ids=ids, assumed=assumed)
-    rows = _convert_rows(path, content, "annotations", convert, context)
+    rows = convert_rows(path, content, "annotations", convert, context)
     if metadata.get("crowds_as_objects", False):
         rows = [{**row, "iscrowd": 0} for row in rows]
     annotations: dict[Any, list[Row]] = {record["image_id"]: [] for record in records}
@@ -281,9 +281,9 @@ def load_panoptic(
     image_root, panoptic_root = require_path(metadata.image_root), require_path(metadata.panoptic_root)
     images = {
         record["image_id"]: record
-        for record in _convert_rows(
+        for record in convert_rows(
             *(path, content, "images"),
-            lambda row: _image_record(row, _below(image_root, image_file(row))),
+            lambda row: _image_record(row, below(image_root, image_file(row))),
             context,
         )
     }
@@ -291,7 +291,7 @@ def load_panoptic(
     has_label_maps = bool(sem_seg_root) and to_path(sem_seg_root).is_dir()
 
     def convert(row: Row) -> Record:
-        image = images[_known_image(row, images)]
+        image = images[known_id(row, "image", images)]
         png = png_file(row)
         return {
             **image,
@@ -307,7 +307,7 @@ def load_panoptic(
             ],
         }
 
-    return _convert_rows(path, content, "annotations", convert, context)
+    return convert_rows(path, content, "annotations", convert, context)
 
 
 def load_panoptic_and_semantic(metadata: Metadata, context: LoadContext) -> list[Record]:
@@ -328,7 +328,7 @@ def _instance(
     row: Row, sizes: dict[int | str, tuple[int, int]], ids: dict[int, int], assumed: Counter[str]
 ) -> Row:
     """Return the annotation of a record, whose `segmentation` is None if it has no mask."""
-    image_id = _known_image(row, sizes)
+    image_id = known_id(row, "image", sizes)
     mask, form = values.segmentation(row.get("segmentation"), sizes[image_id])
     assumed.update([form] if form else [])
     box = values.box(row)
@@ -343,17 +343,26 @@ def _instance(
     }
 
 
-def _known_image(row: Row, images: Container[Any]) -> int | str:
-    image_id = values.image_key(row, "image_id")
-    if image_id not in images:
-        raise DatasetError("no such id among 'images'")
-    return image_id
+def known_id(row: Row, subject: str, known: Container[Any]) -> int | str:
+    """Return the id of the image or other `subject` that a row belongs to, which must be `known`."""
+    id = values.image_key(row, f"{subject}_id")
+    if id not in known:
+        raise DatasetError(f"no such id among '{subject}s'")
+    return id
 
 
-def _convert_rows(
-    path: str, content: Row, key: str, convert: Callable[[Row], Row], context: LoadContext
+def convert_rows(
+    path: str,
+    content: Row,
+    key: str,
+    convert: Callable[[Row], Row],
+    context: LoadContext,
+    subject: str = "image",
 ) -> list[Row]:
-    """Return `convert(row)` of each row of `content[key]`; its errors get the file and the image id."""
+    """Return `convert(row)` of each row of `content[key]`; its errors get the file and the image's id.
+
+    Rows belong to a `subject`: their `image_id` is that of an image.
+    """
 
     def convert_one(row: Row) -> Row:
         try:
@@ -362,7 +371,8 @@ def _convert_rows(
             what = f"no {key} in {brief(row, 200)}"
         except ValueError as error:
             what = str(error)
-        raise DatasetError(f"{path}, image id {brief(row.get('image_id', row.get('id')))}: {what}")
+        id = brief(row.get(f"{subject}_id", row.get("id")))
+        raise DatasetError(f"{path}, {subject} id {id}: {what}")
 
     try:
         found = values.rows(content, key)

@@ -4,12 +4,13 @@ Flipping, nearest-neighbor resizing, cropping and padding move whole rows and co
 is, on each axis, an array of indices for pixels and a linear function for coordinates; masks are made once,
 at the end.
 
-Shapes: `H, W` the original image's sides, `h, w` those of the augmented one, in pixels; `n` one of these.
+Shapes: `H, W` the original image's sides, `h, w` those of the augmented one, in pixels; `n` one of these, or
+the number of segments, of `N`, that are visible.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -87,3 +88,14 @@ class Geometry(NamedTuple):
         mapped = np.zeros(self.size, original.dtype)
         mapped[visible] = shown
         return mapped
+
+
+class GroundTruth(Protocol):
+    """The segments of one image."""
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Return contiguous class ids (N,) int64."""
+
+    def visible(self, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices (n,) of segments in the augmented image, and their masks (n, h, w) bool."""

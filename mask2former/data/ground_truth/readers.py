@@ -12,14 +12,14 @@ of the augmented one, in pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record, first_few, wrong_map_size
-from mask2former.data.ground_truth.geometry import Geometry
+from mask2former.data.ground_truth.geometry import Geometry, GroundTruth
 from mask2former.data.ground_truth.polygons import Patch, draw_polygons
 from mask2former.structures import runs
 from mask2former.utils import coco_values
@@ -35,17 +35,6 @@ from mask2former.utils.label_maps import (
 from mask2former.utils.messages import brief, reason
 
 Size = tuple[int, int]
-
-
-class GroundTruth(Protocol):
-    """The segments of one image."""
-
-    @property
-    def classes(self) -> np.ndarray:
-        """Return contiguous class ids (N,) int64."""
-
-    def visible(self, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices (n,) of segments in the augmented image, and their masks (n, h, w) bool."""
 
 
 class MapGroundTruth(NamedTuple):

@@ -15,6 +15,7 @@ readers are not used: files are written with numpy, Pillow, json, scipy and pyco
     coco_stuff  coco/coco_stuff_10k/: version 1.1, MATLAB files of labels 0..182
     lvis        lvis/: version 1, images in coco/
     mapillary   mapillary_vistas/: `layout="flat"` or "v1.2" (nested, beside a v2.0 with made-up classes)
+    youtube_vis ytvis_2019/, `dataset="ytvis_2021"` or "ovis": videos, with tracks in the training set
 
 Images: a kind of stuff on each side of a line, things in the color of their class on top, and noise. The
 first image of a split has all special cases; the last image of a split of two or more has no things.
