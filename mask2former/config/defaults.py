@@ -88,6 +88,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": 112 * 112,
     "MODEL.MASK_FORMER.OVERSAMPLE_RATIO": 3.0,
     "MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO": 0.75,
+    "MODEL.MASK_FORMER.OBJECT_POINT_RATIO": 0.0,  # share of points around objects, however small they are
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY": 32,
     "MODEL.MASK_FORMER.THING_IDS": [],  # contiguous ids of the thing classes; set from the dataset
     "MODEL.MASK_FORMER.TEST.SEMANTIC_ON": True,

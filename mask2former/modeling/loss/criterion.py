@@ -23,6 +23,8 @@ from mask2former.modeling.loss.dense import dense_mask_terms, reduce_masks
 from mask2former.modeling.loss.mask_terms import MASK_LOSSES, mask_terms
 from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights, assign, matching_costs
 from mask2former.modeling.loss.points import (
+    move_into,
+    object_boxes,
     random_points,
     sample_maps,
     sample_masks,
@@ -56,6 +58,9 @@ class SetCriterion(nn.Module):
         num_points: points sampled in each mask.
         match_on, loss_on: "points", or "masks" for whole masks, which need no points.
         mask_loss: "cross_entropy" or "focal", beside dice.
+        object_point_ratio: share of the points, both to match and for the loss, that is drawn around the
+            objects, each of which gets as many as another. It is for small objects, on which few of the
+            points fall that are drawn anywhere. This project's own; it costs nothing.
 
     Raises:
         ValueError: a ratio or a number of points is out of range, or a word is unknown.
@@ -78,6 +83,7 @@ class SetCriterion(nn.Module):
         loss_on: str = "points",
         mask_loss: str = "cross_entropy",
         deep_supervision: bool = True,
+        object_point_ratio: float = 0.0,
     ) -> None:
         super().__init__()
         check_word("MATCH_ON", match_on, WHERE)
@@ -89,6 +95,10 @@ class SetCriterion(nn.Module):
                 f"IMPORTANCE_SAMPLE_RATIO within [0, 1], not {num_points}, {oversample_ratio}, "
                 f"{importance_sample_ratio}"
             )
+        if not 0 <= object_point_ratio <= 1:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.OBJECT_POINT_RATIO is {object_point_ratio}; it must be within [0, 1]"
+            )
         self.num_classes = num_classes
         self.weights = LossWeights(class_weight, mask_weight, dice_weight)
         self.num_points = num_points
@@ -96,6 +106,7 @@ class SetCriterion(nn.Module):
         self.importance_sample_ratio = importance_sample_ratio
         self.match_on, self.loss_on, self.mask_loss = match_on, loss_on, mask_loss
         self.deep_supervision = deep_supervision
+        self.object_point_ratio = object_point_ratio
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
@@ -151,6 +162,11 @@ class SetCriterion(nn.Module):
         points = torch.stack(
             [random_points(len(inputs.mask_embed), self.num_points, generator=g) for g in inputs.generators]
         )
+        for image_points, target in zip(points, inputs.targets, strict=True):
+            if self.object_point_ratio and len(target):
+                boxes = object_boxes(target.gt_masks, inputs.image_size)
+                shared = boxes[torch.arange(self.num_points, device=boxes.device) % len(boxes)]
+                move_into(image_points, shared, self.object_point_ratio)
         values = [
             sample_masks_at_shared_points(target.gt_masks, image_points, inputs.image_size)
             for target, image_points in zip(inputs.targets, points, strict=True)
@@ -177,12 +193,17 @@ class SetCriterion(nn.Module):
             masks, shape = inputs.targets[image].gt_masks, embed.shape[:2]
             maps = (embed.flatten(0, 1) @ features.flatten(2).squeeze(0)).unflatten(1, features.shape[2:])
             with torch.no_grad():
+                boxes = None
+                if self.object_point_ratio:
+                    boxes = object_boxes(masks, inputs.image_size).repeat(shape[0], 1)
                 points = uncertain_points(
                     maps,
                     self.num_points,
                     oversample_ratio=self.oversample_ratio,
                     importance_sample_ratio=self.importance_sample_ratio,
                     generator=inputs.generators[image],
+                    boxes=boxes,
+                    object_ratio=self.object_point_ratio,
                 )
                 by_target = points.unflatten(0, shape).transpose(0, 1)
                 values.append(sample_masks(masks, by_target, inputs.image_size).transpose(0, 1))
@@ -293,4 +314,5 @@ def build_set_criterion(cfg: Any) -> SetCriterion:
         loss_on=loss.LOSS_ON,
         mask_loss=loss.MASK_LOSS,
         deep_supervision=loss.DEEP_SUPERVISION,
+        object_point_ratio=loss.OBJECT_POINT_RATIO,
     )

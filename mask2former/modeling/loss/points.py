@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+SURROUNDINGS = 0.5  # of an object's side, around its box
 MASK_PIXELS_AT_ONCE = 2**23  # of boolean masks converted to float32 at a time: 32 MiB
 CANDIDATES_AT_ONCE = 2**20  # candidate points drawn at a time: 8 MiB, and as much for their grid
 
@@ -70,6 +71,8 @@ def uncertain_points(
     oversample_ratio: float,
     importance_sample_ratio: float,
     generator: torch.Generator,
+    boxes: Tensor | None = None,
+    object_ratio: float = 0.0,
 ) -> Tensor:
     """Draw points (T, num_points, 2) where masks are uncertain, and some anywhere (paper §3.3).
 
@@ -77,15 +80,48 @@ def uncertain_points(
     oversample_ratio` uniform points those with the smallest |logit| become the share
     `importance_sample_ratio` of the result. The absolute value is taken after the interpolation: between
     cells of -1 and +1 there is an uncertain point.
+
+    With `boxes` (T, 4), see `object_boxes`, the share `object_ratio` of the candidates, and of the points
+    drawn anywhere, is drawn in the map's box.
     """
     important = int(importance_sample_ratio * num_points)
     count = int(num_points * oversample_ratio)
     step = max(1, CANDIDATES_AT_ONCE // count)
     points = logits.new_empty(len(logits), num_points, 2, dtype=torch.float32)
-    for some, own in zip(logits.split(step), points.split(step), strict=True):
+    for start in range(0, len(logits), step):
+        some, own = logits[start : start + step], points[start : start + step]
         candidates = random_points(len(some), count, generator=generator)
+        if boxes is not None:
+            move_into(candidates, boxes[start : start + step, None], object_ratio)
         uncertainty = sample_maps(some[:, None], candidates[:, None])[:, 0, 0].abs_()
         chosen = uncertainty.topk(important, largest=False, sorted=False).indices
         own[:, :important] = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    points[:, important:] = random_points(len(logits), num_points - important, generator=generator)
+    anywhere = random_points(len(logits), num_points - important, generator=generator)
+    if boxes is not None:
+        move_into(anywhere, boxes[:, None], object_ratio)
+    points[:, important:] = anywhere
     return points
+
+
+def object_boxes(masks: Tensor, padded_size: tuple[int, int]) -> Tensor:
+    """Return the surroundings (N, 4) of boolean masks (N, h, w): left, top, right, bottom as points' x and y.
+
+    It is a mask's box, SURROUNDINGS of its sides larger in each direction; for an empty mask, the image.
+    """
+    height, width = padded_size
+    sides = []
+    for inside, size in ((masks.any(1), width), (masks.any(2), height)):  # along x, along y
+        first = inside.int().argmax(1)
+        last = inside.shape[1] - inside.flip(1).int().argmax(1)
+        margin = SURROUNDINGS * (last - first)
+        sides.append(((first - margin) / size, (last + margin) / size))
+    (left, right), (top, bottom) = sides
+    boxes = torch.stack([left, top, right, bottom], 1).clamp(0, 1)
+    return torch.where(masks.flatten(1).any(1)[:, None], boxes, boxes.new_tensor([0, 0, 1, 1]))
+
+
+def move_into(points: Tensor, boxes: Tensor, ratio: float) -> None:
+    """Move the first `ratio` of uniform points (..., P, 2) into boxes, which broadcast to (..., P, 4)."""
+    some = points[..., : round(ratio * points.shape[-2]), :]
+    boxes = boxes.expand(*points.shape[:-1], 4)[..., : some.shape[-2], :]
+    some.mul_(boxes[..., 2:] - boxes[..., :2]).add_(boxes[..., :2])

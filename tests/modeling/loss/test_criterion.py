@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mask2former.modeling.loss import criterion as criterion_module
 from mask2former.modeling.loss.criterion import WHERE, SetCriterion
 from mask2former.modeling.loss.matcher import LossWeights
 from mask2former.modeling.loss.points import random_points, uncertain_points
@@ -298,6 +299,45 @@ def test_huge_half_precision_logits_do_not_overflow():
 def test_impossible_sampling_is_refused(change):
     with pytest.raises(ValueError, match="TRAIN_NUM_POINTS"):
         criterion(**change)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.1])
+def test_an_impossible_share_of_points_around_objects_is_refused(ratio):
+    with pytest.raises(ValueError, match=rf"OBJECT_POINT_RATIO is {ratio}"):
+        criterion(object_point_ratio=ratio)
+
+
+def test_small_objects_get_as_many_points_as_large_ones_if_asked(monkeypatch):
+    """Half of the points that match, and of those of the loss, lie around the objects, in equal parts."""
+    seen = {}
+
+    def keep(name):
+        real = getattr(criterion_module, name)
+
+        def sample(masks, points, size):
+            seen[name] = points
+            return real(masks, points, size)
+
+        monkeypatch.setattr(criterion_module, name, sample)
+
+    keep("sample_masks")
+    keep("sample_masks_at_shared_points")
+    masks = torch.zeros(2, 32, 32, dtype=torch.bool)
+    masks[0, 2:4, 2:4], masks[1, 8:, 8:] = True, True
+    target = Instances((32, 32), gt_classes=torch.tensor([0, 1]), gt_masks=masks)
+    loss = criterion(num_points=200, object_point_ratio=0.5, importance_sample_ratio=0.0)
+    predictions = Predictions(
+        [Prediction(torch.zeros(1, 3, CLASSES + 1), torch.zeros(1, 3, 4))], torch.zeros(1, 4, 8, 8)
+    )
+    loss(predictions, [target], (32, 32), [5])
+    small = torch.tensor([1 / 32, 5 / 32])  # the surroundings of the first object, in x and y
+
+    def share(points):
+        return ((points >= small[0]) & (points <= small[1])).all(-1).float().mean(-1)
+
+    assert 0.25 <= share(seen["sample_masks_at_shared_points"]).item() <= 0.3
+    of_targets = share(seen["sample_masks"]).flatten()
+    assert of_targets[0] >= 0.5 and of_targets[1] < 0.1
 
 
 def test_no_object_weight_is_part_of_the_state_and_may_be_zero():

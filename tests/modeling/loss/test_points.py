@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from mask2former.modeling.loss import points as points_module
 from mask2former.modeling.loss.points import (
+    move_into,
+    object_boxes,
     random_points,
     sample_maps,
     sample_masks,
@@ -123,3 +125,52 @@ def test_points_do_not_depend_on_how_many_maps_are_drawn_at_a_time(monkeypatch):
     at_once = draw_uncertain(logits)
     monkeypatch.setattr(points_module, "CANDIDATES_AT_ONCE", 250)  # two maps of 120
     assert torch.equal(draw_uncertain(logits), at_once)
+
+
+def test_surroundings_of_objects_in_a_padded_image():
+    """By hand, in an image of 10 x 20 whose masks are 8 x 16: sides of 2 and 4 pixels and half of them."""
+    masks = torch.zeros(3, 8, 16, dtype=torch.bool)
+    masks[0, 3:5, 4:8] = True
+    masks[1, 0, 15] = True
+    boxes = object_boxes(masks, (10, 20))
+    assert torch.allclose(boxes[0], torch.tensor([2 / 20, 2 / 10, 10 / 20, 6 / 10]))
+    assert torch.allclose(boxes[1], torch.tensor([14.5 / 20, 0, 16.5 / 20, 1.5 / 10]))
+    assert torch.equal(boxes[2], torch.tensor([0.0, 0, 1, 1]))
+
+
+def test_a_share_of_the_points_is_moved_into_the_boxes():
+    boxes = torch.tensor([[0.5, 0.5, 0.75, 1.0], [0.0, 0.0, 0.1, 0.1]])[:, None]
+    points = random_points(2, 8, generator=generator())
+    before = points.clone()
+    move_into(points, boxes, 0.5)
+    assert torch.equal(points[:, 4:], before[:, 4:])
+    assert torch.allclose(points[:, :4], boxes[..., :2] + before[:, :4] * (boxes[..., 2:] - boxes[..., :2]))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
+def test_points_of_a_small_object_fall_around_it(ratio, monkeypatch):
+    """With logits that are the same everywhere, so that no point is more uncertain than another."""
+    monkeypatch.setattr(points_module, "CANDIDATES_AT_ONCE", 400)  # two maps at a time
+    boxes = torch.tensor([[0.1, 0.1, 0.14, 0.14], [0.6, 0.2, 0.66, 0.3], [0.9, 0.9, 1.0, 1.0]])
+    options = {"oversample_ratio": 2.0, "importance_sample_ratio": 0.0, "generator": generator()}
+    drawn = uncertain_points(torch.zeros(3, 4, 4), 100, **options, boxes=boxes, object_ratio=ratio)
+    inside = ((drawn >= boxes[:, None, :2]) & (drawn <= boxes[:, None, 2:])).all(-1).float().mean(1)
+    assert (inside >= ratio).all() and (inside <= ratio + 0.1).all()
+
+
+def test_uncertain_candidates_are_also_drawn_around_the_object():
+    """Logits are zero in the box alone: all important points lie there, many or few candidates."""
+    logits = torch.full((1, 32, 32), 9.0)
+    logits[0, 4:8, 4:8] = 0
+    boxes = torch.tensor([[4 / 32, 4 / 32, 8 / 32, 8 / 32]])
+    options = {"oversample_ratio": 3.0, "importance_sample_ratio": 1.0}
+    share = [
+        ((points >= boxes[:, None, :2]) & (points <= boxes[:, None, 2:])).all(-1).float().mean()
+        for points in (
+            uncertain_points(
+                logits, 60, **options, generator=generator(), boxes=boxes, object_ratio=object_ratio
+            )
+            for object_ratio in (0.0, 0.5)
+        )
+    ]
+    assert share[0] < 0.2 and share[1] == 1
