@@ -120,7 +120,11 @@ class MaskFormer(nn.Module):
             ValueError: an image does not fit; the message names the file.
         """
         predictions = self.predict_images(batched_inputs)
-        return [post_process(prediction, self.inference, compact=compact) for prediction in predictions]
+        return [self.post_process(prediction, compact=compact) for prediction in predictions]
+
+    def post_process(self, prediction: ImagePrediction, *, compact: bool = False) -> dict[str, Any]:
+        """Return the results of one image, as `predict`."""
+        return post_process(prediction, self.inference, compact=compact)
 
     @torch.no_grad()
     def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:

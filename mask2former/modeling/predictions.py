@@ -35,7 +35,8 @@ class ImagePrediction(NamedTuple):
     If `per_pixel`, mask logits are the logits of classes, Q = K, and compared with each other; each query has
     its class with probability 1. `all_compete` asks for K-Net's panoptic rules; see `panoptic_segments`.
 
-    DETR also predicts `boxes` (Q, 4), corners (left, top, right, bottom) in [0, 1] of the image.
+    DETR also predicts `boxes` (Q, 4), corners (left, top, right, bottom) in [0, 1] of the image. Embeddings
+    (Q, C) describe the objects of the queries; tracking compares those of frames.
     """
 
     probabilities: Tensor
@@ -45,6 +46,7 @@ class ImagePrediction(NamedTuple):
     per_pixel: bool = False
     all_compete: bool = False
     boxes: Tensor | None = None
+    embeddings: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -53,10 +55,14 @@ class ImagePrediction(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """All queries' class logits (B, Q, K+1), the last for "no object", and mask embeddings (B, Q, C)."""
+    """All queries' class logits (B, Q, K+1), the last for "no object", and mask embeddings (B, Q, C).
+
+    `queries` (B, Q, C) are what both are computed of, for a decoder that tells them.
+    """
 
     class_logits: Tensor
     mask_embed: Tensor
+    queries: Tensor | None = None
 
 
 @dataclass
@@ -79,7 +85,7 @@ class Predictions:
         check_layer(layer, len(self.layers))
         probabilities = self.layers[layer].class_logits.float().softmax(-1)
         images = zip(probabilities, self.mask_logits(layer), sizes, strict=True)
-        return [ImagePrediction(*image) for image in images]
+        return with_embeddings([ImagePrediction(*image) for image in images], self.layers[layer].queries)
 
 
 class AuxiliaryPrediction(NamedTuple):
@@ -131,6 +137,14 @@ def check_layer(layer: int, count: int) -> None:
             f"MODEL.MASK_FORMER.TEST.LAYER is {layer}, but the model makes {count} predictions: "
             f"0 to {count - 1}, or -1 for the last"
         )
+
+
+def with_embeddings(predictions: list[ImagePrediction], queries: Tensor | None) -> list[ImagePrediction]:
+    """Return the predictions of the images, with the queries (B, Q, C) as embeddings if there are any."""
+    if queries is None:
+        return predictions
+    pairs = zip(predictions, queries.float(), strict=True)
+    return [prediction._replace(embeddings=embeddings) for prediction, embeddings in pairs]
 
 
 def multiply_masks(mask_embed: Tensor, mask_features: Tensor) -> Tensor:

@@ -32,6 +32,15 @@ def test_images_get_the_prediction_of_the_layer_asked_for(layer):
         assert torch.equal(image.probabilities, predictions.layers[layer].class_logits[i].softmax(-1))
 
 
+def test_the_queries_of_a_layer_are_the_embeddings_of_its_images():
+    predictions, sizes = draw(), [Sizes((24, 28), (24, 28), (24, 28))] * 2
+    assert [image.embeddings for image in predictions.of_images(sizes)] == [None, None]
+    queries = torch.randn(2, 5, 8).bfloat16()
+    predictions.layers[0] = predictions.layers[0]._replace(queries=queries)
+    found = [image.embeddings for image in predictions.of_images(sizes, layer=0)]
+    assert torch.equal(torch.stack(found), queries.float())
+
+
 @pytest.mark.parametrize("layer", [2, -3])
 def test_a_layer_that_is_not_there_is_an_error(layer):
     with pytest.raises(ValueError, match=f"LAYER is {layer}, but the model makes 2 predictions"):

@@ -71,8 +71,8 @@ def _crossing(rng: Rng) -> list[Course]:
 
 
 def _occluded(rng: Rng) -> list[Course]:
-    radius, height = rng.uniform(0.08, 0.1), rng.uniform(-0.03, 0.03)
-    return [Course(radius, (-0.42, height), (0.42, height)), Course(0.2, (0.0, 0.0), (0.0, 0.0))]
+    radius, height = rng.uniform(0.07, 0.08), rng.uniform(-0.02, 0.02)
+    return [Course(radius, (-0.42, height), (0.42, height)), Course(0.18, (0.0, 0.0), (0.0, 0.0))]
 
 
 def _entering(rng: Rng) -> list[Course]:

@@ -40,11 +40,9 @@ class Detr(MaskFormer):
         padded = (images.shape[2], images.shape[3])
         return self.sem_seg_head(self.backbone(images), padded, sizes or [padded] * len(images))
 
-    @torch.no_grad()
-    def predict(self, batched_inputs: Inputs, *, compact: bool = False) -> list[dict[str, Any]]:
-        """Return "panoptic_seg" and "instances" of each image, as `MaskFormer.predict`, by DETR's rules."""
-        predictions = self.predict_images(batched_inputs)
-        return [detr_results(prediction, self.inference, compact=compact) for prediction in predictions]
+    def post_process(self, prediction: ImagePrediction, *, compact: bool = False) -> dict[str, Any]:
+        """Return "panoptic_seg" and "instances" of one image, by DETR's rules."""
+        return detr_results(prediction, self.inference, compact=compact)
 
     @torch.no_grad()
     def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:

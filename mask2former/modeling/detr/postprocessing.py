@@ -29,18 +29,22 @@ def detr_results(
 ) -> dict[str, Any]:
     """Return "panoptic_seg" and "instances" of one image, as of `post_process`, for the tasks of `options`.
 
-    If `compact`, masks are `RunLengthMasks`, and there is "best_query_score".
+    If `compact`, masks are `RunLengthMasks`, and there are "best_query_score" and the queries of results.
     """
     results: dict[str, Any] = {}
     if compact:
         results["best_query_score"] = prediction.probabilities[:, :-1].max()
     with exact_float32(prediction.mask_logits.device):
         if "panoptic" in options.tasks:
-            results["panoptic_seg"] = detr_panoptic(prediction, options)
+            ids, segments, queries = detr_panoptic(prediction, options)
+            results["panoptic_seg"] = ids, segments
+            if compact:
+                results["segment_queries"] = queries
         if "instance" in options.tasks:
             instances = detr_instances(prediction, options)
             if not compact:
                 instances.set("pred_masks", instances.pred_masks.dense().to(prediction.mask_logits.device))
+                instances.remove("pred_queries")
             results["instances"] = instances
     return results
 
@@ -71,7 +75,9 @@ def _objects(probabilities: Tensor, options: InferenceOptions) -> tuple[Tensor, 
     return torch.isin(labels, labels.new_tensor(options.thing_ids)), scores, labels
 
 
-def detr_panoptic(prediction: ImagePrediction, options: InferenceOptions) -> tuple[Tensor, list[SegmentInfo]]:
+def detr_panoptic(
+    prediction: ImagePrediction, options: InferenceOptions
+) -> tuple[Tensor, list[SegmentInfo], list[int]]:
     """Assign each pixel to the query with the largest mask logit, among those above the threshold.
 
     The first query of a stuff class gets the pixels of all. Queries with fewer than `SMALLEST_SEGMENT` pixels
@@ -80,7 +86,7 @@ def detr_panoptic(prediction: ImagePrediction, options: InferenceOptions) -> tup
 
     Returns:
         A map (H, W) int32 of segment ids, 0 where there is none, and for each segment "id", "isthing" and
-        "category_id".
+        "category_id"; and the position of each segment's query among Q.
     """
     kept, label = _segments(prediction.probabilities, options)
     logits, sizes = prediction.mask_logits[kept], prediction.sizes
@@ -92,9 +98,10 @@ def detr_panoptic(prediction: ImagePrediction, options: InferenceOptions) -> tup
         owner = merged[rivals][nearest(winners, sizes.output)]
         large = owner.flatten().bincount(minlength=len(labels))[rivals] >= SMALLEST_SEGMENT
         if large.all():
-            return _number_segments(owner, rivals, labels, things)
+            queries = kept.nonzero()[rivals, 0].tolist()
+            return *_number_segments(owner, rivals, labels, things), queries
         rivals = rivals[large]
-    return torch.zeros(sizes.output, dtype=torch.int32, device=logits.device), []
+    return torch.zeros(sizes.output, dtype=torch.int32, device=logits.device), [], []
 
 
 def _first_of_stuff(labels: list[int], things: set[int]) -> list[int]:
@@ -140,6 +147,7 @@ def detr_instances(prediction: ImagePrediction, options: InferenceOptions) -> In
         pred_boxes=(prediction.boxes[order].clamp(0, 1) * scale).as_subclass(Boxes),
         scores=scores[order],
         pred_classes=labels[order],
+        pred_queries=order,
     )
 
 

@@ -72,8 +72,9 @@ class DetrPredictions:
             index = (
                 torch.arange(len(of_image), device=of_image.device) if needed is None else needed(of_image)
             )
-            masks = self.masks(image, index, layer)
-            found.append(ImagePrediction(of_image[index], masks, size, boxes=corners[image][index]))
+            masks, embeddings = self.masks(image, index, layer), self.queries[layer, image][index].float()
+            boxes = corners[image][index]
+            found.append(ImagePrediction(of_image[index], masks, size, boxes=boxes, embeddings=embeddings))
         return found
 
 

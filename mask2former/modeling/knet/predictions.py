@@ -16,6 +16,7 @@ from mask2former.modeling.predictions import (
     Sizes,
     check_layer,
     multiply_masks,
+    with_embeddings,
 )
 
 MASK_SCALE = 2  # masks are enlarged by it, to stride 4, before they are compared with targets or resized
@@ -54,7 +55,8 @@ class KNetPredictions(Predictions):
         check_layer(layer, len(self.layers))
         scores = self.layers[layer].class_logits.float().sigmoid() * self.allowed
         images = zip(F.pad(scores, (0, 1)), self.mask_logits(layer), sizes, strict=True)
-        return [ImagePrediction(*image, all_compete=True) for image in images]
+        predictions = [ImagePrediction(*image, all_compete=True) for image in images]
+        return with_embeddings(predictions, self.layers[layer].queries)
 
 
 def enlarge(logits: Tensor) -> Tensor:

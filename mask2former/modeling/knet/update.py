@@ -94,7 +94,7 @@ class KernelUpdateStage(nn.Module):
         x = self.kernel_update_conv(groups, kernels)
         x = self.attention_norm(x + self.attention(x, x, x))
         x = self.ffn_norm(x + feed_forward(x, self.linear1, self.linear2))
-        return x, Prediction(self.fc_cls(self.cls_fcs(x)), self.fc_mask(self.mask_fcs(x)) @ projection)
+        return x, Prediction(self.fc_cls(self.cls_fcs(x)), self.fc_mask(self.mask_fcs(x)) @ projection, x)
 
 
 def logit(probability: float) -> float:

@@ -94,7 +94,8 @@ def post_process(
     They are "sem_seg", scores (K, H, W); "panoptic_seg", a map (H, W) of segment ids and a list of segments;
     "instances" with masks (N, H, W). If `compact`, they take little memory at any output size: a "label_map"
     (H, W) replaces the scores, masks are `RunLengthMasks`, and "best_query_score", the largest class
-    probability of any query, explains an empty result.
+    probability of any query, explains an empty result. The field `pred_queries` of instances and
+    "segment_queries" then tell the query of each.
     """
     results: dict[str, Any] = {}
     budget = options.memory_budget
@@ -105,13 +106,16 @@ def post_process(
             name, function = ("label_map", semantic_label_map) if compact else ("sem_seg", semantic_scores)
             results[name] = function(prediction, resize_first=options.resizes_logits, memory_budget=budget)
         if "panoptic" in options.tasks:
-            results["panoptic_seg"] = panoptic_segments(
+            ids, segments, queries = panoptic_segments(
                 prediction,
                 thing_ids=options.thing_ids,
                 object_mask_threshold=options.object_mask_threshold,
                 overlap_threshold=options.overlap_threshold,
                 memory_budget=budget,
             )
+            results["panoptic_seg"] = ids, segments
+            if compact:
+                results["segment_queries"] = queries
         if "instance" in options.tasks:
             instances = predict_instances(
                 prediction,
@@ -122,6 +126,7 @@ def post_process(
             )
             if not compact:
                 instances.set("pred_masks", instances.pred_masks.dense().to(prediction.mask_logits.device))
+                instances.remove("pred_queries")
             results["instances"] = instances
     return results
 

@@ -33,9 +33,10 @@ def predict_instances(
 ) -> Instances:
     """Return the N <= min(max_instances, Q K) most probable pairs of query and class, by decreasing score.
 
-    The fields are `pred_masks` (RunLengthMasks, on the CPU), `pred_boxes`, `scores` and `pred_classes`. The
-    score is the class probability times the mean mask probability inside the mask. A query may appear with
-    several classes, unless `one_class_per_query`. A mask may be empty; its score and box are then zero.
+    The fields are `pred_masks` (RunLengthMasks, on the CPU), `pred_boxes`, `scores`, `pred_classes` and
+    `pred_queries`, the position of its query among Q. The score is the class probability times the mean mask
+    probability inside the mask. A query may appear with several classes, unless `one_class_per_query`. A mask
+    may be empty; its score and box are then zero.
     Unless `thing_ids` is None, only these classes are kept among the best pairs.
     """
     probabilities, sizes = prediction.probabilities[:, :-1], prediction.sizes
@@ -57,6 +58,7 @@ def predict_instances(
         pred_boxes=masks.boxes().to(which.device)[which],
         scores=scores,
         pred_classes=label[order],
+        pred_queries=query[order],
     )
 
 

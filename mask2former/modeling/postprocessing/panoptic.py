@@ -23,11 +23,12 @@ def panoptic_segments(
     object_mask_threshold: float,
     overlap_threshold: float,
     memory_budget: int,
-) -> tuple[Tensor, list[SegmentInfo]]:
+) -> tuple[Tensor, list[SegmentInfo], list[int]]:
     """Assign each pixel to the query with the largest product of class and mask probability.
 
     The result is a map (H, W) int32 of segment ids, 0 where there is none, and for each segment "id",
-    "isthing" and "category_id". Stuff of one class is one segment.
+    "isthing" and "category_id"; and the position of each segment's query among Q. Stuff of one class is one
+    segment, of the first of its queries.
 
     Queries below the threshold get no pixels, and a segment has pixels inside of its query's mask alone. If
     the prediction's queries `all_compete`, the rules are those of K-Net's public code: all queries get
@@ -42,18 +43,19 @@ def panoptic_segments(
     sizes = prediction.sizes
     ids = torch.zeros(sizes.output, dtype=torch.int32, device=mask_logits.device)
     if not len(label):
-        return ids, []
+        return ids, [], []
     tiles = tiles_within(memory_budget, sizes.output, len(label), mask_logits.device)
     counts = _assign_pixels(probability, mask_logits, sizes, tiles, owner=ids)
     if all_compete:
         is_stuff = ~torch.isin(label, label.new_tensor(thing_ids))
         counts *= (sure | is_stuff)[:, None]
-    rows = torch.cat([label[:, None], counts], dim=1).tolist()  # the only copy of them to the host
-    numbers, segments = _number_segments(rows, set(thing_ids), overlap_threshold, all_compete)
+    # The only copy of them to the host
+    rows = torch.cat([kept.nonzero(), label[:, None], counts], dim=1).tolist()
+    numbers, segments, queries = _number_segments(rows, set(thing_ids), overlap_threshold, all_compete)
     table = torch.tensor(numbers, dtype=torch.int32, device=ids.device)
     for tile in tiles:
         tile.of(ids)[:] = table[tile.of(ids)]
-    return ids, segments
+    return ids, segments, queries
 
 
 def _assign_pixels(
@@ -90,16 +92,18 @@ def _assign_pixels(
 
 def _number_segments(
     rows: list[list[int]], thing_ids: set[int], overlap_threshold: float, keep_outside: bool
-) -> tuple[list[int], list[SegmentInfo]]:
+) -> tuple[list[int], list[SegmentInfo], list[int]]:
     """Return the segment ids of the pixels that each query won, outside its mask and inside; the segments.
 
-    `rows` are each query's class, its mask's area, and the pixels it won outside and inside its mask.
+    The last result is the query of each segment. `rows` are each query's position, its class, its mask's
+    area, and the pixels it won outside and inside its mask.
     `keep_outside` gives a segment also those outside.
     """
     ids: list[int] = []
     segments: list[SegmentInfo] = []
+    queries: list[int] = []
     stuff: dict[int, int] = {}
-    for label, mask_area, won_outside, won_inside in rows:
+    for query, label, mask_area, won_outside, won_inside in rows:
         segment_id, won = 0, won_outside + won_inside
         counted = won if keep_outside else won_inside
         if counted > 0 and mask_area > 0 and won / mask_area >= overlap_threshold:
@@ -107,7 +111,8 @@ def _number_segments(
             if segment_id > len(segments):
                 is_thing = label in thing_ids
                 segments.append({"id": segment_id, "isthing": is_thing, "category_id": label})
+                queries.append(query)
                 if not is_thing:
                     stuff[label] = segment_id
         ids += [segment_id if keep_outside else 0, segment_id]
-    return ids, segments
+    return ids, segments, queries

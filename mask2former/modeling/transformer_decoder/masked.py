@@ -207,7 +207,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def _predict(self, x: Tensor) -> Prediction:
         """Predict from queries x (B, Q, C); the next layer continues with x before the norm."""
         x = self.decoder_norm(x)
-        return Prediction(self.class_embed(x), self.mask_embed(x))
+        return Prediction(self.class_embed(x), self.mask_embed(x), x)
 
 
 def concatenate(cells: list[MemoryCells]) -> MemoryCells:

@@ -125,7 +125,7 @@ class StandardTransformerDecoder(nn.Module):
 
     def _predict(self, x: Tensor) -> Prediction:
         classes = x[..., :0] if self.class_embed is None else self.class_embed(x)
-        return Prediction(classes, self.mask_embed(x))
+        return Prediction(classes, self.mask_embed(x), x)
 
 
 def standard_arguments(cfg: Any, memory_shape: list[ShapeSpec]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_panoptic_results_equal_the_literal_version(labels, output):
     coarse = torch.randn(1, len(labels), 5, 6, generator=generator)
     logits = F.interpolate(coarse, (25, 33), mode="bicubic")[0]
     found = prediction(labels, logits, output, padded=(100, 132), image=(93, 120))
-    ids, segments = detr_panoptic(found, OPTIONS)
+    ids, segments, _ = detr_panoptic(found, OPTIONS)
     numbers, left = literal_panoptic(found, 0.5)
     assert [segment["id"] for segment in segments] == [*range(1, len(left) + 1)]
     for segment, query in zip(segments, left, strict=True):
@@ -85,7 +85,7 @@ def test_stuff_of_one_class_is_contested_not_merged():
     """Without its second query, the pixels of the grass go to the query that comes next there."""
     logits = stripes(0, 4, 12).clone()
     logits[1, :, 12:] = 5  # a thing is the runner-up
-    ids, segments = detr_panoptic(prediction([2, 0, 2], logits, (8, 16)), OPTIONS)
+    ids, segments, _ = detr_panoptic(prediction([2, 0, 2], logits, (8, 16)), OPTIONS)
     assert [segment["category_id"] for segment in segments] == [2, 0]
     assert (ids[:, :3] == 1).all() and (ids[:, 5:] == 2).all()
 
@@ -95,7 +95,7 @@ def test_small_segments_are_dropped_and_their_pixels_given_to_others():
     tiny = torch.full((1, 8, 16), -10.0)
     tiny[0, 0, 0] = 30
     found = prediction([0, 1, 1], torch.cat([logits, tiny]), (8, 16))
-    ids, segments = detr_panoptic(found, OPTIONS)
+    ids, segments, _ = detr_panoptic(found, OPTIONS)
     assert len(segments) == 2 and (ids[:, 0] == 1).all()
     large = detr_panoptic(found._replace(sizes=found.sizes._replace(output=(80, 160))), OPTIONS)
     assert len(large[1]) == 3
@@ -105,14 +105,14 @@ def test_small_segments_are_dropped_and_their_pixels_given_to_others():
 def test_a_segment_has_at_least_five_pixels(pixels, segments):
     small = torch.full((8, 16), -10.0)
     small[3, 2 : 2 + pixels] = 10
-    ids, found = detr_panoptic(prediction([0, 1], torch.stack([-small, small]), (8, 16)), OPTIONS)
+    ids, found, _ = detr_panoptic(prediction([0, 1], torch.stack([-small, small]), (8, 16)), OPTIONS)
     assert len(found) == segments
     assert (ids == 2).sum() == (pixels if segments == 2 else 0)
 
 
 @pytest.mark.parametrize("labels", [[4, 4], [0, 1]], ids=["no object", "unsure"])
 def test_no_query_above_the_threshold(labels):
-    ids, segments = detr_panoptic(prediction(labels, stripes(0, 8), (8, 16), score=0.4), OPTIONS)
+    ids, segments, _ = detr_panoptic(prediction(labels, stripes(0, 8), (8, 16), score=0.4), OPTIONS)
     assert not segments and not ids.any() and ids.shape == (8, 16)
 
 

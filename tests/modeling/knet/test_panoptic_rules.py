@@ -46,7 +46,7 @@ def predict(seed, size):
 )
 def test_segments_equal_those_of_the_public_code(size, thresholds, budget, seed):
     prediction = predict(seed, size)
-    found, segments = panoptic_segments(
+    found, segments, _ = panoptic_segments(
         prediction,
         thing_ids=THINGS,
         object_mask_threshold=thresholds[0],
@@ -67,7 +67,7 @@ def test_a_thing_below_the_threshold_takes_its_pixels_with_it(rules, pixels):
     masks = torch.tensor([[[-9.0, 9.0, -9.0]], [[9.0, 0.1, -0.1]]])
     size = Sizes((1, 3), (1, 3), (1, 3))
     prediction = ImagePrediction(scores, masks, size, all_compete=rules)
-    found, _ = panoptic_segments(
+    found, *_ = panoptic_segments(
         prediction, thing_ids=[0], object_mask_threshold=0.3, overlap_threshold=0.0, memory_budget=1000
     )
     assert found[0].tolist() == pixels

@@ -93,6 +93,9 @@ DRAWING = {  # class, probability, and a mask of which each pixel is sure
 }
 
 
+OPTIONS = InferenceOptions(thing_ids=(THING,))
+
+
 def draw(queries):
     class_logits, mask_logits = [], []
     for label, probability, rows in queries:
@@ -105,9 +108,8 @@ def draw(queries):
 
 def panoptic_of(prediction, **changes):
     thresholds = {"object_mask_threshold": 0.8, "overlap_threshold": 0.8}
-    return panoptic_segments(
-        prediction, **{"thing_ids": [THING], "memory_budget": BUDGET, **thresholds, **changes}
-    )
+    given = {"thing_ids": [THING], "memory_budget": BUDGET, **thresholds, **changes}
+    return panoptic_segments(prediction, **given)[:2]
 
 
 def test_panoptic_of_a_drawing():
@@ -306,6 +308,21 @@ def test_compact_results_equal_the_plain_ones():
     assert isinstance(compact["instances"].pred_masks, RunLengthMasks)
     assert torch.equal(compact["instances"].pred_masks.dense(), plain["instances"].pred_masks)
     assert compact["best_query_score"] == prediction.probabilities[:, :-1].max()
+
+
+def test_compact_results_tell_the_query_of_each():
+    queries = list(DRAWING.values())
+    found = post_process(
+        draw([*queries[::-1], (THING, 0.9, ["..##", "..##", "....", "...."])]), OPTIONS, compact=True
+    )
+    classes = [segment["category_id"] for segment in found["panoptic_seg"][1]]
+    # The order is now: not sure, no object, hidden, stuff, stuff, thing, and the one added
+    assert list(zip(found["segment_queries"], classes, strict=True)) == [(3, STUFF), (5, THING), (6, THING)]
+    instances = found["instances"]
+    assert instances.pred_queries[:3].tolist() == [5, 6, 0]
+    assert instances.scores[:3].tolist() == pytest.approx([0.95, 0.9, 0.5], abs=1e-3)
+    plain = post_process(draw(queries), OPTIONS)
+    assert "segment_queries" not in plain and not plain["instances"].has("pred_queries")
 
 
 def blobs(count, height, width, seed):
