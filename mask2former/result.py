@@ -18,6 +18,8 @@ from PIL import Image, ImageShow
 
 from mask2former import result_formats
 from mask2former.drawing.colors import Color, class_colors
+from mask2former.drawing.labels import letter_height
+from mask2former.drawing.legend import Entry, draw_legend, legend_entries
 from mask2former.drawing.overlay import draw_regions
 from mask2former.drawing.regions import Region, result_regions
 from mask2former.evaluation.common.rle import encode_masks
@@ -153,18 +155,41 @@ class Result:
         return self.empty_reasons.get(task or self.tasks[0])
 
     def draw(
-        self, task: str | None = None, *, scale: int = 1, ids: Sequence[int | None] | None = None
+        self,
+        task: str | None = None,
+        *,
+        scale: int = 1,
+        ids: Sequence[int | None] | None = None,
+        legend: bool = False,
     ) -> Array:
         """Return (scale * H, scale * W, 3) uint8 RGB: a task's result, by default the first, over the image.
 
-        A `scale` above 1 keeps labels from covering a tiny image. `ids`, such as those of tracks, are one for
-        each segment or instance (None: it has none). They are shown in the labels, and each id has one shade
-        of its class's color in all images; without them, neighbors have different shades.
+        Args:
+            task: "panoptic", "instance" or "semantic".
+            scale: above 1, it keeps labels from covering a tiny image.
+            ids: of each segment or instance, such as those of tracks (None: it has none). They are shown in
+                the labels, and each id has one shade of its class's color in all images. Without them,
+                neighbors have different shades.
+            legend: draw the legend, too; it makes the image wider.
 
         Raises:
             ValueError: the model is not set to that task, or `ids` do not fit its result.
         """
-        return draw_regions(self.image, self.regions(task, ids), scale)
+        drawn = draw_regions(self.image, self.regions(task, ids), scale)
+        if not legend:
+            return drawn
+        beside = draw_legend(self._legend(task), letter_height(drawn.shape[:2]), height=len(drawn))
+        return np.concatenate([drawn, beside], axis=1)
+
+    def draw_legend(self, task: str | None = None) -> Array:
+        """Return (h, w, 3) uint8 RGB: the classes found, with their colors and share of the image's pixels.
+
+        The most frequent come first. For "panoptic" and "instance", the number of objects is shown.
+
+        Raises:
+            ValueError: the model is not set to that task.
+        """
+        return draw_legend(self._legend(task), letter_height(self._size))
 
     def regions(self, task: str | None = None, ids: Sequence[int | None] | None = None) -> list[Region]:
         """Return what `draw` draws: the shape, color, class and label of each class or object found.
@@ -173,8 +198,16 @@ class Result:
             ValueError: as `draw`.
         """
         task = task or self.tasks[0]
-        colors = self.colors or class_colors(len(self.class_names))
-        return result_regions(task, self._get(task), self.class_names, colors, ids)
+        return result_regions(task, self._get(task), self.class_names, self._class_colors, ids)
+
+    def _legend(self, task: str | None) -> list[Entry]:
+        counted = (task or self.tasks[0]) != "semantic"
+        regions = self.regions(task)
+        return legend_entries(regions, self.class_names, self._class_colors, self._size, counted=counted)
+
+    @property
+    def _class_colors(self) -> Sequence[Color]:
+        return self.colors or class_colors(len(self.class_names))
 
     def show(self, task: str | None = None) -> None:
         """Open the overlay in the image viewer of this machine.
@@ -188,9 +221,9 @@ class Result:
     def save(self, path: str | Path, what: str = "overlay") -> None:
         """Write the result to `path`, creating its folder.
 
-        `what` is "overlay", the visualization; "semantic", a PNG of class ids; "panoptic", a PNG of segment
-        ids (R + 256 G + 65536 B) and a JSON file of the same name; or "instances", a JSON list in COCO's
-        result format. Class ids are positions in `class_names`.
+        `what` is "overlay", the visualization; "legend", its classes and colors; "semantic", a PNG of class
+        ids; "panoptic", a PNG of segment ids (R + 256 G + 65536 B) and a JSON file of the same name; or
+        "instances", a JSON list in COCO's result format. Class ids are positions in `class_names`.
 
         Raises:
             ValueError: another `what`, a task that the model is not set to, or a wrong file suffix.
@@ -306,6 +339,7 @@ def _write_instances(result: Result, path: Path) -> None:
 
 _WRITERS: dict[str, Callable[[Result, Path], None]] = {
     "overlay": lambda result, path: write_image(path, result.draw()),
+    "legend": lambda result, path: write_image(path, result.draw_legend()),
     "semantic": _write_semantic,
     "panoptic": _write_panoptic,
     "instances": _write_instances,

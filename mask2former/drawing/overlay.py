@@ -64,7 +64,7 @@ def _outline(canvas: Array, region: Region, box: Box, width: int) -> None:
     right, bottom = min(length, right + width), min(height, bottom + width)
     image = canvas[top:bottom, left:right]
     mask = region.shape.inside((left, top, right, bottom)).astype(np.uint8)
-    inner, outer = (np.ones((2 * reach + 1,) * 2, np.uint8) for reach in (width, (width + 1) // 2))
+    inner, outer = (np.ones((2 * reach + 1,) * 2, np.uint8) for reach in (width, max(1, width // 2)))
     for rows in strips(mask):
         start = max(0, rows.start - width)
         part = mask[start : rows.stop + width]

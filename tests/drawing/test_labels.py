@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mask2former.drawing.labels import MOST_COVERED, letter_height, place_labels, write_labels
+from mask2former.drawing.labels import letter_height, place_labels, write_labels
+from mask2former.drawing.placement import MOST_COVERED
 from mask2former.drawing.regions import Region
 from mask2former.drawing.shapes import mask_shape
 

@@ -106,7 +106,7 @@ def plain_overlay(image, masks, colors, line):
     for mask, color in zip(masks, colors, strict=True):
         width = max(1, round(min(line, mask.sum() ** 0.5 / 10)))
         inside, outside = distances(mask), distances(~mask)
-        canvas[(outside > 0) & (outside <= (width + 1) // 2)] = casing(color)
+        canvas[(outside > 0) & (outside <= max(1, width // 2))] = casing(color)
         canvas[mask & (inside <= width)] = color
     return canvas
 
