@@ -61,6 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model("--model", metavar="NAME", help="a published model, see `mask2former zoo`; downloaded once")
     model("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
     flag("--task", choices=COUNTED, help="what to draw; default: the first of these that the model is set to")
+    flag("--legend", action="store_true", help="draw the classes found and their shares beside the image")
     flag(
         "--confidence-threshold",
         type=probability,
@@ -189,23 +190,29 @@ def how_to_get_weights(config_file: str) -> str:
     return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice(model.weights)}"
 
 
-def draw(predictor: Predictor, image: str, task: str | None) -> tuple[Array, str]:
+def draw(predictor: Predictor, image: str, task: str | None, legend: bool = False) -> tuple[Array, str]:
     """Return the overlay of a task, by default the first, and what was found or why nothing was."""
     result = predictor(image)
     task = task or result.tasks[0]
     found = result.why_empty(task) or f"{result.count(task)} {COUNTED[task]}"
     others: dict[str, Any] = {field: None for other, field in FIELDS.items() if other != task}
     result = replace(result, **others)  # their maps are not held while this one is drawn
-    return result.draw(task, scale=legible_scale(result.image)), found
+    return result.draw(task, scale=legible_scale(result.image), legend=legend), found
 
 
-def predict_all(predictor: Predictor, images: Sequence[str], paths: Sequence[Path], task: str | None) -> int:
+def predict_all(
+    predictor: Predictor,
+    images: Sequence[str],
+    paths: Sequence[Path],
+    task: str | None,
+    legend: bool = False,
+) -> int:
     """Segment all images and write their overlays, report each result or error, and count the errors."""
     failed = 0
     progress = tqdm(list(zip(images, paths, strict=True)), unit="image", disable=len(images) == 1)
     for image, path in progress:
         try:
-            overlay, found = draw(predictor, image, task)
+            overlay, found = draw(predictor, image, task, legend)
             write_image(path, overlay)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
@@ -246,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if untrained:
             print(how_to_get_weights(args.config_file or DEFAULT_CONFIG), file=sys.stderr)
         return 1
-    failed = predict_all(predictor, images, paths, args.task)
+    failed = predict_all(predictor, images, paths, args.task, args.legend)
     if failed:
         print_error(f"{failed} of {len(images)} images could not be drawn")
     return 1 if failed else 0

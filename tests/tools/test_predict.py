@@ -66,6 +66,14 @@ def test_an_overlay_is_what_the_predictor_finds(predict, checkpoint, capsys, fla
     assert f"in/a.png: {found} -> {overlay}" in capsys.readouterr().out
 
 
+def test_the_legend_is_drawn_beside_the_image(predict, checkpoint):
+    assert predict("in/a.png", "--legend", "--task", "semantic") == 0
+    expected = Predictor(checkpoint)("in/a.png").draw("semantic", scale=SCALE, legend=True)
+    drawn = np.asarray(Image.open("output/a.png"))
+    assert drawn.shape[1] > SCALE * 90
+    np.testing.assert_array_equal(drawn, expected)
+
+
 @pytest.mark.parametrize(
     ("task", "key"), [("instance", "score threshold"), ("panoptic", "OBJECT_MASK_THRESHOLD")]
 )
