@@ -35,6 +35,7 @@ from mask2former.evaluation.common.report import metrics_table
 from mask2former.evaluation.evaluator import DatasetEvaluators, Results, inference_on_dataset
 from mask2former.evaluation.panoptic.quality import COCOPanopticEvaluator
 from mask2former.evaluation.semantic.miou import SemSegEvaluator
+from mask2former.evaluation.video.ap import YTVISEvaluator
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.utils.comm import is_main_process
@@ -52,6 +53,7 @@ EVALUATORS: dict[str, dict[str, type]] = {
     "coco": {"instance": COCOEvaluator},
     "sem_seg": {"semantic": SemSegEvaluator},
     "lvis": {"instance": LVISEvaluator},
+    "ytvis": {"instance": YTVISEvaluator},
     "coco_panoptic_seg": ALL_TASKS,
     "ade20k_panoptic_seg": ALL_TASKS,
     "mapillary_vistas_panoptic_seg": {"semantic": SemSegEvaluator, "panoptic": COCOPanopticEvaluator},

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mask2former.data.clips import first_frame
 from mask2former.data.loader import Batch
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import Clipper
@@ -112,10 +113,11 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
 
 
 def describe_image(sample: dict[str, Any]) -> str:
-    """Return file name, size (H x W) and number of objects of a training sample."""
-    name = sample.get("file_name", "an image without a file name")
-    height, width = sample["image"].shape[-2:]
-    objects = len(sample["instances"]) if "instances" in sample else 0
+    """Return file name, size (H x W) and number of objects of a training sample; of a clip's first frame."""
+    frame = first_frame(sample)
+    name = frame.get("file_name", "an image without a file name")
+    height, width = frame["image"].shape[-2:]
+    objects = len(frame["instances"]) if "instances" in frame else 0
     return f"{name} ({height} x {width}, {objects} objects)"
 
 

@@ -24,7 +24,8 @@ from mask2former.config.defaults import DEFAULTS
 from mask2former.data import DatasetCatalog, DatasetError, Metadata, MetadataCatalog
 from mask2former.data.catalog import Record
 from mask2former.data.checks.record import DataWarning, RecordSummary, annotation_kind, summarize_record
-from mask2former.data.checks.summary import SHOWN, repeated, summarize_dataset
+from mask2former.data.checks.summary import SHOWN, repeated, summarize_dataset, video_report
+from mask2former.data.clips import frame_records, holds_videos
 from mask2former.data.custom.checks import check_annotations, require_images
 from mask2former.data.custom.dataset import DatasetFiles, forget, register_files
 from mask2former.data.custom.duplicates import shared_images
@@ -160,7 +161,8 @@ def overlap(records: Sequence[Record], other: str) -> list[DataWarning]:
     Raises:
         DatasetError: there is no such dataset, or it cannot be read.
     """
-    others = DatasetCatalog.get(other, LoadContext(errors=[]))  # what is broken in it does not matter here
+    context = LoadContext(errors=[])  # what is broken in the other dataset does not matter here
+    others = frame_records(DatasetCatalog.get(other, context))
     files, other_files = ([r["file_name"] for r in rows if "file_name" in r] for rows in (records, others))
     return [DataWarning(SHARED, f"{a}: {b}") for a, b in shared_images(files, other_files)]
 
@@ -178,9 +180,10 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
         files = DatasetFiles(args.images, args.annotations, args.classes, args.crowds_as_objects)
         register_files(CUSTOM, files, context=context)
         errors.clear()  # the records will show what is broken
-    records = DatasetCatalog.get(name, context)[: args.limit]
+    listed = DatasetCatalog.get(name, context)[: args.limit]
     if not args.name:
-        require_images(records, args.images)
+        require_images(listed, args.images)
+    records = frame_records(listed)  # of videos; images as they are
     del context  # it holds the parsed JSON
     metadata = MetadataCatalog.get(name).snapshot()
     metadata.ignore_label = metadata.get("ignore_label", IGNORE_LABEL)
@@ -199,7 +202,8 @@ def check(args: argparse.Namespace) -> dict[str, Any]:
     report = summarize_dataset(found, names, **facts, errors=map(str, errors), warnings=warnings)
     folder = args.output or Path("output") / "check_dataset" / name.replace("/", "_")
     with_objects = [record for record, summary in zip(records, found, strict=True) if summary.classes]
-    report = {"dataset": name, **report, "samples": []}
+    videos = {"videos": video_report(listed)} if holds_videos(metadata) else {}
+    report = {"dataset": name, **videos, **report, "samples": []}
     try:
         report["samples"] = draw_samples(with_objects, metadata, folder)
     except OSError as error:  # the report is not lost
@@ -245,6 +249,7 @@ def _overview(report: dict[str, Any]) -> list[list[Any]]:
     forms = ", ".join(f"{count} {form}" for form, count in report["representation"].items())
     return [
         ["dataset", report["dataset"]],
+        *_video_rows(report.get("videos")),
         ["images", report["images"]],
         ["sizes", size_line],
         ["annotations", forms or "none: images alone"],
@@ -253,6 +258,19 @@ def _overview(report: dict[str, Any]) -> list[list[Any]]:
         ["objects", f"{objects['mean'] or 0:.1f} an image, at most {most}"],
         ["queries", f"{objects['queries']}; images with more objects: {more}"],
         *([] if share is None else [["pixels without class", f"{share:.2%}"]]),
+    ]
+
+
+def _video_rows(videos: dict[str, Any] | None) -> list[list[Any]]:
+    if videos is None:
+        return []
+    frames, tracks = videos["frames_in_a_video"], videos["tracks_in_a_video"]
+    return [
+        ["videos", f"{videos['count']}, of {frames['least']} to {frames['most']} frames"],
+        [
+            "tracks",
+            f"{videos['tracks']}, at most {tracks['most']} in a video; {videos['crowds']} more are crowds",
+        ],
     ]
 
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from tiny_runs import random_clip, random_sample
 from torch import nn
 
 from mask2former.config import get_cfg
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
-from mask2former.engine.trainer import Hook, Trainer, autocast_dtype, is_due
+from mask2former.engine.trainer import Hook, Trainer, autocast_dtype, describe_image, is_due
 from mask2former.structures import Instances
 
 NAN = float("nan")
@@ -92,6 +93,11 @@ def test_a_non_finite_loss_skips_the_step_and_is_named(bad, caplog):
     trainer.train([[sample("good.jpg")]])
     assert torch.isfinite(model.weight).all() and not torch.equal(model.weight, before)
     assert trainer.window.count == 1 and trainer.window.means()["loss_ce"] == pytest.approx(14.0)
+
+
+def test_a_clip_is_named_by_its_first_frame():
+    assert describe_image(random_clip(3, 4)) == "video_3/0.jpg (64 x 64, 3 objects)"  # one is not yet there
+    assert describe_image(random_sample(3, 4)) == "3.jpg (64 x 64, 4 objects)"
 
 
 def test_a_non_finite_gradient_skips_the_step(caplog):

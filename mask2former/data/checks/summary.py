@@ -15,6 +15,7 @@ import numpy as np
 from mask2former.data.catalog import Record
 from mask2former.data.checks.record import DataWarning, RecordSummary
 from mask2former.data.ground_truth.readers import Size
+from mask2former.data.records import record_annotations
 
 SIZE_BINS = {"small": 32**2, "medium": 96**2 + 1, "large": np.inf}  # COCO's; areas are below these
 QUANTILES = {"least": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "most": 1.0}
@@ -122,6 +123,21 @@ def size_report(sizes: Mapping[Size, int]) -> dict[str, Any]:
         "different": len(sizes),
         **{name: list(size) for name, size in shown.items()},
         "images_of_commonest": sizes[commonest],
+    }
+
+
+def video_report(videos: Sequence[Record]) -> dict[str, Any]:
+    """Return the numbers of videos, and of their frames, tracks and crowds."""
+    lengths = [record["length"] for record in videos]
+    tracks = [{a["id"] for a in record_annotations(record) if not a.get("iscrowd", 0)} for record in videos]
+    crowds = [{a["id"] for a in record_annotations(record) if a.get("iscrowd", 0)} for record in videos]
+    counts = [len(found) for found in tracks]
+    return {
+        "count": len(videos),
+        "frames_in_a_video": {"least": min(lengths, default=0), "most": max(lengths, default=0)},
+        "tracks": sum(counts),
+        "tracks_in_a_video": {"least": min(counts, default=0), "most": max(counts, default=0)},
+        "crowds": sum(map(len, crowds)),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from mask2former.data.errors import DatasetError
 from mask2former.data.load_context import LoadContext
 from mask2former.utils import coco_values as values
 from mask2former.utils.coco_values import Row
+from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ def load_videos(metadata: Metadata, context: LoadContext) -> list[Record]:
     content = load_json(path, "videos", context=context)
     root = require_path(metadata.image_root)
     records = convert_rows(path, content, "videos", partial(_video_record, root=root), context, "video")
+    _report_repeated(path, ((record["video_id"], "videos with this id") for record in records), context)
     if content.get("annotations") is None:
         return records
     videos = {record["video_id"]: record for record in records}
@@ -111,13 +114,16 @@ def load_videos(metadata: Metadata, context: LoadContext) -> list[Record]:
         record["annotations"] = [[] for _ in record["file_names"]]
     for track in tracks:
         _add_track(videos[track["video_id"]]["annotations"], track)
-    numbers = Counter((track["video_id"], track["common"]["id"]) for track in tracks)
-    for (video_id, number), count in numbers.items():
-        if count > 1:
-            context.report(
-                DatasetError(f"{path}, video id {video_id!r}: {count} tracks have the id {number}")
-            )
+    numbers = ((track["video_id"], f"tracks with the id {track['common']['id']}") for track in tracks)
+    _report_repeated(path, numbers, context)
     return records
+
+
+def _report_repeated(path: str, items: Iterable[tuple[Any, str]], context: LoadContext) -> None:
+    """Report as an error what occurs twice, of pairs (video id, what it is)."""
+    for (video_id, what), count in Counter(items).items():
+        if count > 1:
+            context.report(DatasetError(f"{path}, video id {brief(video_id)}: {count} {what}"))
 
 
 def _video_record(video: Row, root: Path) -> Record:

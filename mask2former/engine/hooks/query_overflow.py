@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from mask2former.data.clips import first_frame
 from mask2former.engine.trainer import Hook, Trainer
 from mask2former.structures import Instances
 from mask2former.utils.comm import gather_objects, is_main_process
@@ -25,7 +26,8 @@ class QueryOverflowHook(Hook):
     def after_step(self, trainer: Trainer) -> None:
         assert trainer.last is not None
         for sample in trainer.last.batch:
-            objects = self._count(sample["instances"])
+            targets = sample["instances"]  # of a clip: the same tracks in each frame
+            objects = self._count(targets if isinstance(targets, Instances) else targets[0])
             self.seen += 1
             self.most = max(self.most, objects)
             left_out = objects - self.num_queries
@@ -33,7 +35,7 @@ class QueryOverflowHook(Hook):
                 logger.warning(
                     "%s has %d objects, but the model has %d queries: each step leaves out %d objects. "
                     "Raise %s",
-                    *(sample.get("file_name"), objects, self.num_queries, left_out, KEY),
+                    *(first_frame(sample).get("file_name"), objects, self.num_queries, left_out, KEY),
                 )
             self.overfull += left_out > 0
 

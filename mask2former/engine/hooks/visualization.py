@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mask2former.data.clips import first_frame
 from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.drawing.colors import class_colors
 from mask2former.drawing.overlay import draw_regions, legible_scale
@@ -46,6 +47,7 @@ def draw_sample(model: nn.Module, sample: dict[str, Any], names: Sequence[str], 
 
     A tiny image is drawn at scale s, others at 1. `image_format`, "RGB" or "BGR", is that of the sample.
     """
+    sample = first_frame(sample)  # a clip shows no more than that
     image = sample["image"].permute(1, 2, 0).byte().cpu().numpy()[..., CHANNEL_ORDER[image_format]]
     model.eval()
     with torch.inference_mode():

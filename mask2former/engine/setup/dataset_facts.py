@@ -12,6 +12,7 @@ from mask2former.config import CfgNode, with_values
 from mask2former.config.node import Node
 from mask2former.config.yaml_files import flatten
 from mask2former.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.clips import holds_videos
 from mask2former.weights.read import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,13 @@ logger = logging.getLogger(__name__)
 NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
 IGNORE_VALUE = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
 THING_IDS = "MODEL.MASK_FORMER.THING_IDS"
-INSTANCE_EVALUATORS = ("coco", "lvis", "cityscapes_instance")  # datasets whose only classes are things
+INSTANCE_EVALUATORS = (
+    "coco",
+    "lvis",
+    "cityscapes_instance",
+    "ytvis",
+)  # datasets whose only classes are things
+IMAGE_MODELS = ("MaskFormer", "SemanticSegmentor", "DETR")
 SAVED_METADATA = ("thing_classes", "thing_colors", "stuff_classes", "stuff_colors")
 
 
@@ -55,6 +62,17 @@ def dataset_facts(metadata: dict[str, Any]) -> dict[str, Any]:
     if "thing_dataset_id_to_contiguous_id" in metadata:
         facts[THING_IDS] = sorted(set(metadata["thing_dataset_id_to_contiguous_id"].values()))
     return facts
+
+
+def check_architecture(cfg: CfgNode) -> None:
+    """Raise ValueError if a dataset holds videos, but the model reads images."""
+    model = cfg.MODEL.META_ARCHITECTURE
+    of_videos = [name for name in dataset_names(cfg) if holds_videos(MetadataCatalog.get(name))]
+    if of_videos and model in IMAGE_MODELS:
+        raise ValueError(
+            f"dataset '{of_videos[0]}' holds videos, but MODEL.META_ARCHITECTURE {model} reads images; take "
+            "a config of VideoMaskFormer, such as youtubevis_2019/video_maskformer2_R50_bs16_8ep.yaml"
+        )
 
 
 def warn_of_other_classes(metadata: dict[str, Any], checkpoint: Checkpoint) -> None:

@@ -18,7 +18,7 @@ from mask2former.data.augmentation import large_scale_jitter
 from mask2former.data.catalog import Record
 from mask2former.data.datasets.files import load_json
 from mask2former.data.mapper import MAPPERS
-from mask2former.data.records import Datasets
+from mask2former.data.records import Datasets, record_annotations
 from mask2former.engine.setup.schedule import EPOCHS, MAX_ITER, scaled_steps
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process
@@ -32,6 +32,7 @@ UNCHANGED: dict[str, Any] = {  # keys that switch off augmentation and anything 
     "INPUT.RANDOM_FLIP": "none",
     "INPUT.CROP.ENABLED": False,
     "INPUT.COLOR_AUG_SSD": False,
+    "INPUT.AUGMENTATIONS": [],
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
     "INPUT.SIZE_DIVISIBILITY": -1,
     "INPUT.MIN_SCALE": 1.0,
@@ -68,7 +69,7 @@ def register_overfit(source: str, number: int, folder: Path, datasets: Datasets)
     facts = {key: value for key, value in loaded.metadata.as_dict().items() if key != "name"}
     for key in JSON_FACTS:
         if to_path(facts.get(key) or "").is_file():
-            ids = {record.get("image_id") for record in records}
+            ids = {record.get("image_id", record.get("video_id")) for record in records}
             facts[key] = _write_subset(facts[key], ids, folder / f"{key}.json")
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
@@ -96,17 +97,20 @@ def overfit_choices(cfg: CfgNode, images: int, processes: int) -> dict[str, Any]
 
 def has_ground_truth(record: Record) -> bool:
     """Return True if the image has something to learn from, judged by its record alone."""
-    objects = record.get("annotations", record.get("segments_info"))
-    return objects is None or any(not item.get("iscrowd", 0) for item in objects)
+    if record.get("annotations", record.get("segments_info")) is None:
+        return True
+    objects = record_annotations(record) or record.get("segments_info") or ()
+    return any(not item.get("iscrowd", 0) for item in objects)
 
 
-def _write_subset(file: str, image_ids: Container[Any], target: Path) -> str:
-    """Write the entries of some images of a ground-truth file in COCO's format; return the new path."""
+def _write_subset(file: str, ids: Container[Any], target: Path) -> str:
+    """Write the entries of some images or videos of a ground-truth file; return the new path."""
     if is_main_process():
-        content = load_json(file, "images")
-        for rows, key in (("images", "id"), ("annotations", "image_id")):
-            if rows in content:
-                content[rows] = [row for row in content[rows] if row[key] in image_ids]
+        content = load_json(file)
+        subject = "video" if "videos" in content else "image"
+        for rows, key in ((f"{subject}s", "id"), ("annotations", f"{subject}_id")):
+            if content.get(rows) is not None:
+                content[rows] = [row for row in content[rows] if row[key] in ids]
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as stream:
             stream.write(json.dumps(content).encode())

@@ -30,7 +30,13 @@ from mask2former.engine.setup.custom_data import (
     register_custom_data,
     write_instance_ground_truth,
 )
-from mask2former.engine.setup.dataset_facts import dataset_facts, dataset_metadata, dataset_names, new_facts
+from mask2former.engine.setup.dataset_facts import (
+    check_architecture,
+    dataset_facts,
+    dataset_metadata,
+    dataset_names,
+    new_facts,
+)
 from mask2former.engine.setup.device import launched_device, usable_cores
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.setup.overfit import overfit_choices, register_overfit
@@ -87,6 +93,7 @@ def resolve_config(
     if (names := dataset_names(cfg)) and names[0] in DatasetCatalog:
         datasets.load(names[0])  # its files also hold facts
         _apply_facts(cfg, dataset_facts(dataset_metadata(cfg)), f"dataset '{names[0]}'")
+        check_architecture(cfg)
     if not eval_only:
         _check_best_metric(cfg)
         check_loggers(cfg.LOGGERS)

@@ -166,7 +166,8 @@ BROKEN = {
     ),
     "odd polygon": (set_mask(1, [[1, 2, 3, 4, 5, 6, 7]]), "track 5: frame 1: .* an odd number of coord"),
     "far polygon": (set_mask(1, [[1, 2, 3, 4, 5, 1e9]]), "track 5: frame 1: a point lies outside"),
-    "track twice": (set_track(id=6), "video id 2: 2 tracks have the id 6"),
+    "track twice": (set_track(id=6), "video id 2: 2 tracks with the id 6"),
+    "video twice": (set_video(id=1), "video id 1: 2 videos with this id"),
     "no track id": (drop("annotations", 4, "id"), "video id 2: no 'id' in"),
 }
 

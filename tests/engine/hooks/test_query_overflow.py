@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import random_sample, tiny_config, train_resolved
+from tiny_runs import random_clip, random_sample, tiny_config, train_resolved
 
 from mask2former.engine.build import build_model
 from mask2former.engine.hooks import query_overflow
@@ -40,6 +40,14 @@ def test_only_classes_that_share_the_queries_count(caplog):
     hook = QueryOverflowHook(2, [0])
     hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[sample])))
     assert "has 3 objects, but the model has 2 queries" in caplog.text
+
+
+def test_the_tracks_of_a_clip_count(caplog):
+    for allowed in (4, 3):
+        hook = QueryOverflowHook(allowed)
+        hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[random_clip(7, 4)])))
+        assert (hook.overfull, hook.most) == (4 - allowed, 4)
+    assert "video_7/0.jpg has 4 objects, but the model has 3 queries" in caplog.text
 
 
 def test_only_rank_0_warns(caplog, monkeypatch):

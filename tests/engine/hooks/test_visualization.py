@@ -83,6 +83,21 @@ def test_targets_and_predictions_are_drawn_over_the_image(task, image_format):
     assert (left[:10, 20:] == BLUE).all()
 
 
+def test_a_clip_is_drawn_by_its_first_frame_without_absent_tracks():
+    image = sample("RGB")
+    targets = image["instances"]
+    absent = Instances(
+        SIZE,
+        gt_classes=torch.tensor([0, 1]),
+        gt_masks=torch.cat([targets.gt_masks, mask(0, 0, 0, 0)]),
+        gt_ids=torch.tensor([4, -1]),
+    )
+    clip = {"image": [image["image"]] * 2, "instances": [absent] * 2, "file_names": ["a.jpg", "b.jpg"]}
+    drawn = draw_sample(Fixed(OUTPUTS["panoptic"]).train(), clip, NAMES, "RGB")
+    expected = draw_sample(Fixed(OUTPUTS["panoptic"]).train(), image, NAMES, "RGB")
+    np.testing.assert_array_equal(drawn, expected)
+
+
 def test_a_full_disk_is_an_error_that_names_the_image(tmp_path):
     hook = VisualizationHook(
         period=1,

@@ -111,6 +111,8 @@ def test_images_without_objects_are_left_out(as_instances, tmp_path):
         ({"segments_info": []}, False),
         ({"segments_info": [{"iscrowd": 0}]}, True),
         ({"sem_seg_file_name": "a.png"}, True),
+        ({"file_names": ["a.jpg", "b.jpg"], "annotations": [[], [{"iscrowd": 1}]]}, False),
+        ({"file_names": ["a.jpg", "b.jpg"], "annotations": [[], [{"iscrowd": 0}]]}, True),
     ],
 )
 def test_an_image_has_ground_truth_unless_its_record_shows_that_it_has_none(record, expected):

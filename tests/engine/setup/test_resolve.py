@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from synthetic_datasets import youtube_vis
 from tiny_runs import tiny_config, tiny_file
 
 import mask2former
@@ -100,6 +101,15 @@ def test_there_are_no_more_workers_than_cores_unless_typed(tiny_shapes, monkeypa
     assert resolve_config(tiny_file(**workers)).DATALOADER.NUM_WORKERS == 2
     assert resolve_config(tiny_file(DATALOADER__NUM_WORKERS=1)).DATALOADER.NUM_WORKERS == 1
     assert resolve_config(tiny_config(**workers)).DATALOADER.NUM_WORKERS == 4
+
+
+def test_a_model_of_images_on_videos_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    youtube_vis.draw(tmp_path)
+    cfg = tiny_file(DATASETS__TRAIN=("ytvis_2019_train",), DATASETS__TEST=(), OUTPUT_DIR=tmp_path)
+    message = r"'ytvis_2019_train' holds videos, but MODEL\.META_ARCHITECTURE MaskFormer reads images; take"
+    with pytest.raises(ValueError, match=message):
+        resolve_config(cfg)
 
 
 def test_training_needs_a_resolved_config():
