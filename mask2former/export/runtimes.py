@@ -118,7 +118,7 @@ def read_metadata(file: Path) -> ExportMetadata:
 
 
 def _onnx_text(file: Path) -> str | None:
-    model = _package("onnx").load(str(file), load_external_data=False)
+    model = package("onnx").load(str(file), load_external_data=False)
     return next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
 
 
@@ -134,7 +134,7 @@ def _torch_text(file: Path) -> str | None:
 
 
 def _open_onnx(file: Path, options: Options) -> Network:
-    onnxruntime = _package("onnxruntime")
+    onnxruntime = package("onnxruntime")
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = options.threads
     session_options.log_severity_level = 3  # errors
@@ -151,7 +151,7 @@ def _open_onnx(file: Path, options: Options) -> Network:
 
 
 def _open_openvino(file: Path, options: Options) -> Network:
-    openvino = _package("openvino")
+    openvino = package("openvino")
     weights = file.with_suffix(".bin")
     if not weights.is_file():
         raise WeightsError(file, f"the weights that belong to it are missing: no file {weights}")
@@ -186,7 +186,7 @@ def _on(device: torch.device, logits: Any) -> tuple[Tensor, Tensor]:
 
 
 def _has_cuda_provider() -> bool:
-    return "CUDAExecutionProvider" in _package("onnxruntime").get_available_providers()
+    return "CUDAExecutionProvider" in package("onnxruntime").get_available_providers()
 
 
 class Runtime(NamedTuple):
@@ -239,11 +239,16 @@ def _runtime(file: Path) -> Runtime:
     return RUNTIMES[file.suffix.lower()]
 
 
-def _package(name: str) -> Any:
+def package(name: str) -> Any:
+    """Import a package of the extra `export`, or a module of one.
+
+    Raises:
+        MissingRuntimeError: it is not installed.
+    """
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if error.name not in (name, name.split(".")[0]):
             raise
         raise MissingRuntimeError(f"{name} is not installed, which opens exported files: {INSTALL}") from None
 

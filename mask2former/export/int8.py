@@ -1,0 +1,141 @@
+"""An exported ONNX file quantized to int8, with ranges of activations measured on images.
+
+Convolutions and linear layers of the backbone and the pixel decoder, most of the computation, get 8-bit
+weights and inputs. The transformer decoder and the layers that predict sampling points stay in float: where
+detection transformers are quantized as a whole, their accuracy is lost.
+
+Shapes: `B` images, `H, W` the padded image's sides.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mask2former.export.runtimes import INPUT, OUTPUTS, Exported, package
+from mask2former.modeling.mask_former import MaskFormer
+from mask2former.utils.atomic_files import atomic_path
+
+PARTS = ("backbone", "sem_seg_head.pixel_decoder")
+IN_FLOAT = ("sampling_offsets", "attention_weights")  # a cell and more of error moves the sampled points
+OPERATORS = ["Conv", "MatMul", "Gemm"]
+# Without this mark, quantize_static logs through Python's root logger that it would like one.
+PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
+
+
+class Difference(NamedTuple):
+    """How far int8 logits are from float ones: the largest difference, and the correlation."""
+
+    largest: float
+    correlation: float
+
+
+def quantize(source: Path, target: Path, model: MaskFormer, batches: Iterable[Tensor]) -> list[str]:
+    """Write an exported ONNX file in int8, and return the names of the layers that are quantized.
+
+    Weights have 7 bits of the 8, so that no x86 processor saturates when it adds products, and one scale for
+    each output channel.
+
+    Args:
+        model: the model that `source` was exported from; its weights tell which node is which layer.
+        batches: normalized, padded images (B, 3, H, W), on which ranges of activations are measured.
+    """
+    onnx, quantization = package("onnx"), package("onnxruntime.quantization")
+    graph_model = onnx.load(str(source))
+    layers = quantized_layers(graph_model.graph, model)
+    properties = {entry.key: entry.value for entry in graph_model.metadata_props}
+    onnx.helper.set_model_props(graph_model, {**properties, **PREPARED})
+    with atomic_path(target) as partial:
+        quantization.quantize_static(
+            graph_model,
+            partial,
+            _Reader(batches),
+            op_types_to_quantize=OPERATORS,
+            nodes_to_quantize=list(layers),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            # ONNX Runtime needs it for convolutions in int8, but not for products of matrices.
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+        )
+        quantized = onnx.load(str(partial))
+        onnx.helper.set_model_props(quantized, properties)
+        onnx.save(quantized, str(partial))
+    return list(layers.values())
+
+
+class _Reader:
+    """Batches in the form that `quantize_static` asks for."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT: batch.cpu().numpy()}
+
+
+def quantized_layers(graph: Any, model: MaskFormer) -> dict[str, str]:
+    """Return node -> layer for the nodes of an ONNX graph that are to be quantized.
+
+    Convolutions keep the name of their weight when a batch norm is folded into it. Linear layers lose it when
+    their weight is transposed, but keep its values.
+    """
+    wanted = dict(candidates(model))
+    names = {f"{name}.weight": name for name in wanted}
+    digests = {
+        _digest(weight): name
+        for name, layer in wanted.items()
+        if isinstance(layer, nn.Linear)
+        for weight in (layer.weight.detach().cpu().numpy(), layer.weight.detach().cpu().numpy().T)
+    }
+    weights = {weight.name: weight for weight in graph.initializer}
+    concatenated = {node.output[0] for node in graph.node if node.op_type == "Concat"}
+    found: dict[str, str | None] = {}
+    for node in graph.node:
+        # OpenVINO would move the quantization of concatenated maps before the concatenation, and fails.
+        if node.op_type not in OPERATORS or node.input[1] not in weights or node.input[0] in concatenated:
+            continue
+        weight = weights[node.input[1]]
+        suffix = next((name for name in names if f".{weight.name}".endswith(f".{name}")), None)
+        found[node.name] = names[suffix] if suffix else digests.get(_digest(_array(weight)))
+    return {node: layer for node, layer in found.items() if layer}
+
+
+def candidates(model: MaskFormer) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers, by name, that int8 is meant for."""
+    for name, layer in model.named_modules():
+        is_meant = name.startswith(tuple(f"{part}." for part in PARTS)) and not name.endswith(IN_FLOAT)
+        if is_meant and isinstance(layer, nn.Conv2d | nn.Linear):
+            yield name, layer
+
+
+def _digest(array: NDArray[Any]) -> bytes:
+    shape = str(array.shape).encode()
+    return hashlib.blake2b(np.ascontiguousarray(array).tobytes() + shape).digest()
+
+
+def _array(weight: Any) -> NDArray[Any]:
+    return package("onnx").numpy_helper.to_array(weight)
+
+
+def differences(exact: Exported, quantized: Exported, batches: Iterable[Tensor]) -> dict[str, Difference]:
+    """Compare the outputs of two files, by name, on images (B, 3, H, W)."""
+    pairs = [zip(exact.logits(images), quantized.logits(images), strict=True) for images in batches]
+    outputs = zip(OUTPUTS, zip(*pairs, strict=True), strict=True)
+    return {name: _difference(*map(_flat, zip(*logits, strict=True))) for name, logits in outputs}
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _difference(exact: Tensor, quantized: Tensor) -> Difference:
+    correlation = torch.corrcoef(torch.stack((exact, quantized)).double())[0, 1]
+    return Difference(float((exact - quantized).abs().max()), float(correlation))
