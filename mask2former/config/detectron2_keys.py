@@ -61,6 +61,7 @@ IGNORED: dict[str, str] = {
 # Values that cause no warning. The first is the default: Detectron2's own node gets it if it lacks the key,
 # since it refuses unknown keys.
 PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "MODEL.MASK_ON": (False, True),
     "MODEL.SWIN.USE_CHECKPOINT": (False,),
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": ("hard_pixel_mining",),
     "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": (["res2"],),

@@ -10,6 +10,7 @@ from mask2former.modeling import (
     pixel_decoder,
     transformer_decoder,
     upernet,
+    video,
 )
 from mask2former.modeling.mask_former import MaskFormer
 
@@ -24,4 +25,5 @@ __all__ = [
     "pixel_decoder",
     "transformer_decoder",
     "upernet",
+    "video",
 ]

@@ -71,7 +71,7 @@ class MaskFormer(nn.Module):
         size_divisibility: int = 32,
     ) -> None:
         super().__init__()
-        _check_range("MODEL.MASK_FORMER.THING_IDS", inference.thing_ids, num_classes)
+        check_range("MODEL.MASK_FORMER.THING_IDS", inference.thing_ids, num_classes)
         if size_divisibility < 0 or len(pixel_mean) != len(pixel_std) or min(pixel_std) <= 0:
             raise ValueError(
                 f"MODEL.MASK_FORMER.SIZE_DIVISIBILITY must not be negative, but is {size_divisibility}; "
@@ -176,25 +176,28 @@ class MaskFormer(nn.Module):
                 raise ValueError(
                     f"{_name(inputs)}: an image must be ({len(self.pixel_mean)}, h, w), not {tuple(shape)}"
                 )
-        sides = torch.tensor([inputs["image"].shape[1:] for inputs in batched_inputs]).amax(0)
-        height, width = (-(-int(side) // self.size_divisibility) * self.size_divisibility for side in sides)
+        height, width = self._padded_size(_sizes(batched_inputs))
         images = []
         for inputs in batched_inputs:
             image = (inputs["image"].to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
             images.append(F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])))
         return torch.stack(images)
 
+    def _padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Return the sides (H, W) that a batch of images of these sizes (h, w) is padded to."""
+        height, width = (
+            -(-max(sides) // self.size_divisibility) * self.size_divisibility
+            for sides in zip(*sizes, strict=True)
+        )
+        return height, width
+
     def _targets(self, inputs: Mapping[str, Any]) -> Instances:
         """Return the targets of an image, checked, on the model's device."""
         if "instances" not in inputs:
             raise ValueError(f'{_name(inputs)}: training needs "instances" beside the image')
         targets = inputs["instances"]
-        if targets.gt_masks.shape[1:] != inputs["image"].shape[1:]:
-            raise ValueError(
-                f"{_name(inputs)}: masks are {tuple(targets.gt_masks.shape)}, but the image is "
-                f"{tuple(inputs['image'].shape)}"
-            )
-        _check_range(f"{_name(inputs)}: gt_classes", targets.gt_classes.tolist(), self.num_classes)
+        check_masks(inputs)
+        check_range(f"{_name(inputs)}: gt_classes", targets.gt_classes.tolist(), self.num_classes)
         return targets.to(self.device)
 
 
@@ -207,7 +210,17 @@ def _name(inputs: Mapping[str, Any]) -> str:
     return str(inputs.get("file_name", "an image of the batch"))
 
 
-def _check_range(what: str, classes: Sequence[int], num_classes: int) -> None:
+def check_masks(inputs: Mapping[str, Any]) -> None:
+    """Raise ValueError if the masks of an image's "instances" are not of its size."""
+    masks, image = inputs["instances"].gt_masks, inputs["image"]
+    if masks.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"{_name(inputs)}: masks are {tuple(masks.shape)}, but the image is {tuple(image.shape)}"
+        )
+
+
+def check_range(what: str, classes: Sequence[int], num_classes: int) -> None:
+    """Raise ValueError if one of `classes` is none of the model's; the message begins with `what`."""
     wrong = sorted({label for label in classes if not 0 <= label < num_classes})
     if wrong:
         raise ValueError(

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 TABLE = "model_zoo.json"
 HUB_NAME = re.compile(
     r"mask2former-swin-(?P<size>tiny|small|base|large)(?P<origin>-IN21k)?"
-    r"-(?P<dataset>coco|ade20k|ade|cityscapes|mapillary-vistas|mapillary)-(?P<task>instance|panoptic|semantic)"
+    r"-(?P<dataset>coco|ade20k|ade|cityscapes|mapillary-vistas|mapillary|youtubevis-2019|youtubevis-2021)"
+    r"-(?P<task>instance|panoptic|semantic)"
 )
+FAMILIES = ("video", "maskformer", "detr")  # of models, besides Mask2Former's for images
 HUB_DATASETS = {"ade": "ade20k", "mapillary": "mapillary-vistas"}
 MASKFORMER_HUB_NAME = re.compile(r"/maskformer-swin-(?P<size>tiny|small|base|large)-(?P<dataset>ade|coco)$")
 MASKFORMER_HUB_MODELS = {"ade": "ade20k-semantic", "coco": "coco-panoptic"}
@@ -41,22 +43,23 @@ class PublishedModel(NamedTuple):
 def table() -> dict[str, Any]:
     """Return the whole table: `license`, `backbones`, and Mask2Former's `root` and, by config file, `models`.
 
-    MaskFormer's root and models are below `maskformer`, those of DETR, with its license, below `detr`.
+    The root and models of videos are below `video`, MaskFormer's below `maskformer`, and those of DETR, with
+    its license, below `detr`.
     """
     return json.loads(resources.files("mask2former.weights").joinpath(TABLE).read_text(encoding="utf-8"))
 
 
 def is_published(url: str) -> bool:
     """Return True if a URL is that of published weights."""
-    return url.startswith(
-        tuple(family["root"] for family in (table(), table()["maskformer"], table()["detr"]))
-    )
+    families = (table(), *(table()[family] for family in FAMILIES))
+    return url.startswith(tuple(family["root"] for family in families))
 
 
 def published_models() -> dict[str, PublishedModel]:
     """Return the published models by name, such as "coco-panoptic-swin-l"."""
     families = (
         (table(), _of_mask2former),
+        (table()["video"], _of_video),
         (table()["maskformer"], _of_maskformer),
         (table()["detr"], _of_detr),
     )
@@ -69,6 +72,14 @@ def _of_mask2former(config: str, row: dict[str, Any]) -> PublishedModel:
     name = f"{dataset}-{task}-{_backbone_word(row)}"
     url = table()["root"] + row["weights"]
     return PublishedModel(name, "Mask2Former", dataset, task, row["backbone"], row["figures"], config, url)
+
+
+def _of_video(config: str, row: dict[str, Any]) -> PublishedModel:
+    dataset = config.split("/")[0].replace("_", "-")
+    name, url = f"{dataset}-instance-{_backbone_word(row)}", table()["video"]["root"] + row["weights"]
+    return PublishedModel(
+        name, "Mask2Former", dataset, "instance", row["backbone"], row["figures"], config, url
+    )
 
 
 def _of_maskformer(config: str, row: dict[str, Any]) -> PublishedModel:

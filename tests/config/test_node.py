@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 from published_configs import DEFAULTS as PUBLISHED_DEFAULTS
-from published_configs import MASK2FORMER, MASKFORMER, PUBLISHED
+from published_configs import MASK2FORMER, MASKFORMER, PUBLISHED, VIDEO
 
 from mask2former.config import (
     CfgNode,
@@ -72,7 +72,7 @@ def write(folder, name, text):
 def published(name):
     """Every key of a published config, with the values of keys that only this project has."""
     own = MASKFORMERS_DEFAULTS if name in MASKFORMER else {}
-    values = {**PUBLISHED_DEFAULTS, **OUR_DEFAULTS, **own, **PUBLISHED[name]}
+    values = {**PUBLISHED_DEFAULTS, **OUR_DEFAULTS, **own, **(PUBLISHED | VIDEO)[name]}
     per_pixel = values["MODEL.META_ARCHITECTURE"] == "SemanticSegmentor"
     return {
         key: value for key, value in values.items() if not (per_pixel and key.endswith(READ_BY_MASKS_ALONE))
@@ -80,11 +80,11 @@ def published(name):
 
 
 def test_all_published_names_exist():
-    assert (len(MASK2FORMER), len(MASKFORMER)) == (57, 36)
-    assert PUBLISHED.keys() <= set(config_names())
+    assert (len(MASK2FORMER), len(MASKFORMER), len(VIDEO)) == (57, 36, 14)
+    assert PUBLISHED.keys() | VIDEO.keys() <= set(config_names())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *VIDEO])
 def test_published_config_resolves_to_the_published_values(name, caplog):
     expected = published(name)
     live = flatten(load_config(name))

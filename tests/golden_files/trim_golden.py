@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from golden import DATA, MASKFORMER, NAMES, trim
+from golden import DATA, MASKFORMER, NAMES, VIDEO, trim
 
 
 def main(source: Path) -> None:
     """Write the trimmed predictions, and the drawn inference cases as they are."""
     target = DATA / "golden"
-    for folder in ("inference", "maskformer"):
+    for folder in ("inference", "maskformer", "video"):
         (target / folder).mkdir(parents=True, exist_ok=True)
-    for name in (*NAMES, *(f"maskformer/{name}" for name in MASKFORMER)):
+    for name in (*NAMES, *(f"maskformer/{name}" for name in MASKFORMER), VIDEO):
         with np.load(source / f"{name}.npz") as file:
             np.savez_compressed(target / f"{name}.npz", **{key: trim(key, file[key]) for key in file})
     for path in sorted((source / "inference").glob("*.npz")):

@@ -12,14 +12,19 @@ from mask2former.config import load_config
 from mask2former.modeling import mask_former  # noqa: F401  (registers the models)
 from mask2former.utils.registry import META_ARCH
 
-FILES = {"state_dicts.json.gz": 47, "maskformer_state_dicts.json.gz": 30}
+VIDEO = "video_state_dicts.json.gz"
+FILES = {"state_dicts.json.gz": 47, "maskformer_state_dicts.json.gz": 30, VIDEO: 12}
 
 
 @functools.cache
 def manifest(name):
     """Return the tensors' shapes by table, and each config's table and parameter count."""
     with gzip.open(DATA / name, "rt") as file:
-        return json.load(file)
+        read = json.load(file)
+    if name != VIDEO:
+        return read
+    configs = {config: {"table": config, "parameters": model["params"]} for config, model in read.items()}
+    return {"configs": configs, "tables": {config: model["state"] for config, model in read.items()}}
 
 
 MODELS = [(name, config) for name in FILES for config in sorted(manifest(name)["configs"])]

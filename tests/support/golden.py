@@ -22,6 +22,7 @@ MASKFORMER = (  # in the folder maskformer
     "coco_panoptic_R50",
     "coco_panoptic_R50_fpn",
 )
+VIDEO = "video/youtubevis_R50"
 COCO_THINGS = tuple(range(80))
 
 COMPUTED = ("relative_position_index", "empty_weight", "num_batches_tracked")  # not drawn, but as built

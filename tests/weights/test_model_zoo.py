@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from published_configs import MASK2FORMER, MASKFORMER, is_experiment
+from published_configs import MASK2FORMER, MASKFORMER, VIDEO, is_experiment
 
 from mask2former.weights import model_zoo as zoo
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
-MASK2FORMER_LEAVES, MASKFORMER_LEAVES = (
-    sorted(filter(is_experiment, each)) for each in (MASK2FORMER, MASKFORMER)
+MASK2FORMER_LEAVES, MASKFORMER_LEAVES, VIDEO_LEAVES = (
+    sorted(filter(is_experiment, each)) for each in (MASK2FORMER, MASKFORMER, VIDEO)
 )
 
 
@@ -29,13 +29,15 @@ def rows():
 
 def table_rows():
     """Return the table's row of each config, of all projects."""
-    return zoo.table()["models"] | zoo.table()["maskformer"]["models"] | zoo.table()["detr"]["models"]
+    families = (zoo.table(), *(zoo.table()[family] for family in zoo.FAMILIES))
+    return {config: row for family in families for config, row in family["models"].items()}
 
 
 def test_exactly_the_published_configs_have_weights():
-    assert (len(MASK2FORMER_LEAVES), len(MASKFORMER_LEAVES)) == (47, 30)
+    assert (len(MASK2FORMER_LEAVES), len(MASKFORMER_LEAVES), len(VIDEO_LEAVES)) == (47, 30, 12)
     assert sorted(zoo.table()["models"]) == MASK2FORMER_LEAVES
     assert sorted(zoo.table()["maskformer"]["models"]) == MASKFORMER_LEAVES
+    assert sorted(zoo.table()["video"]["models"]) == VIDEO_LEAVES
 
 
 @pytest.mark.parametrize("folder", ["", "configs/", "/somewhere/configs/"])
@@ -54,7 +56,7 @@ def test_other_configs_have_no_published_model(given):
 def test_names_and_urls_are_unique():
     models = zoo.published_models()
     assert [model.config for model in models.values()] == list(table_rows())
-    assert len({model.weights for model in models.values()}) == len(models) == 80
+    assert len({model.weights for model in models.values()}) == len(models) == 92
     assert all(re.fullmatch("[a-z0-9-]+", name) for name in models)
     swin = zoo.find_model("ade20k-semantic-swin-b-in21k")
     assert (swin.dataset, swin.task, swin.backbone) == ("ade20k", "semantic", "Swin-B (IN21k)")
@@ -69,6 +71,8 @@ def test_names_and_urls_are_unique():
         ("facebook/mask2former-swin-base-ade-semantic", "ade20k-semantic-swin-b"),
         ("facebook/mask2former-swin-base-IN21k-cityscapes-instance", "cityscapes-instance-swin-b-in21k"),
         ("facebook/mask2former-swin-large-mapillary-vistas-semantic", "mapillary-vistas-semantic-swin-l"),
+        ("facebook/video-mask2former-swin-tiny-youtubevis-2019-instance", "youtubevis-2019-instance-swin-t"),
+        ("facebook/video-mask2former-swin-large-youtubevis-2021-instance", "youtubevis-2021-instance-swin-l"),
         ("coco-instance-r50", "coco-instance-r50"),
         ("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", "coco-panoptic-r50"),
         ("facebook/mask2former-swin-tiny-mapillary-vistas-instance", None),
@@ -103,6 +107,18 @@ def test_figures_are_those_of_the_paper():
     swin_l = "maskformer2_swin_large_IN21k_384_bs16"
     assert figures[f"ade20k/semantic-segmentation/swin/{swin_l}_160k_res640.yaml"]["mIoU (ms+flip)"] == 57.3
     assert figures["cityscapes/semantic-segmentation/maskformer2_R50_bs16_90k.yaml"]["mIoU"] == 79.4
+
+
+def test_video_models_by_name():
+    """Compare with rows copied from the authors' page."""
+    first, last = (
+        zoo.find_model(f"youtubevis-{name}") for name in ("2019-instance-r50", "2021-instance-swin-l")
+    )
+    assert (first.figures, last.figures) == ({"AP": 46.4}, {"AP": 52.6})
+    root = "https://dl.fbaipublicfiles.com/maskformer/video_mask2former/ytvis_20"
+    assert first.weights == f"{root}19/video_maskformer2_R50_bs16_8ep/model_final_34112b.pkl"
+    folder = "video_maskformer2_swin_large_IN21k_384_bs16_8ep"
+    assert last.weights == f"{root}21/{folder}/model_final_4da256.pkl"
 
 
 def test_maskformers_models_by_name():

@@ -3,7 +3,7 @@
 Rows and columns are encoded separately and then expanded over the map: sines of H + W coordinates instead of
 H * W are cheap enough to need no cache.
 
-Shapes: `C` channels, `H, W` the sides of a map.
+Shapes: `C` channels, `T` frames, `H, W` the sides of a map.
 """
 
 import math
@@ -26,6 +26,11 @@ def sine_position(shape: tuple[int, int], channels: int, device: torch.device | 
     height, width = shape
     spread = rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)
     return torch.cat(spread, dim=-1).flatten(0, 1)
+
+
+def frame_position(num_frames: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """Encode the frames of a clip: (T, C) float32, to be added to the encoding of their cells."""
+    return _encode_axis(num_frames, channels, device)
 
 
 def _encode_axis(size: int, channels: int, device: torch.device | None) -> Tensor:

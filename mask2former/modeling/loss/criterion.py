@@ -39,7 +39,7 @@ from mask2former.utils.registry import CRITERION
 WHERE = ("points", "masks")  # to match, and to compute the loss
 
 
-class _Inputs(NamedTuple):
+class MatchInputs(NamedTuple):
     """Inputs in float32: class_logits (L, B, Q, K+1), mask_embed (L, B, Q, C), features (B, C, h, w)."""
 
     class_logits: Tensor
@@ -130,7 +130,7 @@ class SetCriterion(nn.Module):
         with torch.autocast(predictions.mask_features.device.type, enabled=False):
             layers = predictions.layers if self.deep_supervision else predictions.layers[-1:]
             features = predictions.mask_features.float()
-            inputs = _Inputs(
+            inputs = MatchInputs(
                 torch.stack([layer.class_logits for layer in layers]).float(),
                 torch.stack([layer.mask_embed for layer in layers]).float(),
                 features,
@@ -150,23 +150,16 @@ class SetCriterion(nn.Module):
         return name_layers(terms)
 
     @torch.no_grad()
-    def _match(self, inputs: _Inputs) -> Tensor:
+    def _match(self, inputs: MatchInputs) -> Tensor:
         """Return the query of each target, (L, B, N) or UNMATCHED."""
         cells = self._cells_at_points(inputs) if self.match_on == "points" else _cells_of_masks(inputs)
         classes = [target.gt_classes for target in inputs.targets]
         costs = matching_costs(*inputs[:2], classes, cells, self.weights, self.mask_loss)
         return assign(costs, [len(target) for target in inputs.targets])
 
-    def _cells_at_points(self, inputs: _Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+    def _cells_at_points(self, inputs: MatchInputs) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features (B, C, P) and target values (B, N, P) of each prediction, at points of its own."""
-        points = torch.stack(
-            [random_points(len(inputs.mask_embed), self.num_points, generator=g) for g in inputs.generators]
-        )
-        for image_points, target in zip(points, inputs.targets, strict=True):
-            if self.object_point_ratio and len(target):
-                boxes = object_boxes(target.gt_masks, inputs.image_size)
-                shared = boxes[torch.arange(self.num_points, device=boxes.device) % len(boxes)]
-                move_into(image_points, shared, self.object_point_ratio)
+        points = self._shared_points(inputs)
         values = [
             sample_masks_at_shared_points(target.gt_masks, image_points, inputs.image_size)
             for target, image_points in zip(inputs.targets, points, strict=True)
@@ -176,7 +169,21 @@ class SetCriterion(nn.Module):
         for layer in range(len(inputs.mask_embed)):  # one at a time: sampled features are B C P numbers
             yield sample_maps(features, points[:, layer, None])[:, :, 0], padded[:, :, layer]
 
-    def _mask_losses(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def _shared_points(self, inputs: MatchInputs) -> Tensor:
+        """Draw the points (B, L, P, 2) of each prediction at which all queries and targets are compared."""
+        points = torch.stack(
+            [random_points(len(inputs.mask_embed), self.num_points, generator=g) for g in inputs.generators]
+        )
+        for image_points, target in zip(points, inputs.targets, strict=True):
+            if self.object_point_ratio and len(target):
+                masks = target.gt_masks
+                anywhere = masks.view(len(masks), -1, *masks.shape[-2:]).any(1)  # in any frame of a clip
+                boxes = object_boxes(anywhere, inputs.image_size)
+                shared = boxes[torch.arange(self.num_points, device=boxes.device) % len(boxes)]
+                move_into(image_points, shared, self.object_point_ratio)
+        return points
+
+    def _mask_losses(self, inputs: MatchInputs, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mask loss and dice of the matched queries, summed over targets: (L,) each."""
         on_points = self.loss_on == "points"
         terms = (self._terms_at_points if on_points else self._terms_of_masks)(inputs, queries)
@@ -186,12 +193,14 @@ class SetCriterion(nn.Module):
         mask, dice = (term.where(counted, 0).sum(1) for term in terms)
         return mask, dice
 
-    def _terms_at_points(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def _terms_at_points(self, inputs: MatchInputs, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the terms (L, T); each image has its own points, chosen by its logits."""
         logits, values = [], []
         for image, (embed, features) in enumerate(_matched(inputs, queries)):
-            masks, shape = inputs.targets[image].gt_masks, embed.shape[:2]
-            maps = (embed.flatten(0, 1) @ features.flatten(2).squeeze(0)).unflatten(1, features.shape[2:])
+            masks = inputs.targets[image].gt_masks.flatten(0, -3)  # also of all frames of a clip
+            maps = embed.flatten(0, 1) @ features.flatten(2).squeeze(0)
+            maps = maps.unflatten(1, (-1, *features.shape[-2:])).flatten(0, 1)
+            shape = (len(embed), len(masks))
             with torch.no_grad():
                 boxes = None
                 if self.object_point_ratio:
@@ -210,7 +219,7 @@ class SetCriterion(nn.Module):
             logits.append(sample_maps(maps[:, None], points[:, None])[:, 0, 0].unflatten(0, shape))
         return mask_terms(torch.cat(logits, dim=1), torch.cat(values, dim=1), self.mask_loss)
 
-    def _terms_of_masks(self, inputs: _Inputs, queries: Tensor) -> tuple[Tensor, Tensor]:
+    def _terms_of_masks(self, inputs: MatchInputs, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the terms (L, T) over all pixels of the padded image."""
         terms = [
             dense_mask_terms(embed, features[0], target.gt_masks, inputs.image_size, self.mask_loss)
@@ -252,7 +261,7 @@ def _normalizers(classes: Tensor, labels: list[Tensor], empty_weight: Tensor) ->
     return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 
 
-def _matched(inputs: _Inputs, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _matched(inputs: MatchInputs, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the matched queries' embeddings (L, N, C) and the features (1, C, h, w) of each image.
 
     Unmatched targets get some query; what is computed of it is not counted.
@@ -264,7 +273,7 @@ def _matched(inputs: _Inputs, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]
         yield inputs.mask_embed[:, image].gather(1, index), features
 
 
-def _cells_of_masks(inputs: _Inputs) -> Iterator[tuple[Tensor, Tensor]]:
+def _cells_of_masks(inputs: MatchInputs) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield features (B, C, h w) and target values (B, N, h w) of each prediction, the same for all."""
     size = (inputs.features.shape[2], inputs.features.shape[3])
     reduced = [reduce_masks(target.gt_masks, inputs.image_size, size) for target in inputs.targets]
@@ -300,19 +309,24 @@ def name_layers(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 @CRITERION.register_as("SetCriterion")
 def build_set_criterion(cfg: Any) -> SetCriterion:
     """Build the criterion of a config."""
+    return SetCriterion(**criterion_arguments(cfg))
+
+
+def criterion_arguments(cfg: Any) -> dict[str, Any]:
+    """Read the arguments of `SetCriterion` from a config."""
     loss = cfg.MODEL.MASK_FORMER
-    return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        class_weight=loss.CLASS_WEIGHT,
-        mask_weight=loss.MASK_WEIGHT,
-        dice_weight=loss.DICE_WEIGHT,
-        no_object_weight=loss.NO_OBJECT_WEIGHT,
-        num_points=loss.TRAIN_NUM_POINTS,
-        oversample_ratio=loss.OVERSAMPLE_RATIO,
-        importance_sample_ratio=loss.IMPORTANCE_SAMPLE_RATIO,
-        match_on=loss.MATCH_ON,
-        loss_on=loss.LOSS_ON,
-        mask_loss=loss.MASK_LOSS,
-        deep_supervision=loss.DEEP_SUPERVISION,
-        object_point_ratio=loss.OBJECT_POINT_RATIO,
-    )
+    return {
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "class_weight": loss.CLASS_WEIGHT,
+        "mask_weight": loss.MASK_WEIGHT,
+        "dice_weight": loss.DICE_WEIGHT,
+        "no_object_weight": loss.NO_OBJECT_WEIGHT,
+        "num_points": loss.TRAIN_NUM_POINTS,
+        "oversample_ratio": loss.OVERSAMPLE_RATIO,
+        "importance_sample_ratio": loss.IMPORTANCE_SAMPLE_RATIO,
+        "match_on": loss.MATCH_ON,
+        "loss_on": loss.LOSS_ON,
+        "mask_loss": loss.MASK_LOSS,
+        "deep_supervision": loss.DEEP_SUPERVISION,
+        "object_point_ratio": loss.OBJECT_POINT_RATIO,
+    }

@@ -49,7 +49,7 @@ def predict_instances(
         kept = torch.isin(label, label.new_tensor(thing_ids))
         best, query, label = best[kept], query[kept], label[kept]
     distinct, which = query.unique(return_inverse=True)
-    masks, confidence = _masks(prediction.mask_logits[distinct], sizes, memory_budget)
+    masks, confidence = masks_at_output(prediction.mask_logits[distinct], sizes, memory_budget)
     scores, order = (best * confidence[which]).sort(descending=True, stable=True)
     which = which[order]
     return Instances(
@@ -72,8 +72,8 @@ def _best_class_alone(probabilities: Tensor, thing_ids: Sequence[int] | None) ->
     return torch.full_like(probabilities, -1).scatter(1, best.indices, best.values)
 
 
-def _masks(mask_logits: Tensor, sizes: Sizes, budget: int) -> tuple[RunLengthMasks, Tensor]:
-    """Return the n masks of logits (n, h, w), and the mean probability (n,) inside each."""
+def masks_at_output(mask_logits: Tensor, sizes: Sizes, budget: int) -> tuple[RunLengthMasks, Tensor]:
+    """Return the n masks of logits (n, h, w) on the CPU, and the mean probability (n,) inside each."""
     whole = to_output(mask_logits, sizes)
     boxes = _influenced_boxes(mask_logits > 0, whole)
     found = [_mask(logits, whole, box, budget) for logits, box in zip(mask_logits, boxes, strict=True)]

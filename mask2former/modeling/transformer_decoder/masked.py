@@ -260,7 +260,12 @@ def check_counts(cfg: Any) -> None:
 def build_masked_transformer_decoder(
     cfg: Any, input_shape: list[ShapeSpec]
 ) -> MultiScaleMaskedTransformerDecoder:
-    """Build the decoder of a config for a pixel decoder's memory `input_shape`.
+    """Build the decoder of a config for a pixel decoder's memory `input_shape`; raise ValueError as below."""
+    return MultiScaleMaskedTransformerDecoder(**masked_decoder_arguments(cfg, input_shape))
+
+
+def masked_decoder_arguments(cfg: Any, input_shape: list[ShapeSpec]) -> dict[str, Any]:
+    """Read the arguments of `MultiScaleMaskedTransformerDecoder` from a config.
 
     Raises:
         ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS (predictions, one more than layers) is
@@ -269,21 +274,21 @@ def build_masked_transformer_decoder(
     head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     if decoder.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
         raise ValueError(
-            "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME MultiScaleMaskedTransformerDecoder reads the maps of "
-            "TRANSFORMER_IN_FEATURE multi_scale_pixel_decoder, not "
+            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME {decoder.TRANSFORMER_DECODER_NAME} reads the maps "
+            "of TRANSFORMER_IN_FEATURE multi_scale_pixel_decoder, not "
             f"{decoder.TRANSFORMER_IN_FEATURE}; MaskFormer's files need StandardTransformerDecoder"
         )
     check_counts(cfg)
-    return MultiScaleMaskedTransformerDecoder(
-        memory_shape=input_shape,
-        num_classes=head.NUM_CLASSES,
-        hidden_dim=decoder.HIDDEN_DIM,
-        num_queries=decoder.NUM_OBJECT_QUERIES,
-        num_heads=decoder.NHEADS,
-        dim_feedforward=decoder.DIM_FEEDFORWARD,
-        num_layers=decoder.DEC_LAYERS - 1,
-        mask_dim=head.MASK_DIM,
-        pre_norm=decoder.PRE_NORM,
-        enforce_input_proj=decoder.ENFORCE_INPUT_PROJ,
-        options=decoder_options(cfg),
-    )
+    return {
+        "memory_shape": input_shape,
+        "num_classes": head.NUM_CLASSES,
+        "hidden_dim": decoder.HIDDEN_DIM,
+        "num_queries": decoder.NUM_OBJECT_QUERIES,
+        "num_heads": decoder.NHEADS,
+        "dim_feedforward": decoder.DIM_FEEDFORWARD,
+        "num_layers": decoder.DEC_LAYERS - 1,
+        "mask_dim": head.MASK_DIM,
+        "pre_norm": decoder.PRE_NORM,
+        "enforce_input_proj": decoder.ENFORCE_INPUT_PROJ,
+        "options": decoder_options(cfg),
+    }
