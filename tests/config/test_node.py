@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 from published_configs import DEFAULTS as PUBLISHED_DEFAULTS
-from published_configs import MASK2FORMER, MASKFORMER, PUBLISHED, VIDEO
+from published_configs import MASK2FORMER, MASKFORMER, PUBLISHED, VIDEO, VIDEO_DEFAULTS
 
 from mask2former.config import (
     CfgNode,
@@ -71,7 +71,7 @@ def write(folder, name, text):
 
 def published(name):
     """Every key of a published config, with the values of keys that only this project has."""
-    own = MASKFORMERS_DEFAULTS if name in MASKFORMER else {}
+    own = MASKFORMERS_DEFAULTS if name in MASKFORMER else VIDEO_DEFAULTS if name in VIDEO else {}
     values = {**PUBLISHED_DEFAULTS, **OUR_DEFAULTS, **own, **(PUBLISHED | VIDEO)[name]}
     per_pixel = values["MODEL.META_ARCHITECTURE"] == "SemanticSegmentor"
     return {

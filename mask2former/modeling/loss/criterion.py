@@ -177,7 +177,7 @@ class SetCriterion(nn.Module):
         for image_points, target in zip(points, inputs.targets, strict=True):
             if self.object_point_ratio and len(target):
                 masks = target.gt_masks
-                anywhere = masks.view(len(masks), -1, *masks.shape[-2:]).any(1)  # in any frame of a clip
+                anywhere = masks.reshape(len(masks), -1, *masks.shape[-2:]).any(1)  # in any frame of a clip
                 boxes = object_boxes(anywhere, inputs.image_size)
                 shared = boxes[torch.arange(self.num_points, device=boxes.device) % len(boxes)]
                 move_into(image_points, shared, self.object_point_ratio)

@@ -115,12 +115,14 @@ def test_losses_and_gradients_equal_the_slow_version(sizes):
         torch.testing.assert_close(ours.class_logits.grad, slow.class_logits.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_a_clip_of_one_frame_has_the_losses_of_an_image():
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_a_clip_of_one_frame_has_the_losses_of_an_image(ratio):
+    options = {**OPTIONS, "object_point_ratio": ratio}
     clips, targets = drawn_predictions(2, num_frames=1), [drawn_targets(n, num_frames=1) for n in (2, 3)]
     images = Predictions(clips.layers, clips.mask_features.squeeze(2))
     alone = [Instances(SIZE, gt_classes=t.gt_classes, gt_masks=t.gt_masks[:, 0]) for t in targets]
-    found = VideoSetCriterion(**OPTIONS)(clips, targets, SIZE, [1, 2])
-    expected = SetCriterion(**OPTIONS)(images, alone, SIZE, [1, 2])
+    found = VideoSetCriterion(**options)(clips, targets, SIZE, [1, 2])
+    expected = SetCriterion(**options)(images, alone, SIZE, [1, 2])
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, msg=key)
