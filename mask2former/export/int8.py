@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from mask2former.data.mapper import TestMapper
 from mask2former.export.runtimes import INPUT, OUTPUTS, Exported, package
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.utils.atomic_files import atomic_path
+from mask2former.utils.image_io import EXTENSIONS, read_image
 
 PARTS = ("backbone", "sem_seg_head.pixel_decoder")
 IN_FLOAT = ("sampling_offsets", "attention_weights")  # a cell and more of error moves the sampled points
+CALIBRATION_IMAGES = 64
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 # Without this mark, quantize_static logs through Python's root logger that it would like one.
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
@@ -68,6 +72,30 @@ def quantize(source: Path, target: Path, model: MaskFormer, batches: Iterable[Te
         onnx.helper.set_model_props(quantized, properties)
         onnx.save(quantized, str(partial))
     return list(layers.values())
+
+
+def calibration_images(folder: str | Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
+    """Return up to `count` images of a folder, at even distances in the order of their names.
+
+    Raises:
+        ValueError: there is no such folder, or no image in it.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"--calibrate {folder}: no such folder of images")
+    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in EXTENSIONS)
+    if not paths:
+        raise ValueError(f"--calibrate {folder}: no image in it; type a folder of training images")
+    return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
+
+
+def calibration_batches(model: MaskFormer, mapper: TestMapper, paths: Sequence[Path]) -> Iterator[Tensor]:
+    """Yield each image as the network gets it, (1, 3, H, W), and show progress.
+
+    Raises:
+        ImageError: a file is not an image; the message names it.
+    """
+    for path in tqdm(paths, desc="calibration", unit="image"):
+        yield model._images([mapper.inputs(read_image(path))])
 
 
 class _Reader:

@@ -2,20 +2,62 @@
 
 import numpy as np
 import pytest
+import tiny_runs
 import torch
 from tiny_checkpoint import METADATA, NAMES, tiny_config
+from tiny_runs import restored_catalogs, restored_log, tiny_shapes
 from toy_exports import SUFFIXES, Toy, metadata_text, write_toy
 
 from mask2former.config import load_config, with_values
+from mask2former.engine.build import build_model
+from mask2former.engine.checkpoint.remote import run_folder
+from mask2former.engine.evaluate import evaluate_checkpoint
+from mask2former.engine.setup.begin import Run
+from mask2former.engine.setup.resolve import resolve_config
 from mask2former.engine.setup.trained_model import stored_config
 from mask2former.export.exported_model import ExportedModel, read_trained
-from mask2former.export.metadata import parse_metadata
+from mask2former.export.metadata import KEY, build_metadata, parse_metadata
 from mask2former.export.runtimes import Exported
 from mask2former.modeling.postprocessing.inference import build_inference_options
 from mask2former.predictor import Predictor
+from mask2former.tools.evaluate import main as run_evaluate
 from mask2former.tools.predict import main as predict
 from mask2former.utils.image_io import write_image
 from mask2former.weights.load import WeightsError, read_checkpoint
+
+__all__ = ["restored_catalogs", "restored_log", "tiny_shapes"]
+
+
+class Logits(torch.nn.Module):
+    """The outputs of an exported file."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        predictions = self.model.network(images)
+        return predictions.layers[-1].class_logits, predictions.mask_logits()
+
+
+@pytest.fixture(scope="module")
+def checkpoint_and_export(tmp_path_factory):
+    """A model of the drawn dataset as a checkpoint and, for images of 64x64, as a file of torch.export."""
+    folder = tmp_path_factory.mktemp("exported")
+    torch.manual_seed(0)
+    cfg = tiny_runs.tiny_config()
+    model = build_model(cfg).eval()
+    predictor, features = model.sem_seg_head.predictor, model.sem_seg_head.pixel_decoder.mask_features
+    with torch.no_grad():  # every query finds class 3, the ground, in most pixels
+        predictor.class_embed.bias[3] += 8
+        predictor.mask_embed.layers[-1].bias += 0.3
+        features.bias += 0.3
+    torch.save({"model": model.state_dict(), "config": cfg.dump()}, folder / "model.pth")
+    with torch.no_grad():
+        program = torch.export.export(Logits(model), (torch.zeros(1, 3, 64, 64),))
+    extra = {KEY: build_metadata(cfg, {}).to_json()}
+    torch.export.save(program, folder / "model.pt2", extra_files=extra)
+    return folder / "model.pth", folder / "model.pt2"
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +111,30 @@ def test_predict_draws_with_an_exported_file(files, tmp_path):
     arguments = ["--input", str(tmp_path / "image.png"), "--output", str(tmp_path / "drawn")]
     assert predict([*arguments, "--opts", "MODEL.WEIGHTS", str(files[".onnx"])]) == 0
     assert (tmp_path / "drawn/image.png").is_file()
+
+
+def evaluate(folder, weights, *options):
+    """Run the command on the drawn dataset; return its exit code and the metrics in its log."""
+    options = [*options, *tiny_runs.tiny_options(OUTPUT_DIR=folder, MODEL__WEIGHTS=weights)]
+    return run_evaluate(["--config-file", str(tiny_runs.CONFIG), *options])
+
+
+def test_evaluate_measures_an_exported_file_as_its_checkpoint(checkpoint_and_export, tiny_shapes, tmp_path):
+    checkpoint, exported = checkpoint_and_export
+    cfg = resolve_config(tiny_runs.tiny_config(MODEL__WEIGHTS=checkpoint), eval_only=True)
+    results = evaluate_checkpoint(cfg, Run(run_folder(tmp_path / "checkpoint")))
+    metrics = {"sem_seg": "mIoU", "segm": "AP", "panoptic_seg": "PQ"}
+    expected = [[task, name, results[task][name], 0.01] for task, name in metrics.items()]
+    assert results["panoptic_seg"]["PQ"] > 1
+    assert evaluate(tmp_path / "a", exported, "TEST.EXPECTED_RESULTS", str(expected)) == 0
+    expected[0][2] += 1
+    assert evaluate(tmp_path / "b", exported, "TEST.EXPECTED_RESULTS", str(expected)) == 1
+
+
+def test_training_from_an_exported_file_is_an_error_of_one_line(files, tiny_shapes, tmp_path, capsys):
+    assert tiny_runs.run_train(tmp_path, MODEL__WEIGHTS=files[".onnx"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "toy.onnx: is an exported file, which predicts, but holds no weights to load" in error
 
 
 def test_another_number_of_classes_is_an_error(files):

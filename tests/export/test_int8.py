@@ -1,14 +1,27 @@
 """Quantization: which layers become int8, and how near the results stay."""
 
+from unittest.mock import patch
+
+import numpy as np
 import onnx
 import pytest
 import torch
+from tiny_checkpoint import tiny_config
 from torch import nn
 from toy_exports import metadata_text
 
-from mask2former.export.int8 import candidates, differences, quantize
+from mask2former.data import build_test_mapper
+from mask2former.engine.build import build_model
+from mask2former.export.int8 import (
+    calibration_batches,
+    calibration_images,
+    candidates,
+    differences,
+    quantize,
+)
 from mask2former.export.metadata import KEY
 from mask2former.export.runtimes import open_exported
+from mask2former.utils.image_io import write_image
 
 WIDTH, QUERIES, CLASSES = 16, 6, 5
 
@@ -152,3 +165,29 @@ def test_openvino_reads_the_file(small):
     exact, int8 = (open_exported(file, threads=1) for file in (source, path.with_suffix(".xml")))
     for difference in differences(exact, int8, [batch(2, 48, 32, seed=9)]).values():
         assert difference.correlation > 0.99
+
+
+def test_calibration_takes_images_evenly_from_the_folder(tmp_path):
+    for number in range(10):
+        (tmp_path / f"{number}.jpg").touch()
+    (tmp_path / "labels.json").touch()
+    assert [path.stem for path in calibration_images(tmp_path, 5)] == ["0", "2", "4", "6", "8"]
+    assert len(calibration_images(tmp_path, 64)) == 10
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=f"--calibrate {tmp_path}: no image in it"):
+        calibration_images(tmp_path)
+    with pytest.raises(ValueError, match=r"--calibrate .*/nowhere: no such folder"):
+        calibration_images(tmp_path / "nowhere")
+
+
+def test_calibration_images_are_prepared_as_for_prediction(tmp_path):
+    cfg = tiny_config()
+    model, mapper = build_model(cfg).eval(), build_test_mapper(cfg)
+    image = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+    write_image(tmp_path / "image.png", image)
+    (batch,) = calibration_batches(model, mapper, [tmp_path / "image.png"])
+    with patch.object(model, "network", side_effect=StopIteration) as network, pytest.raises(StopIteration):
+        model.predict([mapper.inputs(image)])
+    assert torch.equal(batch, network.call_args.args[0])
