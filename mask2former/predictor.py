@@ -5,7 +5,7 @@ Shapes: `H, W` the original image's sides in pixels, `h, w` those of the resized
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, NoReturn, cast, overload
 
@@ -31,6 +31,8 @@ from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
+from mask2former.tracking.results import track_result
+from mask2former.tracking.tracker import MAX_ABSENT, Tracker
 from mask2former.utils.image_io import Array, ImageSource, read_image
 from mask2former.weights.contents import is_exported
 from mask2former.weights.load import Checkpoint, load_weights
@@ -158,6 +160,35 @@ class Predictor:
         for batch in self._batches(images, batch_size):
             results |= zip(batch, self._predict([images[i] for i in batch]), strict=True)
         return [results[i] for i in range(len(images))]
+
+    def track(
+        self, frames: Iterable[ImageSource], *, max_absent: int = MAX_ABSENT, channels: str = "RGB"
+    ) -> Iterator[Result]:
+        """Yield the result of each frame of a film, with ids of objects: `Result.track_ids`.
+
+        Objects of semantic results are not told apart, so these get no ids. Memory does not grow with the
+        number of frames.
+
+        Args:
+            frames: images as `__call__` takes them, in order; they are read one by one.
+            max_absent: an object that comes back after this many frames at most keeps its id.
+            channels: "RGB" or "BGR", of arrays.
+
+        Raises:
+            ImageError: a frame is not an image.
+            ValueError: `max_absent` is negative, or the model does not tell the embeddings of its queries.
+        """
+        tracker, options = Tracker(max_absent), self.model.inference
+        things = options.thing_ids if options.things_only else range(self.model.num_classes)
+        for source in frames:
+            frame = self._read(source, channels)
+            if set(self.model.tasks) == {"semantic"}:
+                yield self._predict([frame])[0]
+                continue
+            (prediction,) = self.model.predict_images([self.mapper.inputs(frame)])
+            output = self.model.post_process(prediction, compact=True)
+            queries = output.get("segment_queries", [])
+            yield track_result(tracker, self._result(frame, output), prediction, queries, things)
 
     def _read(self, source: ImageSource, channels: str) -> Array:
         return read_image(source, channels, self.cfg.INPUT.MAX_MEGAPIXELS)

@@ -95,7 +95,7 @@ class Result:
         panoptic: segment ids and segments.
         instances: those above the score threshold, by decreasing score: `pred_masks` (`RunLengthMasks`:
             iterating gives (H, W) bool tensors, `dense()` all of them as one), `pred_boxes` (N, 4) XYXY in
-            pixels, `scores` (N,), `pred_classes` (N,).
+            pixels, `scores` (N,), `pred_classes` (N,), and of a frame of a film `track_ids` (N,).
         colors: RGB of each class.
         empty_reasons: for each task without a find, the reason.
 
@@ -139,6 +139,21 @@ class Result:
         """Return the tasks with a result, in the order "panoptic", "instance", "semantic"."""
         return [task for task, name in FIELDS.items() if getattr(self, name) is not None]
 
+    @property
+    def track_ids(self) -> dict[str, list[int | None]]:
+        """Return the id of each object's track for the tasks that have some, None for stuff.
+
+        The keys are "instance" and "panoptic"; ids are in the order of instances and segments. An object has
+        one id in all frames and tasks. Only results of `Predictor.track` have any.
+        """
+        found: dict[str, list[int | None]] = {}
+        if self.instances is not None and self.instances.has("track_ids"):
+            found["instance"] = self.instances.track_ids.tolist()
+        segments = [] if self.panoptic is None else self.panoptic.segments
+        if any("track_id" in segment for segment in segments):
+            found["panoptic"] = [segment.get("track_id") for segment in segments]
+        return found
+
     def count(self, task: str | None = None) -> int:
         """Return the number of segments, instances or classes found."""
         task = task or self.tasks[0]
@@ -167,9 +182,9 @@ class Result:
         Args:
             task: "panoptic", "instance" or "semantic".
             scale: above 1, it keeps labels from covering a tiny image.
-            ids: of each segment or instance, such as those of tracks (None: it has none). They are shown in
-                the labels, and each id has one shade of its class's color in all images. Without them,
-                neighbors have different shades.
+            ids: of each segment or instance (None: it has none), by default those of its track. They are
+                shown in the labels, and each id has one shade of its class's color in all images. Without
+                them, neighbors have different shades.
             legend: draw the legend, too; it makes the image wider.
 
         Raises:
@@ -198,6 +213,7 @@ class Result:
             ValueError: as `draw`.
         """
         task = task or self.tasks[0]
+        ids = self.track_ids.get(task) if ids is None else ids
         return result_regions(task, self._get(task), self.class_names, self._class_colors, ids)
 
     def _legend(self, task: str | None) -> list[Entry]:

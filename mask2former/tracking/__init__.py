@@ -1,0 +1,1 @@
+"""Objects followed through the frames of a film, with any model of images."""
