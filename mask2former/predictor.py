@@ -9,10 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, NoReturn, cast, overload
 
+import numpy as np
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
 from mask2former.config.ranges import check_ranges
 from mask2former.data import build_test_mapper
+from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.class_names import NUMBER, class_names_and_colors
 from mask2former.engine.setup.dataset_facts import dataset_metadata
@@ -31,6 +34,7 @@ from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result
 from mask2former.structures import Instances
+from mask2former.tiling.model import TiledModel, with_tiles
 from mask2former.tracking.results import track_result
 from mask2former.tracking.tracker import MAX_ABSENT, Tracker
 from mask2former.utils.image_io import Array, ImageSource, read_image
@@ -59,6 +63,9 @@ class Predictor:
             MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD instead, and TEST.AUG applies to semantic ones.
         duplicate_iou: of instances whose masks have an IoU above this, of one class or several, only the one
             with the best score is in results; 1 keeps all. (Evaluation keeps all.)
+        tile: predict squares of this side in pixels and merge the results (docs/large_images.md); by default,
+            the config's TEST.TILE.SIZE, which is usually 0: the whole image.
+        tile_overlap: least part of a side that neighboring tiles share; by default TEST.TILE.OVERLAP, 0.25.
         precision: "fp32", or "bf16", which is faster on processors that multiply it (on x86: AMX or
             AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little. Of exported files, those
             for OpenVINO take it.
@@ -76,6 +83,8 @@ class Predictor:
         checkpoint: Checkpoint | None = None,
         score_threshold: float = SCORE_THRESHOLD,
         duplicate_iou: float = DUPLICATE_IOU,
+        tile: int | None = None,
+        tile_overlap: float | None = None,
         precision: str = "fp32",
     ) -> None:
         if isinstance(cfg_or_checkpoint, CfgNode):
@@ -86,6 +95,7 @@ class Predictor:
             checkpoint = checkpoint or read_trained(require_checkpoint(cfg_or_checkpoint))
             checkpoint = with_known_classes(checkpoint)
             cfg = stored_config(checkpoint)
+        cfg = with_tiles(cfg, tile, tile_overlap)
         check_ranges(cfg)
         _require_fraction(score_threshold, "score_threshold")
         _require_fraction(duplicate_iou, "duplicate_iou")
@@ -95,6 +105,7 @@ class Predictor:
         build = exported_model if is_exported(checkpoint.file) else _trained_model
         self.model = build(cfg, checkpoint, precision)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
+        self.tiled = TiledModel(cfg, self.model, progress=True) if cfg.TEST.TILE.SIZE else None
         metadata = checkpoint.metadata or dataset_metadata(cfg)
         source = f"{checkpoint.file}, metadata" if checkpoint.metadata else "metadata of the dataset"
         self.class_names, self.colors = class_names_and_colors(metadata, self.model.num_classes, source)
@@ -106,6 +117,8 @@ class Predictor:
         *,
         score_threshold: float = SCORE_THRESHOLD,
         duplicate_iou: float = DUPLICATE_IOU,
+        tile: int | None = None,
+        tile_overlap: float | None = None,
         precision: str = "fp32",
     ) -> Predictor:
         """Return a predictor with a published model, such as "coco-panoptic-swin-l".
@@ -122,6 +135,8 @@ class Predictor:
             checkpoint=checkpoint,
             score_threshold=score_threshold,
             duplicate_iou=duplicate_iou,
+            tile=tile,
+            tile_overlap=tile_overlap,
             precision=precision,
         )
 
@@ -206,6 +221,9 @@ class Predictor:
 
     def _predict(self, images: Sequence[Array]) -> list[Result]:
         """Return the results of images (H, W, 3) in one batch."""
+        if self.tiled is not None:
+            order = CHANNEL_ORDER[self.mapper.image_format]
+            return [self._result(image, self.tiled.predict_image(image[..., order])) for image in images]
         inputs = [self.mapper.inputs(image) for image in images]
         outputs = (self.augmented or self.model).predict(inputs, compact=True)
         return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
@@ -213,10 +231,10 @@ class Predictor:
     def _result(self, image: Array, output: Mapping[str, Any]) -> Result:
         fields: dict[str, Any] = {"empty_reasons": {}}
         if "label_map" in output:
-            fields["semantic"] = output["label_map"].cpu().numpy()
+            fields["semantic"] = _array(output["label_map"])
         if "panoptic_seg" in output:
             ids, segments = output["panoptic_seg"]
-            fields["panoptic"] = Panoptic(ids.cpu().numpy(), segments)
+            fields["panoptic"] = Panoptic(_array(ids), segments)
             if not segments:
                 fields["empty_reasons"]["panoptic"] = self._no_segments(float(output["best_query_score"]))
         if "instances" in output:
@@ -258,6 +276,10 @@ def _trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str) -> Mask
         raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
     set_precision(model, precision)
     return model
+
+
+def _array(labels: Array | Tensor) -> Array:
+    return labels if isinstance(labels, np.ndarray) else labels.cpu().numpy()
 
 
 def _require_fraction(value: Any, name: str) -> None:

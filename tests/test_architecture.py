@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": {"structures", "config", "utils"},
     "weights": {"structures", "config", "utils"},
 }
+LAYERS["tiling"] = {"structures", "config", "utils", "modeling", "data"}
 LAYERS["engine"] = {*LAYERS}
 LAYERS["export"] = {*LAYERS}
 LAYERS["result_formats"] = {*LAYERS} - {"export"}

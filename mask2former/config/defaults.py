@@ -176,6 +176,8 @@ DEFAULTS: dict[str, Any] = {
     "TEST.AUG.MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
     "TEST.AUG.MAX_SIZE": 4000,
     "TEST.AUG.FLIP": True,
+    "TEST.TILE.SIZE": 0,  # predict squares of this side in pixels, and merge the results; 0: the whole image
+    "TEST.TILE.OVERLAP": 0.25,  # least part of a side that neighbors share
     "OUTPUT_DIR": "./output",
     "SEED": -1,
     "VIS_PERIOD": 0,

@@ -30,6 +30,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.MAX_SCALE": (0, 100),
     "TEST.AUG.MIN_SIZES": (0, _SIDE),
     "TEST.AUG.MAX_SIZE": (1, math.inf),
+    "TEST.TILE.SIZE": (0, _SIDE),
+    "TEST.TILE.OVERLAP": (0, 0.9),
     "MODEL.RESNETS.NUM_GROUPS": (1, _CHANNELS),
     "MODEL.RESNETS.WIDTH_PER_GROUP": (1, _CHANNELS),
     "MODEL.RESNETS.RES2_OUT_CHANNELS": (1, _CHANNELS),

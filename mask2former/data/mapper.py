@@ -149,8 +149,10 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
 def build_test_mapper(cfg: Any) -> TestMapper:
     """Build the mapper for evaluation: shorter side INPUT.MIN_SIZE_TEST, longer at most MAX_SIZE_TEST.
 
-    With TEST.AUG it makes one view for each of MIN_SIZES.
+    With TEST.AUG it makes one view for each of MIN_SIZES, with TEST.TILE it keeps the image's size.
     """
+    if cfg.TEST.TILE.SIZE:
+        return TestMapper(edges=(0,), max_size=cfg.INPUT.MAX_SIZE_TEST, image_format=_image_format(cfg))
     augmented = cfg.TEST.AUG.ENABLED
     return TestMapper(
         edges=tuple(cfg.TEST.AUG.MIN_SIZES) if augmented else (cfg.INPUT.MIN_SIZE_TEST,),
@@ -158,6 +160,11 @@ def build_test_mapper(cfg: Any) -> TestMapper:
         image_format=image_format_of(cfg),
         as_views=augmented,
     )
+
+
+def build_tile_mapper(cfg: Any) -> TestMapper:
+    """Build the mapper of TEST.TILE's tiles, whose channels are in the model's order already."""
+    return TestMapper(edges=(cfg.INPUT.MIN_SIZE_TEST,), max_size=cfg.INPUT.MAX_SIZE_TEST, image_format="RGB")
 
 
 def record_image(record: Record) -> np.ndarray:

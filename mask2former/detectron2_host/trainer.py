@@ -170,7 +170,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: Any, model: nn.Module, evaluators: Any = None) -> Any:
-        """Run Detectron2's evaluation loop on DATASETS.TEST, with TEST.AUG if that is enabled."""
+        """Run Detectron2's evaluation loop on DATASETS.TEST, with TEST.AUG if that is enabled.
+
+        Raises:
+            ValueError: TEST.TILE is on.
+        """
+        if cfg.TEST.TILE.SIZE:
+            raise ValueError("TEST.TILE.SIZE works with --host standalone alone; type TEST.TILE.SIZE 0")
         if cfg.TEST.AUG.ENABLED and not isinstance(model, SemanticSegmentorWithTTA):
             model = SemanticSegmentorWithTTA(cfg, model)
         return super().test(cfg, model, evaluators)

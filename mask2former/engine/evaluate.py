@@ -38,6 +38,7 @@ from mask2former.evaluation.semantic.miou import SemSegEvaluator
 from mask2former.evaluation.video.ap import YTVISEvaluator
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.postprocessing.inference import TASKS
+from mask2former.tiling.model import TiledModel, check_tiling
 from mask2former.utils.comm import is_main_process
 from mask2former.utils.messages import Block
 from mask2former.weights.load import load_weights, read_checkpoint, restore_weights
@@ -78,11 +79,12 @@ class Evaluation:
     Files of predictions are written below `output_dir`.
 
     Raises:
-        ValueError: a dataset cannot be evaluated, or not with TEST.AUG; or a file is missing.
+        ValueError: a dataset cannot be evaluated, or not with TEST.AUG or TEST.TILE; or a file is missing.
     """
 
     def __init__(self, cfg: CfgNode, output_dir: str | Path, datasets: Datasets | None = None) -> None:
         check_augmentation(cfg)
+        check_tiling(cfg)
         datasets = datasets or Datasets()
         self.cfg = cfg
         self.datasets: list[tuple[str, Loader, DatasetEvaluators]] = []
@@ -127,8 +129,10 @@ def compact_predict(
     """Return the function that predicts a test batch with compact results; None for other projects' models.
 
     Raises:
-        ValueError: TEST.AUG is undefined for the model or its tasks.
+        ValueError: TEST.AUG is undefined for the model or its tasks, or TEST.TILE for the model.
     """
+    if cfg.TEST.TILE.SIZE:
+        return TiledModel(cfg, model).predict
     predictor = AugmentedModel(cfg, model) if cfg.TEST.AUG.ENABLED else model
     if isinstance(predictor, AugmentedModel | MaskFormer):
         return partial(predictor.predict, compact=True)

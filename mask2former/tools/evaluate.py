@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mask2former.tools.flags import add_tile_arguments, tile_options
 from mask2former.tools.train import add_config_arguments, add_data_arguments, run_command
 from mask2former.utils.output import Parser, tolerant_output
 
@@ -20,7 +21,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     add_data_arguments(parser, "val")
     parser.set_defaults(eval_only=True, overfit=None, train_images=None, train_annotations=None)
-    return parser.parse_intermixed_args(argv)  # flags may also follow keys
+    add_tile_arguments(parser)
+    args = parser.parse_intermixed_args(argv)  # flags may also follow keys
+    args.opts += map(str, tile_options(args))
+    return args
 
 
 @tolerant_output()

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
 from mask2former.config.defaults import DEFAULTS
 from mask2former.utils.messages import brief
@@ -45,3 +46,18 @@ def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
     default = DEFAULTS["INPUT.MAX_MEGAPIXELS"]
     what = f"refuse larger images and label maps (default: {default:g})"
     parser.add_argument("--max-megapixels", type=positive_number, metavar="N", default=default, help=what)
+
+
+def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of prediction in tiles; see `tile_options`."""
+    side = "predict squares of N pixels and merge the results: large images, small objects"
+    parser.add_argument("--tile", type=whole_number(0), metavar="N", help=f"{side} (docs/large_images.md)")
+    overlap = DEFAULTS["TEST.TILE.OVERLAP"]
+    share = f"least part of a side that neighboring tiles share (default: {overlap})"
+    parser.add_argument("--tile-overlap", type=float, metavar="P", help=share)
+
+
+def tile_options(args: argparse.Namespace) -> list[Any]:
+    """Return the keys and values `KEY VALUE ...` that the flags of tiles set."""
+    given = {"TEST.TILE.SIZE": args.tile, "TEST.TILE.OVERLAP": args.tile_overlap}
+    return [part for key, value in given.items() if value is not None for part in (key, value)]

@@ -32,7 +32,7 @@ from mask2former.export.exported_model import read_trained
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import DUPLICATE_IOU, SCORE_THRESHOLD, Predictor
 from mask2former.result import COUNTED, FIELDS
-from mask2former.tools.flags import add_max_megapixels, probability
+from mask2former.tools.flags import add_max_megapixels, add_tile_arguments, probability
 from mask2former.utils.image_io import EXTENSIONS, Array, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.messages import legible, reason
@@ -77,6 +77,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of instances whose masks have an IoU above P, draw the one with the best score "
         f"(default: {DUPLICATE_IOU}; 1 draws all)",
     )
+    add_tile_arguments(parser)
     add_max_megapixels(parser)
     parser.set_defaults(max_megapixels=None)  # the config's
     flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
@@ -240,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint=checkpoint,
             score_threshold=threshold,
             duplicate_iou=args.duplicate_iou,
+            tile=args.tile,
+            tile_overlap=args.tile_overlap,
             precision=args.precision,
         )
     except (ValueError, OSError, RuntimeError, MemoryError) as error:

@@ -1,0 +1,1 @@
+"""Prediction of large images tile by tile, with results as of one image (docs/large_images.md)."""
