@@ -152,7 +152,7 @@ def build_test_mapper(cfg: Any) -> TestMapper:
     With TEST.AUG it makes one view for each of MIN_SIZES, with TEST.TILE it keeps the image's size.
     """
     if cfg.TEST.TILE.SIZE:
-        return TestMapper(edges=(0,), max_size=cfg.INPUT.MAX_SIZE_TEST, image_format=_image_format(cfg))
+        return TestMapper(edges=(0,), max_size=cfg.INPUT.MAX_SIZE_TEST, image_format=image_format_of(cfg))
     augmented = cfg.TEST.AUG.ENABLED
     return TestMapper(
         edges=tuple(cfg.TEST.AUG.MIN_SIZES) if augmented else (cfg.INPUT.MIN_SIZE_TEST,),
