@@ -51,25 +51,26 @@ def legible_scale(image: Array) -> int:
 def _tint(image: Array, mask: Array, color: Color) -> None:
     """Mix the color into the image (h, w, 3) where the mask (h, w) is set."""
     mixed = np.arange(256)[:, None] * (1 - OPACITY) + np.array(color) * OPACITY  # of each value and channel
-    table = mixed.astype(np.uint8)[None]
+    table, mask = mixed.astype(np.uint8)[None], mask.view(np.uint8)
     for rows in strips(mask):
-        np.copyto(image[rows], cv2.LUT(image[rows], table), where=mask[rows, :, None])
+        cv2.copyTo(cv2.LUT(image[rows], table), mask[rows], image[rows])
 
 
 def _outline(canvas: Array, region: Region, box: Box, width: int) -> None:
-    """Draw a line of the region's color at its edge, and a thinner casing around it."""
+    """Draw a line of the region's color inside its edge, and a thinner casing around it."""
     height, length = canvas.shape[:2]
     left, top, right, bottom = box
     left, top = max(0, left - width), max(0, top - width)
     right, bottom = min(length, right + width), min(height, bottom + width)
     image = canvas[top:bottom, left:right]
-    mask = region.shape.inside((left, top, right, bottom)).astype(np.uint8)
+    mask = region.shape.inside((left, top, right, bottom)).view(np.uint8)
     inner, outer = (np.ones((2 * reach + 1,) * 2, np.uint8) for reach in (width, max(1, width // 2)))
     for rows in strips(mask):
         start = max(0, rows.start - width)
         part = mask[start : rows.stop + width]
         within = slice(rows.start - start, rows.stop - start)
-        line = (cv2.erode(part, inner) < part)[within]
-        around = (cv2.dilate(part, outer) > part)[within]
-        image[rows][around] = casing(region.color)
-        image[rows][line] = region.color
+        line = cv2.subtract(part, cv2.erode(part, inner))[within]
+        around = cv2.subtract(cv2.dilate(part, outer), part)[within]
+        for edge, color in ((around, casing(region.color)), (line, region.color)):
+            filled = cv2.rectangle(np.empty_like(image[rows]), (0, 0), edge.shape[::-1], color, cv2.FILLED)
+            cv2.copyTo(filled, edge, image[rows])

@@ -114,5 +114,10 @@ class Grid:
 
 def _any_in_cells(mask: Array, cell: int) -> Array:
     """Return which cells (h, w) of a mask, given in pixels from a cell's corner, have any pixel set."""
-    rows = np.logical_or.reduceat(mask, np.arange(0, mask.shape[0], cell), axis=0)
-    return np.logical_or.reduceat(rows, np.arange(0, mask.shape[1], cell), axis=1)
+    for _ in range(2):  # the rows, then the columns
+        cells = mask[::cell].copy()
+        for first in range(1, cell):
+            part = mask[first::cell]
+            cells[: len(part)] |= part
+        mask = cells.T
+    return mask
