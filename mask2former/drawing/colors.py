@@ -14,7 +14,7 @@ LIGHTNESS = (30.0, 85.0)  # darkest and lightest shade, of 0 to 100
 LIGHTNESS_SPAN = 45.0  # between the darkest and the lightest shade of one class
 LABEL_LIGHTNESS = 38.0  # at most, behind white letters
 MIN_CASING = 3.0  # contrast of a line and its casing
-HUE_SPAN = 44.0  # degrees, between the shades of one class
+HUE_SPAN = 34.0  # degrees, between the shades of one class
 
 
 def class_colors(num_classes: int) -> list[Color]:
