@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny_runs import random_clip, random_sample
+from tiny_clips import drawn_clip
+from tiny_runs import random_sample
 from torch import nn
 
 from mask2former.config import get_cfg
@@ -96,7 +97,10 @@ def test_a_non_finite_loss_skips_the_step_and_is_named(bad, caplog):
 
 
 def test_a_clip_is_named_by_its_first_frame():
-    assert describe_image(random_clip(3, 4)) == "video_3/0.jpg (64 x 64, 3 objects)"  # one is not yet there
+    clip = drawn_clip(32, 64, tracks=4, seed=3)
+    assert describe_image(clip) == "3/0.jpg (32 x 64, 4 objects)"
+    clip["instances"][0].gt_ids[2] = -1  # not yet there
+    assert describe_image(clip) == "3/0.jpg (32 x 64, 3 objects)"
     assert describe_image(random_sample(3, 4)) == "3.jpg (64 x 64, 4 objects)"
 
 

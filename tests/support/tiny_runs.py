@@ -81,24 +81,6 @@ def tiny_shapes(tmp_path_factory):
         yield root
 
 
-def random_clip(number, tracks, frames=2):
-    """Return a clip of noise with `tracks` random boxes; the first is absent from the first frame."""
-    images = [random_sample(100 * number + frame, tracks) for frame in range(frames)]
-    ids = torch.arange(tracks)
-    for frame, image in enumerate(images):
-        instances = image["instances"]
-        instances.gt_classes = images[0]["instances"].gt_classes
-        instances.gt_ids = torch.where((ids == 0) & torch.tensor(frame == 0), -1, ids)
-        instances.gt_masks &= instances.gt_ids[:, None, None] >= 0
-    return {
-        **{key: images[0][key] for key in ("height", "width", "seed")},
-        **{key: [image[key] for image in images] for key in ("image", "instances")},
-        "file_names": [f"video_{number}/{frame}.jpg" for frame in range(frames)],
-        "video_id": number,
-        "length": frames,
-    }
-
-
 def random_sample(number, objects, side=64):
     """Return an image of noise with `objects` random boxes."""
     generator = torch.Generator().manual_seed(number)

@@ -108,7 +108,7 @@ def test_a_dataset_of_ones_own(root, restored_catalogs):
         "mine", {"note": 1}, root / "ytvis_2019/train.json", root / "ytvis_2019/train/JPEGImages"
     )
     metadata = MetadataCatalog.get("mine")
-    assert metadata.thing_classes[:2] == ["class_1", "class_2"] and metadata.note == 1
+    assert metadata.thing_classes[:2] == ["person", "giant_panda"] and metadata.note == 1
     assert DatasetCatalog.get("mine") == DatasetCatalog.get("ytvis_2019_train")
 
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_runs import random_clip, random_sample, tiny_config, train_resolved
+from tiny_clips import drawn_clip
+from tiny_runs import random_sample, tiny_config, train_resolved
 
 from mask2former.engine.build import build_model
 from mask2former.engine.hooks import query_overflow
@@ -45,9 +46,9 @@ def test_only_classes_that_share_the_queries_count(caplog):
 def test_the_tracks_of_a_clip_count(caplog):
     for allowed in (4, 3):
         hook = QueryOverflowHook(allowed)
-        hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[random_clip(7, 4)])))
+        hook.after_step(SimpleNamespace(last=SimpleNamespace(batch=[drawn_clip(8, 8, tracks=4, seed=7)])))
         assert (hook.overfull, hook.most) == (4 - allowed, 4)
-    assert "video_7/0.jpg has 4 objects, but the model has 3 queries" in caplog.text
+    assert "7/0.jpg has 4 objects, but the model has 3 queries" in caplog.text
 
 
 def test_only_rank_0_warns(caplog, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthetic_datasets.drawing import Region, box_of, photograph, random_scene, save, save_json
+from synthetic_datasets.drawing import Region, box_of, photograph, random_scene, read_table, save, save_json
 
 COUNTS = {"train": 3, "valid": 2, "test": 1}
 LENGTH = 5
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
 
 
 def _youtube_vis(year: int) -> Layout:
-    names = tuple(f"class_{number}" for number in range(1, 41))  # the readers know them
+    names = tuple(row["name"] for row in read_table(f"youtube_vis_{year}_40.json"))
     return Layout(f"ytvis_{year}/{{split}}.json", f"ytvis_{year}/{{split}}/JPEGImages", names)
 
 
