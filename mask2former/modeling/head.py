@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mask2former.modeling.predictions import Predictions
+from mask2former.modeling.transformer_decoder.pilots import TrainingTargets
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS, TRANSFORMER_DECODER, find_builder
 
@@ -28,11 +29,17 @@ class MaskFormerHead(nn.Module):
         self.predictor = predictor
         self.in_feature = in_feature
 
-    def forward(self, features: dict[str, Tensor]) -> Predictions:
-        """Predict from the backbone's maps (B, C, h, w) by name."""
+    @property
+    def reads_targets(self) -> bool:
+        """Return True if the decoder is to be told the targets in training."""
+        return getattr(self.predictor, "reads_targets", False)
+
+    def forward(self, features: dict[str, Tensor], targets: TrainingTargets | None = None) -> Predictions:
+        """Predict from the backbone's maps (B, C, h, w) by name; `targets` if the decoder reads them."""
         mask_features, memory, *encoded = self.pixel_decoder(features)
         own = {MEMORY: memory, ENCODED: encoded, MASK_FEATURES: [mask_features]}
-        return self.predictor(own.get(self.in_feature) or [features[self.in_feature]], mask_features)
+        told = () if targets is None else (targets,)
+        return self.predictor(own.get(self.in_feature) or [features[self.in_feature]], mask_features, *told)
 
 
 def build_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]) -> Any:

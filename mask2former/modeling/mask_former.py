@@ -24,6 +24,7 @@ from mask2former.modeling.postprocessing.inference import (
     post_process,
 )
 from mask2former.modeling.predictions import ImagePrediction, Predictions, Sizes
+from mask2former.modeling.transformer_decoder.pilots import TrainingTargets
 from mask2former.structures import Instances, ShapeSpec
 from mask2former.utils.registry import BACKBONE, CRITERION, META_ARCH, SEM_SEG_HEADS, find_builder
 
@@ -102,9 +103,13 @@ class MaskFormer(nn.Module):
         targets = [self._targets(inputs) for inputs in batched_inputs]
         seeds = [inputs["seed"] for inputs in batched_inputs if "seed" in inputs]
         padded = (images.shape[2], images.shape[3])
-        seeded = len(seeds) == len(targets)
-        predictions = self.network(images, _sizes(batched_inputs))
-        return self.criterion(predictions, targets, padded, seeds if seeded else None)
+        seeded = seeds if len(seeds) == len(targets) else None
+        if getattr(self.sem_seg_head, "reads_targets", False):
+            seeded = seeded or torch.randint(2**62, (len(targets),)).tolist()
+            predictions = self.sem_seg_head(self.backbone(images), TrainingTargets(targets, padded, seeded))
+        else:
+            predictions = self.network(images, _sizes(batched_inputs))
+        return self.criterion(predictions, targets, padded, seeded)
 
     @torch.no_grad()
     def predict(self, batched_inputs: Inputs, *, compact: bool = False) -> list[dict[str, Any]]:

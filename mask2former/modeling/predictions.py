@@ -8,7 +8,7 @@ the mask logits.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -67,10 +67,15 @@ class Prediction(NamedTuple):
 
 @dataclass
 class Predictions:
-    """The predictions before the first layer and after each one, and the mask features (B, C, H/4, W/4)."""
+    """The predictions before the first layer and after each one, and the mask features (B, C, H/4, W/4).
+
+    `pilots` are the predictions of queries that were told their targets (`transformer_decoder.pilots`), with
+    P instead of Q queries; they are for training alone.
+    """
 
     layers: list[Prediction]
     mask_features: Tensor
+    pilots: list[Prediction] | None = field(default=None, kw_only=True)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Return the dense mask logits (B, Q, H/4, W/4) of one layer, in float32 even under autocast."""

@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 
 # Computed from the config; values in a file are ignored
 COMPUTED = re.compile(r"(^|\.)(relative_position_index|empty_weight|pixel_mean|pixel_std)$")
-# Counters of batch norms, which files of frozen norms lack and nothing reads
-OPTIONAL = re.compile(r"\.num_batches_tracked$")
+# Counters of batch norms, which files of frozen norms lack and nothing reads; what helps in training alone
+OPTIONAL = re.compile(r"\.(num_batches_tracked|pilot_embed\.weight)$")
 VARIANCE = re.compile(r"\.running_var$")
 HEAD = "sem_seg_head."
 ROWS_IN_ERROR = 30
@@ -136,6 +136,11 @@ ADAPTATIONS = (
         r"(\.fc_cls|\.conv_seg|^sem_seg_head\.predictor)\.(weight|bias)$",  # of K-Net and per-pixel models
         lambda given, wanted: wanted,
         "re-initialized: class head ({} -> {} classes)",
+    ),
+    Adaptation(
+        r"\.pilot_embed\.weight$",
+        lambda given, wanted: wanted,
+        "re-initialized: class embeddings of pilots ({} -> {} classes)",
     ),
     Adaptation(r"\.query_feat\.weight$", _resize_queries, "resized: query features ({} -> {})"),
     Adaptation(r"\.query_embed\.weight$", _resize_queries, "resized: query positions ({} -> {})"),

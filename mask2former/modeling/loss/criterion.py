@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mask2former.modeling.loss.dense import dense_mask_terms, reduce_masks
 from mask2former.modeling.loss.mask_terms import MASK_LOSSES, mask_terms
 from mask2former.modeling.loss.matcher import UNMATCHED, LossWeights, assign, matching_costs
+from mask2former.modeling.loss.pilots import pilot_class_loss, pilot_targets
 from mask2former.modeling.loss.points import (
     move_into,
     object_boxes,
@@ -31,7 +32,7 @@ from mask2former.modeling.loss.points import (
     sample_masks_at_shared_points,
     uncertain_points,
 )
-from mask2former.modeling.predictions import Predictions
+from mask2former.modeling.predictions import Prediction, Predictions
 from mask2former.structures import Instances
 from mask2former.utils.comm import all_reduce_sum, world_size
 from mask2former.utils.registry import CRITERION
@@ -120,6 +121,8 @@ class SetCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return weighted `loss_ce`, `loss_mask` and `loss_dice`; `..._0` on are earlier predictions'.
 
+        Those of pilots, if there are any, are `loss_pilot_ce` and so on.
+
         Args:
             targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded, and
                 N may be 0.
@@ -142,12 +145,33 @@ class SetCriterion(nn.Module):
             labels = [target.gt_classes for target in targets]
             ce, target_total = class_loss(inputs.class_logits, queries, labels, self.empty_weight)
             mask, dice = self._mask_losses(inputs, queries)
-        terms = {
-            "loss_ce": self.weights.classes * ce,
-            "loss_mask": self.weights.mask * mask / target_total,
-            "loss_dice": self.weights.dice * dice / target_total,
-        }
+            terms = self._weighted("loss", ce, mask, dice, target_total)
+            if predictions.pilots is not None:
+                terms |= self._pilot_terms(inputs, predictions.pilots, target_total)
         return name_layers(terms)
+
+    def _weighted(
+        self, name: str, ce: Tensor, mask: Tensor, dice: Tensor, total: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms (L,) by name; `mask` and `dice` are sums over `total` targets."""
+        return {
+            f"{name}_ce": self.weights.classes * ce,
+            f"{name}_mask": self.weights.mask * mask / total,
+            f"{name}_dice": self.weights.dice * dice / total,
+        }
+
+    def _pilot_terms(
+        self, inputs: MatchInputs, pilots: list[Prediction], target_total: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the weighted terms (L,) of pilots, which are means over the targets and groups."""
+        layers = pilots if self.deep_supervision else pilots[-1:]
+        class_logits = torch.stack([layer.class_logits for layer in layers]).float()
+        groups, targets, of_targets = pilot_targets(inputs.targets, class_logits.shape[2])
+        mask_embed = torch.stack([layer.mask_embed for layer in layers]).float()
+        told = inputs._replace(class_logits=class_logits, mask_embed=mask_embed, targets=targets)
+        mask, dice = self._mask_losses(told, of_targets.expand(len(layers), -1, -1))
+        ce, total = pilot_class_loss(class_logits, of_targets, targets), groups * target_total
+        return self._weighted("loss_pilot", ce / total, mask, dice, total)
 
     @torch.no_grad()
     def _match(self, inputs: MatchInputs) -> Tensor:

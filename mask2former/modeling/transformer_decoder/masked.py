@@ -29,6 +29,13 @@ from mask2former.modeling.transformer_decoder.memory_attention import (
     ResidualLayer,
     resize_mask_features,
 )
+from mask2former.modeling.transformer_decoder.pilots import (
+    TrainingTargets,
+    blocked_for_pilots,
+    blocked_queries,
+    check_pilots,
+    draw_pilots,
+)
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import TRANSFORMER_DECODER
 
@@ -48,6 +55,11 @@ class DecoderOptions:
             result, and so of the loss; it directs the first layer in any case (Table X).
         self_attention_first: self-attention comes before attention to the memory, as in DETR (Table 4b).
         dropout: of attention weights, residual updates and inside of the feed-forward network (Table 4b).
+        pilot_groups: in training, so many further queries for each target, which are told its class and mask
+            (`pilots`); 0: none. Each group costs as much as so many queries as an image has targets.
+            Prediction is unchanged; the embedding of classes is the only new weight.
+        pilot_class_noise: probability with which a pilot is told a random class.
+        pilot_mask_noise: probability with which a cell is changed, for a mask that fills the map.
 
     Raises:
         ValueError: the attention is unknown, or options contradict each other.
@@ -60,6 +72,9 @@ class DecoderOptions:
     supervise_queries: bool = True
     self_attention_first: bool = False
     dropout: float = 0.0
+    pilot_groups: int = 0
+    pilot_class_noise: float = 0.2
+    pilot_mask_noise: float = 0.2
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS:
@@ -72,6 +87,16 @@ class DecoderOptions:
                 f"MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE {self.memory_stride} leaves one level, "
                 "so that CONCATENATE_LEVELS has nothing to concatenate"
             )
+
+        if self.pilot_groups and (self.attention != "masked" or not self.learned_queries):
+            raise ValueError(
+                "MODEL.MASK_FORMER.DECODER.PILOT_GROUPS needs ATTENTION masked and LEARNED_QUERIES True"
+            )
+        for key in ("pilot_class_noise", "pilot_mask_noise"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(
+                    f"MODEL.MASK_FORMER.DECODER.{key.upper()} is {getattr(self, key)}; it must be in [0, 1]"
+                )
 
     def levels(self, strides: list[int]) -> list[int]:
         """Return the indices of the memory's levels to attend to; raise ValueError if there is none."""
@@ -90,8 +115,9 @@ class SelfAttentionLayer(ResidualLayer):
         super().__init__(width, pre_norm, dropout)
         self.self_attn = MultiHeadAttention(width, num_heads, dropout)
 
-    def forward(self, x: Tensor, position: Tensor) -> Tensor:
-        return self.add(x, lambda query: self.self_attn(query + position, query + position, query))
+    def forward(self, x: Tensor, position: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Update queries x (B, Q, C); `blocked` (B, Q, Q) bool are those that each must not attend to."""
+        return self.add(x, lambda query: self.self_attn(query + position, query + position, query, blocked))
 
 
 class FeedForwardLayer(ResidualLayer):
@@ -160,14 +186,28 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
+        self.pilot_embed = nn.Embedding(num_classes, hidden_dim) if options.pilot_groups else None
 
-    def forward(self, memory: list[Tensor], mask_features: Tensor) -> Predictions:
-        """Predict from memory, L maps (B, C, h, w), and mask features (B, mask_dim, H/4, W/4)."""
+    @property
+    def reads_targets(self) -> bool:
+        """Return True if the decoder is to be told the targets in training."""
+        return self.pilot_embed is not None
+
+    def forward(
+        self, memory: list[Tensor], mask_features: Tensor, targets: TrainingTargets | None = None
+    ) -> Predictions:
+        """Predict from memory, L maps (B, C, h, w), and mask features (B, mask_dim, H/4, W/4).
+
+        With `targets`, pilots are predicted too.
+        """
         cells = [self._cells(i, memory[level], mask_features) for i, level in enumerate(self.levels)]
         if self.options.concatenate_levels:
             cells = [concatenate(cells)]
-        position = self.query_embed.weight
+        position, blocked = self.query_embed.weight, None
         x, latest = self._first_queries(len(mask_features))
+        if targets is not None:
+            x, position, blocked, cells = self._with_pilots(targets, x, position, cells)
+            latest = self._predict(x)
         predictions = [latest] if latest is not None and self.options.supervise_queries else []
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -177,16 +217,38 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         for i, (cross_attention, self_attention, feed_forward) in enumerate(layers):
             if self.options.self_attention_first:
-                x = self_attention(x, position)
+                x = self_attention(x, position, blocked)
             x = cross_attention(
                 x, position, cells[i % len(cells)], None if latest is None else latest.mask_embed
             )
             if not self.options.self_attention_first:
-                x = self_attention(x, position)
+                x = self_attention(x, position, blocked)
             x = feed_forward(x)
             latest = self._predict(x)
             predictions.append(latest)
-        return Predictions(predictions, mask_features)
+        if targets is None:
+            return Predictions(predictions, mask_features)
+        return with_pilots_apart(predictions, len(self.query_embed.weight), mask_features)
+
+    def _with_pilots(
+        self, targets: TrainingTargets, x: Tensor, position: Tensor, cells: list[MemoryCells]
+    ) -> tuple[Tensor, Tensor, Tensor, list[MemoryCells]]:
+        """Return queries, positions and cells with pilots, and what is blocked in self-attention.
+
+        Pilots have no learned position.
+        """
+        assert self.pilot_embed is not None
+        options, num_queries = self.options, x.shape[1]
+        pilots = draw_pilots(
+            targets, options.pilot_groups, options.pilot_class_noise, self.pilot_embed.num_embeddings
+        )
+        blocked = [blocked_for_pilots(pilots, level.shapes, options.pilot_mask_noise) for level in cells]
+        return (
+            torch.cat([x, self.pilot_embed(pilots.classes)], 1),
+            F.pad(position, (0, 0, 0, pilots.classes.shape[1])),
+            blocked_queries(pilots, num_queries),
+            [level._replace(blocked_for_pilots=some) for level, some in zip(cells, blocked, strict=True)],
+        )
 
     def _first_queries(self, num_images: int) -> tuple[Tensor, Prediction | None]:
         """Return the queries (B, Q, C) before the first layer, and their prediction if they are learned."""
@@ -208,6 +270,15 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         """Predict from queries x (B, Q, C); the next layer continues with x before the norm."""
         x = self.decoder_norm(x)
         return Prediction(self.class_embed(x), self.mask_embed(x), x)
+
+
+def with_pilots_apart(layers: list[Prediction], num_queries: int, mask_features: Tensor) -> Predictions:
+    """Return the predictions of the first `num_queries` queries, with those of the others as pilots."""
+
+    def some(which: slice) -> list[Prediction]:
+        return [Prediction(*(part[:, which] for part in layer if part is not None)) for layer in layers]
+
+    return Predictions(some(slice(num_queries)), mask_features, pilots=some(slice(num_queries, None)))
 
 
 def concatenate(cells: list[MemoryCells]) -> MemoryCells:
@@ -240,6 +311,9 @@ def decoder_options(cfg: Any) -> DecoderOptions:
         supervise_queries=options.SUPERVISE_QUERIES,
         self_attention_first=options.SELF_ATTENTION_FIRST,
         dropout=options.DROPOUT,
+        pilot_groups=options.PILOT_GROUPS,
+        pilot_class_noise=options.PILOT_CLASS_NOISE,
+        pilot_mask_noise=options.PILOT_MASK_NOISE,
     )
 
 
@@ -269,7 +343,7 @@ def masked_decoder_arguments(cfg: Any, input_shape: list[ShapeSpec]) -> dict[str
 
     Raises:
         ValueError: NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS (predictions, one more than layers) is
-            below 1, TRANSFORMER_IN_FEATURE is another map, or `DecoderOptions` are wrong.
+            below 1, TRANSFORMER_IN_FEATURE is another map, or `DecoderOptions` or pilots are wrong.
     """
     head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
     if decoder.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
@@ -279,6 +353,7 @@ def masked_decoder_arguments(cfg: Any, input_shape: list[ShapeSpec]) -> dict[str
             f"{decoder.TRANSFORMER_IN_FEATURE}; MaskFormer's files need StandardTransformerDecoder"
         )
     check_counts(cfg)
+    check_pilots(cfg)
     return {
         "memory_shape": input_shape,
         "num_classes": head.NUM_CLASSES,

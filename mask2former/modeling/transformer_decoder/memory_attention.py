@@ -21,13 +21,15 @@ from mask2former.modeling.predictions import multiply_masks
 class MemoryCells(NamedTuple):
     """Cells that a layer attends to: keys and values (B, N, C), and the shapes (h, w) of their levels.
 
-    Mask features (B, D, N) are resized to the levels; None if the attention reads no masks.
+    Mask features (B, D, N) are resized to the levels; None if the attention reads no masks. The last P of the
+    queries are pilots, if any, which must not attend to `blocked_for_pilots` (B, P, N) bool.
     """
 
     keys: Tensor
     values: Tensor
     mask_features: Tensor | None
     shapes: tuple[tuple[int, int], ...]
+    blocked_for_pilots: Tensor | None = None
 
 
 class ResidualLayer(nn.Module):
@@ -70,7 +72,14 @@ class MaskedAttention(CrossAttention):
 
     def forward(self, x: Tensor, position: Tensor, cells: MemoryCells, mask_embed: Tensor | None) -> Tensor:
         """Update queries as `CrossAttention`; without a previous mask they attend to all cells."""
-        blocked = blocked_cells(mask_embed, cells.mask_features)
+        of_pilots = cells.blocked_for_pilots
+        if of_pilots is None:
+            blocked = blocked_cells(mask_embed, cells.mask_features)
+        else:
+            assert mask_embed is not None
+            matched = blocked_cells(mask_embed[:, : x.shape[1] - of_pilots.shape[1]], cells.mask_features)
+            assert matched is not None
+            blocked = torch.cat([matched, of_pilots], 1)
         return self.add(
             x, lambda query: self.multihead_attn(query + position, cells.keys, cells.values, blocked)
         )
