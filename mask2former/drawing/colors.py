@@ -1,6 +1,7 @@
 """Colors of drawings: one for each class, a shade of it for each object, and those that contrast with it."""
 
 import colorsys
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -71,9 +72,14 @@ def _lab(color: Color) -> list[float]:
     return cv2.cvtColor(pixel, cv2.COLOR_RGB2Lab)[0, 0].tolist()
 
 
+@lru_cache(maxsize=5000)
 def _from_lab(lightness: float, a: float, b: float) -> Color:
-    pixel = np.array([[(lightness, a, b)]], np.float32)
-    return _rgb(cv2.cvtColor(pixel, cv2.COLOR_Lab2RGB)[0, 0].tolist())
+    """Return the most saturated color of that hue, at most (a, b), that a screen can show so light."""
+    saturation = np.linspace(1, 0, 21)
+    lab = np.stack([np.full(21, lightness), a * saturation, b * saturation], axis=1).astype(np.float32)[None]
+    rgb = cv2.cvtColor(lab, cv2.COLOR_Lab2RGB)
+    errors = np.abs(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab) - lab).max(2)[0]  # large if channels were clipped
+    return _rgb(rgb[0, int((errors < 1).argmax())].tolist())
 
 
 def _rgb(channels: tuple[float, ...] | list[float]) -> Color:

@@ -2,6 +2,7 @@
 
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -41,6 +42,15 @@ def test_shades_keep_about_the_hue_of_their_class(hue):
     for number in range(1, 30):
         shade = colorsys.rgb_to_hsv(*(channel / 255 for channel in instance_color(color, number)))
         assert abs((shade[0] - hue + 0.5) % 1 - 0.5) < 0.15
+
+
+def test_the_shades_of_one_image_differ():
+    """Any two of the first eight shades differ, by the distance of colors in CIELAB."""
+    for color in class_colors(40):
+        shades = np.array([[instance_color(color, number) for number in range(8)]], np.float32) / 255
+        lab = cv2.cvtColor(shades, cv2.COLOR_RGB2Lab)[0]
+        distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)[np.triu_indices(8, 1)]
+        assert distances.min() > 2 * 2.3  # 2.3 is just noticeable
 
 
 def test_the_contrast_is_that_of_wcag():
