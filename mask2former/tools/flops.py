@@ -50,6 +50,7 @@ IMAGES: dict[str, dict[Size, float]] = {
     "ade20k": {(512, 512): 1.0},
     "cityscapes": {(1024, 2048): 1.0},
     "mapillary": {(3000, 4000): 1.0},
+    "ytvis": {(720, 1280): 1.0},  # of one frame
 }  # dataset -> sides of its images and their share; COCO's shares are fitted (docs/costs.md)
 USUAL_IMAGE = {(480, 640): 1.0}
 

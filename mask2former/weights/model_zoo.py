@@ -161,6 +161,12 @@ def model_of_config(config_file: str) -> PublishedModel | None:
     return next((model for model in published_models().values() if file.match(model.config)), None)
 
 
+def model_of_weights(file_name: str) -> PublishedModel | None:
+    """Return the published model whose weights have that file name, as the configs of videos name them."""
+    models = published_models().values()
+    return next((model for model in models if PurePath(model.weights).name == file_name), None)
+
+
 def license_notice(url: str) -> str:
     """Return the notice that a download of the published weights at `url` logs."""
     is_detr = url.startswith(table()["detr"]["root"])

@@ -89,6 +89,8 @@ def _existing(file: Path) -> Path:
     if published := model_zoo.published_name(file.as_posix()):
         url = model_zoo.find_model(published).weights
         reason += f"; of the published model '{published}', the weights are {url}"
+    if model := model_zoo.model_of_weights(file.name):
+        reason += f"; it belongs to the published model '{model.name}': set MODEL.WEIGHTS to {model.weights}"
     if origin := model_zoo.backbone_origin(file.name):
         reason += f"; it is converted from {origin}, which can be read itself: set MODEL.WEIGHTS to {origin}"
     raise WeightsError(file, reason)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from tiny_clips import IMAGES, VIDEO
 from tiny_runs import tiny_config
 from torch import nn
 
@@ -169,6 +170,14 @@ def test_full_size_masks_cost_what_a_model_needs_that_computes_them(options, mon
     assert cost.full_size_flops == count_cost(cfg, SIZE).total_flops() > cost.total_flops()
 
 
+def test_a_model_of_clips_costs_what_one_for_images_does():
+    of_clips, of_images = (
+        count_cost(tiny_config(**{**VIDEO, "DATASETS__TRAIN": (), "DATASETS__TEST": (), **kind}), SIZE)
+        for kind in ({}, IMAGES)
+    )
+    assert of_clips == of_images
+
+
 def test_sizes_count_as_padded_and_the_config_stays_unchanged():
     cfg = tiny_config()
     cfg.freeze()
@@ -192,6 +201,10 @@ def test_sizes_count_as_padded_and_the_config_stays_unchanged():
         (
             "mapillary-vistas/semantic-segmentation/maskformer2_R50_bs16_300k.yaml",
             [((1536, 2048), (3000, 4000), 1)],
+        ),
+        (
+            "youtubevis_2019/video_maskformer2_R50_bs16_8ep.yaml",
+            [((360, 640), (720, 1280), 1)],
         ),
         ("shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml", [((96, 128), (480, 640), 1)]),
     ],

@@ -232,6 +232,14 @@ def test_the_license_of_published_weights_is_logged_once(web, monkeypatch, caplo
     assert caplog.text.count("CC BY-NC 4.0") == 1
 
 
+def test_a_missing_file_that_configs_of_videos_start_from_has_its_url_in_the_error():
+    url = zoo.find_model("coco-instance-r50").weights
+    with pytest.raises(
+        WeightsError, match=f"no such file; .*'coco-instance-r50': set MODEL.WEIGHTS to {url}$"
+    ):
+        read_checkpoint("model_final_3c8ec9.pkl")
+
+
 def test_each_host_has_a_cache_and_detectron2s_is_that_of_detectron2(tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     assert web_cache("https://a.org/m/model_final.pth") != web_cache("https://b.org/m/model_final.pth")

@@ -27,10 +27,16 @@ DECODER_NAME = "VideoMultiScaleMaskedTransformerDecoder"
 
 
 class VideoMultiScaleMaskedTransformerDecoder(MultiScaleMaskedTransformerDecoder):
-    """The decoder of clips: memory (B, C, T, h, w), mask features (B, D, T, H/4, W/4)."""
+    """The decoder of clips: memory (B, C, T, h, w), mask features (B, D, T, H/4, W/4).
+
+    Without T it is the decoder for images, whose predictions are those of clips of one frame: the encoding of
+    the only frame would add the same number to the logits of all cells, which changes no attention.
+    """
 
     def _cells(self, index: int, memory: Tensor, mask_features: Tensor) -> MemoryCells:
         """Return the cells of a level's maps (B, C, T, h, w): keys and values (B, T N, C)."""
+        if memory.ndim == 4:
+            return super()._cells(index, memory, mask_features)
         num_clips, _, num_frames = memory.shape[:3]
         frames = super()._cells(index, merge_clips(memory), merge_clips(mask_features))
         keys, values = (of.unflatten(0, (num_clips, num_frames)) for of in (frames.keys, frames.values))

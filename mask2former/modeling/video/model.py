@@ -118,8 +118,7 @@ class VideoMaskFormer(MaskFormer):
         Mask features of clips are (B, C, T, H/4, W/4), those of images as of `MaskFormer`.
         """
         if images.ndim == 4:
-            predictions = self.network(images[:, None])
-            return Predictions(predictions.layers, predictions.mask_features.squeeze(2))
+            return super().network(images, sizes)
         return self._decode(self._maps(images.flatten(0, 1)), len(images))
 
     def _maps(self, images: Tensor) -> list[Tensor]:
