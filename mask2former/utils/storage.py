@@ -18,7 +18,7 @@ import shutil
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PosixPath
 from typing import Any, NoReturn, TypeVar
@@ -224,6 +224,23 @@ def alike(name: str) -> str:
     with suppress(UnicodeEncodeError):  # half characters that are no bytes
         name = name.encode(errors="surrogateescape").decode(errors="surrogateescape")
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def only_alike(wanted: Iterable[str], present: Iterable[str]) -> dict[str, str]:
+    """Return for wanted names the present one that is alike, where there is one of each only."""
+    wanted_by_key, present_by_key = _by_key(wanted), _by_key(present)
+    return {
+        names[0]: others[0]
+        for key, names in wanted_by_key.items()
+        if len(names) == len(others := present_by_key.get(key, [])) == 1
+    }
+
+
+def _by_key(names: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(alike(name), []).append(name)
+    return found
 
 
 def names_in(folder: Path) -> set[str]:

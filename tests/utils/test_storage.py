@@ -36,6 +36,7 @@ from mask2former.utils.storage import (
     is_file,
     is_remote,
     names_in,
+    only_alike,
     path_manager,
     retry,
     to_file,
@@ -226,6 +227,13 @@ def test_a_device_is_refused():
 def test_names_are_alike_in_any_case_form_of_accents_and_locale(name):
     assert alike(name) == alike("a😀é.PNG") != alike("b😀é.png")
     assert alike("\ud800") == "\ud800"
+
+
+def test_only_the_one_name_that_is_alike_is_meant():
+    wanted = ["A.txt", "b.txt", "c.txt", "D.txt", "d.TXT", "e.txt"]
+    present = ["a.TXT", "b.txt", "C.txt", "c.TXT", "d.txt"]
+    assert only_alike(wanted, present) == {"A.txt": "a.TXT", "b.txt": "b.txt"}
+    assert only_alike(wanted, []) == only_alike([], present) == {}
 
 
 def test_a_name_longer_than_the_file_system_allows_is_no_file(tmp_path):

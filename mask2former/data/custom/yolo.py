@@ -21,7 +21,7 @@ from mask2former.data.load_context import LoadContext
 from mask2former.utils.coco_values import Row
 from mask2former.utils.image_io import EXTENSIONS, ImageError, read_header
 from mask2former.utils.messages import brief, shortened
-from mask2former.utils.storage import PathLike, alike, contents_of, files_below, names_in, to_path
+from mask2former.utils.storage import PathLike, contents_of, files_below, names_in, only_alike, to_path
 
 logger = logging.getLogger(__name__)
 
@@ -99,20 +99,16 @@ def read_yolo(images: str, annotations: str, classes: dict[int, str], context: L
 
 def _as_on_disk(labels: dict[Path, Path], annotations: str) -> dict[Path, Path]:
     """Return the label file of each image in the letter case that it has, and warn of those that differ."""
+    missing: defaultdict[Path, set[str]] = defaultdict(set)
+    for label in labels.values():
+        if not label.is_file():
+            missing[label.parent].add(label.name)
     claimed = set(labels.values())
-    folders: dict[Path, dict[str, list[Path]]] = {}
-    found = {}
-    for image, label in labels.items():
-        if label.is_file():
-            continue
-        if label.parent not in folders:
-            names: defaultdict[str, list[Path]] = defaultdict(list)
-            for name in names_in(label.parent):
-                names[alike(name)].append(label.with_name(name))
-            folders[label.parent] = names
-        similar = folders[label.parent].get(alike(label.name), [])
-        if len(similar) == 1 and similar[0] not in claimed:
-            found[image] = similar[0]
+    on_disk: dict[Path, Path] = {}
+    for folder, wanted in missing.items():
+        free = (name for name in names_in(folder) if folder / name not in claimed)
+        on_disk |= {folder / name: folder / file for name, file in only_alike(wanted, free).items()}
+    found = {image: on_disk[label] for image, label in labels.items() if label in on_disk}
     if found:
         pairs = examples([f"{file.name} of {image.name}" for image, file in found.items()])
         message = "%s: %d label files differ from their images in letter case: %s"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
@@ -15,7 +14,7 @@ from mask2former.data.errors import DatasetError, examples
 from mask2former.data.load_context import LoadContext
 from mask2former.utils.image_io import EXTENSIONS
 from mask2former.utils.label_maps import IGNORE_LABEL
-from mask2former.utils.storage import PathLike, alike, contents_of, files_below, to_path
+from mask2former.utils.storage import PathLike, contents_of, files_below, only_alike, to_path
 
 logger = logging.getLogger(__name__)
 MASK = "_mask"  # end of the names of labels that lie beside their images
@@ -80,12 +79,7 @@ def _named_as_images(labels: dict[str, str], images: Collection[str], label_root
     Warns of those that do. A name that several images or labels may mean stays as it is.
     """
     lone = [name for name in labels if name not in images]
-    counts, free = Counter(map(alike, lone)), defaultdict(list)
-    for image in (name for name in images if name not in labels) if lone else ():
-        free[alike(image)].append(image)
-    renamed = {
-        name: free[alike(name)][0] for name in lone if counts[alike(name)] == len(free[alike(name)]) == 1
-    }
+    renamed = only_alike(lone, (name for name in images if name not in labels) if lone else ())
     if renamed:
         pairs = examples([f"{name} = {image}" for name, image in renamed.items()])
         message = "%s: %d label files are taken for those of images of another letter case: %s"

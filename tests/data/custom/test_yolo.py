@@ -1,6 +1,8 @@
 """YOLO's segmentation labels in the layouts of Ultralytics, CVAT and Roboflow."""
 
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +162,18 @@ def test_labels_may_differ_from_their_images_in_letter_case(tmp_path, caplog):
     assert sorted(counts[0]) == sorted(counts[1])
     assert "1 label files differ from their images in letter case: a.TXT of A.JPG" in caplog.text
     assert "have no image" not in caplog.text
+
+
+def test_a_label_of_another_letter_case_is_of_one_image_at_most(tmp_path, caplog):
+    images, labels = write(tmp_path)
+    for name in ("B.jpg", "b.jpg"):
+        shutil.copy(tmp_path / "images/train/1.jpg", tmp_path / "images/train" / name)
+    shutil.copy(tmp_path / "labels/train/1.txt", tmp_path / "labels/train/b.TXT")
+    with caplog.at_level(logging.WARNING):
+        dataset = register_custom_dataset(NAME, images, labels)
+    objects = {Path(r["file_name"]).name: len(r["annotations"]) for r in DatasetCatalog.get(dataset.name)}
+    assert objects["1.jpg"] > 0 and not objects.get("B.jpg") and not objects.get("b.jpg")
+    assert "letter case" not in caplog.text
 
 
 def test_some_labels_without_an_image_are_a_warning(tmp_path, caplog):
