@@ -1,16 +1,19 @@
-# Two commands for newcomers: `make run` trains, evaluates and draws a small model; `make test` checks everything.
+# For newcomers: `make run` trains, evaluates and draws a small model; `make web` serves a page to drop images on,
+# with that model or MODEL; `make test` checks everything.
 PYTHON ?= python3
 SEED ?= 1
 # Config keys and values after the run's own, for example TRAIN_OPTS="TEST.EXPECTED_RESULTS \"[['panoptic_seg','PQ',75,25]]\""
 TRAIN_OPTS ?=
 RUN_DIR ?= output/shapes
+# For web: a checkpoint or the name of a published model; by default what `make run` trained
+MODEL ?=
 # For test-detectron2: a checkout of github.com/facebookresearch/Mask2Former, whose scripts and configs are tested too
 PUBLIC ?=
 RUN_CONFIG := shapes/panoptic-segmentation/maskformer2_R18_bs8_shapes.yaml
 BIN := .venv/bin
 SOURCES := mask2former train_net.py demo datasets benchmarks scripts tests setup.py
 
-.PHONY: run test test-detectron2 lint clean
+.PHONY: run web test test-detectron2 lint clean
 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -36,6 +39,14 @@ run: .venv/.installed
 			--input datasets/shapes/val/00000[1-8].jpg \
 			--output "$(RUN_DIR)/images/$$task" --opts MODEL.WEIGHTS "$(RUN_DIR)/model_final.pth" || exit 1; \
 	done
+
+.venv/.web-extra: .venv/.installed
+	$(INSTALL) -e '.[web]'
+	touch $@
+
+web: export DETECTRON2_DATASETS := $(CURDIR)/datasets
+web: .venv/.web-extra
+	$(BIN)/mask2former web $(MODEL)
 
 lint: .venv/.test-extras
 	$(BIN)/ruff check .

@@ -103,6 +103,7 @@ setup(
         "mask2former.tools.paper": ["*.json", "*.yaml"],
         "mask2former.utils": ["cityscapes_labels.json", "LICENSE.cityscapesScripts.txt"],
         "mask2former.ops": ["csrc/*"],  # NVRTC reads the .cu
+        "mask2former.web": ["viewer.*"],
     },
     ext_modules=[
         Extension(

@@ -32,7 +32,7 @@ from mask2former.evaluation.common.rle import distinct_masks
 from mask2former.export.exported_model import exported_model, read_trained
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.precision import set_precision
-from mask2former.result import Panoptic, Result
+from mask2former.result import Panoptic, Result, Thresholds
 from mask2former.structures import Instances
 from mask2former.tiling.model import TiledModel, with_tiles
 from mask2former.tracking.results import track_result
@@ -203,7 +203,7 @@ class Predictor:
             (prediction,) = self.model.predict_images([self.mapper.inputs(frame)])
             output = self.model.post_process(prediction, compact=True)
             queries = output.get("segment_queries", [])
-            yield track_result(tracker, self._result(frame, output), prediction, queries, things)
+            yield track_result(tracker, self.result(frame, output), prediction, queries, things)
 
     def _read(self, source: ImageSource, channels: str) -> Array:
         return read_image(source, channels, self.cfg.INPUT.MAX_MEGAPIXELS)
@@ -223,12 +223,25 @@ class Predictor:
         """Return the results of images (H, W, 3) in one batch."""
         if self.tiled is not None:
             order = CHANNEL_ORDER[self.mapper.image_format]
-            return [self._result(image, self.tiled.predict_image(image[..., order])) for image in images]
+            return [self.result(image, self.tiled.predict_image(image[..., order])) for image in images]
         inputs = [self.mapper.inputs(image) for image in images]
         outputs = (self.augmented or self.model).predict(inputs, compact=True)
-        return [self._result(image, output) for image, output in zip(images, outputs, strict=True)]
+        return [self.result(image, output) for image, output in zip(images, outputs, strict=True)]
 
-    def _result(self, image: Array, output: Mapping[str, Any]) -> Result:
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the thresholds of results."""
+        options = self.model.inference
+        panoptic = options.object_mask_threshold, options.overlap_threshold
+        return Thresholds(self.score_threshold, self.duplicate_iou, *panoptic)
+
+    def result(self, image: Array, output: Mapping[str, Any], thresholds: Thresholds | None = None) -> Result:
+        """Return the result of an image (H, W, 3) from what `post_process` returns for it if `compact`.
+
+        `thresholds`, by default the predictor's, select instances, and are named by reasons for an empty
+        result. Panoptic segments in `output` have been selected already.
+        """
+        thresholds = thresholds or self.thresholds
         fields: dict[str, Any] = {"empty_reasons": {}}
         if "label_map" in output:
             fields["semantic"] = _array(output["label_map"])
@@ -236,36 +249,38 @@ class Predictor:
             ids, segments = output["panoptic_seg"]
             fields["panoptic"] = Panoptic(_array(ids), segments)
             if not segments:
-                fields["empty_reasons"]["panoptic"] = self._no_segments(float(output["best_query_score"]))
+                best = float(output["best_query_score"])
+                fields["empty_reasons"]["panoptic"] = _no_segments(best, thresholds)
         if "instances" in output:
             candidates = output["instances"].to("cpu")
             visible = candidates.pred_masks.areas() > 0
-            found = candidates[visible & (candidates.scores >= self.score_threshold)]
-            fields["instances"] = found[distinct_masks(found.pred_masks, self.duplicate_iou)]
+            found = candidates[visible & (candidates.scores >= thresholds.score)]
+            fields["instances"] = found[distinct_masks(found.pred_masks, thresholds.duplicate_iou)]
             if not len(fields["instances"]):
-                fields["empty_reasons"]["instance"] = self._no_instances(candidates)
+                fields["empty_reasons"]["instance"] = _no_instances(candidates, thresholds.score)
         return Result(image, self.class_names, colors=self.colors, **fields)
 
-    def _no_segments(self, best: float) -> str:
-        test = self.cfg.MODEL.MASK_FORMER.TEST
-        if best <= test.OBJECT_MASK_THRESHOLD:
-            return (
-                f"no query is an object with a probability above {test.OBJECT_MASK_THRESHOLD:g} "
-                f"(MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD); the best has {best:.2f}"
-            )
-        return (
-            f"no query, the best with a probability of {best:.2f}, keeps {test.OVERLAP_THRESHOLD:g} of its "
-            "mask against the others (MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD)"
-        )
 
-    def _no_instances(self, candidates: Instances) -> str:
-        if not len(candidates):
-            return "no instance is of a thing class"
-        best = float(candidates.scores.max())
+def _no_segments(best: float, thresholds: Thresholds) -> str:
+    if best <= thresholds.object_mask:
         return (
-            f"none of {len(candidates)} instances has a score of {self.score_threshold:g} or more "
-            f"(score threshold); the best has {best:.2f}"
+            f"no query is an object with a probability above {thresholds.object_mask:g} "
+            f"(MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD); the best has {best:.2f}"
         )
+    return (
+        f"no query, the best with a probability of {best:.2f}, keeps {thresholds.overlap:g} of its "
+        "mask against the others (MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD)"
+    )
+
+
+def _no_instances(candidates: Instances, score: float) -> str:
+    if not len(candidates):
+        return "no instance is of a thing class"
+    best = float(candidates.scores.max())
+    return (
+        f"none of {len(candidates)} instances has a score of {score:g} or more "
+        f"(score threshold); the best has {best:.2f}"
+    )
 
 
 def _trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str) -> MaskFormer:

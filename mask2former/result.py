@@ -84,6 +84,19 @@ class Panoptic(NamedTuple):
         return f"Panoptic(ids of {self.ids.shape}, {len(self.segments)} segments)"
 
 
+class Thresholds(NamedTuple):
+    """What decides which parts of a prediction are in a result; each is from 0 to 1.
+
+    Those of instances are the arguments of `Predictor`. Those of panoptic segments are OBJECT_MASK_THRESHOLD
+    and OVERLAP_THRESHOLD in MODEL.MASK_FORMER.TEST.
+    """
+
+    score: float
+    duplicate_iou: float
+    object_mask: float
+    overlap: float
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """Prediction for one image at its original size; tasks that the model is not set to are None.

@@ -36,6 +36,7 @@ LAYERS["result"] = {*LAYERS}
 LAYERS["tracking"] = {*LAYERS}
 LAYERS["predictor"] = {*LAYERS}
 LAYERS["detectron2_host"] = {*LAYERS} - {"export", "result_formats", "result", "tracking", "predictor"}
+LAYERS["web"] = {*LAYERS} - {"detectron2_host", "export", "predictor"}
 LAYERS["tools"] = {*LAYERS}
 LAYERS["__init__"] = {"config", "engine", "predictor", "detectron2_host", "version"}
 LAYERS["__main__"] = {"tools"}

@@ -127,9 +127,11 @@ class MaskFormer(nn.Module):
         predictions = self.predict_images(batched_inputs)
         return [self.post_process(prediction, compact=compact) for prediction in predictions]
 
-    def post_process(self, prediction: ImagePrediction, *, compact: bool = False) -> dict[str, Any]:
-        """Return the results of one image, as `predict`."""
-        return post_process(prediction, self.inference, compact=compact)
+    def post_process(
+        self, prediction: ImagePrediction, options: InferenceOptions | None = None, *, compact: bool = False
+    ) -> dict[str, Any]:
+        """Return the results of one image, as `predict`, with other `options` if they are given."""
+        return post_process(prediction, options or self.inference, compact=compact)
 
     @torch.no_grad()
     def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:

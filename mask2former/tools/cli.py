@@ -13,6 +13,7 @@ from mask2former.version import __version__
 COMMANDS = {
     "train": "train a model, on one or more devices",
     "predict": "segment images with a trained model and draw the results",
+    "web": "serve a page that shows what a trained model finds in images",
     "evaluate": "evaluate a trained model on a dataset",
     "score": "score saved predictions against ground truth",
     "analyze": "count and time the parts of a model",

@@ -89,12 +89,17 @@ def semantic_from_panoptic(ids: Array, segments: Sequence[Mapping[str, Any]], ig
     return labels
 
 
-def write_segment_ids(path: PathLike, ids: Array) -> None:
-    """Write a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
+def segment_channels(ids: Array) -> Array:
+    """Return the pixels (H, W, 3) uint8 of a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
     assert np.all((ids >= 0) & (ids <= MAX_SEGMENT_ID))
     channels = np.ascontiguousarray(ids, "<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+    return np.ascontiguousarray(channels)
+
+
+def write_segment_ids(path: PathLike, ids: Array) -> None:
+    """Write a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
     with write_errors_named(path):
-        Image.fromarray(np.ascontiguousarray(channels)).save(path)
+        Image.fromarray(segment_channels(ids)).save(path)
 
 
 def write_label_map(path: PathLike, labels: Array) -> None:

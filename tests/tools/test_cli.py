@@ -65,6 +65,7 @@ LONG = "\x1b[31m" + "x" * 5000
         ["config", "a", f"--{LONG}"],
         ["convert", "a", "b", f"--{LONG}"],
         ["zoo", LONG],
+        ["web", "--port", LONG],
         [LONG],
     ],
     ids=lambda arguments: arguments[0][:20],

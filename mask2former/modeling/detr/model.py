@@ -23,6 +23,7 @@ from mask2former.modeling.detr.predictions import DetrPredictions
 from mask2former.modeling.layers.norm import freeze
 from mask2former.modeling.loss.criterion import SetCriterion
 from mask2former.modeling.mask_former import Inputs, MaskFormer, mask_former_parts
+from mask2former.modeling.postprocessing.inference import InferenceOptions
 from mask2former.modeling.predictions import ImagePrediction
 from mask2former.utils.registry import META_ARCH
 
@@ -40,9 +41,11 @@ class Detr(MaskFormer):
         padded = (images.shape[2], images.shape[3])
         return self.sem_seg_head(self.backbone(images), padded, sizes or [padded] * len(images))
 
-    def post_process(self, prediction: ImagePrediction, *, compact: bool = False) -> dict[str, Any]:
+    def post_process(
+        self, prediction: ImagePrediction, options: InferenceOptions | None = None, *, compact: bool = False
+    ) -> dict[str, Any]:
         """Return "panoptic_seg" and "instances" of one image, by DETR's rules."""
-        return detr_results(prediction, self.inference, compact=compact)
+        return detr_results(prediction, options or self.inference, compact=compact)
 
     @torch.no_grad()
     def predict_images(self, batched_inputs: Inputs) -> list[ImagePrediction]:
