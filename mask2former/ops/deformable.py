@@ -10,8 +10,9 @@ of a head, `H_l, W_l` the sides of map l.
 import torch
 from torch import Tensor
 
+from mask2former.ops import reference
 from mask2former.ops.operator import points_type
-from mask2former.ops.reference import Shapes
+from mask2former.ops.reference import AttentionInputs, Shapes
 
 
 def ms_deform_attn(
@@ -53,16 +54,18 @@ def ms_deform_attn_from_offsets(
         sampling_offsets: (B, Lq, heads, L, P, 2) from the reference, x then y, in cells of the level.
         attention_logits: (B, Lq, heads, L, P).
     """
-    reference = reference_points.to(points_type(value))
-    return _call(value, spatial_shapes, sampling_offsets, attention_logits, reference)
+    centers = reference_points.to(points_type(value))
+    return _call(value, spatial_shapes, sampling_offsets, attention_logits, centers)
 
 
-def _call(value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, reference: Tensor | None) -> Tensor:
+def _call(value: Tensor, shapes: Shapes, points: Tensor, weights: Tensor, centers: Tensor | None) -> Tensor:
     if isinstance(shapes, Tensor):
         raise ValueError("spatial_shapes is a tensor, where Python numbers are expected: give its .tolist()")
     dtype = points_type(value)
+    if torch.onnx.is_in_onnx_export():  # ONNX has GridSample, which the reference needs, but not our operator
+        return reference.forward(AttentionInputs(value, shapes, points.to(dtype), weights.to(dtype), centers))
     sides = [side for shape in shapes for side in shape]
     result: Tensor = torch.ops.mask2former.ms_deform_attn(
-        value, sides, points.to(dtype), weights.to(dtype), reference
+        value, sides, points.to(dtype), weights.to(dtype), centers
     )
     return result

@@ -95,7 +95,10 @@ def _levels(inputs: AttentionInputs, probabilities: Tensor) -> Iterator[_Level]:
             centers = reference[:, :, min(index, reference.shape[2] - 1), None, None]
             locations = centers + torch.stack((x / width, y / height), dim=-1)
         # Points that are far away or not finite would give NaN weights, or overflow integers.
-        grid = (2 * locations - 1).nan_to_num(nan=FAR).clamp(-FAR, FAR)
+        grid = 2 * locations - 1
+        if not torch.onnx.is_in_onnx_export():  # ONNX takes three operators for it, on each point
+            grid = grid.nan_to_num(nan=FAR)
+        grid = grid.clamp(-FAR, FAR)
         yield _Level(
             index,
             slice(start, stop),

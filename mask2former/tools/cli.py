@@ -20,6 +20,7 @@ COMMANDS = {
     "check-dataset": "check that a dataset can be trained on, and summarize it",
     "doctor": "report what is installed on this machine, for an issue",
     "config": "print a config, and which file set each key",
+    "export": "write a trained model as a file of ONNX, OpenVINO or torch.export",
     "convert": "convert between a checkpoint and a folder of transformers",
     "zoo": "list the published models",
 }  # name -> summary; the module has "_" for "-"

@@ -16,6 +16,7 @@ from mask2former.modeling.backbone.base import Backbone
 from mask2former.modeling.backbone.windows import (
     WindowLayout,
     join_windows,
+    next_multiple,
     pad_to_multiple,
     shift_mask,
     split_windows,
@@ -68,7 +69,7 @@ class WindowAttention(nn.Module):
             query,
             key,
             value,
-            attn_mask=self._bias(mask, len(windows)).to(query.dtype),
+            attn_mask=self._bias(mask, windows.shape[0]).to(query.dtype),
             dropout_p=self.attention_dropout if self.training else 0.0,
             scale=self.scale,
         )
@@ -80,7 +81,7 @@ class WindowAttention(nn.Module):
         if mask is None:
             return bias[None]
         per_window = bias + mask[:, None]  # (M, h, T, T)
-        return per_window.repeat(count // len(mask), 1, 1, 1) if count > len(mask) else per_window
+        return per_window.expand(count // mask.shape[0], -1, -1, -1, -1).flatten(0, 1)
 
 
 class Mlp(nn.Module):
@@ -210,7 +211,8 @@ class SwinStage(nn.Module):
                     assert isinstance(block, SwinBlock)
                     block.infer_(image, layouts[block.shift])
             return x
-        mask = shift_mask(height + -height % self.window, width + -width % self.window, self.window, x.device)
+        rows, columns = (next_multiple(side, self.window) for side in (height, width))
+        mask = shift_mask(rows, columns, self.window, x.device)
         for block in self.blocks:
             x = checkpoint_activations(block, x, mask) if checkpointing else block(x, mask)
         return x

@@ -15,8 +15,15 @@ REGION_PENALTY = -100.0  # added to logits between tokens that are neighbors onl
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
     """Pad (B, H, W, C) with zeros at the bottom and right to multiples of `size`."""
-    below, right = -x.shape[1] % size, -x.shape[2] % size
-    return F.pad(x, (0, 0, 0, right, 0, below)) if below or right else x
+    below, right = (next_multiple(side, size) - side for side in (x.shape[1], x.shape[2]))
+    # An exported graph pads images of all sizes, also where the example needs no padding.
+    is_padded = torch.compiler.is_exporting() or below or right
+    return F.pad(x, (0, 0, 0, right, 0, below)) if is_padded else x
+
+
+def next_multiple(side: int, size: int) -> int:
+    """Return the smallest multiple of `size` from `side` on, in terms that torch.export can simplify."""
+    return (side + size - 1) // size * size
 
 
 def split_windows(x: Tensor, window: int) -> Tensor:

@@ -31,7 +31,8 @@ def map_sequence(shapes: tuple[tuple[int, int], ...], device: torch.device) -> M
 def _cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
     """Return the centers (H * W, 2) of a map's cells, row by row."""
     y, x = ((torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size for size in shape)
-    return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), dim=-1).flatten(0, 1)
+    height, width = shape  # not len(y), which would be a constant in an exported graph
+    return torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), dim=-1).flatten(0, 1)
 
 
 class MSDeformAttn(nn.Module):

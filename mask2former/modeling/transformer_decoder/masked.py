@@ -204,7 +204,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if self.options.concatenate_levels:
             cells = [concatenate(cells)]
         position, blocked = self.query_embed.weight, None
-        x, latest = self._first_queries(len(mask_features))
+        x, latest = self._first_queries(mask_features.shape[0])
         if targets is not None:
             x, position, blocked, cells = self._with_pilots(targets, x, position, cells)
             latest = self._predict(x)

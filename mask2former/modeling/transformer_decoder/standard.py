@@ -119,7 +119,7 @@ class StandardTransformerDecoder(nn.Module):
         position = sine_position((x.shape[2], x.shape[3]), x.shape[1], x.device)
         cells = self.transformer.encoder(x.flatten(2).transpose(1, 2), position)
         queries = self.query_embed.weight
-        start = torch.zeros_like(queries).expand(len(cells), -1, -1)
+        start = torch.zeros_like(queries).expand(cells.shape[0], -1, -1)
         layers = self.transformer.decoder(start, queries, cells + position, cells)
         return Predictions([self._predict(x) for x in layers], mask_features)
 

@@ -1,0 +1,139 @@
+"""The command `mask2former export`: a trained model as a file of ONNX, OpenVINO or torch.export.
+
+The file is compared with the model before it gets its name. `Predictor`, `predict` and `evaluate` take it in
+the place of a checkpoint.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from fvcore.common.config import CfgNode
+
+from mask2former.config import load_config, with_values
+from mask2former.engine.logger import setup_logger
+from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_metadata, with_dataset_facts
+from mask2former.engine.setup.known_classes import with_known_classes
+from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
+from mask2former.export.check import table
+from mask2former.export.formats import FORMATS, require_packages
+from mask2former.export.write import export_model
+from mask2former.predictor import Predictor
+from mask2former.utils.memory import is_out_of_memory
+from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.weights.read import Checkpoint, read_checkpoint
+
+DEVICE = "MODEL.DEVICE"
+FOLDER_NAME = "model"  # of the file of a folder of transformers
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = Parser(
+        prog="mask2former export",
+        description="Write a trained model as a file that takes batches of any size (docs/export.md). "
+        "A .pt2 of torch runs the operator of this project, and needs it installed; the others do not.",
+        epilog="Examples: output/model_final.pth --format onnx; --model coco-panoptic-r50 --format openvino.",
+    )
+    flag = parser.add_argument
+    flag("checkpoint", nargs="?", metavar="CHECKPOINT", help="path or URL, or a folder of transformers")
+    flag("--format", required=True, choices=FORMATS, help="of ONNX, OpenVINO or torch.export")
+    model = parser.add_mutually_exclusive_group().add_argument
+    model("--model", metavar="NAME", help="a published model, see `mask2former zoo`, instead of CHECKPOINT")
+    model("--config-file", metavar="FILE", help="config of a checkpoint that holds none, as published ones")
+    flag("--output", type=Path, metavar="PATH", help="file to write (default: beside CHECKPOINT)")
+    flag("--overwrite", action="store_true", help="replace the file if it exists")
+    half = "store weights in 16 bits, in half the space; inputs and outputs stay float32"
+    flag("--half", action="store_true", help=half)
+    check = "compare the file with the model at three sizes, and delete it if they differ (default: on)"
+    flag("--check", action=argparse.BooleanOptionalAction, default=True, help=check)
+    flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
+    args = parser.parse_args(argv)
+    if (args.checkpoint is None) == (args.model is None):
+        parser.error("give either CHECKPOINT or --model NAME")
+    return args
+
+
+def load_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint]:
+    """Return the config and the checkpoint that the flags name.
+
+    Raises:
+        ValueError, OSError: a file, key or value is wrong.
+    """
+    if args.model:
+        return zoo_model(args.model, args.opts)
+    checkpoint = with_known_classes(read_checkpoint(require_checkpoint(args.checkpoint)))
+    if args.config_file:
+        return load_config(args.config_file, ["MODEL.WEIGHTS", args.checkpoint, *args.opts]), checkpoint
+    return stored_config(checkpoint, args.opts), checkpoint
+
+
+def output_path(args: argparse.Namespace) -> Path:
+    """Return the file to write: by default beside the checkpoint, or in it if it is a folder.
+
+    Raises:
+        ValueError: the suffix is not that of the format, or the file exists and may not be replaced.
+    """
+    suffix = FORMATS[args.format].suffixes[0]
+    path: Path = args.output or _default_output(args.model, args.checkpoint, suffix)
+    if path.suffix != suffix:
+        raise ValueError(f"--output {path} must end with {suffix} for --format {args.format}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--output {path}: there is no folder {path.parent}")
+    if path.exists() and not args.overwrite:
+        raise ValueError(f"{path} exists; --overwrite replaces it, or type another --output")
+    return path
+
+
+def _default_output(model: str | None, checkpoint: str, suffix: str) -> Path:
+    if model:
+        return Path(model + suffix)
+    if "://" in checkpoint:
+        return Path(PurePath(checkpoint).name).with_suffix(suffix)
+    path = Path(checkpoint)
+    return path / (FOLDER_NAME + suffix) if path.is_dir() else path.with_suffix(suffix)
+
+
+def export_checkpoint(
+    cfg: CfgNode, checkpoint: Checkpoint, path: Path, kind: str, *, half: bool = False, check: bool = True
+) -> None:
+    """Write a checkpoint in the format `kind`, and print how far it is from the model.
+
+    Raises as `Predictor` and `export_model`.
+    """
+    on_cpu = with_values(cfg, {DEVICE: "cpu"}, "export")
+    model = Predictor(on_cpu, checkpoint=checkpoint).model
+    metadata = checkpoint.metadata
+    if metadata is None:
+        resolved = with_dataset_facts(cfg)
+        metadata = checkpoint_metadata(dataset_metadata(cfg), resolved.MODEL.MASK_FORMER.THING_IDS)
+    differences = export_model(cfg, model, metadata, path, kind, half=half, check=check)
+    if differences:
+        print(f"largest differences from the model:\n{table(differences)}")
+    size = sum(path.with_suffix(suffix).stat().st_size for suffix in FORMATS[kind].suffixes)
+    print(f"{path}: {size / 1e6:.1f} MB")
+
+
+@tolerant_output()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, or 1 if the model could not be exported."""
+    args = parse_arguments(argv)
+    setup_logger()
+    try:
+        require_packages(args.format)
+        path = output_path(args)
+        export_checkpoint(*load_model(args), path, args.format, half=args.half, check=args.check)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print_error(error)
+        return 1
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error("not enough memory for a model of this config")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
