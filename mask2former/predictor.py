@@ -179,7 +179,7 @@ class Predictor:
     def track(
         self, frames: Iterable[ImageSource], *, max_absent: int = MAX_ABSENT, channels: str = "RGB"
     ) -> Iterator[Result]:
-        """Yield the result of each frame of a film, with ids of objects: `Result.track_ids`.
+        """Return an iterator over the results of a film's frames, with ids of objects: `Result.track_ids`.
 
         Objects of semantic results are not told apart, so these get no ids. Memory does not grow with the
         number of frames.
@@ -191,12 +191,18 @@ class Predictor:
 
         Raises:
             ImageError: a frame is not an image.
-            ValueError: `max_absent` is negative, or the model does not tell the embeddings of its queries.
+            ValueError: `max_absent` is negative, the predictor uses tiles, or the model does not tell the
+                embeddings of its queries.
         """
-        tracker, options = Tracker(max_absent), self.model.inference
+        tracker = Tracker(max_absent)
+        if self.tiled is not None and set(self.model.tasks) != {"semantic"}:
+            raise ValueError("tracking compares queries, and tiles do not share theirs; leave out the tiles")
+        return self._track(tracker, (self._read(frame, channels) for frame in frames))
+
+    def _track(self, tracker: Tracker, frames: Iterator[Array]) -> Iterator[Result]:
+        options = self.model.inference
         things = options.thing_ids if options.things_only else range(self.model.num_classes)
-        for source in frames:
-            frame = self._read(source, channels)
+        for frame in frames:
             if set(self.model.tasks) == {"semantic"}:
                 yield self._predict([frame])[0]
                 continue

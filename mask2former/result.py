@@ -281,14 +281,19 @@ class Result:
             ImportError: supervision is not installed.
             ValueError: there is no such result.
         """
-        return result_formats.supervision_detections(self._objects(task), self._size, self.class_names)
+        return result_formats.supervision_detections(self.objects(task), self._size, self.class_names)
 
     @property
     def _size(self) -> tuple[int, int]:
         height, width, _ = self.image.shape
         return height, width
 
-    def _objects(self, task: str | None) -> list[result_formats.Found]:
+    def objects(self, task: str | None = None) -> list[result_formats.Found]:
+        """Return the shape, class, score and track of each object of a task, by default the first.
+
+        Raises:
+            ValueError: there is no such result, or it is semantic.
+        """
         task = TASK_OF.get(task or self.tasks[0], task or self.tasks[0])
         if task == "semantic":
             raise ValueError('a semantic result has no objects; type result.save("map.png", "semantic")')
@@ -323,7 +328,7 @@ def to_coco(
     """
     pairs = results.items() if isinstance(results, Mapping) else results
     images = (
-        result_formats.Image(file_name, result._size, result._objects(task), result.class_names)
+        result_formats.Image(file_name, result._size, result.objects(task), result.class_names)
         for file_name, result in pairs
     )
     return result_formats.coco_file(images, rle=rle)

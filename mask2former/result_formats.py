@@ -23,11 +23,15 @@ TOLERANCE = 0.5  # pixels that a polygon may be away from its mask's outline
 
 
 class Found(NamedTuple):
-    """An object: its shape, the position of its class among K, and its score, which a segment has not."""
+    """An object: its shape and the position of its class among K.
+
+    An instance has a score, and in a frame of a film an object has the id of its track.
+    """
 
     shape: Shape
     class_id: int
     score: float | None = None
+    track_id: int | None = None
 
 
 class Image(NamedTuple):
@@ -45,11 +49,13 @@ def found_objects(task: str, result: Any) -> list[Found]:
         ids, segments = result
         shapes = label_shapes(ids, [segment["id"] for segment in segments])
         found = [
-            Found(shape, segment["category_id"]) for shape, segment in zip(shapes, segments, strict=True)
+            Found(shape, segment["category_id"], segment.get("score"), segment.get("track_id"))
+            for shape, segment in zip(shapes, segments, strict=True)
         ]
     else:
         shapes = run_length_shapes(result.pred_masks)
-        found = list(map(Found, shapes, result.pred_classes.tolist(), result.scores.tolist()))
+        tracks = result.track_ids.tolist() if result.has("track_ids") else [None] * len(shapes)
+        found = list(map(Found, shapes, result.pred_classes.tolist(), result.scores.tolist(), tracks))
     return [item for item in found if item.shape.box]
 
 
@@ -70,15 +76,15 @@ def coco_file(images: Iterable[Image], *, rle: bool) -> dict[str, Any]:
             raise ValueError(f"{image.file_name} has other class names than the images before it")
         height, width = image.size
         records.append({"id": number, "file_name": image.file_name, "width": width, "height": height})
-        for annotation in _annotations(image.found, image.size, rle):
+        for annotation in image_annotations(image.found, image.size, rle):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **annotation})
     categories = [{"id": k, "name": name} for k, name in enumerate(names or [], start=1)]
     return {"images": records, "annotations": annotations, "categories": categories}
 
 
-def _annotations(found: list[Found], size: tuple[int, int], rle: bool) -> Iterator[dict[str, Any]]:
+def image_annotations(found: list[Found], size: tuple[int, int], rle: bool) -> Iterator[dict[str, Any]]:
     """Yield the annotations, without ids; one mask at a time is dense."""
-    for shape, class_id, score in found:
+    for shape, class_id, score, track_id in found:
         assert shape.box
         left, top, right, bottom = shape.box
         yield {
@@ -86,15 +92,18 @@ def _annotations(found: list[Found], size: tuple[int, int], rle: bool) -> Iterat
             "bbox": [left, top, right - left, bottom - top],
             "area": shape.area,
             "iscrowd": 0,
-            "segmentation": _code(shape, shape.box, size) if rle else _polygons(shape, shape.box),
+            "segmentation": shape_code(shape, size) if rle else _polygons(shape, shape.box),
             **({} if score is None else {"score": score}),
+            **({} if track_id is None else {"track_id": track_id}),
         }
 
 
-def _code(shape: Shape, box: Box, size: tuple[int, int]) -> dict[str, Any]:
+def shape_code(shape: Shape, size: tuple[int, int]) -> dict[str, Any]:
+    """Return COCO's run-length code of a shape, which is not empty, in an image (H, W)."""
+    assert shape.box
     columns = np.zeros((1, *size[::-1]), np.uint8)  # in the order of COCO's codes, so that nothing is copied
     mask = columns.swapaxes(1, 2)
-    _fill(mask[0], shape, box)
+    _fill(mask[0], shape, shape.box)
     return encode_masks(torch.from_numpy(mask))[0]
 
 
@@ -131,15 +140,17 @@ def supervision_detections(
     except ImportError as error:
         raise ImportError("supervision is not installed; type pip install supervision") from error
     masks = np.zeros((len(found), *size), bool)
-    for mask, (shape, _, _) in zip(masks, found, strict=True):
-        assert shape.box
-        _fill(mask, shape, shape.box)
+    for mask, item in zip(masks, found, strict=True):
+        assert item.shape.box
+        _fill(mask, item.shape, item.shape.box)
     ids = np.array([item.class_id for item in found], int)
     scores = [item.score for item in found]
+    tracks = [item.track_id for item in found]
     return Detections(
         xyxy=np.array([item.shape.box for item in found], np.float32).reshape(-1, 4),
         mask=masks,
         confidence=None if None in scores else np.array(scores, np.float32),
         class_id=ids,
+        tracker_id=None if None in tracks else np.array(tracks, int),
         data={"class_name": np.array(class_names, dtype=np.str_)[ids]},
     )

@@ -5,20 +5,15 @@ others are drawn, and the exit code is 1.
 """
 
 import argparse
-import glob
-import logging
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlparse
 
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
 from mask2former.config import load_config, with_values
-from mask2former.data.errors import examples
 from mask2former.drawing.overlay import legible_scale
 from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
@@ -31,17 +26,23 @@ from mask2former.engine.setup.trained_model import (
 from mask2former.export.exported_model import read_trained
 from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import DUPLICATE_IOU, SCORE_THRESHOLD, Predictor
-from mask2former.result import COUNTED, FIELDS
+from mask2former.result import COUNTED, Result
 from mask2former.tools.flags import add_max_megapixels, add_tile_arguments, probability
-from mask2former.utils.image_io import EXTENSIONS, Array, write_image
+from mask2former.tools.prediction.films import (
+    add_film_flags,
+    drawn_task,
+    find_films,
+    predict_films,
+    require_objects,
+)
+from mask2former.tools.prediction.inputs import find_images, output_paths
+from mask2former.tracking.formats import CocoFile
+from mask2former.utils.image_io import Array, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.messages import legible, reason
 from mask2former.utils.output import Parser, print_error, tolerant_output
-from mask2former.utils.storage import is_remote
 from mask2former.weights.load import Checkpoint
 from mask2former.weights.model_zoo import license_notice, model_of_config
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 WEIGHTS = "MODEL.WEIGHTS"
@@ -55,8 +56,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=f"Examples: --model coco-panoptic-r50 --input a.jpg; --input a.jpg --opts {WEIGHTS} model.pth",
     )
     flag = parser.add_argument
-    flag("--input", required=True, nargs="+", metavar="IMAGE", help="files, folders, globs or URLs")
-    flag("--output", default="output", help="folder, or for one image a file (default: ./output)")
+    source = parser.add_mutually_exclusive_group(required=True).add_argument
+    source("--input", nargs="+", metavar="FILE", default=[], help="images, films, folders, globs or URLs")
+    add_film_flags(parser, source)
+    flag("--output", default="output", help="folder, or for one image or film a file (default: ./output)")
+    flag("--coco", type=Path, metavar="FILE", help="also write all objects as one COCO file")
     model = parser.add_mutually_exclusive_group().add_argument
     model("--model", metavar="NAME", help="a published model, see `mask2former zoo`; downloaded once")
     model("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
@@ -83,71 +87,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
     flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
-
-
-def find_images(inputs: Iterable[str]) -> list[str]:
-    """Return the images that files, folders, globs and URLs stand for, in order.
-
-    Other files of a folder are left out with a warning. A folder or glob without images is returned as it is:
-    reading it fails with a message that names it.
-
-    Raises:
-        ValueError: an input is empty, as an unset variable of the shell.
-    """
-    images = []
-    for item in inputs:
-        if not item:
-            raise ValueError("--input is '', which is no path")
-        if Path(item).is_dir():
-            files = _images_in(Path(item))
-        elif is_remote(item) or Path(item).exists():
-            files = [item]
-        else:
-            files = sorted(glob.glob(item, recursive=True))
-        images += files or [item]
-    return images
-
-
-def _images_in(folder: Path) -> list[str]:
-    visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    images = sorted(str(path) for path in visible if path.suffix.lower() in EXTENSIONS)
-    others = [path.name for path in visible if path.is_file() and path.suffix.lower() not in EXTENSIONS]
-    if images and others:
-        message = "%s: left out %d files whose suffix is not that of an image: %s"
-        logger.warning(message, folder, len(others), examples(sorted(others)))
-    return images
-
-
-def output_paths(images: Sequence[str], output: str) -> list[Path]:
-    """Return the path of each overlay: in the folder `output`, or `output` itself if it names an image.
-
-    Raises:
-        ValueError: one file for several overlays, or an overlay would overwrite one of the images.
-    """
-    target = Path(output)
-    if target.suffix.lower() in EXTENSIONS and not target.is_dir():
-        if len(images) > 1:
-            raise ValueError(f"--output {output} is one file for {len(images)} images; give a folder")
-        paths = [target]
-    else:
-        paths = _paths_in(target, images)
-    sources = {Path(image).resolve() for image in images if not is_remote(image)}
-    for path in paths:
-        if path.resolve() in sources:
-            raise ValueError(f"the overlay {path} would overwrite the image itself; give another --output")
-    return paths
-
-
-def _paths_in(folder: Path, images: Sequence[str]) -> list[Path]:
-    paths: dict[Path, None] = {}  # in order, with quick look-up for a folder of thousands
-    for image in images:
-        name = Path(urlparse(image).path if is_remote(image) else image)
-        suffix = name.suffix if name.suffix.lower() in EXTENSIONS else ".png"
-        number, path = 1, folder / f"{name.stem}{suffix}"
-        while path in paths:
-            number, path = number + 1, folder / f"{name.stem}_{number + 1}{suffix}"
-        paths[path] = None
-    return list(paths)
 
 
 def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
@@ -191,30 +130,36 @@ def how_to_get_weights(config_file: str) -> str:
     return f"{line}\nor replace --config-file by --model {model.name}.\n{license_notice(model.weights)}"
 
 
-def draw(predictor: Predictor, image: str, task: str | None, legend: bool = False) -> tuple[Array, str]:
-    """Return the overlay of a task, by default the first, and what was found or why nothing was."""
-    result = predictor(image)
-    task = task or result.tasks[0]
+def draw(result: Result, task: str, legend: bool = False) -> tuple[Array, str]:
+    """Return the overlay of a task, and what was found or why nothing was."""
     found = result.why_empty(task) or f"{result.count(task)} {COUNTED[task]}"
-    others: dict[str, Any] = {field: None for other, field in FIELDS.items() if other != task}
-    result = replace(result, **others)  # their maps are not held while this one is drawn
     return result.draw(task, scale=legible_scale(result.image), legend=legend), found
 
 
 def predict_all(
+    predictor: Predictor, images: Sequence[str], paths: Sequence[Path], args: argparse.Namespace
+) -> int:
+    """Segment all images and write their overlays, report each result or error, and count the errors."""
+    with CocoFile(args.coco, drawn_task(args, predictor), rle=False) if args.coco else nullcontext() as coco:
+        return _predict_all(predictor, images, paths, args, coco)
+
+
+def _predict_all(
     predictor: Predictor,
     images: Sequence[str],
     paths: Sequence[Path],
-    task: str | None,
-    legend: bool = False,
+    args: argparse.Namespace,
+    coco: CocoFile | None,
 ) -> int:
-    """Segment all images and write their overlays, report each result or error, and count the errors."""
     failed = 0
     progress = tqdm(list(zip(images, paths, strict=True)), unit="image", disable=len(images) == 1)
     for image, path in progress:
         try:
-            overlay, found = draw(predictor, image, task, legend)
+            result = predictor(image)
+            overlay, found = draw(result, drawn_task(args, predictor), args.legend)
             write_image(path, overlay)
+            if coco:
+                coco.add(image, result)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
             why = reason(error, image)
@@ -226,25 +171,31 @@ def predict_all(
     return failed
 
 
+def open_predictor(args: argparse.Namespace) -> Predictor:
+    """Return the predictor that the flags ask for; raise ValueError or OSError as `choose_model`."""
+    cfg, checkpoint = choose_model(args)
+    return Predictor(
+        cfg,
+        checkpoint=checkpoint,
+        score_threshold=SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold,
+        duplicate_iou=args.duplicate_iou,
+        tile=args.tile,
+        tile_overlap=args.tile_overlap,
+        precision=args.precision,
+    )
+
+
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if all images were drawn, 1 if some or all were not, 2 for wrong flags."""
     args = parse_arguments(argv)
     setup_logger()
-    threshold = SCORE_THRESHOLD if args.confidence_threshold is None else args.confidence_threshold
     try:
         images = find_images(args.input)
-        paths = output_paths(images, args.output)
-        cfg, checkpoint = choose_model(args)
-        predictor = Predictor(
-            cfg,
-            checkpoint=checkpoint,
-            score_threshold=threshold,
-            duplicate_iou=args.duplicate_iou,
-            tile=args.tile,
-            tile_overlap=args.tile_overlap,
-            precision=args.precision,
-        )
+        films = find_films(args, images)
+        paths = [] if films else output_paths(images, args.output)
+        predictor = open_predictor(args)
+        require_objects(args, predictor)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             print_error("not enough memory for a model of this config")
@@ -256,7 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if untrained:
             print(how_to_get_weights(args.config_file or DEFAULT_CONFIG), file=sys.stderr)
         return 1
-    failed = predict_all(predictor, images, paths, args.task, args.legend)
+    if films:
+        return predict_films(predictor, films, args)
+    failed = predict_all(predictor, images, paths, args)
     if failed:
         print_error(f"{failed} of {len(images)} images could not be drawn")
     return 1 if failed else 0

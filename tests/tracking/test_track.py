@@ -120,6 +120,13 @@ def test_a_model_without_embeddings_is_an_error(predictor, monkeypatch):
         next(predictor.track([noise()]))
 
 
+def test_tiles_and_a_negative_limit_are_errors_at_once(checkpoint, predictor):
+    with pytest.raises(ValueError, match="tiles do not share theirs; leave out the tiles"):
+        Predictor(checkpoint, tile=64).track([])
+    with pytest.raises(ValueError, match="max_absent is -1"):
+        predictor.track([], max_absent=-1)
+
+
 def test_a_segment_shares_the_track_of_the_instance_that_it_is(predictor):
     """Two queries find one object: the instance is of one of them, the panoptic segment of the other."""
     result = predictor(noise())

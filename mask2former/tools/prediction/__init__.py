@@ -1,0 +1,1 @@
+"""Parts of the command `mask2former predict`."""
