@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from mask2former.utils.messages import plural
+
 MB = 1e6
 
 
@@ -53,7 +55,7 @@ def child_peak_mb(argv: Sequence[str]) -> float:
 def machine() -> str:
     """Describe processor, cores, threads and versions in one line."""
     return (
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{_processor()}, {os.cpu_count()} cores, {plural(torch.get_num_threads(), 'thread')}, "
         f"torch {torch.__version__}, Python {platform.python_version()}"
     )
 

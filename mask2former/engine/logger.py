@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from mask2former.utils.messages import Block, MessageFormatter
+from mask2former.utils.messages import Block, MessageFormatter, plural
 from mask2former.version import __version__, commit
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,6 @@ def describe_environment() -> Block:
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda})",
         "numpy": numpy.__version__,
         "GPUs": ", ".join(gpus) or "none",
-        "CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used",
+        "CPU": f"{os.cpu_count()} cores, {plural(torch.get_num_threads(), 'thread')} used",
     }
     return Block("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))

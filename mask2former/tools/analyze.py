@@ -180,7 +180,7 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
         machine = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         notes.append(
             f"{1 / seconds['all']:.2f} images per second, median of {runs}, on {machine}, "
-            f"{torch.get_num_threads()} CPU threads"
+            f"{plural(torch.get_num_threads(), 'CPU thread')}"
         )
     return "\n\n".join((title, part_table(cost, seconds), kind_table(cost), "\n".join(notes)))
 

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from mask2former.utils.aliases import run_alias
+from mask2former.utils.messages import plural
 from mask2former.utils.output import Parser
 from mask2former.version import __version__, commit
 
@@ -101,7 +102,7 @@ def _processor() -> Facts:
     yield from _environment("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     import torch
 
-    yield "torch", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    yield "torch", f"{plural(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _gpu() -> Facts:

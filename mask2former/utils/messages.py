@@ -33,6 +33,11 @@ def brief(value: Any, limit: int = 100) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def plural(number: int, noun: str) -> str:
+    """Return a number and the noun, with an s unless the number is 1."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def escaped(text: str, keep: str = "") -> str:
     r"""Return text with its control characters, except those in `keep`, written as \n, \x1b, \u202e."""
     if text.isascii() and text.isprintable():  # the usual case

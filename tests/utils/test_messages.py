@@ -17,9 +17,14 @@ from mask2former.utils.messages import (
     brief,
     escaped,
     legible,
+    plural,
     reason,
     shortened,
 )
+
+
+def test_a_noun_has_an_s_after_any_number_but_one():
+    assert [plural(n, "thread") for n in (0, 1, 2)] == ["0 threads", "1 thread", "2 threads"]
 
 
 @pytest.mark.parametrize(
