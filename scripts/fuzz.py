@@ -35,13 +35,15 @@ import fuzz_inputs
 from fuzz_inputs import Files, mutated
 
 from mask2former.config import load_config
-from mask2former.data import DatasetCatalog, MetadataCatalog
+from mask2former.data import DatasetCatalog, MetadataCatalog, register_ytvis_instances
 from mask2former.data.checks.record import summarize_record
+from mask2former.data.clips import frame_records
 from mask2former.data.custom.classes_file import read_classes_file
 from mask2former.data.custom.dataset import forget, register_custom_dataset
 from mask2former.evaluation.coco.ap import average_precision
 from mask2former.evaluation.common.json_files import load_json
 from mask2former.evaluation.panoptic.quality import panoptic_quality
+from mask2former.evaluation.video.ap import track_average_precision
 from mask2former.utils import messages
 from mask2former.utils.image_io import read_header, read_image
 from mask2former.utils.label_maps import read_label_map, read_segment_ids
@@ -80,6 +82,20 @@ def read_panoptic(folder: Path) -> None:
     panoptic_quality(folder / "set.json", folder / "set", folder / "set.json", folder / "set")
 
 
+def read_videos(folder: Path) -> None:
+    """Read videos in YouTube-VIS' format for training, then score results against them."""
+    forget("fuzz")
+    truth, results = folder / "set.json", folder / "results.json"
+    register_ytvis_instances("fuzz", {}, truth, folder / "images")
+    metadata = MetadataCatalog.get("fuzz").snapshot()
+    for record in DatasetCatalog.get("fuzz"):
+        for frame in frame_records([record]):
+            if error := summarize_record(frame, metadata).error:
+                raise ValueError(error)
+    names = {"gt_file": truth, "results_file": results}
+    track_average_precision(load_json(truth, dict), load_json(results, list), **names)
+
+
 def reader(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     """Return a parser of the only file in a folder."""
     return lambda folder: read(next(folder.iterdir()))
@@ -94,6 +110,7 @@ class Target(NamedTuple):
 
 TARGETS = {
     "instances": Target(read_instances, fuzz_inputs.instance_seeds),
+    "videos": Target(read_videos, fuzz_inputs.video_seeds),
     "panoptic": Target(read_panoptic, fuzz_inputs.panoptic_seeds),
     "folders": Target(lambda folder: read_dataset(folder, "set"), fuzz_inputs.folder_seeds),
     "config": Target(lambda folder: load_config(folder / "file.yaml"), fuzz_inputs.config_seeds),

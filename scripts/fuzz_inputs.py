@@ -272,6 +272,20 @@ def instance_seeds() -> list[Files]:
     ]
 
 
+def video_seeds() -> list[Files]:
+    """Return a video of three frames with two tracks, and results of a model for it."""
+    names, tracks = ["v/a.png", "v/b.png", "v/c.png"], [[POLYGON, None, RLE], [COMPRESSED, [], RLE]]
+    row = {"video_id": 1, "category_id": 1, "iscrowd": 0, "areas": [20, None, 2.0], "bboxes": [None] * 3}
+    content = {
+        "videos": [{"id": 1, "file_names": names, "height": 8, "width": 12, "length": 3}],
+        "annotations": [{"id": i, **row, "segmentations": masks} for i, masks in enumerate(tracks)],
+        "categories": CATEGORIES,
+    }
+    results = [{**row, "score": 0.5, "segmentations": [COMPRESSED, None, COMPRESSED]}]
+    files = {"set.json": json.dumps(content).encode(), "results.json": json.dumps(results).encode()}
+    return [{**files, **{f"images/{name}": image_bytes(PHOTO) for name in names}}]
+
+
 def panoptic_seeds() -> list[Files]:
     """Return COCO's panoptic JSON with a PNG of segment ids."""
     ids = np.repeat([[1, 1, 1, 300, 300, 300, 0, 0, 70000, 70000, 70000, 70000]], 8, axis=0)

@@ -21,6 +21,7 @@ from torch import Tensor
 from mask2former.data.augmentation import Rng, Scene
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.clip_augmentation import ROTATION, ClipStep, augment_clip, clip_steps, random_rotation
+from mask2former.data.errors import broken_record
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.data.ground_truth.readers import read_instances
 from mask2former.data.mapper import TestMapper, image_format_of, record_image, to_tensor
@@ -134,7 +135,9 @@ class ClipTrainMapper:
 
 
 def _without_crowds(frame: Record) -> Record:
-    return {**frame, "annotations": [a for a in frame.get("annotations", ()) if not a.get("iscrowd", 0)]}
+    if "annotations" not in frame:
+        raise broken_record(frame, "the video has no 'annotations' to train on")
+    return {**frame, "annotations": [a for a in frame["annotations"] if not a.get("iscrowd", 0)]}
 
 
 def _tracks(

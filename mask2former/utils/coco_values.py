@@ -252,6 +252,11 @@ def per_frame(row: Row, key: str, frames: int) -> list[Any]:
     return values
 
 
+def track_areas(row: Row, frames: int) -> list[float]:
+    """Return the areas of a track in the frames that have one; raise as `per_frame` and `area` do."""
+    return [area(pixels) for pixels in per_frame(row, "areas", frames) if pixels is not None]
+
+
 def track_masks(row: Row, size: tuple[int, int], frames: int) -> tuple[list[Any], list[str]]:
     """Return the mask of each frame, and what was assumed, as `segmentation` does for an image.
 

@@ -172,6 +172,12 @@ def test_a_frame_of_another_size_is_an_error(cfg):
         mapper(record, 0)
 
 
+def test_a_set_without_tracks_cannot_be_trained_on(cfg):
+    cfg.DATASETS.TRAIN = ("ytvis_2019_val",)
+    with pytest.raises(DatasetError, match=r"video id \d+: the video has no 'annotations' to train on"):
+        next(iter(build_train_loader(cfg)))
+
+
 def test_videos_and_images_are_not_mixed(cfg, restored_catalogs):
     facts = MetadataCatalog.get(NAME).as_dict()
     classes = {key: facts[key] for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")}

@@ -10,7 +10,7 @@ import pytest
 from dataset_cases import TINY
 from process_runs import assert_close, assert_same_weights, curve
 from score_command import score
-from synthetic_datasets import youtube_vis
+from synthetic_datasets import coco, youtube_vis
 
 from mask2former.engine.checkpoint.run_folder import POINTER
 from mask2former.engine.metrics_log import read_metrics
@@ -118,6 +118,13 @@ def test_ovis_and_clips_of_one_and_of_three_frames(tmp_path):
         run(folder, INPUT__SAMPLING_FRAME_NUM=frames, VIS_PERIOD=1, SOLVER__MAX_ITER=1, **OVIS)
         assert 0 <= read_metrics(folder / "metrics.json")[-1]["segm/AP"] <= 100
         assert (folder / "images/step_0000000.jpg").exists()
+
+
+def test_the_video_model_also_trains_on_images(root, tmp_path):
+    coco.draw(root)
+    images = {"DATASETS__TRAIN": ("coco_2017_train",), "DATASETS__TEST": ("coco_2017_val",)}
+    run(tmp_path, INPUT__DATASET_MAPPER_NAME="mask_former_instance", SOLVER__MAX_ITER=1, **images)
+    assert {"segm/AP", "segm/AP-person"} <= read_metrics(tmp_path / "metrics.json")[-1].keys()
 
 
 def test_overfitting_trains_and_tests_on_the_first_videos(tmp_path):

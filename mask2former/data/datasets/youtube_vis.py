@@ -146,8 +146,8 @@ def _track(row: Row, videos: dict[Any, Record], ids: dict[int, int], assumed: Co
         masks, forms = values.track_masks(row, size, frames)
         boxes = values.per_frame(row, "bboxes", frames) if row.get("bboxes") else [None] * frames
         boxes = [values.box({"bbox": box}) for box in boxes]
-        for pixels in row.get("areas") or ():  # which AP reads
-            values.area(0 if pixels is None else pixels)
+        if row.get("areas"):  # which AP reads
+            values.track_areas(row, frames)
         crowd = values.flag({"iscrowd": 0, **row}, "iscrowd")
     except ValueError as error:
         raise DatasetError(f"track {row.get('id')!r}: {error}") from error

@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 from mask2former.evaluation.coco.ground_truth import Table, errors_named, known_ids
 from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
 from mask2former.utils.coco_masks import checked_rle, pixel_counts
-from mask2former.utils.coco_values import area, flag, frame_names, per_frame, sides, track_masks
+from mask2former.utils.coco_values import flag, frame_names, per_frame, sides, track_areas, track_masks
 from mask2former.utils.label_maps import Array
 from mask2former.utils.messages import InputError, brief
 
@@ -104,7 +104,7 @@ def _true_track(row: Any, videos: Table, categories: Table, where: str, assumed:
     with errors_named(f"{where} (id {brief(row.get('id'))}, video {brief(ids['video_id'])})"):
         masks, forms = track_masks(row, size, frames)
         crowd = flag({"iscrowd": 0, **row}, "iscrowd")
-        areas = [area(value) for value in per_frame(row, "areas", frames) if value is not None]
+        areas = track_areas(row, frames)
     assumed.update(forms)
     codes, pixels = _drop_empty([None if mask is None else _compressed(mask, size) for mask in masks])
     return Track(**ids, masks=codes, pixels=pixels, area=_mean_area(areas), crowd=crowd)

@@ -155,6 +155,10 @@ BROKEN = {
     "too few boxes": (set_track(bboxes=[None] * 4), "video id 2: track 5: 'bboxes' has 4 entries"),
     "a box of text": (set_track(bboxes=["x"] * 5), "track 5: 'bbox' is 'x', expected four numbers"),
     "an area of text": (set_track(areas=["x"] * 5), "video id 2: track 5: 'area' is 'x', expected a number"),
+    "a number of areas": (
+        set_track(areas=9),
+        "track 5: 'areas' has 9, expected one for each of the video's 5",
+    ),
     "crowd 2": (set_track(iscrowd=2), "video id 2: track 5: 'iscrowd' is 2, expected 0 or 1"),
     "short mask": (
         set_mask(3, {"size": [96, 72], "counts": [5, 3]}),
