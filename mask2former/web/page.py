@@ -132,7 +132,8 @@ def _connect(
     values = list(sliders.values())
     quietly: dict[str, Any] = {**ONE_AT_A_TIME, "trigger_mode": "always_last", "show_progress": "hidden"}
     # Without Gradio's preprocessing, `drop` gets the path and the visitor's name for it
-    upload.upload(drop, [upload, *values], [upload, viewer], preprocess=False, **ONE_AT_A_TIME)
+    uploads: dict[str, Any] = {**ONE_AT_A_TIME, "preprocess": False, "show_progress_on": viewer}
+    upload.upload(drop, [upload, *values], [upload, viewer], **uploads)
     examples.click(pick, [examples, *values], viewer, **ONE_AT_A_TIME)
     if visits.examples:
         page.load(start, values, viewer, **ONE_AT_A_TIME)
