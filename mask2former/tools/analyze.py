@@ -42,6 +42,7 @@ from mask2former.tools.flops import (
 from mask2former.tools.paper.costs import read_costs, recount
 from mask2former.tools.paper.tables import counted_configs, markdown, page, read_tables
 from mask2former.utils.aliases import run_alias
+from mask2former.utils.messages import plural
 from mask2former.utils.output import Parser, print_error
 from mask2former.weights import model_zoo
 
