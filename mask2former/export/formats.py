@@ -23,14 +23,18 @@ def _write_onnx(graph: nn.Module, divisor: int, path: Path, text: str | None) ->
 
 
 def _write_openvino(graph: nn.Module, divisor: int, path: Path, text: str) -> None:
-    openvino = package("openvino")
     with TemporaryDirectory(dir=path.parent) as folder:
         source = Path(folder, "model.onnx")
         _write_onnx(graph, divisor, source, None)
-        model = openvino.convert_model(str(source))
-        model.set_rt_info(text, KEY)
-        openvino.save_model(model, str(path), compress_to_fp16=False)
-        del model  # it maps the file
+        convert_to_openvino(source, path, text)
+
+
+def convert_to_openvino(source: Path, path: Path, text: str) -> None:
+    """Write an ONNX file in the form of OpenVINO, with a metadata text."""
+    openvino = package("openvino")
+    model = openvino.convert_model(str(source))
+    model.set_rt_info(text, KEY)
+    openvino.save_model(model, str(path), compress_to_fp16=False)  # `model` maps `source` until it is gone
 
 
 def _write_torch(graph: nn.Module, divisor: int, path: Path, text: str) -> None:

@@ -18,6 +18,8 @@ from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
 from mask2former.export.check import table
 from mask2former.export.formats import FORMATS, require_packages
+from mask2former.export.int8 import CALIBRATION_IMAGES, calibration_images, export_int8
+from mask2former.export.int8 import report as int8_report
 from mask2former.export.write import export_model
 from mask2former.predictor import Predictor
 from mask2former.utils.memory import is_out_of_memory
@@ -46,13 +48,26 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     flag("--overwrite", action="store_true", help="replace the file if it exists")
     half = "store weights in 16 bits, in half the space; inputs and outputs stay float32"
     flag("--half", action="store_true", help=half)
+    flag("--int8", action="store_true", help="8-bit weights and products in backbone and pixel decoder")
+    calibrate = f"with --int8: images like those to predict, of which up to {CALIBRATION_IMAGES} are read"
+    flag("--calibrate", metavar="DIR", help=calibrate)
     check = "compare the file with the model at three sizes, and delete it if they differ (default: on)"
     flag("--check", action=argparse.BooleanOptionalAction, default=True, help=check)
     flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_args(argv)
     if (args.checkpoint is None) == (args.model is None):
         parser.error("give either CHECKPOINT or --model NAME")
+    _check_int8(parser, args)
     return args
+
+
+def _check_int8(parser: Parser, args: argparse.Namespace) -> None:
+    if args.int8 != (args.calibrate is not None):
+        parser.error("--int8 and --calibrate DIR belong together: ranges are measured on images")
+    if args.int8 and args.format == "torch":
+        parser.error("--int8 is for --format onnx and openvino")
+    if args.int8 and (args.half or not args.check):
+        parser.error("--int8 goes with neither --half nor --no-check")
 
 
 def load_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint]:
@@ -96,9 +111,18 @@ def _default_output(model: str | None, checkpoint: str, suffix: str) -> Path:
 
 
 def export_checkpoint(
-    cfg: CfgNode, checkpoint: Checkpoint, path: Path, kind: str, *, half: bool = False, check: bool = True
+    cfg: CfgNode,
+    checkpoint: Checkpoint,
+    path: Path,
+    kind: str,
+    *,
+    half: bool = False,
+    check: bool = True,
+    images: Sequence[Path] = (),
 ) -> None:
     """Write a checkpoint in the format `kind`, and print how far it is from the model.
+
+    With `images`, it is quantized to int8 by them.
 
     Raises as `Predictor` and `export_model`.
     """
@@ -108,8 +132,9 @@ def export_checkpoint(
     if metadata is None:
         resolved = with_dataset_facts(cfg)
         metadata = checkpoint_metadata(dataset_metadata(cfg), resolved.MODEL.MASK_FORMER.THING_IDS)
-    differences = export_model(cfg, model, metadata, path, kind, half=half, check=check)
-    if differences:
+    if images:
+        print(int8_report(export_int8(on_cpu, model, metadata, path, kind, images)))
+    elif differences := export_model(cfg, model, metadata, path, kind, half=half, check=check):
         print(f"largest differences from the model:\n{table(differences)}")
     size = sum(path.with_suffix(suffix).stat().st_size for suffix in FORMATS[kind].suffixes)
     print(f"{path}: {size / 1e6:.1f} MB")
@@ -123,7 +148,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         require_packages(args.format)
         path = output_path(args)
-        export_checkpoint(*load_model(args), path, args.format, half=args.half, check=args.check)
+        images = calibration_images(args.calibrate) if args.int8 else ()
+        export_checkpoint(
+            *load_model(args), path, args.format, half=args.half, check=args.check, images=images
+        )
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print_error(error)
         return 1

@@ -1,26 +1,33 @@
 """Quantization: which layers become int8, and how near the results stay."""
 
+import shutil
 from unittest.mock import patch
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from tiny_checkpoint import tiny_config
+from tiny_checkpoint import METADATA, save_tiny_checkpoint, tiny_config
 from torch import nn
-from toy_exports import metadata_text
 
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
+from mask2former.export import int8
 from mask2former.export.int8 import (
     calibration_batches,
     calibration_images,
     candidates,
     differences,
+    export_int8,
     quantize,
+    report,
 )
-from mask2former.export.metadata import KEY
 from mask2former.export.runtimes import open_exported
+from mask2former.export.write import export_model
+from mask2former.modeling.mask_former import MaskFormer
+from mask2former.modeling.postprocessing.inference import InferenceOptions
+from mask2former.modeling.predictions import Prediction, Predictions
+from mask2former.tools import export
 from mask2former.utils.image_io import write_image
 
 WIDTH, QUERIES, CLASSES = 16, 6, 5
@@ -33,8 +40,7 @@ class PixelDecoder(nn.Module):
         super().__init__()
         self.input_proj = nn.Conv2d(WIDTH, WIDTH, 1)
         self.mask_features = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
-        names = ("value_proj", "sampling_offsets", "attention_weights", "linear1")
-        for name in names:
+        for name in ("value_proj", "sampling_offsets", "attention_weights", "linear1"):
             setattr(self, name, nn.Linear(WIDTH, WIDTH, bias=name != "linear1"))
 
     def forward(self, image):
@@ -44,58 +50,49 @@ class PixelDecoder(nn.Module):
         return self.mask_features(image), self.linear1(moved + self.attention_weights(moved).softmax(-1))
 
 
-class Decoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.queries = nn.Parameter(torch.randn(QUERIES, WIDTH))
-        self.attention = nn.Linear(WIDTH, WIDTH)
-        self.class_embed = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, features, tokens):
-        weights = (self.queries @ self.attention(tokens).transpose(1, 2)).softmax(-1)
-        queries = weights @ tokens + self.queries
-        return self.class_embed(queries), torch.einsum("bqc,bchw->bqhw", queries, features)
-
-
-class Small(nn.Module):
-    """A network with the parts of Mask2Former, by their names."""
+class Head(nn.Module):
+    """A head with the parts of Mask2Former, by their names, whose queries attend once."""
 
     def __init__(self):
         super().__init__()
-        convolutions = (nn.Conv2d(3, WIDTH, 4, stride=4), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False))
-        self.backbone = nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.BatchNorm2d(WIDTH))
-        self.sem_seg_head = nn.Module()
-        self.sem_seg_head.pixel_decoder = PixelDecoder()
-        self.sem_seg_head.predictor = Decoder()
+        self.pixel_decoder = PixelDecoder()
+        self.predictor = nn.Module()
+        self.predictor.queries = nn.Parameter(torch.randn(QUERIES, WIDTH))
+        self.predictor.attention = nn.Linear(WIDTH, WIDTH)
+        self.predictor.class_embed = nn.Linear(WIDTH, CLASSES)
 
-    def forward(self, images):
-        maps = self.sem_seg_head.pixel_decoder(self.backbone(images).relu())
-        return self.sem_seg_head.predictor(*maps)
+    def forward(self, image):
+        features, tokens = self.pixel_decoder(image)
+        decoder = self.predictor
+        weights = (decoder.queries @ decoder.attention(tokens).transpose(1, 2)).softmax(-1)
+        queries = weights @ tokens + decoder.queries
+        return Predictions([Prediction(decoder.class_embed(queries), queries)], features)
+
+
+def small_model():
+    torch.manual_seed(0)
+    convolutions = (nn.Conv2d(3, WIDTH, 4, stride=4), nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False))
+    norm = nn.BatchNorm2d(WIDTH)
+    nn.init.normal_(norm.running_mean, std=0.1)
+    return MaskFormer(
+        backbone=nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], norm, nn.ReLU()),
+        sem_seg_head=Head(),
+        criterion=nn.Identity(),
+        inference=InferenceOptions(thing_ids=(0, 1)),
+        num_classes=CLASSES - 1,
+        pixel_mean=[120.0] * 3,
+        pixel_std=[60.0] * 3,
+    ).eval()
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """The model, its ONNX file and that in int8, and the layers that are said to be quantized."""
-    torch.manual_seed(0)
-    model = Small().eval()
-    nn.init.normal_(model.backbone[3].running_mean, std=0.1)
-    folder = tmp_path_factory.mktemp("int8")
-    sides = {axis: 4 * torch.export.Dim(name) for axis, name in ((2, "h"), (3, "w"))}
-    axes = {0: torch.export.Dim("b"), **sides}
-    program = torch.onnx.export(
-        model,
-        (batch(2, 32, 48),),
-        dynamo=True,
-        dynamic_shapes={"images": axes},
-        input_names=["images"],
-        output_names=["class_logits", "mask_logits"],
-        verbose=False,
-    )
-    program.model.metadata_props[KEY] = metadata_text()
-    program.save(folder / "model.onnx")
-    batches = [batch(1, 32, 48, seed) for seed in range(8)]
-    layers = quantize(folder / "model.onnx", folder / "int8.onnx", model, batches)
-    return model, folder / "model.onnx", folder / "int8.onnx", layers
+    model, folder = small_model(), tmp_path_factory.mktemp("int8")
+    source, path = folder / "model.onnx", folder / "int8.onnx"
+    export_model(tiny_config(), model, METADATA, source, "onnx", check=False)
+    layers = quantize(source, path, model, [batch(1, 32, 64, seed) for seed in range(8)])
+    return model, source, path, layers
 
 
 def batch(count, height, width, seed=0):
@@ -105,9 +102,11 @@ def batch(count, height, width, seed=0):
 def products(path):
     """Return whether input and weight are int8, for each product of matrices or convolution of a file."""
     graph = onnx.load(path).graph
-    int8 = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    quantized = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     operators = ("Conv", "MatMul", "Gemm")
-    return [{name in int8 for name in node.input[:2]} for node in graph.node if node.op_type in operators]
+    return [
+        {name in quantized for name in node.input[:2]} for node in graph.node if node.op_type in operators
+    ]
 
 
 def test_the_backbone_and_the_pixel_decoder_become_int8(small):
@@ -133,7 +132,7 @@ def test_no_other_product_is_quantized(small):
 def test_logits_stay_near_those_in_float_at_another_size(small):
     _, source, path, _ = small
     exact, int8 = (open_exported(file, threads=1) for file in (source, path))
-    found = differences(exact, int8, [batch(2, 48, 32, seed=9), batch(1, 64, 64, seed=10)])
+    found = differences(exact, int8, [batch(2, 96, 32, seed=9), batch(1, 64, 64, seed=10)])
     assert set(found) == {"class_logits", "mask_logits"}
     for difference in found.values():
         assert difference.correlation > 0.99
@@ -155,16 +154,50 @@ def test_the_file_is_smaller_and_keeps_its_metadata(small):
     assert not list(path.parent.glob(".unfinished*"))
 
 
-def test_openvino_reads_the_file(small):
-    import openvino
-
-    _, source, path, _ = small
-    model = openvino.Core().read_model(path)
-    model.set_rt_info(metadata_text(), KEY)
-    openvino.save_model(model, path.with_suffix(".xml"))
-    exact, int8 = (open_exported(file, threads=1) for file in (source, path.with_suffix(".xml")))
-    for difference in differences(exact, int8, [batch(2, 48, 32, seed=9)]).values():
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_a_model_is_exported_in_int8(small, tmp_path, monkeypatch, kind, suffix):
+    model, source, *_ = small
+    # The file in float is that of the other tests, because it takes seconds to export
+    monkeypatch.setattr(int8, "export_model", lambda *args: shutil.copy(source, args[3]))
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (90, 140, 3), dtype=np.uint8)
+        write_image(images / f"{number}.png", pixels)
+    path = tmp_path / f"model{suffix}"
+    found = export_int8(tiny_config(), model, METADATA, path, kind, calibration_images(images))
+    assert min(difference.correlation for difference in found.values()) > 0.99
+    assert open_exported(path).metadata == open_exported(source).metadata
+    again = differences(open_exported(source), open_exported(path), [batch(2, 96, 32, seed=9)])
+    for difference in again.values():
         assert difference.correlation > 0.99
+        assert difference.largest > 0
+    assert {file.suffix for file in tmp_path.iterdir()} <= {suffix, ".bin", ""}
+    assert report(found).startswith("int8 changes class_logits by at most ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--format onnx --int8", "--int8 and --calibrate DIR belong together"),
+        ("--format onnx --calibrate images", "--int8 and --calibrate DIR belong together"),
+        ("--format torch --int8 --calibrate images", "--int8 is for --format onnx and openvino"),
+        ("--format onnx --int8 --calibrate images --half", "--int8 goes with neither --half nor --no-check"),
+        ("--format onnx --int8 --calibrate images --no-check", "--int8 goes with neither --half nor"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit):
+        export.parse_arguments(["model.pth", *flags.split()])
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_names_a_folder_without_images(tmp_path, capsys):
+    checkpoint = save_tiny_checkpoint(tmp_path / "model.pth")
+    arguments = [str(checkpoint), "--format", "onnx", "--int8", "--calibrate", str(tmp_path)]
+    assert export.main(arguments) == 1
+    assert f"--calibrate {tmp_path}: no image in it" in capsys.readouterr().err
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_calibration_takes_images_evenly_from_the_folder(tmp_path):
