@@ -85,12 +85,18 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(alone, tmp_path):
 
 
 def test_two_processes_give_the_run_of_one(root, server, tmp_path):
-    flags = ["--config-file", R50, "--num-processes", "2", *arguments(**OVIS)]
+    options = {**OVIS, "DATASETS__TEST": TRAIN}  # of several videos, which the processes share
+    flags = ["--config-file", R50, "--num-processes", "2", *arguments(**options)]
     environ = {"DETECTRON2_DATASETS": str(root)}
     server.start(tmp_path / "two", *flags, environ=environ).finish(seconds=120)
-    run(tmp_path / "one", **OVIS)
-    found, expected = ([mean_losses(tmp_path / n), curve(tmp_path / n)[-1]] for n in ("two", "one"))
-    assert_close(found, expected)
+    run(tmp_path / "one", **options)
+    folders = tmp_path / "two", tmp_path / "one"
+    assert_close(*([mean_losses(folder), curve(folder)[-1]] for folder in folders))
+    found, expected = (json.loads((folder / "inference/results.json").read_text()) for folder in folders)
+    assert [track["video_id"] for track in found] == [track["video_id"] for track in expected]
+    assert [track["score"] for track in found] == pytest.approx(
+        [track["score"] for track in expected], rel=1e-2
+    )
 
 
 def mean_losses(folder):
