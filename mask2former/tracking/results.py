@@ -10,6 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from mask2former.modeling.predictions import ImagePrediction
 from mask2former.result import Panoptic, Result
@@ -18,6 +20,7 @@ from mask2former.tracking.matching import mask_ious
 from mask2former.tracking.tracker import Objects, Track, Tracker
 
 SAME_OBJECT = 0.5  # IoU of an instance and a segment
+MASK_SIDE = 128  # cells of masks that are compared
 
 
 def track_result(
@@ -71,7 +74,7 @@ def _tracks(
 
 
 def _objects(prediction: ImagePrediction, queries: list[int]) -> Objects:
-    """Return the objects of some queries; masks have the size of the mask logits."""
+    """Return the objects of some queries; the sides of masks are at most MASK_SIDE."""
     if prediction.embeddings is None:
         raise ValueError(
             "tracking compares the embeddings of queries, which this model does not tell; an exported file "
@@ -81,8 +84,14 @@ def _objects(prediction: ImagePrediction, queries: list[int]) -> Objects:
     return Objects(
         embeddings=prediction.embeddings[index].cpu().numpy(),
         probabilities=prediction.probabilities[index, :-1].cpu().numpy(),
-        masks=(prediction.mask_logits[index] > 0).cpu().numpy(),
+        masks=_coarse_masks(prediction.mask_logits[index]).cpu().numpy(),
     )
+
+
+def _coarse_masks(mask_logits: Tensor) -> Tensor:
+    """Return masks (N, h', w') bool of logits (N, h, w); a cell is set if any logit in it is positive."""
+    step = -(-max(mask_logits.shape[1:]) // MASK_SIDE)
+    return max_pool2d(mask_logits[:, None], step, ceil_mode=True)[:, 0] > 0
 
 
 def _one_a_query(instances: Instances) -> Instances:

@@ -14,7 +14,7 @@ from mask2former.modeling.predictions import ImagePrediction, Sizes
 from mask2former.predictor import Predictor
 from mask2former.result import Result
 from mask2former.structures import Instances, equal
-from mask2former.tracking.results import track_result
+from mask2former.tracking.results import _coarse_masks, track_result
 from mask2former.tracking.tracker import Tracker
 from mask2former.utils.image_io import ImageError
 from mask2former.weights.load import read_checkpoint
@@ -142,6 +142,18 @@ def test_a_segment_shares_the_track_of_the_instance_that_it_is(predictor):
     result = replace(result, instances=instances, panoptic=result.panoptic._replace(segments=segments))
     found = track_result(Tracker(), result, prediction, [1, 2, 3, 0], [0, 1])
     assert found.track_ids == {"instance": [1, 2], "panoptic": [1, 2, 3, None]}
+
+
+def test_masks_are_compared_on_a_coarse_grid_that_keeps_small_objects():
+    logits = torch.full((2, 300, 200), -1.0)
+    logits[0, 299, 199] = 1.0
+    logits[1, 10:40, 20:50] = 1.0
+    masks = _coarse_masks(logits)
+    assert masks.shape == (2, 100, 67)
+    assert masks[0].nonzero().tolist() == [[99, 66]]
+    assert masks[1].sum() == 11 * 11 and masks[1, 3:14, 6:17].all()
+    assert torch.equal(_coarse_masks(logits[:, :128, :128]), logits[:, :128, :128] > 0)
+    assert _coarse_masks(logits[:0]).shape == (0, 100, 67)
 
 
 def test_labels_and_shades_follow_the_tracks(predictor):
