@@ -42,7 +42,7 @@ from mask2former.tools.flags import MAX_WORKERS, add_max_megapixels, whole_numbe
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.image_io import pixel_limit, set_pixel_limit, write_image
 from mask2former.utils.label_maps import IGNORE_LABEL, Array
-from mask2former.utils.messages import legible
+from mask2former.utils.messages import legible, plural
 from mask2former.utils.output import Parser, print_error, tolerant_output
 
 SAMPLES = 8
@@ -265,12 +265,10 @@ def _video_rows(videos: dict[str, Any] | None) -> list[list[Any]]:
     if videos is None:
         return []
     frames, tracks = videos["frames_in_a_video"], videos["tracks_in_a_video"]
+    crowds = plural(videos["crowds"], "crowd")
     return [
         ["videos", f"{videos['count']}, of {frames['least']} to {frames['most']} frames"],
-        [
-            "tracks",
-            f"{videos['tracks']}, at most {tracks['most']} in a video; {videos['crowds']} more are crowds",
-        ],
+        ["tracks", f"{videos['tracks']}, at most {tracks['most']} in a video, and {crowds}"],
     ]
 
 

@@ -42,7 +42,7 @@ def test_the_report_for_people(content, capsys):
     assert main([NAME, "--workers", "1"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "videos 3, of 1 to 5 frames" in lines
-    assert any(line.startswith("tracks 10, at most 4 in a video; 1 more are crowds") for line in lines)
+    assert any(line.startswith("tracks 10, at most 4 in a video, and 1 crowd") for line in lines)
 
 
 def test_broken_videos_and_frames_are_reported(content, tmp_path, capsys):

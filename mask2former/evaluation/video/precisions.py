@@ -3,7 +3,7 @@
 Shapes, of the tables: `T` IoU thresholds, `R` recalls, `K` categories, `A` sizes, `M` limits of results.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ from mask2former.evaluation.video.ground_truth import Track, VideoGroundTruth
 from mask2former.utils.label_maps import Array
 
 MAX_RESULTS = [1, 10, 100]  # per video and category
-SMALL, MEDIUM, LARGE = 128**2, 256**2, 1e10  # pixels: the largest mean area of each size
+SMALL, MEDIUM, LARGEST = 128**2, 256**2, 1e10  # pixels: the greatest mean area of each size
+SIZES = {"small": [0, SMALL], "medium": [SMALL, MEDIUM], "large": [MEDIUM, LARGEST]}
+Numbers = Mapping[Any, int]  # ids of videos or categories, numbered from 1 on
 
 
 def precisions_and_recalls(truth: VideoGroundTruth, results: Sequence[Track]) -> tuple[Array, Array]:
@@ -27,27 +29,12 @@ def precisions_and_recalls(truth: VideoGroundTruth, results: Sequence[Track]) ->
         {id: number for number, id in enumerate(sorted(by_id, key=id_order), 1)}
         for by_id in (truth.videos, truth.categories)
     )
-    rows = {"images": [{"id": n} for n in videos.values()], "categories": [*map(_id, categories.values())]}
-
-    def library_input(tracks: Sequence[Track]) -> COCO:
-        annotations = [
-            {
-                "id": number,
-                "image_id": videos[track.video_id],
-                "category_id": categories[track.category_id],
-                "area": track.area,
-                "iscrowd": track.crowd,
-                "score": track.score,
-            }
-            for number, track in enumerate(tracks, 1)
-        ]
-        return COCO({**rows, "annotations": annotations})
-
-    evaluation = TrackEvaluation(truth.tracks, results, library_input)
+    evaluation = TrackEvaluation(truth.tracks, results, videos, categories)
     params = evaluation.params
     if not videos or not categories:
-        empty = len(params.iouThrs), len(params.recThrs), len(categories), len(params.areaRng)
-        return np.full(empty, np.nan), np.full((*empty[:1], *empty[2:], len(MAX_RESULTS)), np.nan)
+        thresholds, rest = len(params.iouThrs), (len(categories), len(params.areaRng))
+        precisions = np.full((thresholds, len(params.recThrs), *rest), np.nan)
+        return precisions, np.full((thresholds, *rest, len(MAX_RESULTS)), np.nan)
     evaluation.evaluate()
     evaluation.accumulate()
     tables = np.asarray(evaluation.eval["precision"])[..., -1], np.asarray(evaluation.eval["recall"])
@@ -78,12 +65,16 @@ def track_ious(found: Sequence[Track], true: Sequence[Track]) -> Array:
 
 
 class TrackEvaluation(COCOeval_faster):
-    """faster-coco-eval's evaluation with videos for images, and tracks for masks."""
+    """faster-coco-eval's evaluation with videos for images, and tracks for masks.
 
-    def __init__(self, truth: Sequence[Track], results: Sequence[Track], library_input: Any) -> None:
-        sizes = {"small": [0, SMALL], "medium": [SMALL, MEDIUM], "large": [MEDIUM, LARGE]}
-        # Masks are of no concern to the library, as of "bbox": the IoUs are computed here
-        super().__init__(library_input(truth), library_input(results), "bbox", ranges=sizes)
+    The library is told to compare boxes, so that it asks for no masks; the IoUs are computed here.
+    """
+
+    def __init__(
+        self, truth: Sequence[Track], results: Sequence[Track], videos: Numbers, categories: Numbers
+    ) -> None:
+        inputs = (_library_input(tracks, videos, categories) for tracks in (truth, results))
+        super().__init__(*inputs, "bbox", ranges=SIZES)
         self.params.maxDets = MAX_RESULTS
         self._tracks = truth, results
 
@@ -99,5 +90,18 @@ class TrackEvaluation(COCOeval_faster):
         return track_ious(found, true)
 
 
-def _id(number: int) -> dict[str, int]:
-    return {"id": number}
+def _library_input(tracks: Sequence[Track], videos: Numbers, categories: Numbers) -> COCO:
+    """Return tracks as the library takes annotations; their ids are their places from 1 on."""
+    annotations = [
+        {
+            "id": number,
+            "image_id": videos[track.video_id],
+            "category_id": categories[track.category_id],
+            "area": track.area,
+            "iscrowd": track.crowd,
+            "score": track.score,
+        }
+        for number, track in enumerate(tracks, 1)
+    ]
+    images, classes = ([{"id": number} for number in numbers.values()] for numbers in (videos, categories))
+    return COCO({"images": images, "categories": classes, "annotations": annotations})
