@@ -4,12 +4,15 @@ import re
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
 from mask2former.modeling.mask_former import mask_former_parts
 from mask2former.structures import Instances
+from mask2former.weights.hub.names import SWIN, Names, Row
+from mask2former.weights.hub.translate import to_hub
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,29 +34,28 @@ SMALL_SWIN = [
     *("MODEL.SEM_SEG_HEAD.CONVS_DIM", 16, "MODEL.SEM_SEG_HEAD.MASK_DIM", 16),
 ]
 
-OUR_NAMES = {
+BACKBONE = Names(
+    (
+        *(Row(f"backbone.{theirs}", f"backbone.{ours}") for theirs, ours in SWIN),
+        *(Row(f"backbone.hidden_states_norms.stage{i + 1}.*", f"backbone.norm{i}.*") for i in range(4)),
+    ),
+    unused="backbone.swin.layernorm.",
+    last_norm="backbone.hidden_states_norms.stage4.",
+)
+HEADS = {
     r"decode_head\.classifier": "sem_seg_head.predictor",
     r"decode_head\.": "sem_seg_head.pixel_decoder.",
     r"auxiliary_head\.classifier": "sem_seg_head.auxiliary_head.conv_seg",
     r"^auxiliary_head\.": "sem_seg_head.auxiliary_head.",
     r"(head.*)\.conv\.": r"\1.",
     "batch_norm": "norm",
-    r"backbone\.(swin\.)?embeddings\.patch_embeddings\.projection": "backbone.patch_embed.proj",
-    r"backbone\.(swin\.)?embeddings\.norm": "backbone.patch_embed.norm",
-    r"backbone\.(swin\.)?encoder\.layers": "backbone.layers",
-    r"attention\.o_proj": "attn.proj",
-    r"attention\.[qkv]_proj": "attn.qkv",
-    r"attention\.relative_position_bias\.": "attn.",
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
 }
-THEIRS_ALONE = re.compile(r"swin\.layernorm\.|num_batches_tracked$")
 
 
-def our_name(theirs):
-    for pattern, ours in OUR_NAMES.items():
+def our_head_name(theirs):
+    for pattern, ours in HEADS.items():
         theirs = re.sub(pattern, ours, theirs)
-    return re.sub(r"hidden_states_norms\.stage(\d)", lambda match: f"norm{int(match[1]) - 1}", theirs)
+    return theirs
 
 
 def transformers_model(cfg):
@@ -75,25 +77,22 @@ def transformers_model(cfg):
     return transformers.UperNetForSemanticSegmentation(config)
 
 
-@torch.no_grad()
-def copy_weights(ours, theirs):
-    """Give their model the weights of ours; each tensor of ours is taken, once or as three thirds."""
-    sources = {name: x for name, x in ours.state_dict().items() if "relative_position_index" not in name}
-    left = {name: x.numel() for name, x in sources.items() if not name.endswith("num_batches_tracked")}
-    for name, target in theirs.state_dict().items():
-        if THEIRS_ALONE.search(name):
-            continue
-        source = sources[our_name(name)]
-        if part := re.search(r"\.([qkv])_proj\.", name):
-            source = source.chunk(3)["qkv".index(part[1])]
-        assert source.shape == target.shape, name
-        target.copy_(source)
-        left[our_name(name)] -= target.numel()
-    assert not any(left.values()), left
+def with_weights_of(ours, theirs, folder):
+    """Return their model with the weights of ours, by way of a file, whose names transformers translates."""
+    ours = {name: x for name, x in ours.state_dict().items() if not name.startswith("pixel_")}
+    weights = to_hub({name: x for name, x in ours.items() if name.startswith("backbone.")}, BACKBONE)
+    heads = {name: our_head_name(name) for name in theirs.state_dict() if "head" in name}
+    assert sorted(heads.values()) == sorted(name for name in ours if not name.startswith("backbone."))
+    weights |= {name: ours[source].clone() for name, source in heads.items()}
+    theirs.save_pretrained(folder)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    loaded, info = type(theirs).from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return loaded
 
 
 @pytest.fixture
-def both():
+def both(tmp_path):
     """Our model and theirs, with the same weights, which are drawn."""
     torch.manual_seed(0)
     cfg = load_config(TINY, SMALL_SWIN)
@@ -104,8 +103,7 @@ def both():
             nn.init.uniform_(module.running_var, 0.5, 2.0)
         for parameter in module.parameters(recurse=False):
             nn.init.normal_(parameter, mean=float(isinstance(module, nn.BatchNorm2d)), std=0.3)
-    copy_weights(ours, theirs)
-    return ours, theirs
+    return ours, with_weights_of(ours, theirs, tmp_path)
 
 
 def inputs_of(images, **more):
@@ -142,7 +140,7 @@ def test_the_loss_of_a_step_and_its_gradients_equal_those_of_transformers(both):
     heads = [name for name, _ in theirs.named_parameters() if "head" in name]
     assert heads
     for name in heads:
-        found, wanted = gradients[our_name(name)], theirs.get_parameter(name).grad
+        found, wanted = gradients[our_head_name(name)], theirs.get_parameter(name).grad
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -152,6 +150,6 @@ def test_parameter_counts_equal_transformers_and_the_published_ones(config):
         cfg = load_config(config)
         ours, theirs = mask_former_parts(cfg), transformers_model(cfg)
     count = sum(p.numel() for part in ("backbone", "sem_seg_head") for p in ours[part].parameters())
-    used = (p.numel() for name, p in theirs.named_parameters() if not THEIRS_ALONE.search(name))
+    used = (p.numel() for name, p in theirs.named_parameters() if "swin.layernorm." not in name)
     assert count == sum(used)
     assert round(count / 1e6) == MILLIONS[config]
