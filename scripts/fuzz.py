@@ -8,7 +8,7 @@ A target is a parser and valid inputs for it, folders of files. Mutations know t
 they change values in a JSON or YAML, and bytes of a PNG's chunk with its checksum set right.
 Each input is read in a process whose time and memory are limited. A finding is an input that is neither read
 nor refused by a ValueError or OSError with a short message in one line; its folder is kept, so that it can
-become a test. `fuzz_inputs.py` has the valid inputs and the mutations.
+become a test. `fuzz_inputs.py` has the mutations and valid inputs, `fuzz_models.py` those of models.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fuzz_inputs
+import fuzz_models
 from fuzz_inputs import Files, mutated
 
 from mask2former.config import load_config
@@ -40,6 +41,7 @@ from mask2former.data.checks.record import summarize_record
 from mask2former.data.clips import frame_records
 from mask2former.data.custom.classes_file import read_classes_file
 from mask2former.data.custom.dataset import forget, register_custom_dataset
+from mask2former.engine.setup.trained_model import stored_config
 from mask2former.evaluation.coco.ap import average_precision
 from mask2former.evaluation.common.json_files import load_json
 from mask2former.evaluation.panoptic.quality import panoptic_quality
@@ -96,6 +98,11 @@ def read_videos(folder: Path) -> None:
     track_average_precision(load_json(truth, dict), load_json(results, list), **names)
 
 
+def read_hub_folder(folder: Path) -> None:
+    """Read a folder of transformers, and resolve its config as a Predictor does."""
+    stored_config(read_checkpoint(folder))
+
+
 def reader(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
     """Return a parser of the only file in a folder."""
     return lambda folder: read(next(folder.iterdir()))
@@ -113,8 +120,9 @@ TARGETS = {
     "videos": Target(read_videos, fuzz_inputs.video_seeds),
     "panoptic": Target(read_panoptic, fuzz_inputs.panoptic_seeds),
     "folders": Target(lambda folder: read_dataset(folder, "set"), fuzz_inputs.folder_seeds),
-    "config": Target(lambda folder: load_config(folder / "file.yaml"), fuzz_inputs.config_seeds),
-    "checkpoint": Target(reader(read_checkpoint), fuzz_inputs.checkpoint_seeds),
+    "config": Target(lambda folder: load_config(folder / "file.yaml"), fuzz_models.config_seeds),
+    "checkpoint": Target(reader(read_checkpoint), fuzz_models.checkpoint_seeds),
+    "hub": Target(read_hub_folder, fuzz_models.hub_seeds),
     "header": Target(reader(read_header), fuzz_inputs.image_seeds),
     "image": Target(reader(read_image), fuzz_inputs.image_seeds),
     "labels": Target(reader(read_label_map), fuzz_inputs.image_seeds),

@@ -12,14 +12,11 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
-import torch
 import yaml
 from PIL import Image
 
@@ -319,46 +316,6 @@ def folder_seeds() -> list[Files]:
         {**images, "set/a.json": json.dumps(labelme).encode()},
         {**images, "set/a.txt": yolo, "set/data.yaml": names},
         {**images, "set/a.png": image_bytes(LABELS)},
-    ]
-
-
-def config_seeds() -> list[Files]:
-    """Return a config and its base."""
-    base = (
-        b"MODEL:\n  META_ARCHITECTURE: MaskFormer\n  MASK_FORMER: {DEC_LAYERS: 10, NHEADS: 8}\nVERSION: 2\n"
-    )
-    config = (
-        b"_BASE_: base.yaml\nMODEL:\n  WEIGHTS: ''\n  PIXEL_MEAN: [123.675, 116.280, 103.530]\n"
-        b"  MASK_FORMER:\n    NUM_OBJECT_QUERIES: 20\n    CLASS_WEIGHT: 2.0\n"
-        b'INPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ["[int(x * 64.0) for x in range(5, 9)]"]\n'
-        b'DATASETS:\n  TRAIN: ("a",)\nSOLVER:\n  STEPS: (5, 10)\n  BASE_LR: 1e-4\n  AMP: {ENABLED: true}\n'
-    )
-    return [{"file.yaml": config, "base.yaml": base}]
-
-
-def checkpoint_seeds() -> list[Files]:
-    """Return checkpoints of each format."""
-    state = OrderedDict(a=torch.arange(6.0).reshape(2, 3), b=torch.ones(3, dtype=torch.float16))
-    metadata = {"thing_classes": ["cat"], "thing_colors": [[1, 2, 3]], "stuff_classes": []}
-    content = {
-        "model": state,
-        "iteration": 3,
-        "config": "VERSION: 2\n",
-        "metadata": metadata,
-        "optimizer": {},
-    }
-    arrays = {
-        "model": {"a": np.arange(6.0, dtype="f4"), "b": np.ones((2, 2))},
-        "__author__": "x",
-        "matching": True,
-    }
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    old = saved(lambda out: torch.save(content, out, _use_new_zipfile_serialization=False))
-    return [
-        {"file.pth": saved(lambda out: torch.save(content, out))},
-        {"file.bin": old},
-        *({"file.pkl": pickle.dumps(arrays, protocol)} for protocol in (0, 2, 4)),
-        {"file.safetensors": safetensors.torch.save(tensors, {"format": "pt"})},
     ]
 
 
