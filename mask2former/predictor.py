@@ -212,7 +212,8 @@ class Predictor:
             yield track_result(tracker, self.result(frame, output), prediction, queries, things)
 
     def _read(self, source: ImageSource, channels: str) -> Array:
-        return read_image(source, channels, self.cfg.INPUT.MAX_MEGAPIXELS)
+        limit, in_files = self.cfg.INPUT.MAX_MEGAPIXELS, self.tiled is not None
+        return read_image(source, channels, limit, in_files=in_files)
 
     def _batches(self, images: Sequence[Array], batch_size: int) -> Iterator[list[int]]:
         """Yield the indices of images that are padded to the same size, `batch_size` at a time."""

@@ -19,6 +19,7 @@ from PIL import Image, ImageShow
 from mask2former import result_formats
 from mask2former.drawing.colors import Color, class_colors
 from mask2former.drawing.labels import letter_height
+from mask2former.drawing.large import draw_large
 from mask2former.drawing.legend import Entry, draw_legend, legend_entries
 from mask2former.drawing.overlay import draw_regions
 from mask2former.drawing.regions import Region, result_regions
@@ -26,6 +27,7 @@ from mask2former.evaluation.common.rle import encode_masks
 from mask2former.structures import Instances, equal
 from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import Array, write_label_map, write_segment_ids
+from mask2former.utils.memory import file_of
 
 if TYPE_CHECKING:
     import supervision
@@ -203,7 +205,9 @@ class Result:
         Raises:
             ValueError: the model is not set to that task, or `ids` do not fit its result.
         """
-        drawn = draw_regions(self.image, self.regions(task, ids), scale)
+        regions = self.regions(task, ids)
+        large = scale == 1 and file_of(self.image) is not None
+        drawn = draw_large(self.image, regions) if large else draw_regions(self.image, regions, scale)
         if not legend:
             return drawn
         beside = draw_legend(self._legend(task), letter_height(drawn.shape[:2]), height=len(drawn))
@@ -343,7 +347,7 @@ def _advice(name: str) -> str:
 
 def _write_semantic(result: Result, path: Path) -> None:
     kind = np.uint8 if len(result.class_names) < 256 else np.uint16
-    write_label_map(path, result._get("semantic").astype(kind))
+    write_label_map(path, result._get("semantic"), kind)
 
 
 def _write_panoptic(result: Result, path: Path) -> None:

@@ -46,7 +46,7 @@ def letter_height(size: tuple[int, int]) -> int:
 def write_labels(canvas: Array, regions: Sequence[Region]) -> None:
     """Write the labels of regions, whose masks are not empty, on an image (H, W, 3) uint8 RGB."""
     for label in place_labels(canvas.shape[:2], regions):
-        _write(canvas, label)
+        write_label(canvas, label)
 
 
 def place_labels(size: tuple[int, int], regions: Sequence[Region]) -> list[Label]:
@@ -107,7 +107,7 @@ def letter_font(letter: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _write(canvas: Array, label: Label) -> None:
+def write_label(canvas: Array, label: Label) -> None:
     """Write a label on a rounded rectangle of its region's color; its surroundings alone are copied."""
     left, top, right, bottom = label.box
     patch = canvas[top:bottom, left:right]

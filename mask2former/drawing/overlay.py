@@ -33,14 +33,19 @@ def draw_regions(image: Array, regions: Sequence[Region], scale: int = 1) -> Arr
     canvas = image.copy() if scale == 1 else enlarge(image, scale)
     line = (canvas.shape[0] * canvas.shape[1]) ** 0.5 / LINES_PER_IMAGE
     regions = [region._replace(shape=enlarged(region.shape, scale)) for region in regions]
+    paint_regions(canvas, regions, line)
+    write_labels(canvas, [region for region in regions if region.shape.box])
+    return canvas
+
+
+def paint_regions(canvas: Array, regions: Sequence[Region], line: float) -> None:
+    """Tint and outline regions in an image (H, W, 3); `line` is the width of outlines of large ones."""
     drawn = [(region, region.shape.box) for region in regions if region.shape.box]
     for region, box in drawn:
         _tint(crop(canvas, box), region.shape.inside(box), region.color)
     for region, box in drawn:
         width = round(min(line, region.shape.area**0.5 / LINES_PER_REGION))
         _outline(canvas, region, box, max(1, width))
-    write_labels(canvas, [region for region, _ in drawn])
-    return canvas
 
 
 def legible_scale(image: Array) -> int:

@@ -34,6 +34,7 @@ class Piece(NamedTuple):
     Args:
         place: the tile.
         runs: (m, 2), as of `tiling.runs`.
+        area: pixels of the mask.
         box: the mask's.
         score: from 0 to 1.
         label: class id.
@@ -42,6 +43,7 @@ class Piece(NamedTuple):
 
     place: Tile
     runs: Array
+    area: int
     box: Box
     score: float
     label: int
@@ -53,13 +55,14 @@ class Merged:
     """An object, made of pieces of which the first has the best score.
 
     Args:
-        runs, box, label: as of a piece.
+        parts: the runs of masks that the object's mask is the union of.
+        box, label: as of a piece.
         score: the first piece's.
         open: sides of the box, and their positions, where the object may go on.
         places: the tiles of its pieces.
     """
 
-    runs: Array
+    parts: list[Array]
     box: Box
     label: int
     score: float
@@ -69,17 +72,17 @@ class Merged:
     @classmethod
     def of(cls, piece: Piece) -> "Merged":
         """Return the object that a piece is."""
-        return cls(piece.runs, piece.box, piece.label, piece.score, _open(piece), {piece.place})
+        return cls([piece.runs], piece.box, piece.label, piece.score, _open(piece), {piece.place})
 
-    def add(self, piece: Piece, height: int) -> None:
+    def add(self, piece: Piece) -> None:
         """Add a piece, which changes the mask only if that is cut and the piece's score is credible."""
         self.places.add(piece.place)
         if not self.open or piece.score < CREDIBLE * self.score:
             return
         if not piece.cuts:
-            self.runs, self.box, self.open = piece.runs, piece.box, set()
+            self.parts, self.box, self.open = [piece.runs], piece.box, set()
             return
-        self.runs = run_lengths.union(self.runs, piece.runs, height)
+        self.parts.append(piece.runs)
         left, top, right, bottom = zip(self.box, piece.box, strict=True)
         self.box = min(left), min(top), max(right), max(bottom)
         cuts = self.open | _open(piece)
@@ -100,7 +103,8 @@ def pieces_of(instances: Instances, place: Tile, size: tuple[int, int]) -> Itera
     ):
         if len(runs):
             placed = run_lengths.placed(runs.cpu().numpy(), place, size[0])
-            yield Piece(place, placed, tuple(box), score, label, frozenset(_cuts(box, place, size)))
+            area = run_lengths.area(placed)
+            yield Piece(place, placed, area, tuple(box), score, label, frozenset(_cuts(box, place, size)))
 
 
 def _cuts(box: Sequence[int], place: Tile, size: tuple[int, int]) -> Iterator[int]:
@@ -149,7 +153,7 @@ def merge(pieces: Iterable[Piece], size: tuple[int, int]) -> list[Merged]:
         if found is None:
             objects.append(found := Merged.of(piece))
         else:
-            found.add(piece, size[0])
+            found.add(piece)
         seen[piece.place, piece.label].append((piece, found))
     return objects
 
@@ -171,8 +175,7 @@ def agreement(first: Piece, second: Piece, height: int) -> float:
     if not _meet(first.box, second.box):
         return 0.0
     if not (first.cuts and second.cuts):
-        smaller = min(run_lengths.area(first.runs), run_lengths.area(second.runs))
-        return run_lengths.intersection(first.runs, second.runs) / smaller
+        return run_lengths.intersection(first.runs, second.runs) / min(first.area, second.area)
     shared = _shared(first.place, second.place)
     masks = [run_lengths.clipped(piece.runs, shared, height) for piece in (first, second)]
     common = run_lengths.intersection(*masks)
@@ -191,7 +194,7 @@ def _shared(first: Tile, second: Tile) -> Tile:
 
 def as_instances(objects: Sequence[Merged], size: tuple[int, int]) -> Instances:
     """Return the objects of an image (H, W) as a prediction's instances."""
-    merged = [torch.from_numpy(run_lengths.union(item.runs, item.runs[:0])) for item in objects]
+    merged = [torch.from_numpy(run_lengths.union(item.parts)) for item in objects]
     boxes = torch.tensor([item.box for item in objects], dtype=torch.float32).view(-1, 4)
     return Instances(
         size,

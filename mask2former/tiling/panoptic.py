@@ -119,15 +119,16 @@ def _bands(codes: Array) -> Iterator[Array]:
 def _paint_thing(codes: Array, thing: Merged, code: int, first: int, overlap_threshold: float) -> None:
     """Give a thing its pixels that no other thing has, if these are enough of its mask."""
     height = len(codes)
+    runs = run_lengths.union(thing.parts, height)
 
     def free(part: Tile) -> tuple[Array, Array]:
         rows, columns = part
         view = codes[rows.start : rows.stop, columns.start : columns.stop]
-        return view, run_lengths.dense(thing.runs, part, height) & (view < first)
+        return view, run_lengths.dense(runs, part, height) & (view < first)
 
     parts = list(_parts(thing.box))
     won = sum(int(free(part)[1].sum()) for part in parts)
-    if won and won / run_lengths.area(thing.runs) >= overlap_threshold:
+    if won and won / run_lengths.area(runs) >= overlap_threshold:
         for part in parts:
             view, mask = free(part)
             view[mask] = code

@@ -6,6 +6,8 @@ rectangles are easily cut out.
 Shapes: `H, W` the image's sides in pixels, `m` runs (first pixel, and the one after the last).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mask2former.modeling.postprocessing.tiles import Tile
@@ -55,12 +57,12 @@ def _pixels_before(positions: Array, runs: Array) -> Array:
     return np.where(index < 0, 0, whole + np.minimum(positions - runs[index, 0], lengths[index]))
 
 
-def union(first: Array, second: Array, height: int = 0) -> Array:
-    """Return the runs of the pixels of either mask, merged where they touch.
+def union(masks: Sequence[Array], height: int = 0) -> Array:
+    """Return the runs of the pixels of any of the masks, merged where they touch.
 
     With the image's `height`, runs do not reach into the next column.
     """
-    runs = np.concatenate([first, second])
+    runs = np.concatenate(masks)
     runs = runs[np.argsort(runs[:, 0], kind="stable")]
     reach = np.maximum.accumulate(runs[:, 1]) if len(runs) else runs[:, 1]
     begins = np.ones(len(runs), bool)

@@ -3,6 +3,7 @@
 Shapes: `H, W` the image's sides in pixels, `K` classes.
 """
 
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,7 @@ from mask2former.tiling.blending import Blender, best_class
 from mask2former.tiling.grid import Grid
 from mask2former.tiling.merging import Piece, as_instances, larger_than_tiles, merge, pieces_of
 from mask2former.tiling.panoptic import paint, stuff_code, sure_stuff, sure_things
-from mask2former.utils.memory import new_array
+from mask2former.utils.memory import IN_MEMORY, new_array
 
 
 class Stage(Protocol):
@@ -43,7 +44,8 @@ class SemanticStage:
     """The class of highest weighted mean score. The whole image does not count: its scores are blurred."""
 
     def __init__(self, grid: Grid, options: InferenceOptions, num_classes: int) -> None:
-        self.labels = new_array(grid.size, np.int32)
+        large = 4 * prod(grid.size) > IN_MEMORY
+        self.labels = new_array(grid.size, np.min_scalar_type(num_classes) if large else np.int32)
         self.blender = Blender(
             grid,
             self.labels,

@@ -6,13 +6,16 @@ Shapes: `H, W` the image's sides in pixels.
 """
 
 import io
+import mmap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from math import prod
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
@@ -20,6 +23,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from mask2former.utils.atomic_files import write_errors_named
+from mask2former.utils.memory import IN_MEMORY, file_of, new_array, release_pages
 from mask2former.utils.messages import InputError
 from mask2former.utils.storage import contents_of, to_file
 
@@ -175,14 +179,21 @@ def _check_length(image: ImageFile, name: Any) -> None:
         raise ImageError(f"{name}: is truncated: {length} bytes cannot hold {size}")
 
 
-def read_image(source: ImageSource, channels: str = "RGB", max_megapixels: float | None = None) -> Array:
+def read_image(
+    source: ImageSource,
+    channels: str = "RGB",
+    max_megapixels: float | None = None,
+    *,
+    in_files: bool = False,
+) -> Array:
     """Return an image as (H, W, 3) uint8 RGB.
 
     Arrays and tensors are RGB, or BGR as OpenCV's with `channels="BGR"`. They are (H, W), (H, W, 1),
     (H, W, 3) or (H, W, 4), of bool, uint8 or uint16; a tensor may also be (1 or 3 or 4, H, W). Gray becomes
     three equal channels, transparency is dropped, and 16 bits are scaled to 8. Files, also bytes of one and
     files opened to read binary, tell their order themselves. `max_megapixels` is the limit of files and
-    Pillow images, by default that of the process.
+    Pillow images, by default that of the process. With `in_files`, a large array lies in a file: in the image
+    itself, if that holds RGB as it is (TIFF and PPM without compression), or in a temporary one.
 
     Raises:
         ImageError: no such file, not an image, a truncated one, one above the limit, or an array of another
@@ -199,17 +210,17 @@ def read_image(source: ImageSource, channels: str = "RGB", max_megapixels: float
         return image if channels == "RGB" else np.ascontiguousarray(image[..., ::-1])
     if isinstance(source, Image.Image):
         _check_size(source, "the given image", max_megapixels)
-        return _from_pillow(source, "the given image")
+        return _from_pillow(source, "the given image", in_files)
     if isinstance(source, bytes | bytearray):
-        return _from_file(lambda: io.BytesIO(source), "the given bytes", max_megapixels)
+        return _from_file(lambda: io.BytesIO(source), "the given bytes", max_megapixels, in_files)
     if isinstance(source, str | PathLike):
         name = fspath(source)
-        return _from_file(lambda: to_file(name).open("rb"), name, max_megapixels)
+        return _from_file(lambda: to_file(name).open("rb"), name, max_megapixels, in_files)
     if isinstance(source, io.TextIOBase):
         raise ImageError(f'{getattr(source, "name", "the file")}: is opened as text; type open(path, "rb")')
     if hasattr(source, "read"):
         name = str(getattr(source, "name", "the given file"))
-        return _from_file(lambda: nullcontext(source), name, max_megapixels)
+        return _from_file(lambda: nullcontext(source), name, max_megapixels, in_files)
     hint = ""
     if source is None:
         hint = " (cv2.imread returns None for a file that it cannot read)"
@@ -227,6 +238,8 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if file_of(image) is not None:
+        return write_in_strips(path, image.shape, lambda rows: image[rows], image)
     try:
         with write_errors_named(path):
             Image.fromarray(image).save(path, quality=95, compress_level=PNG_LEVEL)
@@ -234,11 +247,40 @@ def write_image(path: str | PathLike[str], image: Array) -> None:
         raise ImageError(f"{path}: its suffix is not that of an image format; use .png or .jpg") from error
 
 
-def _from_file(opened: Callable[[], Any], name: str, max_megapixels: float | None) -> Array:
+def write_in_strips(
+    path: str | PathLike[str], shape: tuple[int, ...], strip: Callable[[slice], Array], *sources: Array
+) -> None:
+    """Write an image of `shape`, (H, W) or (H, W, 3) RGB, larger than memory, of strips given by their rows.
+
+    It takes a temporary file of that size, which OpenCV encodes row by row. `sources` are the arrays that the
+    strips are made of.
+
+    Raises:
+        ImageError: the suffix is not that of an image format, or the format has no images of this size.
+    """
+    pixels = new_array(shape, strip(slice(0, 1)).dtype)
+    for rows in _strips(shape):
+        values = strip(rows)
+        pixels[rows] = values[..., ::-1] if values.ndim == 3 else values
+        for array in (pixels, *sources):
+            release_pages(array)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL]
+    try:
+        with write_errors_named(path):
+            written = cv2.imwrite(str(path), pixels, options)
+    except cv2.error:
+        written = False
+    if not written:
+        size = f"{shape[1]} x {shape[0]} pixels"
+        raise ImageError(f"{path}: an image of {size} cannot be written there; use .png, .tif or .jpg")
+
+
+def _from_file(opened: Callable[[], Any], name: str, max_megapixels: float | None, in_files: bool) -> Array:
     """Return the image of a file; `opened` returns a context manager of it."""
     try:
         with opened() as file, open_image(file, name, max_megapixels) as image:
-            return _from_pillow(image, name)
+            mapped = _stored_pixels(image) if in_files else None
+            return _from_pillow(image, name, in_files) if mapped is None else mapped
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except IsADirectoryError:
@@ -252,17 +294,41 @@ def _from_file(opened: Callable[[], Any], name: str, max_megapixels: float | Non
         raise ImageError(f"{name}: cannot be read ({reason})") from error
 
 
-def _from_pillow(image: Image.Image, name: str) -> Array:
+def _stored_pixels(image: ImageFile) -> Array | None:
+    """Return the pixels (H, W, 3) of a large upright file that holds them as they are, None for others."""
+    shape = image.height, image.width, 3
+    upright = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) == UPRIGHT
+    plain = [tile for tile in image.tile if tile[0] == "raw" and tile[3] in ("RGB", ("RGB", 0, 1))]
+    if not upright or not plain or len(plain) != len(image.tile) or prod(shape) <= IN_MEMORY:
+        return None
+    row, first = 3 * image.width, plain[0][2]
+    strips = [(*tile[1][:3], tile[2]) for tile in plain if tile[1]]
+    if any(x or right != image.width or offset != first + y * row for x, y, right, offset in strips):
+        return None  # tiles, or strips that do not follow each other
+    try:
+        mapped = mmap.mmap(image.fp.fileno(), 0, access=mmap.ACCESS_READ)  # type: ignore[union-attr]
+        return np.frombuffer(mapped, np.uint8, prod(shape), first).reshape(shape)
+    except (OSError, ValueError):  # no file of the system, or a truncated one, which Pillow reports
+        return None
+
+
+def _from_pillow(image: Image.Image, name: str, in_files: bool = False) -> Array:
     if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ImageError(f"{name}: holds floats, whose range is unknown; save it with 8 or 16 bits")
-    array = np.empty((image.height, image.width, 3), np.uint8)
-    step = max(1, STRIP_PIXELS // image.width)
-    for top in range(0, image.height, step):
-        rows = slice(top, min(top + step, image.height))
+    shape = image.height, image.width, 3
+    array = new_array(shape, np.uint8) if in_files else np.empty(shape, np.uint8)
+    for rows in _strips(shape):
         array[rows] = _rgb(image.crop((0, rows.start, image.width, rows.stop)))
+        release_pages(array)
     return array
+
+
+def _strips(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Yield the rows of strips of (H, W, ...) that have about STRIP_PIXELS each."""
+    step = max(1, STRIP_PIXELS // shape[1])
+    return (slice(top, min(top + step, shape[0])) for top in range(0, shape[0], step))
 
 
 def _rgb(image: Image.Image) -> Array:

@@ -13,7 +13,15 @@ from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
 from mask2former.utils.atomic_files import write_errors_named
-from mask2former.utils.image_io import TURNS, UPRIGHT, Array, ImageError, open_image
+from mask2former.utils.image_io import (
+    TURNS,
+    UPRIGHT,
+    Array,
+    ImageError,
+    open_image,
+    write_in_strips,
+)
+from mask2former.utils.memory import file_of
 from mask2former.utils.messages import brief
 from mask2former.utils.storage import PathLike, to_file
 
@@ -98,12 +106,20 @@ def segment_channels(ids: Array) -> Array:
 
 def write_segment_ids(path: PathLike, ids: Array) -> None:
     """Write a panoptic PNG; `ids` (H, W) are integers in [0, 2^24)."""
+    if file_of(ids) is not None:
+        return write_in_strips(path, (*ids.shape, 3), lambda rows: segment_channels(ids[rows]), ids)
     with write_errors_named(path):
         Image.fromarray(segment_channels(ids)).save(path)
 
 
-def write_label_map(path: PathLike, labels: Array) -> None:
-    """Write labels (H, W), bool, uint8 or uint16, as a gray PNG or TIFF of the same depth."""
+def write_label_map(path: PathLike, labels: Array, kind: Any = None) -> None:
+    """Write labels (H, W), bool, uint8 or uint16, as a gray PNG or TIFF of the same depth.
+
+    Others must fit into `kind`, one of these.
+    """
+    if file_of(labels) is not None:
+        return write_in_strips(path, labels.shape, lambda rows: labels[rows].astype(kind), labels)
+    labels = labels if kind is None else labels.astype(kind)
     with write_errors_named(path):
         Image.fromarray(labels).save(path)
 

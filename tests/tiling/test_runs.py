@@ -59,14 +59,14 @@ def test_area_intersection_and_union(seed):
     runs = runs_of(first), runs_of(second)
     assert run_lengths.area(runs[0]) == first.sum()
     assert run_lengths.intersection(*runs) == (first & second).sum()
-    assert np.array_equal(run_lengths.union(*runs, SIZE[0]), runs_of(first | second))
-    assert np.array_equal(run_lengths.union(*runs), runs_of(first | second, split=False))
+    assert np.array_equal(run_lengths.union(runs, SIZE[0]), runs_of(first | second))
+    assert np.array_equal(run_lengths.union(runs), runs_of(first | second, split=False))
 
 
 def test_empty_masks():
     empty, mask = np.empty((0, 2), np.int64), runs_of(random_mask(1))
     assert run_lengths.intersection(empty, mask) == run_lengths.intersection(mask, empty) == 0
-    assert np.array_equal(run_lengths.union(empty, mask, SIZE[0]), mask)
-    assert run_lengths.union(empty, empty).shape == (0, 2)
+    assert np.array_equal(run_lengths.union([empty, mask], SIZE[0]), mask)
+    assert run_lengths.union([empty, empty]).shape == (0, 2)
     assert run_lengths.placed(empty, WHOLE, SIZE[0]).shape == (0, 2)
     assert not run_lengths.dense(empty, WHOLE, SIZE[0]).any()
