@@ -141,3 +141,24 @@ def test_values_that_mean_the_same_are_read():
     assert values.image_key({"key": "000001"}, "key") == "000001"
     assert values.class_name({"key": 0}, "key") == "0"
     assert [values.flag({"key": value}, "key") for value in (True, 0.0, None)] == [1, 0, 0]
+
+
+def test_masks_of_a_track_in_each_form():
+    whole = {"size": list(SIZE), "counts": [0, 24]}
+    row = {"segmentations": [[SQUARE], None, [], PAIRS, [whole], [[1, 1, 2, 2]]]}
+    masks, assumed = values.track_masks(row, SIZE, 6)
+    assert masks == [[SQUARE], None, None, [SQUARE], whole, None]
+    assert [form.split(",")[0] for form in assumed] == ["a list of points [x", "an RLE in a list"]
+
+
+def test_areas_of_a_track_leave_out_hidden_frames():
+    assert values.track_areas({"areas": [4, None, 0, 2.5]}, 4) == [4, 0, 2.5]
+    with pytest.raises(ValueError, match="'areas' has 'x', expected one for each of the video's 2 frames"):
+        values.track_areas({"areas": "x"}, 2)
+
+
+def test_frames_of_a_video_without_its_length():
+    assert values.frame_names({"file_names": ["a", "b"]}) == ["a", "b"]
+    assert values.frame_names({"file_names": ["a", "b"], "length": 2.0}) == ["a", "b"]
+    with pytest.raises(ValueError, match="'length' is '2', expected a whole number"):
+        values.frame_names({"file_names": ["a", "b"], "length": "2"})
