@@ -8,6 +8,7 @@ from peak_memory import PeakMemory
 from tiny_clips import CLASSES, IMAGES, drawn_clip, tiny_video_model
 from torch.nn import functional as F
 
+from mask2former.modeling.precision import set_precision
 from mask2former.modeling.predictions import Predictions
 from mask2former.modeling.video import clips
 from mask2former.structures import Instances
@@ -169,6 +170,26 @@ def test_training_gives_finite_gradients_everywhere(counts):
     missing = [name for name, p in fresh.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
     assert all(p.grad.isfinite().all() for p in fresh.parameters() if p.grad is not None)
+
+
+def test_autocast_trains_and_predicts_in_float32():
+    fresh = tiny_video_model().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = fresh([drawn_clip(40, 50)])
+        predictions = fresh.network(torch.randn(1, 2, 3, 64, 64))
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in fresh.parameters() if p.grad is not None)
+    assert predictions.mask_logits().dtype == torch.float32
+
+
+def test_bf16_predicts_nearly_the_same_scores():
+    exact = tiny_video_model()([drawn_clip(40, 50)])
+    rounded = tiny_video_model()
+    set_precision(rounded, "bf16")
+    found = rounded([drawn_clip(40, 50)])
+    assert found["pred_scores"] != exact["pred_scores"]
+    assert found["pred_scores"] == pytest.approx(exact["pred_scores"], rel=0.1)
 
 
 def test_images_are_clips_of_one_frame():
