@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mask2former.utils.atomic_files import atomic_path, atomic_write
 from mask2former.utils.messages import brief
+from mask2former.utils.storage import is_file
 from mask2former.weights.contents import Checkpoint, WeightsError, read_file
 from mask2former.weights.hub.config import EXTRA, extra_of, labels, model_values
 from mask2former.weights.hub.names import NAMES, Names
@@ -118,7 +119,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         shard = index.with_name(name)
-        if not shard.is_file():
+        if not is_file(shard):
             raise WeightsError(shard, f"no such file, which {index.name} names")
         tensors |= read_file(shard, str(shard)).model
     if missing := [name for name in places if name not in tensors]:

@@ -138,6 +138,7 @@ def test_a_broken_folder_is_an_error_that_names_file_and_key(folder, case):
         ({"a": "../model.safetensors"}, "weight_map must name a file of this folder"),
         ({"a": 3}, "weight_map must name"),
         ({"a": "lost.safetensors"}, f"lost.safetensors: no such file, which {INDEX} names"),
+        ({"a": 5000 * "a"}, f"no such file, which {INDEX} names"),
         ({"a": "one.safetensors"}, "names 'a', which one.safetensors does not hold"),
     ],
 )
