@@ -78,16 +78,21 @@ def _placed(grid: Grid, number: int, region: Region, form: Form, beside: bool) -
 
 def _whole_forms(region: Region, letter: int) -> dict[Form, None]:
     """Return the texts and letter heights to try for a region's label, the best first."""
-    name = legible(region.name, LABEL_LENGTH)
-    full = legible(f"{region.name} {region.note}", LABEL_LENGTH) if region.note else name
+    full, name = _text(region.name, region.mark, region.note), _text(region.name, region.mark)
     small = _small(letter)
     return dict.fromkeys([(full, letter), (full, small), (name, letter), (name, small)])
 
 
 def _short_forms(region: Region, letter: int) -> list[Form]:
     """Return the same with the name cut off."""
-    name = legible(region.name, LABEL_LENGTH)
-    return [(name[:SHORT_LENGTH].rstrip() + ELLIPSIS, _small(letter))] if len(name) > SHORT_LENGTH + 1 else []
+    name = _text(region.name)
+    if len(name) <= SHORT_LENGTH + 1:
+        return []
+    return [(_text(name[:SHORT_LENGTH].rstrip() + ELLIPSIS, region.mark), _small(letter))]
+
+
+def _text(*parts: str) -> str:
+    return legible(" ".join(filter(None, parts)), LABEL_LENGTH)
 
 
 def _small(letter: int) -> int:

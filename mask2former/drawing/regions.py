@@ -19,7 +19,8 @@ SHADES = 8  # of a class in one image; beyond, objects far apart share one
 class Region(NamedTuple):
     """Part of an image: its shape, color and class.
 
-    The label has the name of the class and, if there is room, a note.
+    The label has the name of the class, a mark that tells the object from others, such as "#3", and a note if
+    there is room.
     """
 
     shape: Shape
@@ -27,6 +28,7 @@ class Region(NamedTuple):
     class_id: int
     name: str
     note: str = ""
+    mark: str = ""
 
 
 def semantic_regions(labels: Array, names: Sequence[str], colors: Sequence[Color]) -> list[Region]:
@@ -92,11 +94,10 @@ def shape_regions(
         raise ValueError(f"there are {len(classes)} objects to draw, and {len(ids)} ids")
     numbers = neighbor_numbers(shapes, classes) if ids is None else [number or 0 for number in ids]
     marks = ["" if number is None else f"#{number}" for number in ids or [None] * len(classes)]
+    notes = notes or [""] * len(classes)
     regions = [
-        Region(shape, instance_color(colors[k], number), k, " ".join(filter(None, (names[k], mark))), note)
-        for shape, k, number, mark, note in zip(
-            shapes, classes, numbers, marks, notes or [""] * len(classes), strict=True
-        )
+        Region(shape, instance_color(colors[k], number), k, names[k], note, mark)
+        for shape, k, number, note, mark in zip(shapes, classes, numbers, notes, marks, strict=True)
     ]
     return sorted(regions, key=lambda region: -region.shape.area) if largest_first else regions
 

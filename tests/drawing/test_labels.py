@@ -11,8 +11,8 @@ from mask2former.drawing.regions import Region
 from mask2former.drawing.shapes import mask_shape
 
 
-def region(mask, name="cat", note="", color=(200, 0, 50)):
-    return Region(mask_shape(mask), color, 0, name, note)
+def region(mask, name="cat", note="", mark=""):
+    return Region(mask_shape(mask), (200, 0, 50), 0, name, note, mark)
 
 
 def square(side, top, left, size):
@@ -75,10 +75,11 @@ def test_a_label_without_room_is_shortened_and_at_last_left_out():
     """In ever smaller images, which the object fills, the label loses its note, its end, and is gone."""
     texts = []
     for width in range(400, 10, -5):
-        filled = region(np.ones((60, width), bool), "dining table", "97%")
+        filled = region(np.ones((60, width), bool), "dining table", "97%", "#12")
         texts.append([label.text for label in place_labels((60, width), [filled])])
     different = [text for text, before in zip(texts, [None, *texts], strict=False) if text != before]
-    assert different == [["dining table 97%"], ["dining table"], ["dining\N{HORIZONTAL ELLIPSIS}"], []]
+    shown = ["dining table #12 97%", "dining table #12", "dining\N{HORIZONTAL ELLIPSIS} #12"]
+    assert different == [*([text] for text in shown), []]
 
 
 def test_of_two_objects_the_larger_gets_the_only_place():

@@ -76,12 +76,12 @@ def test_masks_become_regions_largest_first():
 def test_an_id_gives_the_shade_and_is_in_the_label():
     regions = instance_regions(instances(), NAMES, COLORS, ids=[12, None, 3])
     by_note = {region.note: region for region in regions}
-    assert [by_note[note].name for note in ("90%", "80%", "70%")] == ["cat #12", "cat", "dog #3"]
+    assert [by_note[note].mark for note in ("90%", "80%", "70%")] == ["#12", "", "#3"]
     assert by_note["90%"].color == instance_color(COLORS[0], 12)
     assert by_note["80%"].color == COLORS[0]
     segments = [{"id": 1, "category_id": 0}, {"id": 2, "category_id": 2}]
     car, sky = panoptic_regions(np.array([[1, 2]]), segments, NAMES, COLORS, ids=[12, None])
-    assert car.color == by_note["90%"].color and (sky.name, sky.color) == ("sky", COLORS[2])
+    assert car.color == by_note["90%"].color and (sky.mark, sky.color) == ("", COLORS[2])
 
 
 @pytest.mark.parametrize(
