@@ -64,7 +64,7 @@ def _examples(paths: Sequence[Path]) -> gr.Dataset:
 def _sliders(values: Thresholds, tasks: Sequence[str]) -> dict[str, gr.Slider]:
     """Return the sliders of the thresholds that matter for some tasks, by their names in `Thresholds`."""
     return {
-        name: gr.Slider(0, 1, getattr(values, name), step=0.01, label=label, info=info, min_width=220)
+        name: gr.Slider(0, 1, getattr(values, name), step=0.01, label=label, info=info, min_width=260)
         for name, (task, label, info) in SLIDERS.items()
         if task in tasks
     }
