@@ -1,26 +1,29 @@
 """One trained model in PyTorch and as exported files: size, time of the network, and metrics.
 
     DETECTRON2_DATASETS=datasets python benchmarks/export.py output/shapes/model_final.pth --calibrate DIR
-    python benchmarks/export.py --drawn coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --size 512
+    python benchmarks/export.py --drawn coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --size 384
 
 The first form takes the model of `make run`, and measures it on the dataset that it was tested on. The second
 draws the weights of a config, to time a model of real size: it has no metrics, and its int8 is calibrated on
 noise.
 
 Times are of the network for one image, from the normalized image to class and mask logits; all sides take
-turns. With --folder, files are kept, and taken from there the next time.
+turns. "CPU ms" are those that the process gets on all cores, which other programs change less. With --folder,
+files are kept, and taken from there the next time.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import alternate, run_alone, table
+from measure import run_alone, table
 from torch import Tensor
 
 from mask2former.config import load_config
@@ -34,7 +37,6 @@ from mask2former.predictor import Predictor
 from mask2former.tools.export import main as export
 from mask2former.utils.image_io import write_image
 
-RUNS = 15
 NAMES = {  # suffix of the file, precision
     "PyTorch, fp32": (".pth", "fp32"),
     "PyTorch, bf16": (".pth", "bf16"),
@@ -78,6 +80,21 @@ def network(model: MaskFormer, images: Tensor) -> Callable[[], object]:
     return run
 
 
+def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[str]]:
+    """Return the median milliseconds of each side, on the clock and on the processor, after a warm-up."""
+    clocks = (time.perf_counter, time.process_time)
+    seconds: dict[str, list[list[float]]] = {name: [] for name in sides}
+    for _ in range(1 + repeats):
+        for name, run in sides.items():
+            start = [clock() for clock in clocks]
+            run()
+            seconds[name].append([clock() - begin for clock, begin in zip(clocks, start, strict=True)])
+    return {
+        name: [f"{1000 * statistics.median(times):.0f}" for times in zip(*runs[1:], strict=True)]
+        for name, runs in seconds.items()
+    }
+
+
 def metrics(model: MaskFormer, evaluation: Evaluation | None) -> list[str]:
     """Return PQ, AP and mIoU; nothing without an evaluation."""
     if evaluation is None:
@@ -87,15 +104,15 @@ def metrics(model: MaskFormer, evaluation: Evaluation | None) -> list[str]:
     return [f"{results[task][metric]:.2f}" for task, metric in named]
 
 
-def report(files: dict[str, Path], size: tuple[int, int], dataset: str | None) -> str:
+def report(files: dict[str, Path], size: tuple[int, int], repeats: int, dataset: str | None) -> str:
     """Measure all sides on images of `size` (height, width), and on a dataset if there is one."""
     models = {
         name: Predictor(files[suffix], precision=precision).model
         for name, (suffix, precision) in NAMES.items()
     }
     images = torch.randn((1, 3, *size), generator=torch.Generator().manual_seed(0))
-    seconds = alternate({name: network(model, images) for name, model in models.items()}, RUNS)
-    rows = [["", "MB", "ms an image", *(["PQ", "AP", "mIoU"] if dataset else [])]]
+    times = alternate({name: network(model, images) for name, model in models.items()}, repeats)
+    rows = [["", "MB", "ms", "CPU ms", *(["PQ", "AP", "mIoU"] if dataset else [])]]
     with tempfile.TemporaryDirectory() as folder:
         evaluation = None
         if dataset:
@@ -103,7 +120,7 @@ def report(files: dict[str, Path], size: tuple[int, int], dataset: str | None) -
             evaluation = Evaluation(cfg, folder)
         for name, model in models.items():
             size_mb = f"{megabytes(files[NAMES[name][0]]):.1f}"
-            rows.append([name, size_mb, f"{1000 * seconds[name]:.0f}", *metrics(model, evaluation)])
+            rows.append([name, size_mb, *times[name], *metrics(model, evaluation)])
     return table(rows)
 
 
@@ -130,6 +147,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="shapes_panoptic_val", help="measure on it")
     parser.add_argument("--drawn", metavar="CONFIG", help="a config whose weights are drawn")
     parser.add_argument("--folder", type=Path, help="keep files here (default: nowhere)")
+    parser.add_argument("--runs", type=int, default=15, help="of which the median counts")
     parser.add_argument("--size", type=int, default=128, help="side of the image for the times")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -139,7 +157,7 @@ def main() -> None:
         )
         files = write_files(checkpoint, images, folder)
         dataset = None if args.drawn else args.dataset
-        run_alone(lambda: report(files, (args.size, args.size), dataset))
+        run_alone(lambda: report(files, (args.size, args.size), args.runs, dataset))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from toy_exports import write_toy
 
 from mask2former.config.defaults import DEFAULTS
 from mask2former.predictor import Predictor
-from mask2former.tools import evaluate, predict
+from mask2former.tools import evaluate, export, predict
 from mask2former.utils.image_io import read_image
 
 PAGE = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
@@ -56,7 +56,9 @@ def test_the_example_without_this_project_agrees_with_it(place, capsys):
 def test_the_commands_run_or_parse(place):
     commands = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
     for _, name, *arguments in commands:
-        if name == "predict":
+        if name == "export":
+            assert export.parse_arguments(arguments).checkpoint == "output/model_final.pth"
+        elif name == "predict":
             assert predict.main(arguments) == 0
         else:
             assert name == "evaluate" and evaluate.parse_arguments(arguments).opts[0] == "MODEL.WEIGHTS"
