@@ -1,7 +1,8 @@
 """Panoptic result of an image in tiles: merged things over the stuff of highest mean score.
 
 Only queries above the threshold of class probability count, as without tiles. Things are painted by
-decreasing score. One that keeps too little of its mask against those before it is left out.
+decreasing score. One that keeps too little of its mask against those before it is left out. Things that no
+tile saw, but the pass over the whole image alone, come last, and get no pixels that tiles found to be stuff.
 
 Shapes: `Q` queries, `n` of them kept, `K` classes, `h, w` the sides of a tile's mask logits, `H, W` the
 image's, `R, C` those of a part of it, in pixels.
@@ -88,9 +89,12 @@ def paint(
     `codes` are those of `stuff_code`; they become the segment ids, 0 where there is none.
     """
     first = num_classes + 1  # code of the first thing
+    whole = {Tile(*map(range, codes.shape))}
+    things = sorted(things, key=lambda thing: thing.places == whole)
     labels = [thing.label for thing in things]
     for number, thing in enumerate(things):
-        _paint_thing(codes, thing, first + number, first, options.overlap_threshold)
+        most = 0 if thing.places == whole else num_classes
+        _paint_thing(codes, thing, first + number, most, options.overlap_threshold)
     areas = np.zeros(first + len(things), np.int64)
     for band in _bands(codes):
         areas += np.bincount(band.ravel(), minlength=len(areas))
@@ -116,15 +120,15 @@ def _bands(codes: Array) -> Iterator[Array]:
         release_pages(codes)
 
 
-def _paint_thing(codes: Array, thing: Merged, code: int, first: int, overlap_threshold: float) -> None:
-    """Give a thing its pixels that no other thing has, if these are enough of its mask."""
+def _paint_thing(codes: Array, thing: Merged, code: int, most: int, overlap_threshold: float) -> None:
+    """Give a thing its pixels with codes up to `most`, if these are enough of its mask."""
     height = len(codes)
     runs = run_lengths.union(thing.parts, height)
 
     def free(part: Tile) -> tuple[Array, Array]:
         rows, columns = part
         view = codes[rows.start : rows.stop, columns.start : columns.stop]
-        return view, run_lengths.dense(runs, part, height) & (view < first)
+        return view, run_lengths.dense(runs, part, height) & (view <= most)
 
     parts = list(_parts(thing.box))
     won = sum(int(free(part)[1].sum()) for part in parts)
