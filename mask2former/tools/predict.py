@@ -207,9 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if untrained:
             print(how_to_get_weights(args.config_file or DEFAULT_CONFIG), file=sys.stderr)
         return 1
-    if films:
-        return predict_films(predictor, films, args)
-    failed = predict_all(predictor, images, paths, args)
+    try:
+        if films:
+            return predict_films(predictor, films, args)
+        failed = predict_all(predictor, images, paths, args)
+    except OSError as error:  # of the files of all images or films
+        print_error(error)
+        return 1
     if failed:
         print_error(f"{failed} of {len(images)} images could not be drawn")
     return 1 if failed else 0

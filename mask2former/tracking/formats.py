@@ -89,6 +89,7 @@ class TracksFile:
 
     def __init__(self, path: Path, task: str) -> None:
         self.path, self.task = path, task
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._videos: list[dict[int, _Row]] = []
         self._lengths: list[int] = []
 
@@ -126,5 +127,4 @@ class TracksFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self.rows()), encoding="utf-8")
