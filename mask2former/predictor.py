@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, NoReturn, cast, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 from fvcore.common.config import CfgNode
@@ -16,22 +16,19 @@ from torch import Tensor
 from mask2former.config.ranges import check_ranges
 from mask2former.data import build_test_mapper
 from mask2former.data.mapper import CHANNEL_ORDER
-from mask2former.engine.build import build_model
 from mask2former.engine.setup.class_names import NUMBER, class_names_and_colors
 from mask2former.engine.setup.dataset_facts import dataset_metadata
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import (
-    UntrainedModelError,
     require_checkpoint,
     require_trained_weights,
     stored_config,
+    trained_model,
     zoo_model,
 )
 from mask2former.engine.tta import AugmentedModel
 from mask2former.evaluation.common.rle import distinct_masks
 from mask2former.export.exported_model import exported_model, read_trained
-from mask2former.modeling.mask_former import MaskFormer
-from mask2former.modeling.precision import set_precision
 from mask2former.result import Panoptic, Result, Thresholds
 from mask2former.structures import Instances
 from mask2former.tiling.model import TiledModel, with_tiles
@@ -39,7 +36,7 @@ from mask2former.tracking.results import track_result
 from mask2former.tracking.tracker import MAX_ABSENT, Tracker
 from mask2former.utils.image_io import Array, ImageSource, read_image
 from mask2former.weights.contents import is_exported
-from mask2former.weights.load import Checkpoint, load_weights
+from mask2former.weights.load import Checkpoint
 from mask2former.weights.model_zoo import (
     published_name,
 )
@@ -102,7 +99,7 @@ class Predictor:
         self.cfg = cfg
         self.score_threshold, self.duplicate_iou = score_threshold, duplicate_iou
         self.mapper = build_test_mapper(cfg)
-        build = exported_model if is_exported(checkpoint.file) else _trained_model
+        build = exported_model if is_exported(checkpoint.file) else trained_model
         self.model = build(cfg, checkpoint, precision)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
         self.tiled = TiledModel(cfg, self.model, progress=True) if cfg.TEST.TILE.SIZE else None
@@ -288,16 +285,6 @@ def _no_instances(candidates: Instances, score: float) -> str:
         f"none of {len(candidates)} instances has a score of {score:g} or more "
         f"(score threshold); the best has {best:.2f}"
     )
-
-
-def _trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str) -> MaskFormer:
-    """Return the model of a config with the weights of a checkpoint."""
-    model = cast(MaskFormer, build_model(cfg).eval())
-    report = load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
-    if not report.has_trained_head:
-        raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
-    set_precision(model, precision)
-    return model
 
 
 def _array(labels: Array | Tensor) -> Array:

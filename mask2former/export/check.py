@@ -1,6 +1,7 @@
 """An exported file compared with the model, at sizes and batches that it was not exported with."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,13 @@ def require_small(differences: Sequence[Difference], name: str) -> None:
                 f"{difference.allowed_class:.2g} and {difference.allowed_mask:.2g}. The file was not kept; "
                 "--no-check keeps it"
             )
+
+
+def report(path: Path, suffixes: Sequence[str], differences: Sequence[Difference]) -> str:
+    """Return what a user wants to know of a written file: how exact and how large it is."""
+    megabytes = sum(path.with_suffix(suffix).stat().st_size for suffix in suffixes) / 1e6
+    checked = f"largest differences from the model:\n{table(differences)}\n" if differences else ""
+    return f"{checked}{path}: {megabytes:.1f} MB"
 
 
 def table(differences: Sequence[Difference]) -> str:

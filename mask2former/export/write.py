@@ -12,7 +12,9 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from mask2former.engine.setup.dataset_facts import with_dataset_facts
+from mask2former.config import with_values
+from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_metadata, with_dataset_facts
+from mask2former.engine.setup.trained_model import trained_model
 from mask2former.export.check import Difference, measure, require_small
 from mask2former.export.formats import FORMATS, require_packages
 from mask2former.export.graph import Graph, HalfGraph
@@ -21,9 +23,11 @@ from mask2former.export.runtimes import open_exported
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.utils.atomic_files import UNFINISHED, write_errors_named
 from mask2former.utils.messages import InputError
+from mask2former.weights.read import Checkpoint
 
 logger = logging.getLogger(__name__)
 
+EXPORTERS = ("torch.onnx", "onnxscript", "onnx_ir")  # names of their loggers
 LAYER = "MODEL.MASK_FORMER.TEST.LAYER"
 
 
@@ -69,6 +73,19 @@ def export_model(
     return differences
 
 
+def model_and_metadata(cfg: CfgNode, checkpoint: Checkpoint) -> tuple[MaskFormer, Mapping[str, Any]]:
+    """Return the arguments of `export_model`: a checkpoint's model on the CPU, and its classes' metadata.
+
+    Raises:
+        WeightsError, UntrainedModelError: as `trained_model`.
+    """
+    model = trained_model(with_values(cfg, {"MODEL.DEVICE": "cpu"}, "export"), checkpoint)
+    if checkpoint.metadata is not None:
+        return model, checkpoint.metadata
+    things = with_dataset_facts(cfg).MODEL.MASK_FORMER.THING_IDS
+    return model, checkpoint_metadata(dataset_metadata(cfg), things)
+
+
 def _require_last_layer(cfg: CfgNode) -> None:
     if (layer := cfg.MODEL.MASK_FORMER.TEST.LAYER) != -1:
         raise InputError(f"{LAYER} is {layer}, but exported files predict with the last layer; set it to -1")
@@ -92,13 +109,14 @@ def _finished(path: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
 
 @contextmanager
 def _without_noise() -> Iterator[None]:
-    """Keep warnings of the exporters about their own code from the terminal."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    """Keep what the exporters say about their own code from the terminal."""
+    levels = {name: logging.getLogger(name).level for name in EXPORTERS}
+    for name in EXPORTERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

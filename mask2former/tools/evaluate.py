@@ -20,7 +20,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_config_arguments(parser)
     add_data_arguments(parser, "val")
-    parser.set_defaults(eval_only=True, overfit=None, train_images=None, train_annotations=None)
+    parser.set_defaults(eval_only=True, export=None, overfit=None, train_images=None, train_annotations=None)
     add_tile_arguments(parser)
     args = parser.parse_intermixed_args(argv)  # flags may also follow keys
     args.opts += map(str, tile_options(args))

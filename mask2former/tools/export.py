@@ -11,22 +11,19 @@ from pathlib import Path, PurePath
 
 from fvcore.common.config import CfgNode
 
-from mask2former.config import load_config, with_values
+from mask2former.config import load_config
 from mask2former.engine.logger import setup_logger
-from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_metadata, with_dataset_facts
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
-from mask2former.export.check import table
+from mask2former.export.check import report
 from mask2former.export.formats import FORMATS, require_packages
 from mask2former.export.int8 import CALIBRATION_IMAGES, calibration_images, export_int8
 from mask2former.export.int8 import report as int8_report
-from mask2former.export.write import export_model
-from mask2former.predictor import Predictor
+from mask2former.export.write import export_model, model_and_metadata
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.read import Checkpoint, read_checkpoint
 
-DEVICE = "MODEL.DEVICE"
 FOLDER_NAME = "model"  # of the file of a folder of transformers
 
 
@@ -110,34 +107,20 @@ def _default_output(model: str | None, checkpoint: str, suffix: str) -> Path:
     return path / (FOLDER_NAME + suffix) if path.is_dir() else path.with_suffix(suffix)
 
 
-def export_checkpoint(
-    cfg: CfgNode,
-    checkpoint: Checkpoint,
-    path: Path,
-    kind: str,
-    *,
-    half: bool = False,
-    check: bool = True,
-    images: Sequence[Path] = (),
-) -> None:
-    """Write a checkpoint in the format `kind`, and print how far it is from the model.
+def export(args: argparse.Namespace, path: Path) -> str:
+    """Write the file that the flags describe, and return how far it is from the model.
 
-    With `images`, it is quantized to int8 by them.
-
-    Raises as `Predictor` and `export_model`.
+    Raises as `model_and_metadata`, `export_model` and `export_int8`.
     """
-    on_cpu = with_values(cfg, {DEVICE: "cpu"}, "export")
-    model = Predictor(on_cpu, checkpoint=checkpoint).model
-    metadata = checkpoint.metadata
-    if metadata is None:
-        resolved = with_dataset_facts(cfg)
-        metadata = checkpoint_metadata(dataset_metadata(cfg), resolved.MODEL.MASK_FORMER.THING_IDS)
+    images = calibration_images(args.calibrate) if args.int8 else ()
+    cfg, checkpoint = load_model(args)
+    model, metadata = model_and_metadata(cfg, checkpoint)
+    suffixes = FORMATS[args.format].suffixes
     if images:
-        print(int8_report(export_int8(on_cpu, model, metadata, path, kind, images)))
-    elif differences := export_model(cfg, model, metadata, path, kind, half=half, check=check):
-        print(f"largest differences from the model:\n{table(differences)}")
-    size = sum(path.with_suffix(suffix).stat().st_size for suffix in FORMATS[kind].suffixes)
-    print(f"{path}: {size / 1e6:.1f} MB")
+        table = int8_report(export_int8(cfg, model, metadata, path, args.format, images))
+        return f"{table}\n{report(path, suffixes, ())}"
+    differences = export_model(cfg, model, metadata, path, args.format, half=args.half, check=args.check)
+    return report(path, suffixes, differences)
 
 
 @tolerant_output()
@@ -148,10 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         require_packages(args.format)
         path = output_path(args)
-        images = calibration_images(args.calibrate) if args.int8 else ()
-        export_checkpoint(
-            *load_model(args), path, args.format, half=args.half, check=args.check, images=images
-        )
+        found = export(args, path)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print_error(error)
         return 1
@@ -160,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print_error("not enough memory for a model of this config")
         return 1
+    print(found)
     return 0
 
 

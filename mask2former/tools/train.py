@@ -12,6 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from mask2former.config import load_config
 from mask2former.engine.build import check_host
+from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.errors import TrainingError
 from mask2former.engine.evaluate import evaluate_checkpoint, verify_results
 from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_deferred
@@ -19,12 +20,17 @@ from mask2former.engine.launch.failures import first_failure
 from mask2former.engine.launch.launcher import add_arguments, launch
 from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
+from mask2former.engine.setup.trained_model import stored_config
 from mask2former.engine.train import train
+from mask2former.export.check import report
 from mask2former.export.exported_model import evaluate_exported
+from mask2former.export.formats import FORMATS, require_packages
+from mask2former.export.write import export_model, model_and_metadata
 from mask2former.utils.comm import is_main_process
+from mask2former.utils.messages import Block
 from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.contents import is_exported
-from mask2former.weights.read import find_file
+from mask2former.weights.read import find_file, read_checkpoint
 
 logger = logging.getLogger("mask2former")
 
@@ -42,6 +48,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     eval_only = "evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR"
     flag("--eval-only", action="store_true", help=eval_only)
+    exported = "at the end, also write model_final in this format, compared with the model (docs/export.md)"
+    flag("--export", choices=FORMATS, help=exported)
     data = add_data_arguments(parser, "train", "val")
     data("--overfit", type=int, metavar="N", help="train and test on the first N images, to see it learn")
     return parser.parse_intermixed_args(argv)  # flags may also follow keys
@@ -95,6 +103,8 @@ def work(args: argparse.Namespace, device: str) -> int:
             except PreemptedError as stop:
                 logger.info("%s; --resume continues", stop)
                 return PREEMPTED
+            if args.export and is_main_process():
+                export_final(run.folder, args.export)
     return 0 if not is_main_process() or verify_results(cfg, results) else 1
 
 
@@ -104,9 +114,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parse_arguments(argv))
 
 
+def check_export(args: argparse.Namespace) -> None:
+    """Check that `--export` can be done, before the training.
+
+    Raises:
+        ValueError: nothing is trained, or Detectron2 saves the model.
+        MissingRuntimeError: a package is not installed.
+    """
+    if args.export is None:
+        return
+    if args.eval_only or args.host == "detectron2":
+        other = "--eval-only" if args.eval_only else "--host detectron2"
+        raise ValueError(
+            f"--export is not for {other}: type `mask2former export CHECKPOINT --format {args.export}`"
+        )
+    require_packages(args.export)
+
+
+def export_final(folder: RunFolder, kind: str) -> None:
+    """Write the final model of a run beside its checkpoint."""
+    checkpoint = read_checkpoint(f"{folder}/{FINAL}")
+    cfg = stored_config(checkpoint)
+    suffixes = FORMATS[kind].suffixes
+    path = (folder.path / FINAL).with_suffix(suffixes[0])
+    differences = export_model(cfg, *model_and_metadata(cfg, checkpoint), path, kind)
+    logger.info("%s", Block(report(path, suffixes, differences)))
+
+
 def run_command(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:
+        check_export(args)
         if args.host == "detectron2":
             return import_module("mask2former.detectron2_host.running").main(args)
         return launch(work, args)

@@ -6,15 +6,18 @@ import logging
 from collections.abc import Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 from fvcore.common.config import CfgNode
 
 from mask2former.config import config_from_text, load_config, with_values
+from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import THING_IDS
 from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
+from mask2former.modeling.mask_former import MaskFormer
+from mask2former.modeling.precision import set_precision
 from mask2former.utils.storage import is_remote, to_path
-from mask2former.weights.load import Checkpoint, WeightsError, read_checkpoint
+from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
 from mask2former.weights.model_zoo import (
     backbone_origin,
     find_model,
@@ -118,3 +121,19 @@ def require_trained_weights(weights: str) -> None:
         raise UntrainedModelError(
             f"MODEL.WEIGHTS is {weights}, a backbone trained on ImageNet: the head is untrained, {noise}"
         )
+
+
+def trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32") -> MaskFormer:
+    """Return the model of a config with the weights of a checkpoint, ready to predict.
+
+    Raises:
+        UntrainedModelError: the checkpoint does not fill the segmentation head.
+        WeightsError: its weights do not fit.
+        ValueError: the config or `precision` is wrong.
+    """
+    model = cast(MaskFormer, build_model(cfg).eval())
+    report = load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
+    if not report.has_trained_head:
+        raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
+    set_precision(model, precision)
+    return model
