@@ -54,14 +54,14 @@ class HalfGraph(nn.Module):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
-        self.graph = copy.deepcopy(graph)
-        for parameter in self.graph.parameters():
+        self.widened = copy.deepcopy(graph)
+        for parameter in self.widened.parameters():
             parameter.data = parameter.data.half()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits as `Graph`."""
-        widened = {name: parameter.float() for name, parameter in self.graph.named_parameters()}
-        logits: tuple[Tensor, Tensor] = functional_call(self.graph, widened, (images,))
+        weights = {name: parameter.float() for name, parameter in self.widened.named_parameters()}
+        logits: tuple[Tensor, Tensor] = functional_call(self.widened, weights, (images,))
         return logits
 
 
