@@ -207,7 +207,9 @@ class Result:
         """
         regions = self.regions(task, ids)
         large = scale == 1 and file_of(self.image) is not None
-        drawn = draw_large(self.image, regions) if large else draw_regions(self.image, regions, scale)
+        drawn = (
+            draw_large(self.image, regions, self._maps) if large else draw_regions(self.image, regions, scale)
+        )
         if not legend:
             return drawn
         beside = draw_legend(self._legend(task), letter_height(drawn.shape[:2]), height=len(drawn))
@@ -286,6 +288,11 @@ class Result:
             ValueError: there is no such result.
         """
         return result_formats.supervision_detections(self.objects(task), self._size, self.class_names)
+
+    @property
+    def _maps(self) -> list[Array]:
+        maps = self.semantic, self.panoptic.ids if self.panoptic else None
+        return [array for array in maps if array is not None]
 
     @property
     def _size(self) -> tuple[int, int]:

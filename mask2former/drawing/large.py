@@ -22,10 +22,10 @@ WINDOW = 2048  # pixels of a side
 LABELED_SIDE = 2048  # places for labels are looked for in an image of about this side
 
 
-def draw_large(image: Array, regions: Sequence[Region]) -> Array:
+def draw_large(image: Array, regions: Sequence[Region], maps: Sequence[Array] = ()) -> Array:
     """Return the image (H, W, 3) uint8 RGB with the regions tinted, outlined and labeled, as `draw_regions`.
 
-    Letters are as high as in a small image of the same view.
+    `maps` are the arrays that the regions' masks are read from.
     """
     canvas = new_array(image.shape, np.uint8)
     size = image.shape[0], image.shape[1]
@@ -38,9 +38,9 @@ def draw_large(image: Array, regions: Sequence[Region]) -> Array:
         paint_regions(part, [_moved(region, around) for region in regions if _meets(region, around)], line)
         y, x = top - around[1], left - around[0]
         canvas[top:bottom, left:right] = part[y : y + bottom - top, x : x + right - left]
-        release_pages(canvas)
-        release_pages(image)
-    _write_labels(canvas, regions)
+        for array in (canvas, image, *maps):
+            release_pages(array)
+    _write_labels(canvas, regions, maps)
     return canvas
 
 
@@ -71,10 +71,10 @@ def _moved(region: Region, window: Box) -> Region:
     return region._replace(shape=Shape(box, region.shape.area, inside))
 
 
-def _write_labels(canvas: Array, regions: Sequence[Region]) -> None:
+def _write_labels(canvas: Array, regions: Sequence[Region], maps: Sequence[Array]) -> None:
     """Write the labels that fit into a reduced image, enlarged."""
     factor = ceil(max(canvas.shape[:2]) / LABELED_SIDE)
-    small = [reduced for region in regions if (reduced := _reduced(region, factor)).shape.box]
+    small = [reduced for region in regions if (reduced := _reduced(region, factor, maps)).shape.box]
     size = ceil(canvas.shape[0] / factor), ceil(canvas.shape[1] / factor)
     for label in place_labels(size, small):
         box = tuple(factor * side for side in label.box)
@@ -82,7 +82,7 @@ def _write_labels(canvas: Array, regions: Sequence[Region]) -> None:
     release_pages(canvas)
 
 
-def _reduced(region: Region, factor: int) -> Region:
+def _reduced(region: Region, factor: int, maps: Sequence[Array]) -> Region:
     """Return a region of every `factor`-th pixel in both directions."""
     shape = region.shape
     if not shape.box:
@@ -101,6 +101,8 @@ def _reduced(region: Region, factor: int) -> Region:
             (top + rows.stop - 1) * factor + 1,
         )
         mask[rows.start : rows.stop, columns.start : columns.stop] = shape.inside(part)[::factor, ::factor]
+        for array in maps:
+            release_pages(array)
 
     def inside(box: Box) -> Array:
         whole = np.zeros((max(bottom, box[3]), max(right, box[2])), bool)

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from mask2former.structures import RunLengthMasks
 from mask2former.utils.label_maps import Array
+from mask2former.utils.memory import release_pages
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; the last two exclusive
 
@@ -60,6 +61,7 @@ def label_shapes(labels: Array, values: Sequence[int]) -> list[Shape]:
         for value, found in enumerate(ndimage.find_objects(strip, highest + 1)):
             if found:
                 boxes[value] = _joined(boxes.get(value), found, rows.start)
+        release_pages(labels)
 
     def inside(value: int, box: Box) -> Array:
         return crop(labels, box) == value

@@ -111,7 +111,7 @@ def test_a_drawing_in_windows_is_the_one_in_one_piece(predictor, monkeypatch, ta
     whole = result.image.copy()
     paint_regions(whole, regions, (100 * 130) ** 0.5 / LINES_PER_IMAGE)
     monkeypatch.setattr(large, "WINDOW", 40)
-    monkeypatch.setattr(large, "_write_labels", lambda canvas, regions: None)
+    monkeypatch.setattr(large, "_write_labels", lambda *_: None)
     assert np.array_equal(large.draw_large(result.image, regions), whole)
 
 
