@@ -264,7 +264,8 @@ def write_in_strips(
         pixels[rows] = values[..., ::-1] if values.ndim == 3 else values
         for array in (pixels, *sources):
             release_pages(array)
-    options = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL]
+    is_png = Path(path).suffix.lower() == ".png"
+    options = [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL] if is_png else []  # JPEG: of quality 95
     try:
         with write_errors_named(path):
             written = cv2.imwrite(str(path), pixels, options)
