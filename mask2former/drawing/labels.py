@@ -78,7 +78,8 @@ def _placed(grid: Grid, number: int, region: Region, form: Form, beside: bool) -
 
 def _whole_forms(region: Region, letter: int) -> dict[Form, None]:
     """Return the texts and letter heights to try for a region's label, the best first."""
-    full, name = _text(region.name, region.mark, region.note), _text(region.name, region.mark)
+    marked = f"{region.mark}," if region.mark and region.note else region.mark
+    full, name = _text(region.name, marked, region.note), _text(region.name, region.mark)
     small = _small(letter)
     return dict.fromkeys([(full, letter), (full, small), (name, letter), (name, small)])
 

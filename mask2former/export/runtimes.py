@@ -155,10 +155,10 @@ def _open_openvino(file: Path, options: Options) -> Network:
     weights = file.with_suffix(".bin")
     if not weights.is_file():
         raise WeightsError(file, f"the weights that belong to it are missing: no file {weights}")
-    config: dict[str, Any] = {"INFERENCE_NUM_THREADS": options.threads}
+    properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": options.threads}
     if options.exact:
-        config["INFERENCE_PRECISION_HINT"] = "f32"
-    model = openvino.Core().compile_model(str(file), "CPU", config)
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
+    model = openvino.Core().compile_model(str(file), "CPU", properties)
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         found = model({INPUT: images.numpy()})

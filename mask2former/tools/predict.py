@@ -156,10 +156,11 @@ def _predict_all(
     for image, path in progress:
         try:
             result = predictor(image)
-            overlay, found = draw(result, drawn_task(args, predictor), args.legend)
-            write_image(path, overlay)
             if coco:
                 coco.add(image, result)
+            overlay, found = draw(result, drawn_task(args, predictor), args.legend)
+            del result  # of a large image, it would take memory while the overlay is compressed
+            write_image(path, overlay)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed += 1
             why = reason(error, image)

@@ -54,7 +54,9 @@ def test_the_example_without_this_project_agrees_with_it(place, capsys):
 
 
 def test_the_commands_run_or_parse(place):
-    commands = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
+    commands = [
+        shlex.split(line, comments=True) for kind, text in BLOCKS if not kind for line in text.splitlines()
+    ]
     for _, name, *arguments in commands:
         if name == "export":
             assert export.parse_arguments(arguments).checkpoint == "output/model_final.pth"

@@ -78,7 +78,7 @@ def test_a_label_without_room_is_shortened_and_at_last_left_out():
         filled = region(np.ones((60, width), bool), "dining table", "97%", "#12")
         texts.append([label.text for label in place_labels((60, width), [filled])])
     different = [text for text, before in zip(texts, [None, *texts], strict=False) if text != before]
-    shown = ["dining table #12 97%", "dining table #12", "dining\N{HORIZONTAL ELLIPSIS} #12"]
+    shown = ["dining table #12, 97%", "dining table #12", "dining\N{HORIZONTAL ELLIPSIS} #12"]
     assert different == [*([text] for text in shown), []]
 
 
