@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mask2former.export.graph import onnx_program, torch_program
+from mask2former.export.graph import HalfGraph, onnx_program, torch_program
 from mask2former.export.metadata import KEY
 from mask2former.export.runtimes import package
 
@@ -26,15 +26,15 @@ def _write_openvino(graph: nn.Module, divisor: int, path: Path, text: str) -> No
     with TemporaryDirectory(dir=path.parent) as folder:
         source = Path(folder, "model.onnx")
         _write_onnx(graph, divisor, source, None)
-        convert_to_openvino(source, path, text)
+        convert_to_openvino(source, path, text, half=isinstance(graph, HalfGraph))
 
 
-def convert_to_openvino(source: Path, path: Path, text: str) -> None:
-    """Write an ONNX file in the form of OpenVINO, with a metadata text."""
+def convert_to_openvino(source: Path, path: Path, text: str, *, half: bool = False) -> None:
+    """Write an ONNX file in the form of OpenVINO, with a metadata text, and weights in 16 bits if `half`."""
     openvino = package("openvino")
     model = openvino.convert_model(str(source))
     model.set_rt_info(text, KEY)
-    openvino.save_model(model, str(path), compress_to_fp16=False)  # `model` maps `source` until it is gone
+    openvino.save_model(model, str(path), compress_to_fp16=half)  # `model` maps `source` until it is gone
 
 
 def _write_torch(graph: nn.Module, divisor: int, path: Path, text: str) -> None:
