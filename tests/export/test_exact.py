@@ -49,6 +49,9 @@ def test_onnx_and_openvino_compute_the_logits(make_config, tmp_path, monkeypatch
     )
     export_model(make_config(), model, METADATA, tmp_path / "model.xml", "openvino")
     assert_exact(tmp_path / "model.xml", model)
+    export_model(make_config(), model, METADATA, tmp_path / "half.xml", "openvino", half=True)
+    size, half_size = ((tmp_path / f"{name}.bin").stat().st_size for name in ("model", "half"))
+    assert 0.45 < half_size / size < 0.6
 
 
 @pytest.mark.slow
