@@ -12,6 +12,7 @@ from tiny_runs import CONFIG, tiny_options
 from train_command import run_command, start_command
 
 from mask2former.data.datasets.shapes import write_shapes
+from mask2former.drawing.overlay import LEGIBLE_SIDE
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main, parse_arguments
 
@@ -62,7 +63,8 @@ def test_the_metrics_have_losses_and_two_evaluations(trained):
 def test_images_show_target_and_prediction(trained):
     images = sorted((trained / "images").iterdir())
     assert [path.name for path in images] == ["step_0000001.jpg", "step_0000003.jpg"]
-    assert Image.open(images[0]).size == (128, 64)
+    scale = LEGIBLE_SIDE // 64  # of images of 64 x 64 pixels, two side by side
+    assert Image.open(images[0]).size == (2 * 64 * scale, 64 * scale)
 
 
 def test_the_checkpoint_holds_config_and_classes(trained):
