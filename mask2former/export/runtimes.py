@@ -65,7 +65,12 @@ class Options(NamedTuple):
 
 
 def open_exported(
-    source: str | Path, *, device: str = "cpu", threads: int | None = None, precision: str = "fp32"
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str = "fp32",
+    exact: bool = False,
 ) -> Exported:
     """Open an exported file: .onnx, .xml (of OpenVINO, with its .bin) or .pt2 (of torch.export).
 
@@ -75,6 +80,7 @@ def open_exported(
         device: as MODEL.DEVICE; "auto" is a GPU if there is one that the runtime computes on.
         threads: those of the processor that compute; default: as many as torch uses.
         precision: "bf16" lets OpenVINO compute in bfloat16, where the processor has it.
+        exact: OpenVINO computes in float32 even if the file holds 16-bit weights.
 
     Raises:
         WeightsError: the file is missing, truncated or damaged, or `mask2former export` did not write it.
@@ -89,7 +95,7 @@ def open_exported(
             f"{file}: precision '{precision}' is for files of OpenVINO alone; the precision of others is "
             "chosen by `mask2former export`"
         )
-    exact = precision == "fp32" and not metadata.half
+    exact = exact or (precision == "fp32" and not metadata.half)
     options = Options(runtime.resolve(device), threads or torch.get_num_threads(), exact)
     try:
         run = runtime.open(file, options)

@@ -38,7 +38,8 @@ def runtime(model, monkeypatch):
         class_logits, mask_logits = Graph(model)(images)
         return class_logits, mask_logits + runtime.error
 
-    def open_file(path):
+    def open_file(path, exact):
+        assert exact
         metadata = parse_metadata(path.read_text(), str(path))
         return SimpleNamespace(metadata=metadata, logits=logits)
 

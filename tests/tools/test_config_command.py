@@ -46,6 +46,7 @@ def test_evaluate_is_train_with_eval_only(monkeypatch):
     argv = ["--config-file", "x", "--num-gpus", "2", "SEED", "1"]
     given = vars(evaluate.parse_arguments([*argv, "--val-images", "a", "--val-annotations", "b"]))
     expected = vars(train.parse_arguments([*argv, "--eval-only"]))
-    assert given == {**expected, "val_images": "a", "val_annotations": "b"}
+    own = {"val_images": "a", "val_annotations": "b", "tile": None, "tile_overlap": None}
+    assert given == {**expected, **own}
     with pytest.raises(SystemExit):
         evaluate.parse_arguments([*argv, "--train-images", "a"])

@@ -176,8 +176,16 @@ def test_a_webcam_is_drawn_until_ctrl_c(predict, monkeypatch, capsys):
     assert len(json.loads(Path("c.json").read_text())["images"]) == 3
 
 
+@pytest.fixture
+def fresh_ctrl_c():
+    """Handle SIGINT as a new process does: training in this process leaves a handler of its own."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_interrupted_run_leaves_a_playable_film(predict, monkeypatch, capsys, number):
+def test_an_interrupted_run_leaves_a_playable_film(predict, monkeypatch, capsys, fresh_ctrl_c, number):
     before, updates = signal.getsignal(signal.SIGTERM), []
     update = Tracker.update
 
