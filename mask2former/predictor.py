@@ -37,9 +37,7 @@ from mask2former.tracking.tracker import MAX_ABSENT, Tracker
 from mask2former.utils.image_io import Array, ImageSource, read_image
 from mask2former.weights.contents import is_exported
 from mask2former.weights.load import Checkpoint
-from mask2former.weights.model_zoo import (
-    published_name,
-)
+from mask2former.weights.model_zoo import published_name
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
 

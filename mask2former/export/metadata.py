@@ -29,8 +29,7 @@ class ExportMetadata:
         config, metadata: the YAML text and the class metadata, as checkpoints of this project hold them.
         image_format: the order of the channels, "RGB" or "BGR".
         image_mean, image_std: per channel, in 0..255.
-        size_divisibility: sides of `images` must be multiples of it; images are padded at the right and
-            bottom with zeros, after the normalization.
+        size_divisibility: the graph pads `images` at the right and bottom with zeros to multiples of it.
         min_size, max_size: an image is resized until its short side is min_size (0: not at all), or its long
             side would exceed max_size.
         tasks: those that the model was trained for, among "semantic", "instance" and "panoptic".

@@ -2,7 +2,7 @@
 
 The runtimes are extras, imported when they are used. They compute on as many threads as torch.
 
-Shapes: `B` images, `Q` queries, `K` classes, `H, W` the padded image's sides.
+Shapes: `B` images, `Q` queries, `K` classes, `h, w` the image's sides, `H, W` those of the padded image.
 """
 
 import zipfile
@@ -50,7 +50,8 @@ class Exported:
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, Q, K+1) and mask logits (B, Q, H/4, W/4), float32.
 
-        `images` (B, 3, H, W) are normalized and padded to a multiple of the metadata's size_divisibility.
+        `images` (B, 3, h, w) are normalized. H and W are their sides, rounded up to multiples of the metadata's
+        size_divisibility.
         """
         class_logits, mask_logits = self.run(images.float().contiguous())
         return class_logits.float(), mask_logits.float()
@@ -68,7 +69,6 @@ def open_exported(
     source: str | Path,
     *,
     device: str = "cpu",
-    threads: int | None = None,
     precision: str = "fp32",
     exact: bool = False,
 ) -> Exported:
@@ -78,7 +78,6 @@ def open_exported(
 
     Args:
         device: as MODEL.DEVICE; "auto" is a GPU if there is one that the runtime computes on.
-        threads: those of the processor that compute; default: as many as torch uses.
         precision: "bf16" lets OpenVINO compute in bfloat16, where the processor has it.
         exact: OpenVINO computes in float32 even if the file holds 16-bit weights.
 
@@ -96,7 +95,7 @@ def open_exported(
             "chosen by `mask2former export`"
         )
     exact = exact or (precision == "fp32" and not metadata.half)
-    options = Options(runtime.resolve(device), threads or torch.get_num_threads(), exact)
+    options = Options(runtime.resolve(device), torch.get_num_threads(), exact)
     try:
         run = runtime.open(file, options)
     except (ImportError, MemoryError, WeightsError):

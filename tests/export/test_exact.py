@@ -27,7 +27,7 @@ def swin_config():
 
 @torch.no_grad()
 def assert_exact(path, model):
-    exported = open_exported(path, threads=1)
+    exported = open_exported(path)
     for shape in SHAPES:
         images = torch.randn(shape, generator=torch.Generator().manual_seed(shape[2]))
         for found, wanted in zip(exported.logits(images), Graph(model)(images), strict=True):

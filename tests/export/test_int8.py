@@ -131,7 +131,7 @@ def test_no_other_product_is_quantized(small):
 
 def test_logits_stay_near_those_in_float_at_another_size(small):
     _, source, path, _ = small
-    exact, int8 = (open_exported(file, threads=1) for file in (source, path))
+    exact, int8 = (open_exported(file) for file in (source, path))
     found = differences(exact, int8, [batch(2, 96, 32, seed=9), batch(1, 64, 64, seed=10)])
     assert set(found) == {"class_logits", "mask_logits"}
     for difference in found.values():
@@ -140,7 +140,7 @@ def test_logits_stay_near_those_in_float_at_another_size(small):
 
 
 def test_differences_are_zero_for_one_file(small):
-    exact = open_exported(small[1], threads=1)
+    exact = open_exported(small[1])
     for difference in differences(exact, exact, [batch(1, 32, 32)]).values():
         assert difference.largest == 0
         assert difference.correlation == pytest.approx(1)

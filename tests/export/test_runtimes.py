@@ -37,14 +37,14 @@ def test_each_runtime_computes_the_logits(file, shape):
     images = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = Toy()(images)
-    logits = open_exported(file, threads=1).logits(images)
+    logits = open_exported(file).logits(images)
     for found, wanted in zip(logits, expected, strict=True):
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_logits_stay_when_the_file_runs_again(file):
-    exported = open_exported(file, threads=1)
+    exported = open_exported(file)
     first = exported.logits(torch.zeros(1, 3, 32, 32))
     kept = [logits.clone() for logits in first]
     exported.logits(torch.ones(1, 3, 32, 32))
@@ -53,7 +53,7 @@ def test_logits_stay_when_the_file_runs_again(file):
 
 def test_images_may_be_strided_and_of_half_precision(file):
     images = torch.randn(1, 32, 32, 3, generator=torch.Generator().manual_seed(1)).half().permute(0, 3, 1, 2)
-    exported = open_exported(file, threads=1)
+    exported = open_exported(file)
     for found, wanted in zip(
         exported.logits(images), exported.logits(images.float().contiguous()), strict=True
     ):
@@ -72,8 +72,8 @@ def test_bfloat16_is_for_openvino_alone(file):
         with pytest.raises(ValueError, match=r"precision 'bf16' is for files of OpenVINO alone"):
             open_exported(file, precision="bf16")
         return
-    exact = open_exported(file, threads=1).logits(images)
-    rounded = open_exported(file, threads=1, precision="bf16").logits(images)
+    exact = open_exported(file).logits(images)
+    rounded = open_exported(file, precision="bf16").logits(images)
     for found, wanted in zip(rounded, exact, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.1)
 
@@ -91,8 +91,7 @@ def test_onnx_runtime_uses_as_many_threads_as_torch(files, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", record)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     open_exported(files[".onnx"])
-    open_exported(files[".onnx"], threads=1)
-    assert used == [3, 1]
+    assert used == [3]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without GPU")

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from mask2former.engine.checkpoint.disk_space import write_errors_explained
 from mask2former.engine.checkpoint.sharded import PATH, read_sharded, write_sharded
+from mask2former.engine.loggers import IDS_FILE, MLFLOW_DATABASE, MLFLOW_FILES
 from mask2former.utils.atomic_files import UNFINISHED, atomic_write, sync_folder
 from mask2former.utils.comm import all_reduce_any, broadcast_object, is_main_process
 from mask2former.utils.sharding import gather_to_main
@@ -39,7 +40,7 @@ RUN_STATE = {
     "seed": int,
 }  # key -> type
 RUN_FILES = (*(f"model_*{end}" for end in SUFFIXES), POINTER, "metrics.json", "events.out.tfevents.*")
-LOGGER_FILES = ("loggers.json", "wandb", "mlflow.db", "mlflow")  # see engine/loggers.py
+LOGGER_FILES = (IDS_FILE, "wandb", MLFLOW_DATABASE, MLFLOW_FILES)
 RUN_COMPANIONS = ("config.yaml", "images", "inference", *LOGGER_FILES)  # do not make a run by themselves
 
 
