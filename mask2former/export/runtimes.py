@@ -2,7 +2,7 @@
 
 The runtimes are extras, imported when they are used. They compute on as many threads as torch.
 
-Shapes: `B` images, `Q` queries, `K` classes, `h, w` the image's sides, `H, W` those of the padded image.
+Shapes: `B` images, `Q` queries, `K` classes, `h, w` the image's sides, `H, W` those of the padded one.
 """
 
 import zipfile
@@ -50,8 +50,8 @@ class Exported:
     def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, Q, K+1) and mask logits (B, Q, H/4, W/4), float32.
 
-        `images` (B, 3, h, w) are normalized. H and W are their sides, rounded up to multiples of the metadata's
-        size_divisibility.
+        `images` (B, 3, h, w) are normalized. H and W are their sides, rounded up to multiples of the
+        metadata's size_divisibility.
         """
         class_logits, mask_logits = self.run(images.float().contiguous())
         return class_logits.float(), mask_logits.float()

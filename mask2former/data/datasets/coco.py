@@ -62,12 +62,18 @@ def register_coco_instances(name: str, metadata: Facts, json_file: PathLike, ima
 
     `metadata` holds further facts. The classes are the JSON's `categories`.
     """
-    facts = {"json_file": str(json_file), "image_root": str(image_root), **INSTANCE_FACTS, **metadata}
+    register_instance_json(name, {**INSTANCE_FACTS, **metadata}, json_file, image_root, load_instances)
+
+
+def register_instance_json(
+    name: str, facts: Facts, json_file: PathLike, image_root: PathLike, load: Load
+) -> None:
+    """Register a JSON whose `categories` are the classes, and its folder of images, as `name`."""
 
     def derive(context: LoadContext) -> Facts:
         return instance_categories(categories_in(json_file, context=context))
 
-    register(name, facts, derive, load_instances)
+    register(name, {"json_file": str(json_file), "image_root": str(image_root), **facts}, derive, load)
 
 
 def register_coco_panoptic(

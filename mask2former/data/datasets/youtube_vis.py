@@ -24,6 +24,7 @@ from mask2former.data.datasets.coco import (
     convert_rows,
     instance_categories,
     known_id,
+    register_instance_json,
 )
 from mask2former.data.datasets.files import datasets_root, load_json, require_path, table
 from mask2former.data.datasets.registration import Facts, register, register_below_root
@@ -65,12 +66,7 @@ def register_ytvis_instances(name: str, metadata: Facts, json_file: PathLike, im
 
     `metadata` holds further facts. The classes are the JSON's `categories`.
     """
-    facts = {"json_file": str(json_file), "image_root": str(image_root), **FACTS, **metadata}
-
-    def derive(context: LoadContext) -> Facts:
-        return instance_categories(categories_in(json_file, context=context))
-
-    register(name, facts, derive, load_videos)
+    register_instance_json(name, {**FACTS, **metadata}, json_file, image_root, load_videos)
 
 
 def register_videos() -> None:
