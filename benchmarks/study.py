@@ -9,19 +9,19 @@ of them run at a time. A finished run leaves a JSON file in the folder and is no
 continues from its last checkpoint. So the command can run in the background, be stopped at any time (Ctrl-C
 or SIGTERM) and started again. All rows of a seed run before those of the next seed.
 
-`s/step` is the median of a run's steps, which runs beside each other slow down a little; `MB` is the peak of
-its memory.
+`s/step` is the time below which a tenth of a run's steps stay: other work on the machine changes it least.
+`MB` is the peak of its memory.
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +47,15 @@ OPTIONS: dict[str, object] = {  # of all runs
 }
 PAUSE = 0.2  # seconds between looks at the processes
 IMAGES: dict[str, int] | None = None  # of each split; None: the dataset's own
-SUMMARIES = {"s/step": ("time", statistics.median), "MB": ("memory_mb", max)}  # over the steps of a run
+CHECKPOINT = ("model_final.pth", "last_checkpoint")  # what an evaluation needs of a finished run
+
+
+def _fast(times: Sequence[float]) -> float:
+    """Return the value below which a tenth of `times` stay."""
+    return statistics.quantiles(times, n=10)[0] if len(times) > 1 else times[0]
+
+
+SUMMARIES = {"s/step": ("time", _fast), "MB": ("memory_mb", max)}  # over the steps of a run
 Row = dict[str, Any]
 Process = subprocess.Popen[bytes]
 
@@ -63,12 +71,23 @@ class Run(NamedTuple):
         """Return the name of its files."""
         return f"{self.row['name']}_seed{self.seed}"
 
+    @property
+    def trained(self) -> str | None:
+        """Return the name of the run whose model this one evaluates, if it does not train."""
+        return f"{self.row['evaluate']}_seed{self.seed}" if "evaluate" in self.row else None
+
+    def is_ready(self, folder: Path) -> bool:
+        """Return True if the run can start: what it evaluates is trained."""
+        return self.trained is None or (folder / f"{self.trained}.json").exists()
+
 
 class Study(NamedTuple):
     """The content of a file of `benchmarks/studies/`.
 
-    `metrics` has names in metrics.json by column. A row has a `name`, a `title`, and may have `labels`, which
-    are further cells by column, and `options`, the keys that it changes.
+    `metrics` has names in metrics.json by column; a run without one has no figure there. A row has a `name`,
+    a `title`, and may have `labels`, which are further cells by column, a `config` in place of the study's,
+    and `options`, the keys that it changes. A row with `evaluate`, the name of another row, does not train,
+    but evaluates that row's models.
     """
 
     dataset: str
@@ -101,21 +120,28 @@ def command(study: Study, run: Run, steps: int, output: Path) -> list[str]:
         "OUTPUT_DIR": output,
     }
     pairs = [str(word) for pair in options.items() for word in pair]
-    return [sys.executable, "-m", "mask2former", "train", "--config-file", study.config, "--resume", *pairs]
+    config = run.row.get("config", study.config)
+    return [sys.executable, "-m", "mask2former", "train", "--config-file", config, "--resume", *pairs]
 
 
 def figures(study: Study, records: list[Row]) -> dict[str, float]:
     """Return the metrics of a finished run by column, from its records in metrics.json."""
     results = records[-1]
-    measured = {column: round(results[name], 2) for column, name in study.metrics.items()}
+    measured = {column: round(results[name], 2) for column, name in study.metrics.items() if name in results}
     for column, (name, summarize) in SUMMARIES.items():
-        measured[column] = round(summarize([record[name] for record in records if name in record]), 3)
+        if values := [record[name] for record in records if name in record]:
+            measured[column] = round(summarize(values), 3)
     return measured
 
 
 def start(study: Study, run: Run, steps: int, folder: Path) -> Process:
     """Start the process of a run, with one thread; its output goes to a file in `folder`."""
-    argv = command(study, run, steps, folder / run.name)
+    output_dir = folder / run.name
+    if trained := run.trained:
+        output_dir.mkdir(exist_ok=True)
+        for name in CHECKPOINT:
+            shutil.copy(folder / trained / name, output_dir)
+    argv = command(study, run, steps, output_dir)
     with (folder / f"{run.name}.out").open("wb") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, env=environment)
@@ -147,14 +173,21 @@ def missing_runs(study: Study, names: Sequence[str], seeds: int, folder: Path) -
 
 
 def train_all(study: Study, runs: Iterable[Run], steps: int, folder: Path, jobs: int) -> None:
-    """Train runs, `jobs` at a time. After a failure or an interruption all processes are ended."""
+    """Train runs, `jobs` at a time. After a failure or an interruption all processes are ended.
+
+    Raises:
+        SystemExit: a process failed, or the models that are to be evaluated are not trained.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = deque(runs)
+    waiting = list(runs)
     running: dict[str, tuple[Run, Process]] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.popleft()
+            ready = [run for run in waiting if run.is_ready(folder)]
+            if not ready and not running:
+                sys.exit(f"{waiting[0].name} evaluates {waiting[0].trained}, which is not trained")
+            for run in ready[: jobs - len(running)]:
+                waiting.remove(run)
                 running[run.name] = run, start(study, run, steps, folder)
             for name, (run, process) in list(running.items()):
                 if (code := process.poll()) is not None:
@@ -177,7 +210,8 @@ def collect(study: Study, steps: int, folder: Path) -> Row:
     for row in study.rows:
         own = [run for run in found if run["name"] == row["name"]]
         if own:
-            rows.append({**row, **{key: [run[key] for run in own] for key in ("seed", *columns)}})
+            measured = [key for key in columns if all(key in run for run in own)]
+            rows.append({**row, **{key: [run[key] for run in own] for key in ("seed", *measured)}})
     facts = {key: "; ".join(sorted({run[key] for run in found})) for key in ("commit", "machine")}
     return {"config": study.config, "steps": steps, "columns": columns, **facts, "rows": rows}
 

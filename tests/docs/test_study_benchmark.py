@@ -64,9 +64,9 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", "")  # which the benchmark sets
     monkeypatch.setattr(study.signal, "signal", lambda *_: None)
 
-    def run(*flags):
+    def run(*flags, name="ablations"):
         results = tmp_path / "results.json"
-        code = main(["ablations", *flags, "--folder", str(tmp_path), "--results", str(results)])
+        code = main([name, *flags, "--folder", str(tmp_path), "--results", str(results)])
         return code, json.loads(results.read_text())
 
     return run
@@ -131,6 +131,35 @@ def test_an_interrupted_run_continues_from_its_checkpoint(tiny, in_process, tmp_
     (folder / "baseline_seed1.json").unlink()
     tiny("--steps", "4", "--seeds", "1", "--only", "baseline")
     assert "steps 2 to 4" in (folder / "baseline_seed1" / "log.txt").read_text()
+
+
+@pytest.fixture
+def evaluating(monkeypatch, tmp_path):
+    """Write a study of which the second row evaluates the first one's models; return its name."""
+    rows = [
+        {"name": "trained", "title": "trained"},
+        {"name": "read", "title": "read", "evaluate": "trained", "options": {"TEST.DETECTIONS_PER_IMAGE": 0}},
+    ]
+    facts = {"dataset": "shapes", "config": ABLATION.config, "steps": 2, "seeds": 1, "rows": rows}
+    metrics = {"PQ": "panoptic_seg/PQ", "AP": "segm/AP", "none": "no/such"}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({**facts, "metrics": metrics}))
+    monkeypatch.setattr(study, "STUDIES", tmp_path)
+    return "two"
+
+
+def test_a_row_can_evaluate_the_models_of_another(tiny, in_process, evaluating, capsys):
+    code, results = tiny(name=evaluating)
+    trained, read = results["rows"]
+    assert code == 0 and len(in_process) == 2
+    assert read["PQ"] == trained["PQ"] and read["AP"] == [0.0]
+    assert "s/step" in trained and "s/step" not in read and "none" not in trained
+    assert "| read | 1 | " in capsys.readouterr().out
+
+
+def test_without_the_models_nothing_is_evaluated(tiny, in_process, evaluating):
+    with pytest.raises(SystemExit, match="read_seed1 evaluates trained_seed1, which is not trained"):
+        tiny("--only", "read", name=evaluating)
+    assert not in_process
 
 
 def test_a_failed_run_is_named_and_leaves_no_row(tiny, tmp_path, monkeypatch):

@@ -117,7 +117,9 @@ def table_section(table: Table, costs: dict[str, MeanCost]) -> str:
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
-    """Return both with one decimal, or with two where the mean is below 1."""
+    """Return both with one decimal, or with two where the mean is below 1; a dash for no values."""
+    if not values:
+        return "–"
     digits = 2 if statistics.mean(values) < 1 else 1
     spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{spread}"
@@ -131,7 +133,7 @@ def study_table(results: dict[str, Any]) -> str:
             row["title"],
             *(row["labels"][label] for label in labels),
             str(len(row["seed"])),
-            *(_mean_and_spread(row[column]) for column in results["columns"]),
+            *(_mean_and_spread(row.get(column, [])) for column in results["columns"]),
         ]
         for row in results["rows"]
     ]
