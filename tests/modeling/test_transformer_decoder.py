@@ -7,8 +7,8 @@ from torch import nn
 
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
-from mask2former.modeling.transformer_decoder.masked import DecoderOptions
 from mask2former.modeling.transformer_decoder.memory_attention import blocked_cells, resize_mask_features
+from mask2former.modeling.transformer_decoder.options import DecoderOptions
 from mask2former.structures import ShapeSpec
 
 WIDTH, HEADS, QUERIES, CLASSES, MASK_DIM = 16, 4, 6, 3, 8

@@ -19,7 +19,7 @@ from mask2former.modeling.detr.padding import Size, lay_out_cells
 from mask2former.modeling.detr.predictions import DetrPredictions
 from mask2former.modeling.layers.mlp import MLP
 from mask2former.modeling.layers.norm import freeze
-from mask2former.modeling.transformer_decoder.masked import check_counts
+from mask2former.modeling.transformer_decoder.options import check_counts
 from mask2former.modeling.transformer_decoder.standard import DetrTransformer, refuse_decoder_options
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS

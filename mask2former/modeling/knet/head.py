@@ -18,7 +18,7 @@ from mask2former.modeling.knet.predictions import KNetPredictions
 from mask2former.modeling.knet.pyramid import CONV_STD, KernelPyramid, norm_conv
 from mask2former.modeling.knet.update import FIRST_SCORE, KernelUpdateStage, logit
 from mask2former.modeling.predictions import Prediction, multiply_masks
-from mask2former.modeling.transformer_decoder.masked import check_counts
+from mask2former.modeling.transformer_decoder.options import check_counts
 from mask2former.modeling.transformer_decoder.standard import refuse_decoder_options
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS

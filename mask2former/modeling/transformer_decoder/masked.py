@@ -4,14 +4,12 @@ Section 3.2 of the paper. A query does not attend to cells where its mask logit,
 is negative. Resizing and the product with the embeddings are both linear, so the mask features are resized
 once per level, and dense mask logits are never computed.
 
-The options of `DecoderOptions` are the rows of the paper's ablations (Tables 4 and X); the defaults are
-Mask2Former. How queries read the memory is `memory_attention.py`.
+The options are those of `options.py`. How queries read the memory is `memory_attention.py`.
 
 Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `L` levels, `N` cells of one level, `h, w` its
 sides, `H, W` the sides of the padded image.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,6 +27,12 @@ from mask2former.modeling.transformer_decoder.memory_attention import (
     ResidualLayer,
     resize_mask_features,
 )
+from mask2former.modeling.transformer_decoder.options import (
+    PUBLISHED,
+    DecoderOptions,
+    check_counts,
+    decoder_options,
+)
 from mask2former.modeling.transformer_decoder.pilots import (
     TrainingTargets,
     blocked_for_pilots,
@@ -38,74 +42,6 @@ from mask2former.modeling.transformer_decoder.pilots import (
 )
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import TRANSFORMER_DECODER
-
-
-@dataclass(frozen=True)
-class DecoderOptions:
-    """Rows of the paper's ablation tables; the fields are the keys of `MODEL.MASK_FORMER.DECODER`.
-
-    Args:
-        attention: one of `ATTENTIONS` (Table 4c).
-        memory_stride: the one level that all layers attend to; 0: all levels (Table 4d).
-        concatenate_levels: every layer attends to all levels at once, not to one of them in turn (Table 4d).
-        learned_queries: query features are learned; otherwise they start from zero (Table 4b). Without them
-            there is no prediction before the first layer, which attends to all cells: the paper states that
-            such queries have no direct supervision, and leaves the rest open.
-        supervise_queries: the prediction of the learned queries, before the first layer, is part of the
-            result, and so of the loss; it directs the first layer in any case (Table X).
-        self_attention_first: self-attention comes before attention to the memory, as in DETR (Table 4b).
-        dropout: of attention weights, residual updates and inside of the feed-forward network (Table 4b).
-        pilot_groups: in training, so many further queries for each target, which are told its class and mask
-            (`pilots`); 0: none. Each group costs as much as so many queries as an image has targets.
-            Prediction is unchanged; the embedding of classes is the only new weight.
-        pilot_class_noise: probability with which a pilot is told a random class.
-        pilot_mask_noise: probability with which a cell is changed, for a mask that fills the map.
-
-    Raises:
-        ValueError: the attention is unknown, or options contradict each other.
-    """
-
-    attention: str = "masked"
-    memory_stride: int = 0
-    concatenate_levels: bool = False
-    learned_queries: bool = True
-    supervise_queries: bool = True
-    self_attention_first: bool = False
-    dropout: float = 0.0
-    pilot_groups: int = 0
-    pilot_class_noise: float = 0.2
-    pilot_mask_noise: float = 0.2
-
-    def __post_init__(self) -> None:
-        if self.attention not in ATTENTIONS:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.DECODER.ATTENTION is {self.attention!r}; "
-                f"it must be one of {', '.join(ATTENTIONS)}"
-            )
-        if self.concatenate_levels and self.memory_stride:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE {self.memory_stride} leaves one level, "
-                "so that CONCATENATE_LEVELS has nothing to concatenate"
-            )
-
-        if self.pilot_groups and (self.attention != "masked" or not self.learned_queries):
-            raise ValueError(
-                "MODEL.MASK_FORMER.DECODER.PILOT_GROUPS needs ATTENTION masked and LEARNED_QUERIES True"
-            )
-        for key in ("pilot_class_noise", "pilot_mask_noise"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(
-                    f"MODEL.MASK_FORMER.DECODER.{key.upper()} is {getattr(self, key)}; it must be in [0, 1]"
-                )
-
-    def levels(self, strides: list[int]) -> list[int]:
-        """Return the indices of the memory's levels to attend to; raise ValueError if there is none."""
-        if self.memory_stride and self.memory_stride not in strides:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE is {self.memory_stride}, but the memory of "
-                f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME has strides {strides}"
-            )
-        return [i for i, stride in enumerate(strides) if self.memory_stride in (0, stride)]
 
 
 class SelfAttentionLayer(ResidualLayer):
@@ -159,7 +95,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         mask_dim: int,
         pre_norm: bool,
         enforce_input_proj: bool,
-        options: DecoderOptions = DecoderOptions(),
+        options: DecoderOptions = PUBLISHED,
     ) -> None:
         super().__init__()
         self.options = options
@@ -298,36 +234,6 @@ def _memory_projection(channels: int, width: int, enforce: bool) -> nn.Module:
     projection = nn.Conv2d(channels, width, 1)
     init_c2_xavier(projection)
     return projection
-
-
-def decoder_options(cfg: Any) -> DecoderOptions:
-    """Return the options of a config; raise ValueError as they do."""
-    options = cfg.MODEL.MASK_FORMER.DECODER
-    return DecoderOptions(
-        attention=options.ATTENTION,
-        memory_stride=options.MEMORY_STRIDE,
-        concatenate_levels=options.CONCATENATE_LEVELS,
-        learned_queries=options.LEARNED_QUERIES,
-        supervise_queries=options.SUPERVISE_QUERIES,
-        self_attention_first=options.SELF_ATTENTION_FIRST,
-        dropout=options.DROPOUT,
-        pilot_groups=options.PILOT_GROUPS,
-        pilot_class_noise=options.PILOT_CLASS_NOISE,
-        pilot_mask_noise=options.PILOT_MASK_NOISE,
-    )
-
-
-def check_counts(cfg: Any) -> None:
-    """Raise ValueError if NUM_CLASSES, NUM_OBJECT_QUERIES or DEC_LAYERS is below 1."""
-    head, decoder = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-    counts = {
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES": head.NUM_CLASSES,
-        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": decoder.NUM_OBJECT_QUERIES,
-        "MODEL.MASK_FORMER.DEC_LAYERS": decoder.DEC_LAYERS,
-    }
-    for key, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{key} is {count}; it must be at least 1")
 
 
 @TRANSFORMER_DECODER.register_as("MultiScaleMaskedTransformerDecoder")

@@ -17,7 +17,7 @@ from mask2former.modeling.layers.mlp import MLP
 from mask2former.modeling.layers.position import sine_position
 from mask2former.modeling.layers.transformer import TransformerDecoderLayer, TransformerEncoder
 from mask2former.modeling.predictions import Prediction, Predictions
-from mask2former.modeling.transformer_decoder.masked import DecoderOptions, check_counts, decoder_options
+from mask2former.modeling.transformer_decoder.options import PUBLISHED, check_counts, decoder_options
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import TRANSFORMER_DECODER
 
@@ -161,7 +161,7 @@ def standard_arguments(cfg: Any, memory_shape: list[ShapeSpec]) -> dict[str, Any
 
 def refuse_decoder_options(cfg: Any, key: str, name: str) -> None:
     """Raise ValueError if a key of MODEL.MASK_FORMER.DECODER is set; `key` is `name`, which reads none."""
-    defaults = asdict(DecoderOptions())
+    defaults = asdict(PUBLISHED)
     for option, value in asdict(decoder_options(cfg)).items():
         if value != defaults[option]:
             raise ValueError(
