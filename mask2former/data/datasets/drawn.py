@@ -81,7 +81,8 @@ class DrawnDataset(NamedTuple):
     """A dataset of which each image follows from (seed, split, number) alone.
 
     `splits` are the usual numbers of images. `draw` makes an image, `annotate` the instance annotation of a
-    visible mask (H, W). `facts` are further attributes of the metadata.
+    visible mask (H, W). `facts` are further attributes of the metadata. A new `version` is drawn again where
+    an old one lies.
     """
 
     name: str
@@ -91,6 +92,7 @@ class DrawnDataset(NamedTuple):
     draw: Callable[[Rng], SyntheticImage]
     annotate: Callable[[Array], Instance] = exact_instance
     facts: Mapping[str, Any] = MappingProxyType({})
+    version: int = 1
 
     @property
     def things(self) -> list[Row]:
@@ -117,7 +119,7 @@ class DrawnDataset(NamedTuple):
             for split, count in counts.items():
                 _write_split(self, folder, split, count, seed)
 
-        facts = {"version": 1, "counts": counts, "seed": seed, "side": self.side}
+        facts = {"version": self.version, "counts": counts, "seed": seed, "side": self.side}
         return write_once(root / self.name, facts, write_splits)
 
 

@@ -35,7 +35,7 @@ SIZES = {"small": (5.0, 12.0), "medium": (12.0, 40.0), "large": (40.0, 90.0)}  #
 SHARES = {"small": 0.12, "medium": 0.58, "large": 0.3}  # of objects outside groups, which are small
 AREA_LIMITS = (12.0**2, 40.0**2)  # of small and medium objects, for AP
 VISIBLE = 6  # pixels; what shows less of an object is void
-HUE_SPREAD = 0.06  # standard deviation, of a turn
+HUE_SPREAD = 0.035  # standard deviation, of a turn; the hues of classes are 0.125 apart
 NOISE = (5, 18)
 LOOSENESS = 1.05  # the instance outline's size, by that of the visible mask
 STEPS = 16  # of a pixel, for the vertices of polygons
@@ -217,5 +217,12 @@ def loose_instance(mask: Array) -> Instance:
 
 
 SCENES = DrawnDataset(
-    "scenes", SIDE, SPLITS, CATEGORIES, draw_scene, loose_instance, facts={"area_limits": AREA_LIMITS}
+    "scenes",
+    SIDE,
+    SPLITS,
+    CATEGORIES,
+    draw_scene,
+    loose_instance,
+    facts={"area_limits": AREA_LIMITS},
+    version=2,
 )

@@ -44,6 +44,15 @@ def test_objects_come_in_all_sizes_and_no_sliver_is_an_object(areas):
     assert np.mean(areas >= medium) > 1 / 20
 
 
+def test_a_new_version_replaces_an_old_one(tmp_path):
+    counts, file = {"val": 1}, tmp_path / "scenes" / "annotations" / "instances_val.json"
+    old = scenes.SCENES._replace(version=scenes.SCENES.version - 1)
+    for dataset, remains in ((old, False), (old, True), (scenes.SCENES, False), (scenes.SCENES, True)):
+        before = file.stat().st_ino if file.exists() else None
+        dataset.write(tmp_path, counts)
+        assert (file.stat().st_ino == before) == remains
+
+
 def test_every_class_occurs():
     categories = set()
     for seed in range(IMAGES):
