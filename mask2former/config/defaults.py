@@ -131,6 +131,9 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop; the scales follow
     "INPUT.MIN_SCALE": 0.1,
     "INPUT.MAX_SCALE": 2.0,
+    "INPUT.COPY_PASTE.PROBABILITY": 0.0,  # share of the training images that get objects of another one
+    "INPUT.COPY_PASTE.MAX_SIZE": 0.0,  # paste objects of at most this square root of area, pixels; 0: all
+    "INPUT.COPY_PASTE.COPIES": 0,  # of each, at random places; 0: one, where it is in its own image
     "DATASETS.TRAIN": (),
     "DATASETS.TEST": (),
     "DATALOADER.NUM_WORKERS": 4,

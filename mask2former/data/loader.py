@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from mask2former.data.augmentation import choice
 from mask2former.data.catalog import Metadata, MetadataCatalog, Record
 from mask2former.data.clips import ClipTestMapper, build_clip_train_mapper, holds_videos
+from mask2former.data.copy_paste import with_copy_paste
 from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
 from mask2former.data.records import Datasets, LoadedDataset
@@ -169,10 +170,12 @@ def build_train_loader(
         world_size=processes,
         micro_batches=accumulation_steps(cfg.SOLVER, processes),
     )
-    return _loader(cfg, Samples(trained.records, _train_mapper(cfg, trained.metadata)), batches)
+    return _loader(
+        cfg, Samples(trained.records, _train_mapper(cfg, trained.metadata, trained.records)), batches
+    )
 
 
-def _train_mapper(cfg: Any, metadata: Metadata) -> Callable[..., dict[str, Any]]:
+def _train_mapper(cfg: Any, metadata: Metadata, records: Sequence[Record]) -> Callable[..., dict[str, Any]]:
     """Return the mapper of the training datasets, which hold videos or images.
 
     Raises:
@@ -184,7 +187,8 @@ def _train_mapper(cfg: Any, metadata: Metadata) -> Callable[..., dict[str, Any]]
         raise DatasetError(
             f"'{of_videos[0]}' holds videos, '{others[0]}' images; DATASETS.TRAIN takes one kind at a time"
         )
-    return (build_clip_train_mapper if of_videos else build_train_mapper)(cfg, metadata)
+    build = build_clip_train_mapper if of_videos else build_train_mapper
+    return with_copy_paste(cfg, build(cfg, metadata), records)
 
 
 def build_test_loader(

@@ -22,7 +22,7 @@ class DatasetMapper:
         is_train: read the ground truth and augment; otherwise resize for testing.
 
     Raises:
-        ValueError: INPUT.DATASET_MAPPER_NAME is unknown, or DATASETS.TRAIN is empty.
+        ValueError: INPUT.DATASET_MAPPER_NAME is unknown, DATASETS.TRAIN is empty, or INPUT.COPY_PASTE is on.
     """
 
     name: str | None = None  # replaces INPUT.DATASET_MAPPER_NAME
@@ -51,6 +51,11 @@ def _train_mapper(cfg: Any) -> TrainMapper:
     """Build the mapper of DATASETS.TRAIN; if that has no class names, the model's class count decides."""
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; the mapper needs a dataset that defines the classes")
+    if cfg.INPUT.COPY_PASTE.PROBABILITY:
+        raise ValueError(
+            "INPUT.COPY_PASTE needs all records of the dataset, which Detectron2's loader gives no mapper; "
+            "set INPUT.COPY_PASTE.PROBABILITY to 0, or use the project's Trainer"
+        )
     unnamed = [str(number) for number in range(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)]
     facts = {"thing_classes": unnamed, "stuff_classes": unnamed, **dataset_metadata(cfg)}
     return build_train_mapper(cfg, Metadata(cfg.DATASETS.TRAIN[0]).set(**facts))

@@ -75,3 +75,8 @@ def test_detectron2s_own_mapper_feeds_our_model(host_cfg, form):
 def test_no_dataset_is_an_error(host_cfg):
     with pytest.raises(ValueError, match=r"DATASETS.TRAIN is empty"):
         DatasetMapper(host_cfg(DATASETS__TRAIN=()))
+
+
+def test_copy_paste_is_refused_because_a_mapper_knows_one_record(host_cfg):
+    with pytest.raises(ValueError, match=r"COPY_PASTE needs all records .* use the project's Trainer$"):
+        DatasetMapper(host_cfg(INPUT__COPY_PASTE__PROBABILITY=0.5))

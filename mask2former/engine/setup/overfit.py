@@ -32,6 +32,7 @@ UNCHANGED: dict[str, Any] = {  # keys that switch off augmentation and anything 
     "INPUT.RANDOM_FLIP": "none",
     "INPUT.CROP.ENABLED": False,
     "INPUT.COLOR_AUG_SSD": False,
+    "INPUT.COPY_PASTE.PROBABILITY": 0.0,
     "INPUT.AUGMENTATIONS": [],
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
     "INPUT.SIZE_DIVISIBILITY": -1,

@@ -60,6 +60,7 @@ def test_the_first_training_images_get_their_part_of_the_ground_truth(tiny_shape
     "changes",
     [
         {"INPUT__MIN_SCALE": 0.1, "INPUT__MAX_SCALE": 2.0},  # large-scale jitter
+        {"INPUT__COPY_PASTE__PROBABILITY": 1.0},
         {
             "INPUT__DATASET_MAPPER_NAME": "mask_former_panoptic",
             "INPUT__MIN_SIZE_TRAIN": (32, 64, 128),
