@@ -6,10 +6,12 @@ rename depends on the name alone, not on a version number in the file: current n
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
+
+from mask2former.weights import vit
 
 Renames = tuple[tuple[str, str], ...]
 NOTHING = r"(?!)"
@@ -23,7 +25,8 @@ class Scheme(NamedTuple):
     A file follows it if each pattern of `evidence` is found in some name. `renames` apply in order. Names
     that match `ignored` have no counterpart in a segmentation model. Names of the model that match
     `untrained` cannot be in a file of this scheme. Tensors whose names match `unfolded` have the channels of
-    merged patches in another order than here, see `_in_order_of_patches`.
+    merged patches in another order than here, see `_in_order_of_patches`. `convert` gets all renamed tensors,
+    where they are cut otherwise than here.
     """
 
     title: str
@@ -32,10 +35,12 @@ class Scheme(NamedTuple):
     ignored: str = NOTHING
     untrained: str = NOTHING
     unfolded: str = NOTHING
+    convert: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
 INTO_BACKBONE = (r"^", "backbone.")
 OUTSIDE_BACKBONE = r"^(?!backbone\.)"
+OUTSIDE_VIT = r"^(?!backbone\.vit\.)"
 DETRS_BACKBONE = r"^(detr\.)?backbone\.0\.body\."
 DETRS_BOXES = r"^sem_seg_head\.bbox_embed\."
 DETRS_MASKS = r"^sem_seg_head\.(bbox_attention|mask_head)\."
@@ -144,6 +149,25 @@ SCHEMES = (
         # A classifier has one norm at its end, a segmentation backbone one after each stage
         untrained=rf"{OUTSIDE_BACKBONE}|^backbone\.norm\d\.",
     ),
+    Scheme(
+        title="pretrained vision transformer",
+        evidence=(r"^cls_token$", r"^blocks\.0\.attn\.qkv\.weight$"),
+        renames=vit.AUTHORS,
+        ignored=vit.AUTHORS_UNUSED,
+        untrained=OUTSIDE_VIT,
+        convert=vit.to_our_tensors,
+    ),
+    *(
+        Scheme(
+            title="pretrained vision transformer (transformers' names)",
+            evidence=(*feed_forward, r"^(\w+\.)?embeddings\.cls_token$", r"\blayer\.0\.attention\."),
+            renames=renames,
+            ignored=vit.HUB_UNUSED,
+            untrained=OUTSIDE_VIT,
+            convert=vit.to_our_tensors,
+        )
+        for feed_forward, renames in (((r"\.mlp\.gate_proj\.",), vit.HUB_GATED), ((), vit.HUB))
+    ),
 )
 UNKNOWN = Scheme(title="checkpoint of unknown origin", evidence=())
 
@@ -178,7 +202,7 @@ def translate(tensors: Mapping[str, Tensor]) -> tuple[Scheme, dict[str, Tensor]]
             translated[name if renamed in bare else renamed] = (
                 _in_order_of_patches(tensor) if unfolded else tensor
             )
-    return scheme, translated
+    return scheme, scheme.convert(translated)
 
 
 def _in_order_of_patches(tensor: Tensor) -> Tensor:
