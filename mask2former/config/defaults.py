@@ -162,6 +162,8 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.WARMUP_FACTOR": 0.001,
     "SOLVER.WARMUP_ITERS": 1000,
     "SOLVER.CHECKPOINT_PERIOD": 5000,
+    "SOLVER.TASKS": (),  # each training image draws one of these: semantic, instance, panoptic
+    "SOLVER.TASK_SHARES": (),  # how often each of them is drawn; empty: equally often
     "SOLVER.EMA_DECAY": 0.0,  # average the weights, as 0.9998, and evaluate and save that model; 0: do not
     "SOLVER.EARLY_STOPPING": 0,  # end after so many evaluations without a better TEST.BEST_METRIC; 0: do not
     "SOLVER.CLIP_GRADIENTS.ENABLED": False,

@@ -208,14 +208,18 @@ def with_copy_paste(cfg: Any, mapper: Any, records: Sequence[Record]) -> Any:
     """Return a training mapper that pastes as `INPUT.COPY_PASTE` says; the same mapper if that is off.
 
     Raises:
-        ValueError: it is on, but samples are clips of videos or have no separate objects, or no class of the
-            dataset is a thing.
+        ValueError: it is on, but samples are clips of videos, have no separate objects or draw a task, or no
+            class of the dataset is a thing.
     """
     options, name = cfg.INPUT.COPY_PASTE, cfg.INPUT.DATASET_MAPPER_NAME
     if not options.PROBABILITY:
         return mapper
     if not isinstance(mapper, TrainMapper):
         raise ValueError(f"{KEY} is for images, and DATASETS.TRAIN holds videos; set {KEY}.PROBABILITY to 0")
+    if mapper.draw_task is not None:
+        raise ValueError(
+            f"{KEY} pastes segments of one kind; set {KEY}.PROBABILITY to 0, or SOLVER.TASKS to ()"
+        )
     fitting = [key for key, recipe in MAPPERS.items() if recipe.reader in THINGS and not recipe.keep_empty]
     if name not in fitting:
         raise ValueError(

@@ -30,8 +30,10 @@ from mask2former.data.catalog import Metadata, MetadataCatalog, Record
 from mask2former.data.clips import ClipTestMapper, build_clip_train_mapper, holds_videos
 from mask2former.data.copy_paste import with_copy_paste
 from mask2former.data.errors import DatasetError
+from mask2former.data.instance_annotations import with_instances
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
 from mask2former.data.records import Datasets, LoadedDataset
+from mask2former.data.tasks import draws_instances
 from mask2former.utils.comm import rank, world_size
 from mask2former.utils.image_io import set_pixel_limit
 
@@ -180,12 +182,18 @@ def _train_mapper(cfg: Any, metadata: Metadata, records: Sequence[Record]) -> Ca
 
     Raises:
         DatasetError: some hold videos, others images.
+        ValueError: they hold videos, and SOLVER.TASKS are set; or as `build_train_mapper` and
+            `with_copy_paste`.
     """
     of_videos = [name for name in cfg.DATASETS.TRAIN if holds_videos(MetadataCatalog.get(name))]
     if of_videos and len(of_videos) < len(cfg.DATASETS.TRAIN):
         others = sorted({*cfg.DATASETS.TRAIN} - {*of_videos})
         raise DatasetError(
             f"'{of_videos[0]}' holds videos, '{others[0]}' images; DATASETS.TRAIN takes one kind at a time"
+        )
+    if of_videos and cfg.SOLVER.TASKS:
+        raise ValueError(
+            f"'{of_videos[0]}' holds videos, but SOLVER.TASKS are for images: set SOLVER.TASKS to ()"
         )
     build = build_clip_train_mapper if of_videos else build_train_mapper
     return with_copy_paste(cfg, build(cfg, metadata), records)
@@ -212,11 +220,16 @@ def build_test_loader(
 def load_training_data(cfg: Any, datasets: Datasets) -> LoadedDataset:
     """Return DATASETS.TRAIN in a row, without images that have no object if the config filters those.
 
-    Images whose record has no `annotations` are kept. All processes must call this together.
+    Images whose record has no `annotations` are kept. If SOLVER.TASKS ask for instances, panoptic records get
+    those of their dataset. All processes must call this together.
 
     Raises:
         DatasetError: a dataset is unknown or broken, or no image is left.
     """
+    if draws_instances(cfg.SOLVER):
+        for name in cfg.DATASETS.TRAIN:
+            if datasets.load(name).metadata.get("json_file") is not None:
+                datasets.complete(name, with_instances)
     found = datasets.load_concatenated(cfg.DATASETS.TRAIN)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and found.is_empty.any():
         logger.info("left out %d of %d images without objects", found.is_empty.sum(), len(found.records))

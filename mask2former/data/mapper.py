@@ -30,27 +30,46 @@ from mask2former.data.augmentation import (
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record, wrong_size
 from mask2former.data.ground_truth.geometry import Geometry
-from mask2former.data.ground_truth.readers import Reader, read_instances, read_panoptic, read_semantic
+from mask2former.data.ground_truth.readers import (
+    Reader,
+    read_instances,
+    read_panoptic,
+    read_semantic,
+    read_things,
+)
+from mask2former.data.tasks import TaskDraw, build_task_draw
 from mask2former.structures import Instances
 from mask2former.utils.image_io import ImageError, read_image
 from mask2former.utils.messages import reason
 
 
 class Recipe(NamedTuple):
-    """What a name of INPUT.DATASET_MAPPER_NAME stands for; `keep_empty` is that of `TrainMapper`."""
+    """What a name of INPUT.DATASET_MAPPER_NAME stands for; `keep_empty` is that of `TrainMapper`.
+
+    With `all_tasks` SOLVER.TASKS may choose the reader.
+    """
 
     reader: Reader
     augmentations: Callable[[Any], list[Augmentation]]
     keep_empty: bool = False
+    all_tasks: bool = False
 
 
 MAPPERS = {
     "coco_instance_lsj": Recipe(read_instances, large_scale_jitter),
-    "coco_panoptic_lsj": Recipe(read_panoptic, large_scale_jitter),
+    "coco_panoptic_lsj": Recipe(read_panoptic, large_scale_jitter, all_tasks=True),
     "detr_panoptic": Recipe(read_panoptic, zoom_and_crop, keep_empty=True),
     "mask_former_instance": Recipe(read_instances, shortest_edge_crop),
-    "mask_former_panoptic": Recipe(read_panoptic, shortest_edge_crop),
+    "mask_former_panoptic": Recipe(read_panoptic, shortest_edge_crop, all_tasks=True),
     "mask_former_semantic": Recipe(read_semantic, shortest_edge_crop),
+}
+# Targets of SOLVER.TASKS, whose class ids are all those of the panoptic classes. Semantic: one mask for each
+# class of things and stuff, crowd regions included, as mIoU is measured. Instance: things alone, from the
+# instance annotations where there are any. Panoptic: all segments.
+READERS: dict[str, Reader] = {
+    "semantic": read_semantic,
+    "instance": read_things,
+    "panoptic": read_panoptic,
 }
 CHANNEL_ORDER = {"RGB": slice(None), "BGR": slice(None, None, -1)}
 
@@ -60,7 +79,7 @@ class TrainMapper:
     """Maps a record to {"image" (3, h, w) uint8, "instances" with gt_classes, gt_masks (N, h, w) bool, ...}.
 
     Segments without a pixel in the augmented image are dropped; N may be 0. With `keep_empty` they stay, with
-    empty masks.
+    empty masks. With `draw_task` the sample has the "task" that was drawn, whose reader replaces `reader`.
     """
 
     reader: Reader
@@ -68,6 +87,7 @@ class TrainMapper:
     metadata: Metadata
     image_format: str
     keep_empty: bool = False
+    draw_task: TaskDraw | None = None
 
     def __call__(self, record: Record, seed: int) -> dict[str, Any]:
         """Return the sample augmented by `seed`; it also holds the seed, for the random points of the losses.
@@ -77,7 +97,9 @@ class TrainMapper:
         """
         image = record_image(record)
         height, width = image.shape[:2]
-        ground_truth = self.reader(record, self.metadata, (height, width))
+        drawn = {} if self.draw_task is None else {"task": self.draw_task(seed)}
+        read = READERS[drawn["task"]] if drawn else self.reader
+        ground_truth = read(record, self.metadata, (height, width))
         scene = Scene(image, Geometry.identity(height, width), ground_truth)
         scene = augment(scene, self.augmentations, np.random.default_rng(seed))
         return {
@@ -88,6 +110,7 @@ class TrainMapper:
             "image": to_tensor(scene.image, self.image_format),
             "instances": all_instances(scene) if self.keep_empty else visible_instances(scene),
             "seed": seed,
+            **drawn,
         }
 
 
@@ -133,8 +156,18 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
     """Build the mapper that INPUT.DATASET_MAPPER_NAME names.
 
     The default ignore label of a dataset is MODEL.SEM_SEG_HEAD.IGNORE_VALUE.
+
+    Raises:
+        ValueError: a key is wrong, or SOLVER.TASKS are set with a mapper that reads no panoptic annotations.
     """
-    recipe: Recipe = choice("INPUT.DATASET_MAPPER_NAME", cfg.INPUT.DATASET_MAPPER_NAME, MAPPERS)
+    name, draw_task = cfg.INPUT.DATASET_MAPPER_NAME, build_task_draw(cfg.SOLVER)
+    recipe: Recipe = choice("INPUT.DATASET_MAPPER_NAME", name, MAPPERS)
+    if draw_task is not None and not recipe.all_tasks:
+        usable = " or ".join(known for known in MAPPERS if MAPPERS[known].all_tasks)
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER_NAME is {name}, but SOLVER.TASKS need panoptic annotations: "
+            f"take {usable}, or set SOLVER.TASKS to ()"
+        )
     facts = metadata.snapshot()
     facts.ignore_label = facts.get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
     return TrainMapper(
@@ -143,6 +176,7 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
         metadata=facts,
         image_format=image_format_of(cfg),
         keep_empty=recipe.keep_empty,
+        draw_task=draw_task,
     )
 
 

@@ -9,7 +9,7 @@ Shapes: `N` records.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ class Datasets:
     def __init__(self) -> None:
         self._loaded: dict[str, LoadedDataset] = {}
         self._prepared: dict[str, list[Record]] = {}
+        self._completed: set[str] = set()
 
     def prepare(self, name: str, records: list[Record]) -> None:
         """Let `load` take these records, which this process has read already."""
@@ -73,6 +74,20 @@ class Datasets:
             records, categories = packed.select(slice(count)), packed.select(slice(count, None))
             self._loaded[name] = LoadedDataset(records, metadata, categories, is_empty)
         return self._loaded[name]
+
+    def complete(self, name: str, add: Callable[[Sequence[Record], Metadata], Iterable[Record]]) -> None:
+        """Replace the records of a dataset by `add(records, metadata)`, which returns as many; only once.
+
+        What is known of each, `categories` and `is_empty`, stays. All processes must call this together.
+
+        Raises:
+            DatasetError: as `load` and `add`; raised in all processes.
+        """
+        loaded = self.load(name)
+        if name not in self._completed:
+            records, _ = read_once_per_machine(lambda: (add(loaded.records, loaded.metadata), None))
+            self._loaded[name] = loaded._replace(records=records)
+            self._completed.add(name)
 
     def load_concatenated(self, names: Sequence[str]) -> LoadedDataset:
         """Return the records of several datasets in a row, with the metadata of the first.

@@ -19,7 +19,15 @@ from PIL import Image
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from mask2former.data.datasets.coco import PANOPTIC_FACTS, Row, load_panoptic, panoptic_categories
+from mask2former.data.datasets.coco import (
+    INSTANCE_FACTS,
+    PANOPTIC_FACTS,
+    Row,
+    instance_categories,
+    load_instances,
+    load_panoptic,
+    panoptic_categories,
+)
 from mask2former.data.datasets.registration import register_below_root
 from mask2former.utils.label_maps import Array, write_segment_ids
 
@@ -100,16 +108,21 @@ class DrawnDataset(NamedTuple):
         return [category for category in self.categories if category["isthing"]]
 
     def register(self) -> None:
-        """Register all splits as NAME_panoptic_SPLIT."""
-        facts = {**PANOPTIC_FACTS, **panoptic_categories(self.categories), **self.facts}
+        """Register all splits as NAME_panoptic_SPLIT, and their things as NAME_instance_SPLIT."""
+        panoptic = {**PANOPTIC_FACTS, **panoptic_categories(self.categories), **self.facts}
+        instance = {**INSTANCE_FACTS, **instance_categories(self.things), **self.facts}
         for split in self.splits:
-            paths = {
+            instance_paths = {
                 "image_root": f"{self.name}/{split}",
-                "panoptic_root": f"{self.name}/panoptic_{split}",
-                "panoptic_json": f"{self.name}/annotations/panoptic_{split}.json",
                 "json_file": f"{self.name}/annotations/instances_{split}.json",
             }
-            register_below_root(f"{self.name}_panoptic_{split}", paths, facts, load_panoptic)
+            panoptic_paths = {
+                **instance_paths,
+                "panoptic_root": f"{self.name}/panoptic_{split}",
+                "panoptic_json": f"{self.name}/annotations/panoptic_{split}.json",
+            }
+            register_below_root(f"{self.name}_instance_{split}", instance_paths, instance, load_instances)
+            register_below_root(f"{self.name}_panoptic_{split}", panoptic_paths, panoptic, load_panoptic)
 
     def write(self, root: Path, counts: dict[str, int] | None = None, seed: int = 0) -> Path:
         """Draw the dataset into `root`/NAME unless the same one is there already; return that folder."""

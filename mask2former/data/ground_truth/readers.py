@@ -79,8 +79,29 @@ def read_instances(record: Record, metadata: Metadata, size: Size) -> DrawnGroun
     Raises:
         DatasetError: there are no annotations, a class is unknown, or a mask is broken or of another size.
     """
+    return _read_annotations(record, range(len(metadata.thing_classes)), size)
+
+
+def read_things(record: Record, metadata: Metadata, size: Size) -> GroundTruth:
+    """Read the things of a panoptic dataset: `annotations` if the record has them, else the panoptic PNG.
+
+    Classes are contiguous ids of the panoptic classes, in `annotations` too.
+
+    Raises:
+        DatasetError: as `read_instances` or `panoptic_segments`; or a class of `annotations` is no thing.
+    """
+    things = sorted({*metadata.thing_dataset_id_to_contiguous_id.values()})
+    if "annotations" in record:
+        return _read_annotations(record, things, size)
+    classes, ids, id_map = read_panoptic(record, metadata, size)
+    is_thing = np.isin(classes, things)
+    return MapGroundTruth(classes[is_thing], ids[is_thing], id_map)
+
+
+def _read_annotations(record: Record, known: Sequence[int], size: Size) -> DrawnGroundTruth:
+    """Read `annotations`, whose classes must be among the `known`; crowd regions are left out."""
     annotations = [a for a in _value(record, "annotations") if not a.get("iscrowd", 0)]
-    classes = _checked_classes(record, annotations, len(metadata.thing_classes))
+    classes = _checked_classes(record, annotations, known)
 
     def draw(index: int, geometry: Geometry) -> Patch:
         return draw_mask(annotations[index].get("segmentation"), size, geometry, record)
@@ -205,10 +226,11 @@ def _read_map(record: Record, key: str, read: Callable[[Any], np.ndarray], size:
     return values.astype(np.int32)
 
 
-def _checked_classes(record: Record, segments: Sequence[dict[str, Any]], num_classes: int) -> np.ndarray:
+def _checked_classes(record: Record, segments: Sequence[dict[str, Any]], known: Sequence[int]) -> np.ndarray:
     classes = np.array([_value(segment, "category_id", record) for segment in segments], dtype=np.int64)
-    if wrong := classes[(classes < 0) | (classes >= num_classes)].tolist():
-        what = f"class {first_few(wrong, 5)}, but there are {num_classes} (0..{num_classes - 1})"
+    if wrong := classes[~np.isin(classes, known)].tolist():
+        valid = f"0..{len(known) - 1}" if isinstance(known, range) else f"things: {first_few(known, 20)}"
+        what = f"class {first_few(wrong, 5)}, but there are {len(known)} ({valid})"
         raise broken_record(record, what)
     return classes
 
