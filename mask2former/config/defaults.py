@@ -71,6 +71,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.DECODER.ATTENTION": "masked",  # to the memory; or "cross", "smca", "pooling"
     "MODEL.MASK_FORMER.DECODER.MEMORY_STRIDE": 0,  # all layers attend to this level; 0: all levels in turn
     "MODEL.MASK_FORMER.DECODER.CONCATENATE_LEVELS": False,  # each layer attends to all levels at once
+    "MODEL.MASK_FORMER.DECODER.FINE_LAYERS": 0,  # so many last layers attend to the map of stride 4
     "MODEL.MASK_FORMER.DECODER.LEARNED_QUERIES": True,  # False: query features start from zero
     "MODEL.MASK_FORMER.DECODER.SUPERVISE_QUERIES": True,  # a loss for the prediction before the first layer
     "MODEL.MASK_FORMER.DECODER.SELF_ATTENTION_FIRST": False,

@@ -245,9 +245,9 @@ def _full_size_masks(model: MaskFormer, predictions: Predictions, memory: list[T
     levels = [memory[level].shape[-2:].numel() for level in predictor.levels]
     if predictor.options.concatenate_levels:
         levels = [sum(levels)]
-    layers = range(len(predictor.transformer_cross_attention_layers))
-    guided = layers if predictor.options.learned_queries else layers[1:]
-    return product * (len(layers) * full - sum(levels[layer % len(levels)] for layer in guided))
+    levels.append(full)  # of the mask features, which `fine_layers` attend to
+    guided = predictor.turns if predictor.options.learned_queries else predictor.turns[1:]
+    return product * (len(predictor.turns) * full - sum(levels[turn] for turn in guided))
 
 
 def _post_processing(

@@ -62,7 +62,7 @@ class Misfit(NamedTuple):
 class LoadReport:
     """Result of loading, by the names of the model ("unexpected": by translated names of the file).
 
-    `adapted` maps a name to what was done; `untrained` are names that a file of this kind cannot hold, as
+    `adapted` maps a name to what was done; `untrained` are names that a file of this kind may lack, as
     the head in a file of ImageNet weights; `share_loaded` is the share of the model's parameters that come
     from the file, in [0, 1].
     """
@@ -89,7 +89,9 @@ class LoadReport:
         percent = int(self.share_loaded * 1000) / 10  # rounded down, so that 100 % means all
         parts = [f"loaded {percent:g} % of parameters", *dict.fromkeys(self.adapted.values())]
         if self.untrained:
-            modules = (re.sub(r"^(backbone\.\w+|\w+)\..*", r"\1", name) for name in self.untrained)
+            modules = (
+                re.sub(r"^(backbone\.\w+|.*\.fine_proj|\w+)\..*", r"\1", name) for name in self.untrained
+            )
             parts.append(f"untrained: {', '.join(dict.fromkeys(modules))}")
         if self.problems:
             parts.append(f"{len(self.problems)} names do not fit")
@@ -265,7 +267,7 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     reset = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     filled = sizes.keys() & values.keys() - reset
-    head = {name for name in sizes if name.startswith(HEAD)}
+    head = {name for name in sizes if name.startswith(HEAD) and not OPTIONAL.search(name)}
     report.share_loaded = sum(sizes[name] for name in filled) / max(sum(sizes.values()), 1)
     report.has_trained_head = bool(head) and head <= filled
     is_expected = not report.problems and report.adapted.keys() == reset  # as in any fine-tuning

@@ -23,10 +23,10 @@ class Scheme(NamedTuple):
     """Naming scheme of parameters.
 
     A file follows it if each pattern of `evidence` is found in some name. `renames` apply in order. Names
-    that match `ignored` have no counterpart in a segmentation model. Names of the model that match
-    `untrained` cannot be in a file of this scheme. Tensors whose names match `unfolded` have the channels of
-    merged patches in another order than here, see `_in_order_of_patches`. `convert` gets all renamed tensors,
-    where they are cut otherwise than here.
+    that match `ignored` have no counterpart in a segmentation model. A file may lack names of the model
+    that match `untrained`, which keep their initial values. Tensors whose names match `unfolded` have the
+    channels of merged patches in another order than here, see `_in_order_of_patches`. `convert` gets all
+    renamed tensors, where they are cut otherwise than here.
     """
 
     title: str
@@ -41,6 +41,7 @@ class Scheme(NamedTuple):
 INTO_BACKBONE = (r"^", "backbone.")
 OUTSIDE_BACKBONE = r"^(?!backbone\.)"
 OUTSIDE_VIT = r"^(?!backbone\.vit\.)"
+FINE_LAYERS = r"\.fine_proj\."  # an option that published models lack
 DETRS_BACKBONE = r"^(detr\.)?backbone\.0\.body\."
 DETRS_BOXES = r"^sem_seg_head\.bbox_embed\."
 DETRS_MASKS = r"^sem_seg_head\.(bbox_attention|mask_head)\."
@@ -125,6 +126,7 @@ SCHEMES = (
             (r"^sem_seg_head\.(?!pixel_decoder\.|predictor\.)", "sem_seg_head.pixel_decoder."),
             (r"\.static_query\.", ".query_feat."),
         ),
+        untrained=FINE_LAYERS,
     ),
     Scheme(title="backbone", evidence=(r"^backbone\.",), untrained=OUTSIDE_BACKBONE),
     Scheme(

@@ -50,8 +50,9 @@ def drawn(groups=1, class_noise=0.0, counts=COUNTS):
     return draw_pilots(batch(counts), groups, class_noise, CLASSES)
 
 
-def test_matched_queries_do_not_see_pilots():
-    with_pilots, without = build(pilot_groups=2), build()
+@pytest.mark.parametrize("fine_layers", [0, 2])
+def test_matched_queries_do_not_see_pilots(fine_layers):
+    with_pilots, without = (build(pilot_groups=groups, fine_layers=fine_layers) for groups in (2, 0))
     without.load_state_dict({k: v for k, v in with_pilots.state_dict().items() if k != "pilot_embed.weight"})
     told = with_pilots(*draw_inputs(), batch())
     plain = without(*draw_inputs())
@@ -100,6 +101,19 @@ def test_a_pilot_attends_to_the_cells_with_a_pixel_of_its_mask():
                     ]
                 assert blocked[image, group * max(COUNTS) + number].tolist() == expected
     assert not blocked[1, [1, 2, 4, 5]].any()
+
+
+def test_pilots_are_told_their_masks_at_stride_4_too():
+    decoder, seen = build(pilot_groups=1, fine_layers=1, **EXACT), []
+    decoder.transformer_cross_attention_layers[-1].register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[2])
+    )
+    decoder(*draw_inputs(), batch())
+    assert seen[0].shapes == ((16, 24),)
+    for image, target in enumerate(batch().targets):
+        masks = F.pad(target.gt_masks, (0, 6, 0, 4)).float()
+        blocked = F.max_pool2d(masks, 4).flatten(1) == 0
+        assert torch.equal(seen[0].blocked_for_pilots[image, : len(target)], blocked)
 
 
 def test_an_empty_mask_lets_its_pilot_attend_to_all_cells():

@@ -90,9 +90,12 @@ def slow_predictions(decoder, memory, mask_features):
         memory[level].flatten(2).transpose(1, 2) + embed
         for level, embed in zip(chosen, decoder.level_embed.weight, strict=True)
     ]
-    keys = [
-        value + sine_position(MEMORY_SIZES[level], WIDTH) for level, value in zip(chosen, values, strict=True)
-    ]
+    all_sizes = [MEMORY_SIZES[level] for level in chosen]
+    if options.fine_layers:
+        weight, bias = decoder.fine_proj.weight[:, :, 0, 0], decoder.fine_proj.bias
+        values.append(torch.einsum("dc,bchw->bhwd", weight, mask_features).flatten(1, 2) + bias)
+        all_sizes.append(tuple(mask_features.shape[2:]))
+    keys = [value + sine_position(size, WIDTH) for size, value in zip(all_sizes, values, strict=True)]
     position = decoder.query_embed.weight.expand(2, -1, -1)
     x = decoder.query_feat.weight.expand(2, -1, -1) if options.learned_queries else 0 * position
     results = []
@@ -106,7 +109,9 @@ def slow_predictions(decoder, memory, mask_features):
         turn = [i % len(chosen)]
         if options.concatenate_levels:
             turn = [0, 1, 2]
-        sizes = [MEMORY_SIZES[chosen[level]] for level in turn]
+        if i >= len(decoder.transformer_ffn_layers) - options.fine_layers:
+            turn = [len(chosen)]
+        sizes = [all_sizes[level] for level in turn]
         key, value = (torch.cat([maps[level] for level in turn], 1) for maps in (keys, values))
         blocked = None if i == 0 and not options.learned_queries else dense_mask(masks, sizes)
         cross = decoder.transformer_cross_attention_layers[i]
@@ -132,6 +137,9 @@ ABLATIONS = [
     {"memory_stride": 8},
     {"concatenate_levels": True},
     {"concatenate_levels": True, "attention": "smca"},
+    {"fine_layers": 1},
+    {"fine_layers": 3},
+    {"fine_layers": 2, "attention": "smca"},
     {"learned_queries": False},
     {"learned_queries": False, "attention": "pooling"},
     {"supervise_queries": False},
@@ -197,6 +205,9 @@ def test_dropout_acts_in_each_kind_of_layer_and_in_training_alone():
         ({"memory_stride": 4}, r"MEMORY_STRIDE is 4, but the memory .* has strides \[32, 16, 8\]"),
         ({"memory_stride": 8, "concatenate_levels": True}, "MEMORY_STRIDE 8 .* CONCATENATE_LEVELS"),
         ({"attention": "pooling", "pre_norm": True}, "ATTENTION pooling .*PRE_NORM"),
+        ({"fine_layers": 1, "memory_stride": 8}, "FINE_LAYERS .* MEMORY_STRIDE must be 0"),
+        ({"fine_layers": 1, "concatenate_levels": True}, "FINE_LAYERS .* CONCATENATE_LEVELS False"),
+        ({"fine_layers": 4}, r"FINE_LAYERS is 4; it must be less than the 4 layers, .*DEC_LAYERS"),
     ],
 )
 def test_options_that_make_no_sense_are_errors_that_name_the_keys(options, message):
@@ -261,6 +272,12 @@ def test_memory_is_projected_if_its_width_differs(channels, enforce, names):
     decoder = build(memory_shape=shapes, enforce_input_proj=enforce)
     assert sum(name.startswith("input_proj") for name in decoder.state_dict()) == names
     assert decoder(*draw_inputs(channels)).mask_logits().shape == (2, QUERIES, 16, 24)
+
+
+def test_fine_layers_leave_the_initial_values_and_the_shapes_of_all_other_weights():
+    state, published = build(fine_layers=2).state_dict(), build().state_dict()
+    assert state.keys() - published.keys() == {"fine_proj.weight", "fine_proj.bias"}
+    assert all(torch.equal(state[name], value) for name, value in published.items())
 
 
 def test_initial_values():

@@ -148,6 +148,7 @@ def test_norms_and_resizing_count_as_in_fvcore(compute, name):
         {"ATTENTION": "pooling"},
         {"MEMORY_STRIDE": 8},
         {"SUPERVISE_QUERIES": False},
+        {"FINE_LAYERS": 2},
     ],
 )
 def test_full_size_masks_cost_what_a_model_needs_that_computes_them(options, monkeypatch):

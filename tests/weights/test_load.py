@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mask2former.config import load_config
 from mask2former.modeling import MaskFormer  # registers everything
 from mask2former.utils.registry import META_ARCH
-from mask2former.weights.load import WeightsError, load_weights, restore_weights
+from mask2former.weights.load import Checkpoint, WeightsError, load_weights, restore_weights
 
 RESNET = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
 SWIN = "coco/instance-segmentation/swin/maskformer2_swin_tiny_bs16_50ep.yaml"
@@ -33,6 +33,7 @@ SMALL = {
     "MODEL.MASK_FORMER.DEC_LAYERS": 2,
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6,
 }
+FINE_LAYERS = "MODEL.MASK_FORMER.DECODER.FINE_LAYERS"
 R18 = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 8}
 CLASS_HEAD = {"sem_seg_head.predictor.class_embed.weight", "sem_seg_head.predictor.class_embed.bias"}
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -240,6 +241,27 @@ def test_queries_are_cut_or_repeated(tmp_path, count):
     sizes = f"(6 -> {count})"
     assert f"resized: query features {sizes}; resized: query positions {sizes}" in report.summary()
     assert report.has_trained_head
+
+
+def test_published_models_lack_the_projection_for_fine_layers_and_cannot_take_it():
+    fine, published = (
+        build(RESNET, {FINE_LAYERS: 1, "MODEL.MASK_FORMER.DEC_LAYERS": 3}),
+        build(RESNET, {"MODEL.MASK_FORMER.DEC_LAYERS": 3}),
+    )
+    tensors = weights_of(published)
+    report = load_weights(fine, Checkpoint("published.pkl", tensors))
+    assert_filled(fine, without(tensors, EMPTY_WEIGHT))
+    assert report.untrained == [f"sem_seg_head.predictor.fine_proj.{part}" for part in ("weight", "bias")]
+    assert "untrained: sem_seg_head.predictor.fine_proj" in report.summary()
+    assert not report.problems and not report.has_trained_head
+    with pytest.raises(WeightsError, match=r"unexpected .*fine_proj\.weight"):
+        load_weights(published, Checkpoint("fine.pth", weights_of(fine)))
+    assert load_weights(fine, Checkpoint("fine.pth", weights_of(fine))).has_trained_head
+
+
+def test_a_head_without_the_weights_for_pilots_is_trained():
+    told = build(RESNET, {"MODEL.MASK_FORMER.DECODER.PILOT_GROUPS": 1})
+    assert load_weights(told, Checkpoint("published.pkl", weights_of(build()))).has_trained_head
 
 
 LAYER = "sem_seg_head.pixel_decoder.mask_features.weight"

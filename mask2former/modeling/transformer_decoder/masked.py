@@ -79,7 +79,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         enforce_input_proj: project the memory even if its width is already `hidden_dim`.
 
     Raises:
-        ValueError: the heads do not divide the width, or the memory has no level of the stride chosen.
+        ValueError: the heads do not divide the width, the memory has no level of the stride chosen, or there
+            are no more layers than `options.fine_layers`.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         super().__init__()
         self.options = options
         self.levels = options.levels([shape.stride for shape in memory_shape])
+        self.turns = options.turns(len(self.levels), num_layers)
         memory_shape = [memory_shape[level] for level in self.levels]
         self.transformer_self_attention_layers = nn.ModuleList(
             SelfAttentionLayer(hidden_dim, num_heads, pre_norm, options.dropout) for _ in range(num_layers)
@@ -123,6 +125,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
         self.pilot_embed = nn.Embedding(num_classes, hidden_dim) if options.pilot_groups else None
+        self.fine_proj = _memory_projection(mask_dim, hidden_dim, True) if options.fine_layers else None
 
     @property
     def reads_targets(self) -> bool:
@@ -136,7 +139,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
 
         With `targets`, pilots are predicted too.
         """
-        cells = [self._cells(i, memory[level], mask_features) for i, level in enumerate(self.levels)]
+        maps = [memory[level] for level in self.levels]
+        if self.fine_proj is not None:
+            maps.append(mask_features)
+        cells = [self._cells(i, level, mask_features) for i, level in enumerate(maps)]
         if self.options.concatenate_levels:
             cells = [concatenate(cells)]
         position, blocked = self.query_embed.weight, None
@@ -151,12 +157,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             self.transformer_ffn_layers,
             strict=True,
         )
-        for i, (cross_attention, self_attention, feed_forward) in enumerate(layers):
+        for turn, (cross_attention, self_attention, feed_forward) in zip(self.turns, layers, strict=True):
             if self.options.self_attention_first:
                 x = self_attention(x, position, blocked)
-            x = cross_attention(
-                x, position, cells[i % len(cells)], None if latest is None else latest.mask_embed
-            )
+            x = cross_attention(x, position, cells[turn], None if latest is None else latest.mask_embed)
             if not self.options.self_attention_first:
                 x = self_attention(x, position, blocked)
             x = feed_forward(x)
@@ -194,13 +198,23 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return x, self._predict(x)
 
     def _cells(self, index: int, memory: Tensor, mask_features: Tensor) -> MemoryCells:
-        """Return the cells of a level's map (B, C, h, w); only keys contain positions."""
+        """Return the cells of a level's map (B, C, h, w); only keys contain positions.
+
+        The level after those of the memory is that of `fine_layers`.
+        """
         shape = (memory.shape[2], memory.shape[3])
-        cells = self.input_proj[index](memory).flatten(2).transpose(1, 2)
-        values = cells + self.level_embed.weight[index]
+        values = self._values(index, memory)
         keys = values + sine_position(shape, values.shape[-1], values.device)
         masks = resize_mask_features(mask_features, shape).flatten(2) if self.reads_masks else None
         return MemoryCells(keys, values, masks, (shape,))
+
+    def _values(self, index: int, memory: Tensor) -> Tensor:
+        """Return a level's map (B, C, h, w), projected and marked as this level: (B, N, C)."""
+        if index == len(self.input_proj):
+            assert self.fine_proj is not None
+            return self.fine_proj(memory).flatten(2).transpose(1, 2)  # the bias marks the level
+        cells = self.input_proj[index](memory).flatten(2).transpose(1, 2)
+        return cells + self.level_embed.weight[index]
 
     def _predict(self, x: Tensor) -> Prediction:
         """Predict from queries x (B, Q, C); the next layer continues with x before the norm."""

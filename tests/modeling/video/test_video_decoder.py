@@ -10,6 +10,7 @@ from torch import nn
 
 from mask2former.modeling.layers.position import frame_position, sine_position
 from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
+from mask2former.modeling.transformer_decoder.options import PUBLISHED, DecoderOptions
 from mask2former.modeling.video import VideoMultiScaleMaskedTransformerDecoder
 from mask2former.structures import ShapeSpec
 
@@ -17,7 +18,7 @@ WIDTH, HEADS, FRAMES, MASK_DIM = 16, 4, 3, 8
 MEMORY_SIZES = [(2, 3), (4, 6), (8, 12)]
 
 
-def build(kind=VideoMultiScaleMaskedTransformerDecoder, channels=WIDTH):
+def build(kind=VideoMultiScaleMaskedTransformerDecoder, channels=WIDTH, options=PUBLISHED):
     torch.manual_seed(0)
     return kind(
         memory_shape=[ShapeSpec(channels, stride) for stride in (32, 16, 8)],
@@ -30,6 +31,7 @@ def build(kind=VideoMultiScaleMaskedTransformerDecoder, channels=WIDTH):
         mask_dim=MASK_DIM,
         pre_norm=False,
         enforce_input_proj=False,
+        options=options,
     )
 
 
@@ -102,17 +104,19 @@ def test_equals_the_slow_version():
         torch.testing.assert_close(found.mask_logits(layer), masks, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("options", [PUBLISHED, DecoderOptions(fine_layers=2)], ids=["published", "fine"])
 @pytest.mark.parametrize("channels", [WIDTH, 12])  # 12 channels are projected
-def test_a_clip_of_one_frame_is_an_image(channels):
+def test_a_clip_of_one_frame_is_an_image(channels, options):
     """The encoding of the only frame adds the same to every key, which attention does not notice."""
     memory, mask_features = draw_inputs(num_frames=1, channels=channels)
     images = [maps.squeeze(2) for maps in memory], mask_features.squeeze(2)
-    clip = build(channels=channels)(memory, mask_features)
-    image = build(MultiScaleMaskedTransformerDecoder, channels)(*images)
+    clip = build(channels=channels, options=options)(memory, mask_features)
+    image = build(MultiScaleMaskedTransformerDecoder, channels, options)(*images)
     for of_clip, of_image in zip(clip.layers, image.layers, strict=True):
         torch.testing.assert_close(of_clip, of_image, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(clip.mask_logits().squeeze(2), image.mask_logits(), atol=2e-4, rtol=1e-4)
-    assert torch.equal(build(channels=channels)(*images).mask_logits(), image.mask_logits())
+    of_images = build(channels=channels, options=options)(*images)
+    assert torch.equal(of_images.mask_logits(), image.mask_logits())
 
 
 def test_the_order_of_frames_matters_by_their_positions_alone():
