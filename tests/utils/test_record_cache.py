@@ -133,6 +133,25 @@ def read_datasets_once(folder):
     assert readers(folder) == [0]
     with pytest.raises(DatasetError, match="no dataset is called 'nowhere'"):
         datasets.load("nowhere")
+    complete_datasets_once(folder, datasets)
+
+
+def complete_datasets_once(folder, datasets):
+    """One process adds to the records of `mine`; what is known of them stays."""
+
+    def add(records, metadata):
+        read_records(folder)
+        for number, record in enumerate(records):
+            yield {**record, "annotations": [], "added": (number, len(metadata.thing_classes))}
+
+    before = datasets.load("mine")
+    for _ in range(2):
+        datasets.complete("mine", add)
+    assert readers(folder) == [0]
+    after = datasets.load("mine")
+    assert [record["added"] for record in after.records] == [(0, 2), (1, 2), (2, 2)]
+    assert (after.categories, after.metadata) == (before.categories, before.metadata)
+    assert after.is_empty.tolist() == [False, True, False]
 
 
 def are_killed(folder):
