@@ -1,9 +1,10 @@
-"""Ranges of numbers in a config, so wide that only mistakes are outside of them.
+"""Ranges of numbers in a config, so wide that only mistakes are outside of them, and names in lists.
 
 What a module needs more exactly, it checks itself.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from mask2former.config.defaults import DEFAULTS
@@ -97,13 +98,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "TEST.EVAL_PERIOD": (0, math.inf),
 }
 
+# Key -> what its list may name, each once
+NAMES: dict[str, tuple[str, ...]] = {"SOLVER.TASKS": ("semantic", "instance", "panoptic")}
+
 
 def check_range(key: str, value: Any, source: str) -> None:
-    """Check a number, or each number of a list.
+    """Check a number, or each number of a list; or a list of names.
 
     Raises:
-        ValueError: one is NaN, or outside of the key's range.
+        ValueError: a number is NaN, or outside of the key's range; or a name is unknown, or there twice.
     """
+    if key in NAMES:
+        _check_names(key, value, source)
     low, high = RANGES.get(key, (-math.inf, math.inf))
     for number in value if isinstance(value, (list, tuple)) else (value,):
         if not isinstance(number, (int, float)):
@@ -115,6 +121,13 @@ def check_range(key: str, value: Any, source: str) -> None:
             bounds = f"at most {high}" if low == -math.inf else bounds
             shown = repr(value) if len(repr(value)) < 100 else f"{number} in a list"
             raise ValueError(f"{source}: {key} is {shown}; it must be {bounds}")
+
+
+def _check_names(key: str, value: Sequence[Any], source: str) -> None:
+    if len(set(map(str, value))) < len(value) or not set(map(str, value)) <= set(NAMES[key]):
+        shown = f"({', '.join(map(str, value))})"
+        shown = shown if len(shown) < 100 else f"{len(value)} names"
+        raise ValueError(f"{source}: {key} is {shown}; choose among {', '.join(NAMES[key])}, each once")
 
 
 def check_ranges(cfg: Any) -> None:

@@ -34,12 +34,27 @@ class MaskFormerHead(nn.Module):
         """Return True if the decoder is to be told the targets in training."""
         return getattr(self.predictor, "reads_targets", False)
 
-    def forward(self, features: dict[str, Tensor], targets: TrainingTargets | None = None) -> Predictions:
-        """Predict from the backbone's maps (B, C, h, w) by name; `targets` if the decoder reads them."""
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Return the tasks that the decoder tells apart; none if its queries serve any."""
+        return getattr(self.predictor, "trained_tasks", ())
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        targets: TrainingTargets | None = None,
+        tasks: Tensor | None = None,
+    ) -> Predictions:
+        """Predict from the backbone's maps (B, C, h, w) by name.
+
+        `targets` and `tasks` are for a decoder that reads them.
+        """
         mask_features, memory, *encoded = self.pixel_decoder(features)
         own = {MEMORY: memory, ENCODED: encoded, MASK_FEATURES: [mask_features]}
-        told = () if targets is None else (targets,)
-        return self.predictor(own.get(self.in_feature) or [features[self.in_feature]], mask_features, *told)
+        memory = own.get(self.in_feature) or [features[self.in_feature]]
+        told = {"targets": targets, "tasks": tasks}
+        told = {name: value for name, value in told.items() if value is not None}
+        return self.predictor(memory, mask_features, **told)
 
 
 def build_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]) -> Any:

@@ -12,6 +12,7 @@ image before padding.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from mask2former.modeling.postprocessing.inference import (
 )
 from mask2former.modeling.predictions import ImagePrediction, Predictions, Sizes
 from mask2former.modeling.transformer_decoder.pilots import TrainingTargets
+from mask2former.modeling.transformer_decoder.tasks import check_tasks, task_indices
 from mask2former.structures import Instances, ShapeSpec
+from mask2former.utils.messages import brief
 from mask2former.utils.registry import BACKBONE, CRITERION, META_ARCH, SEM_SEG_HEADS, find_builder
 
 Inputs = Sequence[Mapping[str, Any]]
@@ -41,7 +44,7 @@ class MaskFormer(nn.Module):
 
     The input is a list of dicts, one per image: "image" (3, h, w), RGB in 0..255; optionally "height" and
     "width" of the result (default h, w); in training "instances", and optionally "seed" for the image's
-    random points.
+    random points, and for a model of several tasks (`trained_tasks`) "task", that of the targets.
 
     Args:
         criterion: predictions, targets, padded size (H, W), seeds -> weighted losses by name.
@@ -104,9 +107,14 @@ class MaskFormer(nn.Module):
         seeds = [inputs["seed"] for inputs in batched_inputs if "seed" in inputs]
         padded = (images.shape[2], images.shape[3])
         seeded = seeds if len(seeds) == len(targets) else None
+        told: dict[str, Any] = {}
         if getattr(self.sem_seg_head, "reads_targets", False):
             seeded = seeded or torch.randint(2**62, (len(targets),)).tolist()
-            predictions = self.sem_seg_head(self.backbone(images), TrainingTargets(targets, padded, seeded))
+            told["targets"] = TrainingTargets(targets, padded, seeded)
+        if self.trained_tasks:
+            told["tasks"] = task_indices(map(self._task, batched_inputs), self.device)[:, None]
+        if told:
+            predictions = self.sem_seg_head(self.backbone(images), **told)
         else:
             predictions = self.network(images, _sizes(batched_inputs))
         return self.criterion(predictions, targets, padded, seeded)
@@ -161,9 +169,18 @@ class MaskFormer(nn.Module):
     def network(self, images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Predictions:
         """Predict from normalized, padded images (B, 3, H, W); the control flow depends on shapes alone.
 
-        `sizes` (h, w) are those of the images before padding, which this network does not need.
+        `sizes` (h, w) are those of the images before padding, which this network does not need. If it is
+        trained for several tasks, the decoder reads the images for each that is on.
         """
-        return self.sem_seg_head(self.backbone(images))
+        if not self.trained_tasks:
+            return self.sem_seg_head(self.backbone(images))
+        tasks = task_indices(self.tasks, self.device).expand(len(images), -1)
+        return replace(self.sem_seg_head(self.backbone(images), tasks=tasks), tasks=self.tasks)
+
+    @property
+    def trained_tasks(self) -> tuple[str, ...]:
+        """Return the tasks that the model is told, SOLVER.TASKS; none if one prediction serves all."""
+        return getattr(self.sem_seg_head, "trained_tasks", ())
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -206,6 +223,17 @@ class MaskFormer(nn.Module):
         check_masks(inputs)
         check_range(f"{_name(inputs)}: gt_classes", targets.gt_classes.tolist(), self.num_classes)
         return targets.to(self.device)
+
+    def _task(self, inputs: Mapping[str, Any]) -> str:
+        """Return the task of an image's targets."""
+        task = inputs.get("task")
+        if task not in self.trained_tasks:
+            given = f'its "task" is {brief(task)}' if "task" in inputs else 'it has no "task"'
+            raise ValueError(
+                f"{_name(inputs)}: {given}; training for SOLVER.TASKS needs one of "
+                f"{', '.join(self.trained_tasks)}"
+            )
+        return str(task)
 
 
 def _sizes(batched_inputs: Inputs) -> list[tuple[int, int]]:
@@ -253,7 +281,7 @@ def build_mask_former(cfg: Any) -> MaskFormer:
 
 
 def mask_former_parts(cfg: Any) -> dict[str, Any]:
-    """Build the arguments of `MaskFormer` from a config."""
+    """Build the arguments of `MaskFormer` from a config; raise ValueError if a part is wrong."""
     model = cfg.MODEL
     build_backbone = find_builder(BACKBONE, model.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     build_head = find_builder(SEM_SEG_HEADS, model.SEM_SEG_HEAD.NAME, "MODEL.SEM_SEG_HEAD.NAME")
@@ -261,9 +289,11 @@ def mask_former_parts(cfg: Any) -> dict[str, Any]:
         CRITERION, model.MASK_FORMER.CRITERION_NAME, "MODEL.MASK_FORMER.CRITERION_NAME"
     )
     backbone = build_backbone(cfg, ShapeSpec(channels=len(model.PIXEL_MEAN)))
+    head = build_head(cfg, backbone.output_shape())
+    check_tasks(cfg, getattr(head, "trained_tasks", ()))
     return {
         "backbone": backbone,
-        "sem_seg_head": build_head(cfg, backbone.output_shape()),
+        "sem_seg_head": head,
         "criterion": build_criterion(cfg),
         "inference": build_inference_options(cfg),
         "num_classes": model.SEM_SEG_HEAD.NUM_CLASSES,

@@ -1,5 +1,8 @@
 """The network's predictions: for a batch and every decoder layer, and for one image after the last layer.
 
+A model that is trained for several tasks (`transformer_decoder.tasks`) predicts each with queries of its own:
+those of its first task, then those of the next. They count as one set of queries until results are made.
+
 Dense mask logits are large (`Q` maps for each image and layer) and most are never needed: the loss reads them
 at points and for matched queries, inference reads the last layer. So they are computed on demand.
 
@@ -37,6 +40,8 @@ class ImagePrediction(NamedTuple):
 
     DETR also predicts `boxes` (Q, 4), corners (left, top, right, bottom) in [0, 1] of the image. Embeddings
     (Q, C) describe the objects of the queries; tracking compares those of frames.
+
+    `tasks`, if there are any, share the queries equally, in this order; see `of_task`.
     """
 
     probabilities: Tensor
@@ -47,11 +52,40 @@ class ImagePrediction(NamedTuple):
     all_compete: bool = False
     boxes: Tensor | None = None
     embeddings: Tensor | None = None
+    tasks: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """Return K."""
         return self.probabilities.shape[1] - 1
+
+    def queries_of_task(self, task: str) -> range:
+        """Return the queries of a task: all, unless tasks have their own.
+
+        Raises:
+            ValueError: other tasks have queries, but not this one.
+        """
+        number = len(self.probabilities)
+        if not self.tasks:
+            return range(number)
+        if task not in self.tasks:
+            raise ValueError(f"the image was read for {', '.join(self.tasks)}, not for {task}")
+        number //= len(self.tasks)
+        first = self.tasks.index(task) * number
+        return range(first, first + number)
+
+    def of_task(self, task: str) -> "ImagePrediction":
+        """Return the prediction of the queries of a task. Raises as `queries_of_task`."""
+        if not self.tasks:
+            return self
+        queries = self.queries_of_task(task)
+        of = slice(queries.start, queries.stop)
+        return self._replace(
+            probabilities=self.probabilities[of],
+            mask_logits=self.mask_logits[of],
+            embeddings=None if self.embeddings is None else self.embeddings[of],
+            tasks=(),
+        )
 
 
 class Prediction(NamedTuple):
@@ -70,12 +104,13 @@ class Predictions:
     """The predictions before the first layer and after each one, and the mask features (B, C, H/4, W/4).
 
     `pilots` are the predictions of queries that were told their targets (`transformer_decoder.pilots`), with
-    P instead of Q queries; they are for training alone.
+    P instead of Q queries; they are for training alone. `tasks` are those of `ImagePrediction`.
     """
 
     layers: list[Prediction]
     mask_features: Tensor
     pilots: list[Prediction] | None = field(default=None, kw_only=True)
+    tasks: tuple[str, ...] = field(default=(), kw_only=True)
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Return the dense mask logits (B, Q, H/4, W/4) of one layer, in float32 even under autocast."""
@@ -90,7 +125,8 @@ class Predictions:
         check_layer(layer, len(self.layers))
         probabilities = self.layers[layer].class_logits.float().softmax(-1)
         images = zip(probabilities, self.mask_logits(layer), sizes, strict=True)
-        return with_embeddings([ImagePrediction(*image) for image in images], self.layers[layer].queries)
+        found = [ImagePrediction(*image, tasks=self.tasks) for image in images]
+        return with_embeddings(found, self.layers[layer].queries)
 
 
 class AuxiliaryPrediction(NamedTuple):

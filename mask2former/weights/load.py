@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 COMPUTED = re.compile(r"(^|\.)(relative_position_index|empty_weight|pixel_mean|pixel_std)$")
 # Counters of batch norms, which files of frozen norms lack and nothing reads; what helps in training alone
 OPTIONAL = re.compile(r"\.(num_batches_tracked|pilot_embed\.weight)$")
+# Embeddings of tasks: zero in a model that begins with weights for one task, which need no others
+OF_TASKS = re.compile(r"\.predictor\.task_(feat|embed)\.weight$")
 VARIANCE = re.compile(r"\.running_var$")
 HEAD = "sem_seg_head."
 ROWS_IN_ERROR = 30
@@ -233,7 +235,7 @@ def _fit(
             shapes = tuple(tensor.shape), tuple(wanted[name].shape)
             report.problems.append(Misfit("wrong shape", name, *shapes))
     for name, tensor in wanted.items():
-        if name not in given and not COMPUTED.search(name) and not OPTIONAL.search(name):
+        if name not in given and not _may_be_missing(name):
             if re.search(untrained, name):
                 report.untrained.append(name)
             else:
@@ -260,14 +262,14 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     if not values:
         raise _error(report, "none of its weights is in the model: another architecture, or unknown names")
     if strict and report.problems:
-        raise _error(report, "its weights do not fit the model; MODEL.WEIGHTS_STRICT False loads what fits")
+        raise _error(report, _advice(report))
     with torch.no_grad():
         for name, value in values.items():
             wanted[name].copy_(value)
     reset = {name for name, note in report.adapted.items() if note.startswith("re-initialized")}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     filled = sizes.keys() & values.keys() - reset
-    head = {name for name in sizes if name.startswith(HEAD) and not OPTIONAL.search(name)}
+    head = {name for name in sizes if name.startswith(HEAD) and not _may_be_missing(name)}
     report.share_loaded = sum(sizes[name] for name in filled) / max(sum(sizes.values()), 1)
     report.has_trained_head = bool(head) and head <= filled
     is_expected = not report.problems and report.adapted.keys() == reset  # as in any fine-tuning
@@ -275,6 +277,19 @@ def load_weights(model: nn.Module, source: str | Path | Checkpoint, *, strict: b
     if report.problems:
         logger.warning("what does not fit:\n%s", Block(report.table()))
     return report
+
+
+def _may_be_missing(name: str) -> bool:
+    return any(kind.search(name) for kind in (COMPUTED, OPTIONAL, OF_TASKS))
+
+
+def _advice(report: LoadReport) -> str:
+    if all(problem == "unexpected" and OF_TASKS.search(name) for problem, name, *_ in report.problems):
+        return (
+            "it is a model for several tasks, and this config is for one; type its SOLVER.TASKS, "
+            "or take one task out: mask2former convert FILE ONE.pth --task TASK"
+        )
+    return "its weights do not fit the model; MODEL.WEIGHTS_STRICT False loads what fits"
 
 
 def _error(report: LoadReport, reason: str) -> WeightsError:

@@ -6,7 +6,8 @@ import pytest
 
 from mask2former.config import get_cfg
 from mask2former.config.defaults import DEFAULTS
-from mask2former.config.ranges import RANGES, check_ranges
+from mask2former.config.ranges import NAMES, RANGES, check_ranges
+from mask2former.modeling.postprocessing.inference import TASKS
 
 QUERIES, SIZE = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "INPUT.MIN_SIZE_TEST"
 THRESHOLD = "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD"
@@ -49,7 +50,31 @@ def test_values_that_were_assigned_are_checked_too():
 
 
 def test_ranges_are_of_keys_that_exist():
-    assert RANGES.keys() <= DEFAULTS.keys()
+    assert RANGES.keys() | NAMES.keys() <= DEFAULTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (["semantic", "panoptc"], r"\(semantic, panoptc\)"),
+        (["semantic", "semantic"], r"\(semantic, semantic\)"),
+        ([["semantic"], 3], r"\(\['semantic'\], 3\)"),
+        (["semantic"] * 1000, "1000 names"),
+    ],
+)
+def test_tasks_that_are_unknown_or_there_twice_are_an_error(value, shown):
+    message = f"^command line: SOLVER.TASKS is {shown}; choose among semantic, instance, panoptic, each once$"
+    with pytest.raises(ValueError, match=message):
+        get_cfg().merge_from_list(["SOLVER.TASKS", value])
+
+
+def test_tasks_may_be_typed_or_assigned():
+    cfg = get_cfg()
+    assert cfg.SOLVER.TASKS == ()
+    cfg.merge_from_list(["SOLVER.TASKS", "('panoptic', 'semantic')"])
+    assert cfg.SOLVER.TASKS == ("panoptic", "semantic")
+    check_ranges(cfg)
+    assert NAMES["SOLVER.TASKS"] == TASKS
 
 
 def test_a_huge_longer_side_switches_the_limit_off():

@@ -94,20 +94,27 @@ def post_process(
     They are "sem_seg", scores (K, H, W); "panoptic_seg", a map (H, W) of segment ids and a list of segments;
     "instances" with masks (N, H, W). If `compact`, they take little memory at any output size: a "label_map"
     (H, W) replaces the scores, masks are `RunLengthMasks`, and "best_query_score", the largest class
-    probability of any query, explains an empty result. The field `pred_queries` of instances and
+    probability of any query, explains an empty panoptic result. The field `pred_queries` of instances and
     "segment_queries" then tell the query of each.
+
+    Raises:
+        ValueError: tasks have queries of their own, and one of those wanted has none.
     """
     results: dict[str, Any] = {}
     budget = options.memory_budget
+    of_task = {task: prediction.of_task(task) for task in options.tasks}
     if compact:
-        results["best_query_score"] = prediction.probabilities[:, :-1].max()
+        explained = of_task.get("panoptic", prediction)
+        results["best_query_score"] = explained.probabilities[:, :-1].max()
     with exact_float32(prediction.mask_logits.device):
         if "semantic" in options.tasks:
             name, function = ("label_map", semantic_label_map) if compact else ("sem_seg", semantic_scores)
-            results[name] = function(prediction, resize_first=options.resizes_logits, memory_budget=budget)
+            results[name] = function(
+                of_task["semantic"], resize_first=options.resizes_logits, memory_budget=budget
+            )
         if "panoptic" in options.tasks:
             ids, segments, queries = panoptic_segments(
-                prediction,
+                of_task["panoptic"],
                 thing_ids=options.thing_ids,
                 object_mask_threshold=options.object_mask_threshold,
                 overlap_threshold=options.overlap_threshold,
@@ -115,16 +122,19 @@ def post_process(
             )
             results["panoptic_seg"] = ids, segments
             if compact:
-                results["segment_queries"] = queries
+                all_queries = prediction.queries_of_task("panoptic")
+                results["segment_queries"] = [all_queries[query] for query in queries]
         if "instance" in options.tasks:
             instances = predict_instances(
-                prediction,
+                of_task["instance"],
                 max_instances=options.max_instances,
                 thing_ids=options.thing_ids if options.things_only else None,
                 one_class_per_query=options.proposals,
                 memory_budget=budget,
             )
-            if not compact:
+            if compact:
+                instances.pred_queries += prediction.queries_of_task("instance").start
+            else:
                 instances.set("pred_masks", instances.pred_masks.dense().to(prediction.mask_logits.device))
                 instances.remove("pred_queries")
             results["instances"] = instances

@@ -10,6 +10,7 @@ Shapes: `B` images, `Q` queries, `K` classes, `C` channels, `L` levels, `N` cell
 sides, `H, W` the sides of the padded image.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,11 @@ from mask2former.modeling.transformer_decoder.pilots import (
     blocked_queries,
     check_pilots,
     draw_pilots,
+)
+from mask2former.modeling.transformer_decoder.tasks import (
+    blocked_between_tasks,
+    for_each_task,
+    task_embedding,
 )
 from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import TRANSFORMER_DECODER
@@ -77,6 +83,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         num_layers: decoder layers; there is one more prediction, before the first, unless `options` drop it.
         pre_norm: place norms before attention and feed-forward, not after the sums.
         enforce_input_proj: project the memory even if its width is already `hidden_dim`.
+        tasks: those that the queries are told apart for (`tasks.py`); none: they serve any.
 
     Raises:
         ValueError: the heads do not divide the width, the memory has no level of the stride chosen, or there
@@ -97,9 +104,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         pre_norm: bool,
         enforce_input_proj: bool,
         options: DecoderOptions = PUBLISHED,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.options = options
+        self.trained_tasks = tuple(tasks)
         self.levels = options.levels([shape.stride for shape in memory_shape])
         self.turns = options.turns(len(self.levels), num_layers)
         memory_shape = [memory_shape[level] for level in self.levels]
@@ -126,6 +135,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.mask_embed = MLP(hidden_dim, hidden_dim, hidden_dim, mask_dim)
         self.pilot_embed = nn.Embedding(num_classes, hidden_dim) if options.pilot_groups else None
         self.fine_proj = _memory_projection(mask_dim, hidden_dim, True) if options.fine_layers else None
+        self.task_feat = task_embedding(hidden_dim) if tasks else None
+        self.task_embed = task_embedding(hidden_dim) if tasks else None
 
     @property
     def reads_targets(self) -> bool:
@@ -133,11 +144,16 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         return self.pilot_embed is not None
 
     def forward(
-        self, memory: list[Tensor], mask_features: Tensor, targets: TrainingTargets | None = None
+        self,
+        memory: list[Tensor],
+        mask_features: Tensor,
+        targets: TrainingTargets | None = None,
+        tasks: Tensor | None = None,
     ) -> Predictions:
         """Predict from memory, L maps (B, C, h, w), and mask features (B, mask_dim, H/4, W/4).
 
-        With `targets`, pilots are predicted too.
+        With `targets`, pilots are predicted too. A decoder with `trained_tasks` needs `tasks` (B, T), which
+        are places in TASKS; all T are predicted, with T Q queries, one task after the other.
         """
         maps = [memory[level] for level in self.levels]
         if self.fine_proj is not None:
@@ -145,11 +161,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         cells = [self._cells(i, level, mask_features) for i, level in enumerate(maps)]
         if self.options.concatenate_levels:
             cells = [concatenate(cells)]
-        position, blocked = self.query_embed.weight, None
-        x, latest = self._first_queries(mask_features.shape[0])
+        x, position, blocked = self._first_queries(mask_features.shape[0], tasks)
         if targets is not None:
             x, position, blocked, cells = self._with_pilots(targets, x, position, cells)
-            latest = self._predict(x)
+        latest = None if self.query_feat is None else self._predict(x)
         predictions = [latest] if latest is not None and self.options.supervise_queries else []
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -190,12 +205,22 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             [level._replace(blocked_for_pilots=some) for level, some in zip(cells, blocked, strict=True)],
         )
 
-    def _first_queries(self, num_images: int) -> tuple[Tensor, Prediction | None]:
-        """Return the queries (B, Q, C) before the first layer, and their prediction if they are learned."""
-        if self.query_feat is None:
-            return torch.zeros_like(self.query_embed.weight).expand(num_images, -1, -1), None
-        x = self.query_feat.weight.expand(num_images, -1, -1)
-        return x, self._predict(x)
+    def _first_queries(self, num_images: int, tasks: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return queries before the first layer, their positions, and what is blocked in self-attention.
+
+        Without tasks these are (B, Q, C) and (Q, C); with them, both are (B, T Q, C).
+        """
+        position = self.query_embed.weight
+        x = torch.zeros_like(position) if self.query_feat is None else self.query_feat.weight
+        if self.task_feat is None or self.task_embed is None:
+            return x.expand(num_images, -1, -1), position, None
+        assert tasks is not None
+        blocked = blocked_between_tasks(tasks.shape[1], len(x), x.device)
+        return (
+            for_each_task(x, self.task_feat, tasks),
+            for_each_task(position, self.task_embed, tasks),
+            blocked,
+        )
 
     def _cells(self, index: int, memory: Tensor, mask_features: Tensor) -> MemoryCells:
         """Return the cells of a level's map (B, C, h, w); only keys contain positions.
@@ -286,4 +311,5 @@ def masked_decoder_arguments(cfg: Any, input_shape: list[ShapeSpec]) -> dict[str
         "pre_norm": decoder.PRE_NORM,
         "enforce_input_proj": decoder.ENFORCE_INPUT_PROJ,
         "options": decoder_options(cfg),
+        "tasks": cfg.SOLVER.TASKS,
     }
