@@ -12,6 +12,7 @@ from synthetic_datasets.drawing import read_ids
 from mask2former.config import get_cfg
 from mask2former.config.ranges import check_ranges
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog, register_coco_panoptic
+from mask2former.data.custom.dataset import register_custom_dataset
 from mask2former.data.loader import build_train_loader, load_training_data
 from mask2former.data.mapper import MAPPERS, build_train_mapper
 from mask2former.data.records import Datasets
@@ -61,10 +62,11 @@ def records_of(cfg):
     return {record["image_id"]: record for record in load_training_data(cfg, Datasets()).records}
 
 
-def targets(task, joint, **changes):
+def targets(task, name=NAME):
     """Return the targets of each image, not augmented: image id -> sorted pairs of class and mask."""
-    cfg = config((task,), MIN_SIZE_TRAIN=(0,), **{"DATASET_MAPPER_NAME": "mask_former_panoptic", **changes})
-    mapper = build_train_mapper(cfg, MetadataCatalog.get(NAME))
+    cfg = config((task,), MIN_SIZE_TRAIN=(0,), DATASET_MAPPER_NAME="mask_former_panoptic")
+    cfg.DATASETS.TRAIN = (name,)
+    mapper = build_train_mapper(cfg, MetadataCatalog.get(name))
     found = {}
     for id, record in records_of(cfg).items():
         sample = mapper(record, seed=id)
@@ -93,7 +95,7 @@ def panoptic_regions(joint, with_crowds=False):
 
 
 def test_panoptic_targets_are_all_segments(joint):
-    found = targets("panoptic", joint)
+    found = targets("panoptic")
     assert found == {id: pairs(regions) for id, regions in panoptic_regions(joint).items()}
     assert [len(regions) for regions in found.values()] == [4, 3, 2, 2]
 
@@ -106,24 +108,23 @@ def test_semantic_targets_are_one_mask_a_class_with_crowds(joint):
         for label, mask in regions:
             merged[label] = merged.get(label, False) | mask
         expected[id] = pairs(merged.items())
-    assert targets("semantic", joint) == expected
+    assert targets("semantic") == expected
     assert [len(regions) for regions in expected.values()] == [4, 4, 3, 2]
 
 
 def test_instance_targets_are_those_of_the_instance_annotations_with_panoptic_class_ids(joint):
-    assert targets("instance", joint) == {id: pairs(regions) for id, regions in SHAPES.items()}
+    assert targets("instance") == {id: pairs(regions) for id, regions in SHAPES.items()}
 
 
 def test_without_instance_annotations_they_are_the_things_of_the_panoptic_map(joint):
-    paths = joint.images, joint.panoptic_root, joint.panoptic_json
-    DatasetCatalog.remove(NAME)
-    MetadataCatalog.remove(NAME)
-    register_coco_panoptic(NAME, {}, *paths)
+    """Custom data is such a dataset: its flags name no instance JSON, even where one lies beside it."""
+    register_coco_panoptic("plain", {}, joint.images, joint.panoptic_root, joint.panoptic_json)
+    register_custom_dataset("custom", str(joint.images), str(joint.panoptic_json))
     things = {
         id: pairs((label, mask) for label, mask in regions if label in (DONUT, BOX))
         for id, regions in panoptic_regions(joint).items()
     }
-    assert targets("instance", joint) == things
+    assert targets("instance", "plain") == targets("instance", "custom") == things
     assert [len(regions) for regions in things.values()] == [2, 1, 0, 0]
 
 
