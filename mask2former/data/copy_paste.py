@@ -20,18 +20,18 @@ the augmented image, `b, d` of a cutout, in pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mask2former.data.augmentation import Rng
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.ground_truth.readers import Reader, read_instances, read_panoptic
-from mask2former.data.mapper import MAPPERS, TrainMapper
+from mask2former.data.mapper import MAPPERS, READERS, TrainMapper
 from mask2former.structures import Instances
 
 KEY = "INPUT.COPY_PASTE"
@@ -41,36 +41,31 @@ THINGS: dict[Reader, Callable[[Metadata], Iterable[int]]] = {  # classes whose s
     read_instances: lambda metadata: range(len(metadata.thing_classes)),
     read_panoptic: lambda metadata: metadata.get("thing_dataset_id_to_contiguous_id", {}).values(),
 }
-
-
-class Segments(NamedTuple):
-    """An image (3, h, w) uint8, and the classes (N,) and masks (N, h, w) bool of segments in it."""
-
-    image: Tensor
-    classes: Tensor
-    masks: Tensor
-
-    @classmethod
-    def of(cls, sample: dict[str, Any]) -> Segments:
-        """Return the image and the segments of a sample."""
-        return cls(sample["image"], sample["instances"].gt_classes, sample["instances"].gt_masks)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (h, w) in pixels."""
-        return self.image.shape[1], self.image.shape[2]
-
-    def select(self, index: Any) -> Segments:
-        """Return the segments at `index`, in the same image."""
-        return Segments(self.image, self.classes[index], self.masks[index])
+# Of SOLVER.TASKS: merged masks of a class have no objects
+DONOR_READERS: dict[str, Reader] = {**READERS, "semantic": read_panoptic}
 
 
 class Cutout(NamedTuple):
-    """The bounding box of an object: its class, pixels (3, b, d), and which of them it covers (b, d) bool."""
+    """The bounding box of an object, and where it is in an image.
+
+    Attributes:
+        label: class.
+        pixels: (3, b, d) uint8.
+        mask: (b, d) bool, which of the pixels are the object's.
+        top: row of the image.
+        left: column of the image.
+    """
 
     label: int
     pixels: Tensor
     mask: Tensor
+    top: int
+    left: int
+
+    def box_of(self, images: Tensor) -> Tensor:
+        """Return a view of what the box covers in `images` (n, h, w): (n, b, d), or less at the border."""
+        height, width = self.mask.shape
+        return images[:, self.top : self.top + height, self.left : self.left + width]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +73,8 @@ class CopyPaste:
     """The samples of a mapper, some of them with objects of other samples pasted on.
 
     A sample's seed decides everything about it: whether there is a donor, which, and how that is augmented.
+    A donor has the targets of the sample's task; for semantic ones it has panoptic segments, and what is
+    pasted joins the mask of its class.
 
     Args:
         mapper: maps the record and the donor.
@@ -108,118 +105,132 @@ class CopyPaste:
         rng = np.random.default_rng([seed, STREAM])
         if rng.random() >= self.probability:
             return sample
+        reader = DONOR_READERS.get(sample.get("task", ""), self.mapper.reader)
         other = self.records[int(rng.integers(len(self.records)))]
-        donor = self.mapper(other, int(rng.integers(2**63)))
-        target = Segments.of(sample)
-        pasted = paste(self._objects(Segments.of(donor), target, rng), target)
-        instances = Instances(target.size, gt_classes=pasted.classes, gt_masks=pasted.masks)
-        return {**sample, "image": pasted.image, "instances": instances}
-
-    def _objects(self, donor: Segments, target: Segments, rng: Rng) -> Segments:
-        """Return what to paste, in an image of the target's size."""
-        objects = draw_objects(donor, self.things, self.max_size, rng)
-        room = max(0, self.most - len(target.classes))
-        if not self.copies:
-            return at_own_places(objects.select(slice(room)), target.size)
-        occupied = target.masks[torch.isin(target.classes, self.things)].any(0)
-        return at_random_places(objects, self.copies, occupied, room, rng)
+        donor = replace(self.mapper, reader=reader, draw_task=None)(other, int(rng.integers(2**63)))
+        objects = draw_objects(donor["image"], donor["instances"], self.things, self.max_size, rng)
+        room = max(0, self.most - len(sample["instances"]))
+        instances = sample["instances"]
+        if self.copies:
+            things = torch.isin(instances.gt_classes, self.things).nonzero()[:, 0].tolist()
+            occupied = union((instances.gt_masks[index] for index in things), instances.image_size)
+            objects = at_random_places(objects * self.copies, occupied, room, rng)
+        image, instances = paste(objects[:room], sample["image"], instances)
+        if sample.get("task") == "semantic":
+            instances = merged_by_class(instances)
+        return {**sample, "image": image, "instances": instances}
 
 
-def draw_objects(donor: Segments, things: Tensor, max_size: float, rng: Rng) -> Segments:
-    """Return a random number of the objects of at most `max_size` in random order, at least one if any."""
-    fits = torch.isin(donor.classes, things)
-    if max_size:
-        fits &= donor.masks.sum((1, 2)) <= max_size**2
-    candidates = rng.permutation(fits.nonzero()[:, 0].numpy())
-    count = rng.integers(min(1, len(candidates)), len(candidates), endpoint=True)
-    return donor.select(torch.from_numpy(candidates[:count]))
+def union(masks: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+    """Return where any of the masks (h, w) is; in turns, which is far faster than `torch.any`."""
+    covered = torch.zeros(size, dtype=torch.bool)
+    for mask in masks:
+        covered |= mask
+    return covered
 
 
-def at_own_places(objects: Segments, size: tuple[int, int]) -> Segments:
-    """Return the objects in an image cropped or padded at the bottom and right to `size` (h, w)."""
-    height, width = objects.size
-    change = (0, size[1] - width, 0, size[0] - height)
-    return Segments(F.pad(objects.image, change), objects.classes, F.pad(objects.masks, change))
-
-
-def at_random_places(objects: Segments, copies: int, occupied: Tensor, room: int, rng: Rng) -> Segments:
-    """Return each object `copies` times, or as often as there is a place, in an image of `occupied`'s size.
+def draw_objects(
+    image: Tensor, instances: Instances, things: Tensor, max_size: float, rng: Rng
+) -> list[Cutout]:
+    """Return a random number of objects of at most `max_size` in random order, at least one if any.
 
     Args:
-        occupied: (h, w) bool, pixels that no copy may cover; copies do not cover each other either.
-        room: the most copies of all objects together.
+        image: (3, H, W) uint8.
+        instances: with gt_classes (N,) and gt_masks (N, H, W) bool.
+        things: classes (n,) of objects.
+        max_size: square root of an area in pixels; 0 takes all.
+        rng: draws the number, and which.
     """
-    image = objects.image.new_zeros(3, *occupied.shape)
-    masks: list[Tensor] = []
-    labels: list[int] = []
-    occupied = occupied.clone()
-    cutouts = [cut_out(objects, number) for number in range(len(objects.classes))]
-    for label, pixels, shape in cutouts * copies:
-        place = free_place(shape, occupied, rng) if len(masks) < room else None
-        if place:
-            rows, cols = place
-            masks.append(torch.zeros_like(occupied))
-            masks[-1][place] = shape
-            labels.append(label)
-            image[:, rows, cols][:, shape] = pixels[:, shape]
-            occupied[place] |= shape
-    stacked = torch.stack(masks) if masks else occupied.new_zeros(0, *occupied.shape)
-    return Segments(image, objects.classes.new_tensor(labels), stacked)
+    fits = torch.isin(instances.gt_classes, things).numpy()
+    if max_size:
+        areas = [np.count_nonzero(mask) for mask in instances.gt_masks.numpy()]
+        fits &= np.array(areas) <= max_size**2
+    candidates = rng.permutation(np.flatnonzero(fits))
+    count = rng.integers(min(1, len(candidates)), len(candidates), endpoint=True)
+    return [
+        cut_out(image, int(instances.gt_classes[index]), instances.gt_masks[index])
+        for index in candidates[:count].tolist()
+    ]
 
 
-def cut_out(objects: Segments, number: int) -> Cutout:
-    """Return the bounding box of an object."""
-    mask = objects.masks[number]
-    rows, cols = (mask.any(axis).nonzero()[[0, -1], 0].tolist() for axis in (1, 0))
-    box = slice(rows[0], rows[1] + 1), slice(cols[0], cols[1] + 1)
-    return Cutout(int(objects.classes[number]), objects.image[:, box[0], box[1]], mask[box])
+def cut_out(image: Tensor, label: int, mask: Tensor) -> Cutout:
+    """Return the bounding box of an object of class `label`, which has the pixels of `mask` (H, W) bool."""
+    left, top, width, height = cv2.boundingRect(mask.numpy().view(np.uint8))
+    box = slice(top, top + height), slice(left, left + width)
+    return Cutout(label, image[:, box[0], box[1]], mask[box], top, left)
 
 
-def free_place(mask: Tensor, occupied: Tensor, rng: Rng) -> tuple[slice, slice] | None:
-    """Draw the rows and columns of a mask (b, d) so that it covers nothing of `occupied` (h, w).
+def at_random_places(objects: Sequence[Cutout], occupied: Tensor, room: int, rng: Rng) -> list[Cutout]:
+    """Return the first `room` objects that find a place where they cover neither others nor `occupied`.
 
-    None if it does not fit into the image, or if all places drawn are occupied.
+    Args:
+        objects: each is tried at up to `ATTEMPTS` places, all of them inside the image.
+        occupied: (h, w) bool.
+        room: the most objects.
+        rng: draws the places.
     """
-    (height, width), sides = mask.shape, occupied.shape
-    if height > sides[0] or width > sides[1]:
-        return None
-    for _ in range(ATTEMPTS):
-        top, left = (int(rng.integers(room, endpoint=True)) for room in (sides[0] - height, sides[1] - width))
-        place = slice(top, top + height), slice(left, left + width)
-        if not (occupied[place] & mask).any():
-            return place
-    return None
+    placed: list[Cutout] = []
+    taken = occupied.clone()
+    for one in objects:
+        rows, cols = (whole - side for whole, side in zip(taken.shape, one.mask.shape, strict=True))
+        for _ in range(ATTEMPTS if min(rows, cols) >= 0 and len(placed) < room else 0):
+            moved = one._replace(
+                top=int(rng.integers(rows, endpoint=True)), left=int(rng.integers(cols, endpoint=True))
+            )
+            below = moved.box_of(taken[None])[0]
+            if not (below & one.mask).any():
+                below |= one.mask
+                placed.append(moved)
+                break
+    return placed
 
 
-def paste(objects: Segments, target: Segments) -> Segments:
-    """Return the target with objects of an image of its size (h, w) pasted onto it.
+def paste(objects: Sequence[Cutout], image: Tensor, instances: Instances) -> tuple[Tensor, Instances]:
+    """Return an image (3, h, w) with objects on it, and what can be seen of its instances and the objects.
 
-    Segments of the target lose the covered pixels. Objects do not cover each other: where they overlap, they
-    share pixels as they did in their own image. Segments without a pixel are left out.
+    Segments of the image lose the covered pixels, and are left out if none remains. Objects do not cover each
+    other: where they overlap, they share pixels as they did in their own image. What is beyond the border is
+    cut off.
     """
-    covered = objects.masks.any(0)
-    image = torch.where(covered, objects.image, target.image)
-    masks = torch.cat([target.masks & ~covered, objects.masks])
-    classes = torch.cat([target.classes, objects.classes])
-    return Segments(image, classes, masks).select(masks.flatten(1).any(1))
+    below, size = len(instances), instances.image_size
+    image = image.clone()
+    masks = torch.zeros(below + len(objects), *size, dtype=torch.bool)
+    masks[:below] = instances.gt_masks
+    for number, one in enumerate(objects, start=below):
+        box = one.box_of(masks)
+        shape = one.mask[: box.shape[1], : box.shape[2]]
+        box[:below] &= ~shape
+        box[number] = shape
+        pixels = one.pixels[:, : box.shape[1], : box.shape[2]]
+        one.box_of(image)[:, shape] = pixels[:, shape]
+    labels = instances.gt_classes.new_tensor([one.label for one in objects])
+    classes = torch.cat([instances.gt_classes, labels])
+    visible = np.array([mask.any() for mask in masks.numpy()], bool)
+    pasted = Instances(size, gt_classes=classes, gt_masks=masks)
+    return image, pasted if visible.all() else pasted[visible]
+
+
+def merged_by_class(instances: Instances) -> Instances:
+    """Return one instance for each class, in order: the union of its masks."""
+    classes, size = instances.gt_classes.unique(), instances.image_size
+    masks = torch.zeros(len(classes), *size, dtype=torch.bool)
+    for row, mask in zip(torch.searchsorted(classes, instances.gt_classes), instances.gt_masks, strict=True):
+        masks[row] |= mask
+    return Instances(size, gt_classes=classes, gt_masks=masks)
 
 
 def with_copy_paste(cfg: Any, mapper: Any, records: Sequence[Record]) -> Any:
     """Return a training mapper that pastes as `INPUT.COPY_PASTE` says; the same mapper if that is off.
 
     Raises:
-        ValueError: it is on, but samples are clips of videos, have no separate objects or draw a task, or no
-            class of the dataset is a thing.
+        ValueError: it is on, but samples are clips of videos or have no separate objects, or no class of the
+            dataset is a thing.
     """
     options, name = cfg.INPUT.COPY_PASTE, cfg.INPUT.DATASET_MAPPER_NAME
     if not options.PROBABILITY:
         return mapper
     if not isinstance(mapper, TrainMapper):
         raise ValueError(f"{KEY} is for images, and DATASETS.TRAIN holds videos; set {KEY}.PROBABILITY to 0")
-    if mapper.draw_task is not None:
-        raise ValueError(
-            f"{KEY} pastes segments of one kind; set {KEY}.PROBABILITY to 0, or SOLVER.TASKS to ()"
-        )
     fitting = [key for key, recipe in MAPPERS.items() if recipe.reader in THINGS and not recipe.keep_empty]
     if name not in fitting:
         raise ValueError(

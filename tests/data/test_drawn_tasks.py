@@ -241,8 +241,14 @@ def test_videos_have_no_tasks(restored_catalogs):
         build_train_loader(cfg)
 
 
-def test_copy_paste_and_tasks_exclude_each_other(joint):
-    cfg = config()
-    cfg.INPUT.COPY_PASTE.PROBABILITY = 0.5
-    with pytest.raises(ValueError, match=r"^INPUT.COPY_PASTE pastes segments of one kind; .*TASKS to \(\)$"):
-        build_train_loader(cfg)
+def test_pasted_objects_are_those_of_the_annotations_of_the_task(joint):
+    """Objects at random places are whole, so their areas tell where they come from."""
+    for task, regions in (("instance", SHAPES), ("panoptic", panoptic_regions(joint))):
+        cfg = config((task,), MIN_SIZE_TRAIN=(0,), DATASET_MAPPER_NAME="mask_former_panoptic")
+        cfg.INPUT.COPY_PASTE.PROBABILITY, cfg.INPUT.COPY_PASTE.COPIES = 1.0, 3
+        samples = itertools.chain(*itertools.islice(build_train_loader(cfg), 10))
+        added = [sample["instances"].gt_masks[len(regions[sample["image_id"]]) :] for sample in samples]
+        things = [mask for pairs in regions.values() for label, mask in pairs if label in (DONUT, BOX)]
+        assert {*torch.cat([masks.sum((1, 2)) for masks in added]).tolist()} == {
+            mask.sum() for mask in things
+        }
