@@ -1,9 +1,9 @@
-"""Attention: multi-scale deformable for the pixel decoder, masked multi-head for the transformer decoder.
+"""Attention: multi-scale deformable for maps, masked multi-head for the transformer decoder.
 
 Parameters are named as published checkpoints name them. Sequences are batch-first throughout.
 
 Shapes: `B` images, `Q` queries, `N` keys, `S` cells of all maps together, `L` levels, `P` points,
-`C` channels.
+`C` channels, `V` channels of projected values.
 """
 
 import math
@@ -36,17 +36,24 @@ def _cell_centers(shape: tuple[int, int], device: torch.device) -> Tensor:
 
 
 class MSDeformAttn(nn.Module):
-    """Multi-scale deformable self-attention: each cell predicts P points per head and level to attend to."""
+    """Multi-scale deformable attention: each cell predicts P points per head and level to attend to.
 
-    def __init__(self, *, width: int, num_heads: int, num_levels: int, num_points: int) -> None:
+    Args:
+        value_ratio: V / C, by which values are narrower than queries.
+    """
+
+    def __init__(
+        self, *, width: int, num_heads: int, num_levels: int, num_points: int, value_ratio: float = 1.0
+    ) -> None:
         super().__init__()
-        check_heads(width, num_heads)
+        value_width = int(width * value_ratio)
+        check_heads(value_width, num_heads)
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         num_samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(width, num_samples * 2)
         self.attention_weights = nn.Linear(width, num_samples)
-        self.value_proj = nn.Linear(width, width)
-        self.output_proj = nn.Linear(width, width)
+        self.value_proj = nn.Linear(width, value_width)
+        self.output_proj = nn.Linear(value_width, width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -66,17 +73,20 @@ class MSDeformAttn(nn.Module):
             self.sampling_offsets.bias.copy_(offsets.flatten())
 
     def forward(self, query: Tensor, value: Tensor, maps: MapSequence) -> Tensor:
-        """Attend from every cell: query and value (B, S, C) -> (B, S, C)."""
+        """Attend from every cell to all cells: query and value (B, S, C) -> (B, S, C)."""
         return self.attend(query, self.project(value), maps.shapes, maps.centers)
 
     def project(self, value: Tensor) -> Tensor:
-        """Project value (B, S, C) to what `attend` samples: (B, S, heads, C / heads)."""
+        """Project value (B, S, C) to what `attend` samples: (B, S, heads, V / heads)."""
         return self.value_proj(value).unflatten(-1, (self.num_heads, -1))
 
     def attend(
         self, query: Tensor, values: Tensor, shapes: tuple[tuple[int, int], ...], centers: Tensor
     ) -> Tensor:
-        """Attend from any Q cells, query (B, Q, C) with centers (Q, 2), to projected values -> (B, Q, C)."""
+        """Attend from any Q cells to the projected values of maps of these shapes -> (B, Q, C).
+
+        The query (B, Q, C) has centers (Q, 2); its cells may be those of other maps.
+        """
         samples = (self.num_heads, self.num_levels, self.num_points)
         # In half precision, locations on a large map would be off by a fraction of a cell.
         with torch.autocast(query.device.type, enabled=False):
