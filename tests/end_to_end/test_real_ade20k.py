@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_cases import ALL_METRICS, CASES
+from dataset_cases import ALL_METRICS, CASES, JOINT_CASES
 from PIL import Image
 from script_runs import run
+from training_targets import TASKS, check_task_targets
 
 from mask2former.engine.metrics_log import read_metrics
 from mask2former.tools.train import main
 
 FOLDER = "ADEChallengeData2016"
+ADE20K = [case for case in (*CASES, *JOINT_CASES) if case.tree == "ade20k"]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +37,7 @@ def sample(shared: Path, prepared_sample: dict[str, Path]) -> Path:
     return root
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.tree == "ade20k"], ids=str)
+@pytest.mark.parametrize("case", ADE20K, ids=str)
 def test_real_images_are_prepared_trained_on_and_evaluated(case, sample, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(sample))
     out = tmp_path / "run"
@@ -56,3 +58,9 @@ def test_real_images_are_prepared_trained_on_and_evaluated(case, sample, tmp_pat
         assert row["image_id"] == truth.stem
     for task in case.tasks:
         assert 0 <= results[f"{task}/{ALL_METRICS[task]}"] <= 100
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_targets_of_a_task_on_a_real_image_equal_its_files(task, sample, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(sample))
+    check_task_targets(ADE20K[-1], task, sample)

@@ -121,6 +121,12 @@ CASES = [
     Case("lvis", "instance", COCO_INSTANCE, INSTANCE, LVIS),
 ]
 
+JOINT_CASES = [
+    Case("coco", "joint", f"coco/joint-segmentation/{COCO_R50}", PANOPTIC),
+    Case("ade20k", "joint", f"ade20k/joint-segmentation/{ADE20K_R50}", PANOPTIC),
+    Case("cityscapes", "joint", f"cityscapes/joint-segmentation/{CITYSCAPES_R50}", PANOPTIC),
+]
+
 # MaskFormer's configs, for the runs alone: what is read and measured is tested with the others
 MASKFORMER_CASES = [
     Case(tree, task, f"maskformer/{config}.yaml", tasks)
