@@ -45,6 +45,21 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SWIN.APE": False,  # learned absolute position embedding
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # the image size of that embedding
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.VIT.EMBED_DIM": 1024,  # of the ViT-L; S: 384, B: 768, g: 1536
+    "MODEL.VIT.DEPTH": 24,  # blocks; S, B: 12, g: 40
+    "MODEL.VIT.NUM_HEADS": 16,  # S: 6, B: 12, g: 24
+    "MODEL.VIT.MLP_RATIO": 4.0,
+    "MODEL.VIT.FFN": "mlp",  # or "swiglu": DINOv2-g
+    "MODEL.VIT.REGISTERS": 4,  # tokens beside the class token; BEiT: 0
+    "MODEL.VIT.POSITIONS": "learned",  # DINOv3: "rotary", BEiT: "relative"
+    "MODEL.VIT.POSITION_GRID": 40,  # side of the grid of learned and relative positions: the crop's over 16
+    "MODEL.VIT.ROPE_BASE": 100.0,  # of rotary positions
+    "MODEL.VIT.KEY_BIAS": True,  # DINOv3, BEiT: False
+    "MODEL.VIT.LAYER_SCALE": 0.00001,  # initial factor of residual branches; 0: without
+    "MODEL.VIT.NORM_EPS": 0.000001,  # DINOv3: 0.00001
+    "MODEL.VIT.FINAL_NORM": True,  # BEiT: False
+    "MODEL.VIT.DROP_PATH_RATE": 0.0,
+    "MODEL.VIT.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
@@ -150,6 +165,8 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.EPOCHS": 0.0,  # sets MAX_ITER by epochs of DATASETS.TRAIN; 0: MAX_ITER as it is
     "SOLVER.BASE_LR": 0.001,
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
+    "SOLVER.LAYER_DECAY": 1.0,  # of the rate, from block to block of a ViT; as 0.9, with the key above at 1.0
+    "SOLVER.LAYER_DECAY_RULE": "beit",  # from the head to the last block too; or "eomt": from there on
     "SOLVER.MOMENTUM": 0.9,  # of SGD
     "SOLVER.WEIGHT_DECAY": 0.0001,
     "SOLVER.WEIGHT_DECAY_NORM": 0.0,

@@ -12,10 +12,16 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from mask2former.modeling.vit.blocks import LayerScale
+from mask2former.modeling.vit.transformer import VisionTransformer
 from mask2former.utils.sharding import full_tensor, is_sharded
 
-NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, _NormBase, LayerScale)
 UNDECAYED = ("relative_position_bias_table", "absolute_pos_embed")
+EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
+# SOLVER.LAYER_DECAY_RULE -> powers of the decay: of a vision transformer's last block, and those by which its
+# embeddings lie below its first block
+LAYER_DECAY_RULES = {"beit": (1, 1), "eomt": (0, 0)}
 
 Factor = Callable[[int], float]
 Clipper = Callable[[Iterable[nn.Parameter]], Tensor]
@@ -24,8 +30,10 @@ Clipper = Callable[[Iterable[nn.Parameter]], Tensor]
 def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict[str, Any]]:
     """Group the trainable parameters of `model` by (rate, decay): fused kernels need few groups.
 
-    The backbone's rate is multiplied; norms, embeddings and position tables have separate decays.
+    The backbone's rate is multiplied, and those of a vision transformer's layers also by their decay; norms,
+    embeddings and position tables have separate weight decays.
     """
+    layers = layer_multipliers(solver, model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -37,11 +45,45 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict[str, Any]]
             decay = 0.0
         elif isinstance(owner, NORMS):
             decay = solver.WEIGHT_DECAY_NORM
-        elif isinstance(owner, nn.Embedding):
+        elif isinstance(owner, nn.Embedding) or name in EMBEDDINGS:
             decay = solver.WEIGHT_DECAY_EMBED
         multiplier = solver.BACKBONE_MULTIPLIER if "backbone" in owner_path.split(".") else 1.0
-        groups.setdefault((solver.BASE_LR * multiplier, decay), []).append(parameter)
+        rate = solver.BASE_LR * multiplier * layers.get(path, 1.0)
+        groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
+
+
+def layer_multipliers(solver: CfgNode, model: nn.Module) -> dict[str, float]:
+    """Return by how much SOLVER.LAYER_DECAY multiplies the rate of each parameter of vision transformers.
+
+    The decay is taken to a power that grows by one with each block from the last to the first.
+
+    Raises:
+        ValueError: a decay is set, and LAYER_DECAY_RULE is unknown or the model has no vision transformer.
+    """
+    decay, rule = solver.LAYER_DECAY, solver.LAYER_DECAY_RULE
+    if decay == 1:
+        return {}
+    if rule not in LAYER_DECAY_RULES:
+        raise ValueError(f"SOLVER.LAYER_DECAY_RULE is '{rule}'; known are: {', '.join(LAYER_DECAY_RULES)}")
+    multipliers = {
+        f"{path}.{name}": decay ** _layer_power(name, len(vit.blocks), *LAYER_DECAY_RULES[rule])
+        for path, vit in model.named_modules()
+        if isinstance(vit, VisionTransformer)
+        for name, _ in vit.named_parameters()
+    }
+    if not multipliers:
+        raise ValueError(f"SOLVER.LAYER_DECAY is {decay}; only a plain vision transformer has such layers")
+    return multipliers
+
+
+def _layer_power(name: str, depth: int, of_last: int, below_first: int) -> int:
+    """Return the power of the decay for a parameter of a vision transformer; the last norm has none."""
+    part, _, rest = name.partition(".")
+    if part == "norm":
+        return 0
+    block = int(rest.partition(".")[0]) if part == "blocks" else -below_first
+    return depth - 1 - block + of_last
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:

@@ -11,6 +11,7 @@ from mask2former.modeling import (
     transformer_decoder,
     upernet,
     video,
+    vit,
 )
 from mask2former.modeling.mask_former import MaskFormer
 
@@ -26,4 +27,5 @@ __all__ = [
     "transformer_decoder",
     "upernet",
     "video",
+    "vit",
 ]

@@ -1,28 +1,25 @@
 """Loading of a file's weights into a model, with a report of each tensor.
 
-Names are translated (`rename.py`) and shapes compared. Differences by design are adapted: a class head for
-another number of classes keeps its initial values, queries are cut or repeated, Swin's position tables are
+Names are translated (`rename.py`) and shapes compared. Differences by design are adapted (`adapt.py`): a
+class head for another number of classes keeps its initial values, queries are cut or repeated, positions are
 interpolated. Any other misfit is an error, and the model stays unchanged.
-
-Shapes: `Q` queries, `C` channels, `w` the side of a Swin window in tokens, `A` its attention heads.
 """
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mask2former.utils.comm import all_gather_object
 from mask2former.utils.messages import Block, legible
 from mask2former.utils.sharding import local_part
+from mask2former.weights.adapt import adapt
 from mask2former.weights.read import Checkpoint, WeightsError, read_checkpoint
 from mask2former.weights.rename import translate
 
@@ -48,7 +45,6 @@ OF_TASKS = re.compile(r"\.predictor\.task_(feat|embed)\.weight$")
 VARIANCE = re.compile(r"\.running_var$")
 HEAD = "sem_seg_head."
 ROWS_IN_ERROR = 30
-QUERY_NOISE = 0.1  # of their standard deviation: equal queries would get equal gradients
 
 
 class Misfit(NamedTuple):
@@ -98,73 +94,6 @@ class LoadReport:
         if self.problems:
             parts.append(f"{len(self.problems)} names do not fit")
         return f"{self.file} ({self.kind}): " + "; ".join(parts)
-
-
-def _resize_queries(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """Return the first Q' of queries (Q, C), or all of them repeated, the copies with a little noise."""
-    old, new = len(given), len(wanted)
-    if not old:
-        return None
-    resized = given.float().repeat(-(-new // old), 1)[:new]
-    noise = torch.randn(resized.shape, generator=torch.Generator().manual_seed(0))
-    resized[old:] += QUERY_NOISE * given.float().std() * noise[old:]
-    return resized
-
-
-def _resize_position_table(given: Tensor, wanted: Tensor) -> Tensor | None:
-    """Interpolate ((2w-1)^2, A) to ((2w'-1)^2, A) bicubically, as an image of offsets."""
-    old, new = isqrt(len(given)), isqrt(len(wanted))
-    if old**2 != len(given) or not old:
-        return None
-    image = given.float().T.reshape(1, -1, old, old)
-    return F.interpolate(image, size=(new, new), mode="bicubic").reshape(-1, new**2).T
-
-
-class Adaptation(NamedTuple):
-    """Treatment of tensors whose number of rows differs by design; `count` maps rows to their meaning."""
-
-    pattern: str
-    adapt: Callable[[Tensor, Tensor], Tensor | None]
-    done: str
-    count: Callable[[int], int] = lambda rows: rows
-
-
-ADAPTATIONS = (
-    Adaptation(
-        r"\.class_embed\.(weight|bias)$",
-        lambda given, wanted: wanted,  # the initial values
-        "re-initialized: class head ({} -> {} classes)",
-        lambda rows: rows - 1,  # the last is "no object"
-    ),
-    Adaptation(
-        r"(\.fc_cls|\.conv_seg|^sem_seg_head\.predictor)\.(weight|bias)$",  # of K-Net and per-pixel models
-        lambda given, wanted: wanted,
-        "re-initialized: class head ({} -> {} classes)",
-    ),
-    Adaptation(
-        r"\.pilot_embed\.weight$",
-        lambda given, wanted: wanted,
-        "re-initialized: class embeddings of pilots ({} -> {} classes)",
-    ),
-    Adaptation(r"\.query_feat\.weight$", _resize_queries, "resized: query features ({} -> {})"),
-    Adaptation(r"\.query_embed\.weight$", _resize_queries, "resized: query positions ({} -> {})"),
-    Adaptation(
-        r"\.relative_position_bias_table$",
-        _resize_position_table,
-        "interpolated: relative position tables (window {} -> {})",
-        lambda rows: (isqrt(rows) + 1) // 2,
-    ),
-)
-
-
-def _adapt(name: str, given: Tensor, wanted: Tensor) -> tuple[Tensor, str] | None:
-    """Return the tensor in the wanted shape and what was done, or None if nothing can be done."""
-    for row in ADAPTATIONS:
-        if re.search(row.pattern, name) and given.ndim == wanted.ndim and given.shape[1:] == wanted.shape[1:]:
-            value = row.adapt(given, wanted)
-            note = row.done.format(row.count(len(given)), row.count(len(wanted)))
-            return None if value is None else (value, note)
-    return None
 
 
 def restore_weights(model: nn.Module, values: Mapping[str, Tensor], file: str) -> None:
@@ -229,7 +158,7 @@ def _fit(
         if tensor.shape == wanted[name].shape:
             values[name] = tensor
             report.loaded.append(name)
-        elif adapted := _adapt(name, tensor, wanted[name]):
+        elif adapted := adapt(name, tensor, wanted[name]):
             values[name], report.adapted[name] = adapted
         else:
             shapes = tuple(tensor.shape), tuple(wanted[name].shape)

@@ -29,7 +29,7 @@ HUB: Renames = (  # transformers; queries, keys and values are still apart after
     (r"^(?:encoder\.|model\.)?layer\.", "blocks."),
     (r"^layernorm\.", "norm."),
     (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
-    (r"\.attention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.", r".attn.\1."),
+    (r"\.attention\.(?:attention\.)?([qkv])\w+\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.(?:layer_scale([12])\.lambda1|lambda_([12]))$", r".ls\1\2.gamma"),
     (r"\.layernorm_before\.", ".norm1."),

@@ -1,4 +1,4 @@
-"""The small MaskFormer and K-Net from the command line: they train, resume, evaluate and predict."""
+"""Small models from the command line: they train, resume, evaluate and predict."""
 
 import shutil
 
@@ -13,8 +13,9 @@ from mask2former.tools.train import main as train
 
 __all__ = ["tiny_shapes"]
 
-MASKFORMER, KNET = (
-    f"shapes/panoptic-segmentation/{model}_R18_bs8_shapes.yaml" for model in ("maskformer", "knet")
+MASK2FORMER, MASKFORMER, KNET = (
+    f"shapes/panoptic-segmentation/{model}_R18_bs8_shapes.yaml"
+    for model in ("maskformer2", "maskformer", "knet")
 )
 DETRS_INPUT = {  # that of MaskFormer's COCO models
     "INPUT.DATASET_MAPPER_NAME": "detr_panoptic",
@@ -28,13 +29,22 @@ ENCODER = {
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": "TransformerEncoderPixelDecoder",
     "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "transformer_encoder",
 }
-
+VIT = {
+    "MODEL.BACKBONE.NAME": "ViTSimplePyramid",
+    "MODEL.VIT.EMBED_DIM": 32,
+    "MODEL.VIT.DEPTH": 2,
+    "MODEL.VIT.NUM_HEADS": 2,
+    "MODEL.VIT.POSITION_GRID": 4,
+    "MODEL.VIT.DROP_PATH_RATE": 0.2,
+    "SOLVER.LAYER_DECAY": 0.9,
+}
 
 METRICS = [("sem_seg", "mIoU"), ("segm", "AP"), ("panoptic_seg", "PQ")]
 KINDS = {
     "large-scale jitter": (MASKFORMER, {}),
     "DETR's input and encoder": (MASKFORMER, DETRS_INPUT | ENCODER),
     "K-Net": (KNET, {}),
+    "plain ViT": (MASK2FORMER, VIT),
 }
 
 

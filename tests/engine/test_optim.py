@@ -9,10 +9,12 @@ from fvcore.common.param_scheduler import (
     MultiStepParamScheduler,
     PolynomialDecayParamScheduler,
 )
+from small_vits import small_vit
 from torch import nn
 
 from mask2former.config import get_cfg
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
+from mask2former.modeling.vit.backbone import SimplePyramid
 
 
 def everything():
@@ -67,6 +69,49 @@ def test_every_parameter_has_its_rate_and_decay():
         assert found[name] == pytest.approx(values), name
     assert sum(len(group["params"]) for group in groups) == len(EXPECTED)
     assert len(groups) == len(set(EXPECTED.values()))
+
+
+def vit_model():
+    model = nn.Module()
+    model.backbone = SimplePyramid(small_vit(patch_size=16))  # 3 blocks
+    model.head = nn.Linear(2, 2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("rule", "powers"),  # of the decay: embeddings, three blocks
+    [("beit", (4, 3, 2, 1)), ("eomt", (2, 2, 1, 0))],
+)
+def test_rates_fall_from_the_last_block_of_a_vision_transformer_to_its_embeddings(rule, powers):
+    model, embeddings = vit_model(), ("cls_token", "reg_token", "pos_embed", "patch_embed.proj.weight")
+    keys = ("SOLVER.LAYER_DECAY", 0.8, "SOLVER.LAYER_DECAY_RULE", rule, "SOLVER.BACKBONE_MULTIPLIER", 0.5)
+    groups = build_optimizer(config(*keys), model).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    expected = {f"backbone.vit.{name}": powers[0] for name in embeddings}
+    expected |= {f"backbone.vit.blocks.{i}.attn.qkv.weight": powers[i + 1] for i in range(3)}
+    expected |= {f"backbone.vit.blocks.{i}.ls2.gamma": powers[i + 1] for i in range(3)}
+    expected |= {"backbone.vit.norm.weight": 0, "backbone.pyramid.res3.0.conv1.weight": 0}
+    for name, power in expected.items():
+        assert rates[name] == pytest.approx(1e-4 * 0.5 * 0.8**power), name
+    assert rates["head.weight"] == pytest.approx(1e-4)
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_tokens_and_positions_have_the_decay_of_embeddings_and_factors_that_of_norms():
+    groups = build_optimizer(config("SOLVER.WEIGHT_DECAY_NORM", 0.001), (model := vit_model())).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert {decays[f"backbone.vit.{name}"] for name in ("cls_token", "reg_token", "pos_embed")} == {0.0}
+    assert decays["backbone.vit.blocks.0.ls1.gamma"] == decays["backbone.vit.norm.bias"] == 0.001
+    assert decays["backbone.vit.blocks.0.attn.qkv.weight"] == 0.05
+
+
+def test_layer_decay_needs_a_rule_and_a_vision_transformer():
+    with pytest.raises(ValueError, match="LAYER_DECAY_RULE is 'swin'; known are: beit, eomt"):
+        build_optimizer(config("SOLVER.LAYER_DECAY", 0.8, "SOLVER.LAYER_DECAY_RULE", "swin"), vit_model())
+    with pytest.raises(ValueError, match=r"LAYER_DECAY is 0\.8; only a plain vision transformer has"):
+        build_optimizer(config("SOLVER.LAYER_DECAY", 0.8), everything())
 
 
 def test_published_recipe_merges_norms_and_embeddings_into_one_group():

@@ -1,5 +1,6 @@
-"""Plain vision transformers: one class for BEiT, DINOv2 and DINOv3."""
+"""Plain vision transformers: BEiT, DINOv2 and DINOv3; importing this package registers them as backbones."""
 
+from mask2former.modeling.vit.backbone import SimplePyramid
 from mask2former.modeling.vit.transformer import VisionTransformer
 
-__all__ = ["VisionTransformer"]
+__all__ = ["SimplePyramid", "VisionTransformer"]

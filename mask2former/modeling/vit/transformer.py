@@ -11,7 +11,7 @@ Shapes: `B` images, `H, W` the grid of an image's patches, `P = H * W`, `S` spec
 `C` channels.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from mask2former.modeling.backbone.swin import PatchEmbed
 from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
 from mask2former.modeling.vit.blocks import Block
 from mask2former.modeling.vit.positions import TokenLayout, relative_offsets, resize_grid, rotations
+from mask2former.structures import ShapeSpec
 
 Positions = Literal["learned", "relative", "rotary"]
 
@@ -181,3 +182,14 @@ def _initialize(module: nn.Module) -> None:
         for parameter in (module.cls_token, module.reg_token, module.pos_embed):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=0.02)
+
+
+def build_vit(cfg: Any, input_shape: ShapeSpec) -> VisionTransformer:
+    """Build the vision transformer of MODEL.VIT for images of `input_shape.channels` channels.
+
+    Raises:
+        ValueError: values that do not fit each other, with their keys.
+    """
+    keys = {name.lower(): value for name, value in cfg.MODEL.VIT.items() if name != "OUT_FEATURES"}
+    checkpointing = cfg.MODEL.ACTIVATION_CHECKPOINTING
+    return VisionTransformer(in_channels=input_shape.channels, checkpointing=checkpointing, **keys)

@@ -7,6 +7,7 @@ import torch
 from small_vits import KINDS, PATCH, SIZES, draw, load_theirs, small_vit, theirs
 from torch.nn import functional as F
 
+from mask2former.modeling.vit.positions import relative_offsets
 from mask2former.modeling.vit.transformer import VisionTransformer
 
 
@@ -143,3 +144,14 @@ def test_no_data_dependent_control_flow():
     with torch.device("meta"):  # values do not exist there
         tokens, _ = VisionTransformer(depth=2)(torch.empty(1, 3, 640, 320))
     assert tokens.shape == (1, 5 + 800, 1024)
+
+
+def test_rows_of_a_bias_table_are_offsets_row_by_row():
+    """One row for each (dy, dx), then the three of the class token."""
+    height, width = 2, 3
+    offsets = relative_offsets(height, width, torch.device("cpu"))
+    for query in range(6):
+        for key in range(6):
+            dy, dx = query // 3 - key // 3, query % 3 - key % 3
+            assert offsets[1 + query, 1 + key] == (dy + 1) * 5 + dx + 2
+    assert (offsets[0, 1:] == 15).all() and (offsets[1:, 0] == 16).all() and offsets[0, 0] == 17
