@@ -61,7 +61,8 @@ class SetCriterion(nn.Module):
         mask_loss: "cross_entropy" or "focal", beside dice.
         object_point_ratio: share of the points, both to match and for the loss, that is drawn around the
             objects, each of which gets as many as another. It is for small objects, on which few of the
-            points fall that are drawn anywhere. This project's own; it costs nothing.
+            points fall that are drawn anywhere. This project's own; on a CPU it takes 4 % of a small model's
+            training step.
 
     Raises:
         ValueError: a ratio or a number of points is out of range, or a word is unknown.
@@ -200,9 +201,7 @@ class SetCriterion(nn.Module):
         )
         for image_points, target in zip(points, inputs.targets, strict=True):
             if self.object_point_ratio and len(target):
-                masks = target.gt_masks
-                anywhere = masks.reshape(len(masks), -1, *masks.shape[-2:]).any(1)  # in any frame of a clip
-                boxes = object_boxes(anywhere, inputs.image_size)
+                boxes = object_boxes(target.gt_masks, inputs.image_size)
                 shared = boxes[torch.arange(self.num_points, device=boxes.device) % len(boxes)]
                 move_into(image_points, shared, self.object_point_ratio)
         return points

@@ -138,6 +138,12 @@ def test_surroundings_of_objects_in_a_padded_image():
     assert torch.equal(boxes[2], torch.tensor([0.0, 0, 1, 1]))
 
 
+def test_surroundings_of_a_track_hold_the_object_in_all_frames():
+    masks = torch.rand(4, 3, 9, 7, generator=generator()) < 0.02
+    assert torch.equal(object_boxes(masks, (16, 16)), object_boxes(masks.any(1), (16, 16)))
+    assert object_boxes(masks[:0], (16, 16)).shape == (0, 4)
+
+
 def test_a_share_of_the_points_is_moved_into_the_boxes():
     boxes = torch.tensor([[0.5, 0.5, 0.75, 1.0], [0.0, 0.0, 0.1, 0.1]])[:, None]
     points = random_points(2, 8, generator=generator())
