@@ -11,7 +11,9 @@ so where nothing covers them. There are two ways to place an object:
 An object is pasted as it is seen in its own image: what others hide of it, or the border cuts off, is
 missing. Padding of an image can be covered like all else.
 
-Cost: a sample with pasted objects reads and augments a second image, which doubles the mapper's time.
+Cost: a sample with a donor reads and augments a second image, and its masks are allocated anew. Processor
+time of the mapper: 7 ms instead of 3 on `scenes` at 192 pixels; on COCO at 1024, 63 instead of 14 for
+panoptic samples of 30 segments, 30 instead of 9 for instances.
 
 Shapes: `N` segments of the image, `M` objects to paste; `H, W` the sides of the augmented donor, `h, w` of
 the augmented image, `b, d` of a cutout, in pixels.
