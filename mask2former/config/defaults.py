@@ -60,6 +60,9 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.VIT.FINAL_NORM": True,  # BEiT: False
     "MODEL.VIT.DROP_PATH_RATE": 0.0,
     "MODEL.VIT.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.VIT_ADAPTER.NUM_HEADS": 16,  # of ViT-Adapter's attention; S: 6, B: 12
+    "MODEL.VIT_ADAPTER.VALUE_RATIO": 0.5,  # width of its values over EMBED_DIM; S: 1.0
+    "MODEL.VIT_ADAPTER.NORM": "SyncBN",  # of its convolutions and of the maps
     "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,

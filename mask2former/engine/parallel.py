@@ -21,6 +21,8 @@ from mask2former.modeling.backbone.resnet import ResidualBlock
 from mask2former.modeling.backbone.swin import SwinBlock
 from mask2former.modeling.layers.transformer import TransformerEncoderLayer
 from mask2former.modeling.pixel_decoder.msdeformattn import EncoderLayer
+from mask2former.modeling.vit.adapter_parts import Extractor, Injector
+from mask2former.modeling.vit.blocks import Block
 from mask2former.utils.comm import world_size
 
 STRATEGIES = ("ddp", "fsdp")
@@ -30,7 +32,7 @@ SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _known else "
 # Modules whose weights are gathered together and freed after use, the same that activation checkpointing
 # recomputes. The rest, in the published models 16 to 22 million parameters, most of them the head's, stays
 # gathered through a step; so does a backbone of other modules.
-UNITS = (SwinBlock, ResidualBlock, EncoderLayer, TransformerEncoderLayer)
+UNITS = (SwinBlock, ResidualBlock, Block, Injector, Extractor, EncoderLayer, TransformerEncoderLayer)
 
 
 def parallelize(cfg: CfgNode, model: nn.Module) -> nn.Module:

@@ -42,6 +42,8 @@ COMPUTED = re.compile(r"(^|\.)(relative_position_index|empty_weight|pixel_mean|p
 OPTIONAL = re.compile(r"\.(num_batches_tracked|pilot_embed\.weight)$")
 # Embeddings of tasks: zero in a model that begins with weights for one task, which need no others
 OF_TASKS = re.compile(r"\.predictor\.task_(feat|embed)\.weight$")
+# The norm after the last block of a vision transformer, which ViT-Adapter does without
+UNUSED = re.compile(r"^backbone\.vit\.norm\.(weight|bias)$")
 VARIANCE = re.compile(r"\.running_var$")
 HEAD = "sem_seg_head."
 ROWS_IN_ERROR = 30
@@ -151,7 +153,7 @@ def _fit(
         if COMPUTED.search(name):
             continue
         if name not in wanted:
-            if not OPTIONAL.search(name):
+            if not OPTIONAL.search(name) and not UNUSED.search(name):
                 report.problems.append(Misfit("unexpected", name, tuple(tensor.shape), None))
             continue
         _check_tensor(report.file, name, tensor, wanted[name])

@@ -1,8 +1,9 @@
 """Translation of parameter names in files to this project's: one row of `SCHEMES` for each naming scheme.
 
 The names of this project are those of the published Mask2Former and MaskFormer checkpoints, so schemes are
-needed only for DETR's, K-Net's and UperNet's, for backbones trained elsewhere and for early checkpoints. A
-rename depends on the name alone, not on a version number in the file: current names stay as they are.
+needed only for DETR's, K-Net's and UperNet's, for those of mmdetection, for backbones trained elsewhere and
+for early checkpoints. A rename depends on the name alone, not on a version number in the file: current names
+stay as they are.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mask2former.weights import vit
+from mask2former.weights import mmdetection, vit
 
 Renames = tuple[tuple[str, str], ...]
 NOTHING = r"(?!)"
@@ -119,6 +120,17 @@ SCHEMES = (
         unfolded=MMDETECTIONS_MERGING,
     ),
     Scheme(title="UperNet checkpoint", evidence=(r"^sem_seg_head\.pixel_decoder\.psp_modules\.",)),
+    Scheme(
+        title="ViT-Adapter with Mask2Former's head (the authors' names)",
+        evidence=(mmdetection.INPUTS, r"^backbone\.spm\."),
+        renames=(*mmdetection.VIT_ADAPTER, *mmdetection.MASK2FORMER),
+    ),
+    Scheme(
+        title="mmdetection's Mask2Former checkpoint",
+        evidence=(mmdetection.INPUTS, r"^backbone\."),
+        renames=(*mmdetection.MASK2FORMER, *torchvision_resnet(r"^backbone\."), *MMDETECTIONS_SWIN),
+        unfolded=MMDETECTIONS_MERGING,
+    ),
     Scheme(
         title="Mask2Former or MaskFormer checkpoint",
         evidence=(r"^sem_seg_head\.",),
