@@ -8,7 +8,6 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from mask2former.structures import RunLengthMasks
 from mask2former.utils.label_maps import Array
@@ -51,6 +50,8 @@ def run_length_shapes(masks: RunLengthMasks) -> list[Shape]:
 
 def label_shapes(labels: Array, values: Sequence[int]) -> list[Shape]:
     """Return the shape of each of the `values`, none negative, in a label map (H, W)."""
+    from scipy import ndimage  # a slow import, and instances need none of it
+
     highest = max(values, default=0)
     areas = np.zeros(highest + 3, int)
     boxes: dict[int, Box] = {}

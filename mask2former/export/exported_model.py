@@ -11,10 +11,7 @@ from typing import NoReturn
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from mask2former.engine.evaluate import evaluate
-from mask2former.engine.setup.begin import Run
-from mask2former.engine.setup.dataset_facts import dataset_metadata, warn_of_other_classes, with_dataset_facts
-from mask2former.evaluation.evaluator import Results
+from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.export.runtimes import Exported, open_exported, read_metadata
 from mask2former.modeling.mask_former import Inputs, MaskFormer
 from mask2former.modeling.postprocessing.inference import InferenceOptions, build_inference_options
@@ -100,14 +97,3 @@ def exported_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32"
             file, f"predicts {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}"
         )
     return ExportedModel(exported, inference=inference, num_classes=num_classes)
-
-
-def evaluate_exported(cfg: CfgNode, run: Run) -> Results:
-    """Measure the exported file MODEL.WEIGHTS on DATASETS.TEST, as `evaluate_checkpoint` a checkpoint.
-
-    Raises:
-        ValueError: as `exported_model`.
-    """
-    checkpoint = read_trained(cfg.MODEL.WEIGHTS)
-    warn_of_other_classes(dataset_metadata(cfg), checkpoint)
-    return evaluate(cfg, exported_model(cfg, checkpoint), run.folder.path / "inference", run.datasets)

@@ -23,7 +23,7 @@ from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.setup.trained_model import stored_config
 from mask2former.engine.train import train
 from mask2former.export.check import report
-from mask2former.export.exported_model import evaluate_exported
+from mask2former.export.evaluate import evaluate_exported
 from mask2former.export.formats import FORMATS, require_packages
 from mask2former.export.write import export_model, model_and_metadata
 from mask2former.utils.comm import is_main_process

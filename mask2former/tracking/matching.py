@@ -6,7 +6,6 @@ Shapes: `T` tracks, `N` objects of a frame, `C` channels, `h, w` the sides of ma
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from mask2former.utils.label_maps import Array
 
@@ -47,6 +46,8 @@ def assign(similarity: Array, minimum: float) -> list[tuple[int, int]]:
     Each track and each object is in one pair at most. Pairs below the `minimum` are not made: they count as
     if both sides stayed alone.
     """
+    from scipy.optimize import linear_sum_assignment  # a slow import, and single images need no matching
+
     gain = np.where(similarity >= minimum, similarity - minimum, 0)
     pairs = zip(*linear_sum_assignment(-gain), strict=True)
     return [(int(t), int(n)) for t, n in pairs if similarity[t, n] >= minimum]

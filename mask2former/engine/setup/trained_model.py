@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import PurePath
 from typing import Any, cast
 
+import torch
 from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from mask2former.config import config_from_text, load_config, with_values
 from mask2former.engine.build import build_model
@@ -33,6 +36,11 @@ UNKNOWN_THINGS = (
     f"things, convert it: mask2former convert FOLDER model.pth {THING_IDS} '[0, 1]' "
     "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
 )
+# What draws initial weights; of `trunc_normal_`, `erfinv_` is the slow step
+DRAWING = {
+    *(Tensor.erfinv_, Tensor.normal_, Tensor.uniform_),
+    *(nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.normal_, nn.init.uniform_),
+}
 BACKBONE_FOLDER = "ImageNetPretrained"  # where Detectron2 keeps backbones
 
 
@@ -131,9 +139,30 @@ def trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32")
         WeightsError: its weights do not fit.
         ValueError: the config or `precision` is wrong.
     """
-    model = cast(MaskFormer, build_model(cfg).eval())
+    with torch.random.fork_rng(devices=[]), _NoRandomValues():
+        model = cast(MaskFormer, build_model(cfg).eval())
     report = load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
     if not report.has_trained_head:
         raise UntrainedModelError(f"the segmentation head is not trained: {report.summary()}")
+    if report.problems or report.share_loaded < 1:  # the file lacks weights, which need initial values
+        model = cast(MaskFormer, build_model(cfg).eval())
+        load_weights(model, checkpoint, strict=False)
     set_precision(model, precision)
     return model
+
+
+class _NoRandomValues(TorchFunctionMode):
+    """Leave out the drawing of initial weights, most of the time that building takes; they are undefined."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, or return the tensor as it is that the function would fill."""
+        kwargs = kwargs or {}
+        if func in DRAWING:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

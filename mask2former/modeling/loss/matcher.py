@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -75,6 +74,8 @@ def assign(costs: Tensor, counts: list[int]) -> Tensor:
     Of the costs (L, B, Q, N), each image uses `counts` columns. UNMATCHED stands in unused columns, and where
     an image has more targets than there are queries.
     """
+    from scipy.optimize import linear_sum_assignment  # a slow import, and prediction needs no matching
+
     on_host = costs.cpu().double().numpy()
     num_layers, num_images, _, num_targets = on_host.shape
     result = np.full((num_layers, num_images, num_targets), UNMATCHED)
