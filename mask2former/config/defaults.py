@@ -55,6 +55,8 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.VIT.POSITION_GRID": 40,  # side of the grid of learned and relative positions: the crop's over 16
     "MODEL.VIT.ROPE_BASE": 100.0,  # of rotary positions
     "MODEL.VIT.KEY_BIAS": True,  # DINOv3, BEiT: False
+    "MODEL.VIT.WINDOW_SIZE": 0,  # side of windows of attention in patches; 0: without
+    "MODEL.VIT.GLOBAL_BLOCKS": [],  # blocks without windows, as [5, 11, 17, 23]
     "MODEL.VIT.LAYER_SCALE": 0.00001,  # initial factor of residual branches; 0: without
     "MODEL.VIT.NORM_EPS": 0.000001,  # DINOv3: 0.00001
     "MODEL.VIT.FINAL_NORM": True,  # BEiT: False

@@ -27,11 +27,21 @@ SWIN = {
     "MODEL__SWIN__DROP_PATH_RATE": 0.0,
     "MODEL__ACTIVATION_CHECKPOINTING": True,
 }
+VIT = {
+    "MODEL__BACKBONE__NAME": "ViTSimplePyramid",
+    "MODEL__VIT__EMBED_DIM": 16,
+    "MODEL__VIT__DEPTH": 2,
+    "MODEL__VIT__NUM_HEADS": 2,
+    "MODEL__VIT__POSITION_GRID": 4,
+    "MODEL__ACTIVATION_CHECKPOINTING": True,
+    "SOLVER__LAYER_DECAY": 0.9,
+}
 CLIP = {"SOLVER__OPTIMIZER": "SGD", "SOLVER__CLIP_GRADIENTS__ENABLED": True}
 RECIPES = {
     "clipped whole": {**CLIP, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "full_model"},
     "clipped one by one": {**CLIP, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "norm"},
     "AdamW, Swin, recomputed": SWIN,
+    "AdamW, ViT, recomputed": VIT,
     "SyncBN": {"MODEL__RESNETS__NORM": "SyncBN", "SOLVER__OPTIMIZER": "SGD"},
     "bf16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16", "SOLVER__OPTIMIZER": "SGD"},
     "fp16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "fp16", "SOLVER__OPTIMIZER": "SGD"},

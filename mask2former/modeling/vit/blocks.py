@@ -2,8 +2,9 @@
 
 Parameters are named as in DINOv2 and timm; those of BEiT's attention as in BEiT.
 
-Shapes: `B` images, `N` tokens of the sequence, `Q` its first tokens, which have blocked keys, `C` channels,
-`h` heads.
+Shapes: `B` images, `N` tokens of the sequence, `Q` its first tokens, which have blocked keys, `P` its last
+ones, the patches, `M` windows of their grid, `T` patches of a window, `C` channels, `h` heads, `D` channels
+of a head.
 """
 
 import math
@@ -13,22 +14,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mask2former.modeling.backbone.swin import Mlp
+from mask2former.modeling.backbone.windows import join_windows, pad_to_multiple, split_windows
 from mask2former.modeling.layers.drop_path import DropPath
 from mask2former.modeling.vit.positions import CLASS_OFFSETS, TokenLayout, relative_bias, rotate
 
 
 class Attention(nn.Module):
-    """Self-attention of all tokens.
+    """Self-attention of all tokens, or within windows of patches.
+
+    In windows, a patch attends to those of its window and to all tokens before the patches; these attend to
+    all tokens.
 
     Args:
         width, heads: channels of a token, and the heads that share them.
+        window: side of a window in patches; 0: no windows.
         key_bias: add a bias to keys also, not to queries and values alone.
         bias_grid: side of the grid that the table of relative positions is for; None: no table.
     """
 
-    def __init__(self, width: int, heads: int, *, key_bias: bool, bias_grid: int | None) -> None:
+    def __init__(self, width: int, heads: int, *, window: int, key_bias: bool, bias_grid: int | None) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.window = heads, window
         self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
         self.q_bias = None if key_bias else nn.Parameter(torch.zeros(width))
         self.v_bias = None if key_bias else nn.Parameter(torch.zeros(width))
@@ -45,7 +51,10 @@ class Attention(nn.Module):
         bias = None
         if self.relative_position_bias_table is not None:
             bias = relative_bias(self.relative_position_bias_table, layout, x.shape[1]).to(query.dtype)
-        mixed = _attend(query, key, value, bias, blocked)
+        if self.window:
+            mixed = _attend_in_windows(query, key, value, layout, self.window, blocked)
+        else:
+            mixed = _attend(query, key, value, bias, blocked)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def _bias(self) -> Tensor | None:
@@ -70,6 +79,44 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, bloc
     masked = F.scaled_dot_product_attention(query[:, :, :count], key, value, attn_mask=mask)
     free = F.scaled_dot_product_attention(query[:, :, count:], key, value, attn_mask=rest)
     return torch.cat((masked, free), dim=2)
+
+
+def _attend_in_windows(
+    query: Tensor, key: Tensor, value: Tensor, layout: TokenLayout, window: int, blocked: Tensor | None
+) -> Tensor:
+    """Attend (B, h, N, D): patches within windows, tokens before them among all; windows count as heads."""
+    count = query.shape[2] - layout.patches
+    others = _attend(query[:, :, :count], key, value, None, blocked)
+    windows = -(-layout.height // window) * -(-layout.width // window)  # M
+
+    def with_others(x: Tensor) -> Tensor:
+        shared = x[:, :, :count].repeat_interleave(windows, dim=1)
+        return torch.cat((shared, _split(x[:, :, count:], layout, window)), dim=2)
+
+    inside = _split(
+        torch.ones_like(query[:1, :1, count:, :1], dtype=torch.bool), layout, window
+    )  # (1, M, T, 1)
+    may_attend = F.pad(inside.mT, (count, 0), value=True).repeat(1, query.shape[1], 1, 1)
+    mixed = F.scaled_dot_product_attention(
+        _split(query[:, :, count:], layout, window),
+        with_others(key),
+        with_others(value),
+        attn_mask=may_attend,
+    )
+    return torch.cat((others, _join(mixed, layout, window)), dim=2)
+
+
+def _split(patches: Tensor, layout: TokenLayout, window: int) -> Tensor:
+    """Split patches (B, h, P, D) into windows (B, h * M, T, D), padded with zeros."""
+    grid = patches.unflatten(2, (layout.height, layout.width)).flatten(0, 1)
+    return split_windows(pad_to_multiple(grid, window), window).unflatten(0, (len(patches), -1))
+
+
+def _join(windows: Tensor, layout: TokenLayout, window: int) -> Tensor:
+    """Invert `_split`."""
+    padded = (-(-side // window) * window for side in (layout.height, layout.width))
+    grid = join_windows(windows.flatten(0, 1), window, *padded)[:, : layout.height, : layout.width]
+    return grid.flatten(1, 2).unflatten(0, (len(windows), -1))
 
 
 class SwiGlu(nn.Module):
@@ -101,7 +148,7 @@ class Block(nn.Module):
     """Attention and feed-forward network, both pre-norm, residual and scaled.
 
     Args:
-        width, heads, key_bias, bias_grid: as of `Attention`.
+        width, heads, window, key_bias, bias_grid: as of `Attention`.
         hidden: width of the feed-forward network; `gated`: it is a `SwiGlu`.
         layer_scale: initial factor of both branches; 0: they are not scaled.
         norm_eps: of both norms.
@@ -113,6 +160,7 @@ class Block(nn.Module):
         width: int,
         heads: int,
         *,
+        window: int,
         key_bias: bool,
         bias_grid: int | None,
         hidden: int,
@@ -123,7 +171,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=norm_eps)
-        self.attn = Attention(width, heads, key_bias=key_bias, bias_grid=bias_grid)
+        self.attn = Attention(width, heads, window=window, key_bias=key_bias, bias_grid=bias_grid)
         self.ls1 = LayerScale(width, layer_scale) if layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = SwiGlu(width, hidden) if gated else Mlp(width, hidden, dropout=0.0)

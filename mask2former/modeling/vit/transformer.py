@@ -11,6 +11,7 @@ Shapes: `B` images, `H, W` the grid of an image's patches, `P = H * W`, `S` spec
 `C` channels.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,6 +39,8 @@ class VisionTransformer(nn.Module):
         position_grid: side of the grid of learned and relative positions, which are resized to other grids.
         rope_base: base of the frequencies of rotary positions.
         key_bias: queries, keys and values have biases; False: queries and values alone.
+        window_size: side of the windows of attention in patches; 0: patches attend to all.
+        global_blocks: indices of the blocks in which they attend to all even so.
         layer_scale: initial factor of residual branches; 0: they are not scaled.
         final_norm: `norm` is a layer norm; False: it changes nothing.
         drop_path_rate: of the last block; it grows linearly from 0.
@@ -68,6 +71,8 @@ class VisionTransformer(nn.Module):
         position_grid: int = 40,
         rope_base: float = 100.0,
         key_bias: bool = True,
+        window_size: int = 0,
+        global_blocks: Sequence[int] = (),
         layer_scale: float = 1e-5,
         norm_eps: float = 1e-6,
         final_norm: bool = True,
@@ -76,6 +81,7 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         _check(embed_dim, num_heads, registers, positions, ffn)
+        _check_windows(window_size, global_blocks, depth, positions)
         self.embed_dim, self.patch_size = embed_dim, patch_size
         self.special_tokens = 1 + registers
         self.positions = positions
@@ -90,6 +96,7 @@ class VisionTransformer(nn.Module):
             Block(
                 embed_dim,
                 num_heads,
+                window=0 if i in global_blocks else window_size,
                 key_bias=key_bias,
                 bias_grid=position_grid if positions == "relative" else None,
                 hidden=int(embed_dim * mlp_ratio),
@@ -170,6 +177,14 @@ def _check(width: int, heads: int, registers: int, positions: str, ffn: str) -> 
         )
     if positions == "relative" and registers:
         raise ValueError(f"MODEL.VIT.REGISTERS is {registers}; it must be 0 with relative POSITIONS")
+
+
+def _check_windows(window: int, global_blocks: Sequence[int], depth: int, positions: str) -> None:
+    """Raise ValueError if there can be no such windows."""
+    if window and positions == "relative":
+        raise ValueError(f"MODEL.VIT.WINDOW_SIZE is {window}; it must be 0 with relative POSITIONS")
+    if unknown := [i for i in global_blocks if not 0 <= i < depth]:
+        raise ValueError(f"MODEL.VIT.GLOBAL_BLOCKS has {unknown[0]}; blocks are numbered 0 to {depth - 1}")
 
 
 def _initialize(module: nn.Module) -> None:

@@ -82,6 +82,26 @@ def test_blocked_keys_matter_to_other_tokens_alone(kind):
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+@pytest.mark.parametrize(("window", "size"), [(2, (16, 24)), (3, (20, 28)), (4, (12, 20)), (8, (12, 20))])
+@torch.no_grad()
+def test_windows_equal_a_mask_of_all_pairs(kind, window, size):
+    whole, windowed = (draw(small_vit(kind, window_size=side)).blocks[0].attn for side in (0, window))
+    x, layout, blocked = with_queries(small_vit(kind), size)
+    others = x.shape[1] - layout.patches
+    apart = torch.zeros(2, x.shape[1], x.shape[1], dtype=torch.bool)
+    apart[:, :3] = blocked
+    for first, second in itertools.product(range(layout.patches), repeat=2):
+        places = [(i // layout.width // window, i % layout.width // window) for i in (first, second)]
+        apart[:, others + first, others + second] = places[0] != places[1]
+    torch.testing.assert_close(windowed(x, layout, blocked), whole(x, layout, apart))
+
+
+def test_global_blocks_have_no_windows():
+    model = small_vit(window_size=2, global_blocks=(1,))
+    assert [block.attn.window for block in model.blocks] == [2, 0, 2]
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
 @torch.no_grad()
 def test_tokens_added_in_front_have_no_position(kind):
     """Two added tokens that change places get each other's values, and patches get the same ones."""
@@ -132,6 +152,11 @@ def test_drop_path_grows_to_the_last_block():
         ({"ffn": "gelu"}, "MODEL.VIT.FFN is 'gelu'; known are: mlp, swiglu"),
         ({"num_heads": 5}, "MODEL.VIT.NUM_HEADS is 5; it must divide EMBED_DIM, which is 32"),
         ({"positions": "rotary", "num_heads": 16}, "leaves 2 channels to a head"),
+        ({"global_blocks": (1, 3)}, "MODEL.VIT.GLOBAL_BLOCKS has 3; blocks are numbered 0 to 2"),
+        (
+            {"positions": "relative", "registers": 0, "window_size": 7},
+            "MODEL.VIT.WINDOW_SIZE is 7; it must be 0 with relative POSITIONS",
+        ),
         ({"positions": "relative"}, "MODEL.VIT.REGISTERS is 4; it must be 0 with relative POSITIONS"),
     ],
 )
