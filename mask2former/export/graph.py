@@ -32,7 +32,7 @@ class Graph(nn.Module):
     whole number, which torch.export simplifies.
 
     Raises:
-        InputError: the model predicts something else than masks with classes.
+        InputError: the model predicts something else than masks with classes, or for several tasks.
     """
 
     def __init__(self, model: MaskFormer) -> None:
@@ -75,6 +75,11 @@ def require_masks(model: MaskFormer) -> None:
         raise InputError(
             f"a model with {type(found).__name__} cannot be exported: files hold masks and the logits of "
             "their classes, as Mask2Former and MaskFormer predict, but not DETR, K-Net and per-pixel models"
+        )
+    if found.tasks:
+        raise InputError(
+            f"a model for several tasks ({', '.join(found.tasks)}) cannot be exported as it is: files hold "
+            "one prediction; add --task TASK"
         )
 
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from mask2former.config import with_values
 from mask2former.data.mapper import build_tile_mapper
 from mask2former.modeling.mask_former import MaskFormer
+from mask2former.modeling.postprocessing.inference import best_query_score
 from mask2former.modeling.predictions import ImagePrediction
 from mask2former.tiling.grid import Grid, make_grid
 from mask2former.tiling.stages import STAGES
@@ -108,19 +109,19 @@ class TiledModel:
         if grid.number == 1:
             return self.model.predict([self.mapper.inputs(image)], compact=True)[0]
         options = self.model.inference
-        stages = [STAGES[task](grid, options, self.model.num_classes) for task in options.tasks]
+        stages = {task: STAGES[task](grid, options, self.model.num_classes) for task in options.tasks}
         best = torch.zeros(())
         for row, column, prediction in self._predictions(image, grid):
-            best = best.maximum(prediction.probabilities[:, :-1].max().cpu())
-            for stage in stages:
-                stage.add(row, column, prediction)
+            best = best.maximum(best_query_score(prediction, options).cpu())
+            for task, stage in stages.items():
+                stage.add(row, column, prediction.of_task(task))
                 if column == len(grid.columns.starts) - 1:
                     stage.finish_row(row)
         whole = self._predict_whole(image)
-        for stage in stages:
-            stage.add_whole(whole)
+        for task, stage in stages.items():
+            stage.add_whole(whole.of_task(task))
         results: dict[str, Any] = {"best_query_score": best}
-        for stage in stages:
+        for stage in stages.values():
             results |= stage.results()
         return results
 

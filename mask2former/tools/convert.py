@@ -1,7 +1,7 @@
 """The command `mask2former convert`: between a checkpoint and a folder in the form of transformers.
 
-Weights stay as they are, bit for bit. Before anything is written, their names and shapes are compared with
-those of the model that the config describes.
+Weights stay as they are, bit for bit, unless one task is taken out of a model for several. Before anything is
+written, their names and shapes are compared with those of the model that the config describes.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_metadata, with_dataset_facts
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.modeling.backbone.swin import relative_position_index
+from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.output import Parser, print_error, tolerant_output
 from mask2former.weights.contents import Checkpoint, WeightsError
@@ -29,6 +30,7 @@ from mask2former.weights.hub.folder import FILES, HUB, saved_files, write_folder
 from mask2former.weights.hub.names import NAMES
 from mask2former.weights.hub.processor import hub_processor
 from mask2former.weights.hub.translate import COMPUTED, COUNTER, hub_names, to_hub
+from mask2former.weights.one_task import require_one_task
 from mask2former.weights.read import find_file, read_checkpoint
 from mask2former.weights.rename import translate
 
@@ -45,15 +47,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     flag = parser.add_argument
     flag("source", metavar="SOURCE", help="a folder, or a checkpoint (path or URL)")
-    flag("target", metavar="TARGET", help=f"a checkpoint to write, NAME{SUFFIX}, or a folder")
+    target = f"a checkpoint to write, NAME{SUFFIX} (of a folder, or with --task), or a folder"
+    flag("target", metavar="TARGET", help=target)
     flag("--config-file", metavar="FILE", help="config of a checkpoint that holds none, as published ones")
+    flag("--task", choices=TASKS, help="of a model for several tasks (SOLVER.TASKS): the one to take out")
     flag("--overwrite", action="store_true", help="replace TARGET if it exists")
     flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     return parser.parse_intermixed_args(argv)
 
 
-def check_target(source: Path, target: Path, overwrite: bool) -> None:
+def check_target(source: Path, target: Path, overwrite: bool, task: str | None = None) -> None:
     """Check that TARGET is of the other kind than SOURCE, and may be written.
+
+    With `task`, both may be checkpoints.
 
     Raises:
         ValueError: it is of the same kind, or exists and `overwrite` is False.
@@ -61,7 +67,7 @@ def check_target(source: Path, target: Path, overwrite: bool) -> None:
     to_checkpoint = target.suffix == SUFFIX
     if source.is_dir() and not to_checkpoint:
         raise ValueError(f"{source} is a folder of transformers, so TARGET must end with {SUFFIX}: {target}")
-    if not source.is_dir() and to_checkpoint:
+    if not source.is_dir() and to_checkpoint and task is None:
         raise ValueError(f"{source} is a checkpoint, so TARGET must be a folder, not {target}")
     if target.is_dir() if to_checkpoint else target.is_file():
         kind = "folder, where a checkpoint" if to_checkpoint else "file, where a folder"
@@ -136,13 +142,9 @@ def _name_in_source(checkpoint: Checkpoint, model: str, name: str) -> str:
 def write_checkpoint(
     target: Path, checkpoint: Checkpoint, cfg: CfgNode, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write a checkpoint of ours, with the files of the folder that it comes from."""
-    content = {
-        "model": dict(tensors),
-        "config": cfg.dump(),
-        "metadata": checkpoint.metadata,
-        HUB: checkpoint.extra[HUB],
-    }
+    """Write a checkpoint of ours, with the files of the folder that it comes from, if it does."""
+    content = {"model": dict(tensors), "config": cfg.dump(), "metadata": checkpoint.metadata}
+    content |= {key: checkpoint.extra[key] for key in (HUB,) if key in checkpoint.extra}
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as file:
         torch.save(content, file)
@@ -176,10 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     target = Path(args.target).expanduser()
     try:
         source = find_file(args.source)
-        check_target(source, target, args.overwrite)
+        check_target(source, target, args.overwrite, args.task)
         checkpoint, cfg = read_source(args.source, args.config_file, args.opts)
+        cfg, checkpoint = require_one_task(cfg, checkpoint, args.task)
         tensors = fitting_tensors(checkpoint, cfg)
-        write = write_checkpoint if source.is_dir() else write_hub
+        write = write_checkpoint if target.suffix == SUFFIX else write_hub
         write(target, checkpoint, cfg, tensors)
     except (ValueError, OSError) as error:
         print_error(error)

@@ -20,8 +20,10 @@ from mask2former.export.formats import FORMATS, require_packages
 from mask2former.export.int8 import CALIBRATION_IMAGES, calibration_images, export_int8
 from mask2former.export.int8 import report as int8_report
 from mask2former.export.write import export_model, model_and_metadata
+from mask2former.modeling.postprocessing.inference import TASKS
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.weights.one_task import require_one_task
 from mask2former.weights.read import Checkpoint, read_checkpoint
 
 FOLDER_NAME = "model"  # of the file of a folder of transformers
@@ -41,6 +43,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group().add_argument
     model("--model", metavar="NAME", help="a published model, see `mask2former zoo`, instead of CHECKPOINT")
     model("--config-file", metavar="FILE", help="config of a checkpoint that holds none, as published ones")
+    flag("--task", choices=TASKS, help="of a model for several tasks (SOLVER.TASKS): the one to export")
     flag("--output", type=Path, metavar="PATH", help="file to write (default: beside CHECKPOINT)")
     flag("--overwrite", action="store_true", help="replace the file if it exists")
     half = "store weights in 16 bits, in half the space; inputs and outputs stay float32"
@@ -110,10 +113,10 @@ def _default_output(model: str | None, checkpoint: str, suffix: str) -> Path:
 def export(args: argparse.Namespace, path: Path) -> str:
     """Write the file that the flags describe, and return how far it is from the model.
 
-    Raises as `model_and_metadata`, `export_model` and `export_int8`.
+    Raises as `require_one_task`, `model_and_metadata`, `export_model` and `export_int8`.
     """
     images = calibration_images(args.calibrate) if args.int8 else ()
-    cfg, checkpoint = load_model(args)
+    cfg, checkpoint = require_one_task(*load_model(args), args.task)
     model, metadata = model_and_metadata(cfg, checkpoint)
     suffixes = FORMATS[args.format].suffixes
     if images:

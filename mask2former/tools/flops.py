@@ -123,7 +123,7 @@ class Cost:
     `published` is what the authors of Mask2Former and MaskFormer counted, with fvcore: operators here but for
     the sampling of deformable attention; full-size mask logits after every layer, as their code computes
     them; norms and resizing; and post-processing. For UperNet it is what mmsegmentation counts: operators but
-    for attention. It is empty for the per-pixel baselines.
+    for attention. It is empty for the per-pixel baselines, and for models for several tasks.
     """
 
     parameters: dict[str, int]
@@ -175,7 +175,7 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     kinds = sum(flops.values(), Counter[str]())
     if isinstance(model.sem_seg_head, UperNetHead):
         published["operators"] = kinds.total() - kinds["attention"]
-    elif isinstance(predictions, Predictions):
+    elif isinstance(predictions, Predictions) and not predictions.tasks:
         elementwise = others.get_flop_counts()["Global"]
         published["operators"] = kinds.total() - kinds["sampling"]
         published["norms and resizing"] = sum(elementwise.get(op, 0) for op in NORMS_AND_RESIZING)

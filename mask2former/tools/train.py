@@ -10,7 +10,7 @@ from typing import Any
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from mask2former.config import load_config
+from mask2former.config import CfgNode, load_config
 from mask2former.engine.build import check_host
 from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
 from mask2former.engine.errors import TrainingError
@@ -88,6 +88,7 @@ def work(args: argparse.Namespace, device: str) -> int:
     """Train or evaluate in this process, and return the exit code."""
     cfg = load_config(args.config_file, args.opts)
     check_host(cfg)
+    check_one_task(args, cfg)
     run = begin_run(cfg.OUTPUT_DIR, training=not args.eval_only, resume=args.resume)
     if run.saved is None and cfg.MODEL.WEIGHTS and is_main_process():
         find_file(cfg.MODEL.WEIGHTS)  # a missing file must show before the data is read
@@ -129,6 +130,15 @@ def check_export(args: argparse.Namespace) -> None:
             f"--export is not for {other}: type `mask2former export CHECKPOINT --format {args.export}`"
         )
     require_packages(args.export)
+
+
+def check_one_task(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Raise ValueError if `--export` would meet a model for several tasks in the end."""
+    if args.export and cfg.SOLVER.TASKS:
+        command = f"mask2former export CHECKPOINT --format {args.export} --task TASK"
+        raise ValueError(
+            f"--export writes one task, and SOLVER.TASKS are several: type `{command}` afterwards"
+        )
 
 
 def export_final(folder: RunFolder, kind: str) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from mask2former.config import load_config
+from mask2former.config import load_config, with_values
 from mask2former.engine.build import build_model
 
 NAMES = ["circle", "square", "grass", "sand"]
@@ -41,14 +41,20 @@ def tiny_config():
     return load_config("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml", opts)
 
 
-def save_tiny_checkpoint(path, confidence=8.0):
-    """A checkpoint with config and class names; `confidence` is added to the logits of circle and grass."""
+def save_tiny_checkpoint(path, confidence=8.0, tasks=()):
+    """A checkpoint with config and class names; `confidence` is added to the logits of circle and grass.
+
+    With `tasks` it is a model for several, whose embeddings of tasks are drawn.
+    """
     torch.manual_seed(0)
-    cfg = tiny_config()
+    cfg = with_values(tiny_config(), {"SOLVER.TASKS": tasks}, "the test")
     model = build_model(cfg)
+    decoder = model.sem_seg_head.predictor
     with torch.no_grad():
-        model.sem_seg_head.predictor.class_embed.bias[[0, 2]] += confidence
-        model.sem_seg_head.predictor.class_embed.weight *= 20  # so that queries differ
+        decoder.class_embed.bias[[0, 2]] += confidence
+        decoder.class_embed.weight *= 20  # so that queries differ
+        for embedding in (decoder.task_feat, decoder.task_embed) if tasks else ():
+            embedding.weight.normal_()
     torch.save(
         {"model": model.state_dict(), "config": cfg.dump(), "metadata": METADATA, "iteration": 9}, path
     )

@@ -104,8 +104,7 @@ def post_process(
     budget = options.memory_budget
     of_task = {task: prediction.of_task(task) for task in options.tasks}
     if compact:
-        explained = of_task.get("panoptic", prediction)
-        results["best_query_score"] = explained.probabilities[:, :-1].max()
+        results["best_query_score"] = best_query_score(prediction, options)
     with exact_float32(prediction.mask_logits.device):
         if "semantic" in options.tasks:
             name, function = ("label_map", semantic_label_map) if compact else ("sem_seg", semantic_scores)
@@ -139,6 +138,12 @@ def post_process(
                 instances.remove("pred_queries")
             results["instances"] = instances
     return results
+
+
+def best_query_score(prediction: ImagePrediction, options: InferenceOptions) -> torch.Tensor:
+    """Return the largest class probability of any query; of those for panoptic results, if these are on."""
+    explained = prediction.of_task("panoptic") if "panoptic" in options.tasks else prediction
+    return explained.probabilities[:, :-1].max()
 
 
 @contextmanager
