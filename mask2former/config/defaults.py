@@ -65,6 +65,9 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.VIT_ADAPTER.NUM_HEADS": 16,  # of ViT-Adapter's attention; S: 6, B: 12
     "MODEL.VIT_ADAPTER.VALUE_RATIO": 0.5,  # width of its values over EMBED_DIM; S: 1.0
     "MODEL.VIT_ADAPTER.NORM": "SyncBN",  # of its convolutions and of the maps
+    "MODEL.VIT_TAPS.BLOCKS": [7, 11, 15, 23],  # of TappedViT: a map follows each of these blocks, from 0
+    "MODEL.VIT_TAPS.PYRAMID": True,  # resize the maps to strides 4 to 32; False: all have stride 16
+    "MODEL.VIT_TAPS.NORM": "SyncBN",  # between doublings
     "MODEL.SEM_SEG_HEAD.NAME": "MaskFormerHead",
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["res2", "res3", "res4", "res5"],
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,

@@ -5,6 +5,7 @@ from mask2former.modeling.pixel_decoder.fapn import FaPNPixelDecoder
 from mask2former.modeling.pixel_decoder.fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnPixelDecoder
 from mask2former.modeling.pixel_decoder.semantic_fpn import SemanticFPNPixelDecoder
+from mask2former.modeling.pixel_decoder.setr import SETRMLAPixelDecoder
 from mask2former.modeling.pixel_decoder.upernet import UperNetPixelDecoder
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "BiFPNPixelDecoder",
     "FaPNPixelDecoder",
     "MSDeformAttnPixelDecoder",
+    "SETRMLAPixelDecoder",
     "SemanticFPNPixelDecoder",
     "TransformerEncoderPixelDecoder",
     "UperNetPixelDecoder",
