@@ -1,4 +1,4 @@
-"""SETR's multi-level aggregation: sums of maps at stride 16, from the last to the first, enlarged to stride 4.
+"""SETR's multi-level aggregation: sums of maps at stride 16, from last to first, enlarged to stride 4.
 
 "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers" (CVPR 2021),
 section 3.3, as mmsegmentation trains it; its four auxiliary heads are not here.
