@@ -1,0 +1,32 @@
+"""benchmarks/study_costs.py: rows take turns, and the first round does not count."""
+
+import sys
+from pathlib import Path
+
+from tiny_runs import OPTIONS as TINY
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+import study_costs
+
+
+def test_rows_take_turns_in_an_order_that_rotates():
+    calls = []
+    steps = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    seconds = study_costs.measure_in_rotation(steps, rounds=2)
+    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_the_time_of_each_row_is_printed_beside_that_of_the_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study_costs, "OPTIONS", TINY)
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")  # which the benchmark sets
+    read = study_costs.read_study("small_objects")
+    drawn = read.drawn
+    monkeypatch.setattr(study_costs.Study, "drawn", drawn._replace(splits={"train": 4, "val": 1}))
+    study_costs.main(
+        ["small_objects", "--rounds", "1", "--only", "published", "points", "--folder", str(tmp_path)]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert "| published |" in lines[-2] and lines[-2].endswith("| 1.00 | 1.00 |")
+    assert lines[-1].startswith("| points | ")
