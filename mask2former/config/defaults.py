@@ -126,6 +126,11 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD": 0.0,
     "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE": False,
     "MODEL.MASK_FORMER.TEST.MEMORY_BUDGET_MB": 256,  # masks are upsampled in chunks of this size
+    "MODEL.EOMT.NUM_BLOCKS": 4,  # last blocks of the ViT, with queries; S, B: 3, g: 5
+    "MODEL.EOMT.ANNEALING_START": (),  # share of training after which each block loses masks; (): never
+    "MODEL.EOMT.ANNEALING_END": (),  # share after which it has none
+    "MODEL.EOMT.ANNEALING_POWER": 0.9,  # of the share of masks between them
+    "MODEL.EOMT.SQUARES": "pad",  # images to squares; or "windows": semantic scores of squares; or ""
     "MODEL.KNET.RANK_WEIGHT": 0.1,  # of its loss over all kernels of a pixel
     "MODEL.KNET.SEG_WEIGHT": 1.0,  # of its loss of each pixel's class
     "MODEL.DETR.STAGE": "masks",  # train the mask head of a frozen detector; or "boxes": train the detector

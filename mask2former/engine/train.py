@@ -16,6 +16,7 @@ from mask2former.engine.checkpoint.sharded import PATH, UNAVERAGED, load_tensors
 from mask2former.engine.evaluate import Evaluation
 from mask2former.engine.hooks.best import BestModel
 from mask2former.engine.hooks.evaluation import EvaluationHook
+from mask2former.engine.hooks.mask_annealing import MaskAnnealing
 from mask2former.engine.hooks.preemption import PreemptionHook
 from mask2former.engine.hooks.query_overflow import QueryOverflowHook
 from mask2former.engine.hooks.standard import CheckpointHook, ProgressHook
@@ -31,9 +32,11 @@ from mask2former.engine.setup.dataset_facts import (
     dataset_metadata,
     warn_of_other_classes,
 )
-from mask2former.engine.trainer import Trainer, autocast_dtype
+from mask2former.engine.trainer import Hook, Trainer, autocast_dtype
 from mask2former.engine.weight_average import WeightAverage
 from mask2former.evaluation.evaluator import Results
+from mask2former.modeling.eomt.options import ARCHITECTURE as EOMT
+from mask2former.modeling.eomt.options import build_annealing
 from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process, world_size
@@ -102,7 +105,7 @@ def train(cfg: CfgNode, run: Run) -> Results:
         best = BestModel(metric=metric, patience=patience, folder=run.folder, extra=extra, metrics=metrics)
     evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics, best)
     hooks = [ProgressHook(metrics), checkpoints, images, *overflow, evaluations, PreemptionHook(checkpoints)]
-    trainer.train(batches, hooks)
+    trainer.train(batches, [*_annealing_hooks(cfg), *hooks])
     if metrics is not None:
         metrics.close()
     return evaluations.results
@@ -115,6 +118,12 @@ def _overflow_hooks(cfg: CfgNode) -> list[QueryOverflowHook]:
     queries = cfg.MODEL.MASK_FORMER
     own_for_stuff = cfg.MODEL.SEM_SEG_HEAD.NAME == "KNetHead"  # each of its stuff classes has a kernel
     return [QueryOverflowHook(queries.NUM_OBJECT_QUERIES, queries.THING_IDS if own_for_stuff else None)]
+
+
+def _annealing_hooks(cfg: CfgNode) -> list[Hook]:
+    """Return the hook that removes EoMT's attention masks, if the model has them and a schedule."""
+    schedule = build_annealing(cfg) if cfg.MODEL.META_ARCHITECTURE == EOMT else None
+    return [] if schedule is None else [MaskAnnealing(schedule)]
 
 
 def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.export.runtimes import Exported, open_exported, read_metadata
+from mask2former.modeling.eomt.options import ARCHITECTURE as EOMT
+from mask2former.modeling.eomt.squares import SquareInputs
 from mask2former.modeling.mask_former import Inputs, MaskFormer
 from mask2former.modeling.postprocessing.inference import InferenceOptions, build_inference_options
 from mask2former.modeling.predictions import ImagePrediction, Sizes
@@ -62,6 +64,10 @@ class ExportedModel(MaskFormer):
         return ExportedPredictions(*self.exported.logits(images))
 
 
+class ExportedEomt(SquareInputs, ExportedModel):
+    """An exported EoMT: the file takes images of any shape, and this class makes squares of them."""
+
+
 def read_trained(source: str | Path) -> Checkpoint:
     """Return a trained model's checkpoint; that of an exported file has its config and classes, no weights.
 
@@ -96,4 +102,7 @@ def exported_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32"
         raise WeightsError(
             file, f"predicts {found} classes, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}"
         )
-    return ExportedModel(exported, inference=inference, num_classes=num_classes)
+    parts = {"exported": exported, "inference": inference, "num_classes": num_classes}
+    if cfg.MODEL.META_ARCHITECTURE == EOMT:
+        return ExportedEomt(squares=cfg.MODEL.EOMT.SQUARES, **parts)
+    return ExportedModel(**parts)

@@ -3,6 +3,7 @@
 from mask2former.modeling import (
     backbone,
     detr,
+    eomt,
     head,
     knet,
     loss,
@@ -19,6 +20,7 @@ __all__ = [
     "MaskFormer",
     "backbone",
     "detr",
+    "eomt",
     "head",
     "knet",
     "loss",

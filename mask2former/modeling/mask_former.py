@@ -182,6 +182,10 @@ class MaskFormer(nn.Module):
         """Return the tasks that the model is told, SOLVER.TASKS; none if one prediction serves all."""
         return getattr(self.sem_seg_head, "trained_tasks", ())
 
+    def input_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape (B, 3, H, W) in which the network sees one image of `size` (h, w)."""
+        return (1, len(self.pixel_mean), *self._padded_size([size]))
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return the tasks that are on, among "semantic", "instance" and "panoptic"."""
@@ -193,19 +197,23 @@ class MaskFormer(nn.Module):
         return self.pixel_mean.device
 
     def _images(self, batched_inputs: Inputs) -> Tensor:
-        """Return normalized images in one batch (B, 3, H, W); padding is zero."""
+        """Return normalized images in one batch (B, 3, H, W), padded."""
         for inputs in batched_inputs:
             shape = inputs["image"].shape
             if len(shape) != 3 or shape[0] != len(self.pixel_mean):
                 raise ValueError(
                     f"{_name(inputs)}: an image must be ({len(self.pixel_mean)}, h, w), not {tuple(shape)}"
                 )
-        height, width = self._padded_size(_sizes(batched_inputs))
+        size = self._padded_size(_sizes(batched_inputs))
         images = []
         for inputs in batched_inputs:
             image = (inputs["image"].to(self.pixel_mean) - self.pixel_mean) / self.pixel_std
-            images.append(F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])))
+            images.append(self._pad(image, size))
         return torch.stack(images)
+
+    def _pad(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Pad a normalized image (3, h, w) with zeros, the mean color, to `size`."""
+        return F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))
 
     def _padded_size(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """Return the sides (H, W) that a batch of images of these sizes (h, w) is padded to."""

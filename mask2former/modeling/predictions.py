@@ -91,17 +91,21 @@ class ImagePrediction(NamedTuple):
 class Prediction(NamedTuple):
     """All queries' class logits (B, Q, K+1), the last for "no object", and mask embeddings (B, Q, C).
 
-    `queries` (B, Q, C) are what both are computed of, for a decoder that tells them.
+    `queries` (B, Q, C) are what both are computed of, for a decoder that tells them. `mask_features` (B, C,
+    H/4, W/4) are this prediction's own; None: those that all predictions share.
     """
 
     class_logits: Tensor
     mask_embed: Tensor
     queries: Tensor | None = None
+    mask_features: Tensor | None = None
 
 
 @dataclass
 class Predictions:
     """The predictions before the first layer and after each one, and the mask features (B, C, H/4, W/4).
+
+    Each prediction may have mask features of its own instead; `mask_features` are then the last one's.
 
     `pilots` are the predictions of queries that were told their targets (`transformer_decoder.pilots`), with
     P instead of Q queries; they are for training alone. `tasks` are those of `ImagePrediction`.
@@ -114,7 +118,9 @@ class Predictions:
 
     def mask_logits(self, layer: int = -1) -> Tensor:
         """Return the dense mask logits (B, Q, H/4, W/4) of one layer, in float32 even under autocast."""
-        return multiply_masks(self.layers[layer].mask_embed, self.mask_features)
+        prediction = self.layers[layer]
+        own = prediction.mask_features
+        return multiply_masks(prediction.mask_embed, self.mask_features if own is None else own)
 
     def of_images(self, sizes: Sequence[Sizes], layer: int = -1) -> list[ImagePrediction]:
         """Return the prediction of one layer, by default the last, for each image of the batch.

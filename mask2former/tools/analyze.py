@@ -35,7 +35,6 @@ from mask2former.tools.flops import (
     Cost,
     Size,
     count_cost,
-    padded,
     parts_of,
     usual_images,
 )
@@ -165,8 +164,9 @@ def analyze(cfg: CfgNode, size: Size, runs: int) -> str:
         RuntimeError: the device cannot run the model, for example because its memory is too small.
     """
     cost = count_cost(cfg, size)
-    height, width = padded(size, max(cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY, 1))
-    title = f"an image of {size[0]} x {size[1]} pixels, padded to {height} x {width}"
+    windows, _, height, width = cost.input_shape
+    seen = "padded to" if windows == 1 else f"in {windows} windows of"
+    title = f"an image of {size[0]} x {size[1]} pixels, {seen} {height} x {width}"
     device, seconds = resolve_device(cfg.MODEL.DEVICE), dict[str, float]()
     notes = []
     counted, is_upernet = cost.published_flops / GIGA, "full-size masks" not in cost.published

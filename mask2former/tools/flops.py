@@ -123,9 +123,11 @@ class Cost:
     `published` is what the authors of Mask2Former and MaskFormer counted, with fvcore: operators here but for
     the sampling of deformable attention; full-size mask logits after every layer, as their code computes
     them; norms and resizing; and post-processing. For UperNet it is what mmsegmentation counts: operators but
-    for attention. It is empty for the per-pixel baselines, and for models for several tasks.
+    for attention. It is empty for the per-pixel baselines, EoMT, and models for several tasks. `input_shape`
+    (B, 3, H, W) is what the network sees of the image.
     """
 
+    input_shape: tuple[int, ...]
     parameters: dict[str, int]
     flops: dict[str, Counter[str]]
     activations: dict[str, int]
@@ -166,7 +168,7 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     # Gradients are enabled because without them a CPU works in chunks, here in thousands of steps
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
         model.to_empty(device="cpu")
-        images = torch.empty(1, len(model.pixel_mean), *padded(size, model.size_divisibility))
+        images = torch.empty(model.input_shape(size))
         with count_activations() as elements, count_flops() as counter, count_norms_and_resizing() as others:
             predictions = model.network(images)
             predictions.mask_logits()
@@ -175,7 +177,7 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     kinds = sum(flops.values(), Counter[str]())
     if isinstance(model.sem_seg_head, UperNetHead):
         published["operators"] = kinds.total() - kinds["attention"]
-    elif isinstance(predictions, Predictions) and not predictions.tasks:
+    elif isinstance(predictions, Predictions) and "transformer decoder" in parts and not predictions.tasks:
         elementwise = others.get_flop_counts()["Global"]
         published["operators"] = kinds.total() - kinds["sampling"]
         published["norms and resizing"] = sum(elementwise.get(op, 0) for op in NORMS_AND_RESIZING)
@@ -186,6 +188,7 @@ def count_cost(cfg: CfgNode, size: Size, original: Size | None = None) -> Cost:
     if idle := _count_parameters(model) - sum(parameters.values()):
         parameters[TRAINING] = idle
     return Cost(
+        input_shape=tuple(images.shape),
         parameters=parameters,
         flops=flops,
         activations={part: kinds.total() for part, kinds in _by_part(elements, model, parts, unit=1).items()},
@@ -267,12 +270,6 @@ def _post_processing(
     resized = queries * prod(padded_size) + (queries if first else classes) * prod(original)
     product = queries * classes * prod(original if first else padded_size)
     return RESIZING * resized + (product if semantic else 0)
-
-
-def padded(size: Size, divisor: int) -> Size:
-    """Return both sides rounded up to a multiple of `divisor`."""
-    height, width = (-(-side // divisor) * divisor for side in size)
-    return height, width
 
 
 def usual_images(cfg: CfgNode) -> list[UsualImage]:

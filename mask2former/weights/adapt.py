@@ -84,7 +84,7 @@ class Adaptation(NamedTuple):
 
 ADAPTATIONS = (
     Adaptation(
-        r"\.class_embed\.(weight|bias)$",
+        r"\.(class_embed|class_head)\.(weight|bias)$",
         lambda given, wanted: wanted,  # the initial values
         "re-initialized: class head ({} -> {} classes)",
         lambda rows: rows - 1,  # the last is "no object"
@@ -100,6 +100,7 @@ ADAPTATIONS = (
         "re-initialized: class embeddings of pilots ({} -> {} classes)",
     ),
     Adaptation(r"\.query_feat\.weight$", _resize_queries, "resized: query features ({} -> {})"),
+    Adaptation(r"^sem_seg_head\.q\.weight$", _resize_queries, "resized: queries of EoMT ({} -> {})"),
     Adaptation(r"\.query_embed\.weight$", _resize_queries, "resized: query positions ({} -> {})"),
     Adaptation(
         r"\.relative_position_bias_table$",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mask2former.weights import mmdetection, vit
+from mask2former.weights import eomt, mmdetection, vit
 
 Renames = tuple[tuple[str, str], ...]
 NOTHING = r"(?!)"
@@ -120,6 +120,22 @@ SCHEMES = (
         unfolded=MMDETECTIONS_MERGING,
     ),
     Scheme(title="UperNet checkpoint", evidence=(r"^sem_seg_head\.pixel_decoder\.psp_modules\.",)),
+    Scheme(title="EoMT checkpoint", evidence=(r"^sem_seg_head\.q\.weight$",)),
+    Scheme(
+        title="EoMT checkpoint (the authors' names)",
+        evidence=(r"^network\.q\.weight$", r"^network\.encoder\.backbone\.cls_token$"),
+        renames=eomt.AUTHORS,
+        ignored=eomt.AUTHORS_UNUSED,
+    ),
+    *(
+        Scheme(
+            title="EoMT checkpoint (transformers' names)",
+            evidence=(*feed_forward, r"^query\.weight$", r"^upscale_block\.", r"^embeddings\.cls_token$"),
+            renames=renames,
+            convert=eomt.to_our_tensors,
+        )
+        for feed_forward, renames in ((vit.GATED, eomt.HUB_GATED), ((), eomt.HUB))
+    ),
     Scheme(
         title="ViT-Adapter with Mask2Former's head (the authors' names)",
         evidence=(mmdetection.INPUTS, r"^backbone\.spm\."),
@@ -180,7 +196,7 @@ SCHEMES = (
             untrained=OUTSIDE_VIT,
             convert=vit.to_our_tensors,
         )
-        for feed_forward, renames in (((r"\.mlp\.gate_proj\.",), vit.HUB_GATED), ((), vit.HUB))
+        for feed_forward, renames in ((vit.GATED, vit.HUB_GATED), ((), vit.HUB))
     ),
 )
 UNKNOWN = Scheme(title="checkpoint of unknown origin", evidence=())

@@ -40,6 +40,7 @@ HUB: Renames = (  # transformers; queries, keys and values are still apart after
     (r"\.mlp\.weights_out\.", ".mlp.w3."),
     (r"^", PREFIX),
 )
+GATED = (r"\.mlp\.gate_proj\.",)  # evidence of `HUB_GATED`
 HUB_GATED: Renames = (
     (r"\.mlp\.gate_proj\.", ".mlp.w1."),
     (r"\.mlp\.up_proj\.", ".mlp.w2."),

@@ -41,12 +41,20 @@ VIT = {
     "SOLVER.LAYER_DECAY": 0.9,
 }
 
+EOMT = VIT | {
+    "MODEL.BACKBONE.NAME": "EomtBackbone",
+    "MODEL.EOMT.NUM_BLOCKS": 1,
+    "MODEL.EOMT.ANNEALING_START": [0.2],
+    "MODEL.EOMT.ANNEALING_END": [0.9],
+}
+
 METRICS = [("sem_seg", "mIoU"), ("segm", "AP"), ("panoptic_seg", "PQ")]
 KINDS = {
     "large-scale jitter": (MASKFORMER, {}),
     "DETR's input and encoder": (MASKFORMER, DETRS_INPUT | ENCODER),
     "K-Net": (KNET, {}),
     "plain ViT": (MASK2FORMER, VIT),
+    "EoMT": ("shapes/panoptic-segmentation/eomt_vit_bs8_shapes.yaml", EOMT),
 }
 
 

@@ -239,3 +239,23 @@ def test_a_model_with_other_parts_is_an_error(monkeypatch):
     monkeypatch.setattr(flops, "build_model", lambda cfg: nn.Module())
     with pytest.raises(ValueError, match=r"MODEL\.META_ARCHITECTURE gives a Module without one of backbone"):
         count_cost(TINY[0], SIZE)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "parameters", "published"),
+    [
+        ("coco/panoptic-segmentation/eomt/eomt_dinov2_small_bs16_24ep.yaml", (480, 640), 24.0, 68),
+        ("coco/panoptic-segmentation/eomt/eomt_dinov2_large_bs16_12ep.yaml", (480, 640), 316.7, 669),
+        (
+            "cityscapes/semantic-segmentation/eomt/eomt_dinov2_large_bs16_107ep.yaml",
+            (1024, 2048),
+            319.0,
+            4350,
+        ),
+    ],
+)
+def test_eomt_counts_squares_as_published(config, size, parameters, published):
+    """Table 1 of its paper, and Table 6 for Cityscapes, whose images take two windows."""
+    cost = count_cost(load_config(config), size)
+    assert sum(cost.parameters.values()) / 1e6 == pytest.approx(parameters, rel=0.005)
+    assert cost.total_flops() / 1e9 == pytest.approx(published, rel=0.03)

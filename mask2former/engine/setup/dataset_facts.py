@@ -26,7 +26,7 @@ INSTANCE_EVALUATORS = (
     "cityscapes_instance",
     "ytvis",
 )  # datasets whose only classes are things
-IMAGE_MODELS = ("MaskFormer", "SemanticSegmentor", "DETR")
+IMAGE_MODELS = ("MaskFormer", "SemanticSegmentor", "DETR", "EoMT")
 SAVED_METADATA = ("thing_classes", "thing_colors", "stuff_classes", "stuff_colors")
 
 

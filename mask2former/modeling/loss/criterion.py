@@ -41,11 +41,14 @@ WHERE = ("points", "masks")  # to match, and to compute the loss
 
 
 class MatchInputs(NamedTuple):
-    """Inputs in float32: class_logits (L, B, Q, K+1), mask_embed (L, B, Q, C), features (B, C, h, w)."""
+    """Inputs in float32: class_logits (L, B, Q, K+1), mask_embed (L, B, Q, C).
+
+    features: the mask features (B, C, h, w) that all predictions share, alone in a list; or those of each.
+    """
 
     class_logits: Tensor
     mask_embed: Tensor
-    features: Tensor
+    features: list[Tensor]
     targets: list[Instances]
     image_size: tuple[int, int]
     generators: list[torch.Generator]
@@ -133,14 +136,14 @@ class SetCriterion(nn.Module):
         """
         with torch.autocast(predictions.mask_features.device.type, enabled=False):
             layers = predictions.layers if self.deep_supervision else predictions.layers[-1:]
-            features = predictions.mask_features.float()
+            features = [layer.mask_features for layer in layers if layer.mask_features is not None]
             inputs = MatchInputs(
                 torch.stack([layer.class_logits for layer in layers]).float(),
                 torch.stack([layer.mask_embed for layer in layers]).float(),
-                features,
+                [maps.float() for maps in features or [predictions.mask_features]],
                 targets,
                 image_size,
-                seeded_generators(seeds, len(targets), features.device),
+                seeded_generators(seeds, len(targets), predictions.mask_features.device),
             )
             queries = self._match(inputs)
             labels = [target.gt_classes for target in targets]
@@ -190,8 +193,7 @@ class SetCriterion(nn.Module):
             for target, image_points in zip(inputs.targets, points, strict=True)
         ]
         padded = pad_sequence(values, batch_first=True)  # (B, N, L, P)
-        features = inputs.features.contiguous(memory_format=torch.channels_last)  # a point reads all channels
-        for layer in range(len(inputs.mask_embed)):  # one at a time: sampled features are B C P numbers
+        for layer, features in enumerate(_of_each_prediction(inputs)):  # sampled features are B C P numbers
             yield sample_maps(features, points[:, layer, None])[:, :, 0], padded[:, :, layer]
 
     def _shared_points(self, inputs: MatchInputs) -> Tensor:
@@ -221,8 +223,7 @@ class SetCriterion(nn.Module):
         logits, values = [], []
         for image, (embed, features) in enumerate(_matched(inputs, queries)):
             masks = inputs.targets[image].gt_masks.flatten(0, -3)  # also of all frames of a clip
-            maps = embed.flatten(0, 1) @ features.flatten(2).squeeze(0)
-            maps = maps.unflatten(1, (-1, *features.shape[-2:])).flatten(0, 1)
+            maps = _mask_maps(embed, features)
             shape = (len(embed), len(masks))
             with torch.no_grad():
                 boxes = None
@@ -244,12 +245,15 @@ class SetCriterion(nn.Module):
 
     def _terms_of_masks(self, inputs: MatchInputs, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the terms (L, T) over all pixels of the padded image."""
-        terms = [
-            dense_mask_terms(embed, features[0], target.gt_masks, inputs.image_size, self.mask_loss)
-            for target, (embed, features) in zip(inputs.targets, _matched(inputs, queries), strict=True)
-        ]
-        mask, dice = (torch.cat(term, dim=1) for term in zip(*terms, strict=True))
-        return mask, dice
+        terms: tuple[list[Tensor], list[Tensor]] = [], []
+        for target, (embed, features) in zip(inputs.targets, _matched(inputs, queries), strict=True):
+            parts = [
+                dense_mask_terms(part, maps[0], target.gt_masks, inputs.image_size, self.mask_loss)
+                for part, maps in zip(embed.chunk(len(features)), features, strict=True)
+            ]
+            for term, values in zip(terms, zip(*parts, strict=True), strict=True):
+                term.append(torch.cat(values))
+        return torch.cat(terms[0], dim=1), torch.cat(terms[1], dim=1)
 
 
 def class_loss(
@@ -284,25 +288,41 @@ def _normalizers(classes: Tensor, labels: list[Tensor], empty_weight: Tensor) ->
     return totals[:-1].clamp(min=smallest) / world_size(), totals[-1].clamp(min=1) / world_size()
 
 
-def _matched(inputs: MatchInputs, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _matched(inputs: MatchInputs, queries: Tensor) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield the matched queries' embeddings (L, N, C) and the features (1, C, h, w) of each image.
 
     Unmatched targets get some query; what is computed of it is not counted.
     """
-    all_features = inputs.features.split(1)  # split keeps the gradients' layout
-    for image, (target, features) in enumerate(zip(inputs.targets, all_features, strict=True)):
+    by_image = zip(*(maps.split(1) for maps in inputs.features), strict=True)  # keeps the gradients' layout
+    for image, (target, features) in enumerate(zip(inputs.targets, by_image, strict=True)):
         query = queries[:, image, : len(target)]
-        index = query.clamp(min=0)[..., None].expand(-1, -1, features.shape[1])
-        yield inputs.mask_embed[:, image].gather(1, index), features
+        index = query.clamp(min=0)[..., None].expand(-1, -1, inputs.mask_embed.shape[-1])
+        yield inputs.mask_embed[:, image].gather(1, index), list(features)
+
+
+def _mask_maps(embed: Tensor, features: list[Tensor]) -> Tensor:
+    """Return logits (L N, h, w) of embeddings (L, N, C) and features (1, C, h, w); of clips, N F for N."""
+    maps = [
+        part.flatten(0, 1) @ of_part.flatten(2).squeeze(0)
+        for part, of_part in zip(embed.chunk(len(features)), features, strict=True)
+    ]
+    logits = maps[0] if len(maps) == 1 else torch.cat(maps)
+    return logits.unflatten(1, (-1, *features[0].shape[-2:])).flatten(0, 1)
+
+
+def _of_each_prediction(inputs: MatchInputs) -> list[Tensor]:
+    """Return the features (B, C, h, w) of all L predictions, channels last: a point reads all channels."""
+    maps = [maps.contiguous(memory_format=torch.channels_last) for maps in inputs.features]
+    return maps * (len(inputs.mask_embed) // len(maps))
 
 
 def _cells_of_masks(inputs: MatchInputs) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features (B, C, h w) and target values (B, N, h w) of each prediction, the same for all."""
-    size = (inputs.features.shape[2], inputs.features.shape[3])
+    """Yield features (B, C, h w) and target values (B, N, h w) of each prediction; values are the same."""
+    size = (inputs.features[0].shape[2], inputs.features[0].shape[3])
     reduced = [reduce_masks(target.gt_masks, inputs.image_size, size) for target in inputs.targets]
     values = pad_sequence([masks.flatten(1) for masks in reduced], batch_first=True)
-    for _ in inputs.mask_embed:
-        yield inputs.features.flatten(2), values
+    for features in inputs.features * (len(inputs.mask_embed) // len(inputs.features)):
+        yield features.flatten(2), values
 
 
 def check_word(key: str, word: str, words: tuple[str, ...]) -> None:

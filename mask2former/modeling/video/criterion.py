@@ -33,8 +33,8 @@ class VideoSetCriterion(SetCriterion):
             for target, clip_points in zip(inputs.targets, points, strict=True)
         ]
         padded = pad_sequence(values, batch_first=True)  # (B, N, L, F P)
-        num_clips, num_frames = len(points), inputs.features.shape[2]
-        frames = merge_clips(inputs.features).contiguous(memory_format=torch.channels_last)
+        num_clips, num_frames = len(points), inputs.features[0].shape[2]
+        frames = merge_clips(inputs.features[0]).contiguous(memory_format=torch.channels_last)
         for layer in range(len(inputs.mask_embed)):
             of_frames = points[:, layer, None].repeat_interleave(num_frames, 0)
             sampled = split_clips(sample_maps(frames, of_frames), num_clips)  # (B, C, F, 1, P)
@@ -42,7 +42,7 @@ class VideoSetCriterion(SetCriterion):
 
     def _terms_at_points(self, inputs: MatchInputs, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the terms (L, T), each summed over the frames."""
-        num_frames = inputs.features.shape[2]
+        num_frames = inputs.features[0].shape[2]
         mask, dice = super()._terms_at_points(inputs, queries)
         return mask.unflatten(1, (-1, num_frames)).sum(-1), dice.unflatten(1, (-1, num_frames)).sum(-1)
 

@@ -126,7 +126,9 @@ class VisionTransformer(nn.Module):
         if self.pos_embed is not None:
             patches = patches + resize_grid(self.pos_embed, layout.height, layout.width)
         special = [
-            token.expand(len(x), -1, -1) for token in (self.cls_token, self.reg_token) if token is not None
+            token.expand(x.shape[0], -1, -1)
+            for token in (self.cls_token, self.reg_token)
+            if token is not None
         ]
         return torch.cat((*special, patches), dim=1), layout
 
