@@ -109,14 +109,14 @@ def _attend_in_windows(
 def _split(patches: Tensor, layout: TokenLayout, window: int) -> Tensor:
     """Split patches (B, h, P, D) into windows (B, h * M, T, D), padded with zeros."""
     grid = patches.unflatten(2, (layout.height, layout.width)).flatten(0, 1)
-    return split_windows(pad_to_multiple(grid, window), window).unflatten(0, (len(patches), -1))
+    return split_windows(pad_to_multiple(grid, window), window).unflatten(0, (patches.shape[0], -1))
 
 
 def _join(windows: Tensor, layout: TokenLayout, window: int) -> Tensor:
     """Invert `_split`."""
     padded = (-(-side // window) * window for side in (layout.height, layout.width))
     grid = join_windows(windows.flatten(0, 1), window, *padded)[:, : layout.height, : layout.width]
-    return grid.flatten(1, 2).unflatten(0, (len(windows), -1))
+    return grid.flatten(1, 2).unflatten(0, (windows.shape[0], -1))
 
 
 class SwiGlu(nn.Module):

@@ -72,7 +72,7 @@ def rotations(
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the last P tokens of queries or keys (B, h, N, D); the others are unchanged."""
     cos, sin = (part.to(x.dtype) for part in rotation)
-    others, patches = x.split([x.shape[2] - len(cos), len(cos)], dim=2)
+    others, patches = x.split([x.shape[2] - cos.shape[0], cos.shape[0]], dim=2)
     first, second = patches.chunk(2, dim=-1)
     rotated = patches * cos + torch.cat((-second, first), dim=-1) * sin
     return torch.cat((others, rotated), dim=2)
@@ -97,7 +97,7 @@ def relative_bias(table: Tensor, layout: TokenLayout, tokens: int) -> Tensor:
     assert layout.offsets is not None
     side = math.isqrt(len(table) - CLASS_OFFSETS)
     size = (2 * layout.height - 1, 2 * layout.width - 1)
-    if size != (side, side):
+    if torch.compiler.is_exporting() or size != (side, side):
         grid = table[:-CLASS_OFFSETS].T.unflatten(1, (side, side))[None]
         grid = F.interpolate(grid, size=size, mode="bilinear")[0]
         table = torch.cat((grid.flatten(1).T, table[-CLASS_OFFSETS:]))
