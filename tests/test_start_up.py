@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 from tiny_checkpoint import save_tiny_checkpoint, tiny_config
+from torch import nn
 
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.trained_model import trained_model
+from mask2former.engine.setup.trained_model import _NoRandomValues, trained_model
 from mask2former.predictor import Predictor
 from mask2former.weights.load import read_checkpoint
 
@@ -44,6 +45,14 @@ def test_weights_that_the_file_has_are_not_drawn(checkpoint):
     assert torch.equal(torch.get_rng_state(), state)
     saved = torch.load(checkpoint, weights_only=True)["model"]
     assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_values_outside_the_limits_of_a_distribution_are_not_drawn_again():
+    """Swin's weights are drawn from one; memory that was in use before holds anything."""
+    weights = torch.full((4,), 9.0)
+    with _NoRandomValues():
+        nn.init.trunc_normal_(weights, std=0.02)
+    assert not weights.any()
 
 
 def test_weights_that_the_file_lacks_get_their_initial_values(checkpoint, tmp_path):

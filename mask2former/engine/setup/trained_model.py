@@ -152,7 +152,10 @@ def trained_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32")
 
 
 class _NoRandomValues(TorchFunctionMode):
-    """Leave out the drawing of initial weights, most of the time that building takes; they are undefined."""
+    """Set initial weights to zero instead of drawing them, which takes most of the time of building.
+
+    They cannot stay undefined: torch draws truncated distributions again until all values are within limits.
+    """
 
     def __torch_function__(
         self,
@@ -161,8 +164,9 @@ class _NoRandomValues(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of torch, or return the tensor as it is that the function would fill."""
+        """Call a function of torch, or zero the tensor that the function would fill."""
         kwargs = kwargs or {}
         if func in DRAWING:
-            return args[0] if args else kwargs["tensor"]
+            with torch.no_grad():
+                return (args[0] if args else kwargs["tensor"]).zero_()
         return func(*args, **kwargs)
