@@ -10,8 +10,10 @@ from typing import Any
 from mask2former.config import CfgNode, get_cfg, with_values
 from mask2former.config.yaml_files import flatten
 from mask2former.utils.messages import brief
-from mask2former.weights.hub.fields import MAPS, MODELS, Table
+from mask2former.weights.hub.eomt import eomt_fields, eomt_values
+from mask2former.weights.hub.fields import MAPS, MODELS, NO_BACKBONE
 from mask2former.weights.hub.processor import input_values
+from mask2former.weights.hub.tables import Table
 
 EXTRA = "mask2former"
 NUM_CLASSES = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"
@@ -28,14 +30,16 @@ def model_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat = flatten(config)
     tables = MODELS[_known(MODELS, flat, "model_type")].tables
-    kind = _known(tables, flat, "backbone_config.model_type")
+    with_backbone = NO_BACKBONE not in tables
+    kind = _known(tables, flat, "backbone_config.model_type") if with_backbone else NO_BACKBONE
     table = tables[kind]
     for name, value in table.theirs.items():
         if flat.get(name, value) != value:
             raise ValueError(f"{name} is {brief(flat[name])}; only {value!r} is read")
     values = {field.key: flat.get(field.hub, field.default) for field in table.fields}
-    stages = _resnet_values(flat) if kind == RESNET else {}
-    return {**table.ours, **table.implied, **values, **stages, NUM_CLASSES: len(labels(config))}
+    derived = _resnet_values(flat) if kind == RESNET else {}
+    derived |= {} if with_backbone else eomt_values(flat, table)
+    return {**table.ours, **table.implied, **values, **derived, NUM_CLASSES: len(labels(config))}
 
 
 def _known(known: Mapping[str, Any], flat: Mapping[str, Any], name: str) -> str:
@@ -100,8 +104,11 @@ def hub_config(
     for key, value in table.ours.items():
         if values[key] != value:
             raise ValueError(f"{key} is {values[key]!r}; transformers has only {value!r}")
-    fields = {"backbone_config.model_type": kind, **table.theirs}
-    fields |= {field.hub: values[field.key] for field in reversed(table.fields)}
+    fields = dict(table.theirs) | {field.hub: values[field.key] for field in reversed(table.fields)}
+    if kind == NO_BACKBONE:
+        fields |= eomt_fields(values, table)
+    else:
+        fields = {"backbone_config.model_type": kind, **fields}
     fields |= _resnet_fields(values, names) if kind == RESNET else {}
     classes = class_names(metadata, values[NUM_CLASSES])
     content = {
@@ -117,7 +124,9 @@ def hub_config(
 
 
 def model_type(cfg: CfgNode) -> str:
-    """Return transformers' name for the model of a config, by its decoder; Mask2Former's if it is neither."""
+    """Return transformers' name for the model of a config; Mask2Former's if it is none of the others."""
+    if cfg.MODEL.META_ARCHITECTURE == "EoMT":
+        return "eomt_dinov3" if cfg.MODEL.VIT.POSITIONS == "rotary" else "eomt"
     decoder = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     return "maskformer" if decoder == "StandardTransformerDecoder" else "mask2former"
 

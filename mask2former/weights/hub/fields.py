@@ -3,33 +3,13 @@
 A field of a nested section is written with dots: `backbone_config.depths`.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from mask2former.weights.hub import eomt
+from mask2former.weights.hub.tables import Field, Table
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 MAPS = ["res2", "res3", "res4", "res5"]
-
-
-class Field(NamedTuple):
-    """A field, the key that means the same, and the value of a file that leaves the field out."""
-
-    hub: str
-    key: str
-    default: Any
-
-
-class Table(NamedTuple):
-    """Fields of a model or a backbone, and the values that other fields and keys must have for it.
-
-    A file that leaves out a field of `theirs` means this value. `implied` are our keys for how transformers
-    trains it, which may have other values.
-    """
-
-    fields: tuple[Field, ...]
-    theirs: dict[str, Any]
-    ours: dict[str, Any]
-    implied: dict[str, Any]
-
-
 HEAD, QUERY = "MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER."
 MASK2FORMER = Table(
     fields=(
@@ -169,8 +149,11 @@ def _joined(model: Table, backbone: Table) -> Table:
     )
 
 
+NO_BACKBONE = ""
+
+
 class Model(NamedTuple):
-    """A model of transformers: its classes, and its tables by the type of its backbone."""
+    """A model of transformers: its classes, and its tables by the type of its backbone or NO_BACKBONE."""
 
     architecture: str
     processor: str
@@ -191,5 +174,9 @@ MODELS = {  # by model_type
             "maskformer-swin": _joined(MASKFORMER, SWIN),  # as it is named once transformers has built it
             "resnet": _joined(MASKFORMER, RESNET),
         },
+    ),
+    "eomt": Model("EomtForUniversalSegmentation", "EomtImageProcessor", {NO_BACKBONE: eomt.DINOV2}),
+    "eomt_dinov3": Model(
+        "EomtDinov3ForUniversalSegmentation", "EomtImageProcessor", {NO_BACKBONE: eomt.DINOV3}
     ),
 }

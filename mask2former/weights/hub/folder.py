@@ -18,8 +18,9 @@ from mask2former.utils.messages import brief
 from mask2former.utils.storage import is_file
 from mask2former.weights.contents import Checkpoint, WeightsError, read_file
 from mask2former.weights.hub.config import EXTRA, extra_of, labels, model_values
-from mask2former.weights.hub.names import NAMES, Names
+from mask2former.weights.hub.names import NAMES
 from mask2former.weights.hub.processor import input_values
+from mask2former.weights.hub.tables import Names
 from mask2former.weights.hub.translate import to_ours
 
 logger = logging.getLogger(__name__)

@@ -5,39 +5,13 @@ A row is a pair of templates. In a template `{i}` stands for a number and `{i+1}
 the rest of the name, and `<a|b|c>` for tensors that this project keeps joined, in this order of rows.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
-
-class Row(NamedTuple):
-    """Two templates of the same names."""
-
-    hub: str
-    ours: str
-
-
-class Names(NamedTuple):
-    """The names of a model, on any backbone.
-
-    `unused` starts the names of a norm of Swin's classifier, which is as wide as the tensors that `last_norm`
-    starts: transformers has it in files, and reports if it is missing, but no backbone reads it.
-    """
-
-    rows: tuple[Row, ...]
-    unused: str
-    last_norm: str
-
+from mask2former.weights.hub import eomt
+from mask2former.weights.hub.tables import Names, Row, below
 
 PIXEL, QUERY = "model.pixel_level_module.", "model.transformer_module."
 BACKBONE, DECODER = f"{PIXEL}encoder.", f"{PIXEL}decoder."
 BLOCK = "encoder.layers.{i}.blocks.{j}."
 OURS_PIXEL, OURS_QUERY = "sem_seg_head.pixel_decoder.", "sem_seg_head.predictor."
-
-
-def _below(hub: str, ours: str, rows: Iterable[tuple[str, str]]) -> tuple[Row, ...]:
-    """Return rows with a prefix on each side."""
-    return tuple(Row(hub + theirs, ours + name) for theirs, name in rows)
-
 
 SWIN = (
     ("embeddings.patch_embeddings.projection.*", "patch_embed.proj.*"),
@@ -126,16 +100,16 @@ DETR_DECODER = (
     (f"{DETR_LAYER}final_layer_norm.*", f"{OUR_LAYER}norm3.*"),
 )
 SHARED = (
-    *_below(BACKBONE, "backbone.", RESNET),
+    *below(BACKBONE, "backbone.", RESNET),
     Row("class_predictor.*", f"{OURS_QUERY}class_embed.*"),
     Row("criterion.empty_weight", "criterion.empty_weight"),
 )
 MASK2FORMER = Names(
     rows=(
-        *_below(BACKBONE, "backbone.", SWIN),
+        *below(BACKBONE, "backbone.", SWIN),
         Row(f"{BACKBONE}hidden_states_norms.stage{{i+1}}.*", "backbone.norm{i}.*"),
-        *_below(DECODER, OURS_PIXEL, PIXEL_DECODER),
-        *_below(QUERY, OURS_QUERY, QUERY_DECODER),
+        *below(DECODER, OURS_PIXEL, PIXEL_DECODER),
+        *below(QUERY, OURS_QUERY, QUERY_DECODER),
         *SHARED,
     ),
     unused=f"{BACKBONE}swin.layernorm.",
@@ -143,18 +117,23 @@ MASK2FORMER = Names(
 )
 MASKFORMER = Names(
     rows=(
-        *_below(f"{BACKBONE}model.", "backbone.", SWIN),
+        *below(f"{BACKBONE}model.", "backbone.", SWIN),
         Row(
             f"{BACKBONE}model.{BLOCK}attention.self.relative_position_index",
             "backbone.layers.{i}.blocks.{j}.attn.relative_position_index",
         ),
         Row(f"{BACKBONE}hidden_states_norms.{{i}}.*", "backbone.norm{i}.*"),
-        *_below(DECODER, OURS_PIXEL, FEATURE_PYRAMID),
-        *_below(QUERY, OURS_QUERY, DETR_DECODER),
+        *below(DECODER, OURS_PIXEL, FEATURE_PYRAMID),
+        *below(QUERY, OURS_QUERY, DETR_DECODER),
         Row("mask_embedder.{i}.0.*", f"{OURS_QUERY}mask_embed.layers.{{i}}.*"),
         *SHARED,
     ),
     unused=f"{BACKBONE}model.layernorm.",
     last_norm=f"{BACKBONE}hidden_states_norms.3.",
 )
-NAMES = {"mask2former": MASK2FORMER, "maskformer": MASKFORMER}  # by transformers' model_type
+NAMES = {  # by transformers' model_type
+    "mask2former": MASK2FORMER,
+    "maskformer": MASKFORMER,
+    "eomt": eomt.DINOV2_NAMES,
+    "eomt_dinov3": eomt.DINOV3_NAMES,
+}

@@ -13,7 +13,18 @@ SIZE = {"shortest_edge": SHORTEST, "longest_edge": LONGEST}
 DIVISOR = 32
 BILINEAR = 2
 PIXEL_DIGITS, UNIT_DIGITS = 4, 8  # files have 0.48500001430511475, which is 123.675 / 255 in float32
-READ = ("size", "size_divisor", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+SQUARES, SPLIT = "MODEL.EOMT.SQUARES", "do_split_image"
+EOMTS = {"windows": SPLIT, "pad": "do_pad"}  # value of SQUARES -> field of EoMT's processor
+READ = (
+    "size",
+    "size_divisor",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    *EOMTS.values(),
+)
 
 
 def input_values(processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +50,8 @@ def input_values(processor: Mapping[str, Any]) -> dict[str, Any]:
     if size.get("shortest_edge"):
         values["INPUT.MIN_SIZE_TEST"] = size["shortest_edge"]
         values["INPUT.MAX_SIZE_TEST"] = size.get("longest_edge") or LONGEST
+    if SPLIT in processor:
+        values[SQUARES] = next((word for word, name in EOMTS.items() if processor.get(name)), "")
     return values
 
 
@@ -84,8 +97,10 @@ def hub_processor(cfg: CfgNode, kind: str, saved: Mapping[str, Any]) -> dict[str
         "ignore_index": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
     }
+    if cfg.MODEL.META_ARCHITECTURE == "EoMT":
+        fresh |= {name: word == cfg.MODEL.EOMT.SQUARES for word, name in EOMTS.items()}
     if not saved:
         return fresh
     values = flatten(cfg)
     same = all(values[key] == value for key, value in input_values(saved).items())
-    return dict(saved) if same else {**saved, **{name: fresh[name] for name in READ}}
+    return dict(saved) if same else {**saved, **{name: fresh[name] for name in READ if name in fresh}}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mask2former.weights.hub.names import Names
+from mask2former.weights.hub.tables import Names
 
 COMPUTED = re.compile(r"\.relative_position_index$")  # of Swin's windows
 COUNTER = "num_batches_tracked"  # of batch norms; frozen ones have none, and nothing reads it
@@ -77,6 +77,11 @@ def hub_names(name: str, names: Names) -> list[str]:
     return []
 
 
+def _starts(name: str, prefix: str) -> bool:
+    """Return True if a name starts with a prefix that is not empty."""
+    return prefix != "" and name.startswith(prefix)
+
+
 def to_ours(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """Return the tensors of a file of transformers' under our names, without those that nothing reads.
 
@@ -91,8 +96,8 @@ def to_ours(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         new, part = our_name(name, names) or (name, None)
         if part is not None:
             joined.setdefault(new, {})[part] = tensor
-        elif new != name or not (COMPUTED.search(name) or name.startswith(names.unused)):
-            renamed[new] = tensor
+        elif new != name or not (COMPUTED.search(name) or _starts(name, names.unused)):
+            renamed[new] = tensor[None] if new == names.positions and tensor.ndim == 2 else tensor
     return renamed | {name: _joined(parts, hub_names(name, names)) for name, parts in joined.items()}
 
 
@@ -116,6 +121,7 @@ def to_hub(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     theirs: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = hub_names(name, names)
+        tensor = tensor[0] if name == names.positions else tensor
         if not new and not COMPUTED.search(name):
             raise ValueError(f"{name} has no counterpart in transformers")
         parts = tensor.chunk(len(new)) if len(new) > 1 else (tensor,) * len(new)
@@ -130,6 +136,6 @@ def _excess(theirs: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         module, _, leaf = name.rpartition(".")
         if leaf == "running_var":
             excess[f"{module}.{COUNTER}"] = torch.zeros((), dtype=torch.int64, device=tensor.device)
-        elif name.startswith(names.last_norm):
+        elif _starts(name, names.last_norm):
             excess[names.unused + leaf] = torch.full_like(tensor, 1.0 if leaf == "weight" else 0.0)
     return excess
