@@ -9,8 +9,7 @@ of them run at a time. A finished run leaves a JSON file in the folder and is no
 continues from its last checkpoint. So the command can run in the background, be stopped at any time (Ctrl-C
 or SIGTERM) and started again. All rows of a seed run before those of the next seed.
 
-`s/step` is the time below which a tenth of a run's steps stay: other work on the machine changes it least.
-`MB` is the peak of its memory.
+`MB` is the peak of a run's memory. Times of runs beside other work mean little: study_costs.py measures them.
 """
 
 import argparse
@@ -18,7 +17,6 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -49,13 +47,7 @@ PAUSE = 0.2  # seconds between looks at the processes
 IMAGES: dict[str, int] | None = None  # of each split; None: the dataset's own
 CHECKPOINT = ("model_final.pth", "last_checkpoint")  # what an evaluation needs of a finished run
 
-
-def _fast(times: Sequence[float]) -> float:
-    """Return the value below which a tenth of `times` stay."""
-    return statistics.quantiles(times, n=10)[0] if len(times) > 1 else times[0]
-
-
-SUMMARIES = {"s/step": ("time", _fast), "MB": ("memory_mb", max)}  # over the steps of a run
+SUMMARIES = {"MB": ("memory_mb", max)}  # over the steps of a run
 Row = dict[str, Any]
 Process = subprocess.Popen[bytes]
 

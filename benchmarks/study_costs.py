@@ -1,13 +1,15 @@
 """Compare the time of a training step of a study's rows, on one thread.
 
-    python benchmarks/study_costs.py STUDY [--rounds N] [--only ROW ...] [--folder FOLDER]
+    python benchmarks/study_costs.py STUDY [--rounds N] [--only ROW ...] [--folder FOLDER] [--results FILE]
 
 In each round every row trains one step, in an order that rotates; the first round is not counted. Loading is
 part of a step. Processor time is measured, since other work on the machine changes it less than the clock,
-and printed as a ratio to the first row: of a step's median, and of its fastest.
+and printed as a ratio to the first row: of a step's median, and of its fastest. The medians are added to the
+results of study.py in FILE.
 """
 
 import argparse
+import json
 import os
 import statistics
 import sys
@@ -60,6 +62,17 @@ def measure_in_rotation(steps: dict[str, Callable[[], None]], rounds: int) -> di
     return seconds
 
 
+def add_to_results(file: Path, seconds: dict[str, list[float]], base: str) -> None:
+    """Add the median seconds of each row, and their ratio to the row `base`, to results of study.py."""
+    results = json.loads(file.read_text(encoding="utf-8"))
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for row in results["rows"]:
+        if median := medians.get(row["name"]):
+            row |= {"s/step": [round(median, 3)], "time": [round(median / medians[base], 3)]}
+    results["columns"] = [*dict.fromkeys([*results["columns"], "s/step", "time"])]
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the dataset, measure the rows that train, and print a table."""
     parser = argparse.ArgumentParser(
@@ -70,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag("--rounds", type=whole_number(1), default=20, help="steps of each row (default: %(default)s)")
     flag("--only", nargs="+", metavar="ROW", help="names of rows (default: all)")
     flag("--folder", type=Path, default=Path("output/studies"), help="of the data (default: %(default)s)")
+    flag("--results", type=Path, metavar="FILE", help="add the times to this file of study.py")
     args = parser.parse_args(argv)
     study = read_study(args.study)
     study.drawn.write(args.folder)
@@ -79,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [row for row in study.rows if row["name"] in names]
     seconds = measure_in_rotation({row["name"]: training_step(study, row) for row in rows}, args.rounds)
     base = seconds[rows[0]["name"]]
+    if args.results:
+        add_to_results(args.results, seconds, rows[0]["name"])
     print(f"{machine()}; {args.rounds} steps\n")
     print("| row | ms | ratio | ratio of fastest |\n|---|---|---|---|")
     for name, values in seconds.items():

@@ -1,5 +1,6 @@
 """benchmarks/study_costs.py: rows take turns, and the first round does not count."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -30,3 +31,16 @@ def test_the_time_of_each_row_is_printed_beside_that_of_the_first(tmp_path, monk
     lines = capsys.readouterr().out.splitlines()
     assert "| published |" in lines[-2] and lines[-2].endswith("| 1.00 | 1.00 |")
     assert lines[-1].startswith("| points | ")
+
+
+def test_times_are_added_to_the_results_of_the_study(tmp_path):
+    file = tmp_path / "results.json"
+    rows = [{"name": name, "seed": [1, 2], "PQ": [1, 2]} for name in ("a", "b", "evaluated")]
+    file.write_text(json.dumps({"columns": ["PQ"], "rows": rows}))
+    for _ in range(2):  # a second measurement replaces the first
+        study_costs.add_to_results(file, {"a": [2.0, 4.0, 3.0], "b": [6.0]}, base="a")
+    results = json.loads(file.read_text())
+    assert results["columns"] == ["PQ", "s/step", "time"]
+    a, b, evaluated = results["rows"]
+    assert (a["s/step"], a["time"], b["s/step"], b["time"]) == ([3.0], [1.0], [6.0], [2.0])
+    assert evaluated == rows[2]
