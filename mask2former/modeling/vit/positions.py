@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CLASS_OFFSETS = (
-    3  # rows at a bias table's end: class token to patch, patch to class token, class token to itself
-)
+# Rows at a bias table's end: class token to patch, patch to class token, class token to itself
+CLASS_OFFSETS = 3
 
 
 class TokenLayout(NamedTuple):

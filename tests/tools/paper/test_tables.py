@@ -26,7 +26,7 @@ COSTS = read_costs(counted_configs(TABLES))
 ROWS = [(table, row) for table in TABLES for row in table.rows]
 # Of these not all are rows
 OTHER_FOLDERS = ("_base_/", "comparators/", "films/", "finetune/", "scenes/", "shapes/", "youtubevis_")
-OTHER_EXPERIMENTS = ("/joint-segmentation/", "/vit/")
+OTHER_EXPERIMENTS = ("/eomt/", "/joint-segmentation/", "/vit/")
 
 
 def test_the_page_is_what_the_command_prints(capsys):
