@@ -208,6 +208,14 @@ def collect(study: Study, steps: int, folder: Path) -> Row:
     return {"config": study.config, "steps": steps, "columns": columns, **facts, "rows": rows}
 
 
+def chosen_rows(parser: argparse.ArgumentParser, study: str, names: Sequence[str] | None) -> Sequence[str]:
+    """Return the names of rows that a user gave, or of all; an unknown one ends the program."""
+    known = [row["name"] for row in read_study(study).rows]
+    if unknown := set(names or ()) - set(known):
+        parser.error(f"no row {', '.join(sorted(unknown))} in {study}; it has {', '.join(known)}")
+    return names or known
+
+
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the flags."""
     parser = argparse.ArgumentParser(
@@ -222,10 +230,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     flag("--folder", type=Path, default=Path("output/studies"), help="of all runs (default: %(default)s)")
     flag("--results", type=Path, metavar="FILE", help="also write the figures to this JSON file")
     args = parser.parse_args(argv)
-    names = [row["name"] for row in read_study(args.study).rows]
-    args.only = args.only or names
-    if unknown := set(args.only) - set(names):
-        parser.error(f"no row {', '.join(sorted(unknown))} in {args.study}; it has {', '.join(names)}")
+    args.only = chosen_rows(parser, args.study, args.only)
     return args
 
 

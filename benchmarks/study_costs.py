@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from measure import machine
-from study import OPTIONS, STUDIES, Row, Study, read_study
+from study import OPTIONS, STUDIES, Row, Study, chosen_rows, read_study
 
 from mask2former.config import load_config
 from mask2former.data.loader import build_train_loader
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     flag = parser.add_argument
     flag("study", choices=sorted(path.stem for path in STUDIES.glob("*.yaml")))
     flag("--rounds", type=whole_number(1), default=20, help="steps of each row (default: %(default)s)")
-    flag("--only", nargs="+", metavar="ROW", help="names of rows (default: all)")
+    flag("--only", nargs="+", metavar="ROW", help="names of rows (default: all that train)")
     flag("--folder", type=Path, default=Path("output/studies"), help="of the data (default: %(default)s)")
     flag("--results", type=Path, metavar="FILE", help="add the times to this file of study.py")
     args = parser.parse_args(argv)
@@ -89,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     study.drawn.write(args.folder)
     os.environ["DETECTRON2_DATASETS"] = str(args.folder.resolve())
     torch.set_num_threads(1)
-    names = args.only or [row["name"] for row in study.rows if "evaluate" not in row]
-    rows = [row for row in study.rows if row["name"] in names]
+    names = chosen_rows(parser, args.study, args.only)
+    rows = [row for row in study.rows if row["name"] in names and "evaluate" not in row]
+    if not rows:
+        parser.error(f"{', '.join(names)}: no row that trains")
     seconds = measure_in_rotation({row["name"]: training_step(study, row) for row in rows}, args.rounds)
     base = seconds[rows[0]["name"]]
     if args.results:

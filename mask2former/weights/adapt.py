@@ -60,9 +60,8 @@ def _resample_patches(given: Tensor, wanted: Tensor) -> Tensor | None:
     if not pixels:
         return None
     each_pixel = torch.eye(pixels).reshape(pixels, 1, *old)
-    resizing = F.interpolate(each_pixel, size=new, mode="bicubic", antialias=True).flatten(
-        1
-    )  # (p * p, p' * p')
+    resized = F.interpolate(each_pixel, size=new, mode="bicubic", antialias=True)
+    resizing = resized.flatten(1)  # (p * p, p' * p')
     return (given.float().flatten(2) @ torch.linalg.pinv(resizing).T).unflatten(2, new)
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_runs import OPTIONS as TINY
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -44,3 +45,15 @@ def test_times_are_added_to_the_results_of_the_study(tmp_path):
     a, b, evaluated = results["rows"]
     assert (a["s/step"], a["time"], b["s/step"], b["time"]) == ([3.0], [1.0], [6.0], [2.0])
     assert evaluated == rows[2]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"), [("fin", "no row fin in small_objects"), ("tiles", "tiles: no row that trains")]
+)
+def test_rows_that_cannot_be_measured_are_an_error(row, message, tmp_path, monkeypatch, capsys):
+    drawn = study_costs.read_study("small_objects").drawn
+    monkeypatch.setattr(study_costs.Study, "drawn", drawn._replace(splits={"val": 1}))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")
+    with pytest.raises(SystemExit):
+        study_costs.main(["small_objects", "--only", row, "--folder", str(tmp_path)])
+    assert message in capsys.readouterr().err

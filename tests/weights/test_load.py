@@ -244,10 +244,7 @@ def test_queries_are_cut_or_repeated(tmp_path, count):
 
 
 def test_published_models_lack_the_projection_for_fine_layers_and_cannot_take_it():
-    fine, published = (
-        build(RESNET, {FINE_LAYERS: 1, "MODEL.MASK_FORMER.DEC_LAYERS": 3}),
-        build(RESNET, {"MODEL.MASK_FORMER.DEC_LAYERS": 3}),
-    )
+    fine, published = (build(RESNET, {FINE_LAYERS: n, "MODEL.MASK_FORMER.DEC_LAYERS": 3}) for n in (1, 0))
     tensors = weights_of(published)
     report = load_weights(fine, Checkpoint("published.pkl", tensors))
     assert_filled(fine, without(tensors, EMPTY_WEIGHT))

@@ -93,9 +93,8 @@ def _attend_in_windows(
         shared = x[:, :, :count].repeat_interleave(windows, dim=1)
         return torch.cat((shared, _split(x[:, :, count:], layout, window)), dim=2)
 
-    inside = _split(
-        torch.ones_like(query[:1, :1, count:, :1], dtype=torch.bool), layout, window
-    )  # (1, M, T, 1)
+    patches = torch.ones_like(query[:1, :1, count:, :1], dtype=torch.bool)
+    inside = _split(patches, layout, window)  # (1, M, T, 1)
     may_attend = F.pad(inside.mT, (count, 0), value=True).repeat(1, query.shape[1], 1, 1)
     mixed = F.scaled_dot_product_attention(
         _split(query[:, :, count:], layout, window),

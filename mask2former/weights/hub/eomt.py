@@ -3,20 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mask2former.weights.hub.tables import Field, Names, Row, Table, below
+from mask2former.weights.hub.tables import HEAD, LOSS_FIELDS, QUERY, Field, Names, Row, Table, below
 
-HEAD, QUERY, VIT = "MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER.", "MODEL.VIT."
+VIT = "MODEL.VIT."
 PATCH = 16  # pixels of a patch's side
 FIELDS = (
     Field("num_queries", f"{QUERY}NUM_OBJECT_QUERIES", 200),
     Field("num_blocks", "MODEL.EOMT.NUM_BLOCKS", 4),
-    Field("no_object_weight", f"{QUERY}NO_OBJECT_WEIGHT", 0.1),
-    Field("class_weight", f"{QUERY}CLASS_WEIGHT", 2.0),
-    Field("mask_weight", f"{QUERY}MASK_WEIGHT", 5.0),
-    Field("dice_weight", f"{QUERY}DICE_WEIGHT", 5.0),
-    Field("train_num_points", f"{QUERY}TRAIN_NUM_POINTS", 112 * 112),
-    Field("oversample_ratio", f"{QUERY}OVERSAMPLE_RATIO", 3.0),
-    Field("importance_sample_ratio", f"{QUERY}IMPORTANCE_SAMPLE_RATIO", 0.75),
+    *LOSS_FIELDS,
     Field("hidden_size", f"{VIT}EMBED_DIM", 1024),
     Field("num_hidden_layers", f"{VIT}DEPTH", 24),
     Field("num_attention_heads", f"{VIT}NUM_HEADS", 16),

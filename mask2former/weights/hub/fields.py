@@ -6,11 +6,10 @@ A field of a nested section is written with dots: `backbone_config.depths`.
 from typing import NamedTuple
 
 from mask2former.weights.hub import eomt
-from mask2former.weights.hub.tables import Field, Table
+from mask2former.weights.hub.tables import HEAD, LOSS_FIELDS, QUERY, Field, Table
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 MAPS = ["res2", "res3", "res4", "res5"]
-HEAD, QUERY = "MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER."
 MASK2FORMER = Table(
     fields=(
         Field("feature_size", f"{HEAD}CONVS_DIM", 256),
@@ -27,13 +26,7 @@ MASK2FORMER = Table(
         Field("pre_norm", f"{QUERY}PRE_NORM", False),
         Field("enforce_input_projection", f"{QUERY}ENFORCE_INPUT_PROJ", False),
         Field("num_queries", f"{QUERY}NUM_OBJECT_QUERIES", 100),
-        Field("no_object_weight", f"{QUERY}NO_OBJECT_WEIGHT", 0.1),
-        Field("class_weight", f"{QUERY}CLASS_WEIGHT", 2.0),
-        Field("mask_weight", f"{QUERY}MASK_WEIGHT", 5.0),
-        Field("dice_weight", f"{QUERY}DICE_WEIGHT", 5.0),
-        Field("train_num_points", f"{QUERY}TRAIN_NUM_POINTS", 112 * 112),
-        Field("oversample_ratio", f"{QUERY}OVERSAMPLE_RATIO", 3.0),
-        Field("importance_sample_ratio", f"{QUERY}IMPORTANCE_SAMPLE_RATIO", 0.75),
+        *LOSS_FIELDS,
         Field("use_auxiliary_loss", f"{QUERY}DEEP_SUPERVISION", True),
     ),
     theirs={"activation_function": "relu", "common_stride": 4, "feature_strides": [4, 8, 16, 32]},

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+HEAD, QUERY = "MODEL.SEM_SEG_HEAD.", "MODEL.MASK_FORMER."
+
 
 class Field(NamedTuple):
     """A field, the key that means the same, and the value of a file that leaves the field out."""
@@ -10,6 +12,17 @@ class Field(NamedTuple):
     hub: str
     key: str
     default: Any
+
+
+LOSS_FIELDS = (  # of Mask2Former and EoMT
+    Field("no_object_weight", f"{QUERY}NO_OBJECT_WEIGHT", 0.1),
+    Field("class_weight", f"{QUERY}CLASS_WEIGHT", 2.0),
+    Field("mask_weight", f"{QUERY}MASK_WEIGHT", 5.0),
+    Field("dice_weight", f"{QUERY}DICE_WEIGHT", 5.0),
+    Field("train_num_points", f"{QUERY}TRAIN_NUM_POINTS", 112 * 112),
+    Field("oversample_ratio", f"{QUERY}OVERSAMPLE_RATIO", 3.0),
+    Field("importance_sample_ratio", f"{QUERY}IMPORTANCE_SAMPLE_RATIO", 0.75),
+)
 
 
 class Table(NamedTuple):
