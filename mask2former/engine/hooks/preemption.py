@@ -12,7 +12,7 @@ from types import FrameType
 
 from mask2former.engine.hooks.standard import CheckpointHook
 from mask2former.engine.trainer import Hook, Trainer
-from mask2former.utils.comm import all_reduce_any, has_failure
+from mask2former.utils.comm import all_reduce_any, has_failure, is_distributed
 
 PREEMPTED = 75  # exit code "temporary failure, try again" (EX_TEMPFAIL of sysexits.h)
 
@@ -32,13 +32,20 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def sigterm_deferred() -> Iterator[None]:
-    """Within the block SIGTERM does not end the process; `PreemptionHook` stops the run after the step."""
+    """Within the block SIGTERM does not end the process; `PreemptionHook` stops the run after the step.
+
+    A launched process that stops so ignores it from then on: its launcher passes on the signal that the
+    process may already have had, and would end it while another rank still saves.
+    """
     _received.clear()
-    before = signal.signal(signal.SIGTERM, _on_sigterm)
+    after = signal.signal(signal.SIGTERM, _on_sigterm)
     try:
         yield
+    except PreemptedError:
+        after = signal.SIG_IGN if is_distributed() else after
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, after)
 
 
 def sigterm_received() -> bool:

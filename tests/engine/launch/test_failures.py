@@ -1,5 +1,6 @@
 """Runs with killed, preempted, late or failing processes: messages, exit codes and results."""
 
+import contextlib
 import functools
 import os
 import random
@@ -136,6 +137,19 @@ def test_sigterm_to_one_process_is_enough(server, tmp_path):
     os.kill(command.children()[1], signal.SIGTERM)
     command.finish(PREEMPTED)
     assert attempts(tmp_path) == 1 and (tmp_path / POINTER).exists()
+
+
+def test_repeated_sigterm_does_not_end_a_process_that_waits_for_the_checkpoint(server, tmp_path):
+    """Rank 1 has left its training while rank 0 writes."""
+    command = server.start(tmp_path, *TWO, SOLVER__MAX_ITER=5000)
+    until(lambda: "step 3/" in command.printed())
+    process = command.children()[1]
+    while not command.ended():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+        time.sleep(0.002)
+    command.finish(PREEMPTED)
+    assert (tmp_path / POINTER).exists()
 
 
 def test_no_evaluation_is_lost(server, unbroken, tmp_path):
