@@ -13,6 +13,7 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
+from mask2former.config import with_tasks
 from mask2former.config.ranges import check_ranges
 from mask2former.data import build_test_mapper
 from mask2former.data.mapper import CHANNEL_ORDER
@@ -58,6 +59,8 @@ class Predictor:
             MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD instead, and TEST.AUG applies to semantic ones.
         duplicate_iou: of instances whose masks have an IoU above this, of one class or several, only the one
             with the best score is in results; 1 keeps all. (Evaluation keeps all.)
+        tasks: the results wanted, some of "semantic", "instance" and "panoptic"; by default those that the
+            config is set to. A model for several tasks (docs/joint_training.md) decodes once for each.
         tile: predict squares of this side in pixels and merge the results (docs/large_images.md); by default,
             the config's TEST.TILE.SIZE, which is usually 0: the whole image.
         tile_overlap: least part of a side that neighboring tiles share; by default TEST.TILE.OVERLAP, 0.25.
@@ -68,7 +71,7 @@ class Predictor:
     Raises:
         UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
         WeightsError: the file cannot be read, does not fit, or holds no config where one is needed.
-        ValueError: the config, `score_threshold`, `duplicate_iou` or `precision` is wrong.
+        ValueError: the config, `tasks`, `score_threshold`, `duplicate_iou` or `precision` is wrong.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Predictor:
         checkpoint: Checkpoint | None = None,
         score_threshold: float = SCORE_THRESHOLD,
         duplicate_iou: float = DUPLICATE_IOU,
+        tasks: Sequence[str] | None = None,
         tile: int | None = None,
         tile_overlap: float | None = None,
         precision: str = "fp32",
@@ -90,6 +94,8 @@ class Predictor:
             checkpoint = checkpoint or read_trained(require_checkpoint(cfg_or_checkpoint))
             checkpoint = with_known_classes(checkpoint)
             cfg = stored_config(checkpoint)
+        if tasks is not None:
+            cfg = with_tasks(cfg, tasks, "tasks")
         cfg = with_tiles(cfg, tile, tile_overlap)
         check_ranges(cfg)
         _require_fraction(score_threshold, "score_threshold")
@@ -112,6 +118,7 @@ class Predictor:
         *,
         score_threshold: float = SCORE_THRESHOLD,
         duplicate_iou: float = DUPLICATE_IOU,
+        tasks: Sequence[str] | None = None,
         tile: int | None = None,
         tile_overlap: float | None = None,
         precision: str = "fp32",
@@ -130,6 +137,7 @@ class Predictor:
             checkpoint=checkpoint,
             score_threshold=score_threshold,
             duplicate_iou=duplicate_iou,
+            tasks=tasks,
             tile=tile,
             tile_overlap=tile_overlap,
             precision=precision,

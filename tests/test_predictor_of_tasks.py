@@ -64,6 +64,33 @@ def test_each_result_is_that_of_a_model_for_its_task(joint, alone, predict):
     assert not any(torch.equal(found.scores, other.scores) for other in others)
 
 
+@pytest.mark.parametrize("tasks", [("instance",), ["semantic", "panoptic"]])
+def test_only_the_results_asked_for_are_computed(checkpoint, joint, tasks, monkeypatch):
+    predictor = Predictor(stored_config(checkpoint), checkpoint=checkpoint, score_threshold=0.0, tasks=tasks)
+    decoded = []
+    network = predictor.model.network
+    monkeypatch.setattr(
+        predictor.model, "network", lambda *args: decoded.append(network(*args)) or decoded[0]
+    )
+    image = noise()
+    result, everything = predictor(image), joint(image)
+    assert decoded[0].tasks == tuple(task for task in TASKS if task in tasks)
+    if "instance" in tasks:
+        assert result.semantic is None and result.panoptic is None
+        found, expected = result.instances, everything.instances
+        assert torch.allclose(found.scores, expected.scores, atol=1e-4)
+    else:
+        assert result.instances is None
+        assert np.array_equal(result.semantic, everything.semantic)
+        assert np.array_equal(result.panoptic.ids, everything.panoptic.ids)
+
+
+@pytest.mark.parametrize("tasks", ["semantic", (), ("things",)])
+def test_unknown_tasks_are_an_error(checkpoint, tasks):
+    with pytest.raises(ValueError, match=r"^tasks is .*; it must be a list with some of semantic, instance"):
+        Predictor(stored_config(checkpoint), checkpoint=checkpoint, tasks=tasks)
+
+
 def test_an_image_that_repeats_has_the_same_tracks(joint):
     frame = noise()
     first, second = joint.track([frame, frame])

@@ -8,6 +8,7 @@ from mask2former.config.node import (
     get_cfg,
     load_config,
     resolve_config_file,
+    with_tasks,
     with_values,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "get_cfg",
     "load_config",
     "resolve_config_file",
+    "with_tasks",
     "with_values",
 ]

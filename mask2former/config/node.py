@@ -27,7 +27,7 @@ from mask2former.config.detectron2_keys import (
     ignored_reason,
     warning_about,
 )
-from mask2former.config.ranges import check_range
+from mask2former.config.ranges import NAMES, check_range
 from mask2former.config.yaml_files import BASE_KEY, flatten, parse_yaml, read_layers
 
 logger = logging.getLogger(__name__)
@@ -238,6 +238,19 @@ def with_values(cfg: Node, values: Mapping[str, Any], source: str) -> Node:
     if cfg.is_frozen():
         changed.freeze()
     return changed
+
+
+def with_tasks(cfg: Node, tasks: Sequence[str], source: str) -> Node:
+    """Return a copy of `cfg` with the results of `tasks` on, and no others: MODEL.MASK_FORMER.TEST.*_ON.
+
+    Raises:
+        ValueError: none is given, or one is unknown; `source` names the argument.
+    """
+    known = NAMES["SOLVER.TASKS"]
+    if isinstance(tasks, str) or not tasks or not set(tasks) <= set(known):
+        raise ValueError(f"{source} is {tasks!r}; it must be a list with some of {', '.join(known)}")
+    switches = {f"MODEL.MASK_FORMER.TEST.{task.upper()}_ON": task in tasks for task in known}
+    return with_values(cfg, switches, source)
 
 
 def load_config(config_file: str | Path, opts: Sequence[Any] = ()) -> CfgNode:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 from tqdm import tqdm
 
-from mask2former.config import load_config, with_values
+from mask2former.config import load_config, with_tasks, with_values
 from mask2former.drawing.overlay import legible_scale
 from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
@@ -106,15 +106,13 @@ def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
         checkpoint = with_known_classes(read_trained(weights))
         stored = checkpoint.config is not None
         cfg = stored_config(checkpoint, args.opts) if stored else load_config(DEFAULT_CONFIG, args.opts)
-    test = "MODEL.MASK_FORMER.TEST"
     drawn = args.task or next(
         (task for task in COUNTED if cfg.MODEL.MASK_FORMER.TEST[f"{task.upper()}_ON"]), None
     )
     if drawn:  # the others would be computed in vain
-        chosen = {f"{test}.{task.upper()}_ON": task == drawn for task in COUNTED}
-        cfg = with_values(cfg, chosen, "--task")
+        cfg = with_tasks(cfg, [drawn], "--task")
     if args.confidence_threshold is not None:
-        threshold = {f"{test}.OBJECT_MASK_THRESHOLD": args.confidence_threshold}
+        threshold = {"MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD": args.confidence_threshold}
         cfg = with_values(cfg, threshold, "--confidence-threshold")
     if args.max_megapixels is not None:
         cfg = with_values(cfg, {"INPUT.MAX_MEGAPIXELS": args.max_megapixels}, "--max-megapixels")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from mask2former.config import with_values
+from mask2former.config import with_tasks, with_values
 from mask2former.config.ranges import NAMES
 from mask2former.weights.contents import Checkpoint
 from mask2former.weights.rename import translate
@@ -47,7 +47,6 @@ def require_one_task(cfg: CfgNode, checkpoint: Checkpoint, task: str | None) -> 
         raise ValueError(
             f"{checkpoint.file} is a model for several tasks; {given}, one of {', '.join(tasks)}"
         )
-    on = {f"MODEL.MASK_FORMER.TEST.{name.upper()}_ON": name == task for name in NAMES[KEY]}
-    cfg = with_values(cfg, {KEY: (), **on}, "--task")
+    cfg = with_tasks(with_values(cfg, {KEY: ()}, "--task"), [task], "--task")
     weights = one_task_weights(translate(checkpoint.model)[1], task)
     return cfg, replace(checkpoint, model=weights, config=cfg.dump())
