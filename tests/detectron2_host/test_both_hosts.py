@@ -21,7 +21,10 @@ SWIN = {
 }
 
 
-@pytest.fixture(params=[{}, SWIN], ids=["ResNet", "Swin"])
+JOINT = {"SOLVER__TASKS": ["semantic", "instance", "panoptic"]}
+
+
+@pytest.fixture(params=[{}, SWIN, JOINT], ids=["ResNet", "Swin", "joint"])
 def models(request, our_cfg, host_cfg):
     """Build our model in the standalone host and in Detectron2, with the same weights."""
     torch.manual_seed(0)
@@ -46,7 +49,7 @@ def test_results_are_equal_bit_for_bit(models):
 
 
 def test_losses_and_gradients_are_equal_bit_for_bit(models):
-    samples = [random_sample(1, 3), random_sample(2, 0)]
+    samples = [{**random_sample(1, 3), "task": "semantic"}, {**random_sample(2, 0), "task": "instance"}]
     converted = [{**s, "instances": instances_to_detectron2(s["instances"])} for s in samples]
     losses = []
     for model, batch in zip(models, (samples, converted), strict=True):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from process_runs import slurm_variables
 from tiny_runs import CONFIG, tiny_options
 
@@ -15,11 +16,15 @@ def run(*flags):
     return running.main(parse_arguments(["--config-file", str(CONFIG), *flags]))
 
 
-def test_training_and_evaluation(tiny_shapes, tmp_path):
-    options = tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=2)
+@pytest.mark.parametrize("tasks", [[], ["semantic", "instance", "panoptic"]])
+def test_training_and_evaluation(tiny_shapes, tmp_path, tasks):
+    options = tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=2, SOLVER__TASKS=tasks)
     assert train_net(["--host", "detectron2", "--config-file", str(CONFIG), *options]) == 0
     curve = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert {"total_loss", "loss_mask_0", "panoptic_seg/PQ"} <= {key for line in curve for key in line}
+    trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    embeddings = [value for name, value in trained.items() if ".task_" in name]
+    assert [bool(value.any()) for value in embeddings] == [True, True] * bool(tasks)  # zero at the start
     flags = ["--eval-only", *options, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
     assert run(*flags) == 0
     with pytest.raises(SystemExit) as failure:
