@@ -192,6 +192,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.WARMUP_METHOD": "linear",
     "SOLVER.WARMUP_FACTOR": 0.001,
     "SOLVER.WARMUP_ITERS": 1000,
+    "SOLVER.VIT_WARMUP_ITERS": 0,  # a ViT stands still for WARMUP_ITERS, then warms up; 0: with the others
     "SOLVER.CHECKPOINT_PERIOD": 5000,
     "SOLVER.TASKS": (),  # each training image draws one of these: semantic, instance, panoptic
     "SOLVER.TASK_SHARES": (),  # how often each of them is drawn; empty: equally often

@@ -112,6 +112,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.GAMMA": _FACTOR,
     "SOLVER.TASK_SHARES": _FACTOR,
     "SOLVER.WARMUP_FACTOR": _FACTOR,
+    "SOLVER.VIT_WARMUP_ITERS": (0, math.inf),
     "SOLVER.EMA_DECAY": (0, 0.999999),
     "SOLVER.EARLY_STOPPING": (0, math.inf),
     "TEST.EVAL_PERIOD": (0, math.inf),

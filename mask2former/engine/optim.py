@@ -31,10 +31,11 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict[str, Any]]
     """Group the trainable parameters of `model` by (rate, decay): fused kernels need few groups.
 
     The backbone's rate is multiplied, and those of a vision transformer's layers also by their decay; norms,
-    embeddings and position tables have separate weight decays.
+    embeddings and position tables have separate weight decays. Groups that warm up after the others are
+    marked by "waits".
     """
-    layers = layer_multipliers(solver, model)
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    layers, waiting = layer_multipliers(solver, model), waiting_parameters(solver, model)
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for path, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -49,8 +50,35 @@ def _parameter_groups(solver: CfgNode, model: nn.Module) -> list[dict[str, Any]]
             decay = solver.WEIGHT_DECAY_EMBED
         multiplier = solver.BACKBONE_MULTIPLIER if "backbone" in owner_path.split(".") else 1.0
         rate = solver.BASE_LR * multiplier * layers.get(path, 1.0)
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": ps, "lr": rate, "weight_decay": decay} for (rate, decay), ps in groups.items()]
+        groups.setdefault((rate, decay, path in waiting), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay, "waits": waits}
+        for (rate, decay, waits), parameters in groups.items()
+    ]
+
+
+def vision_transformers(model: nn.Module, key: str) -> dict[str, VisionTransformer]:
+    """Return the plain vision transformers of a model by path.
+
+    Raises:
+        ValueError: there are none, with `key`, a key and its value that is for them alone.
+    """
+    found = {path: vit for path, vit in model.named_modules() if isinstance(vit, VisionTransformer)}
+    if not found:
+        raise ValueError(f"{key} is for plain vision transformers alone, and the model has none")
+    return found
+
+
+def waiting_parameters(solver: CfgNode, model: nn.Module) -> set[str]:
+    """Return the names of the parameters that warm up in SOLVER.VIT_WARMUP_ITERS steps, after the others.
+
+    Raises:
+        ValueError: the key is set, and the model has no vision transformer.
+    """
+    if not solver.VIT_WARMUP_ITERS:
+        return set()
+    vits = vision_transformers(model, f"SOLVER.VIT_WARMUP_ITERS {solver.VIT_WARMUP_ITERS}")
+    return {f"{path}.{name}" for path, vit in vits.items() for name, _ in vit.named_parameters()}
 
 
 def layer_multipliers(solver: CfgNode, model: nn.Module) -> dict[str, float]:
@@ -66,15 +94,11 @@ def layer_multipliers(solver: CfgNode, model: nn.Module) -> dict[str, float]:
         return {}
     if rule not in LAYER_DECAY_RULES:
         raise ValueError(f"SOLVER.LAYER_DECAY_RULE is '{rule}'; known are: {', '.join(LAYER_DECAY_RULES)}")
-    multipliers = {
+    return {
         f"{path}.{name}": decay ** _layer_power(name, len(vit.blocks), *LAYER_DECAY_RULES[rule])
-        for path, vit in model.named_modules()
-        if isinstance(vit, VisionTransformer)
+        for path, vit in vision_transformers(model, f"SOLVER.LAYER_DECAY {decay}").items()
         for name, _ in vit.named_parameters()
     }
-    if not multipliers:
-        raise ValueError(f"SOLVER.LAYER_DECAY is {decay}; only a plain vision transformer has such layers")
-    return multipliers
 
 
 def _layer_power(name: str, depth: int, of_last: int, below_first: int) -> int:
@@ -108,10 +132,14 @@ def multi_step(solver: CfgNode) -> Factor:
     return lambda step: solver.GAMMA ** sum(step >= milestone for milestone in solver.STEPS)
 
 
-def polynomial(solver: CfgNode) -> Factor:
-    """Decay as (1 - step/MAX_ITER)^POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING."""
+def polynomial(solver: CfgNode, start: int = 0) -> Factor:
+    """Decay as (1 - t)^POLY_LR_POWER, but not below POLY_LR_CONSTANT_ENDING.
+
+    Here t goes from 0 at step `start` to 1 at MAX_ITER.
+    """
     power, end = solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING
-    return lambda step: max(max(0.0, 1 - step / solver.MAX_ITER) ** power, end)
+    steps = max(1, solver.MAX_ITER - start)
+    return lambda step: max(max(0.0, 1 - max(0, step - start) / steps) ** power, end)
 
 
 def cosine(solver: CfgNode) -> Factor:
@@ -119,24 +147,42 @@ def cosine(solver: CfgNode) -> Factor:
     return lambda step: (1 + math.cos(math.pi * min(1.0, step / solver.MAX_ITER))) / 2
 
 
-SCHEDULES: dict[str, Callable[[CfgNode], Factor]] = {
-    "WarmupMultiStepLR": multi_step,
-    "WarmupPolyLR": polynomial,
-    "WarmupCosineLR": cosine,
+# SOLVER.LR_SCHEDULER_NAME -> decay by the config and the step at which the warm-up ends
+SCHEDULES: dict[str, Callable[[CfgNode, int], Factor]] = {
+    "WarmupMultiStepLR": lambda solver, _: multi_step(solver),
+    "WarmupPolyLR": lambda solver, _: polynomial(solver),
+    "WarmupThenPolyLR": polynomial,
+    "WarmupCosineLR": lambda solver, _: cosine(solver),
 }
 
 
-def warmup(solver: CfgNode) -> Factor:
-    """Rise from WARMUP_FACTOR to 1 in WARMUP_ITERS steps: linearly, or in one jump at the end ("constant").
+def warmup(solver: CfgNode, start: int, steps: int) -> Factor:
+    """Rise from WARMUP_FACTOR to 1 in `steps` steps: linearly, or in one jump at the end ("constant").
+
+    Before step `start`, the factor is 0.
 
     Raises:
         ValueError: WARMUP_METHOD is unknown.
     """
     if solver.WARMUP_METHOD not in ("linear", "constant"):
         raise ValueError(f"SOLVER.WARMUP_METHOD is '{solver.WARMUP_METHOD}'; known are: linear, constant")
-    first, steps = solver.WARMUP_FACTOR, solver.WARMUP_ITERS
+    first = solver.WARMUP_FACTOR
     slope = 1 - first if solver.WARMUP_METHOD == "linear" else 0.0
-    return lambda step: 1.0 if step >= steps else first + slope * step / steps
+
+    def factor(step: int) -> float:
+        if step < start:
+            return 0.0
+        return 1.0 if step >= start + steps else first + slope * (step - start) / steps
+
+    return factor
+
+
+def _schedule(solver: CfgNode, waits: bool) -> Factor:
+    """Return decay times warm-up; a group that waits begins its own after that of the others."""
+    start, steps = (0, solver.WARMUP_ITERS) if not waits else (solver.WARMUP_ITERS, solver.VIT_WARMUP_ITERS)
+    decay = SCHEDULES[solver.LR_SCHEDULER_NAME](solver, start + steps)
+    rise = warmup(solver, start, steps)
+    return lambda step: decay(step) * rise(step)
 
 
 def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
@@ -150,8 +196,8 @@ def build_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LambdaLR:
         raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is '{name}'; known are: {', '.join(sorted(SCHEDULES))}")
     # A step skipped for a non-finite gradient advances the schedule but not the optimizer; torch would warn.
     warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
-    decay, rise = SCHEDULES[name](cfg.SOLVER), warmup(cfg.SOLVER)
-    return LambdaLR(optimizer, lambda step: decay(step) * rise(step))
+    factors = {waits: _schedule(cfg.SOLVER, waits) for waits in (False, True)}
+    return LambdaLR(optimizer, [factors[group.get("waits", False)] for group in optimizer.param_groups])
 
 
 def build_clipper(cfg: CfgNode) -> Clipper:

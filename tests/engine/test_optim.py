@@ -78,6 +78,11 @@ def vit_model():
     return model
 
 
+def rates_by_name(model, optimizer):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+
 @pytest.mark.parametrize(
     ("rule", "powers"),  # of the decay: embeddings, three blocks
     [("beit", (4, 3, 2, 1)), ("eomt", (2, 2, 1, 0))],
@@ -85,9 +90,7 @@ def vit_model():
 def test_rates_fall_from_the_last_block_of_a_vision_transformer_to_its_embeddings(rule, powers):
     model, embeddings = vit_model(), ("cls_token", "reg_token", "pos_embed", "patch_embed.proj.weight")
     keys = ("SOLVER.LAYER_DECAY", 0.8, "SOLVER.LAYER_DECAY_RULE", rule, "SOLVER.BACKBONE_MULTIPLIER", 0.5)
-    groups = build_optimizer(config(*keys), model).param_groups
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
+    rates = rates_by_name(model, build_optimizer(config(*keys), model))
     expected = {f"backbone.vit.{name}": powers[0] for name in embeddings}
     expected |= {f"backbone.vit.blocks.{i}.attn.qkv.weight": powers[i + 1] for i in range(3)}
     expected |= {f"backbone.vit.blocks.{i}.ls2.gamma": powers[i + 1] for i in range(3)}
@@ -107,11 +110,15 @@ def test_tokens_and_positions_have_the_decay_of_embeddings_and_factors_that_of_n
     assert decays["backbone.vit.blocks.0.attn.qkv.weight"] == 0.05
 
 
-def test_layer_decay_needs_a_rule_and_a_vision_transformer():
+def test_layer_decay_needs_a_rule():
     with pytest.raises(ValueError, match="LAYER_DECAY_RULE is 'swin'; known are: beit, eomt"):
         build_optimizer(config("SOLVER.LAYER_DECAY", 0.8, "SOLVER.LAYER_DECAY_RULE", "swin"), vit_model())
-    with pytest.raises(ValueError, match=r"LAYER_DECAY is 0\.8; only a plain vision transformer has"):
-        build_optimizer(config("SOLVER.LAYER_DECAY", 0.8), everything())
+
+
+@pytest.mark.parametrize(("key", "value"), [("LAYER_DECAY", 0.8), ("VIT_WARMUP_ITERS", 3)])
+def test_keys_of_vision_transformers_need_one(key, value):
+    with pytest.raises(ValueError, match=rf"SOLVER\.{key} {value} is for plain vision transformers alone"):
+        build_optimizer(config(f"SOLVER.{key}", value), everything())
 
 
 def test_published_recipe_merges_norms_and_embeddings_into_one_group():
@@ -170,11 +177,61 @@ def test_warm_up(method, factors):
     assert rates(cfg, 6) == pytest.approx([1e-4 * f for f in [*factors, 1, 1]])
 
 
+# Factors of a straight decay over 10 steps: 2 of warm-up, and 3 more in which the vision transformer's rises
+REST = [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+WAITING = [0, 0, 0, 1 / 3, 2 / 3, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5]
+LATE = {"MAX_ITER": 10, "WARMUP_ITERS": 2, "WARMUP_FACTOR": 0.0, "VIT_WARMUP_ITERS": 3, "POLY_LR_POWER": 1.0}
+LATE |= {"LR_SCHEDULER_NAME": "WarmupThenPolyLR", "BACKBONE_MULTIPLIER": 1.0}
+
+
+def late_config(**changes):
+    return config(*(item for key, value in {**LATE, **changes}.items() for item in (f"SOLVER.{key}", value)))
+
+
+def test_a_vision_transformer_warms_up_after_the_rest_and_both_decay_from_their_own_end():
+    model, cfg = vit_model(), late_config()
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_scheduler(cfg, optimizer)
+    assert len(rates_by_name(model, optimizer)) == len(list(model.parameters()))
+    for rest, waiting in zip(REST, WAITING, strict=True):
+        for name, rate in rates_by_name(model, optimizer).items():
+            expected = waiting if name.startswith("backbone.vit.") else rest
+            assert rate == pytest.approx(1e-4 * expected), name
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_waiting_vision_transformer_is_not_changed_by_weight_decay_either():
+    model, cfg = vit_model(), late_config(BASE_LR=0.1)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_scheduler(cfg, optimizer)
+    for step in range(4):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        scheduler.step()
+        changed = {name for name, parameter in model.named_parameters() if not parameter.equal(before[name])}
+        if step == 2:
+            assert changed == {name for name in before if not name.startswith("backbone.vit.")}
+    assert changed == set(before)
+
+
+def test_other_schedules_take_the_late_warm_up_too_and_keep_their_milestones():
+    model, cfg = vit_model(), late_config(LR_SCHEDULER_NAME="WarmupMultiStepLR", STEPS=(4, 7))
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_scheduler(cfg, optimizer)
+    for waiting in [0, 0, 0, 1 / 3, 2 / 30, 0.1, 0.1, 0.01]:
+        assert rates_by_name(model, optimizer)["backbone.vit.cls_token"] == pytest.approx(1e-4 * waiting)
+        optimizer.step()
+        scheduler.step()
+
+
 @pytest.mark.parametrize(
     ("key", "known"),
     [
         ("OPTIMIZER", "ADAMW, SGD"),
-        ("LR_SCHEDULER_NAME", "WarmupCosineLR, WarmupMultiStepLR, WarmupPolyLR"),
+        ("LR_SCHEDULER_NAME", "WarmupCosineLR, WarmupMultiStepLR, WarmupPolyLR, WarmupThenPolyLR"),
         ("WARMUP_METHOD", "linear, constant"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from small_vits import small_vit
 from tiny_clips import drawn_clip
 from tiny_runs import random_sample
 from torch import nn
@@ -202,6 +203,24 @@ def test_a_resumed_trainer_has_the_learning_rates_of_its_config():
     assert group["lr"] == pytest.approx(0.05)  # step 2 is beyond the milestone
     assert group["weight_decay"] == 0.25
     assert second.optimizer.state_dict()["state"][0]["step"] == 2
+
+
+def test_a_resumed_trainer_has_the_rates_of_both_warm_ups():
+    opts = ["SOLVER.WARMUP_ITERS", 2, "SOLVER.VIT_WARMUP_ITERS", 4, "SOLVER.WARMUP_FACTOR", 0.0]
+    opts += ["SOLVER.LR_SCHEDULER_NAME", "WarmupThenPolyLR", "SOLVER.POLY_LR_POWER", 1.0]
+
+    def trainer():
+        model = Squares()
+        model.vit = small_vit(patch_size=16)
+        return make_trainer(model, max_iter=10, opts=[*opts, "SOLVER.BASE_LR", 1.0])
+
+    first, second = trainer(), trainer()
+    first.max_iter = 5
+    first.train([[sample("a")]] * 5)
+    second.load_state_dict(first.state_dict())
+    rates = {group["waits"]: group["lr"] for group in second.optimizer.param_groups}
+    assert rates == {False: pytest.approx(5 / 8), True: pytest.approx(3 / 4)}
+    assert second.learning_rate == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def overfit_choices(cfg: CfgNode, images: int, processes: int) -> dict[str, Any]
         choices[EPOCHS] = 0.0
         choices |= {} if cfg.is_typed(MAX_ITER) else scaled_steps(cfg.SOLVER, MAX_STEPS)
     steps = choices.get(MAX_ITER, cfg.SOLVER.MAX_ITER)
-    choices["SOLVER.WARMUP_ITERS"] = min(cfg.SOLVER.WARMUP_ITERS, steps // 10)
+    for key in ("WARMUP_ITERS", "VIT_WARMUP_ITERS"):
+        choices[f"SOLVER.{key}"] = min(cfg.SOLVER[key], steps // 10)
     return choices
 
 

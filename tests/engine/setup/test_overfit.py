@@ -122,12 +122,14 @@ def test_an_image_has_ground_truth_unless_its_record_shows_that_it_has_none(reco
 
 def test_the_schedule_is_short_and_typed_keys_stay(tiny_shapes, tmp_path):
     changes = {"SOLVER__MAX_ITER": 1000, "SOLVER__STEPS": (900,), "SOLVER__WARMUP_ITERS": 100}
+    changes["SOLVER__VIT_WARMUP_ITERS"] = 200
     changes |= {"SOLVER__EPOCHS": 50, "SOLVER__IMS_PER_BATCH": 16, "OUTPUT_DIR": tmp_path}
     for accumulation, expected in ((8, 4), ("auto", 2)):
         cfg = resolve_config(tiny_file(**changes, SOLVER__ACCUMULATION_STEPS=accumulation), overfit=4)
         solver = cfg.SOLVER
         assert (solver.MAX_ITER, solver.STEPS) == (MAX_STEPS, (MAX_STEPS * 9 // 10,))
         assert (solver.EPOCHS, solver.WARMUP_ITERS) == (0, MAX_STEPS // 10)
+        assert solver.VIT_WARMUP_ITERS == MAX_STEPS // 10
         assert (4, expected) == (solver.IMS_PER_BATCH, solver.ACCUMULATION_STEPS)
     assert cfg.source("SOLVER.MAX_ITER") == cfg.source("DATASETS.TEST") == "--overfit 4"
     typed = ["SOLVER.MAX_ITER", 7, "SOLVER.IMS_PER_BATCH", 3, "INPUT.RANDOM_FLIP", "horizontal"]
