@@ -204,6 +204,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 2.0,
     "SOLVER.AMP.ENABLED": False,
     "SOLVER.AMP.DTYPE": "auto",
+    "SOLVER.AMP.PIXEL_DECODER": False,  # also its matrix products, which published models keep in float32
     "TEST.EVAL_PERIOD": 0,
     "TEST.BEST_METRIC": "",  # as "panoptic_seg/PQ": model_best.pth is the model with its highest value
     "TEST.EXPECTED_RESULTS": [],

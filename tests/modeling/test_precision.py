@@ -49,18 +49,33 @@ def test_bfloat16_results_are_close_to_float32(model):
     assert half.dtype == torch.bfloat16 and 1e-4 < error < 0.03
 
 
-def test_sampling_locations_stay_in_float32(model, monkeypatch):
+@pytest.fixture
+def sampled_types(monkeypatch):
+    """Return the types of values, centers, offsets and logits in each call of the sampling so far."""
     seen = []
     compute = attention.ms_deform_attn_from_offsets
 
     def record(value, shapes, centers, offsets, logits):
-        seen.append((value.dtype, centers.dtype, offsets.dtype))
+        seen.append((value.dtype, centers.dtype, offsets.dtype, logits.dtype))
         return compute(value, shapes, centers, offsets, logits)
 
     monkeypatch.setattr(attention, "ms_deform_attn_from_offsets", record)
+    return seen
+
+
+def test_sampling_locations_stay_in_float32(model, sampled_types):
     set_precision(model, "bf16")
     mask_features(model)
-    assert set(seen) == {(torch.bfloat16, torch.float32, torch.float32)}
+    assert set(sampled_types) == {(torch.bfloat16, torch.float32, torch.float32, torch.bfloat16)}
+
+
+def test_sampling_with_gradients_stays_in_float32(model, sampled_types):
+    pixel_decoder = model.sem_seg_head.pixel_decoder
+    pixel_decoder.autocast_in_training = True
+    with torch.autocast("cpu", torch.bfloat16):
+        features, _ = pixel_decoder(model.backbone(model._images(inputs())))
+    assert features.dtype == torch.bfloat16
+    assert set(sampled_types) == {(torch.float32,) * 4}
 
 
 def test_results_have_the_same_types(model):

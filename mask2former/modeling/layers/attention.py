@@ -91,12 +91,15 @@ class MSDeformAttn(nn.Module):
         # In half precision, locations on a large map would be off by a fraction of a cell.
         with torch.autocast(query.device.type, enabled=False):
             offsets = self.sampling_offsets(query.float())
+        logits = self.attention_weights(query)
+        if torch.is_grad_enabled():  # a half-precision gradient of the sampling is off by tenths of its norm
+            values, logits = values.float(), logits.float()
         attended = ms_deform_attn_from_offsets(
             values,
             shapes,
             centers[None, :, None],
             offsets.unflatten(-1, (*samples, 2)),
-            self.attention_weights(query).unflatten(-1, samples),
+            logits.unflatten(-1, samples),
         )
         return self.output_proj(attended)
 

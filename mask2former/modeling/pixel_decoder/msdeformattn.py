@@ -1,8 +1,8 @@
 """Pixel decoder: deformable attention over the coarse maps, then one step of a feature pyramid to stride 4.
 
 Section 3.2.1 of the paper. With gradients it runs in float32 even under autocast, as the published models
-were trained: half-precision gradients of the bilinear sampling are off by tenths of their norm. Without
-gradients it follows autocast, except for the sampling locations.
+were trained, unless SOLVER.AMP.PIXEL_DECODER is set. Without gradients it follows autocast, except for the
+sampling locations.
 
 Shapes: `B` images, `C` channels, `L` levels, `S` cells of the L maps together, `h, w` the sides of a
 map, `H, W` the sides of the padded image.
@@ -118,6 +118,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         input_shape: the backbone's maps by name: `transformer_in_features`, in any order, and one finer map.
         conv_dim: the width of the encoder and of the pyramid.
         norm: of the two convolutions at the finest stride; "" gives them a bias instead.
+        autocast_in_training: also follow autocast with gradients, except for the sampling.
 
     Raises:
         ValueError: unknown features, not exactly one finer map, or a width that groups or heads do not
@@ -137,8 +138,10 @@ class MSDeformAttnPixelDecoder(nn.Module):
         dim_feedforward: int,
         dropout: float,
         activation_checkpointing: bool,
+        autocast_in_training: bool = False,
     ) -> None:
         super().__init__()
+        self.autocast_in_training = autocast_in_training
         self.fine_feature, self.coarse_features = _split_features(input_shape, transformer_in_features)
         coarse_shapes = [input_shape[name] for name in self.coarse_features]
         self.memory_shape = [ShapeSpec(conv_dim, shape.stride) for shape in coarse_shapes]
@@ -166,7 +169,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Return mask features (B, mask_dim, H/4, W/4) and memory: L maps (B, C, h, w), coarsest first."""
         device = features[self.fine_feature].device.type
-        half = torch.is_autocast_enabled(device) and not torch.is_grad_enabled()
+        follows = self.autocast_in_training or not torch.is_grad_enabled()
+        half = torch.is_autocast_enabled(device) and follows
         if not half:
             features = {name: x.float() for name, x in features.items()}
         with torch.autocast(device, enabled=half):
@@ -221,4 +225,5 @@ def build_msdeformattn_pixel_decoder(cfg: Any, input_shape: dict[str, ShapeSpec]
         dim_feedforward=head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
         dropout=decoder.DROPOUT,
         activation_checkpointing=cfg.MODEL.ACTIVATION_CHECKPOINTING,
+        autocast_in_training=cfg.SOLVER.AMP.PIXEL_DECODER,
     )

@@ -131,6 +131,30 @@ def test_float32_under_autocast():
     assert {half.dtype, *(x.dtype for x in memory)} == {torch.float32}
 
 
+def gradients(decoder, dtype):
+    features = {name: x.requires_grad_() for name, x in draw_features().items()}
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        result, memory = decoder(features)
+    generator = torch.Generator().manual_seed(2)
+    outputs = [x.float() for x in (result, *memory)]
+    torch.stack([(x * torch.rand(x.shape, generator=generator)).sum() for x in outputs]).sum().backward()
+    named = {**dict(decoder.named_parameters()), **features}
+    found = {name: x.grad.clone() for name, x in named.items()}
+    decoder.zero_grad()
+    return result, found
+
+
+def test_products_alone_follow_autocast_in_training_if_asked_to():
+    decoder = randomize(build(autocast_in_training=True))
+    expected, exact = gradients(decoder, torch.float32)
+    result, half = gradients(decoder, torch.bfloat16)
+    assert result.dtype == torch.bfloat16
+    assert 1e-4 < (result.float() - expected).norm() / expected.norm() < 0.02
+    norms = {name: grad.norm() for name, grad in exact.items() if grad.norm() > 1e-3}
+    errors = {name: ((half[name] - exact[name]).norm() / norm).item() for name, norm in norms.items()}
+    assert max(errors.values()) < 0.1, errors
+
+
 def test_dropout_in_training_alone():
     decoder, features = build(dropout=0.5), draw_features()
     assert not torch.allclose(decoder(features)[0], decoder(features)[0])
