@@ -3,7 +3,7 @@
 
 import sys
 
-from mask2former.tools.train import main
+from mask2former.tools.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -33,7 +33,7 @@ from mask2former.config import load_config
 from mask2former.data.datasets.shapes import write_shapes
 from mask2former.data.loader import build_train_loader
 from mask2former.engine.build import build_model
-from mask2former.engine.launch.launcher import add_arguments as add_launch_arguments
+from mask2former.engine.launch.flags import add_arguments as add_launch_arguments
 from mask2former.engine.launch.launcher import launch
 from mask2former.engine.setup.device import usable_cores
 from mask2former.engine.train import build_trainer

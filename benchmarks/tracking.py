@@ -27,11 +27,12 @@ from mask2former.engine.setup.trained_model import stored_config
 from mask2former.evaluation.common.json_files import load_json
 from mask2former.evaluation.video.ap import track_average_precision
 from mask2former.modeling.predictions import ImagePrediction
+from mask2former.options import MAX_ABSENT
 from mask2former.predictor import Predictor
 from mask2former.result import Result
 from mask2former.tracking.formats import TracksFile
 from mask2former.tracking.results import track_result
-from mask2former.tracking.tracker import MAX_ABSENT, Tracker
+from mask2former.tracking.tracker import Tracker
 from mask2former.utils.image_io import read_image
 from mask2former.weights.load import read_checkpoint
 

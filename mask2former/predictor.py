@@ -30,20 +30,18 @@ from mask2former.engine.setup.trained_model import (
 from mask2former.engine.tta import AugmentedModel
 from mask2former.evaluation.common.rle import distinct_masks
 from mask2former.export.exported_model import exported_model, read_trained
+from mask2former.options import DUPLICATE_IOU, MAX_ABSENT, SCORE_THRESHOLD
 from mask2former.result import Panoptic, Result, Thresholds
 from mask2former.structures import Instances
 from mask2former.tiling.model import TiledModel, with_tiles
 from mask2former.tracking.results import track_result
-from mask2former.tracking.tracker import MAX_ABSENT, Tracker
+from mask2former.tracking.tracker import Tracker
 from mask2former.utils.image_io import Array, ImageSource, read_image
 from mask2former.weights.contents import is_exported
 from mask2former.weights.load import Checkpoint
 from mask2former.weights.model_zoo import published_name
 
 Sources = list[Any] | tuple[Any, ...]  # of ImageSource
-
-SCORE_THRESHOLD = 0.5
-DUPLICATE_IOU = 0.5
 
 
 class Predictor:

@@ -24,6 +24,7 @@ from mask2former.drawing.legend import Entry, draw_legend, legend_entries
 from mask2former.drawing.overlay import draw_regions
 from mask2former.drawing.regions import Region, result_regions
 from mask2former.evaluation.common.rle import encode_masks
+from mask2former.options import COUNTED
 from mask2former.structures import Instances, equal
 from mask2former.utils.image_io import write_image
 from mask2former.utils.label_maps import Array, write_label_map, write_segment_ids
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 # Task -> field of `Result`
 FIELDS = {"panoptic": "panoptic", "instance": "instances", "semantic": "semantic"}
-COUNTED = {"panoptic": "segments", "instance": "instances", "semantic": "classes"}
 # Other names of tasks: of the field here, and of the result in Detectron2
 TASK_OF = {"instances": "instance", "panoptic_seg": "panoptic", "sem_seg": "semantic"}
 

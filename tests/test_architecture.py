@@ -18,14 +18,15 @@ MODULES = {
 # What a folder or top-level file may import of the project, besides itself
 LAYERS: dict[str, set[str]] = {
     "version": set(),
+    "options": set(),
     "structures": set(),
     "config": set(),
     "ops": {"structures"},
     "utils": {"structures", "version"},
     "drawing": {"structures", "utils"},
-    "modeling": {"structures", "ops", "utils"},
+    "modeling": {"structures", "options", "ops", "utils"},
     "data": {"structures", "config", "utils", "drawing"},
-    "evaluation": {"structures", "config", "utils"},
+    "evaluation": {"structures", "options", "config", "utils"},
     "weights": {"structures", "config", "utils"},
 }
 LAYERS["tiling"] = {"structures", "config", "utils", "modeling", "data"}

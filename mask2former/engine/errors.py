@@ -1,4 +1,6 @@
-"""Errors that end a training run."""
+"""Errors and the exit code that end a training run."""
+
+PREEMPTED = 75  # exit code "temporary failure, try again" (EX_TEMPFAIL of sysexits.h)
 
 
 class TrainingError(RuntimeError):

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mask2former.data.mapper import TestMapper, build_test_mapper
-from mask2former.export.formats import FORMATS, convert_to_openvino
+from mask2former.export.formats import CALIBRATION_IMAGES, FORMATS
 from mask2former.export.runtimes import INPUT, OUTPUTS, Exported, open_exported, package, read_metadata
 from mask2former.export.write import export_model
+from mask2former.export.writers import convert_to_openvino
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.utils.atomic_files import UNFINISHED, atomic_path
 from mask2former.utils.image_io import EXTENSIONS, read_image
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = ("backbone", "sem_seg_head.pixel_decoder")
 IN_FLOAT = ("sampling_offsets", "attention_weights")  # a cell and more of error moves the sampled points
-CALIBRATION_IMAGES, COMPARED_IMAGES = 64, 8
+COMPARED_IMAGES = 8
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 # Without this mark, quantize_static logs through Python's root logger that it would like one.
 PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}

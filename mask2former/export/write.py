@@ -16,10 +16,11 @@ from mask2former.config import with_values
 from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_metadata, with_dataset_facts
 from mask2former.engine.setup.trained_model import trained_model
 from mask2former.export.check import Difference, measure, require_small
-from mask2former.export.formats import FORMATS, require_packages
+from mask2former.export.formats import FORMATS
 from mask2former.export.graph import Graph, HalfGraph
 from mask2former.export.metadata import build_metadata
 from mask2former.export.runtimes import open_exported
+from mask2former.export.writers import WRITERS, require_packages
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.utils.atomic_files import UNFINISHED, write_errors_named
 from mask2former.utils.messages import InputError
@@ -66,7 +67,7 @@ def export_model(
     with _finished(path, FORMATS[kind].suffixes) as unfinished:
         with _without_noise():
             written = HalfGraph(graph) if half else graph
-            FORMATS[kind].write(written, graph.divisor, unfinished, text)
+            WRITERS[kind](written, graph.divisor, unfinished, text)
         logger.info("%s: written in %.0f s", path, time.monotonic() - start)
         differences = measure(graph, open_exported(unfinished, exact=True)) if check else []
         require_small(differences, path.name)

@@ -10,6 +10,7 @@ from torch import nn
 
 from mask2former.modeling.layers.attention import MSDeformAttn, MultiHeadAttention
 from mask2former.modeling.mask_former import MaskFormer
+from mask2former.options import PREDICTION_PRECISIONS
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -19,7 +20,6 @@ PRECISIONS = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
-PREDICTION_PRECISIONS = ("fp32", "bf16")
 
 
 def set_precision(model: MaskFormer, name: str) -> None:

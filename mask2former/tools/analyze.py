@@ -25,7 +25,7 @@ from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
 from mask2former.modeling.mask_former import MaskFormer
-from mask2former.tools.flags import whole_number
+from mask2former.tools.arguments.analyze import parse_arguments
 from mask2former.tools.flops import (
     GIGA,
     KINDS,
@@ -42,7 +42,7 @@ from mask2former.tools.paper.costs import read_costs, recount
 from mask2former.tools.paper.tables import counted_configs, markdown, page, read_tables
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.messages import plural
-from mask2former.utils.output import Parser, print_error
+from mask2former.utils.output import print_error
 from mask2former.weights import model_zoo
 
 PADDING = "normalize and pad"
@@ -54,45 +54,6 @@ PUBLISHED_COLUMNS = [
     "GFLOPs with full-size masks",
     "GFLOPs here",
 ]
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the flags: one config with its keys, all published configs, or the papers' tables."""
-    parser = Parser(
-        prog="mask2former analyze",
-        description="Report parameters, multiply-adds, activations and times of the parts of a model.",
-        epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml --runs 0",
-    )
-    flag = parser.add_argument
-    flag("--config-file", metavar="FILE", help="a YAML file, or the name of one of the project's")
-    flag("--published", action="store_true", help="print the tables of all published configs, untimed")
-    flag("--tables", action="store_true", help="print the papers' tables, with the costs and configs here")
-    flag(
-        "--recount",
-        nargs="?",
-        const="",
-        metavar="TEXT",
-        help="first count all configs of both tables anew, or those with TEXT in their name; takes minutes",
-    )
-    flag(
-        "--size",
-        nargs=2,
-        type=whole_number(1),
-        metavar=("H", "W"),
-        help="of the image, in pixels; default: the most common of the dataset, resized as for evaluation",
-    )
-    flag(
-        "--runs", type=whole_number(0), default=5, metavar="N", help="timed runs, after one untimed; 0: none"
-    )
-    flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    args = parser.parse_intermixed_args(argv)
-    if [args.published, args.tables, bool(args.config_file)].count(True) != 1:
-        parser.error("give either --config-file or --published or --tables")
-    if not args.config_file and (args.size or args.opts):
-        parser.error("--size and keys need --config-file: the tables show the configs as they are")
-    if args.config_file and args.recount is not None:
-        parser.error("--recount needs --published or --tables")
-    return args
 
 
 def time_parts(model: MaskFormer, size: Size, runs: int) -> dict[str, float]:
@@ -223,7 +184,11 @@ def report(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if done, 1 if the config is wrong or cannot run, 2 for wrong flags."""
-    args = parse_arguments(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report that the flags ask for; return 0, or 1 if the config is wrong or cannot run."""
     try:
         print(report(args))
     except (ValueError, OSError, RuntimeError) as error:

@@ -1,4 +1,7 @@
-"""The command `mask2former`: run one of its subcommands, each of which is a module of `mask2former.tools`."""
+"""The command `mask2former`: run one of its subcommands.
+
+Each is a module of `mask2former.tools`, and its flags are one of `mask2former.tools.arguments`.
+"""
 
 import difflib
 import sys
@@ -54,8 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(command: str, arguments: Sequence[str]) -> int:
-    code: int = import_module(f"mask2former.tools.{command.replace('-', '_')}").main(arguments)
+def _run(command: str, argv: Sequence[str]) -> int:
+    """Parse the flags, then import what the command works with: help and wrong flags need no torch."""
+    name = command.replace("-", "_")
+    args = import_module(f"mask2former.tools.arguments.{name}").parse_arguments(argv)
+    code: int = import_module(f"mask2former.tools.{name}").run(args)
     return code
 
 

@@ -10,20 +10,8 @@ from tabulate import tabulate
 from mask2former.config import CfgNode, get_cfg, load_config
 from mask2former.config.node import CONFIG_ROOTS
 from mask2former.config.yaml_files import flatten
-from mask2former.utils.output import Parser, print_error, tolerant_output
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the config file, its overrides and `--all`."""
-    parser = Parser(
-        prog="mask2former config",
-        description="Print every key that differs from its default, with its value and the file that set it.",
-        epilog="Example: coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1",
-    )
-    parser.add_argument("--all", action="store_true", help="print all keys, also those at their default")
-    parser.add_argument("file", metavar="FILE", help="a YAML file, or the name of one of the project's")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_intermixed_args(argv)
+from mask2former.tools.arguments.config import parse_arguments
+from mask2former.utils.output import print_error, tolerant_output
 
 
 def config_table(cfg: CfgNode, *, all_keys: bool = False) -> str:
@@ -48,7 +36,11 @@ def shortened(source: str) -> str:
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Return exit code 0: printed; 1: the config is wrong; 2: wrong flags."""
-    args = parse_arguments(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the config that the flags name; return 0, or 1 if it is wrong."""
     try:
         print(config_table(load_config(args.file, args.opts), all_keys=args.all))
     except (ValueError, OSError) as error:

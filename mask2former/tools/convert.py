@@ -20,9 +20,9 @@ from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.dataset_facts import checkpoint_metadata, dataset_metadata, with_dataset_facts
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.modeling.backbone.swin import relative_position_index
-from mask2former.modeling.postprocessing.inference import TASKS
+from mask2former.tools.arguments.convert import SUFFIX, parse_arguments
 from mask2former.utils.atomic_files import atomic_write
-from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.weights.contents import Checkpoint, WeightsError
 from mask2former.weights.hub.config import EXTRA, extra, hub_config, model_type
 from mask2former.weights.hub.fields import MODELS
@@ -33,27 +33,6 @@ from mask2former.weights.hub.translate import COMPUTED, COUNTER, hub_names, to_h
 from mask2former.weights.one_task import require_one_task
 from mask2former.weights.read import find_file, read_checkpoint
 from mask2former.weights.rename import translate
-
-SUFFIX = ".pth"
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the flags."""
-    parser = Parser(
-        prog="mask2former convert",
-        description="Convert a folder in the form of transformers to a checkpoint, or a checkpoint to such a "
-        "folder (docs/hub.md). Weights stay as they are, bit for bit.",
-        epilog="Examples: mask2former-swin-tiny-coco-panoptic model.pth; output/model_final.pth my_folder.",
-    )
-    flag = parser.add_argument
-    flag("source", metavar="SOURCE", help="a folder, or a checkpoint (path or URL)")
-    target = f"a checkpoint to write, NAME{SUFFIX} (of a folder, or with --task), or a folder"
-    flag("target", metavar="TARGET", help=target)
-    flag("--config-file", metavar="FILE", help="config of a checkpoint that holds none, as published ones")
-    flag("--task", choices=TASKS, help="of a model for several tasks (SOLVER.TASKS): the one to take out")
-    flag("--overwrite", action="store_true", help="replace TARGET if it exists")
-    flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_intermixed_args(argv)
 
 
 def check_target(source: Path, target: Path, overwrite: bool, task: str | None = None) -> None:
@@ -173,7 +152,11 @@ def write_hub(target: Path, checkpoint: Checkpoint, cfg: CfgNode, tensors: Mappi
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if TARGET was written, else 1."""
-    args = parse_arguments(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert SOURCE; return 0 if TARGET was written, else 1."""
     setup_logger()
     target = Path(args.target).expanduser()
     try:

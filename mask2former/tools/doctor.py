@@ -3,6 +3,7 @@
 It works in a broken installation, even without torch: a check that fails is a line of the report.
 """
 
+import argparse
 import os
 import platform
 import re
@@ -12,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mask2former.tools.arguments.doctor import parse_arguments
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.messages import plural
-from mask2former.utils.output import Parser
 from mask2former.version import __version__, commit
 
 Facts = Iterator[tuple[str, str]]  # (name, value) pairs
@@ -30,10 +31,11 @@ CUDA_PARTS = "get NVRTC (pip install nvidia-cuda-nvrtc), or nvcc and install aga
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    Parser(
-        prog="mask2former doctor",
-        description="Report what is installed on this machine, to paste into an issue.",
-    ).parse_args(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; there are no flags."""
     print(report())
     return 0
 

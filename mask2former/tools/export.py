@@ -16,58 +16,18 @@ from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
 from mask2former.export.check import report
-from mask2former.export.formats import FORMATS, require_packages
-from mask2former.export.int8 import CALIBRATION_IMAGES, calibration_images, export_int8
+from mask2former.export.formats import FORMATS
+from mask2former.export.int8 import calibration_images, export_int8
 from mask2former.export.int8 import report as int8_report
 from mask2former.export.write import export_model, model_and_metadata
-from mask2former.modeling.postprocessing.inference import TASKS
+from mask2former.export.writers import require_packages
+from mask2former.tools.arguments.export import parse_arguments
 from mask2former.utils.memory import is_out_of_memory
-from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.weights.one_task import require_one_task
 from mask2former.weights.read import Checkpoint, read_checkpoint
 
 FOLDER_NAME = "model"  # of the file of a folder of transformers
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the flags."""
-    parser = Parser(
-        prog="mask2former export",
-        description="Write a trained model as a file that takes batches of any size (docs/export.md). "
-        "A .pt2 of torch runs the operator of this project, and needs it installed; the others do not.",
-        epilog="Examples: output/model_final.pth --format onnx; --model coco-panoptic-r50 --format openvino.",
-    )
-    flag = parser.add_argument
-    flag("checkpoint", nargs="?", metavar="CHECKPOINT", help="path or URL, or a folder of transformers")
-    flag("--format", required=True, choices=FORMATS, help="of ONNX, OpenVINO or torch.export")
-    model = parser.add_mutually_exclusive_group().add_argument
-    model("--model", metavar="NAME", help="a published model, see `mask2former zoo`, instead of CHECKPOINT")
-    model("--config-file", metavar="FILE", help="config of a checkpoint that holds none, as published ones")
-    flag("--task", choices=TASKS, help="of a model for several tasks (SOLVER.TASKS): the one to export")
-    flag("--output", type=Path, metavar="PATH", help="file to write (default: beside CHECKPOINT)")
-    flag("--overwrite", action="store_true", help="replace the file if it exists")
-    half = "store weights in 16 bits, in half the space; inputs and outputs stay float32"
-    flag("--half", action="store_true", help=half)
-    flag("--int8", action="store_true", help="8-bit weights and products in backbone and pixel decoder")
-    calibrate = f"with --int8: images like those to predict, of which up to {CALIBRATION_IMAGES} are read"
-    flag("--calibrate", metavar="DIR", help=calibrate)
-    check = "compare the file with the model at three sizes, and delete it if they differ (default: on)"
-    flag("--check", action=argparse.BooleanOptionalAction, default=True, help=check)
-    flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
-    args = parser.parse_args(argv)
-    if (args.checkpoint is None) == (args.model is None):
-        parser.error("give either CHECKPOINT or --model NAME")
-    _check_int8(parser, args)
-    return args
-
-
-def _check_int8(parser: Parser, args: argparse.Namespace) -> None:
-    if args.int8 != (args.calibrate is not None):
-        parser.error("--int8 and --calibrate DIR belong together: ranges are measured on images")
-    if args.int8 and args.format == "torch":
-        parser.error("--int8 is for --format onnx and openvino")
-    if args.int8 and (args.half or not args.check):
-        parser.error("--int8 goes with neither --half nor --no-check")
 
 
 def load_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint]:
@@ -129,7 +89,11 @@ def export(args: argparse.Namespace, path: Path) -> str:
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0, or 1 if the model could not be exported."""
-    args = parse_arguments(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export the model that the flags name; return 0, or 1 if it could not be exported."""
     setup_logger()
     try:
         require_packages(args.format)

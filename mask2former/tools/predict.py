@@ -24,12 +24,11 @@ from mask2former.engine.setup.trained_model import (
     zoo_model,
 )
 from mask2former.export.exported_model import read_trained
-from mask2former.modeling.precision import PREDICTION_PRECISIONS
-from mask2former.predictor import DUPLICATE_IOU, SCORE_THRESHOLD, Predictor
-from mask2former.result import COUNTED, Result
-from mask2former.tools.flags import add_max_megapixels, add_tile_arguments, probability
+from mask2former.options import COUNTED, SCORE_THRESHOLD
+from mask2former.predictor import Predictor
+from mask2former.result import Result
+from mask2former.tools.arguments.predict import DEFAULT_CONFIG, WEIGHTS, parse_arguments
 from mask2former.tools.prediction.films import (
-    add_film_flags,
     drawn_task,
     find_films,
     predict_films,
@@ -40,53 +39,9 @@ from mask2former.tracking.formats import CocoFile
 from mask2former.utils.image_io import Array, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.messages import legible, reason
-from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.weights.load import Checkpoint
 from mask2former.weights.model_zoo import license_notice, model_of_config
-
-DEFAULT_CONFIG = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml"
-WEIGHTS = "MODEL.WEIGHTS"
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the flags, which are those of the published demo and `--model`."""
-    parser = Parser(
-        prog="mask2former predict",
-        description="Segment images with a trained model and draw the results.",
-        epilog=f"Examples: --model coco-panoptic-r50 --input a.jpg; --input a.jpg --opts {WEIGHTS} model.pth",
-    )
-    flag = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True).add_argument
-    source("--input", nargs="+", metavar="FILE", default=[], help="images, films, folders, globs or URLs")
-    add_film_flags(parser, source)
-    flag("--output", default="output", help="folder, or for one image or film a file (default: ./output)")
-    flag("--coco", type=Path, metavar="FILE", help="also write all objects as one COCO file")
-    model = parser.add_mutually_exclusive_group().add_argument
-    model("--model", metavar="NAME", help="a published model, see `mask2former zoo`; downloaded once")
-    model("--config-file", metavar="FILE", help=f"default: the checkpoint's own, else {DEFAULT_CONFIG}")
-    flag("--task", choices=COUNTED, help="what to draw; default: the first of these that the model is set to")
-    flag("--legend", action="store_true", help="draw the classes found and their shares beside the image")
-    flag(
-        "--confidence-threshold",
-        type=probability,
-        metavar="P",
-        help=f"draw instances scored P or more (default: {SCORE_THRESHOLD}) and panoptic segments above P "
-        "(default: the config's)",
-    )
-    flag(
-        "--duplicate-iou",
-        type=probability,
-        default=DUPLICATE_IOU,
-        metavar="P",
-        help="of instances whose masks have an IoU above P, draw the one with the best score "
-        f"(default: {DUPLICATE_IOU}; 1 draws all)",
-    )
-    add_tile_arguments(parser)
-    add_max_megapixels(parser)
-    parser.set_defaults(max_megapixels=None)  # the config's
-    flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
-    flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_args(argv)
 
 
 def choose_model(args: argparse.Namespace) -> tuple[CfgNode, Checkpoint | None]:
@@ -187,7 +142,11 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if all images were drawn, 1 if some or all were not, 2 for wrong flags."""
-    args = parse_arguments(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw all inputs; return 0, or 1 if some or all could not be drawn."""
     setup_logger()
     try:
         images = find_images(args.input)

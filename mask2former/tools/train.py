@@ -3,9 +3,8 @@
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -13,74 +12,28 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from mask2former.config import CfgNode, load_config
 from mask2former.engine.build import check_host
 from mask2former.engine.checkpoint.run_folder import FINAL, RunFolder
-from mask2former.engine.errors import TrainingError
+from mask2former.engine.errors import PREEMPTED, TrainingError
 from mask2former.engine.evaluate import evaluate_checkpoint, verify_results
-from mask2former.engine.hooks.preemption import PREEMPTED, PreemptedError, sigterm_deferred
+from mask2former.engine.hooks.preemption import PreemptedError, sigterm_deferred
 from mask2former.engine.launch.failures import first_failure
-from mask2former.engine.launch.launcher import add_arguments, launch
+from mask2former.engine.launch.launcher import launch
 from mask2former.engine.setup.begin import begin_run
 from mask2former.engine.setup.resolve import resolve_arguments
 from mask2former.engine.setup.trained_model import stored_config
 from mask2former.engine.train import train
 from mask2former.export.check import report
 from mask2former.export.evaluate import evaluate_exported
-from mask2former.export.formats import FORMATS, require_packages
+from mask2former.export.formats import FORMATS
 from mask2former.export.write import export_model, model_and_metadata
+from mask2former.export.writers import require_packages
+from mask2former.tools.arguments.train import parse_arguments
 from mask2former.utils.comm import is_main_process
 from mask2former.utils.messages import Block
-from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.weights.contents import is_exported
 from mask2former.weights.read import find_file, read_checkpoint
 
 logger = logging.getLogger("mask2former")
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse the flags of Detectron2's `train_net.py`."""
-    parser = Parser(
-        prog="mask2former train",
-        description="Train or evaluate a model; the run is kept in OUTPUT_DIR.",
-        epilog="Example: --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml SEED 1. "
-        f"Exit codes: 0 done; 1 failed, or other results than expected; 2 wrong flags; {PREEMPTED} stopped "
-        "by SIGTERM, with a checkpoint written: --resume continues.",
-    )
-    flag = parser.add_argument
-    add_config_arguments(parser)
-    eval_only = "evaluate MODEL.WEIGHTS, or with --resume the run in OUTPUT_DIR"
-    flag("--eval-only", action="store_true", help=eval_only)
-    exported = "at the end, also write model_final in this format, compared with the model (docs/export.md)"
-    flag("--export", choices=FORMATS, help=exported)
-    data = add_data_arguments(parser, "train", "val")
-    data("--overfit", type=int, metavar="N", help="train and test on the first N images, to see it learn")
-    return parser.parse_intermixed_args(argv)  # flags may also follow keys
-
-
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of training and evaluation: config, keys, run folder, host and processes."""
-    flag = parser.add_argument
-    name = "a YAML file, or the name of one of the project's"
-    flag("--config-file", required=True, metavar="FILE", help=name)
-    flag("--resume", action="store_true", help="continue or evaluate the run in OUTPUT_DIR")
-    flag("--save-predictions", action="store_true", help="save predictions in the official formats")
-    host = "who launches, loops and saves: this project, or an installed Detectron2"
-    flag("--host", choices=("standalone", "detectron2"), default="standalone", help=host)
-    add_arguments(parser)
-    flag("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-
-
-def add_data_arguments(parser: argparse.ArgumentParser, *splits: str) -> Callable[..., Any]:
-    """Add the flags of a custom dataset (docs/custom_datasets.md); return what adds more to their group."""
-    annotations = (
-        "their annotations: a COCO instance or panoptic JSON, YOLO's data.yaml, or a folder of labels"
-    )
-    flag = parser.add_argument_group("custom dataset (docs/custom_datasets.md)").add_argument
-    for split in splits:
-        flag(f"--{split}-images", metavar="DIR", help=f"the folder of {split} images")
-        flag(f"--{split}-annotations", metavar="FILE_OR_DIR", help=annotations)
-    names = "names of the classes in label PNGs, labelme or YOLO labels, one a line"
-    flag("--classes", "--train-classes", metavar="FILE", help=names)
-    flag("--crowds-as-objects", action="store_true", help="ignore 'iscrowd' in instance JSONs")
-    return flag
 
 
 @tolerant_output()
@@ -112,7 +65,7 @@ def work(args: argparse.Namespace, device: str) -> int:
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit code, as `--help` explains it."""
-    return run_command(parse_arguments(argv))
+    return run(parse_arguments(argv))
 
 
 def check_export(args: argparse.Namespace) -> None:
@@ -151,7 +104,7 @@ def export_final(folder: RunFolder, kind: str) -> None:
     logger.info("%s", Block(report(path, suffixes, differences)))
 
 
-def run_command(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:
         check_export(args)

@@ -16,40 +16,15 @@ from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.trained_model import stored_config, zoo_model
 from mask2former.export.exported_model import read_trained
-from mask2former.modeling.precision import PREDICTION_PRECISIONS
 from mask2former.predictor import Predictor
-from mask2former.tools.flags import add_max_megapixels, positive_number, whole_number
+from mask2former.tools.arguments.web import SMALL_MODEL, parse_arguments
 from mask2former.utils.memory import is_out_of_memory
-from mask2former.utils.output import Parser, print_error, tolerant_output
+from mask2former.utils.output import print_error, tolerant_output
 from mask2former.utils.storage import is_remote
-from mask2former.web.server import MOST_MEGABYTES, listen, page_server
+from mask2former.web.server import listen, page_server
 from mask2former.web.visits import Visits
 
-SMALL_MODEL = "output/shapes/model_final.pth"  # of `make run`
 EXAMPLES = 6
-
-
-def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return the flags."""
-    parser = Parser(
-        prog="mask2former web", description="Serve a page that shows what a model finds in images."
-    )
-    flag = parser.add_argument
-    model = "a checkpoint, or a published model (`mask2former zoo`), which is downloaded once"
-    flag("model", nargs="?", metavar="MODEL", help=f"{model}; default: {SMALL_MODEL}, of `make run`")
-    local = "127.0.0.1, this machine alone"
-    flag("--host", default="127.0.0.1", metavar="ADDRESS", help=f"where to listen (default: {local})")
-    flag("--port", type=whole_number(0, 65535), default=7860, metavar="N", help="default: 7860; 0: any")
-    flag(
-        "--max-megabytes",
-        type=positive_number,
-        metavar="N",
-        default=MOST_MEGABYTES,
-        help=f"refuse larger uploads (default: {MOST_MEGABYTES})",
-    )
-    add_max_megapixels(parser)
-    flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
-    return parser.parse_args(argv)
 
 
 def open_model(name: str | None, max_megapixels: float, precision: str) -> Predictor:
@@ -85,7 +60,11 @@ def find_examples(predictor: Predictor) -> list[Path]:
 @tolerant_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command until Ctrl-C; return 0, or 1 if the page cannot be served, 2 for wrong flags."""
-    args = parse_arguments(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C; return 0, or 1 if it cannot be served."""
     setup_logger()
     if find_spec("gradio") is None:
         print_error("the page needs Gradio; type pip install 'mask2former[web]'")

@@ -1,12 +1,13 @@
 """The command `mask2former zoo`: list the published models."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from mask2former.utils.output import Parser
+from mask2former.tools.arguments.zoo import parse_arguments
 from mask2former.weights.model_zoo import license_notice, published_models
 
 FIGURES = ("PQ", "AP", "mIoU")
@@ -14,13 +15,11 @@ FIGURES = ("PQ", "AP", "mIoU")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = Parser(
-        prog="mask2former zoo",
-        description="List the published models, with the figures that their authors report.",
-        epilog='Use a NAME as in `mask2former predict --model NAME` or `Predictor.from_zoo("NAME")`.',
-    )
-    parser.add_argument("--json", action="store_true", help="print all that is known of each model as JSON")
-    args = parser.parse_args(argv)
+    return run(parse_arguments(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the table, or all facts as JSON; return 0."""
     models = published_models().values()
     if args.json:
         print(json.dumps([model._asdict() for model in models], indent=1))

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mask2former.options import MAX_ABSENT
 from mask2former.tracking.matching import assign, cosines, mask_centers, mask_ious, unit
 from mask2former.utils.label_maps import Array
 
-MAX_ABSENT = 30  # frames
 IOU_WEIGHT = 2 / 3  # of the IoU of neighboring frames; the cosine has the rest
 NEIGHBOR_SIMILARITY = 0.3  # least in the first round
 COSINE = 0.4  # least in the second round

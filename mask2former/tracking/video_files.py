@@ -18,6 +18,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mask2former.options import USUAL_RATE
 from mask2former.utils.atomic_files import UNFINISHED
 from mask2former.utils.label_maps import Array
 from mask2former.utils.messages import InputError
@@ -32,7 +33,6 @@ CODECS = {
     ".webm": ("VP90", "VP80"),
 }
 READABLE = (*CODECS, ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv")
-USUAL_RATE = 25.0  # frames per second, where a source does not tell
 COMPLETE = 0.98  # share of its stated frames or duration; both are estimates in some formats
 
 

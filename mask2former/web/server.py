@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from mask2former.options import MOST_MEGABYTES
 from mask2former.web.visits import Visits
 
-MOST_MEGABYTES = 50  # of an upload
 PATIENCE = 2  # seconds that open connections get when the server ends
 ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 

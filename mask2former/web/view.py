@@ -14,7 +14,8 @@ from PIL import Image
 from mask2former.drawing.overlay import legible_scale
 from mask2former.drawing.regions import Region
 from mask2former.drawing.shapes import enlarge
-from mask2former.result import COUNTED, Result
+from mask2former.options import COUNTED
+from mask2former.result import Result
 from mask2former.utils.image_io import Array
 from mask2former.utils.label_maps import segment_channels
 from mask2former.utils.messages import legible

@@ -12,7 +12,9 @@ import torch
 from toy_exports import SUFFIXES, Toy, metadata_text, write_toy
 
 from mask2former.export import runtimes
+from mask2former.export.formats import FORMATS
 from mask2former.export.runtimes import RUNTIMES, MissingRuntimeError, open_exported
+from mask2former.export.writers import WRITERS
 from mask2former.weights.contents import EXPORTED, WeightsError
 
 
@@ -167,7 +169,12 @@ def test_runtimes_are_imported_when_they_are_used():
 
 
 def test_each_suffix_has_a_runtime():
-    assert set(RUNTIMES) == set(EXPORTED) == set(SUFFIXES)
+    opened = {form.suffixes[0] for form in FORMATS.values()}
+    assert set(RUNTIMES) == set(EXPORTED) == set(SUFFIXES) == opened
+
+
+def test_each_format_has_a_writer():
+    assert WRITERS.keys() == FORMATS.keys()
 
 
 def _refused(file, reason):

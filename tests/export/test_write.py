@@ -12,11 +12,11 @@ from mask2former.config import with_values
 from mask2former.engine.build import build_model
 from mask2former.export import write
 from mask2former.export.check import ExportError
-from mask2former.export.formats import FORMATS
 from mask2former.export.graph import Graph
 from mask2former.export.metadata import parse_metadata
 from mask2former.export.runtimes import MissingRuntimeError
 from mask2former.export.write import export_model
+from mask2former.export.writers import WRITERS
 from mask2former.utils.messages import InputError
 
 
@@ -43,7 +43,7 @@ def runtime(model, monkeypatch):
         metadata = parse_metadata(path.read_text(), str(path))
         return SimpleNamespace(metadata=metadata, logits=logits)
 
-    monkeypatch.setitem(FORMATS, "torch", FORMATS["torch"]._replace(write=save))
+    monkeypatch.setitem(WRITERS, "torch", save)
     monkeypatch.setattr(write, "open_exported", open_file)
     return runtime
 
@@ -88,7 +88,7 @@ def test_an_interrupted_export_leaves_the_earlier_file(model, runtime, tmp_path,
         path.write_text("a part")
         raise stop
 
-    monkeypatch.setitem(FORMATS, "torch", FORMATS["torch"]._replace(write=interrupted))
+    monkeypatch.setitem(WRITERS, "torch", interrupted)
     (tmp_path / "model.pt2").write_text("earlier")
     with pytest.raises(stop):
         export(model, tmp_path / "model.pt2")

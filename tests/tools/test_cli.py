@@ -105,9 +105,25 @@ def test_an_unknown_command_is_an_error_with_the_nearest_one(capsys, command, ad
     assert capsys.readouterr().err == f"error: mask2former has no command '{command}'; {advice}\n"
 
 
-def test_help_does_not_load_torch():
-    program = "import sys; from mask2former.tools.cli import main; main([]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], stdout=subprocess.DEVNULL).returncode == 0
+WITHOUT_TORCH = """
+import sys
+from mask2former.tools import cli
+
+cli.main([])
+for command in cli.COMMANDS:
+    for flag in ("--help", "--no-such-flag"):
+        try:
+            cli.main([command, flag])
+        except SystemExit:
+            assert "torch" not in sys.modules, (command, flag)
+        else:
+            raise AssertionError((command, flag))
+"""
+
+
+def test_help_and_wrong_flags_do_not_load_torch():
+    result = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_exit_code_is_that_of_the_command():

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from tiny_checkpoint import TINY, save_tiny_checkpoint
 
+from mask2former.options import COUNTED
 from mask2former.predictor import Predictor
-from mask2former.result import COUNTED
 from mask2former.tools.predict import choose_model, find_images, main, output_paths, parse_arguments
 
 ROOT = Path(__file__).parents[2]

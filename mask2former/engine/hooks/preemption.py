@@ -14,8 +14,6 @@ from mask2former.engine.hooks.standard import CheckpointHook
 from mask2former.engine.trainer import Hook, Trainer
 from mask2former.utils.comm import all_reduce_any, has_failure, is_distributed
 
-PREEMPTED = 75  # exit code "temporary failure, try again" (EX_TEMPFAIL of sysexits.h)
-
 _received: list[int] = []
 
 

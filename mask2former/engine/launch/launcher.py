@@ -25,9 +25,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from mask2former.engine.checkpoint.run_identity import NAMELESS
-from mask2former.engine.errors import ProcessError
-from mask2former.engine.hooks.preemption import PREEMPTED
+from mask2former.engine.errors import PREEMPTED, ProcessError
 from mask2former.engine.launch.failures import is_connection_error, lost_ranks_explained, tracebacks_shortened
+from mask2former.engine.launch.flags import TIMEOUT
 from mask2former.engine.launch.rendezvous import interface_towards, wait_for_machines
 from mask2former.engine.launch.slurm import slurm_task
 from mask2former.engine.setup.device import usable_cores
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 Work = Callable[[argparse.Namespace, str], int]  # (flags, "cuda" or "cpu") -> exit code
 
-TIMEOUT = 3600  # seconds; the other ranks wait while rank 0 computes metrics
 # Seconds from SIGTERM until the launcher kills its processes: long, as the scheduler has a limit of its own.
 # A variable, since torch 2.6 has no option for it and always waits 30.
 SHUTDOWN, SHUTDOWN_SECONDS = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", 600
@@ -55,21 +54,6 @@ class Processes:
     dist_url: str = "auto"
     max_restarts: int = 0
     timeout: float = TIMEOUT
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add Detectron2's launch flags, and --num-processes, --max-restarts and --timeout."""
-    flag = parser.add_argument
-    flag("--num-gpus", type=int, metavar="N", help="GPUs on this machine (default: 1 if there is one)")
-    flag("--num-processes", type=int, metavar="N", help="processes on the CPU, instead of GPUs")
-    flag("--num-machines", type=int, default=1, metavar="N", help="machines that work together")
-    flag("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
-    url_help = "with several machines: tcp://HOST:PORT of the first"
-    flag("--dist-url", default="auto", metavar="URL", help=url_help)
-    restarts_help = "when a process fails, restart all from the last checkpoint, up to N times"
-    flag("--max-restarts", type=int, default=0, metavar="N", help=restarts_help)
-    timeout_help = f"how long processes wait for each other, also in evaluation (default: {TIMEOUT})"
-    flag("--timeout", type=float, default=TIMEOUT, metavar="SECONDS", help=timeout_help)
 
 
 def started_by_torchrun() -> bool:

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from mask2former.options import BOUNDARY_RATIO
 from mask2former.utils.label_maps import Array
 
-RATIO = 0.02  # boundary width / image diagonal
 RATIOS = {"cityscapes_instance": 0.005, "cityscapes_panoptic_seg": 0.005}  # by evaluator type
 
 
 def ratio_of(metadata: Any) -> float:
     """Return the boundary width on this dataset as a fraction of the image diagonal."""
-    return RATIOS.get(getattr(metadata, "evaluator_type", ""), RATIO)
+    return RATIOS.get(getattr(metadata, "evaluator_type", ""), BOUNDARY_RATIO)
 
 
 def boundary_distance(height: int, width: int, ratio: float) -> int:

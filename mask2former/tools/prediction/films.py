@@ -6,7 +6,7 @@ A film, a webcam, and with `--track` the images of a folder are one sequence of 
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,20 +15,18 @@ from typing import Any, NamedTuple, Protocol
 from tqdm import tqdm
 
 from mask2former.drawing.overlay import legible_scale
+from mask2former.options import COUNTED
 from mask2former.predictor import Predictor
-from mask2former.result import COUNTED, Result
-from mask2former.tools.flags import positive_number, whole_number
+from mask2former.result import Result
 from mask2former.tools.prediction.inputs import output_paths
 from mask2former.tracking.formats import CocoFile, TracksFile
-from mask2former.tracking.tracker import MAX_ABSENT
-from mask2former.tracking.video_files import CODECS, USUAL_RATE, FilmReader, FilmWriter, Frame, is_film
+from mask2former.tracking.video_files import CODECS, FilmReader, FilmWriter, Frame, is_film
 from mask2former.utils.image_io import Array, read_image, write_image
 from mask2former.utils.memory import is_out_of_memory
 from mask2former.utils.messages import legible, reason
 from mask2former.utils.output import print_error
 
 INTERRUPTED = 130  # exit code
-Flag = Callable[..., Any]
 
 
 class Film(NamedTuple):
@@ -80,23 +78,6 @@ class Overlays:
         write_image(next(self._paths), image)
 
     def __exit__(self, *error: object) -> None: ...
-
-
-def add_film_flags(parser: argparse.ArgumentParser, source: Flag) -> None:
-    """Add the flags of films; `source` adds those that stand in the place of --input."""
-    source("--webcam", type=whole_number(0), metavar="N", help="track what webcam N shows, until Ctrl-C")
-    flag = parser.add_argument
-    flag("--track", action="store_true", help="images are the frames of one film; films always are tracked")
-    flag("--tracks", type=Path, metavar="FILE", help="also write the tracks as YouTube-VIS' results")
-    flag(
-        "--max-absent",
-        type=whole_number(0),
-        default=MAX_ABSENT,
-        metavar="N",
-        help=f"an object that was not seen for N frames gets a new id (default: {MAX_ABSENT})",
-    )
-    what = f"frames per second of a film made of images (default: {USUAL_RATE:g})"
-    flag("--fps", type=positive_number, default=USUAL_RATE, metavar="N", help=what)
 
 
 def find_films(args: argparse.Namespace, images: list[str]) -> list[Film]:

@@ -13,7 +13,7 @@ import torch
 from process_runs import LONG, assert_close, assert_same_weights, curve, until
 
 from mask2former.engine.checkpoint.run_folder import POINTER
-from mask2former.engine.hooks.preemption import PREEMPTED
+from mask2former.engine.errors import PREEMPTED
 from mask2former.utils.atomic_files import UNFINISHED
 
 STEPS, KILLS = (60, 10) if LONG else (24, 3)

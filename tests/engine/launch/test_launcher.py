@@ -8,9 +8,9 @@ import torch
 from process_runs import free_port
 
 from mask2former.engine.errors import ProcessError
+from mask2former.engine.launch.flags import add_arguments
 from mask2former.engine.launch.launcher import (
     Processes,
-    add_arguments,
     device_of_started,
     launch,
     plan_processes,
