@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.VIT.POSITIONS": "learned",  # DINOv3: "rotary", BEiT: "relative"
     "MODEL.VIT.POSITION_GRID": 40,  # side of the grid of learned and relative positions: the crop's over 16
     "MODEL.VIT.ROPE_BASE": 100.0,  # of rotary positions
+    "MODEL.VIT.ROPE_RESCALE": 1.0,  # as 2.0: rotary positions in training times 0.5 to 2.0, at random
     "MODEL.VIT.KEY_BIAS": True,  # DINOv3, BEiT: False
     "MODEL.VIT.WINDOW_SIZE": 0,  # side of windows of attention in patches; 0: without
     "MODEL.VIT.GLOBAL_BLOCKS": [],  # blocks without windows, as [5, 11, 17, 23]
@@ -180,6 +181,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER.BACKBONE_MULTIPLIER": 0.1,
     "SOLVER.LAYER_DECAY": 1.0,  # of the rate, from block to block of a ViT; as 0.9, with the key above at 1.0
     "SOLVER.LAYER_DECAY_RULE": "beit",  # from the head to the last block too; or "eomt": from there on
+    "SOLVER.FULL_RATE_BLOCKS": 0,  # so many last blocks of a ViT are left out of LAYER_DECAY
     "SOLVER.MOMENTUM": 0.9,  # of SGD
     "SOLVER.WEIGHT_DECAY": 0.0001,
     "SOLVER.WEIGHT_DECAY_NORM": 0.0,

@@ -84,29 +84,30 @@ def waiting_parameters(solver: CfgNode, model: nn.Module) -> set[str]:
 def layer_multipliers(solver: CfgNode, model: nn.Module) -> dict[str, float]:
     """Return by how much SOLVER.LAYER_DECAY multiplies the rate of each parameter of vision transformers.
 
-    The decay is taken to a power that grows by one with each block from the last to the first.
+    The decay is taken to a power that grows by one with each block from the last to the first. The last
+    SOLVER.FULL_RATE_BLOCKS blocks have none.
 
     Raises:
         ValueError: a decay is set, and LAYER_DECAY_RULE is unknown or the model has no vision transformer.
     """
-    decay, rule = solver.LAYER_DECAY, solver.LAYER_DECAY_RULE
+    decay, rule, full_rate = solver.LAYER_DECAY, solver.LAYER_DECAY_RULE, solver.FULL_RATE_BLOCKS
     if decay == 1:
         return {}
     if rule not in LAYER_DECAY_RULES:
         raise ValueError(f"SOLVER.LAYER_DECAY_RULE is '{rule}'; known are: {', '.join(LAYER_DECAY_RULES)}")
     return {
-        f"{path}.{name}": decay ** _layer_power(name, len(vit.blocks), *LAYER_DECAY_RULES[rule])
+        f"{path}.{name}": decay ** _layer_power(name, len(vit.blocks), full_rate, *LAYER_DECAY_RULES[rule])
         for path, vit in vision_transformers(model, f"SOLVER.LAYER_DECAY {decay}").items()
         for name, _ in vit.named_parameters()
     }
 
 
-def _layer_power(name: str, depth: int, of_last: int, below_first: int) -> int:
+def _layer_power(name: str, depth: int, full_rate: int, of_last: int, below_first: int) -> int:
     """Return the power of the decay for a parameter of a vision transformer; the last norm has none."""
     part, _, rest = name.partition(".")
-    if part == "norm":
-        return 0
     block = int(rest.partition(".")[0]) if part == "blocks" else -below_first
+    if part == "norm" or (part == "blocks" and block >= depth - full_rate):
+        return 0
     return depth - 1 - block + of_last
 
 

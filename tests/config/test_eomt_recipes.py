@@ -67,6 +67,9 @@ def test_rates_warm_ups_and_the_steps_of_attention_masks_are_the_published_ones(
     assert rates == (solver.BASE_LR, solver.WARMUP_ITERS, solver.VIT_WARMUP_ITERS)
     assert solver.WARMUP_FACTOR == 0 and solver.POLY_LR_POWER == 0.9
     assert solver.LR_SCHEDULER_NAME == "WarmupThenPolyLR" and steps == solver.MAX_ITER
+    on_dinov3 = "dinov3" in name
+    assert (cfg.MODEL.EOMT.NUM_BLOCKS if on_dinov3 else 0) == solver.FULL_RATE_BLOCKS
+    assert (2.0 if on_dinov3 else 1.0) == cfg.MODEL.VIT.ROPE_RESCALE
     schedule = build_annealing(cfg)
     assert list(schedule.starts) == pytest.approx(starts, abs=1)  # the shares of a config have 7 digits
     assert list(schedule.ends) == pytest.approx(ends, abs=1)

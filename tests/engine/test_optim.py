@@ -101,6 +101,16 @@ def test_rates_fall_from_the_last_block_of_a_vision_transformer_to_its_embedding
     assert len(rates) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize(("rule", "powers"), [("beit", (4, 3, 0, 0)), ("eomt", (2, 2, 0, 0))])
+def test_last_blocks_may_keep_the_full_rate_and_the_others_the_rates_they_had(rule, powers):
+    model = vit_model()
+    keys = ("SOLVER.LAYER_DECAY", 0.8, "SOLVER.LAYER_DECAY_RULE", rule, "SOLVER.FULL_RATE_BLOCKS", 2)
+    rates = rates_by_name(model, build_optimizer(config(*keys, "SOLVER.BACKBONE_MULTIPLIER", 0.5), model))
+    names = ("patch_embed.proj.bias", *(f"blocks.{i}.norm1.weight" for i in range(3)))
+    for name, power in zip(names, powers, strict=True):
+        assert rates[f"backbone.vit.{name}"] == pytest.approx(1e-4 * 0.5 * 0.8**power), name
+
+
 def test_tokens_and_positions_have_the_decay_of_embeddings_and_factors_that_of_norms():
     groups = build_optimizer(config("SOLVER.WEIGHT_DECAY_NORM", 0.001), (model := vit_model())).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}

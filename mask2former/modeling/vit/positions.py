@@ -50,15 +50,23 @@ def resize_grid(embedding: Tensor, height: int, width: int) -> Tensor:
     return grid.flatten(2).transpose(1, 2).to(embedding.dtype)
 
 
+def random_scale(limit: float, device: torch.device) -> Tensor:
+    """Draw a factor (1,) from 1 / `limit` to `limit`, whose logarithm is uniform."""
+    bound = math.log(limit)
+    return torch.empty(1, device=device).uniform_(-bound, bound).exp()
+
+
 def rotations(
-    height: int, width: int, channels: int, base: float, device: torch.device
+    height: int, width: int, channels: int, base: float, device: torch.device, scale: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the cosines and sines (P, channels) of DINOv3's rotary positions.
 
-    A patch center has coordinates from -1 to 1; the first half of the angles is for y and x, a quarter each,
-    the second half repeats it.
+    A patch center has coordinates from -1 to 1, times `scale` (1,); the first half of the angles is for y
+    and x, a quarter each, the second half repeats it.
     """
     frequencies = 2 * math.pi * base ** -torch.arange(0, 1, 4 / channels, device=device)  # (channels / 4,)
+    if scale is not None:
+        frequencies = frequencies * scale
     y, x = (
         (2 * (torch.arange(side, device=device) + 0.5) / side - 1)[:, None] * frequencies
         for side in (height, width)

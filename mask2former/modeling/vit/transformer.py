@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from mask2former.modeling.backbone.swin import PatchEmbed
 from mask2former.modeling.layers.activation_checkpointing import checkpoint_activations
 from mask2former.modeling.vit.blocks import Block
-from mask2former.modeling.vit.positions import TokenLayout, relative_offsets, resize_grid, rotations
+from mask2former.modeling.vit.positions import (
+    TokenLayout,
+    random_scale,
+    relative_offsets,
+    resize_grid,
+    rotations,
+)
 from mask2former.structures import ShapeSpec
 
 Positions = Literal["learned", "relative", "rotary"]
@@ -38,6 +44,8 @@ class VisionTransformer(nn.Module):
         positions: "learned" of each patch, "relative" between tokens, or "rotary".
         position_grid: side of the grid of learned and relative positions, which are resized to other grids.
         rope_base: base of the frequencies of rotary positions.
+        rope_rescale: in training, they are multiplied by a random factor of each batch, from 1 / rope_rescale
+            to rope_rescale, as DINOv3 was trained; 1: they are not.
         key_bias: queries, keys and values have biases; False: queries and values alone.
         window_size: side of the windows of attention in patches; 0: patches attend to all.
         global_blocks: indices of the blocks in which they attend to all even so.
@@ -70,6 +78,7 @@ class VisionTransformer(nn.Module):
         positions: Positions = "learned",
         position_grid: int = 40,
         rope_base: float = 100.0,
+        rope_rescale: float = 1.0,
         key_bias: bool = True,
         window_size: int = 0,
         global_blocks: Sequence[int] = (),
@@ -80,12 +89,13 @@ class VisionTransformer(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check(embed_dim, num_heads, registers, positions, ffn)
+        _check(embed_dim, num_heads, registers, positions, ffn, rope_rescale)
         _check_windows(window_size, global_blocks, depth, positions)
         self.embed_dim, self.patch_size = embed_dim, patch_size
         self.special_tokens = 1 + registers
         self.positions = positions
         self.head_width, self.rope_base = embed_dim // num_heads, rope_base
+        self.rope_rescale = rope_rescale
         self.checkpointing = checkpointing
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.reg_token = nn.Parameter(torch.empty(1, registers, embed_dim)) if registers else None
@@ -157,14 +167,16 @@ class VisionTransformer(nn.Module):
 
     def _layout(self, height: int, width: int, device: torch.device) -> TokenLayout:
         if self.positions == "rotary":
-            rotation = rotations(height, width, self.head_width, self.rope_base, device)
+            rescaled = self.training and self.rope_rescale != 1
+            scale = random_scale(self.rope_rescale, device) if rescaled else None
+            rotation = rotations(height, width, self.head_width, self.rope_base, device, scale)
             return TokenLayout(height, width, rotation=rotation)
         if self.positions == "relative":
             return TokenLayout(height, width, offsets=relative_offsets(height, width, device))
         return TokenLayout(height, width)
 
 
-def _check(width: int, heads: int, registers: int, positions: str, ffn: str) -> None:
+def _check(width: int, heads: int, registers: int, positions: str, ffn: str, rope_rescale: float) -> None:
     """Raise ValueError if the arguments do not fit each other."""
     if positions not in ("learned", "relative", "rotary"):
         raise ValueError(f"MODEL.VIT.POSITIONS is '{positions}'; known are: learned, relative, rotary")
@@ -177,6 +189,8 @@ def _check(width: int, heads: int, registers: int, positions: str, ffn: str) -> 
             f"MODEL.VIT.NUM_HEADS is {heads}, which leaves {width // heads} channels to a head; "
             "rotary POSITIONS need a multiple of 4"
         )
+    if positions != "rotary" and rope_rescale != 1:
+        raise ValueError(f"MODEL.VIT.ROPE_RESCALE is {rope_rescale}; without rotary POSITIONS it must be 1.0")
     if positions == "relative" and registers:
         raise ValueError(f"MODEL.VIT.REGISTERS is {registers}; it must be 0 with relative POSITIONS")
 

@@ -72,7 +72,8 @@ def eomt_values(flat: Mapping[str, Any], table: Table) -> dict[str, Any]:
         raise ValueError(f"image_size is {side}; it must be a multiple of {PATCH}")
     values: dict[str, Any] = {f"{VIT}POSITION_GRID": side // PATCH}
     if table is DINOV3:
-        return {**values, f"{VIT}MLP_RATIO": hidden / width}
+        rescale = flat.get("pos_embed_rescale", 2.0) or 1.0
+        return {**values, f"{VIT}MLP_RATIO": hidden / width, f"{VIT}ROPE_RESCALE": rescale}
     ffn = "swiglu" if flat.get("use_swiglu_ffn", False) else "mlp"
     return {**values, f"{VIT}MLP_RATIO": flat.get("mlp_ratio", 4), f"{VIT}FFN": ffn}
 
@@ -86,7 +87,9 @@ def eomt_fields(values: Mapping[str, Any], table: Table) -> dict[str, Any]:
     fields: dict[str, Any] = {"image_size": PATCH * values[f"{VIT}POSITION_GRID"]}
     if table is DINOV3:
         hidden = int(values[f"{VIT}EMBED_DIM"] * values[f"{VIT}MLP_RATIO"])
-        return {**fields, "intermediate_size": hidden, "rope_parameters.rope_type": "default"}
+        rescale = values[f"{VIT}ROPE_RESCALE"]
+        fields |= {"intermediate_size": hidden, "rope_parameters.rope_type": "default"}
+        return {**fields, "pos_embed_rescale": None if rescale == 1 else rescale}
     ratio = values[f"{VIT}MLP_RATIO"]
     if ratio != int(ratio):
         raise ValueError(f"{VIT}MLP_RATIO is {ratio}; transformers has only whole numbers")

@@ -39,6 +39,23 @@ def test_gradients_equal_those_of_transformers(kind, tmp_path):
         torch.testing.assert_close(parameter.grad, found.grad, rtol=1e-4, atol=1e-3)
 
 
+def test_rotary_positions_are_rescaled_in_training_as_in_transformers(tmp_path):
+    oracle = theirs("dinov3")
+    assert oracle.config.pos_embed_rescale == 2.0
+    model = load_theirs(small_vit("dinov3", rope_rescale=2.0), oracle, tmp_path)
+    images = torch.randn(2, 3, *SIZES[1], generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        plain = model(images)[0]
+        torch.testing.assert_close(plain, oracle(images).last_hidden_state, rtol=1e-5, atol=1e-5)
+        for seed in (1, 3):
+            torch.manual_seed(seed)
+            tokens = model.train()(images)[0]
+            torch.manual_seed(seed)
+            expected = oracle.train()(images).last_hidden_state
+            torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=1e-5)
+            assert (tokens - plain).abs().max() > 0.01
+
+
 def test_blocks_in_groups_equal_all_at_once():
     model, images = draw(small_vit()), torch.randn(1, 3, 24, 24)
     x, layout = model.embed(images)
@@ -157,6 +174,7 @@ def test_drop_path_grows_to_the_last_block():
             {"positions": "relative", "registers": 0, "window_size": 7},
             "MODEL.VIT.WINDOW_SIZE is 7; it must be 0 with relative POSITIONS",
         ),
+        ({"rope_rescale": 2.0}, r"MODEL.VIT.ROPE_RESCALE is 2\.0; without rotary POSITIONS it must be 1\.0"),
         ({"positions": "relative"}, "MODEL.VIT.REGISTERS is 4; it must be 0 with relative POSITIONS"),
     ],
 )
