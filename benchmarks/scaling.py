@@ -35,7 +35,7 @@ from mask2former.data.loader import build_train_loader
 from mask2former.engine.build import build_model
 from mask2former.engine.launch.flags import add_arguments as add_launch_arguments
 from mask2former.engine.launch.launcher import launch
-from mask2former.engine.setup.device import usable_cores
+from mask2former.engine.setup.cores import usable_cores
 from mask2former.engine.train import build_trainer
 from mask2former.engine.trainer import Hook, Trainer
 from mask2former.utils.comm import is_main_process

@@ -20,6 +20,7 @@ from mask2former.data.mapper import CHANNEL_ORDER
 from mask2former.engine.setup.class_names import NUMBER, class_names_and_colors
 from mask2former.engine.setup.dataset_facts import dataset_metadata
 from mask2former.engine.setup.known_classes import with_known_classes
+from mask2former.engine.setup.threads import share_processor
 from mask2former.engine.setup.trained_model import (
     require_checkpoint,
     require_trained_weights,
@@ -84,6 +85,7 @@ class Predictor:
         tile_overlap: float | None = None,
         precision: str = "fp32",
     ) -> None:
+        share_processor()
         if isinstance(cfg_or_checkpoint, CfgNode):
             cfg = cfg_or_checkpoint.clone()
             require_trained_weights(cfg.MODEL.WEIGHTS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from mask2former.utils.messages import Block, MessageFormatter, plural
+from mask2former.utils.messages import Block, MessageFormatter
 from mask2former.version import __version__, commit
 
 logger = logging.getLogger(__name__)
@@ -70,8 +70,11 @@ def _is_result(record: logging.LogRecord) -> bool:
     return getattr(record, "is_result", False)
 
 
-def describe_environment() -> Block:
-    """Return versions, devices and the commit, for the head of a log."""
+def describe_environment(threads: str) -> Block:
+    """Return versions, devices and the commit, for the head of a log.
+
+    `threads` tells how many threads compute; see `share_processor`.
+    """
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     facts = {
         "mask2former": f"{__version__} (commit {commit()})",
@@ -79,6 +82,6 @@ def describe_environment() -> Block:
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda})",
         "numpy": numpy.__version__,
         "GPUs": ", ".join(gpus) or "none",
-        "CPU": f"{os.cpu_count()} cores, {plural(torch.get_num_threads(), 'thread')} used",
+        "CPU": f"{os.cpu_count()} cores, {threads}",
     }
     return Block("\n".join(f"  {name}: {fact}" for name, fact in facts.items()))

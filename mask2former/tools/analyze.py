@@ -24,6 +24,7 @@ from mask2former.config import load_config
 from mask2former.engine.build import build_model
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.setup.device import resolve_device
+from mask2former.engine.setup.threads import share_processor
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.tools.arguments.analyze import parse_arguments
 from mask2former.tools.flops import (
@@ -189,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Print the report that the flags ask for; return 0, or 1 if the config is wrong or cannot run."""
+    share_processor()
     try:
         print(report(args))
     except (ValueError, OSError, RuntimeError) as error:

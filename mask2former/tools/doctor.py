@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from mask2former.engine.setup.cores import THREADS_CHOSEN, affinity, job_cores, thread_share
 from mask2former.tools.arguments.doctor import parse_arguments
 from mask2former.utils.aliases import run_alias
 from mask2former.utils.messages import plural
@@ -99,12 +100,21 @@ def _processor() -> Facts:
     flags = re.search(r"^(?:flags|Features)\s*: (.*)", text, re.MULTILINE)
     instructions = [flag for flag in (flags[1] if flags else "").split() if re.fullmatch(INSTRUCTIONS, flag)]
     yield "instructions", " ".join(instructions) or "unknown"
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "cores", f"{os.cpu_count()}, {usable} of them for this process"
-    yield from _environment("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    yield "cores", f"{os.cpu_count()}, {affinity()} of them for this process"
+    job = job_cores(affinity(), os.environ)
+    yield "usable cores", f"{job.number:g} ({job.reason})"
+    yield from _environment(*THREADS_CHOSEN)
     import torch
 
+    from mask2former.engine.setup import threads
+
+    yield from _environment(*threads.WAIT_POLICIES)
     yield "torch", f"{plural(torch.get_num_threads(), 'thread')}, {torch.backends.cpu.get_cpu_capability()}"
+    share = thread_share(torch.get_num_threads(), os.environ)
+    yield "threads chosen", f"{share.number} ({share.reason})"
+    fixed = threads.why_not_adapted(int(share.number), os.environ)
+    adapted = "they spin, or sleep while other programs use the processor"
+    yield "waiting of threads", f"the OpenMP library decides ({fixed})" if fixed else adapted
 
 
 def _gpu() -> Facts:

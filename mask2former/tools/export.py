@@ -14,6 +14,7 @@ from fvcore.common.config import CfgNode
 from mask2former.config import load_config
 from mask2former.engine.logger import setup_logger
 from mask2former.engine.setup.known_classes import with_known_classes
+from mask2former.engine.setup.threads import share_processor
 from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
 from mask2former.export.check import report
 from mask2former.export.formats import FORMATS
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Export the model that the flags name; return 0, or 1 if it could not be exported."""
     setup_logger()
+    share_processor()
     try:
         require_packages(args.format)
         path = output_path(args)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mask2former
+from mask2former.engine.setup.cores import affinity
 from mask2former.ops import backends, reference
 from mask2former.tools import doctor
 
@@ -29,11 +30,18 @@ def run(*arguments, before="", **environment):
 
 
 def test_the_report_has_all_sections():
-    facts = run("-m", "mask2former.tools.doctor")
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    facts = run("-m", "mask2former.tools.doctor", **environment)
     assert list(facts) == ["versions", "packages", "processor", "GPU", "deformable attention", "missing"]
     assert facts["versions"]["mask2former"].startswith(mask2former.__version__)
     assert facts["packages"]["numpy"] == numpy.__version__
     assert facts["packages"]["torch"] == torch.__version__
+    processor = facts["processor"]
+    assert processor["cores"] == f"{os.cpu_count()}, {affinity()} of them for this process"
+    assert 0 < float(processor["usable cores"].split(" (")[0]) <= affinity()
+    assert environment.items() <= processor.items()
+    assert processor["threads chosen"] == "1 (OMP_NUM_THREADS is set)"
+    assert processor["waiting of threads"] == "the OpenMP library decides (OMP_WAIT_POLICY is set)"
     assert facts["deformable attention"]["backend torch"] == "works"
     assert not any("FAILS" in fact for section in facts.values() for fact in section.values())
 
@@ -50,7 +58,7 @@ def test_the_backend_is_that_of_the_environment_variable(name, chosen):
 
 def test_the_rest_is_reported_without_torch():
     facts = run(before="sys.modules['torch'] = None")
-    assert "Python" in facts["versions"] and "name" in facts["processor"]
+    assert "Python" in facts["versions"] and "usable cores" in facts["processor"]
     assert any("FAILS with ModuleNotFoundError" in line for line in facts["deformable attention"])
 
 

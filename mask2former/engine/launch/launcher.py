@@ -30,7 +30,6 @@ from mask2former.engine.launch.failures import is_connection_error, lost_ranks_e
 from mask2former.engine.launch.flags import TIMEOUT
 from mask2former.engine.launch.rendezvous import interface_towards, wait_for_machines
 from mask2former.engine.launch.slurm import slurm_task
-from mask2former.engine.setup.device import usable_cores
 from mask2former.utils.comm import barrier, connect, disconnect
 
 logger = logging.getLogger(__name__)
@@ -215,11 +214,9 @@ def _join_and_work(work: Work, args: argparse.Namespace, device: str) -> int:
 
 
 def _take_share_of_machine(device: str) -> None:
-    """Select this process's threads, and its GPU or its network interface."""
+    """Select this process's GPU or network interface."""
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     several_machines = int(os.environ["WORLD_SIZE"]) > local_processes
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, usable_cores() // local_processes))
     if device == "cuda":  # modulo: SLURM may show each task its own GPU only
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     elif several_machines and (interface := interface_towards(os.environ["MASTER_ADDR"])):

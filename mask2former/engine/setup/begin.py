@@ -11,6 +11,7 @@ from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.checkpoint.run_folder import RunFolder
 from mask2former.engine.checkpoint.run_identity import is_own_run
 from mask2former.engine.logger import describe_environment, setup_logger
+from mask2former.engine.setup.threads import share_processor
 from mask2former.utils.comm import is_main_process, rank
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ class Run:
 
 
 def begin_run(output_dir: str, *, training: bool, resume: bool = False) -> Run:
-    """Take the folder at OUTPUT_DIR into use, and log to it; every process must call this.
+    """Take the folder at OUTPUT_DIR and a share of the processor into use, and log to the folder.
+
+    Every process must call this.
 
     Raises:
         OSError: another run trains there, or it cannot be written to.
@@ -45,8 +48,9 @@ def begin_run(output_dir: str, *, training: bool, resume: bool = False) -> Run:
     if is_main_process():
         check_writable(folder.path)
     setup_logger(folder.path, rank())
+    threads = share_processor()
     if is_main_process():
-        logger.info("environment\n%s\n  command: %s", describe_environment(), " ".join(sys.argv))
+        logger.info("environment\n%s\n  command: %s", describe_environment(threads), " ".join(sys.argv))
     is_continued = resume or (training and is_own_run(folder.path))
     saved = folder.load_last() if is_continued else None
     return Run(folder, saved=saved, is_continued=is_continued)

@@ -1,6 +1,4 @@
-"""The device and the processor cores that a process computes on."""
-
-import os
+"""The device that a process computes on."""
 
 import torch
 
@@ -40,8 +38,3 @@ def launched_device(name: str, launched_on: str, num_gpus: int | None) -> str:
             f"{flag}, but MODEL.DEVICE is '{name}': for processes on the CPU give --num-processes"
         )
     return "cpu" if launched_on == "cpu" and wanted == "cuda" else name
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,6 +21,7 @@ from mask2former.data.records import Datasets
 from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.loggers import check_loggers
 from mask2former.engine.setup.begin import Run
+from mask2former.engine.setup.cores import usable_cores
 from mask2former.engine.setup.custom_data import (
     NO_DATA,
     DataFlags,
@@ -37,7 +38,7 @@ from mask2former.engine.setup.dataset_facts import (
     dataset_names,
     new_facts,
 )
-from mask2former.engine.setup.device import launched_device, usable_cores
+from mask2former.engine.setup.device import launched_device
 from mask2former.engine.setup.expected_results import expected_results
 from mask2former.engine.setup.overfit import overfit_choices, register_overfit
 from mask2former.engine.setup.schedule import EPOCHS, MAX_ITER, STEPS, epoch_schedule
