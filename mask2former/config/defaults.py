@@ -158,6 +158,7 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.SAMPLING_FRAME_SHUFFLE": False,
     "INPUT.AUGMENTATIONS": [],  # of clips: brightness, contrast, saturation, rotation
     "INPUT.SIZE_DIVISIBILITY": -1,  # side of the square that training images are padded to; -1: no padding
+    "INPUT.PAD_LEVEL": 128,  # gray level of this padding, and of that of large-scale jitter; 0: black
     "INPUT.IMAGE_SIZE": 1024,  # large-scale jitter: side of the crop; the scales follow
     "INPUT.MIN_SCALE": 0.1,
     "INPUT.MAX_SCALE": 2.0,

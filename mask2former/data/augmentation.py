@@ -126,15 +126,16 @@ class Crop(NamedTuple):
 
 
 class Pad(NamedTuple):
-    """Padding at the bottom and right: gray in the image, nothing in masks."""
+    """Padding at the bottom and right: one gray level in the image, nothing in masks."""
 
     bottom: int
     right: int
+    level: int = GRAY
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         height, width, channels = image.shape
         # Channels first in memory, as the model takes them: the pixels are rearranged only once.
-        planes = np.full((channels, height + self.bottom, width + self.right), GRAY, np.uint8)
+        planes = np.full((channels, height + self.bottom, width + self.right), self.level, np.uint8)
         padded = planes.transpose(1, 2, 0)
         padded[:height, :width] = image
         return padded
@@ -205,10 +206,10 @@ def random_window(scene: Scene, rng: Rng, *, size: int) -> Crop:
     return Crop(top, left, height, width)
 
 
-def pad_to(scene: Scene, rng: Rng, *, size: int) -> Pad:
-    """Pad to `size` x `size`; longer sides stay as they are."""
+def pad_to(scene: Scene, rng: Rng, *, size: int, level: int = GRAY) -> Pad:
+    """Pad to `size` x `size` with a gray level; longer sides stay as they are."""
     bottom, right = (max(size - side, 0) for side in scene.size)
-    return Pad(bottom, right)
+    return Pad(bottom, right, level)
 
 
 def random_shortest_edge(
@@ -330,13 +331,17 @@ def choice(key: str, name: str, table: dict[str, Any]) -> Any:
 
 
 def large_scale_jitter(cfg: Any) -> list[Augmentation]:
-    """Return COCO's recipe: flip, rescale, crop, pad to INPUT.IMAGE_SIZE (Ghiasi et al., 2021)."""
+    """Return COCO's recipe: flip, rescale, crop, pad to INPUT.IMAGE_SIZE (Ghiasi et al., 2021).
+
+    With INPUT.COLOR_AUG_SSD crops are recolored before they are padded.
+    """
     size = cfg.INPUT.IMAGE_SIZE
     return [
         flip_step(cfg),
         partial(random_scale, size=size, min_scale=cfg.INPUT.MIN_SCALE, max_scale=cfg.INPUT.MAX_SCALE),
         partial(random_window, size=size),
-        partial(pad_to, size=size),
+        *color_steps(cfg),
+        pad_step(cfg, size),
     ]
 
 
@@ -345,11 +350,9 @@ def shortest_edge_crop(cfg: Any) -> list[Augmentation]:
     steps = [shortest_edge_step(cfg)]
     if cfg.INPUT.CROP.ENABLED:
         steps.append(crop_step(cfg))
-    if cfg.INPUT.COLOR_AUG_SSD:
-        steps.append(random_color)
-    steps.append(flip_step(cfg))
+    steps += [*color_steps(cfg), flip_step(cfg)]
     if cfg.INPUT.SIZE_DIVISIBILITY > 0:  # despite its name the side of a square that images are padded to
-        steps.append(partial(pad_to, size=cfg.INPUT.SIZE_DIVISIBILITY))
+        steps.append(pad_step(cfg, cfg.INPUT.SIZE_DIVISIBILITY))
     return steps
 
 
@@ -370,6 +373,16 @@ def zoom_and_crop(cfg: Any) -> list[Augmentation]:
 def flip_step(cfg: Any) -> Augmentation:
     """Return the random flip of INPUT.RANDOM_FLIP."""
     return partial(random_flip, axis=choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, FLIP_AXES))
+
+
+def color_steps(cfg: Any) -> list[Augmentation]:
+    """Return the color jitter of INPUT.COLOR_AUG_SSD, if that is on."""
+    return [random_color] if cfg.INPUT.COLOR_AUG_SSD else []
+
+
+def pad_step(cfg: Any, size: int) -> Augmentation:
+    """Return the padding to `size` x `size` with INPUT.PAD_LEVEL."""
+    return partial(pad_to, size=size, level=cfg.INPUT.PAD_LEVEL)
 
 
 def shortest_edge_step(cfg: Any) -> Augmentation:

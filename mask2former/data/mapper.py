@@ -1,7 +1,7 @@
 """Mappers from a record of any dataset to the input of the model.
 
-INPUT.DATASET_MAPPER_NAME has the published names; each stands for a reader of ground truth and a list of
-augmentations. Everything else is common to all of them.
+INPUT.DATASET_MAPPER_NAME has the published names, and "semantic_lsj"; each stands for a reader of ground
+truth and a list of augmentations. Everything else is common to all of them.
 
 Shapes: `N` segments left after augmentation, `H, W` the original image's sides, `h, w` the new one's.
 """
@@ -62,6 +62,7 @@ MAPPERS = {
     "mask_former_instance": Recipe(read_instances, shortest_edge_crop),
     "mask_former_panoptic": Recipe(read_panoptic, shortest_edge_crop, all_tasks=True),
     "mask_former_semantic": Recipe(read_semantic, shortest_edge_crop),
+    "semantic_lsj": Recipe(read_semantic, large_scale_jitter),
 }
 # Targets of SOLVER.TASKS, whose class ids are all those of the panoptic classes. Semantic: one mask for each
 # class of things and stuff, crowd regions included, as mIoU is measured. Instance: things alone, from the

@@ -1,4 +1,4 @@
-"""EoMT's configs against the numbers of the authors' own, which count all in steps."""
+"""EoMT's configs against the numbers of the authors' own, which count training in steps."""
 
 import pytest
 
@@ -31,6 +31,7 @@ RECIPES = {
         [3000, 44346, 59128, 73910],
     ),
     f"{PANOPTIC}/eomt_dinov3_small_bs16_24ep": (FAST, 177384, [0, 73910, 118256], [3000, 103474, 147820]),
+    f"{PANOPTIC}/eomt_dinov3_base_bs16_24ep": (FAST, 177384, [0, 73910, 118256], [3000, 103474, 147820]),
     f"{INSTANCE}/eomt_dinov2_large_bs16_12ep": (SLOW, 88692, [14782, 29564, 44346, 59128], COCO_ENDS),
     f"{INSTANCE}/eomt_dinov3_large_bs16_12ep_res1280": (
         FAST,
@@ -73,3 +74,26 @@ def test_rates_warm_ups_and_the_steps_of_attention_masks_are_the_published_ones(
     schedule = build_annealing(cfg)
     assert list(schedule.starts) == pytest.approx(starts, abs=1)  # the shares of a config have 7 digits
     assert list(schedule.ends) == pytest.approx(ends, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mapper", "size", "scales", "recolored"),
+    [
+        (f"{PANOPTIC}/eomt_dinov2_large_bs16_12ep", "coco_panoptic_lsj", 640, (0.1, 2), False),
+        (f"{INSTANCE}/eomt_dinov2_large_bs16_12ep_res1280", "coco_instance_lsj", 1280, (0.1, 2), False),
+        (
+            "ade20k/panoptic-segmentation/eomt/eomt_dinov2_large_bs16_31ep",
+            "coco_panoptic_lsj",
+            640,
+            (0.1, 2),
+            True,
+        ),
+        (f"{ADE20K}/eomt_dinov2_large_bs16_31ep", "semantic_lsj", 512, (0.5, 2), True),
+        (f"{CITYSCAPES}/eomt_dinov2_large_bs16_107ep", "semantic_lsj", 1024, (0.5, 2), True),
+    ],
+)
+def test_crops_and_colors_of_training_are_the_published_ones(name, mapper, size, scales, recolored):
+    keys = load_config(f"{name}.yaml").INPUT
+    assert (mapper, size) == (keys.DATASET_MAPPER_NAME, keys.IMAGE_SIZE)
+    assert scales == (keys.MIN_SCALE, keys.MAX_SCALE)
+    assert recolored == keys.COLOR_AUG_SSD and keys.PAD_LEVEL == 0

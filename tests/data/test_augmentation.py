@@ -121,6 +121,24 @@ def test_large_scale_jitter_always_fills_its_square(height, width, seed):
     assert (np.diff(rows[rows >= 0]) >= 0).all()
 
 
+def test_large_scale_jitter_recolors_all_but_the_padding():
+    cfg = get_cfg()
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, cfg.INPUT.PAD_LEVEL = 32, 0.5, 0.5, 0
+    plain = aug.large_scale_jitter(cfg)
+    cfg.INPUT.COLOR_AUG_SSD = True
+    recolored, changed = aug.large_scale_jitter(cfg), 0
+    for seed in range(8):
+        before, after = (
+            augment(empty_scene(20, 40), steps, np.random.default_rng(seed)) for steps in (plain, recolored)
+        )
+        np.testing.assert_array_equal(before.geometry.cols.pixels, after.geometry.cols.pixels)
+        padding = (before.geometry.rows.pixels < 0)[:, None] | (before.geometry.cols.pixels < 0)
+        assert padding.sum() == 32 * 32 - 8 * 16
+        assert not before.image[padding].any() and not after.image[padding].any()
+        changed += (before.image != after.image).any()
+    assert changed >= 6  # no operation at all has a chance of 1/16
+
+
 def test_scale_1_fits_the_image_into_the_square():
     masks = [rectangle((20, 40), 5, 10, 10, 30)]
     result = augment(scene_of(masks), lsj(40, 1.0, 1.0, "none"), np.random.default_rng(3))
@@ -278,13 +296,13 @@ def test_shortest_edge_crop_pads_to_a_square():
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (16, 24), 60
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", (20, 20)
-    cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.SIZE_DIVISIBILITY = True, 24
+    cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.SIZE_DIVISIBILITY, cfg.INPUT.PAD_LEVEL = True, 24, 7
     names = [getattr(step, "func", step).__name__ for step in aug.shortest_edge_crop(cfg)]
     assert names == ["random_shortest_edge", "random_crop", "random_color", "random_flip", "pad_to"]
     for seed in range(20):
         result = augment(empty_scene(18, 40), aug.shortest_edge_crop(cfg), np.random.default_rng(seed))
         assert result.image.shape == (24, 24, 3)
-        assert (result.image[20:] == 128).all()
+        assert (result.image[20:] == 7).all()
 
 
 @pytest.mark.parametrize(
