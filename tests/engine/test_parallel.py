@@ -27,14 +27,32 @@ SWIN = {
     "MODEL__SWIN__DROP_PATH_RATE": 0.0,
     "MODEL__ACTIVATION_CHECKPOINTING": True,
 }
+SMALL_VIT = {"MODEL__VIT__EMBED_DIM": 16, "MODEL__VIT__NUM_HEADS": 2, "MODEL__VIT__POSITION_GRID": 4}
 VIT = {
+    **SMALL_VIT,
     "MODEL__BACKBONE__NAME": "ViTSimplePyramid",
-    "MODEL__VIT__EMBED_DIM": 16,
     "MODEL__VIT__DEPTH": 2,
-    "MODEL__VIT__NUM_HEADS": 2,
-    "MODEL__VIT__POSITION_GRID": 4,
     "MODEL__ACTIVATION_CHECKPOINTING": True,
     "SOLVER__LAYER_DECAY": 0.9,
+}
+EOMT = {
+    **SMALL_VIT,
+    "MODEL__META_ARCHITECTURE": "EoMT",
+    "MODEL__BACKBONE__NAME": "EomtBackbone",
+    "MODEL__SEM_SEG_HEAD__NAME": "EomtHead",
+    "MODEL__VIT__DEPTH": 3,
+    "MODEL__EOMT__NUM_BLOCKS": 2,
+    "MODEL__ACTIVATION_CHECKPOINTING": True,
+    "SOLVER__LAYER_DECAY": 0.9,
+    "SOLVER__OPTIMIZER": "SGD",
+}
+ADAPTER = {
+    **SMALL_VIT,
+    "MODEL__BACKBONE__NAME": "ViTAdapter",
+    "MODEL__VIT__DEPTH": 4,
+    "MODEL__VIT_ADAPTER__NUM_HEADS": 2,
+    "MODEL__ACTIVATION_CHECKPOINTING": True,
+    "SOLVER__OPTIMIZER": "SGD",
 }
 CLIP = {"SOLVER__OPTIMIZER": "SGD", "SOLVER__CLIP_GRADIENTS__ENABLED": True}
 RECIPES = {
@@ -42,6 +60,8 @@ RECIPES = {
     "clipped one by one": {**CLIP, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "norm"},
     "AdamW, Swin, recomputed": SWIN,
     "AdamW, ViT, recomputed": VIT,
+    "EoMT, recomputed": EOMT,
+    "ViT-Adapter, recomputed": ADAPTER,
     "SyncBN": {"MODEL__RESNETS__NORM": "SyncBN", "SOLVER__OPTIMIZER": "SGD"},
     "bf16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16", "SOLVER__OPTIMIZER": "SGD"},
     "fp16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "fp16", "SOLVER__OPTIMIZER": "SGD"},
