@@ -14,11 +14,15 @@ HUB_NAME = re.compile(
     r"-(?P<dataset>coco|ade20k|ade|cityscapes|mapillary-vistas|mapillary|youtubevis-2019|youtubevis-2021)"
     r"-(?P<task>instance|panoptic|semantic)"
 )
-FAMILIES = ("video", "maskformer", "detr")  # of models, besides Mask2Former's for images
+FAMILIES = ("video", "maskformer", "detr", "eomt")  # of models, besides Mask2Former's for images
 HUB_DATASETS = {"ade": "ade20k", "mapillary": "mapillary-vistas"}
 MASKFORMER_HUB_NAME = re.compile(r"/maskformer-swin-(?P<size>tiny|small|base|large)-(?P<dataset>ade|coco)$")
 MASKFORMER_HUB_MODELS = {"ade": "ade20k-semantic", "coco": "coco-panoptic"}
 DETR_HUB_NAME = re.compile(r"/detr-resnet-(?P<backbone>50|50-dc5|101)-panoptic$")
+EOMT_REPOSITORY = re.compile(  # its name on the hub, as "coco_panoptic_eomt_small_640_2x"
+    r"(?P<dataset>coco|ade20k|cityscapes)_(?P<task>instance|panoptic|semantic)"
+    r"_eomt_(?P<size>small|base|large|giant)_(?P<side>\d+)(_2x)?(?=/|$)"
+)
 METHODS = {  # start of a MaskFormer config's file name, the longest first
     "per_pixel_baseline_plus": "PerPixelBaseline+",
     "per_pixel_baseline": "PerPixelBaseline",
@@ -30,7 +34,7 @@ class PublishedModel(NamedTuple):
     """A model that the authors of `method` trained; `figures` are those that they report."""
 
     name: str
-    method: str  # "Mask2Former", "DETR", or one of METHODS
+    method: str  # "Mask2Former", "DETR", "EoMT", or one of METHODS
     dataset: str
     task: str
     backbone: str
@@ -43,8 +47,8 @@ class PublishedModel(NamedTuple):
 def table() -> dict[str, Any]:
     """Return the whole table: `license`, `backbones`, and Mask2Former's `root` and, by config file, `models`.
 
-    The root and models of videos are below `video`, MaskFormer's below `maskformer`, and those of DETR, with
-    its license, below `detr`.
+    The root and models of videos are below `video`, MaskFormer's below `maskformer`, and those of DETR and
+    EoMT, with their licenses, below `detr` and `eomt`.
     """
     return json.loads(resources.files("mask2former.weights").joinpath(TABLE).read_text(encoding="utf-8"))
 
@@ -62,6 +66,7 @@ def published_models() -> dict[str, PublishedModel]:
         (table()["video"], _of_video),
         (table()["maskformer"], _of_maskformer),
         (table()["detr"], _of_detr),
+        (table()["eomt"], _of_eomt),
     )
     models = [of(*row) for family, of in families for row in family["models"].items()]
     return {model.name: model for model in models}
@@ -95,6 +100,20 @@ def _of_detr(config: str, row: dict[str, Any]) -> PublishedModel:
     return PublishedModel(name, "DETR", "coco", "panoptic", row["backbone"], row["figures"], config, url)
 
 
+def _of_eomt(config: str, row: dict[str, Any]) -> PublishedModel:
+    dataset, task = row["weights"].split("_")[:2]
+    url = table()["eomt"]["root"] + row["weights"]
+    return PublishedModel(
+        _eomt_name(row["weights"]), "EoMT", dataset, task, row["backbone"], row["figures"], config, url
+    )
+
+
+def _eomt_name(text: str) -> str:
+    """Return the name here of the EoMT model whose repository on the hub is named in `text`, or ""."""
+    match = EOMT_REPOSITORY.search(text)
+    return f"eomt-{match['dataset']}-{match['task']}-{match['size'][0]}-{match['side']}" if match else ""
+
+
 def _backbone_word(row: dict[str, Any]) -> str:
     """Return the backbone as names have it; Swin-L's does not say IN21k, on which alone it was pretrained."""
     return row["backbone"].lower().replace(" (in21k)", "-in21k").replace("swin-l-in21k", "swin-l")
@@ -103,8 +122,8 @@ def _backbone_word(row: dict[str, Any]) -> str:
 def published_name(name: str) -> str | None:
     """Return the published model that is called `name` here or on the Hugging Face hub, or has that config.
 
-    The hub has "facebook/mask2former-swin-large-coco-panoptic", "facebook/maskformer-swin-large-coco" and
-    "facebook/detr-resnet-50-panoptic", for example.
+    The hub has "facebook/mask2former-swin-large-coco-panoptic", "facebook/maskformer-swin-large-coco",
+    "facebook/detr-resnet-50-panoptic" and "tue-mps/coco_panoptic_eomt_large_640", for example.
     """
     if model := model_of_config(name):
         return model.name
@@ -119,6 +138,8 @@ def published_name(name: str) -> str | None:
         wanted = [hub_name, f"{hub_name}-in21k"]
     elif match := DETR_HUB_NAME.search(name):
         wanted = [f"detr-coco-panoptic-r{match['backbone']}"]
+    elif eomt := _eomt_name(name):
+        wanted = [eomt]
     else:
         wanted = [name]
     return next((candidate for candidate in wanted if candidate in names), None)
@@ -169,12 +190,13 @@ def model_of_weights(file_name: str) -> PublishedModel | None:
 
 def license_notice(url: str) -> str:
     """Return the notice that a download of the published weights at `url` logs."""
-    is_detr = url.startswith(table()["detr"]["root"])
-    license = (table()["detr"] if is_detr else table())["license"]
-    models, terms = ("DETR", "") if is_detr else ("MaskFormer and Mask2Former", ": non-commercial use only")
+    families = (table()[name] for name in FAMILIES)
+    own = (family for family in families if "license" in family and url.startswith(family["root"]))
+    family = next(own, table())
+    license = family["license"]
     return (
-        f"The weights of {models} are published by their authors under {license['name']} "
-        f"({license['url']}){terms}. The license of this program does not cover them."
+        f"The weights of {family['models_of']} are published by their authors under {license['name']} "
+        f"({license['url']}){license['terms']}. The license of this program does not cover them."
     )
 
 

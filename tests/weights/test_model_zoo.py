@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from published_configs import MASK2FORMER, MASKFORMER, VIDEO, is_experiment
 
+from mask2former.config import load_config
 from mask2former.weights import model_zoo as zoo
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,7 @@ def test_other_configs_have_no_published_model(given):
 def test_names_and_urls_are_unique():
     models = zoo.published_models()
     assert [model.config for model in models.values()] == list(table_rows())
-    assert len({model.weights for model in models.values()}) == len(models) == 92
+    assert len({model.weights for model in models.values()}) == len(models) == 106
     assert all(re.fullmatch("[a-z0-9-]+", name) for name in models)
     swin = zoo.find_model("ade20k-semantic-swin-b-in21k")
     assert (swin.dataset, swin.task, swin.backbone) == ("ade20k", "semantic", "Swin-B (IN21k)")
@@ -83,6 +84,9 @@ def test_names_and_urls_are_unique():
         ("facebook/maskformer-swin-large-coco-extra", None),
         ("facebook/detr-resnet-50-dc5-panoptic", "detr-coco-panoptic-r50-dc5"),
         ("facebook/detr-resnet-50", None),
+        ("tue-mps/coco_panoptic_eomt_large_640", "eomt-coco-panoptic-l-640"),
+        ("tue-mps/coco_panoptic_eomt_small_640_2x", "eomt-coco-panoptic-s-640"),
+        ("tue-mps/coco_panoptic_eomt_small_640_dinov3", None),
     ],
 )
 def test_names_of_the_hub_are_known(hub, name):
@@ -146,8 +150,42 @@ def test_detrs_models_by_name():
     assert "DETR" in zoo.license_notice(dc5.weights) and "Apache-2.0" in zoo.license_notice(dc5.weights)
 
 
+def test_eomts_models_by_name():
+    """Compare with rows copied from the authors' page."""
+    semantic = zoo.find_model("eomt-ade20k-semantic-l-512")
+    assert semantic[1:5] == ("EoMT", "ade20k", "semantic", "DINOv2-L")
+    assert semantic.figures == {"mIoU": 58.4}
+    folder = "https://huggingface.co/tue-mps/ade20k_semantic_eomt_large_512"
+    assert semantic.weights == f"{folder}/resolve/main/pytorch_model.bin"
+    assert "EoMT" in zoo.license_notice(semantic.weights) and "MIT" in zoo.license_notice(semantic.weights)
+    assert zoo.find_model("eomt-coco-panoptic-g-1280").figures == {"PQ": 59.2}
+
+
+def eomt_models():
+    return [model for model in zoo.published_models().values() if model.method == "EoMT"]
+
+
+@pytest.mark.parametrize("model", eomt_models(), ids=lambda model: model.name)
+def test_an_eomt_has_the_config_of_its_data_size_and_side(model):
+    cfg = load_config(model.config)
+    _, dataset, task, size, side = model.name.split("-")
+    assert cfg.MODEL.META_ARCHITECTURE == "EoMT" and dataset in cfg.DATASETS.TEST[0]
+    tasks = cfg.MODEL.MASK_FORMER.TEST
+    on = {"panoptic": tasks.PANOPTIC_ON, "instance": tasks.INSTANCE_ON, "semantic": tasks.SEMANTIC_ON}
+    assert on[task] and not (task == "semantic" and tasks.PANOPTIC_ON)
+    widths = {"s": 384, "b": 768, "l": 1024, "g": 1536}
+    assert widths[size] == cfg.MODEL.VIT.EMBED_DIM
+    assert cfg.INPUT.MIN_SIZE_TEST == 16 * cfg.MODEL.VIT.POSITION_GRID == int(side)
+
+
 @pytest.mark.parametrize(
-    "name", ["coco-panoptic-r50", "maskformer-coco-panoptic-r50", "detr-coco-panoptic-r50"]
+    "name",
+    [
+        "coco-panoptic-r50",
+        "maskformer-coco-panoptic-r50",
+        "detr-coco-panoptic-r50",
+        "eomt-coco-panoptic-s-640",
+    ],
 )
 def test_urls_of_published_weights_are_known(name):
     assert zoo.is_published(zoo.find_model(name).weights)
@@ -172,7 +210,7 @@ def test_the_page_states_the_license_and_the_origin_of_every_backbone():
     license = zoo.table()["license"]
     assert license["name"] in PAGE and license["url"] in PAGE
     for model in zoo.published_models().values():
-        named = "Apache-2.0" if model.method == "DETR" else license["name"]
+        named = {"DETR": "Apache-2.0", "EoMT": "MIT"}.get(model.method, license["name"])
         assert named in PAGE and named in zoo.license_notice(model.weights)
     for name, origin in zoo.table()["backbones"].items():
         assert f"| `{name}` | {origin} |" in PAGE
