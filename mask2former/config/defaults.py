@@ -74,7 +74,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SEM_SEG_HEAD.IGNORE_VALUE": 255,
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54,
     "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT": 1.0,  # of per-pixel models
-    "MODEL.SEM_SEG_HEAD.AUXILIARY_WEIGHT": 0.4,  # of the loss of UperNet's auxiliary head; 0: without it
+    "MODEL.SEM_SEG_HEAD.AUXILIARY_WEIGHT": 0.4,  # of auxiliary heads' losses (UperNet, SETR); 0: without
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 128,
     "MODEL.SEM_SEG_HEAD.MASK_DIM": 256,
     "MODEL.SEM_SEG_HEAD.NORM": "GN",

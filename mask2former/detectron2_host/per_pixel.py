@@ -1,15 +1,18 @@
-"""MaskFormer's per-pixel heads and UperNet's, as Detectron2's own SemanticSegmentor calls heads.
+"""MaskFormer's per-pixel heads, UperNet's and SETR's, as Detectron2's own SemanticSegmentor calls heads.
 
 Shapes: `B` images, `K` classes, `C` channels, `h, w` the sides of a map, `H, W` those of the padded image.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mask2former.modeling.loss.criterion import name_layers
 from mask2former.modeling.per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 from mask2former.modeling.predictions import PIXEL_STRIDE, enlarge_class_logits
+from mask2former.modeling.setr import SETRHead
 from mask2former.modeling.upernet import UperNetHead
 
 Losses = dict[str, Tensor]
@@ -39,9 +42,9 @@ class SegmentorInterface(nn.Module):
             named |= {f"_{i}": logits for i, logits in enumerate(earlier)}
         losses = {f"loss_sem_seg{suffix}": self._loss(x, targets) for suffix, x in named.items()}
         if predictions.auxiliary is not None:
-            losses["loss_sem_seg_auxiliary"] = self.auxiliary_weight * self._loss(
-                predictions.auxiliary.logits, targets, predictions.auxiliary.stride
-            )
+            logits, stride = predictions.auxiliary
+            terms = torch.stack([self._loss(x, targets, stride) for x in logits])
+            losses |= name_layers({"loss_sem_seg_auxiliary": self.auxiliary_weight * terms})
         return None, losses
 
     def _loss(self, logits: Tensor, targets: Tensor, stride: int = PIXEL_STRIDE) -> Tensor:
@@ -61,10 +64,15 @@ class HostUperNetHead(SegmentorInterface, UperNetHead):  # type: ignore[misc]
     """UperNet with Detectron2's interface."""
 
 
+class HostSETRHead(SegmentorInterface, SETRHead):  # type: ignore[misc]
+    """SETR with Detectron2's interface."""
+
+
 HOST_HEADS: dict[type[nn.Module], type[SegmentorInterface]] = {
     PerPixelBaselineHead: HostPerPixelBaselineHead,
     PerPixelBaselinePlusHead: HostPerPixelBaselinePlusHead,
     UperNetHead: HostUperNetHead,
+    SETRHead: HostSETRHead,
 }
 
 

@@ -57,11 +57,16 @@ class PerPixelBaselinePlusHead(MaskFormerHead):
 def build_per_pixel_baseline_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> PerPixelBaselineHead:
     """Build the head of a config for the backbone's maps `input_shape`; raise ValueError as its parts do."""
     refuse_decoder_options(cfg, "MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselineHead")
-    return PerPixelBaselineHead(
-        pixel_decoder=build_pixel_decoder(cfg, input_shape),
-        mask_dim=cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-    )
+    return PerPixelBaselineHead(**per_pixel_arguments(cfg, input_shape))
+
+
+def per_pixel_arguments(cfg: Any, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """Return the arguments of `PerPixelBaselineHead` by a config; raise ValueError as the decoder does."""
+    return {
+        "pixel_decoder": build_pixel_decoder(cfg, input_shape),
+        "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+        "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    }
 
 
 @SEM_SEG_HEADS.register_as("PerPixelBaselinePlusHead")

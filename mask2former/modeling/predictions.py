@@ -136,9 +136,9 @@ class Predictions:
 
 
 class AuxiliaryPrediction(NamedTuple):
-    """Logits of classes (B, K, h, w) at a stride of their own, which are for training alone."""
+    """Logits of classes (B, K, h, w) of each auxiliary head, for training alone, and their common stride."""
 
-    logits: Tensor
+    logits: Sequence[Tensor]
     stride: int
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mask2former.modeling.head import build_pixel_decoder
-from mask2former.modeling.per_pixel import PerPixelBaselineHead
+from mask2former.modeling.per_pixel import PerPixelBaselineHead, per_pixel_arguments
 from mask2former.modeling.pixel_decoder.fpn import coarsest_first
 from mask2former.modeling.pixel_decoder.upernet import relu_conv
 from mask2former.modeling.predictions import AuxiliaryPrediction, PixelPredictions
@@ -29,7 +28,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.convs = nn.Sequential(relu_conv(in_channels, width, 3, norm))
         self.dropout = nn.Dropout2d(dropout)
-        self.conv_seg = _init_classes(nn.Conv2d(width, num_classes, 1))
+        self.conv_seg = init_classes(nn.Conv2d(width, num_classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K, h, w) for a map (B, C, h, w)."""
@@ -56,7 +55,7 @@ class UperNetHead(PerPixelBaselineHead):
         **baseline: Any,
     ) -> None:
         super().__init__(**baseline)
-        _init_classes(self.predictor)
+        init_classes(self.predictor)
         self.dropout = nn.Dropout2d(dropout)
         self.auxiliary_head = auxiliary_head
         self.auxiliary_feature = auxiliary_feature
@@ -68,10 +67,11 @@ class UperNetHead(PerPixelBaselineHead):
         if self.auxiliary_head is None or not self.training:
             return PixelPredictions([logits])
         auxiliary = self.auxiliary_head(features[self.auxiliary_feature])
-        return PixelPredictions([logits], AuxiliaryPrediction(auxiliary, self.auxiliary_stride))
+        return PixelPredictions([logits], AuxiliaryPrediction([auxiliary], self.auxiliary_stride))
 
 
-def _init_classes(convolution: nn.Conv2d) -> nn.Conv2d:
+def init_classes(convolution: nn.Conv2d) -> nn.Conv2d:
+    """Initialize and return a convolution to classes as mmsegmentation does."""
     nn.init.normal_(convolution.weight, std=0.01)
     assert convolution.bias is not None
     nn.init.zeros_(convolution.bias)
@@ -86,7 +86,7 @@ def build_upernet_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> UperNetHe
     """
     refuse_decoder_options(cfg, "MODEL.SEM_SEG_HEAD.NAME", "UperNetHead")
     head, dropout = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER.DROPOUT
-    pixel_decoder = build_pixel_decoder(cfg, input_shape)
+    baseline = per_pixel_arguments(cfg, input_shape)
     feature = coarsest_first({name: input_shape[name] for name in head.IN_FEATURES})[1]
     auxiliary_head = FCNHead(
         in_channels=input_shape[feature].channels,
@@ -96,9 +96,7 @@ def build_upernet_head(cfg: Any, input_shape: dict[str, ShapeSpec]) -> UperNetHe
         dropout=dropout,
     )
     return UperNetHead(
-        pixel_decoder=pixel_decoder,
-        mask_dim=head.MASK_DIM,
-        num_classes=head.NUM_CLASSES,
+        **baseline,
         dropout=dropout,
         auxiliary_head=auxiliary_head if head.AUXILIARY_WEIGHT else None,
         auxiliary_feature=feature,

@@ -47,7 +47,7 @@ class PixelCriterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Return weighted `loss_sem_seg`; `loss_sem_seg_0` on are earlier predictions'.
 
-        That of an auxiliary prediction is `loss_sem_seg_auxiliary`.
+        That of an auxiliary head is `loss_sem_seg_auxiliary`; of several, all but the last have a number.
 
         Args:
             targets: `gt_classes` (N,) int64 and `gt_masks` (N, h, w) bool of each image; h, w unpadded.
@@ -61,7 +61,7 @@ class PixelCriterion(nn.Module):
         if predictions.auxiliary is not None:
             logits, stride = predictions.auxiliary
             weight = self.weight * self.auxiliary_weight
-            losses["loss_sem_seg_auxiliary"] = weight * _mean_losses([logits], labels, stride)[0]
+            losses |= name_layers({"loss_sem_seg_auxiliary": weight * _mean_losses(logits, labels, stride)})
         return losses
 
 

@@ -1,7 +1,7 @@
 """SETR's multi-level aggregation: sums of maps at stride 16, from last to first, enlarged to stride 4.
 
 "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers" (CVPR 2021),
-section 3.3, as mmsegmentation trains it; its four auxiliary heads are not here.
+section 3.3, as mmsegmentation trains it. `mask2former.modeling.setr` has the head that classifies the maps.
 
 Shapes: `B` images, `C` channels, `h, w` the sides of a map at stride 16, `H, W` those of an image.
 """

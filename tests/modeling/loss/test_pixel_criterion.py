@@ -67,11 +67,11 @@ def test_gradients_equal_those_of_the_loop(drawn):
 
 def test_an_auxiliary_prediction_has_its_own_stride_and_weight(drawn):
     layers, maps = drawn
-    auxiliary = AuxiliaryPrediction(layers[0][:, :, :2, :2], 8)
+    auxiliary = AuxiliaryPrediction([layers[0][:, :, :2, :2]], 8)
     criterion = PixelCriterion(weight=2.0, auxiliary_weight=0.25)
     losses = criterion(PixelPredictions(layers[1:], auxiliary), targets_of(*maps), SIZE)
     assert losses.keys() == {"loss_sem_seg", "loss_sem_seg_auxiliary"}
-    expected = 0.5 * slow_loss(auxiliary.logits, maps, stride=8)
+    expected = 0.5 * slow_loss(auxiliary.logits[0], maps, stride=8)
     torch.testing.assert_close(losses["loss_sem_seg_auxiliary"], expected)
     (gradient,) = torch.autograd.grad(losses["loss_sem_seg_auxiliary"], layers[0])
     torch.testing.assert_close(gradient, *torch.autograd.grad(expected, layers[0]))
