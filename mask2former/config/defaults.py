@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.SWIN.APE": False,  # learned absolute position embedding
     "MODEL.SWIN.PRETRAIN_IMG_SIZE": 224,  # the image size of that embedding
     "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.VIT.PATCH_SIZE": 16,  # side of a patch in pixels; EoMT also takes 4 and 8
     "MODEL.VIT.EMBED_DIM": 1024,  # of the ViT-L; S: 384, B: 768, g: 1536
     "MODEL.VIT.DEPTH": 24,  # blocks; S, B: 12, g: 40
     "MODEL.VIT.NUM_HEADS": 16,  # S: 6, B: 12, g: 24

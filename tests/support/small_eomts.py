@@ -55,13 +55,18 @@ def small_eomt(kind="dinov2", side=64, squares="pad", tasks=("semantic",), **cha
         depth=DEPTH,
         num_heads=2,
         mlp_ratio=2.0,
-        position_grid=side // 16,
-        **{**KINDS[kind][2], **changes},
+        **{"position_grid": side // 16, **KINDS[kind][2], **changes},
     )
     return Eomt(
         squares=squares,
         backbone=EomtBackbone(vit, first_blocks=DEPTH - BLOCKS),
-        sem_seg_head=EomtHead(width=WIDTH, num_classes=CLASSES, num_queries=QUERIES, num_blocks=BLOCKS),
+        sem_seg_head=EomtHead(
+            width=WIDTH,
+            num_classes=CLASSES,
+            num_queries=QUERIES,
+            num_blocks=BLOCKS,
+            patch_size=vit.patch_size,
+        ),
         criterion=SetCriterion(
             num_classes=CLASSES,
             class_weight=2.0,

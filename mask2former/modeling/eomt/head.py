@@ -28,6 +28,7 @@ from mask2former.structures import ShapeSpec
 from mask2former.utils.registry import SEM_SEG_HEADS
 
 MASK_STRIDE = 4
+PATCH_SIZES = (4, 8, 16)  # which divide MODEL.MASK_FORMER.SIZE_DIVISIBILITY, 16
 
 
 class EomtHead(nn.Module):
@@ -35,11 +36,14 @@ class EomtHead(nn.Module):
 
     Args:
         num_blocks: blocks of the vision transformer that the queries go through.
-        patch_size: side of a patch in pixels, a power of 2.
+        patch_size: side of a patch in pixels, of `PATCH_SIZES`.
 
     Attributes:
         attn_mask_probs: the probability, for each block, that a query is masked in training. In evaluation
             all are masked unless it is 0. The published checkpoints hold it.
+
+    Raises:
+        ValueError: another patch size.
     """
 
     attn_mask_probs: Tensor
@@ -48,6 +52,10 @@ class EomtHead(nn.Module):
         self, *, width: int, num_classes: int, num_queries: int, num_blocks: int, patch_size: int = 16
     ) -> None:
         super().__init__()
+        if patch_size not in PATCH_SIZES:
+            raise ValueError(
+                f"MODEL.VIT.PATCH_SIZE is {patch_size}; EoMT takes {', '.join(map(str, PATCH_SIZES))}"
+            )
         self.q = nn.Embedding(num_queries, width)
         self.class_head = nn.Linear(width, num_classes + 1)
         self.mask_head = nn.Sequential(

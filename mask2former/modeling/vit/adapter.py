@@ -136,7 +136,7 @@ def _check(vit: VisionTransformer, num_heads: int, value_width: int) -> None:
     if len(vit.blocks) % GROUPS:
         raise ValueError(f"MODEL.VIT.DEPTH is {len(vit.blocks)}; ViT-Adapter needs a multiple of {GROUPS}")
     if vit.patch_size != STRIDES["res4"]:
-        raise ValueError(f"ViT-Adapter needs patches of {STRIDES['res4']} pixels, not of {vit.patch_size}")
+        raise ValueError(f"MODEL.VIT.PATCH_SIZE is {vit.patch_size}; ViT-Adapter needs {STRIDES['res4']}")
     if num_heads < 1 or value_width < 1 or value_width % num_heads:
         raise ValueError(
             f"MODEL.VIT_ADAPTER.NUM_HEADS is {num_heads}; it must divide EMBED_DIM * VALUE_RATIO, which is "

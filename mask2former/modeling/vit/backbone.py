@@ -31,7 +31,7 @@ class SimplePyramid(Backbone):
     def __init__(self, vit: VisionTransformer, *, out_features: Sequence[str] = tuple(STRIDES)) -> None:
         width, size = vit.embed_dim, vit.patch_size
         if size != STRIDES["res4"]:
-            raise ValueError(f"a pyramid at strides 4 to 32 needs patches of 16 pixels, not of {size}")
+            raise ValueError(f"MODEL.VIT.PATCH_SIZE is {size}; a pyramid at strides 4 to 32 needs 16")
         super().__init__({name: ShapeSpec(width, stride) for name, stride in STRIDES.items()}, out_features)
         self.vit = vit
         doublings = {name: 2 - i for i, name in enumerate(STRIDES)}

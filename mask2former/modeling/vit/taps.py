@@ -71,7 +71,7 @@ def _doubling(width: int) -> nn.Module:
 def _check(vit: VisionTransformer, blocks: Sequence[int]) -> None:
     """Raise ValueError if the maps cannot be those after these blocks."""
     if vit.patch_size != STRIDES["res4"]:
-        raise ValueError(f"maps at strides 4 to 32 need patches of 16 pixels, not of {vit.patch_size}")
+        raise ValueError(f"MODEL.VIT.PATCH_SIZE is {vit.patch_size}; maps at strides 4 to 32 need 16")
     ascending = list(blocks) == sorted(set(blocks)) and len(blocks) == len(STRIDES)
     if not ascending or not 0 <= blocks[0] <= blocks[-1] < len(vit.blocks):
         raise ValueError(

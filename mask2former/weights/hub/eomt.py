@@ -31,6 +31,7 @@ OURS = {
     "MODEL.META_ARCHITECTURE": "EoMT",
     "MODEL.BACKBONE.NAME": "EomtBackbone",
     f"{HEAD}NAME": "EomtHead",
+    f"{VIT}PATCH_SIZE": PATCH,
     f"{VIT}FINAL_NORM": True,
     f"{VIT}WINDOW_SIZE": 0,
     "INPUT.FORMAT": "RGB",

@@ -154,3 +154,15 @@ def test_recomputed_blocks_have_the_same_gradients():
         sum(model.criterion(model.network(images), targets_of((2,), 64), (64, 64), [0]).values()).backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [4, 8])
+def test_masks_have_stride_4_with_smaller_patches(size):
+    model = draw(small_eomt(patch_size=size, position_grid=64 // size)).train()
+    predictions = model.network(torch.randn(1, 3, 64, 96))
+    assert [predictions.mask_logits(i).shape for i in range(3)] == [(1, 5, 16, 24)] * 3
+
+
+def test_other_patches_are_an_error():
+    with pytest.raises(ValueError, match="PATCH_SIZE is 12; EoMT takes 4, 8, 16"):
+        small_eomt(patch_size=12)

@@ -115,7 +115,7 @@ def test_sizes_that_do_not_fit_are_errors(keys, message):
 
 
 def test_other_patches_are_an_error():
-    with pytest.raises(ValueError, match="needs patches of 16 pixels, not of 14"):
+    with pytest.raises(ValueError, match="PATCH_SIZE is 14; ViT-Adapter needs 16"):
         ViTAdapter(small_vit(patch_size=14, depth=4))
 
 

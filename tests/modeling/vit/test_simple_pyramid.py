@@ -84,7 +84,7 @@ def test_the_config_reaches_the_model():
 
 
 def test_other_patches_are_an_error():
-    with pytest.raises(ValueError, match="needs patches of 16 pixels, not of 14"):
+    with pytest.raises(ValueError, match=r"PATCH_SIZE is 14; a pyramid .* needs 16"):
         SimplePyramid(small_vit(patch_size=14))
 
 

@@ -12,6 +12,7 @@ from small_eomts import theirs
 from mask2former.config import config_from_text, load_config
 from mask2former.engine.build import construct_model
 from mask2former.tools.convert import main as convert
+from mask2former.weights.hub.config import hub_config
 from mask2former.weights.hub.folder import read_folder
 
 CONFIG = "coco/panoptic-segmentation/eomt/eomt_{}_large_bs16_12ep.yaml"
@@ -61,6 +62,11 @@ def test_transformers_reads_what_convert_writes_and_it_comes_back(kind, tmp_path
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert all(torch.equal(back["model"][name], tensor) for name, tensor in model.state_dict().items())
     assert config_from_text(back["config"], "back").MODEL == cfg.MODEL
+
+
+def test_other_patches_than_those_of_the_tables_are_an_error():
+    with pytest.raises(ValueError, match=r"MODEL\.VIT\.PATCH_SIZE is 8"):
+        hub_config(load_config(CONFIG.format("dinov2"), ["MODEL.VIT.PATCH_SIZE", 8]), {}, [], {})
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "dinov2-gated", "dinov3"])
