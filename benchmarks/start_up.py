@@ -52,7 +52,9 @@ def save_drawn_model(path: Path) -> None:
 
 def run(*arguments: str) -> str:
     """Run Python in a fresh process on one thread, and return its output."""
-    command, environment = [sys.executable, *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    # Bytecode is kept, as where the package is installed; without it, modules are compiled in each process
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
 
 

@@ -32,6 +32,7 @@ from mask2former.data.copy_paste import with_copy_paste
 from mask2former.data.errors import DatasetError
 from mask2former.data.instance_annotations import with_instances
 from mask2former.data.mapper import build_test_mapper, build_train_mapper
+from mask2former.data.packing import PackedBatch, pack, unpack
 from mask2former.data.records import Datasets, LoadedDataset
 from mask2former.data.tasks import draws_instances
 from mask2former.utils.comm import rank, world_size
@@ -63,10 +64,11 @@ class Samples(Dataset[dict[str, Any] | DatasetError]):
 
 
 class Loader(DataLoader[Any]):
-    """A `DataLoader` of `Samples` that raises the `DatasetError` that a sample is."""
+    """A `DataLoader` of `Samples` that unpacks batches, and raises the `DatasetError` that a sample is."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
+        for sent in super().__iter__():
+            batch = unpack(sent) if isinstance(sent, PackedBatch) else sent
             if error := next((sample for sample in batch if isinstance(sample, DatasetError)), None):
                 raise error
             yield batch
@@ -279,11 +281,12 @@ def _repeats(cfg: Any, trained: LoadedDataset) -> np.ndarray:
 
 
 def _loader(cfg: Any, samples: Dataset[Any], batches: Any) -> Loader:
+    workers = cfg.DATALOADER.NUM_WORKERS
     return Loader(
         samples,
         batch_sampler=batches,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=list,  # samples differ in size and are not stacked
+        num_workers=workers,
+        collate_fn=pack if workers else list,  # samples differ in size and are not stacked
         worker_init_fn=functools.partial(_init_worker, max_megapixels=cfg.INPUT.MAX_MEGAPIXELS),
     )
 
