@@ -69,15 +69,16 @@ def why_not_adapted(threads: int, environ: Mapping[str, str]) -> str | None:
 
 def _adapt_waiting(idle: int) -> None:
     """Keep `idle` idle threads while the processor is busy; now and then, try without them."""
-    pause = SHORTEST
+    pause, is_logged = SHORTEST, False
     while True:
         before = thread_times()
         time.sleep(PERIOD)
         if not is_contended(before, thread_times(), PERIOD):
             pause = SHORTEST
             continue
-        if pause == SHORTEST:
-            logger.debug("other programs use the processor: waiting threads sleep for now")
+        if not is_logged:
+            logger.debug("other programs use the processor: while they do, waiting threads sleep")
+            is_logged = True
         with idle_team(idle):
             time.sleep(pause)
         pause = min(2 * pause, LONGEST)
