@@ -15,6 +15,7 @@ from mask2former.weights.load import read_checkpoint
 
 SLOW = {  # modules that take longer to import than most of ours together
     "faster_coco_eval",
+    "hotcoco",
     "scipy",
     "sympy",
     "torch.distributed.checkpoint",

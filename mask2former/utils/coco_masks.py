@@ -130,6 +130,26 @@ def pixel_counts(codes: Sequence[str | bytes]) -> list[int]:
     return totals
 
 
+def whole_codes(masks: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> set[int]:
+    """Return the places of the masks that are compressed RLEs of their image's size, as `checked_rle` takes.
+
+    Args:
+        masks: values of any form.
+        sizes: height and width of the image of each mask.
+    """
+    places = [place for place, mask in enumerate(masks) if _is_compressed(mask)]
+    totals = pixel_counts([masks[place]["counts"] for place in places])
+    return {
+        place
+        for place, total in zip(places, totals, strict=True)
+        if total == sizes[place][0] * sizes[place][1] and masks[place].get("size") == list(sizes[place])
+    }
+
+
+def _is_compressed(mask: Any) -> bool:
+    return isinstance(mask, dict) and isinstance(mask.get("counts"), (str, bytes))
+
+
 def _count_or_refuse(code: bytes) -> int:
     try:
         return int(_sums_of_runs([code])[0])
@@ -143,34 +163,44 @@ def _as_bytes(counts: str | bytes) -> bytes:
 
 def _sums_of_runs(codes: Sequence[bytes]) -> np.ndarray:
     """Return the sum of the runs of each code (n,) int64; raise ValueError if one is no valid code."""
-    digits = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(b"".join(codes), np.uint8) - np.uint8(48)  # characters below "0" become large
     lengths = np.array([len(code) for code in codes])
-    is_last = digits & 32 == 0
-    if not lengths.all() or not is_last[lengths.cumsum() - 1].all() or digits.min() < 0 or digits.max() > 63:
+    is_last, code_ends = digits < 32, lengths.cumsum()
+    if not lengths.all() or digits.max() > 63 or not is_last[code_ends - 1].all():
         raise ValueError("the counts are no run lengths")
     ends = np.flatnonzero(is_last)
-    starts = np.append(0, ends[:-1] + 1)
-    places = np.arange(digits.size) - np.repeat(starts, ends - starts + 1)
-    if places.max() >= MAX_DIGITS:
-        raise ValueError("the counts hold a run that is too long")
-    numbers = np.add.reduceat((digits & 31) << 5 * places, starts)
-    numbers -= (digits[ends] >> 4 & 1) << 5 * (places[ends] + 1)
-    runs, first = _runs_of_numbers(numbers, np.repeat(np.arange(len(codes)), lengths)[ends])
+    first = np.searchsorted(ends, code_ends - lengths)
+    runs = _runs_of_numbers(_numbers(digits, ends), first)
     if (runs < 0).any():
         raise ValueError("the counts hold a negative run")
     return np.add.reduceat(runs, first)
 
 
-def _runs_of_numbers(numbers: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the runs, and the place of each code's first one, of numbers that belong to a `code` each.
+def _numbers(digits: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the numbers (m,) int64 whose last digits are at `ends` (m,)."""
+    sizes = np.diff(ends, prepend=-1)
+    if sizes.max() > MAX_DIGITS:
+        raise ValueError("the counts hold a run that is too long")
+    highest = digits[ends].astype(np.int64)
+    numbers = (highest & 15) - (highest & 16)
+    for place in range(1, sizes.max()):  # from the second highest digit down
+        longer = np.flatnonzero(sizes > place)
+        numbers[longer] = (numbers[longer] << 5) + (digits[ends[longer] - place] & 31)
+    return numbers
 
-    From the fourth on, a number is the difference to the run before the previous one, so the runs at odd
-    places are cumulative sums, and those at even places from the third on too.
+
+def _runs_of_numbers(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the runs of codes whose first numbers are at the places `first`.
+
+    From the fourth on, a number is the difference to the run before the previous one. So runs are the sums of
+    every second number, where the first of a code, which no other refers to, counts as 0.
     """
-    first = np.flatnonzero(np.diff(code, prepend=-1))
-    place = np.arange(numbers.size) - first[code]
     runs = numbers.copy()
-    for chosen in (place % 2 == 1, (place % 2 == 0) & (place > 0)):
-        sums = np.cumsum(np.where(chosen, numbers, 0))
-        runs = np.where(chosen, sums - sums[first][code], runs)
-    return runs, first
+    runs[first] = 0
+    for column in (0, 1):  # of every second number, across all codes
+        half = runs[column::2]
+        sums = np.append(0, half.cumsum())
+        before = (first + 1 - column) // 2  # numbers of this column before each code
+        half[:] = sums[1:] - np.repeat(sums[before], np.diff(before, append=len(half)))
+    runs[first] = numbers[first]
+    return runs

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_coco import compressed_rle
 
-from mask2former.utils.coco_masks import check_points, checked_rle, count_pixels, pixel_counts
+from mask2former.utils.coco_masks import check_points, checked_rle, count_pixels, pixel_counts, whole_codes
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 40))
@@ -34,6 +34,20 @@ def test_many_codes_have_the_pixels_of_each_one(codes):
     valid = [compressed_rle(np.eye(n, 5, dtype=bool))["counts"] for n in (1, 3, 7)]
     assert pixel_counts(codes) == [alone(code) for code in codes]
     assert pixel_counts([*valid, *codes, *valid])[: len(valid)] == [5, 15, 35]
+
+
+def test_whole_codes_are_those_that_a_check_of_each_takes():
+    code = compressed_rle(np.eye(4, 6, dtype=bool))
+    masks = [code, [[0, 0, 4, 0, 4, 4]], {**code, "size": [6, 4]}, {**code, "counts": "13"}, None]
+    masks += [
+        {"size": [4, 6], "counts": [24]},
+        {"counts": code["counts"]},
+        "x",
+        {**code, "counts": "abc"},
+        code,
+    ]
+    assert whole_codes(masks, [SIZE] * 9 + [(4, 7)]) == {0}
+    assert whole_codes([], []) == set()
 
 
 SIZE = (4, 6)

@@ -1,4 +1,4 @@
-"""COCO's average precision of instance masks, computed by faster-coco-eval.
+"""COCO's average precision of instance masks, computed by hotcoco.
 
 The rules are COCO's: IoU thresholds 0.50 to 0.95, 101 recalls, at most 100 results per image and category,
 object sizes by mask area. Boxes in the results are dropped, as the library would take the sizes from them.
@@ -63,6 +63,7 @@ METRICS: dict[str, tuple[slice | int, int]] = {  # name -> index in T, index in 
 }
 
 
+@garbage_collection_off()
 def average_precision(
     truth: Mapping[str, Any],
     results: Sequence[JsonObject],
@@ -106,15 +107,15 @@ def _score(
 ) -> Metrics:
     if lvis_style:
         results = _lvis_results(results, truth.images, truth.annotations)
-    with garbage_collection_off():
-        numbered = with_numbers(truth, results)
-        table = precisions(
-            *numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style, area_limits=area_limits
-        )
+    numbered = with_numbers(truth, results)
+    table = precisions(
+        *numbered, boundary_ratio=boundary_ratio, lvis_style=lvis_style, area_limits=area_limits
+    )
     categories = [truth.categories[id] for id in sorted(truth.categories, key=id_order)]
     return metrics_of(table, categories, lvis_style=lvis_style)
 
 
+@garbage_collection_off()
 def with_boundary(
     truth: Mapping[str, Any],
     results: Sequence[JsonObject],
@@ -137,6 +138,7 @@ def with_boundary(
     return metrics
 
 
+@garbage_collection_off()
 def average_recall(
     truth: Mapping[str, Any],
     results: Sequence[JsonObject],

@@ -1,4 +1,4 @@
-"""COCO's table of precisions, computed by faster-coco-eval: its input and its settings.
+"""COCO's table of precisions, computed by hotcoco or, for boundaries, by faster-coco-eval.
 
 Shapes, of the table of precisions: `T` IoU thresholds, `R` recalls, `K` categories, `A` area ranges.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import hotcoco
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core.mask import area, calculateRleForAllAnnotations
@@ -26,10 +27,11 @@ MAX_LVIS_RESULTS = 300  # per image
 BOUNDARY_THREADS = 4
 
 
-def with_numbers(truth: GroundTruth, results: Sequence[JsonObject]) -> tuple[COCO, COCO]:
-    """Return ground truth and results for the library, with all ids numbered from 1 on.
+def with_numbers(truth: GroundTruth, results: Sequence[JsonObject]) -> tuple[JsonObject, list[JsonObject]]:
+    """Return the content of a COCO JSON and results for the libraries, with all ids numbered from 1 on.
 
-    Images are numbered in the order of their ids, since this order decides between equal scores.
+    Images are numbered in the order of their ids, since this order decides between equal scores. Only the
+    keys that AP needs are kept: others may hold anything.
     """
     images, categories = (
         {id: number for number, id in enumerate(sorted(by_id, key=id_order), 1)}
@@ -42,16 +44,10 @@ def with_numbers(truth: GroundTruth, results: Sequence[JsonObject]) -> tuple[COC
 
     content = {
         "images": [_image(image, images, categories) for image in truth.images.values()],
-        "categories": [{**category, "id": categories[id]} for id, category in truth.categories.items()],
+        "categories": [_category(row, categories) for row in truth.categories.values()],
         "annotations": [numbered(row, number) for number, row in enumerate(truth.annotations, 1)],
     }
-    # The library's `loadRes` would compute the areas one by one
-    areas = area([result["segmentation"] for result in results]).tolist() if results else []
-    found = [
-        {**numbered(result, number), "area": pixels, "iscrowd": 0}
-        for number, (result, pixels) in enumerate(zip(results, areas, strict=True), 1)
-    ]
-    return COCO(content), COCO({**content, "annotations": found})
+    return content, [numbered(result, number) for number, result in enumerate(results, 1)]
 
 
 def id_order(id: Any) -> tuple[bool, Any]:
@@ -65,12 +61,18 @@ def _image(image: JsonObject, images: Mapping[Any, int], categories: Mapping[Any
         key: [categories[id] for id in image[key] if id in categories] for key in LVIS_KEYS if key in image
     }
     sides = {key: int(image[key]) for key in ("height", "width")}
-    return {**image, **sides, **lists, "id": images[image["id"]]}
+    return {**sides, **lists, "id": images[image["id"]]}
+
+
+def _category(category: JsonObject, numbers: Mapping[Any, int]) -> JsonObject:
+    """Return a category with its number instead of the id, and LVIS' mark of its frequency."""
+    marks = {"frequency": category["frequency"]} if "frequency" in category else {}
+    return {"id": numbers[category["id"]], "name": str(category["id"]), **marks}
 
 
 def precisions(
-    truth: COCO,
-    found: COCO,
+    truth: JsonObject,
+    results: list[JsonObject],
     *,
     boundary_ratio: float | None = None,
     lvis_style: bool = False,
@@ -81,19 +83,16 @@ def precisions(
     It is NaN where the ground truth has no object. `area_limits` divide small, medium and large objects.
     """
     if boundary_ratio is None:
-        evaluation = COCOeval_faster(truth, found, "segm", lvis_style=lvis_style)
+        evaluation = mask_evaluation(truth, results, lvis_style=lvis_style)
     else:
-        options = {"lvis_style": lvis_style, "boundary_dilation_ratio": boundary_ratio}
-        evaluation = BoundaryEvaluation(truth, found, "boundary", **options)
+        evaluation = BoundaryEvaluation(truth, results, boundary_ratio, lvis_style=lvis_style)
     params = evaluation.params
     params.maxDets = [MAX_LVIS_RESULTS if lvis_style else MAX_RESULTS]
     small, medium = area_limits
     whole = params.areaRng[0]
     params.areaRng = [whole, [whole[0], small], [small, medium], [medium, whole[1]]]
-    # Later versions compute IoUs in threads, which does not pay for the few masks of an image and category
-    evaluation.rle_iou_max_workers = 1
-    if not truth.imgs or not truth.cats:
-        shape = len(params.iouThrs), len(params.recThrs), len(truth.cats), len(params.areaRng)
+    if not truth["images"] or not truth["categories"]:
+        shape = len(params.iouThrs), len(params.recThrs), len(truth["categories"]), len(params.areaRng)
         return np.full(shape, np.nan)
     evaluation.evaluate()
     evaluation.accumulate()
@@ -101,21 +100,26 @@ def precisions(
     return np.where(table > -1, table, np.nan)
 
 
-def class_agnostic_recall(truth: COCO, found: COCO) -> float:
+def class_agnostic_recall(truth: JsonObject, results: list[JsonObject]) -> float:
     """Return the mean recall in [0, 1] over IoU thresholds, if classes do not matter; NaN without objects.
 
     At most `MAX_RESULTS` results of an image count: it is the paper's AR@100.
     """
-    if not truth.anns:
+    if not truth["annotations"]:
         return math.nan
-    evaluation = COCOeval_faster(truth, found, "segm")
-    evaluation.params.useCats = 0
+    evaluation = mask_evaluation(truth, results)
+    evaluation.params.useCats = False
     evaluation.params.maxDets = [MAX_RESULTS]
-    evaluation.rle_iou_max_workers = 1
     evaluation.evaluate()
     evaluation.accumulate()
     recalls = np.asarray(evaluation.eval["recall"])[:, 0, 0, 0]  # (T, K, A, maxDets)
     return float(recalls.mean()) if (recalls > -1).all() else math.nan
+
+
+def mask_evaluation(truth: JsonObject, results: list[JsonObject], *, lvis_style: bool = False) -> Any:
+    """Return hotcoco's evaluation of masks, which gives pycocotools' figures to the last digit."""
+    ground = hotcoco.COCO(truth)
+    return hotcoco.COCOeval(ground, ground.load_res(results), "segm", lvis_style=lvis_style)
 
 
 class BoundaryEvaluation(COCOeval_faster):
@@ -123,6 +127,19 @@ class BoundaryEvaluation(COCOeval_faster):
 
     The library always rounds half pixels down, such as the 13.5 of images of 405 x 540.
     """
+
+    def __init__(
+        self, truth: JsonObject, results: list[JsonObject], ratio: float, *, lvis_style: bool
+    ) -> None:
+        # The library's `loadRes` would compute the areas one by one
+        areas = area([result["segmentation"] for result in results]).tolist() if results else []
+        found = [
+            {**result, "area": pixels, "iscrowd": 0} for result, pixels in zip(results, areas, strict=True)
+        ]
+        inputs = COCO(truth), COCO({**truth, "annotations": found})
+        super().__init__(*inputs, "boundary", lvis_style=lvis_style, boundary_dilation_ratio=ratio)
+        # In threads, as later versions compute IoUs by default, it would take longer
+        self.rle_iou_max_workers = 1
 
     def _prepare(self) -> None:
         self.params.compute_boundary = False

@@ -21,6 +21,7 @@ from mask2former.evaluation.common.metadata import DatasetIds, required_attribut
 from mask2former.evaluation.common.report import distinct_names
 from mask2former.evaluation.common.rle import encode_masks
 from mask2former.evaluation.evaluator import Metrics, Results
+from mask2former.structures import runs
 from mask2former.utils.comm import gather_objects
 from mask2former.utils.label_maps import (
     IGNORE_LABEL,
@@ -42,7 +43,7 @@ SUFFIXES = (".png", ".tif", ".tiff")  # of ground-truth files; predictions have 
 
 
 def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -> Array:
-    """Return labels (H, W) with K for the ignored one; raise ValueError if another is not in [0, K)."""
+    """Return labels with K for the ignored one; raise ValueError if another is not in [0, K)."""
     ignored = labels == ignore_label
     beyond = ~ignored & ((labels < 0) | (labels >= num_classes))
     if beyond.any():
@@ -53,12 +54,25 @@ def bins_of(labels: Array, num_classes: int, ignore_label: int, where: object) -
     return np.where(ignored, num_classes, labels.astype(np.int64))
 
 
-def confusion_matrix(truth: Array, pred: Array, num_classes: int, where: object = "image") -> Array:
-    """Return the confusion matrix (K + 1, K + 1) of two maps (H, W) of `bins_of`."""
+def confusion_matrix(
+    truth: Array, pred: Array, num_classes: int, ignore_label: int, names: tuple[object, object]
+) -> Array:
+    """Return the confusion matrix (K + 1, K + 1) of two label maps (H, W), which messages call `names`.
+
+    Raises:
+        ValueError: the maps differ in size, or a label is neither a class nor the ignored one.
+    """
     if truth.shape != pred.shape:
-        raise InputError(f"{where}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
+        raise InputError(f"{names[1]}: the prediction is {pred.shape} pixels, the ground truth {truth.shape}")
+    true, found = truth.ravel(), pred.ravel()
+    starts, ends = runs(true, found).T
+    rows, columns = (
+        bins_of(labels[starts], num_classes, ignore_label, name)
+        for labels, name in zip((true, found), names, strict=True)
+    )
     side = num_classes + 1
-    return np.bincount((truth * side + pred).ravel(), minlength=side * side).reshape(side, side)
+    pixels = np.bincount(rows * side + columns, ends - starts, side * side)
+    return pixels.astype(np.int64).reshape(side, side)
 
 
 def mean_iou(confusion: Array, class_names: Sequence[str]) -> Metrics:
@@ -125,19 +139,22 @@ def mean_iou_of_folders(
     for name in tqdm(names, "mIoU", disable=None):
         file = to_path(pred_dir) / name
         file = file if file.is_file() else file.with_suffix(".png")
-        truth = _read_bins(to_path(gt_dir) / name, label_ids, ignore_label)
-        pred = _read_bins(file, pred_label_ids, ignore_label)
-        confusion += confusion_matrix(truth, pred, num_classes, file)
+        files = to_path(gt_dir) / name, file
+        if isinstance(label_ids, range) and isinstance(pred_label_ids, range):
+            true, found = (read_label_map(path) for path in files)
+            ignored = ignore_label
+        else:
+            tables = [_places(ids, ignore_label) for ids in (label_ids, pred_label_ids)]
+            true, found = map(_read_relabeled, files, tables)
+            ignored = num_classes
+        confusion += confusion_matrix(true, found, num_classes, ignored, files)
     return mean_iou(confusion, [str(label) for label in label_ids])
 
 
-def _read_bins(file: Path, label_ids: Sequence[int], ignore_label: int) -> Array:
-    """Return the label map (H, W) of a file as `bins_of` does; a class is its index in `label_ids`."""
-    if isinstance(label_ids, range):
-        return bins_of(read_label_map(file), len(label_ids), ignore_label, file)
-    places = {label: place for place, label in enumerate(label_ids)}
+def _places(label_ids: Sequence[int], ignore_label: int) -> dict[int, int]:
+    """Return the class of each label, and K for the ignored one."""
     ignored = {ignore_label: len(label_ids)} if ignore_label >= 0 else {}  # no pixel has a negative label
-    return _read_relabeled(file, {**places, **ignored})
+    return {label: place for place, label in enumerate(label_ids)} | ignored
 
 
 def _read_relabeled(file: PathLike, table: Mapping[int, int]) -> Array:
@@ -192,7 +209,7 @@ class SemSegEvaluator:
         """
         for record, output in zip(inputs, outputs, strict=True):
             labels = (output["label_map"] if "label_map" in output else output["sem_seg"].argmax(0)).cpu()
-            pred = bins_of(labels.numpy(), len(self._names), self._ignore_label, "model's result")
+            pred, num_classes = labels.numpy(), len(self._names)
             if self._output_dir is not None:
                 self._predictions += [
                     {
@@ -205,12 +222,13 @@ class SemSegEvaluator:
             if self._folder is not None:
                 self._written.append(f"{Path(record['file_name']).stem}.png")
                 self._folder.mkdir(parents=True, exist_ok=True)
-                write_label_map(self._folder / self._written[-1], self._official[pred])
+                bins = bins_of(pred, num_classes, self._ignore_label, "model's result")
+                write_label_map(self._folder / self._written[-1], self._official[bins])
                 if not any(key in record for key in TRUTH_KEYS):
                     continue
             file, true = true_labels(record, self._ignore_label)
-            truth = bins_of(true, len(self._names), self._ignore_label, file)
-            self._confusion += confusion_matrix(truth, pred, len(self._names), file)
+            names = file, f"model's result for {file}"
+            self._confusion += confusion_matrix(true, pred, num_classes, self._ignore_label, names)
 
     def evaluate(self) -> Results:
         """Return `{"sem_seg": {"mIoU": …}}` over all processes; nothing except on the main process.

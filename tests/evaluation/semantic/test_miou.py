@@ -17,7 +17,6 @@ from synthetic_evaluation import CONTIGUOUS, SyntheticDataset, metrics_of
 
 from mask2former.evaluation.semantic.miou import (
     SemSegEvaluator,
-    bins_of,
     confusion_matrix,
     mean_iou,
     mean_iou_of_folders,
@@ -26,8 +25,9 @@ from mask2former.evaluation.semantic.miou import (
 
 
 def scores_of(pairs: list[tuple[Any, Any]], names: str, ignore: int = 255) -> dict[str, float]:
-    bins = [[bins_of(np.array(labels), len(names), ignore, "synthetic") for labels in pair] for pair in pairs]
-    return mean_iou(sum(confusion_matrix(*pair, len(names)) for pair in bins), names)
+    maps = [map(np.array, pair) for pair in pairs]
+    counts = [confusion_matrix(*pair, len(names), ignore, ("truth", "prediction")) for pair in maps]
+    return mean_iou(sum(counts), names)
 
 
 def reference_scores(
