@@ -26,14 +26,19 @@ from mask2former.utils.messages import plural
 MB = 1e6
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], runs: int, warmup: int = 1) -> dict[str, float]:
+def alternate(
+    sides: Mapping[str, Callable[[], object]],
+    runs: int,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Return median seconds of each side, run in turns A B A B; the first `warmup` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(warmup + runs):
         for name, run in sides.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(times[warmup:]) for name, times in seconds.items()}
 
 

@@ -1,9 +1,10 @@
-"""Benchmark of the metrics on synthetic data: PQ against cityscapesscripts, AP against pycocotools.
+"""Benchmark of the metrics on synthetic data: against the official tools, and against hotcoco alone.
 
     python benchmarks/metrics.py
 
-Both sides of a row read the same files or records, in one thread, and their results are printed. This needs
-`pip install .[dev]`, for cityscapesscripts.
+The sides read the same files or records in turns, and their results are printed. Times are of the processor,
+summed over threads, so that other work on the machine counts little. This needs `pip install .[dev]`, for
+cityscapesscripts.
 """
 
 from __future__ import annotations
@@ -12,26 +13,34 @@ import contextlib
 import io
 import json
 import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hotcoco
 import numpy as np
 from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as cityscapes
-from faster_coco_eval import COCOeval_faster
 from measure import alternate, ratio, run_alone, table
+from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mask2former.evaluation.coco.ap import average_precision
-from mask2former.evaluation.coco.precisions import MAX_RESULTS, garbage_collection_off
+from mask2former.evaluation.coco.precisions import MAX_RESULTS, mask_evaluation
 from mask2former.evaluation.panoptic.quality import panoptic_quality
+from mask2former.evaluation.semantic.miou import confusion_matrix, mean_iou, mean_iou_of_folders
 from mask2former.utils.label_maps import write_segment_ids
 
 HEIGHT, WIDTH = 480, 640
 PANOPTIC_IMAGES, SEGMENTS, PANOPTIC_CLASSES = 200, 12, 20
+SEMANTIC_IMAGES, SEMANTIC_CLASSES = 200, 150
 AP_IMAGES, TRUE_OBJECTS, RESULTS, CLASSES = 500, 20, 100, 80
 CORNERS = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+
+SIDES = ("ours", "official", "hotcoco")
 
 Record = dict[str, Any]
 
@@ -91,18 +100,65 @@ def compare_panoptic(folder: Path) -> list[str]:
     """Return a row of the table."""
     files = save_panoptic(folder)
     cityscapes.pq_compute_multi_core = lambda *args: cityscapes.pq_compute_single_core(0, *args)
-    found: Record = {}
+    truth, truth_pngs, pred, pred_pngs = map(str, files)
 
-    def run_ours() -> None:
-        found["ours"] = panoptic_quality(*files)["PQ"]
-
-    def run_official() -> None:
+    def official() -> float:
         results = quietly(cityscapes.evaluatePanoptic, *files, folder / "results.json")
-        found["official"] = 100 * results["All"]["pq"]
+        return float(100 * results["All"]["pq"])
 
-    seconds = alternate({"ours": run_ours, "official": run_official}, runs=3)
+    def library() -> float:
+        evaluation = hotcoco.panoptic.PanopticEval(truth, pred, gt_folder=truth_pngs, pred_folder=pred_pngs)
+        evaluation.evaluate()
+        return float(100 * evaluation.stats[0])
+
+    sides = {"ours": lambda: panoptic_quality(*files)["PQ"], "official": official, "hotcoco": library}
     what = f"PQ of {PANOPTIC_IMAGES} images, from files: cityscapesscripts"
-    return [what, *cells(seconds, 1000 / PANOPTIC_IMAGES, "ms an image"), *results_of(found)]
+    return row(what, sides, 1000 / PANOPTIC_IMAGES, "ms an image")
+
+
+# --- mean IoU ---
+
+
+def save_semantic(folder: Path) -> tuple[Path, Path]:
+    """Write label maps of 8 bits of ground truth and predictions; return their folders."""
+    random = np.random.default_rng(0)
+    folders = folder / "gt", folder / "pred"
+    for image in range(SEMANTIC_IMAGES):
+        classes = random.integers(SEMANTIC_CLASSES, size=SEGMENTS + 1)
+        for target, ids in zip(folders, draw_segments(random), strict=True):
+            target.mkdir(exist_ok=True)
+            labels = np.where(ids == 0, 255, classes[ids]).astype(np.uint8)
+            Image.fromarray(labels).save(target / f"{image}.png")
+    return folders
+
+
+def compare_semantic(folder: Path) -> list[list[str]]:
+    """Return two rows: from files, and of maps in memory, as an evaluator gets them."""
+    folders = save_semantic(folder)
+    names = [f"{image}.png" for image in range(SEMANTIC_IMAGES)]
+    pairs = [[np.asarray(Image.open(folder / name)) for folder in folders] for name in names]
+
+    def our_maps() -> float:
+        counts = [confusion_matrix(*pair, SEMANTIC_CLASSES, 255, ("gt", "pred")) for pair in pairs]
+        return mean_iou(sum(counts), [str(k) for k in range(SEMANTIC_CLASSES)])["mIoU"]
+
+    def library(files: bool) -> float:
+        evaluation = hotcoco.semantic.SemanticEval(SEMANTIC_CLASSES)
+        if files:
+            evaluation.update_folders(*folders)
+        for pair in () if files else pairs:
+            evaluation.update(*pair)
+        return float(100 * evaluation.stats[0])
+
+    our_files = partial(mean_iou_of_folders, *folders, label_ids=range(SEMANTIC_CLASSES))
+    rows = {
+        "in memory": {"ours": our_maps, "hotcoco": partial(library, False)},
+        "from files": {"ours": lambda: our_files()["mIoU"], "hotcoco": partial(library, True)},
+    }
+    what = f"mIoU of {SEMANTIC_IMAGES} images, {SEMANTIC_CLASSES} classes"
+    return [
+        row(f"{what}, {how}", sides, 1000 / SEMANTIC_IMAGES, "ms an image") for how, sides in rows.items()
+    ]
 
 
 # --- average precision ---
@@ -173,51 +229,65 @@ def evaluate_and_accumulate(evaluation: Any) -> None:
     quietly(evaluation.accumulate)
 
 
+def library_alone(truth: Record, results: list[Record]) -> float:
+    """Return the AP in percent of records by hotcoco, which checks neither ids nor masks."""
+    ground = hotcoco.COCO(truth)
+    evaluation = hotcoco.COCOeval(ground, ground.load_res(results), "segm")
+    evaluation.params.maxDets = [MAX_RESULTS]
+    evaluate_and_accumulate(evaluation)
+    table = evaluation.eval["precision"]
+    return float(100 * table[:, :, :, 0][table[:, :, :, 0] > -1].mean())
+
+
 def compare_instances() -> list[list[str]]:
     """Return two rows: evaluate and accumulate alone, and all from records to AP."""
     truth, results = draw_instances()
-    found: Record = {}
-    reference = official(truth, results)
-    ours = COCOeval_faster(reference.cocoGt, reference.cocoDt, "segm")
+    reference, ours = official(truth, results), mask_evaluation(truth, results)
     ours.params.maxDets = [MAX_RESULTS]
-    ours.rle_iou_max_workers = 1
-
-    def our_part() -> None:
-        with garbage_collection_off():
-            evaluate_and_accumulate(ours)
-
-    parts = {"ours": our_part, "official": lambda: evaluate_and_accumulate(reference)}
+    parts = {
+        "ours": lambda: evaluate_and_accumulate(ours),
+        "official": lambda: evaluate_and_accumulate(reference),
+    }
     whole = {
-        "ours": lambda: found.update(ours=average_precision(truth, results)["AP"]),
-        "official": lambda: found.update(official=whole_official(truth, results)),
+        "ours": lambda: average_precision(truth, results)["AP"],
+        "official": lambda: whole_official(truth, results),
+        "hotcoco": lambda: library_alone(truth, results),
     }
     what = f"AP of {AP_IMAGES} images, {TRUE_OBJECTS} objects and {RESULTS} results each"
-    alone, everything = alternate(parts, runs=3), alternate(whole, runs=3, warmup=0)
     return [
-        [f"{what}, evaluate and accumulate: pycocotools", *cells(alone, 1, "s"), *results_of(found)],
-        [f"{what}, records to AP: pycocotools", *cells(everything, 1, "s"), *results_of(found)],
+        row(f"{what}, evaluate and accumulate: pycocotools", parts, 1, "s"),
+        row(f"{what}, records to AP: pycocotools", whole, 1, "s"),
     ]
 
 
-def cells(seconds: dict[str, float], scale: float, unit: str) -> list[str]:
-    """Return both times and their ratio."""
-    times = [f"{scale * seconds[side]:.2f} {unit}" for side in ("ours", "official")]
-    return [*times, ratio(seconds["official"], seconds["ours"])]
+def row(what: str, sides: Mapping[str, Callable[[], Any]], scale: float, unit: str) -> list[str]:
+    """Return a row of the table: times of all sides, their ratios to ours, and the results."""
+    found: dict[str, Any] = {}
 
+    def keeping(name: str) -> Callable[[], None]:
+        return lambda: found.update({name: sides[name]()})
 
-def results_of(found: Record) -> list[str]:
-    """Return both results, in percent."""
-    return [f"{found['ours']:.6f}", f"{found['official']:.6f}"]
+    seconds = alternate({name: keeping(name) for name in sides}, runs=3, clock=time.process_time)
+    others = [name for name in SIDES if name != "ours"]
+    times = [f"{scale * seconds[name]:.2f} {unit}" if name in sides else "–" for name in SIDES]
+    ratios = [ratio(seconds[name], seconds["ours"]) if name in sides else "–" for name in others]
+    results = ["–" if found.get(name) is None else f"{found[name]:.9f}" for name in SIDES]
+    return [what, *times, *ratios, *results]
 
 
 def report() -> str:
-    """Return the table of both metrics."""
+    """Return the table of all metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = [compare_panoptic(Path(folder)), *compare_instances()]
-    head = ["metric and official tool", "ours", "official", "ratio", "our result", "official"]
+        rows = [
+            compare_panoptic(Path(folder)),
+            *compare_instances(),
+            *compare_semantic(Path(folder)),
+        ]
+    times, results = [f"{name}, time" for name in SIDES], [f"{name}, result" for name in SIDES]
+    head = ["metric: official tool", *times, "official / ours", "hotcoco / ours", *results]
     return (
-        "The metrics against the official tools, one thread each, on synthetic data. Our AP turns Python's "
-        "garbage collector off.\n\n" + table([head, *rows])
+        "Processor time of the metrics, of the official tools and of hotcoco alone, on synthetic data. "
+        "hotcoco alone takes number ids only, and does not check masks.\n\n" + table([head, *rows])
     )
 
 
