@@ -148,6 +148,7 @@ DEFAULTS: dict[str, Any] = {
     "INPUT.MAX_SIZE_TEST": 1333,
     "INPUT.MAX_MEGAPIXELS": 200.0,  # larger images and label maps are refused before they are decoded
     "INPUT.RANDOM_FLIP": "horizontal",
+    "INPUT.EMPTY_REDRAWS": 0,  # crops without an object are drawn again, at most so often
     "INPUT.CROP.ENABLED": False,
     "INPUT.CROP.TYPE": "relative_range",
     "INPUT.CROP.SIZE": [0.9, 0.9],

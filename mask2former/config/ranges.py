@@ -26,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "INPUT.SAMPLING_FRAME_RANGE": (0, math.inf),
     "INPUT.SIZE_DIVISIBILITY": (-1, _SIDE),
     "INPUT.PAD_LEVEL": (0, 255),
+    "INPUT.EMPTY_REDRAWS": (0, 1_000),
     "INPUT.IMAGE_SIZE": (1, _SIDE),
     "INPUT.MAX_MEGAPIXELS": (0, math.inf),
     "INPUT.MIN_SCALE": (0, 100),

@@ -81,6 +81,7 @@ class TrainMapper:
 
     Segments without a pixel in the augmented image are dropped; N may be 0. With `keep_empty` they stay, with
     empty masks. With `draw_task` the sample has the "task" that was drawn, whose reader replaces `reader`.
+    While no segment is left, the augmentations are drawn again, at most `redraws` times.
     """
 
     reader: Reader
@@ -89,6 +90,7 @@ class TrainMapper:
     image_format: str
     keep_empty: bool = False
     draw_task: TaskDraw | None = None
+    redraws: int = 0
 
     def __call__(self, record: Record, seed: int) -> dict[str, Any]:
         """Return the sample augmented by `seed`; it also holds the seed, for the random points of the losses.
@@ -102,17 +104,28 @@ class TrainMapper:
         read = READERS[drawn["task"]] if drawn else self.reader
         ground_truth = read(record, self.metadata, (height, width))
         scene = Scene(image, Geometry.identity(height, width), ground_truth)
-        scene = augment(scene, self.augmentations, np.random.default_rng(seed))
+        scene, instances = self._augment(scene, np.random.default_rng(seed))
         return {
             "file_name": record["file_name"],
             "image_id": record.get("image_id"),  # semantic datasets may have none
             "height": height,
             "width": width,
             "image": to_tensor(scene.image, self.image_format),
-            "instances": all_instances(scene) if self.keep_empty else visible_instances(scene),
+            "instances": instances,
             "seed": seed,
             **drawn,
         }
+
+    def _augment(self, original: Scene, rng: np.random.Generator) -> tuple[Scene, Instances]:
+        segments = all_instances if self.keep_empty else visible_instances
+        scene = augment(original, self.augmentations, rng)
+        instances = segments(scene)
+        for _ in range(self.redraws):
+            if len(instances):
+                break
+            scene = augment(original, self.augmentations, rng)
+            instances = segments(scene)
+        return scene, instances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +191,7 @@ def build_train_mapper(cfg: Any, metadata: Metadata) -> TrainMapper:
         image_format=image_format_of(cfg),
         keep_empty=recipe.keep_empty,
         draw_task=draw_task,
+        redraws=cfg.INPUT.EMPTY_REDRAWS,
     )
 
 

@@ -96,4 +96,4 @@ def test_crops_and_colors_of_training_are_the_published_ones(name, mapper, size,
     keys = load_config(f"{name}.yaml").INPUT
     assert (mapper, size) == (keys.DATASET_MAPPER_NAME, keys.IMAGE_SIZE)
     assert scales == (keys.MIN_SCALE, keys.MAX_SCALE)
-    assert recolored == keys.COLOR_AUG_SSD and keys.PAD_LEVEL == 0
+    assert recolored == keys.COLOR_AUG_SSD and keys.PAD_LEVEL == 0 and keys.EMPTY_REDRAWS > 0

@@ -12,7 +12,7 @@ from synthetic_coco import COLORS, geometry_of, ground_truth_of, rectangle
 
 from mask2former.config import get_cfg
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
-from mask2former.data.augmentation import Scene
+from mask2former.data.augmentation import Resize, Scene
 from mask2former.data.catalog import Metadata
 from mask2former.data.ground_truth.readers import read_panoptic_png
 from mask2former.data.mapper import (
@@ -113,6 +113,44 @@ def test_large_scale_jitter_equals_the_published_one(cfg, names, tmp_path):
         visible = masks.any((1, 2))
         assert sample["instances"].gt_classes.tolist() == np.array([1, 0])[visible].tolist()
         np.testing.assert_array_equal(sample["instances"].gt_masks.numpy(), masks[visible])
+
+
+def corner_record(folder):
+    """Write an image whose only object is in a corner that most crops do not show."""
+    Image.fromarray(np.full((64, 64, 3), 9, np.uint8)).save(folder / "corner.png")
+    square = [0.0, 0.0, 16.0, 0.0, 16.0, 16.0, 0.0, 16.0]
+    annotations = [{"category_id": 0, "segmentation": [square]}]
+    return {"file_name": folder / "corner.png", "image_id": 1, "annotations": annotations}
+
+
+def test_crops_without_an_object_are_drawn_again(cfg, names, tmp_path):
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 32, 2.0, 2.0
+    record = corner_record(tmp_path)
+    once, _ = mapper_of(cfg, names, "coco_instance_lsj")
+    cfg.INPUT.EMPTY_REDRAWS = 60
+    often, _ = mapper_of(cfg, names, "coco_instance_lsj")
+    empty = 0
+    for seed in range(20):
+        first, last = once(record, seed), often(record, seed)
+        assert len(last["instances"]) == 1 and last["instances"].gt_masks.any()
+        assert last["image"].shape == first["image"].shape == (3, 32, 32)
+        if len(first["instances"]):
+            assert torch.equal(first["instances"].gt_masks, last["instances"].gt_masks)
+        empty += not len(first["instances"])
+    assert empty > 5
+
+
+def test_an_image_without_objects_is_drawn_a_few_times_alone(cfg, names):
+    cfg.INPUT.EMPTY_REDRAWS = 3
+    mapper, records = mapper_of(cfg, names, "coco_instance_lsj")
+    draws = []
+
+    def counted(scene, rng):
+        draws.append(rng)
+        return Resize(32, 32)
+
+    sample = replace(mapper, augmentations=[counted])(records[2], seed=0)
+    assert len(sample["instances"]) == 0 and len(draws) == 4
 
 
 def test_samples_have_the_documented_keys(cfg, names, synthetic):
