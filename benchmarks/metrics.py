@@ -35,9 +35,9 @@ from mask2former.evaluation.semantic.miou import confusion_matrix, mean_iou, mea
 from mask2former.utils.label_maps import write_segment_ids
 
 HEIGHT, WIDTH = 480, 640
-PANOPTIC_IMAGES, SEGMENTS, PANOPTIC_CLASSES = 200, 12, 20
-SEMANTIC_IMAGES, SEMANTIC_CLASSES = 200, 150
-AP_IMAGES, TRUE_OBJECTS, RESULTS, CLASSES = 500, 20, 100, 80
+PANOPTIC_IMAGES, SEGMENTS, PANOPTIC_CLASSES = 50, 12, 20
+SEMANTIC_IMAGES, SEMANTIC_CLASSES = 50, 150
+AP_IMAGES, TRUE_OBJECTS, RESULTS, CLASSES = 200, 20, 100, 80
 CORNERS = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 
 SIDES = ("ours", "official", "hotcoco")
