@@ -31,8 +31,8 @@ from mask2former.engine.build import build_model
 from mask2former.engine.evaluate import Evaluation
 from mask2former.engine.setup.trained_model import stored_config
 from mask2former.export.exported_model import read_trained
-from mask2former.export.formats import CALIBRATION_IMAGES
 from mask2former.modeling.mask_former import MaskFormer
+from mask2former.options import CALIBRATION_IMAGES
 from mask2former.predictor import Predictor
 from mask2former.tools.export import main as export
 from mask2former.utils.image_io import write_image

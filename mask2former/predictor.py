@@ -64,13 +64,15 @@ class Predictor:
             the config's TEST.TILE.SIZE, which is usually 0: the whole image.
         tile_overlap: least part of a side that neighboring tiles share; by default TEST.TILE.OVERLAP, 0.25.
         precision: "fp32", or "bf16", which is faster on processors that multiply it (on x86: AMX or
-            AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little. Of exported files, those
-            for OpenVINO take it.
+            AVX512_BF16, see `lscpu`; any recent GPU) and changes results a little; of exported files, those
+            for OpenVINO take it. Or "int8", for CPUs with AVX512 VNNI (docs/benchmarks.md).
+        calibrate: with "int8", a folder of images like those to predict, of which up to 64 are read.
 
     Raises:
         UntrainedModelError: MODEL.WEIGHTS is empty, a backbone, or does not fill the segmentation head.
         WeightsError: the file cannot be read, does not fit, or holds no config where one is needed.
-        ValueError: the config, `tasks`, `score_threshold`, `duplicate_iou` or `precision` is wrong.
+        ValueError: the config, `tasks`, `score_threshold`, `duplicate_iou`, `precision` or `calibrate`
+            is wrong.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Predictor:
         tile: int | None = None,
         tile_overlap: float | None = None,
         precision: str = "fp32",
+        calibrate: str | PathLike[str] | None = None,
     ) -> None:
         share_processor()
         if isinstance(cfg_or_checkpoint, CfgNode):
@@ -104,7 +107,7 @@ class Predictor:
         self.score_threshold, self.duplicate_iou = score_threshold, duplicate_iou
         self.mapper = build_test_mapper(cfg)
         build = exported_model if is_exported(checkpoint.file) else trained_model
-        self.model = build(cfg, checkpoint, precision)
+        self.model = build(cfg, checkpoint, precision, calibrate)
         self.augmented = AugmentedModel(cfg, self.model) if cfg.TEST.AUG.ENABLED else None
         self.tiled = TiledModel(cfg, self.model, progress=True) if cfg.TEST.TILE.SIZE else None
         metadata = checkpoint.metadata or dataset_metadata(cfg)
@@ -122,6 +125,7 @@ class Predictor:
         tile: int | None = None,
         tile_overlap: float | None = None,
         precision: str = "fp32",
+        calibrate: str | PathLike[str] | None = None,
     ) -> Predictor:
         """Return a predictor with a published model, such as "coco-panoptic-swin-l".
 
@@ -141,6 +145,7 @@ class Predictor:
             tile=tile,
             tile_overlap=tile_overlap,
             precision=precision,
+            calibrate=calibrate,
         )
 
     @classmethod

@@ -5,6 +5,7 @@ Shapes: `B` images, `Q` queries, `K` classes, `H, W` the padded image's sides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import NoReturn
 
@@ -80,7 +81,12 @@ def read_trained(source: str | Path) -> Checkpoint:
     return Checkpoint(str(source), {}, metadata.config, metadata.metadata)
 
 
-def exported_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32") -> ExportedModel:
+def exported_model(
+    cfg: CfgNode,
+    checkpoint: Checkpoint,
+    precision: str = "fp32",
+    calibrate: str | PathLike[str] | None = None,
+) -> ExportedModel:
     """Return the model of an exported file that `read_trained` read, on MODEL.DEVICE.
 
     Thresholds and tasks are those of the config; sizes and normalization those of the file.
@@ -90,6 +96,8 @@ def exported_model(cfg: CfgNode, checkpoint: Checkpoint, precision: str = "fp32"
         ValueError: the runtime does not compute on the device, or not in that precision; or
             MODEL.MASK_FORMER.TEST.LAYER is not the last.
     """
+    if calibrate is not None or precision == "int8":
+        raise ValueError(f"{checkpoint.file}: to predict in int8, export with --int8 --calibrate DIR")
     cfg = with_dataset_facts(cfg)
     file, num_classes = checkpoint.file, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     inference = build_inference_options(cfg)

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-CALIBRATION_IMAGES = 64  # for int8
-
 
 class Format(NamedTuple):
     """Files of a format.

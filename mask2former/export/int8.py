@@ -10,7 +10,7 @@ Shapes: `B` images, `H, W` the padded image's sides.
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,19 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mask2former.data.mapper import TestMapper, build_test_mapper
-from mask2former.export.formats import CALIBRATION_IMAGES, FORMATS
+from mask2former.data.mapper import build_test_mapper
+from mask2former.engine.setup.calibration import calibration_batches
+from mask2former.export.formats import FORMATS
 from mask2former.export.runtimes import INPUT, OUTPUTS, Exported, open_exported, package, read_metadata
 from mask2former.export.write import export_model
 from mask2former.export.writers import convert_to_openvino
+from mask2former.modeling.int8 import candidates
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.utils.atomic_files import UNFINISHED, atomic_path
-from mask2former.utils.image_io import EXTENSIONS, read_image
 
 logger = logging.getLogger(__name__)
 
-PARTS = ("backbone", "sem_seg_head.pixel_decoder")
-IN_FLOAT = ("sampling_offsets", "attention_weights")  # a cell and more of error moves the sampled points
 COMPARED_IMAGES = 8
 OPERATORS = ["Conv", "MatMul", "Gemm"]
 # Without this mark, quantize_static logs through Python's root logger that it would like one.
@@ -123,30 +122,6 @@ def quantize(source: Path, target: Path, model: MaskFormer, batches: Iterable[Te
     return list(layers.values())
 
 
-def calibration_images(folder: str | Path, count: int = CALIBRATION_IMAGES) -> list[Path]:
-    """Return up to `count` images of a folder, at even distances in the order of their names.
-
-    Raises:
-        ValueError: there is no such folder, or no image in it.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(f"--calibrate {folder}: no such folder of images")
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in EXTENSIONS)
-    if not paths:
-        raise ValueError(f"--calibrate {folder}: no image in it; type a folder of training images")
-    return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
-
-
-def calibration_batches(model: MaskFormer, mapper: TestMapper, paths: Sequence[Path]) -> Iterator[Tensor]:
-    """Yield each image as the network gets it, (1, 3, H, W).
-
-    Raises:
-        ImageError: a file is not an image; the message names it.
-    """
-    for path in paths:
-        yield model._images([mapper.inputs(read_image(path))])
-
-
 class _Reader:
     """Batches in the form that `quantize_static` asks for."""
 
@@ -183,14 +158,6 @@ def quantized_layers(graph: Any, model: MaskFormer) -> dict[str, str]:
         suffix = next((name for name in names if f".{weight.name}".endswith(f".{name}")), None)
         found[node.name] = names[suffix] if suffix else digests.get(_digest(_array(weight)))
     return {node: layer for node, layer in found.items() if layer}
-
-
-def candidates(model: MaskFormer) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the layers, by name, that int8 is meant for."""
-    for name, layer in model.named_modules():
-        is_meant = name.startswith(tuple(f"{part}." for part in PARTS)) and not name.endswith(IN_FLOAT)
-        if is_meant and isinstance(layer, nn.Conv2d | nn.Linear):
-            yield name, layer
 
 
 def _digest(array: NDArray[Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Numeric precision by name, and prediction in bfloat16.
+"""Numeric precision by name, and prediction in bfloat16; `mask2former/modeling/int8.py` has int8.
 
 Matrix products take bfloat16 and sum in float32; residual sums, norms, softmax, sampling locations, and the
 products that give mask logits stay in float32. This is faster only where the hardware multiplies bfloat16
@@ -10,7 +10,7 @@ from torch import nn
 
 from mask2former.modeling.layers.attention import MSDeformAttn, MultiHeadAttention
 from mask2former.modeling.mask_former import MaskFormer
-from mask2former.options import PREDICTION_PRECISIONS
+from mask2former.options import FLOAT_PRECISIONS, PREDICTION_PRECISIONS
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -30,7 +30,7 @@ def set_precision(model: MaskFormer, name: str) -> None:
     Raises:
         ValueError: an unknown name.
     """
-    if name not in PREDICTION_PRECISIONS:
+    if name not in FLOAT_PRECISIONS:
         raise ValueError(f"precision is '{name}'; known are {', '.join(PREDICTION_PRECISIONS)}")
     model.precision = PRECISIONS[name]
     if name == "fp32":

@@ -13,12 +13,13 @@ from fvcore.common.config import CfgNode
 
 from mask2former.config import load_config
 from mask2former.engine.logger import setup_logger
+from mask2former.engine.setup.calibration import calibration_images
 from mask2former.engine.setup.known_classes import with_known_classes
 from mask2former.engine.setup.threads import share_processor
 from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
 from mask2former.export.check import report
 from mask2former.export.formats import FORMATS
-from mask2former.export.int8 import calibration_images, export_int8
+from mask2former.export.int8 import export_int8
 from mask2former.export.int8 import report as int8_report
 from mask2former.export.write import export_model, model_and_metadata
 from mask2former.export.writers import require_packages

@@ -136,6 +136,7 @@ def open_predictor(args: argparse.Namespace) -> Predictor:
         tile=args.tile,
         tile_overlap=args.tile_overlap,
         precision=args.precision,
+        calibrate=args.calibrate,
     )
 
 

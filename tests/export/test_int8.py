@@ -12,18 +12,12 @@ from torch import nn
 
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
+from mask2former.engine.setup.calibration import calibration_batches, calibration_images
 from mask2former.export import int8
-from mask2former.export.int8 import (
-    calibration_batches,
-    calibration_images,
-    candidates,
-    differences,
-    export_int8,
-    quantize,
-    report,
-)
+from mask2former.export.int8 import differences, export_int8, quantize, report
 from mask2former.export.runtimes import open_exported
 from mask2former.export.write import export_model
+from mask2former.modeling.int8 import candidates
 from mask2former.modeling.mask_former import MaskFormer
 from mask2former.modeling.postprocessing.inference import InferenceOptions
 from mask2former.modeling.predictions import Prediction, Predictions

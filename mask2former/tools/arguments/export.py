@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mask2former.config.ranges import NAMES
-from mask2former.export.formats import CALIBRATION_IMAGES, FORMATS
+from mask2former.export.formats import FORMATS
+from mask2former.options import CALIBRATION_IMAGES
 from mask2former.utils.output import Parser
 
 

@@ -63,6 +63,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_max_megapixels(parser)
     parser.set_defaults(max_megapixels=None)  # the config's
     flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
+    flag("--calibrate", metavar="DIR", help="with --precision int8: images like those to predict")
     flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
 

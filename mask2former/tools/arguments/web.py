@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mask2former.options import MOST_MEGABYTES, PREDICTION_PRECISIONS
+from mask2former.options import FLOAT_PRECISIONS, MOST_MEGABYTES
 from mask2former.tools.flags import add_max_megapixels, positive_number, whole_number
 from mask2former.utils.output import Parser
 
@@ -29,5 +29,5 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"refuse larger uploads (default: {MOST_MEGABYTES})",
     )
     add_max_megapixels(parser)
-    flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
+    flag("--precision", choices=FLOAT_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
     return parser.parse_args(argv)
