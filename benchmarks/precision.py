@@ -81,16 +81,14 @@ def metrics(model: MaskFormer, checkpoint: Path, dataset: str) -> list[str]:
     return [f"{results[task][metric]:.2f}" for task, metric in METRICS]
 
 
-def save_drawn(config: str, folder: Path) -> tuple[Path, Path]:
-    """Save a checkpoint of weights that are drawn, and a folder of images of noise."""
+def save_drawn(config: str, size: Sequence[int], folder: Path) -> tuple[Path, Path]:
+    """Save a checkpoint of weights that are drawn, and a folder with an image of noise of that size."""
     torch.manual_seed(0)
-    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 256])
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", min(size)])
     path, images = folder / "drawn.pth", folder / "images"
     torch.save({"model": build_model(cfg).state_dict(), "config": cfg.dump(), "metadata": {}}, path)
     images.mkdir()
-    write_image(
-        images / "noise.png", np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    )
+    write_image(images / "noise.png", np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     return path, images
 
 
@@ -107,5 +105,5 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         is_config = arguments.model.endswith(".yaml")
         files = (Path(arguments.model), arguments.calibrate)
-        files = save_drawn(arguments.model, Path(name)) if is_config else files
+        files = save_drawn(arguments.model, arguments.size, Path(name)) if is_config else files
         run_alone(lambda: report(*files, arguments.size, arguments.runs, arguments.dataset))

@@ -13,7 +13,7 @@ Shapes: `B` images, `C` channels, `O` output channels, `H, W` the sides of a map
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -99,10 +99,18 @@ class Int8Linear(nn.Module):
 class Int8Conv2d(nn.Module):
     """A convolution with its norm and activation, (B, C, H, W) -> (B, O, H', W'); batch norm is folded in.
 
-    With `outputs` its result is for the next layer in int8, and the activation must be a ReLU.
+    With `outputs` its result is for the next layer in int8, and the activation must be a ReLU. `shape` is
+    that of a usual input, for which oneDNN lays out the weights. Without it, each call may reorder them,
+    which takes ten times as long as the products of a small map.
     """
 
-    def __init__(self, layer: nn.Conv2d, inputs: Quantization, outputs: Quantization | None = None) -> None:
+    def __init__(
+        self,
+        layer: nn.Conv2d,
+        inputs: Quantization,
+        outputs: Quantization | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.inputs, self.outputs = inputs, outputs
         self.stride = layer.stride
@@ -111,7 +119,9 @@ class Int8Conv2d(nn.Module):
         self.activation = getattr(layer, "activation", None)
         self.weight8 = Int8Weight.of(
             weight,
-            lambda values, scales: torch.ops.onednn.qconv_prepack(values, scales, *inputs, *self.geometry),
+            lambda values, scales: torch.ops.onednn.qconv_prepack(
+                values, scales, *inputs, *self.geometry, shape
+            ),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,12 +186,13 @@ def quantize_(model: MaskFormer, batches: Iterable[Tensor]) -> int:
         ValueError: the model is not on a CPU with VNNI, or is in training mode.
     """
     require_int8(model)
-    ranges = _measure_ranges(model, batches)
+    ranges, shapes = _measure(model, batches)
     outputs = {layer: ranges[reader] for layer, reader in _readers(model) if reader in ranges}
     layers = [(name, layer) for name, layer in candidates(model) if layer in ranges]
     for name, layer in layers:
         parent, _, own_name = name.rpartition(".")
-        replacement = REPLACED[type(layer)](layer, ranges[layer], outputs.get(layer))
+        usual = {"shape": shapes[layer]} if isinstance(layer, nn.Conv2d) else {}
+        replacement = REPLACED[type(layer)](layer, ranges[layer], outputs.get(layer), **usual)
         setattr(model.get_submodule(parent), own_name, replacement)
     return len(layers)
 
@@ -207,12 +218,16 @@ def candidates(model: MaskFormer) -> Iterator[tuple[str, nn.Module]]:
 
 
 @torch.no_grad()
-def _measure_ranges(model: MaskFormer, batches: Iterable[Tensor]) -> dict[nn.Module, Quantization]:
-    """Return how to quantize the inputs of each layer that is called and can be replaced."""
+def _measure(
+    model: MaskFormer, batches: Iterable[Tensor]
+) -> tuple[dict[nn.Module, Quantization], dict[nn.Module, torch.Size]]:
+    """Return how to quantize the inputs of each layer that is called and can be replaced, and their shape."""
     extremes: dict[nn.Module, list[Tensor]] = {}
+    shapes: dict[nn.Module, torch.Size] = {}
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         extremes.setdefault(layer, []).extend(inputs[0].aminmax())
+        shapes[layer] = inputs[0].shape
 
     layers = [layer for _, layer in candidates(model) if type(layer) in REPLACED]
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]
@@ -223,10 +238,11 @@ def _measure_ranges(model: MaskFormer, batches: Iterable[Tensor]) -> dict[nn.Mod
         for hook in hooks:
             hook.remove()
     stacked = {layer: torch.stack(values) for layer, values in extremes.items()}
-    return {
+    ranges = {
         layer: Quantization.of_range(float(values.min()), float(values.max()))
         for layer, values in stacked.items()
     }
+    return ranges, shapes
 
 
 def _readers(model: MaskFormer) -> Iterator[tuple[nn.Module, nn.Module]]:
