@@ -150,6 +150,7 @@ class Trainer:
         self.window = Window()
         self.last: StepRecord | None = None
         self._consecutive_skips = 0
+        self._clipped = list(model.parameters())  # here, since it walks through all modules
 
     @property
     def plain_model(self) -> nn.Module:
@@ -256,7 +257,7 @@ class Trainer:
     def _update(self, batch: Batch, terms: dict[str, Tensor]) -> tuple[dict[str, float], float, bool]:
         """Clip and step, unless a rank has a non-finite value; return mean losses, gradient norm, skipped."""
         self.scaler.unscale_(self.optimizer)
-        norm = self.clip(self.model.parameters())
+        norm = self.clip(self._clipped)
         local = torch.stack([*terms.values(), norm]).float()
         *means, grad_norm = (all_reduce_sum(local) / world_size()).tolist()
         skipped = not all(map(math.isfinite, (*means, grad_norm)))
