@@ -6,7 +6,7 @@ from tiny_checkpoint import METADATA, TINY, tiny_config
 
 from mask2former.config import load_config
 from mask2former.engine.build import build_model
-from mask2former.export import formats
+from mask2former.export import writers
 from mask2former.export.graph import Graph
 from mask2former.export.runtimes import open_exported
 from mask2former.export.write import export_model
@@ -47,7 +47,7 @@ def test_onnx_and_openvino_compute_the_logits(make_config, tmp_path, monkeypatch
     assert b"site-packages" not in path.read_bytes()  # no paths of this machine
     # OpenVINO's files are made of an ONNX file, which takes the longest
     monkeypatch.setattr(
-        formats, "_write_onnx", lambda graph, divisor, to, text: to.write_bytes(path.read_bytes())
+        writers, "_write_onnx", lambda graph, divisor, to, text: to.write_bytes(path.read_bytes())
     )
     export_model(make_config(), model, METADATA, tmp_path / "model.xml", "openvino")
     assert_exact(tmp_path / "model.xml", model)
