@@ -16,7 +16,7 @@ import os, sys, time
 from pathlib import Path
 from mask2former.engine.checkpoint.run_folder import acquire_lock
 held = acquire_lock(Path(sys.argv[1]), "x")
-if os.fork():
+if not os.fork():  # the child lets go of the lock before this
     print("holding", flush=True)
 time.sleep(60)
 """
