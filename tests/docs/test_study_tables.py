@@ -13,7 +13,11 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 from study import STUDIES, read_study  # noqa: E402
 
-PAGES = {"joint": "docs/joint_training.md", "small_objects": "docs/small_objects.md"}
+PAGES = {
+    "joint": "docs/joint_training.md",
+    "small_objects": "docs/small_objects.md",
+    "precision": "docs/training.md",
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
