@@ -48,6 +48,7 @@ IMAGES: dict[str, int] | None = None  # of each split; None: the dataset's own
 CHECKPOINT = ("model_final.pth", "last_checkpoint")  # what an evaluation needs of a finished run
 
 SUMMARIES = {"MB": ("memory_mb", max)}  # over the steps of a run
+COSTS = ("s/step", "time")  # of a row, by study_costs.py
 Row = dict[str, Any]
 Process = subprocess.Popen[bytes]
 
@@ -208,6 +209,14 @@ def collect(study: Study, steps: int, folder: Path) -> Row:
     return {"config": study.config, "steps": steps, "columns": columns, **facts, "rows": rows}
 
 
+def with_costs(results: Row, earlier: Row) -> Row:
+    """Return the results with the costs that study_costs.py has added to `earlier` ones of its rows."""
+    measured = {row["name"]: {key: row[key] for key in COSTS if key in row} for row in earlier["rows"]}
+    rows = [row | measured.get(row["name"], {}) for row in results["rows"]]
+    costs = [key for key in COSTS if any(key in row for row in rows)]
+    return {**results, "columns": [*results["columns"], *costs], "rows": rows}
+
+
 def chosen_rows(parser: argparse.ArgumentParser, study: str, names: Sequence[str] | None) -> Sequence[str]:
     """Return the names of rows that a user gave, or of all; an unknown one ends the program."""
     known = [row["name"] for row in read_study(study).rows]
@@ -251,6 +260,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         stopped = True
     results = collect(study, steps, folder)
     if args.results:
+        if args.results.exists():
+            results = with_costs(results, json.loads(args.results.read_text()))
         args.results.write_text(json.dumps(results, indent=1) + "\n")
     print(f"\n{study_table(results)}")
     return int(stopped)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from measure import machine
-from study import OPTIONS, STUDIES, Row, Study, chosen_rows, read_study
+from study import COSTS, OPTIONS, STUDIES, Row, Study, chosen_rows, read_study
 
 from mask2former.config import load_config
 from mask2former.data.loader import build_train_loader
@@ -68,8 +68,8 @@ def add_to_results(file: Path, seconds: dict[str, list[float]], base: str) -> No
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for row in results["rows"]:
         if median := medians.get(row["name"]):
-            row |= {"s/step": [round(median, 3)], "time": [round(median / medians[base], 3)]}
-    results["columns"] = [*dict.fromkeys([*results["columns"], "s/step", "time"])]
+            row |= zip(COSTS, ([round(median, 3)], [round(median / medians[base], 3)]), strict=True)
+    results["columns"] = [*dict.fromkeys([*results["columns"], *COSTS])]
     file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

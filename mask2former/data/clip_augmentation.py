@@ -16,17 +16,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from mask2former.data.augmentation import (
-    Augmentation,
-    Recolor,
-    Rng,
-    Scene,
-    choice,
-    crop_step,
-    flip_step,
-    linear,
-    shortest_edge_step,
-)
+from mask2former.data.augmentation import Augmentation, Recolor, Rng, Scene, choice, linear
+from mask2former.data.augmentation_recipes import crop_step, flip_step, shortest_edge_step
 
 STRENGTH = (0.9, 1.1)  # of brightness, contrast and saturation: 1 changes nothing
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue

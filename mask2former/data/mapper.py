@@ -16,17 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mask2former.data.augmentation import (
-    Augmentation,
-    Resize,
-    Scene,
-    augment,
-    choice,
-    large_scale_jitter,
-    resize_shortest_edge,
-    shortest_edge_crop,
-    zoom_and_crop,
-)
+from mask2former.data.augmentation import Augmentation, Resize, Scene, augment, choice, resize_shortest_edge
+from mask2former.data.augmentation_recipes import large_scale_jitter, shortest_edge_crop, zoom_and_crop
 from mask2former.data.catalog import Metadata, Record
 from mask2former.data.errors import broken_record, wrong_size
 from mask2former.data.ground_truth.geometry import Geometry

@@ -13,6 +13,7 @@ from transform_chains import transform_chains
 
 from mask2former.config import get_cfg
 from mask2former.data import augmentation as aug
+from mask2former.data import augmentation_recipes as recipes
 from mask2former.data.augmentation import Crop, FastResize, Flip, Pad, Resize, Scene, augment
 from mask2former.data.ground_truth.geometry import Geometry
 from mask2former.utils.label_maps import nearest_pixels
@@ -106,7 +107,7 @@ def lsj(size, low=0.1, high=2.0, flip="horizontal"):
     cfg = get_cfg()
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = size, low, high
     cfg.INPUT.RANDOM_FLIP = flip
-    return aug.large_scale_jitter(cfg)
+    return recipes.large_scale_jitter(cfg)
 
 
 @given(sides, sides, seeds)
@@ -124,9 +125,9 @@ def test_large_scale_jitter_always_fills_its_square(height, width, seed):
 def test_large_scale_jitter_recolors_all_but_the_padding():
     cfg = get_cfg()
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, cfg.INPUT.PAD_LEVEL = 32, 0.5, 0.5, 0
-    plain = aug.large_scale_jitter(cfg)
+    plain = recipes.large_scale_jitter(cfg)
     cfg.INPUT.COLOR_AUG_SSD = True
-    recolored, changed = aug.large_scale_jitter(cfg), 0
+    recolored, changed = recipes.large_scale_jitter(cfg), 0
     for seed in range(8):
         before, after = (
             augment(empty_scene(20, 40), steps, np.random.default_rng(seed)) for steps in (plain, recolored)
@@ -280,7 +281,9 @@ def test_color_jitter_keeps_masks():
     np.testing.assert_array_equal(after, before)
 
 
-@pytest.mark.parametrize("recipe", [aug.large_scale_jitter, aug.shortest_edge_crop, aug.zoom_and_crop])
+@pytest.mark.parametrize(
+    "recipe", [recipes.large_scale_jitter, recipes.shortest_edge_crop, recipes.zoom_and_crop]
+)
 def test_augmentation_depends_on_the_seed_alone(recipe):
     cfg = get_cfg()
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.COLOR_AUG_SSD = 32, (20, 30), True
@@ -297,10 +300,10 @@ def test_shortest_edge_crop_pads_to_a_square():
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (16, 24), 60
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "absolute", (20, 20)
     cfg.INPUT.COLOR_AUG_SSD, cfg.INPUT.SIZE_DIVISIBILITY, cfg.INPUT.PAD_LEVEL = True, 24, 7
-    names = [getattr(step, "func", step).__name__ for step in aug.shortest_edge_crop(cfg)]
+    names = [getattr(step, "func", step).__name__ for step in recipes.shortest_edge_crop(cfg)]
     assert names == ["random_shortest_edge", "random_crop", "random_color", "random_flip", "pad_to"]
     for seed in range(20):
-        result = augment(empty_scene(18, 40), aug.shortest_edge_crop(cfg), np.random.default_rng(seed))
+        result = augment(empty_scene(18, 40), recipes.shortest_edge_crop(cfg), np.random.default_rng(seed))
         assert result.image.shape == (24, 24, 3)
         assert (result.image[20:] == 7).all()
 
@@ -320,7 +323,7 @@ def test_unknown_choices_are_errors_that_list_the_known(key, value, message):
     cfg = get_cfg()
     cfg.merge_from_list(["INPUT.CROP.ENABLED", True, f"INPUT.{key}", value])
     with pytest.raises(ValueError, match=message):
-        aug.shortest_edge_crop(cfg)
+        recipes.shortest_edge_crop(cfg)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +345,7 @@ def test_unknown_choices_are_errors_that_list_the_known(key, value, message):
 def test_crop_sizes_that_do_not_fit_the_kind_of_crop_are_errors(kind, size, message):
     cfg = get_cfg()
     cfg.merge_from_list(["INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", kind, "INPUT.CROP.SIZE", size])
-    for recipe in (aug.shortest_edge_crop, aug.zoom_and_crop):
+    for recipe in (recipes.shortest_edge_crop, recipes.zoom_and_crop):
         with pytest.raises(ValueError, match=f"^INPUT.CROP.SIZE is {message}"):
             recipe(cfg)
 
@@ -351,7 +354,7 @@ def detr(sizes=(480, 800), max_size=1333, crop=True):
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = sizes, max_size
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = crop, "absolute_range", [384, 600]
-    return aug.zoom_and_crop(cfg)
+    return recipes.zoom_and_crop(cfg)
 
 
 def drawn_by_hand(size, seed):

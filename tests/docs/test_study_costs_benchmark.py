@@ -9,6 +9,7 @@ from tiny_runs import OPTIONS as TINY
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
+import study
 import study_costs
 
 
@@ -45,6 +46,17 @@ def test_times_are_added_to_the_results_of_the_study(tmp_path):
     a, b, evaluated = results["rows"]
     assert (a["s/step"], a["time"], b["s/step"], b["time"]) == ([3.0], [1.0], [6.0], [2.0])
     assert evaluated == rows[2]
+
+
+def test_results_that_are_collected_again_keep_the_times():
+    earlier = {
+        "columns": ["PQ", "s/step", "time"],
+        "rows": [{"name": "a", "PQ": [1], "s/step": [3.0], "time": [1.0]}],
+    }
+    rows = [{"name": "a", "PQ": [1, 2]}, {"name": "b", "PQ": [5]}]
+    again = study.with_costs({"columns": ["PQ"], "rows": rows}, earlier)
+    assert again["columns"] == ["PQ", "s/step", "time"]
+    assert again["rows"] == [{"name": "a", "PQ": [1, 2], "s/step": [3.0], "time": [1.0]}, rows[1]]
 
 
 @pytest.mark.parametrize(

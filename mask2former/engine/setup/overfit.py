@@ -14,7 +14,7 @@ from typing import Any
 
 from mask2former.config import CfgNode
 from mask2former.data import DatasetCatalog, DatasetError, MetadataCatalog
-from mask2former.data.augmentation import large_scale_jitter
+from mask2former.data.augmentation_recipes import large_scale_jitter
 from mask2former.data.catalog import Record
 from mask2former.data.datasets.files import load_json
 from mask2former.data.mapper import MAPPERS

@@ -47,9 +47,8 @@ def share_processor() -> str:
         threads = int(share.number)
         torch.set_num_threads(threads)
     if why_not_adapted(threads, os.environ) is None:
-        idle = (
-            affinity() - threads + 2
-        )  # together one more than processors; a team's first thread is not counted
+        # Together one more than processors; a team's first thread is not counted.
+        idle = affinity() - threads + 2
         threading.Thread(target=_adapt_waiting, args=(idle,), name="waiting", daemon=True).start()
     return f"{plural(threads, 'thread')} ({share.reason})"
 
