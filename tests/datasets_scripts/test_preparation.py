@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 from script_runs import DATASETS, contents, run
 from synthetic_datasets import ade20k, ade20k_full, cityscapes, coco, coco_stuff
+from tqdm import tqdm
 
 SCRIPTS: dict[str, ModuleType] = {
     "prepare_ade20k": ade20k,
@@ -57,6 +59,7 @@ def test_a_second_run_writes_nothing(tmp_path, name):
 
 def interrupted_run(name: str, root: Path, workers: int, signal_number: int, after: int) -> None:
     """Run a script that gets a signal when it is about to rename file number `after`."""
+    tqdm.set_lock(threading.RLock())  # the default one is shared with forked processes: killed, they keep it
     script_process, replace, count = os.getpid(), os.replace, iter(range(10**6))
 
     def replace_or_stop(path: Path, target: Path) -> None:
