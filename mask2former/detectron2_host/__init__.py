@@ -28,10 +28,15 @@ from mask2former.detectron2_host.mappers import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
-from mask2former.detectron2_host.model import HostMaskFormer, SemanticSegmentorWithTTA
+from mask2former.detectron2_host.model import HostEomt, HostMaskFormer, SemanticSegmentorWithTTA
 from mask2former.detectron2_host.paths import HostPaths
 from mask2former.detectron2_host.registries import join_registries
-from mask2former.detectron2_host.trainer import InstanceSegEvaluator, Trainer, build_evaluator
+from mask2former.detectron2_host.trainer import (
+    HostMaskAnnealing,
+    InstanceSegEvaluator,
+    Trainer,
+    build_evaluator,
+)
 from mask2former.detectron2_host.type_conversion import instances_from_detectron2, instances_to_detectron2
 from mask2former.utils.storage import path_manager
 
@@ -40,6 +45,8 @@ __all__ = [
     "COCOPanopticNewBaselineDatasetMapper",
     "DETRPanopticDatasetMapper",
     "DatasetMapper",
+    "HostEomt",
+    "HostMaskAnnealing",
     "HostMaskFormer",
     "InstanceSegEvaluator",
     "MaskFormerInstanceDatasetMapper",

@@ -4,7 +4,7 @@ Shapes: `K` classes, `H, W` an image's sides in pixels.
 """
 
 import math
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from mask2former.data.mapper import CHANNEL_ORDER, build_test_mapper, record_ima
 from mask2former.detectron2_host.type_conversion import inputs_from_detectron2, output_to_detectron2
 from mask2former.engine.setup.dataset_facts import with_dataset_facts
 from mask2former.engine.tta import AugmentedModel
+from mask2former.modeling.eomt.model import Eomt, eomt_parts
+from mask2former.modeling.eomt.options import ARCHITECTURE as EOMT
 from mask2former.modeling.mask_former import MaskFormer, mask_former_parts
 from mask2former.utils.registry import BACKBONE
 from mask2former.utils.sharding import unwrapped
@@ -42,6 +44,17 @@ class HostMaskFormer(MaskFormer):
         return [output_to_detectron2(output) for output in self.predict(batched_inputs)]
 
 
+class HostEomt(HostMaskFormer, Eomt):
+    """EoMT, likewise."""
+
+
+# MODEL.META_ARCHITECTURE -> class, and what builds its arguments from a config
+HOST_CLASSES: dict[str, tuple[type[HostMaskFormer], Callable[[Any], dict[str, Any]]]] = {
+    "MaskFormer": (HostMaskFormer, mask_former_parts),
+    EOMT: (HostEomt, eomt_parts),
+}
+
+
 def _rename(module: nn.Module, state: MutableMapping[str, Tensor], prefix: str, *_: Any) -> None:
     if prefix:
         return  # the model is a part of another model, which has its own names
@@ -50,8 +63,8 @@ def _rename(module: nn.Module, state: MutableMapping[str, Tensor], prefix: str, 
     state.update(renamed)
 
 
-def build_host_mask_former(cfg: Any) -> HostMaskFormer:
-    """Build the model of a config of Detectron2; the dataset's facts replace values of the config.
+def build_host_model(cfg: Any) -> HostMaskFormer:
+    """Build our model of a config of Detectron2; the dataset's facts replace values of the config.
 
     Raises:
         ValueError: a key has a value that our model does not support, or a part is not registered.
@@ -61,10 +74,11 @@ def build_host_mask_former(cfg: Any) -> HostMaskFormer:
         for key in REFUSED:  # with other values Detectron2's ResNet is a different network from ours
             check_refused(key, values[key])
     switched_on = {ours: True for name, ours in ALIASES.items() if values.get(name)}
-    parts = mask_former_parts(with_dataset_facts(with_values(cfg, switched_on, "an alias")))
+    model, build_parts = HOST_CLASSES[cfg.MODEL.META_ARCHITECTURE]
+    parts = build_parts(with_dataset_facts(with_values(cfg, switched_on, "an alias")))
     needed = getattr(parts["backbone"], "size_divisibility", 0)  # only Detectron2's backbones have one
     parts["size_divisibility"] = math.lcm(max(parts["size_divisibility"], 1), max(needed, 1))
-    return HostMaskFormer(**parts)
+    return model(**parts)
 
 
 class SemanticSegmentorWithTTA(nn.Module):

@@ -10,12 +10,11 @@ from detectron2.modeling import Backbone as HostBackbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from mask2former import modeling  # noqa: F401  (registers all our builders)
-from mask2former.detectron2_host.model import build_host_mask_former
+from mask2former.detectron2_host.model import HOST_CLASSES, build_host_model
 from mask2former.detectron2_host.per_pixel import with_segmentor_interface
 from mask2former.modeling.backbone.base import Backbone
 from mask2former.utils.registry import BACKBONE, SEM_SEG_HEADS, Builder
 
-MODEL = "MaskFormer"
 SWIN_FPN = "build_swin_fpn_backbone"
 
 
@@ -42,15 +41,16 @@ def join_registries() -> None:
     so that our model computes the same on both hosts.
 
     Raises:
-        ValueError: another project has registered a model with the name of ours.
+        ValueError: another project has registered a model with a name of ours.
     """
-    if MODEL in META_ARCH_REGISTRY:
-        other = META_ARCH_REGISTRY.get(MODEL)
-        raise ValueError(
-            f"Detectron2's META_ARCH registry already has a '{MODEL}', {other.__module__}."
-            f"{other.__qualname__}; a config could mean either, so import only one of the two projects"
-        )
-    META_ARCH_REGISTRY._do_register(MODEL, build_host_mask_former)
+    for name in HOST_CLASSES:
+        if name in META_ARCH_REGISTRY:
+            other = META_ARCH_REGISTRY.get(name)
+            raise ValueError(
+                f"Detectron2's META_ARCH registry already has a '{name}', {other.__module__}."
+                f"{other.__qualname__}; a config could mean either, so import only one of the two projects"
+            )
+        META_ARCH_REGISTRY._do_register(name, build_host_model)
     HostBackbone.register(Backbone)  # FPN and build_backbone check for an instance of it
     for name, build in SEM_SEG_HEADS:
         if name not in SEM_SEG_HEADS_REGISTRY:

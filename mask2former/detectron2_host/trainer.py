@@ -8,7 +8,7 @@ from typing import Any
 
 import detectron2.evaluation
 import torch
-from detectron2.engine import AMPTrainer, DefaultTrainer
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
 from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
@@ -21,6 +21,7 @@ from mask2former.data.records import Datasets
 from mask2former.detectron2_host.model import SemanticSegmentorWithTTA
 from mask2former.detectron2_host.type_conversion import inputs_to_detectron2
 from mask2former.engine import evaluate
+from mask2former.engine.hooks.mask_annealing import anneal_masks, mask_schedule
 from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
 from mask2former.engine.setup.resolve import with_schedule
 from mask2former.engine.trainer import autocast_dtype
@@ -68,6 +69,22 @@ def build_evaluator(cfg: Any, dataset_name: str, output_dir: str | Path) -> Host
         ValueError: the dataset has no known evaluator type, or none for these outputs.
     """
     return HostEvaluator(evaluate.build_evaluator(cfg, dataset_name, Path(output_dir)))
+
+
+class HostMaskAnnealing(HookBase):
+    """The removal of EoMT's attention masks, as in the standalone host; for other models it does nothing."""
+
+    def __init__(self, cfg: Any) -> None:
+        self._schedule = mask_schedule(cfg)
+
+    def before_train(self) -> None:
+        self._set(self.trainer.iter)
+
+    def after_step(self) -> None:
+        self._set(self.trainer.iter + 1)
+
+    def _set(self, step: int) -> None:
+        anneal_masks(unwrapped(self.trainer.model), self._schedule, step)
 
 
 class Trainer(DefaultTrainer):
@@ -124,6 +141,13 @@ class Trainer(DefaultTrainer):
         if self._seed_is_random:
             seed = state_dict.get("seed", self.cfg.SEED)
             self.cfg = with_values(self.cfg, {"SEED": seed}, "the run that is continued")
+
+    def build_hooks(self) -> list[HookBase]:
+        """Return `HostMaskAnnealing` and Detectron2's hooks.
+
+        It comes first, so that checkpoints and evaluations after a step have the probabilities of the next.
+        """
+        return [HostMaskAnnealing(self.cfg), *super().build_hooks()]
 
     @classmethod
     def build_model(cls, cfg: Any) -> nn.Module:

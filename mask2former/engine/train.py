@@ -32,11 +32,9 @@ from mask2former.engine.setup.dataset_facts import (
     dataset_metadata,
     warn_of_other_classes,
 )
-from mask2former.engine.trainer import Hook, Trainer, autocast_dtype
+from mask2former.engine.trainer import Trainer, autocast_dtype
 from mask2former.engine.weight_average import WeightAverage
 from mask2former.evaluation.evaluator import Results
-from mask2former.modeling.eomt.options import ARCHITECTURE as EOMT
-from mask2former.modeling.eomt.options import build_annealing
 from mask2former.modeling.layers.norm import SyncBatchNorm
 from mask2former.utils.atomic_files import atomic_write
 from mask2former.utils.comm import barrier, is_main_process, world_size
@@ -105,7 +103,7 @@ def train(cfg: CfgNode, run: Run) -> Results:
         best = BestModel(metric=metric, patience=patience, folder=run.folder, extra=extra, metrics=metrics)
     evaluations = EvaluationHook(cfg.TEST.EVAL_PERIOD, measure, metrics, best)
     hooks = [ProgressHook(metrics), checkpoints, images, *overflow, evaluations, PreemptionHook(checkpoints)]
-    trainer.train(batches, [*_annealing_hooks(cfg), *hooks])
+    trainer.train(batches, [MaskAnnealing(cfg), *hooks])
     if metrics is not None:
         metrics.close()
     return evaluations.results
@@ -118,12 +116,6 @@ def _overflow_hooks(cfg: CfgNode) -> list[QueryOverflowHook]:
     queries = cfg.MODEL.MASK_FORMER
     own_for_stuff = cfg.MODEL.SEM_SEG_HEAD.NAME == "KNetHead"  # each of its stuff classes has a kernel
     return [QueryOverflowHook(queries.NUM_OBJECT_QUERIES, queries.THING_IDS if own_for_stuff else None)]
-
-
-def _annealing_hooks(cfg: CfgNode) -> list[Hook]:
-    """Return the hook that removes EoMT's attention masks, if the model has them and a schedule."""
-    schedule = build_annealing(cfg) if cfg.MODEL.META_ARCHITECTURE == EOMT else None
-    return [] if schedule is None else [MaskAnnealing(schedule)]
 
 
 def build_trainer(cfg: CfgNode, model: nn.Module) -> Trainer:

@@ -9,7 +9,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from tiny_runs import random_sample
+from tiny_runs import EOMT, random_sample
 
 import mask2former
 from mask2former.detectron2_host import instances_to_detectron2
@@ -33,6 +33,12 @@ def models(request, our_cfg, host_cfg):
     return ours, theirs
 
 
+of_all_kinds = pytest.mark.parametrize(
+    "models", [{}, SWIN, JOINT, EOMT], ids=["ResNet", "Swin", "joint", "EoMT"], indirect=True
+)
+
+
+@of_all_kinds
 def test_results_are_equal_bit_for_bit(models):
     ours, theirs = models
     inputs = [{**random_sample(1, 0), "height": 100, "width": 90}, random_sample(2, 0, side=40)]
@@ -48,6 +54,7 @@ def test_results_are_equal_bit_for_bit(models):
             assert torch.equal(field, getattr(found, "tensor", found)), name
 
 
+@of_all_kinds
 def test_losses_and_gradients_are_equal_bit_for_bit(models):
     samples = [{**random_sample(1, 3), "task": "semantic"}, {**random_sample(2, 0), "task": "instance"}]
     converted = [{**s, "instances": instances_to_detectron2(s["instances"])} for s in samples]

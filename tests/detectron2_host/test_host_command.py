@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from process_runs import slurm_variables
-from tiny_runs import CONFIG, tiny_options
+from tiny_runs import CONFIG, EOMT, tiny_options
 
 from mask2former.detectron2_host import running
 from mask2former.tools.train import main as train_net
@@ -16,15 +16,19 @@ def run(*flags):
     return running.main(parse_arguments(["--config-file", str(CONFIG), *flags]))
 
 
-@pytest.mark.parametrize("tasks", [[], ["semantic", "instance", "panoptic"]])
-def test_training_and_evaluation(tiny_shapes, tmp_path, tasks):
-    options = tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=2, SOLVER__TASKS=tasks)
+TASKS = {"SOLVER__TASKS": ["semantic", "instance", "panoptic"]}
+
+
+@pytest.mark.parametrize("changes", [{}, TASKS, EOMT], ids=["Mask2Former", "joint", "EoMT"])
+def test_training_and_evaluation(tiny_shapes, tmp_path, changes):
+    options = tiny_options(OUTPUT_DIR=str(tmp_path), SOLVER__MAX_ITER=2, **changes)
     assert train_net(["--host", "detectron2", "--config-file", str(CONFIG), *options]) == 0
     curve = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     assert {"total_loss", "loss_mask_0", "panoptic_seg/PQ"} <= {key for line in curve for key in line}
     trained = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
     embeddings = [value for name, value in trained.items() if ".task_" in name]
-    assert [bool(value.any()) for value in embeddings] == [True, True] * bool(tasks)  # zero at the start
+    expected = [True, True] if changes is TASKS else []  # they are zero at the start
+    assert [bool(value.any()) for value in embeddings] == expected
     flags = ["--eval-only", *options, "MODEL.WEIGHTS", str(tmp_path / "model_final.pth")]
     assert run(*flags) == 0
     with pytest.raises(SystemExit) as failure:

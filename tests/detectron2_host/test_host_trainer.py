@@ -1,10 +1,12 @@
 """`Trainer(DefaultTrainer)`: a few steps on the shapes data, resumed and evaluated."""
 
+import shutil
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.evaluation import inference_on_dataset
-from tiny_runs import random_sample
+from tiny_runs import EOMT, random_sample
 
 import mask2former
 from mask2former import SemanticSegmentorWithTTA  # as existing scripts import it
@@ -12,6 +14,7 @@ from mask2former.data import DatasetCatalog, build_train_loader
 from mask2former.data.mapper import record_image, to_tensor
 from mask2former.detectron2_host import Trainer
 from mask2former.engine.evaluate import evaluate
+from mask2former.engine.hooks.mask_annealing import MaskAnnealing
 from mask2former.engine.train import build_trainer
 
 WEIGHTS = "model_final.pth"
@@ -40,15 +43,24 @@ def assert_equal(one, two, **tolerance):
 
 # The rate must not depend on the last step, or a run that is continued later would take other steps.
 CONSTANT = {"SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR", "SOLVER__STEPS": (), "TEST__EVAL_PERIOD": 0}
+# In four steps, both blocks have masks in two; then the last alone, then none. So no mask is left to chance.
+ANNEALED = {
+    **EOMT,
+    "MODEL__EOMT__ANNEALING_START": [0.25, 0.5],
+    "MODEL__EOMT__ANNEALING_END": [0.5, 0.75],
+    "SOLVER__CHECKPOINT_PERIOD": 1,
+    **CONSTANT,
+}
 
 
-def test_steps_equal_those_of_the_standalone_host(train, our_cfg):
-    theirs = train("first", 3, **CONSTANT)
-    cfg = our_cfg(SOLVER__MAX_ITER=3, **CONSTANT)
+@pytest.mark.parametrize("changes", [CONSTANT, ANNEALED], ids=["Mask2Former", "EoMT"])
+def test_steps_equal_those_of_the_standalone_host(train, our_cfg, changes):
+    theirs = train("first", 4, **changes)
+    cfg = our_cfg(SOLVER__MAX_ITER=4, **changes)
     torch.manual_seed(3)
     ours = build_trainer(cfg, mask2former.build_model(cfg))
     start = {name: value.clone() for name, value in ours.model.state_dict().items()}
-    ours.train(build_train_loader(cfg))
+    ours.train(build_train_loader(cfg), [MaskAnnealing(cfg)])
     assert any(not torch.equal(value, start[name]) for name, value in ours.model.state_dict().items())
     assert_equal(ours.model, theirs.model, rtol=1e-5, atol=1e-7)
 
@@ -62,6 +74,19 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(train, host_cfg, tmp_path)
     read = Trainer.build_model(host_cfg())
     DetectionCheckpointer(read).load(str(tmp_path / "first" / WEIGHTS))
     assert_equal(whole.model, read)
+
+
+def test_the_masks_of_eomt_are_removed_also_in_a_resumed_run(train, tmp_path):
+    whole = train("first", 4, **ANNEALED)
+    names = [f"model_{step:07}.pth" for step in range(3)] + [WEIGHTS]
+    saved = [torch.load(tmp_path / "first" / name, weights_only=True)["model"] for name in names]
+    probabilities = [weights["sem_seg_head.attn_mask_probs"].tolist() for weights in saved]
+    assert probabilities == [[1, 1], [0, 1], [0, 0], [0, 0]]  # those of the next step
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    (tmp_path / "second" / "last_checkpoint").write_text(names[0])
+    resumed = train("second", 4, **ANNEALED)
+    assert resumed.start_iter == 1
+    assert_equal(whole.model, resumed.model)
 
 
 def test_a_resumed_run_keeps_its_random_seed(train):

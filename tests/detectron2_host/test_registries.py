@@ -85,7 +85,8 @@ def in_detectron2(*samples):
 
 
 def test_our_parts_are_registered_under_their_published_names():
-    assert "MaskFormer" in META_ARCH_REGISTRY and "D2SwinTransformer" in BACKBONE_REGISTRY
+    assert "MaskFormer" in META_ARCH_REGISTRY and "EoMT" in META_ARCH_REGISTRY
+    assert "D2SwinTransformer" in BACKBONE_REGISTRY
     assert {"MaskFormerHead", "MSDeformAttnPixelDecoder"} <= {name for name, _ in SEM_SEG_HEADS_REGISTRY}
 
 
@@ -186,18 +187,33 @@ def test_keys_that_only_detectron2s_resnet_reads_are_an_error_with_ours(host_cfg
     assert isinstance(build_model(host_cfg(**users)).backbone, UsersBackbone)  # does not read the key
 
 
-PER_PIXEL = (  # head, pixel decoder, losses
-    ("PerPixelBaselineHead", "BasePixelDecoder", {"loss_sem_seg"}),
-    ("PerPixelBaselineHead", "TransformerEncoderPixelDecoder", {"loss_sem_seg"}),
-    ("PerPixelBaselinePlusHead", "BasePixelDecoder", {"loss_sem_seg", "loss_sem_seg_0"}),
-    ("UperNetHead", "UperNetPixelDecoder", {"loss_sem_seg", "loss_sem_seg_auxiliary"}),
+VIT = {
+    "MODEL.BACKBONE.NAME": "TappedViT",
+    "MODEL.VIT.EMBED_DIM": 16,
+    "MODEL.VIT.DEPTH": 4,
+    "MODEL.VIT.NUM_HEADS": 2,
+    "MODEL.VIT.POSITION_GRID": 4,
+    "MODEL.VIT_TAPS.BLOCKS": [0, 1, 2, 3],
+    "MODEL.VIT_TAPS.PYRAMID": False,
+}
+SETR_LOSSES = {"loss_sem_seg", *(f"loss_sem_seg_auxiliary{layer}" for layer in ("", "_0", "_1", "_2"))}
+PER_PIXEL = (  # head, pixel decoder, losses, backbone
+    ("PerPixelBaselineHead", "BasePixelDecoder", {"loss_sem_seg"}, {}),
+    ("PerPixelBaselineHead", "TransformerEncoderPixelDecoder", {"loss_sem_seg"}, {}),
+    ("PerPixelBaselinePlusHead", "BasePixelDecoder", {"loss_sem_seg", "loss_sem_seg_0"}, {}),
+    ("UperNetHead", "UperNetPixelDecoder", {"loss_sem_seg", "loss_sem_seg_auxiliary"}, {}),
+    ("SETRHead", "SETRMLAPixelDecoder", SETR_LOSSES, VIT),
 )
 
 
 @pytest.mark.parametrize(
-    ("head", "pixel_decoder", "names"), PER_PIXEL, ids=[f"{head}-{decoder}" for head, decoder, _ in PER_PIXEL]
+    ("head", "pixel_decoder", "names", "backbone"),
+    PER_PIXEL,
+    ids=[f"{head}-{decoder}" for head, decoder, *_ in PER_PIXEL],
 )
-def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head, pixel_decoder, names):
+def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(
+    head, pixel_decoder, names, backbone
+):
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     values = {
@@ -212,6 +228,7 @@ def test_detectron2s_segmentor_trains_and_predicts_with_the_per_pixel_heads(head
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5,
         "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE": "res5",
         "MODEL.MASK_FORMER.DEC_LAYERS": 2,
+        **backbone,
     }
     cfg.merge_from_list([item for pair in values.items() for item in pair])
     model = build_model(cfg)

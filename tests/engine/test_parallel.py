@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from process_groups import Job, run_in_worlds
-from tiny_runs import random_sample, tiny_config
+from tiny_runs import EOMT, SMALL_VIT, random_sample, tiny_config
 
 from mask2former.data.loader import share_of_step
 from mask2former.engine.build import build_model
@@ -27,7 +27,6 @@ SWIN = {
     "MODEL__SWIN__DROP_PATH_RATE": 0.0,
     "MODEL__ACTIVATION_CHECKPOINTING": True,
 }
-SMALL_VIT = {"MODEL__VIT__EMBED_DIM": 16, "MODEL__VIT__NUM_HEADS": 2, "MODEL__VIT__POSITION_GRID": 4}
 VIT = {
     **SMALL_VIT,
     "MODEL__BACKBONE__NAME": "ViTSimplePyramid",
@@ -35,13 +34,8 @@ VIT = {
     "MODEL__ACTIVATION_CHECKPOINTING": True,
     "SOLVER__LAYER_DECAY": 0.9,
 }
-EOMT = {
-    **SMALL_VIT,
-    "MODEL__META_ARCHITECTURE": "EoMT",
-    "MODEL__BACKBONE__NAME": "EomtBackbone",
-    "MODEL__SEM_SEG_HEAD__NAME": "EomtHead",
-    "MODEL__VIT__DEPTH": 3,
-    "MODEL__EOMT__NUM_BLOCKS": 2,
+RECOMPUTED_EOMT = {
+    **EOMT,
     "MODEL__ACTIVATION_CHECKPOINTING": True,
     "SOLVER__LAYER_DECAY": 0.9,
     "SOLVER__OPTIMIZER": "SGD",
@@ -60,7 +54,7 @@ RECIPES = {
     "clipped one by one": {**CLIP, "SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "norm"},
     "AdamW, Swin, recomputed": SWIN,
     "AdamW, ViT, recomputed": VIT,
-    "EoMT, recomputed": EOMT,
+    "EoMT, recomputed": RECOMPUTED_EOMT,
     "ViT-Adapter, recomputed": ADAPTER,
     "SyncBN": {"MODEL__RESNETS__NORM": "SyncBN", "SOLVER__OPTIMIZER": "SGD"},
     "bf16": {"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16", "SOLVER__OPTIMIZER": "SGD"},

@@ -45,6 +45,18 @@ OPTIONS = {
 }
 
 
+# Changes for `tiny_options`
+SMALL_VIT = {"MODEL__VIT__EMBED_DIM": 16, "MODEL__VIT__NUM_HEADS": 2, "MODEL__VIT__POSITION_GRID": 4}
+EOMT = {
+    **SMALL_VIT,
+    "MODEL__META_ARCHITECTURE": "EoMT",
+    "MODEL__BACKBONE__NAME": "EomtBackbone",
+    "MODEL__SEM_SEG_HEAD__NAME": "EomtHead",
+    "MODEL__VIT__DEPTH": 3,
+    "MODEL__EOMT__NUM_BLOCKS": 2,
+}
+
+
 def tiny_options(**changes):
     """Return `KEY VALUE ...` as on a command line; in a change's name __ stands for the dot."""
     options = {**OPTIONS, **{key.replace("__", "."): value for key, value in changes.items()}}

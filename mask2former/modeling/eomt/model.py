@@ -37,6 +37,11 @@ def build_eomt(cfg: Any) -> Eomt:
     Raises:
         ValueError: the head is another one, or a key of MODEL.EOMT has a wrong value.
     """
+    return Eomt(**eomt_parts(cfg))
+
+
+def eomt_parts(cfg: Any) -> dict[str, Any]:
+    """Build the arguments of `Eomt` from a config; raise ValueError as `build_eomt`."""
     squares = cfg.MODEL.EOMT.SQUARES
     if squares not in SQUARES:
         raise ValueError(f'MODEL.EOMT.SQUARES is {squares!r}; it must be "pad", "windows" or ""')
@@ -54,4 +59,4 @@ def build_eomt(cfg: Any) -> Eomt:
         )
     if schedule is not None:  # as it is after training, whose hook sets the probabilities of each step
         parts["sem_seg_head"].set_probabilities(schedule.probabilities(cfg.SOLVER.MAX_ITER))
-    return Eomt(squares=squares, **parts)
+    return {"squares": squares, **parts}
