@@ -9,6 +9,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from mask2former.engine.logger import RESULT
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.dataset_facts import dataset_metadata, warn_of_other_classes
 from mask2former.engine.setup.expected_results import expected_results
+from mask2former.engine.setup.precision import apply_precision, images_for_precision
 from mask2former.engine.tta import AugmentedModel, check_augmentation
 from mask2former.evaluation.cityscapes.ap import CityscapesInstanceEvaluator
 from mask2former.evaluation.cityscapes.iou import CityscapesSemSegEvaluator
@@ -205,18 +207,25 @@ def choose_evaluators(metadata: Metadata, tasks: Sequence[str]) -> dict[str, typ
     return chosen
 
 
-def evaluate_checkpoint(cfg: CfgNode, run: Run) -> Results:
+def evaluate_checkpoint(
+    cfg: CfgNode, run: Run, precision: str = "fp32", calibrate: str | PathLike[str] | None = None
+) -> Results:
     """Evaluate the checkpoint of a run or, if it has none, MODEL.WEIGHTS.
 
+    `precision` and the folder `calibrate` are those of `trained_model`.
+
     Raises:
-        ValueError: there are no weights, or only those of a backbone.
+        ValueError: there are no weights, or only those of a backbone; or the precision cannot be had.
+        ImageError: a file in the folder is not an image.
     """
-    model = build_model(cfg)
+    images = images_for_precision(precision, calibrate)
+    model = build_model(cfg).eval()
     if run.saved is not None:
         weights = load_tensors(run.saved, model.state_dict())["model"]
         restore_weights(model, weights, run.saved[PATH])
     else:
         load_trained_weights(cfg, model)
+    apply_precision(cfg, model, precision, images)
     return evaluate(cfg, model, run.folder.path / "inference", run.datasets)
 
 

@@ -1,5 +1,7 @@
 """Measuring an exported file on datasets."""
 
+from os import PathLike
+
 from fvcore.common.config import CfgNode
 
 from mask2former.engine.evaluate import evaluate
@@ -9,7 +11,9 @@ from mask2former.evaluation.evaluator import Results
 from mask2former.export.exported_model import exported_model, read_trained
 
 
-def evaluate_exported(cfg: CfgNode, run: Run) -> Results:
+def evaluate_exported(
+    cfg: CfgNode, run: Run, precision: str = "fp32", calibrate: str | PathLike[str] | None = None
+) -> Results:
     """Measure the exported file MODEL.WEIGHTS on DATASETS.TEST, as `evaluate_checkpoint` a checkpoint.
 
     Raises:
@@ -17,4 +21,5 @@ def evaluate_exported(cfg: CfgNode, run: Run) -> Results:
     """
     checkpoint = read_trained(cfg.MODEL.WEIGHTS)
     warn_of_other_classes(dataset_metadata(cfg), checkpoint)
-    return evaluate(cfg, exported_model(cfg, checkpoint), run.folder.path / "inference", run.datasets)
+    model = exported_model(cfg, checkpoint, precision, calibrate)
+    return evaluate(cfg, model, run.folder.path / "inference", run.datasets)

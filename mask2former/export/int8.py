@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mask2former.data.mapper import build_test_mapper
-from mask2former.engine.setup.calibration import calibration_batches
+from mask2former.engine.setup.precision import calibration_batches
 from mask2former.export.formats import FORMATS
 from mask2former.export.runtimes import INPUT, OUTPUTS, Exported, open_exported, package, read_metadata
 from mask2former.export.write import export_model

@@ -13,8 +13,8 @@ from fvcore.common.config import CfgNode
 
 from mask2former.config import load_config
 from mask2former.engine.logger import setup_logger
-from mask2former.engine.setup.calibration import calibration_images
 from mask2former.engine.setup.known_classes import with_known_classes
+from mask2former.engine.setup.precision import calibration_images
 from mask2former.engine.setup.threads import share_processor
 from mask2former.engine.setup.trained_model import require_checkpoint, stored_config, zoo_model
 from mask2former.export.check import report

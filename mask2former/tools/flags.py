@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mask2former.config.defaults import DEFAULTS
+from mask2former.options import PREDICTION_PRECISIONS
 from mask2former.utils.messages import brief
 
 MAX_DIGITS = 20
@@ -46,6 +47,13 @@ def add_max_megapixels(parser: argparse.ArgumentParser) -> None:
     default = DEFAULTS["INPUT.MAX_MEGAPIXELS"]
     what = f"refuse larger images and label maps (default: {default:g})"
     parser.add_argument("--max-megapixels", type=positive_number, metavar="N", default=default, help=what)
+
+
+def add_precision_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the precision in which a model predicts."""
+    flag = parser.add_argument
+    flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
+    flag("--calibrate", metavar="DIR", help="with --precision int8: images like those to predict")
 
 
 def add_tile_arguments(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,8 @@ def work(args: argparse.Namespace, device: str) -> int:
     with run.folder:
         if args.eval_only:
             exported = run.saved is None and is_exported(cfg.MODEL.WEIGHTS)
-            results = (evaluate_exported if exported else evaluate_checkpoint)(cfg, run)
+            measure = evaluate_exported if exported else evaluate_checkpoint
+            results = measure(cfg, run, args.precision, args.calibrate)
         else:
             try:
                 with sigterm_deferred():
@@ -85,6 +86,12 @@ def check_export(args: argparse.Namespace) -> None:
     require_packages(args.export)
 
 
+def check_precision(args: argparse.Namespace) -> None:
+    """Raise ValueError if Detectron2 is to predict in a precision of ours."""
+    if args.host == "detectron2" and (args.precision != "fp32" or args.calibrate):
+        raise ValueError("--precision and --calibrate are not for --host detectron2")
+
+
 def check_one_task(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Raise ValueError if `--export` would meet a model for several tasks in the end."""
     if args.export and cfg.SOLVER.TASKS:
@@ -108,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
     """Run parsed arguments on the host of `--host`, and print what goes wrong in one line."""
     try:
         check_export(args)
+        check_precision(args)
         if args.host == "detectron2":
             return import_module("mask2former.detectron2_host.running").main(args)
         return launch(work, args)

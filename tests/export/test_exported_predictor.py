@@ -9,7 +9,6 @@ from tiny_runs import restored_catalogs, restored_log, tiny_shapes
 from toy_exports import SUFFIXES, Toy, metadata_text, write_toy
 
 from mask2former.config import load_config, with_values
-from mask2former.engine.build import build_model
 from mask2former.engine.checkpoint.remote import run_folder
 from mask2former.engine.evaluate import evaluate_checkpoint
 from mask2former.engine.setup.begin import Run
@@ -44,15 +43,7 @@ class Logits(torch.nn.Module):
 def checkpoint_and_export(tmp_path_factory):
     """A model of the drawn dataset as a checkpoint and, for images of 64x64, as a file of torch.export."""
     folder = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(0)
-    cfg = tiny_runs.tiny_config()
-    model = build_model(cfg).eval()
-    predictor, features = model.sem_seg_head.predictor, model.sem_seg_head.pixel_decoder.mask_features
-    with torch.no_grad():  # every query finds class 3, the ground, in most pixels
-        predictor.class_embed.bias[3] += 8
-        predictor.mask_embed.layers[-1].bias += 0.3
-        features.bias += 0.3
-    torch.save({"model": model.state_dict(), "config": cfg.dump()}, folder / "model.pth")
+    cfg, model = tiny_runs.save_ground_finder(folder / "model.pth")
     with torch.no_grad():
         program = torch.export.export(Logits(model), (torch.zeros(1, 3, 64, 64),))
     extra = {KEY: build_metadata(cfg, {}).to_json()}
@@ -129,6 +120,13 @@ def test_evaluate_measures_an_exported_file_as_its_checkpoint(checkpoint_and_exp
     assert evaluate(tmp_path / "a", exported, "TEST.EXPECTED_RESULTS", str(expected)) == 0
     expected[0][2] += 1
     assert evaluate(tmp_path / "b", exported, "TEST.EXPECTED_RESULTS", str(expected)) == 1
+
+
+def test_evaluate_refuses_a_precision_as_the_predictor_does(
+    checkpoint_and_export, tiny_shapes, tmp_path, capsys
+):
+    assert evaluate(tmp_path, checkpoint_and_export[1], "--precision", "bf16") == 1
+    assert "precision 'bf16' is for files of OpenVINO alone" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_training_from_an_exported_file_is_an_error_of_one_line(files, tiny_shapes, tmp_path, capsys):

@@ -12,7 +12,7 @@ from torch import nn
 
 from mask2former.data import build_test_mapper
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.calibration import calibration_batches, calibration_images
+from mask2former.engine.setup.precision import calibration_batches, calibration_images
 from mask2former.export import int8
 from mask2former.export.int8 import differences, export_int8, quantize, report
 from mask2former.export.runtimes import open_exported

@@ -5,25 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from tqdm import tqdm
 
 from mask2former.config import config_from_text, load_config, with_values
-from mask2former.data.mapper import build_test_mapper
 from mask2former.engine.build import build_model
-from mask2former.engine.setup.calibration import calibration_batches, calibration_images
 from mask2former.engine.setup.dataset_facts import THING_IDS
 from mask2former.engine.setup.known_classes import lacks_things, with_known_classes
-from mask2former.modeling.int8 import quantize_, require_int8
+from mask2former.engine.setup.precision import apply_precision, images_for_precision
 from mask2former.modeling.mask_former import MaskFormer
-from mask2former.modeling.precision import set_precision
-from mask2former.utils.messages import plural
 from mask2former.utils.storage import is_remote, to_path
 from mask2former.weights.load import Checkpoint, WeightsError, load_weights, read_checkpoint
 from mask2former.weights.model_zoo import (
@@ -154,7 +149,7 @@ def trained_model(
         ValueError: the config, `precision` or `calibrate` is wrong; or int8 is not to be had here.
         ImageError: a file in the folder is not an image.
     """
-    images = _calibration_images(precision, calibrate)
+    images = images_for_precision(precision, calibrate)
     with torch.random.fork_rng(devices=[]), _NoRandomValues():
         model = cast(MaskFormer, build_model(cfg).eval())
     report = load_weights(model, checkpoint, strict=cfg.MODEL.WEIGHTS_STRICT)
@@ -163,28 +158,8 @@ def trained_model(
     if report.problems or report.share_loaded < 1:  # the file lacks weights, which need initial values
         model = cast(MaskFormer, build_model(cfg).eval())
         load_weights(model, checkpoint, strict=False)
-    if images:
-        precision = _to_int8(cfg, model, images)
-    set_precision(model, precision)
+    apply_precision(cfg, model, precision, images)
     return model
-
-
-def _calibration_images(precision: str, calibrate: str | PathLike[str] | None) -> list[Path]:
-    if (precision == "int8") != (calibrate is not None):
-        raise ValueError(
-            f"precision is '{precision}' and calibrate {calibrate}: int8, and nothing else, needs "
-            "--calibrate DIR, in Python calibrate=DIR, a folder of images like those to predict"
-        )
-    return [] if calibrate is None else calibration_images(calibrate)
-
-
-def _to_int8(cfg: CfgNode, model: MaskFormer, images: Sequence[Path]) -> str:
-    """Quantize the model, and return the precision in which its other layers are fastest."""
-    require_int8(model)
-    batches = tqdm(calibration_batches(model, build_test_mapper(cfg), images), "calibration", len(images))
-    count = quantize_(model, batches)
-    logger.info("int8 in %s, calibrated with %s", plural(count, "layer"), plural(len(images), "image"))
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
 class _NoRandomValues(TorchFunctionMode):

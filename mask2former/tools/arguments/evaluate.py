@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mask2former.tools.arguments.train import add_config_arguments, add_data_arguments
-from mask2former.tools.flags import add_tile_arguments, tile_options
+from mask2former.tools.flags import add_precision_arguments, add_tile_arguments, tile_options
 from mask2former.utils.output import Parser
 
 
@@ -20,6 +20,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_config_arguments(parser)
     add_data_arguments(parser, "val")
     parser.set_defaults(eval_only=True, export=None, overfit=None, train_images=None, train_annotations=None)
+    add_precision_arguments(parser)
     add_tile_arguments(parser)
     args = parser.parse_intermixed_args(argv)  # flags may also follow keys
     args.opts += map(str, tile_options(args))

@@ -9,12 +9,12 @@ from mask2former.options import (
     COUNTED,
     DUPLICATE_IOU,
     MAX_ABSENT,
-    PREDICTION_PRECISIONS,
     SCORE_THRESHOLD,
     USUAL_RATE,
 )
 from mask2former.tools.flags import (
     add_max_megapixels,
+    add_precision_arguments,
     add_tile_arguments,
     positive_number,
     probability,
@@ -62,8 +62,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_tile_arguments(parser)
     add_max_megapixels(parser)
     parser.set_defaults(max_megapixels=None)  # the config's
-    flag("--precision", choices=PREDICTION_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
-    flag("--calibrate", metavar="DIR", help="with --precision int8: images like those to predict")
+    add_precision_arguments(parser)
     flag("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
 

@@ -26,6 +26,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     exported = "at the end, also write model_final in this format, compared with the model (docs/export.md)"
     flag("--export", choices=FORMATS, help=exported)
     data = add_data_arguments(parser, "train", "val")
+    parser.set_defaults(precision="fp32", calibrate=None)  # flags of `mask2former evaluate`
     data("--overfit", type=int, metavar="N", help="train and test on the first N images, to see it learn")
     return parser.parse_intermixed_args(argv)  # flags may also follow keys
 
