@@ -63,6 +63,7 @@ def _semantic(args: argparse.Namespace) -> Metrics:
         label_ids=range(args.num_classes) if args.label_ids is None else args.label_ids,
         pred_label_ids=args.pred_label_ids,
         ignore_label=args.ignore_label,
+        workers=args.workers,
     )
 
 
@@ -73,7 +74,7 @@ def _cityscapes_instances(args: argparse.Namespace) -> Metrics:
 
 
 def _cityscapes_semantic(args: argparse.Namespace) -> Metrics:
-    return cityscapes_iou.score_folders(args.gt_dir, args.pred_dir)
+    return cityscapes_iou.score_folders(args.gt_dir, args.pred_dir, args.workers)
 
 
 def _video(args: argparse.Namespace) -> Metrics:

@@ -91,13 +91,13 @@ def iou_metrics(images: Sequence[Array]) -> Metrics:
     return {"mIoU": means["IoU"], **means, **each}
 
 
-def score_folders(gt_dir: PathLike, pred_dir: PathLike) -> Metrics:
+def score_folders(gt_dir: PathLike, pred_dir: PathLike, workers: int = 1) -> Metrics:
     """Return the metrics of saved predictions, see `iou_metrics` and `score_files`."""
 
     def score(image_id: str, truth: InstanceMap, file: Path) -> Array:
         return count(truth, read_label_map(file), file)
 
-    return iou_metrics(score_files(gt_dir, pred_dir, ".png", score))
+    return iou_metrics(score_files(gt_dir, pred_dir, ".png", score, workers))
 
 
 def label_id_map(output: Mapping[str, Any], label_ids: Mapping[int, int]) -> Array:

@@ -9,6 +9,8 @@ false positive.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,7 @@ def mean_iou_of_folders(
     label_ids: Sequence[int],
     pred_label_ids: Sequence[int] | None = None,
     ignore_label: int = IGNORE_LABEL,
+    workers: int = 1,
 ) -> Metrics:
     """Return the metrics of a folder of label maps; predictions have the same names below `pred_dir`.
 
@@ -119,6 +122,7 @@ def mean_iou_of_folders(
         label_ids: the labels that are classes.
         pred_label_ids: the labels of the same classes in the predictions, if they differ.
         ignore_label: the label of pixels without a class.
+        workers: threads that read and count.
 
     Raises:
         ValueError: there is no image, a prediction is missing, sizes differ, or a label is out of range.
@@ -134,21 +138,27 @@ def mean_iou_of_folders(
     names = sorted(path.relative_to(to_path(gt_dir)) for path in files_below(gt_dir, SUFFIXES))
     if not names:
         raise InputError(f"{gt_dir}: no PNG or TIFF files")
-    num_classes = len(label_ids)
-    confusion = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    for name in tqdm(names, "mIoU", disable=None):
-        file = to_path(pred_dir) / name
-        file = file if file.is_file() else file.with_suffix(".png")
-        files = to_path(gt_dir) / name, file
-        if isinstance(label_ids, range) and isinstance(pred_label_ids, range):
-            true, found = (read_label_map(path) for path in files)
-            ignored = ignore_label
-        else:
-            tables = [_places(ids, ignore_label) for ids in (label_ids, pred_label_ids)]
-            true, found = map(_read_relabeled, files, tables)
-            ignored = num_classes
-        confusion += confusion_matrix(true, found, num_classes, ignored, files)
+    count = partial(_count, label_ids, pred_label_ids, ignore_label)
+    pairs = [(to_path(gt_dir) / name, to_path(pred_dir) / name) for name in names]
+    with ThreadPoolExecutor(workers) as pool:
+        counted = tqdm(pool.map(count, pairs), "mIoU", len(pairs), disable=None)
+        confusion = sum(counted, np.zeros((len(label_ids) + 1, len(label_ids) + 1), np.int64))
     return mean_iou(confusion, [str(label) for label in label_ids])
+
+
+def _count(
+    label_ids: Sequence[int], pred_label_ids: Sequence[int], ignore_label: int, pair: tuple[Path, Path]
+) -> Array:
+    """Return the confusion matrix of two files; the prediction, the second, may have .png for its suffix."""
+    num_classes = len(label_ids)
+    truth, named = pair
+    files = truth, named if named.is_file() else named.with_suffix(".png")
+    if isinstance(label_ids, range) and isinstance(pred_label_ids, range):
+        true, found = map(read_label_map, files)
+        return confusion_matrix(true, found, num_classes, ignore_label, files)
+    tables = [_places(ids, ignore_label) for ids in (label_ids, pred_label_ids)]
+    true, found = map(_read_relabeled, files, tables)
+    return confusion_matrix(true, found, num_classes, num_classes, files)
 
 
 def _places(label_ids: Sequence[int], ignore_label: int) -> dict[int, int]:

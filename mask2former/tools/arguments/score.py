@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 from mask2former.config.defaults import DEFAULTS
+from mask2former.engine.setup.cores import usable_cores
 from mask2former.options import BOUNDARY_RATIO
 from mask2former.tools.flags import MAX_WORKERS, add_max_megapixels, whole_number
 from mask2former.utils.messages import brief
@@ -63,6 +64,7 @@ def _semantic(parser: argparse.ArgumentParser) -> None:
     flag("--pred-label-ids", **ids, help="their labels in the predictions, if they differ")
     ignored = DEFAULTS["MODEL.SEM_SEG_HEAD.IGNORE_VALUE"]
     flag("--ignore-label", default=ignored, type=int, help="label of ignored pixels")
+    _add_workers(parser)
 
 
 def _cityscapes_instances(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +75,7 @@ def _cityscapes_instances(parser: argparse.ArgumentParser) -> None:
 
 def _cityscapes_semantic(parser: argparse.ArgumentParser) -> None:
     _add_cityscapes_folders(parser, "PNGs of label ids")
+    _add_workers(parser)
 
 
 def _video(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +108,8 @@ def _add_boundary(parser: argparse.ArgumentParser) -> None:
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     number = whole_number(1, MAX_WORKERS)
-    parser.add_argument("--workers", type=number, default=1, metavar="N", help="threads that score images")
+    what = "threads that score images (default: one for each core)"
+    parser.add_argument("--workers", type=number, default=usable_cores(), metavar="N", help=what)
 
 
 def _add_cityscapes_folders(parser: argparse.ArgumentParser, predictions: str) -> None:

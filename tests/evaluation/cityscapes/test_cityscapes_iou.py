@@ -119,7 +119,7 @@ def test_evaluator_equals_the_command_and_cityscapesscripts(tmp_path, monkeypatc
 
     saved = tmp_path / "submission/semantic"
     assert_equal(results, CityscapesScripts(tmp_path / "official", monkeypatch).pixels(truth, saved))
-    from_files = score("cityscapes-semantic", "--gt-dir", truth, "--pred-dir", saved)
+    from_files = score("cityscapes-semantic", "--gt-dir", truth, "--pred-dir", saved, "--workers", 2)
     assert from_files == pytest.approx(results, nan_ok=True)
 
 

@@ -94,6 +94,18 @@ def test_perfect_and_empty_folders(tmp_path):
     assert [nothing[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")] == [0] * 4
 
 
+def test_any_number_of_threads_gives_the_same_figures(tmp_path):
+    random = np.random.default_rng(0)
+    truth, pred = (
+        save_labels(tmp_path / name, {f"{i}.png": random.integers(4, size=(9, 7)) for i in range(5)})
+        for name in ("truth", "pred")
+    )
+    folders = ["--gt-dir", truth, "--pred-dir", pred]
+    for classes in (["--num-classes", 4], ["--label-ids", "3,0-2"]):
+        alone, together = (score("semantic", *folders, *classes, "--workers", n) for n in (1, 3))
+        assert alone == together and 0 < alone["mIoU"] < 100
+
+
 def test_command_on_real_images(shared):
     sample = shared / "data/samples/panopticapi_sample/golden_semseg"
     scores = score("semantic", "--gt-dir", sample, "--pred-dir", sample, "--num-classes", 133)
