@@ -109,11 +109,10 @@ def count_pixels(counts: str | bytes) -> int:
     Raises:
         ValueError: these are no run lengths, or one is negative.
     """
-    text = _as_bytes(counts)
     try:
-        return int(_sums_of_runs([text])[0])
+        return int(_sums_of_runs([counts])[0])
     except ValueError as error:
-        listed = re.fullmatch(rb"[\s\[]*\d+([\s,]+\d+)+[\s\]]*", text)
+        listed = re.fullmatch(rb"[\s\[]*\d+([\s,]+\d+)+[\s\]]*", _as_bytes(counts))
         hint = " but numbers as text, which must be a list" if listed else ""
         raise ValueError(f"{error}{hint}") from None
 
@@ -122,7 +121,7 @@ def pixel_counts(codes: Sequence[str | bytes]) -> list[int]:
     """Return the `count_pixels` of each code, -1 for what it refuses; many codes take half the time."""
     totals = []
     for start in range(0, len(codes), CODES_AT_ONCE):
-        chunk = [_as_bytes(code) for code in codes[start : start + CODES_AT_ONCE]]
+        chunk = codes[start : start + CODES_AT_ONCE]
         try:
             totals += _sums_of_runs(chunk).tolist()
         except ValueError:  # of some code; which one, is found one by one
@@ -137,20 +136,20 @@ def whole_codes(masks: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> set[i
         masks: values of any form.
         sizes: height and width of the image of each mask.
     """
-    places = [place for place, mask in enumerate(masks) if _is_compressed(mask)]
-    totals = pixel_counts([masks[place]["counts"] for place in places])
+    codes = [
+        (place, mask, size)
+        for place, (mask, size) in enumerate(zip(masks, sizes, strict=True))
+        if isinstance(mask, dict) and isinstance(mask.get("counts"), (str, bytes))
+    ]
+    totals = pixel_counts([mask["counts"] for _, mask, _ in codes])
     return {
         place
-        for place, total in zip(places, totals, strict=True)
-        if total == sizes[place][0] * sizes[place][1] and masks[place].get("size") == list(sizes[place])
+        for (place, mask, (height, width)), total in zip(codes, totals, strict=True)
+        if total == height * width and mask.get("size") == [height, width]
     }
 
 
-def _is_compressed(mask: Any) -> bool:
-    return isinstance(mask, dict) and isinstance(mask.get("counts"), (str, bytes))
-
-
-def _count_or_refuse(code: bytes) -> int:
+def _count_or_refuse(code: str | bytes) -> int:
     try:
         return int(_sums_of_runs([code])[0])
     except ValueError:
@@ -161,46 +160,65 @@ def _as_bytes(counts: str | bytes) -> bytes:
     return counts.encode(errors="surrogatepass") if isinstance(counts, str) else counts
 
 
-def _sums_of_runs(codes: Sequence[bytes]) -> np.ndarray:
+def _joined(codes: Sequence[str | bytes]) -> bytes:
+    try:
+        return "".join(codes).encode(errors="surrogatepass")  # type: ignore[arg-type]
+    except TypeError:  # some are bytes
+        return b"".join(map(_as_bytes, codes))
+
+
+def _sums_of_runs(codes: Sequence[str | bytes]) -> np.ndarray:
     """Return the sum of the runs of each code (n,) int64; raise ValueError if one is no valid code."""
-    digits = np.frombuffer(b"".join(codes), np.uint8) - np.uint8(48)  # characters below "0" become large
-    lengths = np.array([len(code) for code in codes])
-    is_last, code_ends = digits < 32, lengths.cumsum()
-    if not lengths.all() or digits.max() > 63 or not is_last[code_ends - 1].all():
+    digits = np.frombuffer(_joined(codes), np.uint8) - np.uint8(48)  # characters below "0" become large
+    lengths = np.array([*map(len, codes)])
+    continues, code_ends = digits > 31, lengths.cumsum()
+    is_ascii = len(digits) == code_ends[-1]
+    if not is_ascii or not lengths.all() or digits.max() > 63 or continues[code_ends - 1].any():
         raise ValueError("the counts are no run lengths")
-    ends = np.flatnonzero(is_last)
-    first = np.searchsorted(ends, code_ends - lengths)
-    runs = _runs_of_numbers(_numbers(digits, ends), first)
-    if (runs < 0).any():
-        raise ValueError("the counts hold a negative run")
-    return np.add.reduceat(runs, first)
+    continued, first = np.flatnonzero(continues), code_ends - lengths
+    numbers = _numbers(digits, continues, continued)
+    return _sums(numbers, first - np.searchsorted(continued, first))
 
 
-def _numbers(digits: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return the numbers (m,) int64 whose last digits are at `ends` (m,)."""
-    sizes = np.diff(ends, prepend=-1)
-    if sizes.max() > MAX_DIGITS:
+def _numbers(digits: np.ndarray, continues: np.ndarray, continued: np.ndarray) -> np.ndarray:
+    """Return the numbers (m,), int64 if one is wide and else int32, of digits (d,); most have one digit.
+
+    `continues` (d,) is True at the digits in front of the last of their number; `continued` are their places.
+    """
+    signed = (digits & 15).view(np.int8) - (digits & 16).view(np.int8)
+    numbers = signed[~continues].astype(np.int32)
+    rest, owners = continued, continued - np.arange(len(continued))
+    for distance in range(1, MAX_DIGITS):  # from the last digit of the number
+        if distance == MAX_DIGITS - 1 and len(rest):  # 30 bits have fitted
+            numbers = numbers.astype(np.int64)
+        follows = continues[rest + distance]
+        at, owner = rest[~follows], owners[~follows]
+        numbers[owner] = (numbers[owner] << 5) + (digits[at] & 31)
+        rest, owners = rest[follows], owners[follows]
+    if len(rest):
         raise ValueError("the counts hold a run that is too long")
-    highest = digits[ends].astype(np.int64)
-    numbers = (highest & 15) - (highest & 16)
-    for place in range(1, sizes.max()):  # from the second highest digit down
-        longer = np.flatnonzero(sizes > place)
-        numbers[longer] = (numbers[longer] << 5) + (digits[ends[longer] - place] & 31)
     return numbers
 
 
-def _runs_of_numbers(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return the runs of codes whose first numbers are at the places `first`.
+def _sums(numbers: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return the sums of the runs of codes whose first numbers are at the places `first`; changes `numbers`.
 
     From the fourth on, a number is the difference to the run before the previous one. So runs are the sums of
     every second number, where the first of a code, which no other refers to, counts as 0.
     """
-    runs = numbers.copy()
-    runs[first] = 0
+    totals = numbers[first].astype(np.int64)
+    least = totals.min()
+    numbers[first] = 0
     for column in (0, 1):  # of every second number, across all codes
-        half = runs[column::2]
-        sums = np.append(0, half.cumsum())
-        before = (first + 1 - column) // 2  # numbers of this column before each code
-        half[:] = sums[1:] - np.repeat(sums[before], np.diff(before, append=len(half)))
-    runs[first] = numbers[first]
-    return runs
+        runs = numbers[column::2].cumsum(dtype=np.int64)  # each too large by that before its code
+        starts = (first + 1 - column) // 2
+        counts = np.diff(starts, append=len(runs))
+        has_some = counts > 0
+        starts, counts = starts[has_some], counts[has_some]
+        if len(starts):
+            before = np.where(starts > 0, runs[starts - 1], 0)
+            totals[has_some] += np.add.reduceat(runs, starts) - before * counts
+            least = min(least, (np.minimum.reduceat(runs, starts) - before).min())
+    if least < 0:
+        raise ValueError("the counts hold a negative run")
+    return totals

@@ -36,6 +36,27 @@ def test_many_codes_have_the_pixels_of_each_one(codes):
     assert pixel_counts([*valid, *codes, *valid])[: len(valid)] == [5, 15, 35]
 
 
+def code_of(runs):
+    """Return the compressed code of runs, of which broken ones may be negative."""
+    code = ""
+    for i, run in enumerate(runs):
+        number, more = run - (runs[i - 2] if i > 2 else 0), True
+        while more:
+            digit, number = number & 31, number >> 5
+            more = number != (-1 if digit & 16 else 0)
+            code += chr(48 + digit + 32 * more)
+    return code
+
+
+RUN = st.one_of(st.integers(-1, 40), st.integers(0, 2**31))
+
+
+@given(st.lists(st.lists(RUN, min_size=1, max_size=9), min_size=1, max_size=6))
+def test_codes_have_the_sum_of_their_runs_of_which_none_is_negative(all_runs):
+    sums = [sum(runs) if min(runs) >= 0 else -1 for runs in all_runs]
+    assert pixel_counts([code_of(runs) for runs in all_runs]) == sums
+
+
 def test_whole_codes_are_those_that_a_check_of_each_takes():
     code = compressed_rle(np.eye(4, 6, dtype=bool))
     masks = [code, [[0, 0, 4, 0, 4, 4]], {**code, "size": [6, 4]}, {**code, "counts": "13"}, None]

@@ -38,16 +38,29 @@ def with_numbers(truth: GroundTruth, results: Sequence[JsonObject]) -> tuple[Jso
         for by_id in (truth.images, truth.categories)
     )
 
-    def numbered(row: JsonObject, number: int) -> JsonObject:
-        ids = {"image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]}
-        return {**row, **ids, "id": number}
-
     content = {
         "images": [_image(image, images, categories) for image in truth.images.values()],
         "categories": [_category(row, categories) for row in truth.categories.values()],
-        "annotations": [numbered(row, number) for number, row in enumerate(truth.annotations, 1)],
+        "annotations": [
+            {
+                **row,
+                "id": number,
+                "image_id": images[row["image_id"]],
+                "category_id": categories[row["category_id"]],
+            }
+            for number, row in enumerate(truth.annotations, 1)
+        ],
     }
-    return content, [numbered(result, number) for number, result in enumerate(results, 1)]
+    return content, [
+        {
+            "id": number,
+            "image_id": images[row["image_id"]],
+            "category_id": categories[row["category_id"]],
+            "score": row["score"],
+            "segmentation": row["segmentation"],
+        }
+        for number, row in enumerate(results, 1)
+    ]
 
 
 def id_order(id: Any) -> tuple[bool, Any]:
