@@ -55,6 +55,37 @@ def check_points(polygons: Sequence[Any], size: tuple[int, int]) -> np.ndarray:
     return corners
 
 
+def sound_polygons(masks: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> set[int]:
+    """Return the places of masks that are lists of polygons and surely pass `check_points`.
+
+    For many masks this takes a fifth of its time. Masks with very long borders are left to it.
+
+    Args:
+        masks: values of any form.
+        sizes: height and width of the image of each mask.
+    """
+    places = [
+        place
+        for place, mask in enumerate(masks)
+        if isinstance(mask, list)
+        and mask
+        and all(isinstance(part, list) and is_polygon(part) for part in mask)
+    ]
+    values = [value for place in places for points in masks[place] for value in points]
+    if not places or not {*map(type, values)} <= {int, float}:
+        return set()
+    try:
+        distances = np.abs(np.array(values, np.float64))
+    except OverflowError:  # of a whole number
+        return set()
+    counts = np.array([sum(map(len, masks[place])) for place in places])
+    largest = np.maximum.reduceat(distances, counts.cumsum() - counts)
+    sides = np.array([max(sizes[place]) for place in places])
+    # No border is longer than twice the largest distance for each corner
+    fits = (largest <= FAR * sides) & (largest * counts <= np.minimum(LONGEST_BORDER * sides, MAX_BORDER))
+    return {place for place, fit in zip(places, fits.tolist(), strict=True) if fit}
+
+
 def checked_rle(code: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """Return an RLE of an image of `size` (H, W) for pycocotools; the runs of a list become integers.
 

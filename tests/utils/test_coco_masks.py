@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from synthetic_coco import compressed_rle
 
-from mask2former.utils.coco_masks import check_points, checked_rle, count_pixels, pixel_counts, whole_codes
+from mask2former.utils.coco_masks import (
+    check_points,
+    checked_rle,
+    count_pixels,
+    pixel_counts,
+    sound_polygons,
+    whole_codes,
+)
+from mask2former.utils.coco_values import segmentation
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 40))
@@ -126,3 +134,35 @@ def test_runs_that_do_not_cover_the_image_are_refused(code, message):
 def test_more_pixels_than_pycocotools_counts_are_refused():
     with pytest.raises(ValueError, match="too many pixels"):
         checked_rle({"size": [2**16, 2**16], "counts": [2**32]}, (2**16, 2**16))
+
+
+TRIANGLE = [0.5, 1, 5, 1, 5, 3]
+ODD_POLYGONS = {
+    "not finite": [[*TRIANGLE[:5], float("nan")]],
+    "far": [TRIANGLE, [*TRIANGLE[:5], 601]],
+    "too large a number": [[*TRIANGLE[:5], 10**400]],
+    "long border": [[0, 0, 590, 590] * 20],
+    "a flag": [[*TRIANGLE[:5], True]],
+    "text": [[*TRIANGLE[:5], "3"]],
+    "two points": [TRIANGLE, [0, 0, 1, 1]],
+    "odd": [[*TRIANGLE, 1]],
+    "points": [[0, 0], [4, 0], [4, 3]],
+    "flat": TRIANGLE,
+    "empty": [],
+    "an RLE": compressed_rle(np.eye(4, 6, dtype=bool)),
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_POLYGONS.values(), ids=ODD_POLYGONS)
+def test_sound_polygons_are_none_that_a_check_of_each_would_change_or_refuse(odd):
+    masks = [[TRIANGLE], odd, [TRIANGLE, TRIANGLE[::-1]]]
+    found = sound_polygons(masks, [SIZE] * 3)
+    assert 1 not in found and found <= {0, 2}
+
+
+def test_sound_polygons_are_those_of_usual_datasets():
+    masks = [[TRIANGLE], [zigzag(11, 5)] * 2, None, [[0, 0, 4, 0, 4, 4]]]
+    assert sound_polygons(masks, [SIZE] * 4) == {0, 1, 3}
+    assert all(segmentation(masks[i], SIZE) == (masks[i], None) for i in (0, 1, 3))
+    assert sound_polygons([], []) == set()

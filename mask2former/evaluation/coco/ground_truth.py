@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mask2former.evaluation.common.json_files import JsonObject, get_value, index_by
-from mask2former.utils.coco_masks import check_points, checked_rle, whole_codes
+from mask2former.utils.coco_masks import check_points, checked_rle, sound_polygons, whole_codes
 from mask2former.utils.coco_values import flag, segmentation, sides
 from mask2former.utils.messages import InputError, brief
 
@@ -85,17 +85,17 @@ def _annotations(
         [row.get(key, default) for row in rows]
         for key, default in (("area", None), ("iscrowd", 0), ("segmentation", None))
     )
-    whole = whole_codes(masks, sizes)
+    sound = whole_codes(masks, sizes) | sound_polygons(masks, sizes)
     plain = _are_finite(areas) and {*map(type, crowds)} <= {int} and {*crowds} <= {0, 1}
     assumed: Counter[str] = Counter()
     annotations: list[JsonObject | None] = []
     for place, values in enumerate(zip(*ids.values(), areas, crowds, masks, strict=True)):
         found = dict(zip(ANNOTATION_KEYS, values, strict=True))
-        if plain and place in whole:
+        if plain and place in sound:
             annotations.append(found)
             continue
-        size, is_whole = sizes[place], place in whole
-        annotations.append(_annotation(rows[place], found, size, is_whole, name(place), assumed))
+        size, is_sound = sizes[place], place in sound
+        annotations.append(_annotation(rows[place], found, size, is_sound, name(place), assumed))
     return annotations, assumed
 
 
@@ -153,18 +153,18 @@ def _are_finite(values: Sequence[Any]) -> bool:
 
 
 def _annotation(
-    row: JsonObject, ids: JsonObject, size: tuple[int, int], whole: bool, where: str, assumed: Counter[str]
+    row: JsonObject, ids: JsonObject, size: tuple[int, int], sound: bool, where: str, assumed: Counter[str]
 ) -> JsonObject | None:
     """Return the annotation with the checked `ids` and a mask that the libraries take; None without a mask.
 
-    `whole` says that the mask is a compressed RLE that has been checked.
+    `sound` says that the mask has been checked, and is a compressed RLE or polygons.
     """
     where += f" (id {brief(row.get('id'))}, image {brief(ids['image_id'])})"
     with errors_named(where):
-        mask, form = (row["segmentation"], None) if whole else segmentation(row.get("segmentation"), size)
+        mask, form = (row["segmentation"], None) if sound else segmentation(row.get("segmentation"), size)
         if mask is None:
             return None
-        if isinstance(mask, list):
+        if isinstance(mask, list) and not sound:
             check_points(mask, size)
         crowd = flag({"iscrowd": 0, **row}, "iscrowd")
     assumed.update([form] if form else [])
