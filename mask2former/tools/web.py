@@ -27,8 +27,12 @@ from mask2former.web.visits import Visits
 EXAMPLES = 6
 
 
-def open_model(name: str | None, max_megapixels: float, precision: str) -> Predictor:
+def open_model(
+    name: str | None, max_megapixels: float, precision: str, calibrate: str | None = None
+) -> Predictor:
     """Return a predictor with a checkpoint, by path or URL, or with a published model.
+
+    `precision` and `calibrate` are those of `Predictor`.
 
     Raises:
         ValueError, OSError: there is no such model, or it cannot be read.
@@ -47,7 +51,7 @@ def open_model(name: str | None, max_megapixels: float, precision: str) -> Predi
     # An average over views has no prediction of its own that thresholds could be applied to
     values = {"INPUT.MAX_MEGAPIXELS": max_megapixels, "TEST.AUG.ENABLED": False}
     cfg = with_values(cfg, values, "mask2former web")
-    return Predictor(cfg, checkpoint=checkpoint, precision=precision)
+    return Predictor(cfg, checkpoint=checkpoint, precision=precision, calibrate=calibrate)
 
 
 def find_examples(predictor: Predictor) -> list[Path]:
@@ -77,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         return 1
     with listener:
         try:
-            predictor = open_model(args.model, args.max_megapixels, args.precision)
+            predictor = open_model(args.model, args.max_megapixels, args.precision, args.calibrate)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise

@@ -76,6 +76,11 @@ def test_the_model_of_make_run_is_the_default(checkpoint, folder):
     assert predictor.augmented is None
 
 
+def test_int8_needs_images_to_calibrate(checkpoint, folder, capsys):
+    assert main([checkpoint, "--port", "0", "--precision", "int8"]) == 1
+    assert "calibrate" in capsys.readouterr().err
+
+
 def test_examples_are_drawn_images_for_a_model_that_knows_their_classes(checkpoint, folder, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(folder))
     predictor = Predictor(checkpoint)

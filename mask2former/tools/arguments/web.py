@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from mask2former.options import FLOAT_PRECISIONS, MOST_MEGABYTES
-from mask2former.tools.flags import add_max_megapixels, positive_number, whole_number
+from mask2former.options import MOST_MEGABYTES
+from mask2former.tools.flags import add_max_megapixels, add_precision_arguments, positive_number, whole_number
 from mask2former.utils.output import Parser
 
 SMALL_MODEL = "output/shapes/model_final.pth"  # of `make run`
@@ -29,5 +29,5 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"refuse larger uploads (default: {MOST_MEGABYTES})",
     )
     add_max_megapixels(parser)
-    flag("--precision", choices=FLOAT_PRECISIONS, default="fp32", help="bf16 needs fast bf16 hardware")
+    add_precision_arguments(parser)
     return parser.parse_args(argv)
