@@ -23,6 +23,18 @@ EMBEDDINGS = ("cls_token", "reg_token", "pos_embed")
 # embeddings lie below its first block
 LAYER_DECAY_RULES = {"beit": (1, 1), "eomt": (0, 0)}
 
+# Keys of SOLVER that divide the parameters into groups
+GROUPING = (
+    "WEIGHT_DECAY",
+    "WEIGHT_DECAY_NORM",
+    "WEIGHT_DECAY_EMBED",
+    "BACKBONE_MULTIPLIER",
+    "LAYER_DECAY",
+    "LAYER_DECAY_RULE",
+    "FULL_RATE_BLOCKS",
+    "VIT_WARMUP_ITERS",
+)
+
 Factor = Callable[[int], float]
 Clipper = Callable[[Iterable[nn.Parameter]], Tensor]
 
@@ -126,6 +138,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         fused = fused and not is_sharded(model)  # torch's fused SGD does not support sharded weights
         return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, fused=fused)
     raise ValueError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; known are: ADAMW, SGD")
+
+
+def require_same_groups(
+    optimizer: Optimizer, solver: CfgNode, state: dict[str, Any], earlier: CfgNode
+) -> None:
+    """Raise ValueError if `state`, of an optimizer built with SOLVER as `earlier`, has other groups."""
+    both = (optimizer.param_groups, state["param_groups"])
+    sizes, earlier_sizes = ([len(group["params"]) for group in groups] for groups in both)
+    if sizes != earlier_sizes:
+        changed = " ".join(f"SOLVER.{key} {earlier[key]}" for key in GROUPING if earlier[key] != solver[key])
+        remedy = f"type {changed}" if changed else "train the same parameters as it did"
+        raise ValueError(f"its optimizer has other groups of parameters; {remedy}")
 
 
 def multi_step(solver: CfgNode) -> Factor:

@@ -9,6 +9,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from mask2former.config import config_from_text
 from mask2former.data.loader import build_train_loader
 from mask2former.engine.build import construct_model, whole_model
 from mask2former.engine.checkpoint.run_identity import claim_run
@@ -23,7 +24,7 @@ from mask2former.engine.hooks.standard import CheckpointHook, ProgressHook
 from mask2former.engine.hooks.visualization import VisualizationHook
 from mask2former.engine.loggers import build_loggers
 from mask2former.engine.metrics_log import MetricsLog
-from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler
+from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler, require_same_groups
 from mask2former.engine.parallel import parallelize
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.dataset_facts import (
@@ -79,7 +80,7 @@ def train(cfg: CfgNode, run: Run) -> Results:
     _log_model(model)
     trainer = build_trainer(cfg, model)
     if run.saved is not None:
-        _restore(trainer, run.saved)
+        _restore(trainer, run.saved, cfg)
         run.saved = None  # its tensors would stay in memory in addition to the trainer's
     barrier()  # all processes have read the files that the main process may move now
     config = cfg.dump()
@@ -160,7 +161,7 @@ def _log_model(model: nn.Module) -> None:
     logger.info("%.1f million parameters", sum(p.numel() for p in model.parameters()) / 1e6)
 
 
-def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
+def _restore(trainer: Trainer, saved: dict[str, Any], cfg: CfgNode) -> None:
     """Load a checkpoint; raise ValueError if it does not fit."""
     try:
         saved = load_tensors(saved, trainer.plain_model.state_dict(), trainer.parameters)
@@ -170,6 +171,8 @@ def _restore(trainer: Trainer, saved: dict[str, Any]) -> None:
         if UNAVERAGED in saved:
             trained = saved["model"] | saved[UNAVERAGED]
             restore_weights(trainer.plain_model, trained, saved[PATH])
+        earlier = config_from_text(saved["config"], str(saved[PATH]))
+        require_same_groups(trainer.optimizer, cfg.SOLVER, saved["optimizer"], earlier.SOLVER)
         trainer.load_state_dict(saved)
     except WeightsError:
         raise

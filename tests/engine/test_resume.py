@@ -8,6 +8,7 @@ import time
 
 import pytest
 from process_runs import assert_same_weights, curve, until
+from tiny_runs import EOMT, run_train
 
 from mask2former.engine.checkpoint.run_folder import POINTER
 from mask2former.utils.atomic_files import UNFINISHED
@@ -63,3 +64,13 @@ def test_resuming_a_finished_run_evaluates_it_and_adds_no_line(server, tmp_path)
     before = (tmp_path / "metrics.json").read_text()
     server.start(tmp_path, "--resume", **run).finish()
     assert (tmp_path / "metrics.json").read_text() == before
+
+
+def test_other_groups_of_parameters_are_an_error_that_says_what_to_type(tiny_shapes, tmp_path, capsys):
+    run = {**EOMT, "SOLVER__MAX_ITER": 1, "DATASETS__TEST": ()}
+    assert run_train(tmp_path, **run) == 0
+    changed = {"SOLVER__LAYER_DECAY": 0.5, "SOLVER__BASE_LR": 0.1, "SOLVER__VIT_WARMUP_ITERS": 5}
+    assert run_train(tmp_path, "--resume", **run, **changed) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the run in OUTPUT_DIR does not fit this config" in last
+    assert last.endswith("other groups of parameters; type SOLVER.LAYER_DECAY 1.0 SOLVER.VIT_WARMUP_ITERS 0")
