@@ -5,7 +5,7 @@ Shapes: `H, W` the grid of an image's patches, `P = H * W`, `G` the side of the 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,9 +45,15 @@ def resize_grid(embedding: Tensor, height: int, width: int) -> Tensor:
     side = math.isqrt(embedding.shape[1])
     if not torch.compiler.is_compiling() and (height, width) == (side, side):  # an exported file takes any
         return embedding
-    grid = embedding.float().transpose(1, 2).unflatten(2, (side, side))
-    grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
-    return grid.flatten(2).transpose(1, 2).to(embedding.dtype)
+    columns = embedding.float().transpose(1, 2)
+    columns = _resize_square(columns, (height, width), mode="bicubic", antialias=True)
+    return columns.transpose(1, 2).to(embedding.dtype)
+
+
+def _resize_square(columns: Tensor, size: tuple[int, int], **how: Any) -> Tensor:
+    """Resize columns (1, C, G * G) of a square grid to (1, C, H * W), as `F.interpolate` does with `how`."""
+    side = math.isqrt(columns.shape[2])
+    return F.interpolate(columns.unflatten(2, (side, side)), size=size, **how).flatten(2)
 
 
 def random_scale(limit: float, device: torch.device) -> Tensor:
@@ -86,13 +92,15 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def relative_offsets(height: int, width: int, device: torch.device) -> Tensor:
-    """Return the row of a bias table ((2H-1) * (2W-1) + 3, h) for each pair of tokens, (1 + P, 1 + P)."""
-    row = torch.arange(height, device=device).repeat_interleave(width)
-    column = torch.arange(width, device=device).repeat(height)
-    dy, dx = row[:, None] - row + height - 1, column[:, None] - column + width - 1
-    last = (2 * height - 1) * (2 * width - 1) + CLASS_OFFSETS - 1
-    offsets = F.pad(dy * (2 * width - 1) + dx, (1, 0, 1, 0), value=last)
-    offsets[0, 1:], offsets[1:, 0] = last - 2, last - 1
+    """Return the row of a bias table ((2H-1) * (2W-1) + 3, h) for each pair of tokens, (1 + P, 1 + P).
+
+    Those of the class token are counted from the end, so that an exported file takes any size.
+    """
+    y, x = torch.arange(height, device=device), torch.arange(width, device=device)
+    dy, dx = y[:, None] - y + height - 1, x[:, None] - x + width - 1
+    offsets = dy[:, None, :, None] * (2 * width - 1) + dx[:, None]  # (H, W, H, W)
+    offsets = F.pad(offsets.flatten(2).flatten(0, 1), (1, 0, 1, 0), value=-1)
+    offsets[0, 1:], offsets[1:, 0] = -3, -2
     return offsets
 
 
@@ -105,9 +113,8 @@ def relative_bias(table: Tensor, layout: TokenLayout, tokens: int) -> Tensor:
     side = math.isqrt(len(table) - CLASS_OFFSETS)
     size = (2 * layout.height - 1, 2 * layout.width - 1)
     if torch.compiler.is_exporting() or size != (side, side):
-        grid = table[:-CLASS_OFFSETS].T.unflatten(1, (side, side))[None]
-        grid = F.interpolate(grid, size=size, mode="bilinear")[0]
-        table = torch.cat((grid.flatten(1).T, table[-CLASS_OFFSETS:]))
+        columns = _resize_square(table[:-CLASS_OFFSETS].T[None], size, mode="bilinear")
+        table = torch.cat((columns[0].T, table[-CLASS_OFFSETS:]))
     bias = table[layout.offsets].permute(2, 0, 1)
     others = tokens - bias.shape[-1]
     return F.pad(bias, (others, 0, others, 0)) if others else bias.contiguous()
