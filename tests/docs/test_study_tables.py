@@ -17,6 +17,7 @@ PAGES = {
     "joint": "docs/joint_training.md",
     "small_objects": "docs/small_objects.md",
     "precision": "docs/training.md",
+    "eomt": "docs/eomt.md",
 }
 
 
