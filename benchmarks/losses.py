@@ -46,7 +46,7 @@ def step(match_on: str, loss_on: str) -> Callable[[], None]:
         for _ in range(LAYERS)
     ]
     features = torch.randn(1, CHANNELS, cells, cells)
-    for tensor in (features, *(tensor for layer in layers for tensor in layer)):
+    for tensor in (features, *(part for layer in layers for part in layer if part is not None)):
         tensor.requires_grad_()
     _, classes, masks = drawn_batch(LARGE_SIDE)
     size = (LARGE_SIDE, LARGE_SIDE)
