@@ -9,6 +9,7 @@ from typing import Any
 import detectron2.evaluation
 import torch
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase
+from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils import comm
 from torch import nn
 from torch.optim import Optimizer
@@ -151,9 +152,16 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: Any) -> nn.Module:
-        """Build the model; one of Detectron2 gets the targets of our loader as its types."""
+        """Build the model; one of Detectron2 gets the targets of our loader as its types.
+
+        Raises:
+            ValueError: Detectron2 has no model of this name.
+        """
+        name = cfg.MODEL.META_ARCHITECTURE
+        if name not in META_ARCH_REGISTRY:
+            raise ValueError(f"MODEL.META_ARCHITECTURE {name} is not for --host detectron2; leave --host out")
         model = super().build_model(cfg)
-        if cfg.MODEL.META_ARCHITECTURE in HOST_MODELS:
+        if name in HOST_MODELS:
             model.register_forward_pre_hook(_with_host_targets)
         return model
 

@@ -141,6 +141,7 @@ def test_gradients_are_unscaled_before_they_are_clipped(host_cfg):
         ({"LOGGERS": ["mlflow"]}, r"LOGGERS is \['mlflow'\]"),
         ({"SOLVER__EARLY_STOPPING": 2}, "SOLVER.EARLY_STOPPING is 2"),
         ({"SOLVER__AMP__ENABLED": True, "SOLVER__AMP__DTYPE": "bf16"}, "needs a GPU"),
+        ({"MODEL__META_ARCHITECTURE": "DETR"}, "MODEL.META_ARCHITECTURE DETR is not for --host detectron2"),
         ({"OUTPUT_DIR": "shelf://run"}, "OUTPUT_DIR is shelf://run: in Detectron2 it must be a local folder"),
     ],
 )
