@@ -1,6 +1,7 @@
 """Swin-T, panoptic, 800x1088: the network and a whole image, against transformers and against the products.
 
     python benchmarks/inference.py [--image IMAGE]
+    ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/inference.py --fp32-network
 
 Both sides have the same weights, drawn by the recipe of tests/support/golden.py with sharper classes, so that
 segments come out, and see the same image (a file's cut and resized to 480x640, or else a drawn one).
@@ -13,6 +14,9 @@ the network, of the same shapes and layouts, into memory that is there already w
 of deformable attention is not part of it.
 
 Memory is the peak of a fresh process that loads the model and predicts once.
+
+With `--fp32-network` only the network in fp32 is timed: the variables show what lesser processors do, on
+which bf16 is slow.
 """
 
 from __future__ import annotations
@@ -167,6 +171,25 @@ def report(image: str | None = None) -> str:
     return f"{_rows(seconds, memory)}\n\n{agreement(sides, images, pixels)}"
 
 
+@torch.no_grad()
+def fp32_network() -> str:
+    """Return the table of the network in fp32 alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_both(Path(folder))
+        ours, theirs = Ours(Path(folder), "fp32"), Theirs(Path(folder), "fp32")
+    images = torch.randn(IMAGE, generator=torch.Generator().manual_seed(0))
+    runs = {
+        "transformers": lambda: theirs.network(images),
+        "ours": lambda: ours.network(images),
+        "floor": floor(ours, images),
+    }
+    seconds = alternate(runs, RUNS)
+    compared = [ratio(seconds["transformers"], seconds["ours"]), ratio(seconds["ours"], seconds["floor"])]
+    titles = ["torch's kernels", *runs, "faster", "over the floor"]
+    times = [f"{seconds[name]:.2f} s" for name in runs]
+    return table([titles, [torch.backends.cpu.get_cpu_capability(), *times, *compared]])
+
+
 def _rows(seconds: dict[str, float], memory: dict[tuple[str, str], float]) -> str:
     rows = [
         [
@@ -248,9 +271,10 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--image", help="a real one, for the agreement of panoptic maps")
+    parser.add_argument("--fp32-network", action="store_true", help="time the network in fp32 alone")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         predict_once(*arguments.child)
     else:
-        run_alone(lambda: report(arguments.image))
+        run_alone(fp32_network if arguments.fp32_network else lambda: report(arguments.image))
