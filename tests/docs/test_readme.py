@@ -94,3 +94,7 @@ def test_the_speed_table_quotes_the_benchmarks():
         seconds = {f"{float(value):.1f} s" for value in re.findall(r"([\d.]+) s", rows[row])}
         memory = {f"{float(value) / 1000:.1f} GB" for value in re.findall(r"(\d+) MB", rows[row])}
         assert set(re.findall(r"[\d.]+ (?:s|GB)\b", line)) <= seconds | memory
+    ours, official = re.findall(
+        r"^\| AP of the same, from .* \| (.* s) \| (.* s) \| .* s \|", benchmarks, re.MULTILINE
+    )[0]
+    assert f"takes {ours} of one core, in pycocotools {official}" in speed
