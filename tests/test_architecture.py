@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,3 +196,9 @@ def test_the_detectron2_host_is_imported_on_request_only() -> None:
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     assert "detectron2_host" not in ast.unparse(node), path
+
+
+def test_names_of_test_modules_are_unique() -> None:
+    """Pytest imports them by name alone, and refuses the second."""
+    counts = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in counts.items() if count > 1] == []

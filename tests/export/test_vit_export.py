@@ -70,7 +70,7 @@ def assert_equal_at_other_sizes(exported, module, tolerance):
 @pytest.mark.parametrize("kind", ["dinov3", "beit"])
 @torch.no_grad()
 def test_a_program_of_torch_resizes_positions(kind):
-    module = ViT(kind)
+    module = ViT(kind).eval()
     assert_equal_at_other_sizes(torch_program(module, PATCH).module(), module, 1e-6)
 
 
@@ -78,7 +78,7 @@ def test_a_program_of_torch_resizes_positions(kind):
 @pytest.mark.parametrize(("graph", "kind"), [(ViT, "dinov3"), (ViT, "beit"), (Adapter, "dinov2")])
 @torch.no_grad()
 def test_an_onnx_file_computes_the_same(graph, kind):
-    module = graph(kind)
+    module = graph(kind).eval()
     program = onnx_program(module, PATCH)
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
 
