@@ -55,6 +55,6 @@ def test_our_files_give_the_same_values_in_both_hosts(file, differing_keys):
     cfg = load_config(file)
     assert not differing_keys(file) - UNREAD.get(kind(file, cfg), set())
     ours = flatten(cfg)
-    converted = flatten(host_config(load_config(file), file))
+    converted = flatten(host_config(cfg, file))
     del ours["MODEL.DEVICE"]
     assert {key: converted[key] for key in ours} == ours

@@ -9,7 +9,6 @@ from torch import nn
 from mask2former.export.graph import onnx_program, torch_program
 from mask2former.export.runtimes import INPUT
 from mask2former.modeling.vit.adapter import ViTAdapter
-from mask2former.modeling.vit.adapter_parts import Interaction
 
 PATCH = 16
 SHAPES = [(2, 3, 96, 96), (1, 3, 64, 160)]  # the first has the grid of the positions
@@ -27,31 +26,13 @@ class ViT(nn.Module):
         return tokens, self.vit.to_map(tokens, layout)
 
 
-class Skipped(Interaction):
-    """An interaction that changes nothing."""
-
-    def __init__(self):
-        nn.Module.__init__(self)
-
-    def inject(self, patches, cells, geometry):
-        return patches
-
-    def extract(self, cells, patches, geometry):
-        return cells
-
-
 class Adapter(nn.Module):
-    """The finer two and the coarser two maps of an adapter on a vision transformer.
-
-    Only its first interaction is real: torch's exporter takes half a minute for each.
-    """
+    """The finer two and the coarser two maps of an adapter on a vision transformer."""
 
     def __init__(self, kind):
         super().__init__()
         vit = small_vit(kind, depth=4, patch_size=PATCH, final_norm=False)
         self.adapter = draw(ViTAdapter(vit, num_heads=2, norm="BN").eval())
-        for i in range(1, len(self.adapter.interactions)):
-            self.adapter.interactions[i] = Skipped()
 
     def forward(self, images):
         maps = [x.flatten(1) for x in self.adapter(images).values()]

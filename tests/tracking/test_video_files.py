@@ -13,7 +13,7 @@ from mask2former.tracking.video_files import CODECS, FilmReader, FilmWriter, Vid
 RATE = 10.0
 
 
-def picture(number, height=48, width=64):
+def drawn_frame(number, height=48, width=64):
     """Return a frame with a bright quarter at the top left, and a brightness that tells its number."""
     image = np.full((height, width, 3), (20 * number + 20, 30, 90), np.uint8)
     image[: height // 2, : width // 2] = 250
@@ -23,7 +23,7 @@ def picture(number, height=48, width=64):
 def write(path, times, *, rate=RATE, **size):
     with FilmWriter(path, rate) as film:
         for number, time in enumerate(times):
-            film.write(picture(number, **size), time)
+            film.write(drawn_frame(number, **size), time)
 
 
 def numbers(path):
@@ -48,7 +48,7 @@ def test_frames_come_back_with_their_colors_and_times(tmp_path, suffix):
     for number, frame in enumerate(frames):
         assert frame.image.shape == (48, 64, 3) and frame.image.dtype == np.uint8  # codecs need even sides
         assert frame.time == pytest.approx(number / RATE, abs=0.002)
-        expected = picture(number, 47, 63)[40, 50]
+        expected = drawn_frame(number, 47, 63)[40, 50]
         assert np.abs(frame.image[40, 50].astype(int) - expected).max() < 16
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -89,7 +89,7 @@ def test_an_interrupted_film_holds_the_frames_until_then(tmp_path):
     path = tmp_path / "film.mp4"
     with pytest.raises(KeyboardInterrupt), FilmWriter(path, RATE) as film:
         for number in range(4):
-            film.write(picture(number), number / RATE)
+            film.write(drawn_frame(number), number / RATE)
         assert not path.exists()
         raise KeyboardInterrupt
     assert numbers(path) == [0, 1, 2, 3]
@@ -173,8 +173,8 @@ def test_other_suffixes_and_sizes_are_errors(tmp_path):
         pytest.raises(VideoError, match="a frame is of 8 x 48 pixels, the first 64 x 48"),
         FilmWriter(tmp_path / "film.avi", RATE) as film,
     ):
-        film.write(picture(0), 0)
-        film.write(picture(1, width=8), 0.1)
+        film.write(drawn_frame(0), 0)
+        film.write(drawn_frame(1, width=8), 0.1)
     assert numbers(tmp_path / "film.avi") == [0]
 
 

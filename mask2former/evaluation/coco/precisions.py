@@ -38,27 +38,20 @@ def with_numbers(truth: GroundTruth, results: Sequence[JsonObject]) -> tuple[Jso
         for by_id in (truth.images, truth.categories)
     )
 
-    content = {
-        "images": [_image(image, images, categories) for image in truth.images.values()],
-        "categories": [_category(row, categories) for row in truth.categories.values()],
-        "annotations": [
-            {
-                **row,
-                "id": number,
-                "image_id": images[row["image_id"]],
-                "category_id": categories[row["category_id"]],
-            }
-            for number, row in enumerate(truth.annotations, 1)
-        ],
-    }
-    return content, [
-        {
+    def ids(row: JsonObject, number: int) -> JsonObject:
+        return {
             "id": number,
             "image_id": images[row["image_id"]],
             "category_id": categories[row["category_id"]],
-            "score": row["score"],
-            "segmentation": row["segmentation"],
         }
+
+    content = {
+        "images": [_image(image, images, categories) for image in truth.images.values()],
+        "categories": [_category(row, categories) for row in truth.categories.values()],
+        "annotations": [{**row, **ids(row, number)} for number, row in enumerate(truth.annotations, 1)],
+    }
+    return content, [
+        {**ids(row, number), "score": row["score"], "segmentation": row["segmentation"]}
         for number, row in enumerate(results, 1)
     ]
 
