@@ -140,16 +140,18 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     raise ValueError(f"SOLVER.OPTIMIZER is '{solver.OPTIMIZER}'; known are: ADAMW, SGD")
 
 
-def require_same_groups(
-    optimizer: Optimizer, solver: CfgNode, state: dict[str, Any], earlier: CfgNode
-) -> None:
-    """Raise ValueError if `state`, of an optimizer built with SOLVER as `earlier`, has other groups."""
+def has_same_groups(optimizer: Optimizer, state: dict[str, Any]) -> bool:
+    """Return True if `state`, of an earlier optimizer, has groups of the same sizes."""
     both = (optimizer.param_groups, state["param_groups"])
     sizes, earlier_sizes = ([len(group["params"]) for group in groups] for groups in both)
-    if sizes != earlier_sizes:
-        changed = " ".join(f"SOLVER.{key} {earlier[key]}" for key in GROUPING if earlier[key] != solver[key])
-        remedy = f"type {changed}" if changed else "train the same parameters as it did"
-        raise ValueError(f"its optimizer has other groups of parameters; {remedy}")
+    return sizes == earlier_sizes
+
+
+def other_groups(solver: CfgNode, earlier: CfgNode) -> ValueError:
+    """Return the error of a state that has other groups, with the keys that were others in `earlier`."""
+    changed = " ".join(f"SOLVER.{key} {earlier[key]}" for key in GROUPING if earlier[key] != solver[key])
+    remedy = f"type {changed}" if changed else "train the same parameters as it did"
+    return ValueError(f"its optimizer has other groups of parameters; {remedy}")
 
 
 def multi_step(solver: CfgNode) -> Factor:

@@ -24,7 +24,13 @@ from mask2former.engine.hooks.standard import CheckpointHook, ProgressHook
 from mask2former.engine.hooks.visualization import VisualizationHook
 from mask2former.engine.loggers import build_loggers
 from mask2former.engine.metrics_log import MetricsLog
-from mask2former.engine.optim import build_clipper, build_optimizer, build_scheduler, require_same_groups
+from mask2former.engine.optim import (
+    build_clipper,
+    build_optimizer,
+    build_scheduler,
+    has_same_groups,
+    other_groups,
+)
 from mask2former.engine.parallel import parallelize
 from mask2former.engine.setup.begin import Run
 from mask2former.engine.setup.dataset_facts import (
@@ -171,8 +177,8 @@ def _restore(trainer: Trainer, saved: dict[str, Any], cfg: CfgNode) -> None:
         if UNAVERAGED in saved:
             trained = saved["model"] | saved[UNAVERAGED]
             restore_weights(trainer.plain_model, trained, saved[PATH])
-        earlier = config_from_text(saved["config"], str(saved[PATH]))
-        require_same_groups(trainer.optimizer, cfg.SOLVER, saved["optimizer"], earlier.SOLVER)
+        if not has_same_groups(trainer.optimizer, saved["optimizer"]):
+            raise other_groups(cfg.SOLVER, config_from_text(saved["config"], str(saved[PATH])).SOLVER)
         trainer.load_state_dict(saved)
     except WeightsError:
         raise
